@@ -1,0 +1,634 @@
+//! The lowered form of a model: a flat list of nodes over values with symbolic shapes.
+//!
+//! A `Program` says what to compute and nothing about how: a backend supplies the launch. It is serialized with
+//! postcard ([`Program::to_bytes`]) and travels to a page as bytes; the weights stay outside of it, in blobs that are
+//! named by their blake3 hash.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dim::{Dim, Symbol};
+
+/// Version of the serialized form; a page refuses another one.
+pub const PROGRAM_VERSION: u32 = 1;
+
+/// Element type of a tensor.
+///
+/// Nodes compute in `F32`, `F16`, `I32`, `U32` and `Bool` only (see [`DType::storage`]); the others occur in ports, as
+/// what a client sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after the type it stands for")]
+pub enum DType {
+    F32,
+    F16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+}
+
+impl DType {
+    /// The type that holds this one's values inside a page: integers of any width run as 32-bit ones and are
+    /// range-checked on their way in and out, because WGSL has no others.
+    pub fn storage(self) -> DType {
+        match self {
+            DType::F32 => DType::F32,
+            DType::F16 => DType::F16,
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => DType::I32,
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 => DType::U32,
+            DType::Bool => DType::Bool,
+        }
+    }
+
+    /// Bytes of one element in a client's tensor (`Bool` is one byte there).
+    pub fn wire_bytes(self) -> usize {
+        match self {
+            DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::I16 | DType::U16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        }
+    }
+
+    /// Bytes of one element inside a page (`Bool` is a 32-bit 0 or 1 there).
+    pub fn storage_bytes(self) -> usize {
+        if self.storage() == DType::F16 { 2 } else { 4 }
+    }
+
+    /// Whether values are floating point.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16)
+    }
+}
+
+/// blake3 hash of a weight blob's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BlobId(pub [u8; 32]);
+
+impl BlobId {
+    /// Lower-case hexadecimal form, as in `/blobs/<hex>`.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Parses [`BlobId::to_hex`]'s form; `None` for anything else.
+    pub fn from_hex(hex: &str) -> Option<BlobId> {
+        let mut id = [0u8; 32];
+        if hex.len() != 64 || !hex.is_ascii() {
+            return None;
+        }
+        for (index, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+        }
+        Some(BlobId(id))
+    }
+}
+
+impl std::fmt::Debug for BlobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobId({})", &self.to_hex()[..12])
+    }
+}
+
+/// A range of a blob that holds one constant: little-endian, row-major, in the value's storage type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConstantRef {
+    /// The blob.
+    pub blob: BlobId,
+    /// Where the constant starts, in bytes; a multiple of 4.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub bytes: u64,
+}
+
+/// A weight blob that a program's constants lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// Its hash.
+    pub id: BlobId,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Index of a value in [`Program::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ValueId(pub u32);
+
+impl ValueId {
+    /// The index as a `usize`.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Given by the caller of a run.
+    Input,
+    /// A constant in a blob.
+    Constant(ConstantRef),
+    /// Computed by a node.
+    Node,
+}
+
+/// A tensor that flows through the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Value {
+    /// Its storage type.
+    pub dtype: DType,
+    /// Its row-major shape.
+    pub shape: Vec<Dim>,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// A named input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The name that clients use.
+    pub name: String,
+    /// The element type that clients use.
+    pub dtype: DType,
+    /// The value inside the program.
+    pub value: ValueId,
+}
+
+/// One operator application.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Name in the source model, or derived from it; for messages.
+    pub name: String,
+    /// What to compute.
+    pub op: Op,
+    /// Operands in the order that [`Op`] documents.
+    pub inputs: Vec<ValueId>,
+    /// Results.
+    pub outputs: Vec<ValueId>,
+}
+
+/// A lowered model. Nodes are in execution order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// [`PROGRAM_VERSION`] of the writer.
+    pub version: u32,
+    /// Name for messages.
+    pub name: String,
+    /// Names of the symbolic dimensions; a [`Symbol`] is an index here.
+    pub symbols: Vec<String>,
+    /// Every value.
+    pub values: Vec<Value>,
+    /// Every node, in execution order.
+    pub nodes: Vec<Node>,
+    /// Inputs of a run.
+    pub inputs: Vec<Port>,
+    /// Results of a run.
+    pub outputs: Vec<Port>,
+    /// Blobs that hold the constants.
+    pub blobs: Vec<BlobRef>,
+}
+
+/// An operator. Shapes are in the values; an operator carries only what shapes do not say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Op {
+    /// `activation(alpha * a @ b + bias) `: inputs `a` `[.., m, k]`, `b` `[.., k, n]` (or `[.., n, k]` when
+    /// `transpose_b`), then, when `bias`, `[n]`; then, when `residual`, a tensor of the result's shape that is added
+    /// after the activation. Leading dimensions broadcast.
+    MatMul(MatMul),
+    /// Scaled dot-product attention over packed heads: inputs `q` `[batch, q_len, heads * head_dim]`,
+    /// `k` and `v` `[batch, kv_len, heads * head_dim]`, then, when `mask`, an additive mask that broadcasts to
+    /// `[batch, heads, q_len, kv_len]` (rank 4). Output `[batch, q_len, heads * head_dim]`.
+    /// Source: Vaswani et al., "Attention Is All You Need", 3.2.
+    Attention(Attention),
+    /// Layer normalization over the last dimension: inputs `x` `[.., n]`, `gamma` `[n]`, `beta` `[n]`, then, when
+    /// `residual`, a tensor of `x`'s shape that is added to `x` first. Source: Ba et al., "Layer Normalization", eq. 3.
+    LayerNorm(LayerNorm),
+    /// `exp(x - max) / sum(exp(x - max))` along `axis`.
+    Softmax(Softmax),
+    /// An expression over broadcast inputs; the output's shape is their broadcast shape.
+    Elementwise(Expr),
+    /// Reduction over `axes`, which stay as dimensions of 1.
+    Reduce(Reduce),
+    /// Inputs `data`, `indices` (I32): picks slices of `data` along `axis`; the output has `indices`' shape in the place of
+    /// that axis. Negative indices count from the end; one out of range is a run-time error on cpu and reads 0 on
+    /// webgpu, where a page cannot fail (WGSL, "Out-of-bounds access").
+    Gather(Gather),
+    /// Reorders dimensions: output dimension `i` is input dimension `perm[i]`.
+    Transpose(Transpose),
+    /// Same elements in row-major order under the output's shape.
+    Reshape,
+    /// Repeats dimensions of 1 to the output's shape.
+    Broadcast,
+    /// Joins inputs along `axis`.
+    Concat(Concat),
+    /// Elements `start, start + stride, ..` of `axis`; the output's shape says how many.
+    Slice(Slice),
+    /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
+    Range(Range),
+}
+
+impl Op {
+    /// The operator's name in messages and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::MatMul(_) => "MatMul",
+            Op::Attention(_) => "Attention",
+            Op::LayerNorm(_) => "LayerNorm",
+            Op::Softmax(_) => "Softmax",
+            Op::Elementwise(_) => "Elementwise",
+            Op::Reduce(_) => "Reduce",
+            Op::Gather(_) => "Gather",
+            Op::Transpose(_) => "Transpose",
+            Op::Reshape => "Reshape",
+            Op::Broadcast => "Broadcast",
+            Op::Concat(_) => "Concat",
+            Op::Slice(_) => "Slice",
+            Op::Range(_) => "Range",
+        }
+    }
+}
+
+/// See [`Op::MatMul`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatMul {
+    /// Whether `b` is stored as `[.., n, k]`.
+    pub transpose_b: bool,
+    /// Factor on the product.
+    pub alpha: f32,
+    /// Whether a third input `[n]` is added to the scaled product.
+    pub bias: bool,
+    /// Applied after the bias.
+    pub activation: Option<Unary>,
+    /// Whether the last input, of the output's shape, is added at the end.
+    pub residual: bool,
+}
+
+/// See [`Op::Attention`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Number of heads.
+    pub heads: u32,
+    /// Factor on `q k^T`.
+    pub scale: f32,
+    /// Whether a fourth input, the additive mask, is there.
+    pub mask: bool,
+}
+
+/// See [`Op::LayerNorm`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// Whether a fourth input is added to the first.
+    pub residual: bool,
+}
+
+/// See [`Op::Softmax`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Softmax {
+    /// Dimension that sums to one.
+    pub axis: u32,
+}
+
+/// See [`Op::Reduce`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reduce {
+    /// What is computed.
+    pub kind: ReduceKind,
+    /// Dimensions that become 1, ascending.
+    pub axes: Vec<u32>,
+}
+
+/// What a [`Reduce`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after what it computes")]
+pub enum ReduceKind {
+    Sum,
+    Mean,
+    SumOfSquares,
+    Product,
+    Min,
+    Max,
+}
+
+/// See [`Op::Gather`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gather {
+    /// Dimension of the data that indices pick from.
+    pub axis: u32,
+}
+
+/// See [`Op::Transpose`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transpose {
+    /// Input dimension of each output dimension.
+    pub perm: Vec<u32>,
+}
+
+/// See [`Op::Concat`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Concat {
+    /// Dimension that grows.
+    pub axis: u32,
+}
+
+/// See [`Op::Slice`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Sliced dimension.
+    pub axis: u32,
+    /// First index taken, counted from 0.
+    pub start: Dim,
+    /// Step between indices; not 0, may be negative.
+    pub stride: i64,
+}
+
+/// See [`Op::Range`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Range {
+    /// First element.
+    pub start: Dim,
+    /// Difference between neighbours.
+    pub stride: Dim,
+}
+
+/// An element-wise expression in single-assignment form; the last step is the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expr {
+    /// Steps; a step refers to earlier ones by index.
+    pub steps: Vec<Step>,
+}
+
+/// Index of an earlier step of the same expression.
+pub type StepId = u32;
+
+/// One step of an [`Expr`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Step {
+    /// The element of the node's input of that index.
+    Input(u32),
+    /// A floating-point constant (F32).
+    Float(f32),
+    /// An integer constant (I32).
+    Int(i32),
+    /// A dimension's value at run time (I32).
+    Dim(Dim),
+    /// A function of one operand.
+    Unary(Unary, StepId),
+    /// A function of two operands of the same type.
+    Binary(Binary, StepId, StepId),
+    /// The second where the first (Bool) is true, else the third.
+    Select(StepId, StepId, StepId),
+    /// Conversion to a storage type; floats truncate towards zero, `Bool` is "not equal to 0".
+    Cast(DType, StepId),
+}
+
+/// A function of one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after the function")]
+pub enum Unary {
+    Neg,
+    Abs,
+    Sign,
+    Square,
+    Sqrt,
+    Rsqrt,
+    Recip,
+    Exp,
+    Ln,
+    Sin,
+    Cos,
+    Tan,
+    Tanh,
+    Sigmoid,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x / 2 * (1 + erf(x / sqrt 2))`. Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", eq. in 2.
+    GeluErf,
+    /// The tanh approximation of the same section.
+    GeluTanh,
+    Erf,
+    Relu,
+    Floor,
+    Ceil,
+    /// To the nearest integer, halves to even.
+    Round,
+    Not,
+}
+
+/// A function of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after the function")]
+pub enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Rem,
+    Pow,
+    Min,
+    Max,
+    /// Comparisons give `Bool`.
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    And,
+    Or,
+    Xor,
+}
+
+/// Why bytes are not a program that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// Not the serialized form.
+    #[error("program bytes do not decode: {0}")]
+    Decode(#[from] postcard::Error),
+    /// Written by another version.
+    #[error("program version {got}, this runtime understands {want}")]
+    Version {
+        /// Version found.
+        got: u32,
+        /// Version understood.
+        want: u32,
+    },
+    /// Something refers to what is not there.
+    #[error("program is inconsistent at {place}: {what}")]
+    Inconsistent {
+        /// Node or port.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Program {
+    /// The value of an id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// Serialized form.
+    ///
+    /// # Errors
+    /// Only if memory for it cannot be had.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ProgramError> {
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// Reads [`Program::to_bytes`]'s form and checks that every reference in it is valid.
+    ///
+    /// # Errors
+    /// Another version, bytes that do not decode, or references out of range or out of order.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Program, ProgramError> {
+        let program: Program = postcard::from_bytes(bytes)?;
+        if program.version != PROGRAM_VERSION {
+            return Err(ProgramError::Version { got: program.version, want: PROGRAM_VERSION });
+        }
+        program.check()?;
+        Ok(program)
+    }
+
+    /// Checks that every reference is valid and every value is computed before it is used.
+    ///
+    /// # Errors
+    /// The first inconsistency.
+    pub fn check(&self) -> Result<(), ProgramError> {
+        let fail = |place: &str, what: &str| {
+            Err(ProgramError::Inconsistent { place: place.to_owned(), what: what.to_owned() })
+        };
+        let mut known: Vec<bool> =
+            self.values.iter().map(|value| !matches!(value.source, Source::Node)).collect();
+        for (index, value) in self.values.iter().enumerate() {
+            if value.dtype != value.dtype.storage() {
+                return fail(&format!("value {index}"), "its type is not a storage type");
+            }
+            if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
+                return fail(&format!("value {index}"), "its shape has an unknown symbol");
+            }
+            if let Source::Constant(constant) = value.source {
+                let Some(blob) = self.blobs.iter().find(|blob| blob.id == constant.blob) else {
+                    return fail(&format!("value {index}"), "its blob is not listed");
+                };
+                if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob.bytes) {
+                    return fail(&format!("value {index}"), "it lies outside its blob");
+                }
+                let elements = value
+                    .shape
+                    .iter()
+                    .try_fold(1u64, |product, dim| product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?));
+                if elements.and_then(|n| n.checked_mul(value.dtype.storage_bytes() as u64)) != Some(constant.bytes) {
+                    return fail(&format!("value {index}"), "its length does not fit its shape");
+                }
+            }
+        }
+        for node in &self.nodes {
+            for input in &node.inputs {
+                if known.get(input.index()) != Some(&true) {
+                    return fail(&node.name, "an input is not computed before it");
+                }
+            }
+            if let Op::Elementwise(expr) = &node.op
+                && !expr.is_well_formed(node.inputs.len())
+            {
+                return fail(&node.name, "its expression refers to a later step");
+            }
+            for output in &node.outputs {
+                match known.get_mut(output.index()) {
+                    Some(known) if !*known => *known = true,
+                    _ => return fail(&node.name, "an output is unknown or computed twice"),
+                }
+            }
+        }
+        for port in self.inputs.iter().chain(&self.outputs) {
+            if known.get(port.value.index()) != Some(&true) {
+                return fail(&port.name, "the port's value is never computed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Symbols' values from the shapes of a run's inputs, in the order of [`Program::inputs`].
+    ///
+    /// # Errors
+    /// A wrong number of inputs, a wrong rank, a dimension that differs from the declared one, or a symbol with two
+    /// values.
+    pub fn bind(&self, shapes: &[&[usize]]) -> Result<Vec<i64>, BindError> {
+        if shapes.len() != self.inputs.len() {
+            return Err(BindError::Count { got: shapes.len(), want: self.inputs.len() });
+        }
+        let mut bound: Vec<Option<i64>> = vec![None; self.symbols.len()];
+        for (port, shape) in self.inputs.iter().zip(shapes) {
+            let declared = &self.value(port.value).shape;
+            if shape.len() != declared.len() {
+                return Err(BindError::Rank { input: port.name.clone(), got: shape.len(), want: declared.len() });
+            }
+            for (dim, &got) in declared.iter().zip(*shape) {
+                if let Dim::Symbol(Symbol(index)) = dim {
+                    let got = got as i64;
+                    match bound[*index as usize] {
+                        None => bound[*index as usize] = Some(got),
+                        Some(want) if want != got => {
+                            return Err(BindError::Dimension { input: port.name.clone(), got, want });
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        let bound: Vec<i64> = bound
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| value.ok_or_else(|| BindError::Unbound { symbol: self.symbols[index].clone() }))
+            .collect::<Result<_, _>>()?;
+        for (port, shape) in self.inputs.iter().zip(shapes) {
+            for (dim, &got) in self.value(port.value).shape.iter().zip(*shape) {
+                let want = dim.eval(&bound);
+                if want != Some(got as i64) {
+                    return Err(BindError::Dimension {
+                        input: port.name.clone(),
+                        got: got as i64,
+                        want: want.unwrap_or(-1),
+                    });
+                }
+            }
+        }
+        Ok(bound)
+    }
+}
+
+impl Expr {
+    fn is_well_formed(&self, inputs: usize) -> bool {
+        !self.steps.is_empty()
+            && self.steps.iter().enumerate().all(|(index, step)| {
+                let earlier = |id: &StepId| (*id as usize) < index;
+                match step {
+                    Step::Input(input) => (*input as usize) < inputs,
+                    Step::Float(_) | Step::Int(_) | Step::Dim(_) => true,
+                    Step::Unary(_, a) | Step::Cast(_, a) => earlier(a),
+                    Step::Binary(_, a, b) => earlier(a) && earlier(b),
+                    Step::Select(a, b, c) => earlier(a) && earlier(b) && earlier(c),
+                }
+            })
+    }
+}
+
+/// Why the shapes of a run's inputs do not fit a program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum BindError {
+    #[error("{got} inputs given, the program has {want}")]
+    Count { got: usize, want: usize },
+    #[error("input {input} has {got} dimensions, the program wants {want}")]
+    Rank { input: String, got: usize, want: usize },
+    #[error("input {input} has a dimension of {got} where {want} is needed")]
+    Dimension { input: String, got: i64, want: i64 },
+    #[error("no input determines the dimension {symbol}")]
+    Unbound { symbol: String },
+}

@@ -1,0 +1,160 @@
+//! One WebSocket message is one frame: a message and the tensors it speaks of.
+//!
+//! ```text
+//! u32 head_bytes | head (postcard of message and tensor headers) | zeros to 16 | tensor bytes, each padded to 16
+//! ```
+//!
+//! All numbers are little-endian. Padding keeps every tensor aligned inside the frame.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::tensor::{DType, Tensor, TensorError};
+
+/// Largest frame that is sent or accepted.
+pub const FRAME_BYTES_MAX: usize = 256 << 20;
+/// Most tensors in a frame.
+pub const FRAME_TENSORS_MAX: usize = 256;
+
+const ALIGNMENT: usize = 16;
+
+/// Why bytes are not a frame, or a frame cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum FrameError {
+    #[error("frame of {got} bytes, the limit is {FRAME_BYTES_MAX}")]
+    TooLarge { got: usize },
+    #[error("{got} tensors in a frame, the limit is {FRAME_TENSORS_MAX}")]
+    TooManyTensors { got: usize },
+    #[error("frame ends after {got} bytes, {want} are needed")]
+    Truncated { got: usize, want: usize },
+    #[error("{extra} bytes follow the frame's end")]
+    Trailing { extra: usize },
+    #[error("frame head does not decode: {0}")]
+    Head(#[from] postcard::Error),
+    #[error("frame has a bad tensor: {0}")]
+    Tensor(#[from] TensorError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct TensorHead {
+    dtype: DType,
+    shape: Vec<u64>,
+    bytes: u64,
+}
+
+/// Makes a frame of a message and its tensors.
+///
+/// # Errors
+/// Over a limit.
+pub fn encode<M: Serialize>(message: &M, tensors: &[Tensor]) -> Result<Vec<u8>, FrameError> {
+    if tensors.len() > FRAME_TENSORS_MAX {
+        return Err(FrameError::TooManyTensors { got: tensors.len() });
+    }
+    let heads: Vec<TensorHead> = tensors
+        .iter()
+        .map(|tensor| TensorHead {
+            dtype: tensor.dtype,
+            shape: tensor.shape.iter().map(|&dim| dim as u64).collect(),
+            bytes: tensor.bytes.len() as u64,
+        })
+        .collect();
+    let head = postcard::to_stdvec(&(message, heads))?;
+    let body: usize = tensors.iter().map(|tensor| tensor.bytes.len().next_multiple_of(ALIGNMENT)).sum();
+    let total = (4 + head.len()).next_multiple_of(ALIGNMENT) + body;
+    if total > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge { got: total });
+    }
+    let mut frame = Vec::with_capacity(total);
+    frame.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&head);
+    frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
+    for tensor in tensors {
+        frame.extend_from_slice(&tensor.bytes);
+        frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    Ok(frame)
+}
+
+/// Reads a frame. Never panics, whatever the bytes.
+///
+/// # Errors
+/// Bytes that are not exactly one frame.
+pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), FrameError> {
+    if frame.len() > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge { got: frame.len() });
+    }
+    let truncated = |want: usize| FrameError::Truncated { got: frame.len(), want };
+    let head_bytes = match frame.first_chunk::<4>() {
+        Some(length) => u32::from_le_bytes(*length) as usize,
+        None => return Err(truncated(4)),
+    };
+    let head = frame.get(4..4usize.saturating_add(head_bytes)).ok_or_else(|| truncated(4 + head_bytes))?;
+    let ((message, heads), rest) = postcard::take_from_bytes::<(M, Vec<TensorHead>)>(head)?;
+    if !rest.is_empty() {
+        return Err(FrameError::Trailing { extra: rest.len() });
+    }
+    if heads.len() > FRAME_TENSORS_MAX {
+        return Err(FrameError::TooManyTensors { got: heads.len() });
+    }
+    let mut at = (4 + head_bytes).next_multiple_of(ALIGNMENT);
+    let mut tensors = Vec::with_capacity(heads.len());
+    for TensorHead { dtype, shape, bytes } in heads {
+        let end = usize::try_from(bytes)
+            .ok()
+            .and_then(|bytes| at.checked_add(bytes))
+            .filter(|&end| end <= frame.len())
+            .ok_or_else(|| truncated(usize::MAX))?;
+        let shape = shape
+            .iter()
+            .map(|&dim| usize::try_from(dim))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| TensorError::TooLarge { shape: Vec::new() })?;
+        tensors.push(Tensor::new(dtype, shape, frame[at..end].to_vec())?);
+        at = end.next_multiple_of(ALIGNMENT);
+    }
+    if at < frame.len() {
+        return Err(FrameError::Trailing { extra: frame.len() - at });
+    }
+    Ok((message, tensors))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Epoch, FromPage, RunId, RunReport, ToPage};
+
+    fn tensor() -> impl Strategy<Value = Tensor> {
+        proptest::collection::vec(0usize..5, 0..4).prop_flat_map(|shape| {
+            let elements = shape.iter().product::<usize>();
+            proptest::collection::vec(any::<f32>().prop_filter("nan is not equal to itself", |x| !x.is_nan()), elements)
+                .prop_map(move |values| Tensor::from_f32(shape.clone(), &values).expect("fits"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(run in any::<u64>(), tensors in proptest::collection::vec(tensor(), 0..4)) {
+            let message =
+                FromPage::Ran { run: RunId(run), epoch: Epoch(3), report: RunReport { run_us: 7, pipelines_created: 0 } };
+            let frame = encode(&message, &tensors).expect("encodes");
+            let (got, got_tensors) = decode::<FromPage>(&frame).expect("decodes");
+            prop_assert_eq!(got, message);
+            prop_assert_eq!(got_tensors, tensors);
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<ToPage>(&bytes);
+            let _ = decode::<FromPage>(&bytes);
+        }
+
+        #[test]
+        fn a_cut_frame_is_refused(tensors in proptest::collection::vec(tensor(), 1..3), cut in 1usize..64) {
+            let frame = encode(&ToPage::Ping { nonce: 1 }, &tensors).expect("encodes");
+            let cut = cut.min(frame.len());
+            prop_assert!(decode::<ToPage>(&frame[..frame.len() - cut]).is_err());
+        }
+    }
+}

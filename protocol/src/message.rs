@@ -1,0 +1,289 @@
+//! What daemon and page say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, PlacementId, RunId};
+
+/// Version of these messages; a page that speaks another one is refused. Raise it with every change of a message.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Which of a page's two links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Link {
+    /// From the main thread: heartbeats, visibility, console.
+    Control,
+    /// From the worker: loads and runs.
+    Data,
+}
+
+/// First frame on a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the page's runtime.
+    pub version: u32,
+    /// The link's single-use token, from the page's address.
+    pub token: String,
+    /// Which link this is.
+    pub link: Link,
+    /// The browser's own name for itself (`navigator.userAgent`).
+    pub user_agent: String,
+}
+
+/// Where inside a page a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// WebGPU through wgpu.
+    WebGpu,
+    /// WebNN.
+    WebNn,
+    /// wasm in a page, native code in a simulated browser.
+    Cpu,
+}
+
+impl Backend {
+    /// Lower-case name as in options and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::WebGpu => "webgpu",
+            Backend::WebNn => "webnn",
+            Backend::Cpu => "cpu",
+        }
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Console severities that a page forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after the console's method")]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// What executes a backend's work, in the browser's words; empty where the browser says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterInfo {
+    /// `GPUAdapterInfo.vendor`.
+    pub vendor: String,
+    /// `GPUAdapterInfo.architecture`.
+    pub architecture: String,
+    /// `GPUAdapterInfo.device`.
+    pub device: String,
+    /// `GPUAdapterInfo.description`.
+    pub description: String,
+    /// Features and limits worth showing, such as `shader-f16`.
+    pub features: Vec<String>,
+    /// Largest storage-buffer binding in bytes; 0 where it has no meaning.
+    pub binding_bytes_max: u64,
+}
+
+impl AdapterInfo {
+    /// One line for tables: `vendor/architecture description`, or `(unnamed)`.
+    pub fn label(&self) -> String {
+        let parts: Vec<&str> =
+            [self.vendor.as_str(), self.architecture.as_str(), self.device.as_str(), self.description.as_str()]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect();
+        if parts.is_empty() { "(unnamed)".to_owned() } else { parts.join("/") }
+    }
+}
+
+/// Whether a backend can be had in a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// The backend.
+    pub backend: Backend,
+    /// What it runs on, or the browser's own words of refusal.
+    pub outcome: Result<AdapterInfo, String>,
+}
+
+/// Where a blob's bytes are had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobSource {
+    /// URL prefix; the blob is at `<prefix>/<64 hexadecimal digits>`.
+    pub url_prefix: String,
+}
+
+/// Daemon to page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToPage {
+    /// The link stands.
+    Welcome {
+        /// How often the main thread sends [`FromPage::Heartbeat`].
+        heartbeat_ms: u32,
+    },
+    /// The link is closed after this.
+    Refused {
+        /// Why, for the page's console.
+        reason: String,
+    },
+    /// Answer with [`FromPage::Backends`]. Data link.
+    Inspect,
+    /// Load a program. Answered by any number of `LoadProgress` and one `Loaded` or `LoadFailed`. Data link.
+    Load {
+        /// Name of the placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+        /// Where to run it; never replaced by another one.
+        backend: Backend,
+        /// Serialized program.
+        program: Vec<u8>,
+        /// Where the weights are.
+        blobs: BlobSource,
+    },
+    /// Free a placement. No answer. Data link.
+    Unload {
+        /// The placement.
+        placement: PlacementId,
+    },
+    /// Execute a placement; the frame carries the inputs in the program's order. Answered by `Ran` or `RunFailed`.
+    /// Data link; runs are executed one after the other in the order of arrival.
+    Run {
+        /// Name of this execution.
+        run: RunId,
+        /// What to execute.
+        placement: PlacementId,
+        /// The life of the placement that is meant.
+        epoch: Epoch,
+    },
+    /// Answer with [`FromPage::Pong`]; proves that the link and the thread behind it live. Either link.
+    Ping {
+        /// Returned unchanged.
+        nonce: u64,
+    },
+}
+
+/// Page to daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromPage {
+    /// First frame.
+    Hello(Hello),
+    /// The main thread lives. Control link.
+    Heartbeat {
+        /// `document.visibilityState == "visible"`.
+        visible: bool,
+    },
+    /// Something the page wrote to its console, or an uncaught error.
+    Console {
+        /// How bad.
+        level: Level,
+        /// The text.
+        text: String,
+    },
+    /// Answer to `Inspect`.
+    Backends(Vec<BackendReport>),
+    /// Weights that have arrived so far.
+    LoadProgress {
+        /// The placement.
+        placement: PlacementId,
+        /// Verified so far.
+        done_bytes: u64,
+        /// Of how many.
+        total_bytes: u64,
+    },
+    /// The placement is warm: a first dispatch has been answered.
+    Loaded {
+        /// The placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+        /// What it runs on.
+        adapter: AdapterInfo,
+        /// From the message's arrival to warm, in microseconds.
+        load_us: u64,
+    },
+    /// The placement could not be made.
+    LoadFailed {
+        /// The placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+        /// Why.
+        error: LoadError,
+    },
+    /// A run's results; the frame carries the outputs in the program's order.
+    Ran {
+        /// The run.
+        run: RunId,
+        /// The placement's life that answered.
+        epoch: Epoch,
+        /// How it went.
+        report: RunReport,
+    },
+    /// A run without results.
+    RunFailed {
+        /// The run.
+        run: RunId,
+        /// The placement's life that failed.
+        epoch: Epoch,
+        /// Why.
+        error: RunError,
+    },
+    /// A GPU device was lost. Data link.
+    DeviceLost {
+        /// Counts the devices of this page, from 1.
+        generation: u32,
+        /// `GPUDeviceLostInfo.reason` or the like, in the browser's words.
+        reason: String,
+    },
+    /// Answer to `Ping`.
+    Pong {
+        /// The ping's.
+        nonce: u64,
+    },
+}
+
+/// Measurements of one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// From decoded inputs to outputs in memory, in microseconds.
+    pub run_us: u64,
+    /// Pipelines created since the placement was loaded; warm shapes create none.
+    pub pipelines_created: u32,
+}
+
+/// Why a program could not be loaded in a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum LoadError {
+    #[error("backend {backend} is not available: {reason}")]
+    BackendUnavailable { backend: Backend, reason: String },
+    #[error("{backend} cannot run node {node} ({op}, {dtype}, {shape}): {reason}")]
+    Unsupported { node: String, op: String, dtype: String, shape: String, backend: Backend, reason: String },
+    #[error("program is not usable: {reason}")]
+    Program { reason: String },
+    #[error("blob {blob} could not be fetched: {reason}")]
+    Fetch { blob: String, reason: String },
+    #[error("blob {blob} does not have the contents its name promises")]
+    Corrupt { blob: String },
+    #[error("out of memory: {reason}")]
+    OutOfMemory { reason: String },
+    #[error("device was lost while loading: {reason}")]
+    DeviceLost { reason: String },
+}
+
+/// Why a run has no results.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum RunError {
+    #[error("placement {placement} is not loaded here in epoch {epoch}")]
+    NotLoaded { placement: PlacementId, epoch: Epoch },
+    #[error("inputs do not fit: {reason}")]
+    Inputs { reason: String },
+    #[error("node {node} failed: {reason}")]
+    Node { node: String, reason: String },
+    #[error("out of memory: {reason}")]
+    OutOfMemory { reason: String },
+    #[error("device was lost: {reason}")]
+    DeviceLost { reason: String },
+}

@@ -1,0 +1,1 @@
+//! The runner page and its runtime as embedded files.
