@@ -1,1 +1,14 @@
-//! Every decision.
+//! Every decision: which browsers live, what is placed where, which request runs next, what follows a failure.
+//!
+//! The core is one state machine without IO: [`Fleet::handle`] takes an event and the time, [`Fleet::poll_action`] gives
+//! what is to be done, [`Fleet::poll_timeout`] says when to call again if nothing happens.
+
+pub mod config;
+pub mod core;
+pub mod event;
+pub mod recovery;
+
+pub use config::{Config, Slot};
+pub use core::{Fleet, Status};
+pub use event::{Action, Batching, Event, Instant, ModelId, RequestError, SlotId};
+pub use recovery::{Attempt, Failure, FailureKind, Rung};

@@ -1,0 +1,231 @@
+//! What the fleet is told and what it orders: the whole interface between decisions and the world.
+
+use std::time::Duration;
+
+use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
+use serde::{Deserialize, Serialize};
+
+use crate::recovery::{Attempt, Failure};
+
+/// Time since the fleet was made. The core reads no clock: time comes in with every event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Instant(pub Duration);
+
+impl Instant {
+    /// This much later.
+    pub fn after(self, delay: Duration) -> Instant {
+        Instant(self.0.saturating_add(delay))
+    }
+
+    /// How long ago `earlier` was; zero if it was not.
+    pub fn since(self, earlier: Instant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A model that the daemon has imported; the core knows it by number only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModelId(pub u32);
+
+/// Index into [`crate::Config::slots`]: the wish for one browser. Browsers come and go, slots stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotId(pub u32);
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Nothing but the passing of time.
+    Wake,
+    /// A model is to be served: the core places it on every slot.
+    ModelAdded {
+        /// The model.
+        model: ModelId,
+        /// How its requests may be joined.
+        batching: Batching,
+    },
+    /// The browser's page has opened both links and said what it offers.
+    BrowserUp {
+        /// The browser.
+        browser: BrowserId,
+        /// Backends that its page offers.
+        backends: Vec<Backend>,
+    },
+    /// The browser is of no more use: it ended, hangs, or never came up. Its processes are killed by the core's order.
+    BrowserDown {
+        /// The browser.
+        browser: BrowserId,
+        /// What happened.
+        failure: Failure,
+    },
+    /// The control link's heartbeat, or any other sign of life from the page's main thread.
+    Heartbeat {
+        /// The browser.
+        browser: BrowserId,
+    },
+    /// Weights are arriving or a load otherwise proceeds, so that its time-out starts anew.
+    PlacementProgress {
+        /// The placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+    },
+    /// The placement answers.
+    PlacementReady {
+        /// The placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+    },
+    /// The placement could not be made.
+    PlacementFailed {
+        /// The placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+        /// What happened.
+        failure: Failure,
+    },
+    /// A client asks.
+    Request {
+        /// Chosen by the daemon, never reused.
+        request: RequestId,
+        /// What it asks of.
+        model: ModelId,
+        /// Rows along the batch dimension.
+        rows: u32,
+        /// Length of a row (tokens); rows of a batch are padded to the longest.
+        length: u32,
+        /// When the client no longer wants the answer.
+        deadline: Instant,
+    },
+    /// The client has gone.
+    Cancel {
+        /// Its request.
+        request: RequestId,
+    },
+    /// A run's results have arrived and wait in the daemon for [`Action::Answer`].
+    RunDone {
+        /// The run.
+        run: RunId,
+        /// The placement's life that answered.
+        epoch: Epoch,
+    },
+    /// A run ended without results.
+    RunFailed {
+        /// The run.
+        run: RunId,
+        /// The placement's life that failed.
+        epoch: Epoch,
+        /// What happened.
+        failure: Failure,
+    },
+    /// A page lost its GPU device; its webgpu placements are gone.
+    DeviceLost {
+        /// The browser.
+        browser: BrowserId,
+        /// The browser's words.
+        reason: String,
+    },
+    /// Accept no more requests, answer those accepted, then end every browser.
+    Drain,
+}
+
+/// How requests of a model may be joined into one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batching {
+    /// Most rows of a run; 1 forbids joining.
+    pub rows_max: u32,
+    /// Most rows x length of a run, padding included; a single request may exceed it.
+    pub tokens_max: u32,
+}
+
+/// Something to be done. The daemon does it and reports back with events.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Start a browser for a slot. Answered by `BrowserUp` or `BrowserDown`.
+    Launch {
+        /// The new browser.
+        browser: BrowserId,
+        /// What kind it must be.
+        slot: SlotId,
+    },
+    /// End a browser and everything under it, with or without its help. Not answered; the id is never used again.
+    Kill {
+        /// The browser.
+        browser: BrowserId,
+        /// For the log.
+        reason: String,
+    },
+    /// Load a model. Answered by `PlacementReady` or `PlacementFailed`.
+    Place {
+        /// Where.
+        browser: BrowserId,
+        /// Name of the new placement.
+        placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
+        /// What.
+        model: ModelId,
+        /// On which backend.
+        backend: Backend,
+    },
+    /// Execute requests as one batch. Answered by `RunDone` or `RunFailed`.
+    Dispatch {
+        /// Where.
+        browser: BrowserId,
+        /// On which placement.
+        placement: PlacementId,
+        /// Of which life.
+        epoch: Epoch,
+        /// Name of this execution.
+        run: RunId,
+        /// Its rows, in order.
+        requests: Vec<RequestId>,
+    },
+    /// Forget a run: nobody waits for its results, though the page may still send them.
+    Abandon {
+        /// The run.
+        run: RunId,
+    },
+    /// Give a request its part of a run's results. Exactly one of `Answer` and `Fail` is ordered for each request that
+    /// was not cancelled.
+    Answer {
+        /// The request.
+        request: RequestId,
+        /// The run whose results hold it.
+        run: RunId,
+        /// Failed attempts before this one.
+        tried: Vec<Attempt>,
+    },
+    /// Tell a client that there will be no answer.
+    Fail {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        error: RequestError,
+    },
+    /// Every accepted request is answered and every browser is ordered to end.
+    Drained,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum RequestError {
+    #[error("queue is full: {queued} requests wait, the limit is {limit}")]
+    Overloaded { queued: u32, limit: u32 },
+    #[error("deadline passed{}", tried_words(.tried))]
+    DeadlineExceeded { tried: Vec<Attempt> },
+    #[error("every attempt failed{}", tried_words(.tried))]
+    Failed { tried: Vec<Attempt> },
+    #[error("no browser can run this model: {reason}")]
+    Unplaceable { reason: String },
+    #[error("the daemon is shutting down")]
+    Draining,
+    #[error("model is not known")]
+    UnknownModel,
+}
+
+fn tried_words(tried: &[Attempt]) -> String {
+    tried.iter().map(|attempt| format!("; {attempt}")).collect()
+}
