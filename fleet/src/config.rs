@@ -38,6 +38,9 @@ pub struct Config {
     pub restarts_max: u32,
     /// Wait before the second start in a row; doubles with each further one.
     pub restart_delay: Duration,
+    /// Restarts of a browser that one model may cost while it loads on a backend, before that backend is given up for
+    /// it. Lower than `restarts_max`, so that a model that crashes its page falls back before its slot is lost.
+    pub load_restarts_max: u32,
 }
 
 impl Default for Config {
@@ -54,6 +57,7 @@ impl Default for Config {
             retries_max: 1,
             restarts_max: 5,
             restart_delay: Duration::from_millis(250),
+            load_restarts_max: 2,
         }
     }
 }

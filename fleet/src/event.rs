@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::recovery::{Attempt, Failure};
 
 /// Time since the fleet was made. The core reads no clock: time comes in with every event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Instant(pub Duration);
 
 impl Instant {
@@ -182,7 +184,8 @@ pub enum Action {
         /// Its rows, in order.
         requests: Vec<RequestId>,
     },
-    /// Forget a run: nobody waits for its results, though the page may still send them.
+    /// Forget a run's results: nobody waits for them, though the page may still send them. Its `RunDone` or `RunFailed`
+    /// is reported all the same: until then the browser counts as busy with it, so that a hang is still noticed.
     Abandon {
         /// The run.
         run: RunId,

@@ -9,6 +9,7 @@ pub mod event;
 pub mod recovery;
 
 pub use config::{Config, Slot};
-pub use core::{Fleet, Status};
 pub use event::{Action, Batching, Event, Instant, ModelId, RequestError, SlotId};
-pub use recovery::{Attempt, Failure, FailureKind, Rung};
+pub use recovery::{Attempt, Entry, Failure, FailureKind, Repair, Rung};
+
+pub use crate::core::{Fleet, ModelStatus, PlacementStatus, RefusalStatus, SlotStatus, Status};

@@ -92,6 +92,9 @@ impl std::fmt::Display for Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
+    /// Run again without the requests it was joined with. Not a step of the ladder but a way out of another's failure:
+    /// inputs that a backend refuses must not cost the answers of requests that happened to share the run.
+    Separate,
     /// Run again on another browser.
     Migrate,
 }
@@ -100,7 +103,143 @@ impl Rung {
     /// Words for messages.
     pub fn words(self) -> &'static str {
         match self {
+            Rung::Separate => "run again alone",
             Rung::Migrate => "migrated to another browser",
+        }
+    }
+}
+
+/// Where a failure sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Onto the ladder at this rung; rungs before it cannot cure the failure.
+    Rung(Rung),
+    /// Nowhere: no browser can cure it.
+    Final,
+}
+
+/// Where a kind of failure enters the ladder.
+pub fn entry(kind: FailureKind) -> Entry {
+    match kind {
+        FailureKind::ConnectionLost
+        | FailureKind::PageCrashed
+        | FailureKind::BrowserExited
+        | FailureKind::DriverUnresponsive
+        | FailureKind::DeviceLost
+        | FailureKind::OutOfMemory
+        | FailureKind::DeadlineExceeded
+        | FailureKind::MemoryLimitExceeded
+        | FailureKind::WrongResult
+        | FailureKind::Overloaded => Entry::Rung(Rung::Migrate),
+        // The model loaded, so what is refused are the request's inputs, and every browser would refuse them.
+        FailureKind::UnsupportedOperation => Entry::Final,
+    }
+}
+
+/// What is done to a browser whose run failed, beside and independent of what the run's requests do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// It is as good as before.
+    Nothing,
+    /// The placement is loaded anew in a new epoch.
+    Reload,
+    /// The GPU device is gone and every webgpu placement with it; they are loaded anew.
+    RenewDevice,
+    /// The browser is killed and its slot gets another one.
+    Replace,
+}
+
+/// What a failed run of this kind says about its browser.
+pub fn repair(kind: FailureKind) -> Repair {
+    match kind {
+        FailureKind::ConnectionLost
+        | FailureKind::PageCrashed
+        | FailureKind::BrowserExited
+        | FailureKind::DriverUnresponsive
+        | FailureKind::DeadlineExceeded
+        | FailureKind::MemoryLimitExceeded => Repair::Replace,
+        FailureKind::DeviceLost => Repair::RenewDevice,
+        FailureKind::WrongResult => Repair::Reload,
+        FailureKind::OutOfMemory | FailureKind::UnsupportedOperation | FailureKind::Overloaded => {
+            Repair::Nothing
+        }
+    }
+}
+
+/// How often a request may take each rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budgets {
+    pub(crate) migrate_max: u32,
+}
+
+impl Budgets {
+    fn tries_max(self, rung: Rung) -> u32 {
+        match rung {
+            Rung::Separate => 1,
+            Rung::Migrate => self.migrate_max,
+        }
+    }
+}
+
+/// The rungs from the cheapest to the last resort.
+const LADDER: [Rung; 1] = [Rung::Migrate];
+
+/// How a request goes on after a failure: the first rung, from the failure's entry on, whose budget is not used up.
+///
+/// `joined` says whether the failed run carried other requests too; `tried` are the attempts before this one.
+pub(crate) fn next(
+    kind: FailureKind,
+    joined: bool,
+    tried: &[Attempt],
+    budgets: Budgets,
+) -> Option<Rung> {
+    let affordable = |&rung: &Rung| {
+        let spent = tried.iter().filter(|attempt| attempt.rung == Some(rung)).count();
+        spent < budgets.tries_max(rung) as usize
+    };
+    match entry(kind) {
+        Entry::Final => Some(Rung::Separate).filter(|_| joined).filter(affordable),
+        Entry::Rung(first) => LADDER.into_iter().skip_while(|&rung| rung != first).find(affordable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(rungs: &[Rung]) -> Vec<Attempt> {
+        let failure = Failure::new(FailureKind::PageCrashed, "");
+        rungs
+            .iter()
+            .map(|&rung| Attempt {
+                browser: BrowserId(1),
+                failure: failure.clone(),
+                rung: Some(rung),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_ladder_ends_when_its_budgets_are_used_up() {
+        use FailureKind::{PageCrashed, UnsupportedOperation};
+        use Rung::{Migrate, Separate};
+        let cases: [(FailureKind, bool, &[Rung], u32, Option<Rung>); 9] = [
+            (PageCrashed, false, &[], 1, Some(Migrate)),
+            (PageCrashed, true, &[], 1, Some(Migrate)),
+            (PageCrashed, false, &[], 0, None),
+            (PageCrashed, false, &[Migrate], 1, None),
+            (PageCrashed, false, &[Migrate], 2, Some(Migrate)),
+            (PageCrashed, false, &[Separate], 1, Some(Migrate)),
+            (UnsupportedOperation, false, &[], 9, None),
+            (UnsupportedOperation, true, &[], 0, Some(Separate)),
+            (UnsupportedOperation, true, &[Separate], 9, None),
+        ];
+        for (kind, joined, taken, migrate_max, want) in cases {
+            let got = next(kind, joined, &after(taken), Budgets { migrate_max });
+            assert_eq!(
+                got, want,
+                "{kind:?}, joined {joined}, after {taken:?}, budget {migrate_max}"
+            );
         }
     }
 }

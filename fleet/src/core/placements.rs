@@ -1,0 +1,369 @@
+//! Models on browsers: on which backend, how far, and what to do when a load fails.
+
+use flotilla_protocol::{Backend, Epoch, PlacementId, RunId};
+
+use super::{
+    Fleet,
+    browsers::{Berth, BrowserState, Live},
+};
+use crate::{
+    config::Slot,
+    event::{Action, Batching, Instant, ModelId},
+    recovery::{Failure, FailureKind},
+};
+
+/// Loads of a placement on one browser and backend before the browser is suspected instead.
+const LOAD_TRIES_MAX: u32 = 2;
+/// Device losses that a browser may have before it is replaced: a browser may be unable to recover in its process.
+const DEVICES_LOST_MAX: u32 = 1;
+
+/// A model on a browser.
+#[derive(Debug)]
+pub(super) struct Placement {
+    pub(super) id: PlacementId,
+    pub(super) epoch: Epoch,
+    pub(super) stage: Stage,
+    /// Backends of the slot's preference that will not do here, and why.
+    pub(super) refusals: Vec<(Backend, String)>,
+}
+
+/// How far a placement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waits until the browser loads nothing else. `tries` counts the loads that failed.
+    Waiting { backend: Backend, tries: u32 },
+    /// Ordered.
+    Loading { backend: Backend, tries: u32, until: Instant },
+    /// Answers runs.
+    Ready { backend: Backend },
+    /// No backend of the slot will do.
+    Refused,
+}
+
+impl Placement {
+    /// The backend of a load under way.
+    pub(super) fn loading_on(&self) -> Option<Backend> {
+        match self.stage {
+            Stage::Loading { backend, .. } => Some(backend),
+            Stage::Waiting { .. } | Stage::Ready { .. } | Stage::Refused => None,
+        }
+    }
+
+    /// When a load under way has taken too long.
+    pub(super) fn load_until(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Loading { until, .. } => Some(until),
+            Stage::Waiting { .. } | Stage::Ready { .. } | Stage::Refused => None,
+        }
+    }
+
+    /// The backend that answers runs.
+    pub(super) fn ready_on(&self) -> Option<Backend> {
+        match self.stage {
+            Stage::Ready { backend } => Some(backend),
+            Stage::Waiting { .. } | Stage::Loading { .. } | Stage::Refused => None,
+        }
+    }
+
+    /// Why the backends that the slot prefers to the present one are not used; where there is none, why all are not.
+    pub(super) fn fallback(&self, slot: &Slot) -> Option<String> {
+        let present = match self.stage {
+            Stage::Waiting { backend, .. }
+            | Stage::Loading { backend, .. }
+            | Stage::Ready { backend } => Some(backend),
+            Stage::Refused => None,
+        };
+        let reasons: Vec<String> = slot
+            .backends
+            .iter()
+            .take_while(|&&backend| Some(backend) != present)
+            .filter_map(|backend| self.refusals.iter().find(|(refused, _)| refused == backend))
+            .map(|(backend, reason)| format!("{backend}: {reason}"))
+            .collect();
+        match (reasons.is_empty(), present) {
+            (false, _) => Some(reasons.join("; ")),
+            (true, Some(_)) => None,
+            (true, None) => Some("no backends are configured".to_owned()),
+        }
+    }
+
+    fn renew(&mut self, backend: Backend) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.stage = Stage::Waiting { backend, tries: 0 };
+    }
+}
+
+/// What a failed load leads to.
+enum Reaction {
+    NextBackend,
+    TryAgain,
+}
+
+fn reaction(kind: FailureKind) -> Reaction {
+    match kind {
+        FailureKind::UnsupportedOperation => Reaction::NextBackend,
+        FailureKind::ConnectionLost
+        | FailureKind::PageCrashed
+        | FailureKind::BrowserExited
+        | FailureKind::DriverUnresponsive
+        | FailureKind::DeviceLost
+        | FailureKind::OutOfMemory
+        | FailureKind::DeadlineExceeded
+        | FailureKind::MemoryLimitExceeded
+        | FailureKind::WrongResult
+        | FailureKind::Overloaded => Reaction::TryAgain,
+    }
+}
+
+impl Fleet {
+    pub(super) fn add_model(&mut self, model: ModelId, batching: Batching) {
+        if self.models.insert(model, batching).is_none() {
+            for index in 0..self.berths.len() {
+                self.plan_placement(index, model);
+            }
+        }
+    }
+
+    /// Makes a placement wait for its turn on a berth's browser, if that is up.
+    pub(super) fn plan_placement(&mut self, index: usize, model: ModelId) {
+        let berth = &mut self.berths[index];
+        let Some(live) = berth.state.live() else { return };
+        self.placements += 1;
+        let mut placement = Placement {
+            id: PlacementId(self.placements),
+            epoch: Epoch(1),
+            stage: Stage::Refused,
+            refusals: unfit_backends(
+                &self.config.slots[index],
+                berth,
+                live,
+                model,
+                self.config.load_restarts_max,
+            ),
+        };
+        placement.stage = first_stage(&self.config.slots[index], &placement.refusals);
+        self.placed.insert(placement.id, (index, model));
+        if let Some(live) = berth.state.live_mut() {
+            live.placements.insert(model, placement);
+        }
+    }
+
+    /// Starts the next load on every ready browser that loads nothing.
+    pub(super) fn place_all(&mut self) {
+        for berth in &mut self.berths {
+            let BrowserState::Ready(live) = &mut berth.state else { continue };
+            if live.placements.values().any(|placement| placement.loading_on().is_some()) {
+                continue;
+            }
+            let browser = live.browser;
+            let next =
+                live.placements.iter_mut().find_map(|(&model, placement)| match placement.stage {
+                    Stage::Waiting { backend, tries } => Some((model, placement, backend, tries)),
+                    Stage::Loading { .. } | Stage::Ready { .. } | Stage::Refused => None,
+                });
+            if let Some((model, placement, backend, tries)) = next {
+                let until = self.now.after(self.config.load_timeout);
+                placement.stage = Stage::Loading { backend, tries, until };
+                let (placement, epoch) = (placement.id, placement.epoch);
+                self.actions.push_back(Action::Place { browser, placement, epoch, model, backend });
+            }
+        }
+    }
+
+    pub(super) fn placement_progress(&mut self, id: PlacementId, epoch: Epoch) {
+        let limit = self.now.after(self.config.load_timeout);
+        if let Some((_, _, placement)) = self.loading(id, epoch)
+            && let Stage::Loading { until, .. } = &mut placement.stage
+        {
+            *until = limit;
+        }
+    }
+
+    pub(super) fn placement_ready(&mut self, id: PlacementId, epoch: Epoch) {
+        let Some((index, model, placement)) = self.loading(id, epoch) else { return };
+        let Some(backend) = placement.loading_on() else { return };
+        placement.stage = Stage::Ready { backend };
+        let berth = &mut self.berths[index];
+        berth.failed_starts = 0;
+        berth.load_restarts.remove(&(model, backend));
+        if let Some(live) = berth.state.live_mut() {
+            live.proven = true;
+        }
+    }
+
+    pub(super) fn placement_failed(&mut self, id: PlacementId, epoch: Epoch, failure: Failure) {
+        let Some((index, model, placement)) = self.loading(id, epoch) else { return };
+        let Stage::Loading { backend, tries, .. } = placement.stage else { return };
+        match reaction(failure.kind) {
+            Reaction::NextBackend => {
+                placement.refusals.push((backend, failure.to_string()));
+                self.use_next_backend(index, model);
+            }
+            Reaction::TryAgain if tries + 1 < LOAD_TRIES_MAX => {
+                placement.renew(backend);
+                placement.stage = Stage::Waiting { backend, tries: tries + 1 };
+                self.distrust(index, &failure);
+            }
+            Reaction::TryAgain => self.browser_down(index, failure),
+        }
+    }
+
+    /// A placement with a load under way in this epoch. Whatever is reported of another epoch is late and dropped.
+    fn loading(
+        &mut self,
+        id: PlacementId,
+        epoch: Epoch,
+    ) -> Option<(usize, ModelId, &mut Placement)> {
+        let &(index, model) = self.placed.get(&id)?;
+        let placement = self.berths[index].state.live_mut()?.placements.get_mut(&model)?;
+        if placement.epoch != epoch {
+            return None;
+        }
+        placement.loading_on().is_some().then_some((index, model, placement))
+    }
+
+    fn use_next_backend(&mut self, index: usize, model: ModelId) {
+        let slot = &self.config.slots[index];
+        let Some(live) = self.berths[index].state.live_mut() else { return };
+        let Some(placement) = live.placements.get_mut(&model) else { return };
+        self.placed.remove(&placement.id);
+        self.placements += 1;
+        placement.id = PlacementId(self.placements);
+        placement.epoch = Epoch(1);
+        placement.stage = first_stage(slot, &placement.refusals);
+        self.placed.insert(placement.id, (index, model));
+    }
+
+    /// A browser's GPU device is gone, with it every ready placement on webgpu and their runs.
+    ///
+    /// One loss may be told several times, by an event and by the runs that failed of it: where no webgpu placement is
+    /// ready, it was told before.
+    pub(super) fn device_lost(&mut self, index: usize, failure: Failure) {
+        let Some(live) = self.berths[index].state.live_mut() else { return };
+        let lost: Vec<ModelId> = live
+            .placements
+            .iter()
+            .filter(|(_, placement)| placement.ready_on() == Some(Backend::WebGpu))
+            .map(|(&model, _)| model)
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
+        live.devices_lost += 1;
+        if live.devices_lost > DEVICES_LOST_MAX {
+            self.browser_down(index, failure);
+            return;
+        }
+        self.reload(index, &lost, &failure);
+    }
+
+    /// Loads ready placements anew in a new epoch; their runs are lost.
+    pub(super) fn reload(&mut self, index: usize, models: &[ModelId], failure: &Failure) {
+        self.distrust(index, failure);
+        let Some(live) = self.berths[index].state.live_mut() else { return };
+        let (browser, head) = (live.browser, live.runs.front().copied());
+        let mut gone = Vec::new();
+        for model in models {
+            let Some(placement) = live.placements.get_mut(model) else { continue };
+            if let Some(backend) = placement.ready_on() {
+                placement.renew(backend);
+                gone.push(placement.id);
+            }
+        }
+        let of_gone =
+            |run: &RunId| self.runs.get(run).is_some_and(|run| gone.contains(&run.placement));
+        let lost: Vec<RunId> = live.runs.iter().copied().filter(of_gone).collect();
+        self.unlist(index, &lost);
+        self.lose_runs(lost, head, browser, failure);
+    }
+
+    /// Why no browser runs a model, or ever will, as far as can be known; `None` while there is hope.
+    pub(super) fn unplaceable(&self, model: ModelId) -> Option<String> {
+        if self.berths.iter().any(|berth| may_serve(berth, model)) {
+            return None;
+        }
+        let reasons: Vec<String> = self
+            .config
+            .slots
+            .iter()
+            .zip(&self.berths)
+            .map(|(slot, berth)| format!("{}: {}", slot.kind, hopeless(slot, berth, model)))
+            .collect();
+        if reasons.is_empty() {
+            return Some("no browsers are configured".to_owned());
+        }
+        Some(reasons.join("; "))
+    }
+
+    /// Whether a browser other than those that failed a request runs its model or will.
+    pub(super) fn another_may_serve(&self, request: &super::Request) -> bool {
+        self.berths.iter().any(|berth| {
+            may_serve(berth, request.model)
+                && !berth.state.browser().is_some_and(|browser| request.failed_on(browser))
+        })
+    }
+}
+
+/// Whether a slot runs a model or will. One that starts or recovers may: nobody knows yet what its page offers.
+fn may_serve(berth: &Berth, model: ModelId) -> bool {
+    match &berth.state {
+        BrowserState::Wanted | BrowserState::Starting { .. } | BrowserState::Recovering { .. } => {
+            true
+        }
+        BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => {
+            live.placements.get(&model).is_some_and(|placement| placement.stage != Stage::Refused)
+        }
+        BrowserState::Retired { .. } | BrowserState::Stopped => false,
+    }
+}
+
+/// Why a slot that may not serve a model does not.
+fn hopeless(slot: &Slot, berth: &Berth, model: ModelId) -> String {
+    match &berth.state {
+        BrowserState::Retired { failure } => {
+            format!("given up after {} failed starts, the last one: {failure}", berth.failed_starts)
+        }
+        BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => live
+            .placements
+            .get(&model)
+            .and_then(|placement| placement.fallback(slot))
+            .unwrap_or_else(|| "not placed".to_owned()),
+        BrowserState::Wanted | BrowserState::Starting { .. } | BrowserState::Recovering { .. } => {
+            "not started".to_owned()
+        }
+        BrowserState::Stopped => "stopped".to_owned(),
+    }
+}
+
+/// The slot's backends that cannot be tried on a browser, and why.
+fn unfit_backends(
+    slot: &Slot,
+    berth: &Berth,
+    live: &Live,
+    model: ModelId,
+    load_restarts_max: u32,
+) -> Vec<(Backend, String)> {
+    let reason = |backend: Backend| {
+        if !live.offered.contains(&backend) {
+            return Some("not offered by the page".to_owned());
+        }
+        match berth.load_restarts.get(&(model, backend)) {
+            Some((restarts, failure)) if *restarts > load_restarts_max => Some(format!(
+                "given up after loading it cost {restarts} browsers, the last one: {failure}"
+            )),
+            Some(_) | None => None,
+        }
+    };
+    slot.backends.iter().filter_map(|&backend| Some((backend, reason(backend)?))).collect()
+}
+
+fn first_stage(slot: &Slot, refusals: &[(Backend, String)]) -> Stage {
+    let fit = slot
+        .backends
+        .iter()
+        .find(|&&backend| refusals.iter().all(|&(refused, _)| refused != backend));
+    match fit {
+        Some(&backend) => Stage::Waiting { backend, tries: 0 },
+        None => Stage::Refused,
+    }
+}

@@ -1,0 +1,149 @@
+//! Runs in flight and how they end.
+
+use std::time::Duration;
+
+use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
+
+use super::Fleet;
+use crate::{
+    event::{Action, Instant, ModelId, SlotId},
+    recovery::{self, Failure, FailureKind, Repair},
+};
+
+/// Failed runs in a row after which a browser is replaced, whatever each failure was.
+const RUN_FAILURES_MAX: u32 = 3;
+
+/// An execution that a page has not ended. It stays known when nobody waits for it, because the page is busy with it.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) berth: usize,
+    pub(super) browser: BrowserId,
+    pub(super) placement: PlacementId,
+    pub(super) epoch: Epoch,
+    pub(super) model: ModelId,
+    pub(super) backend: Backend,
+    /// Padding included.
+    pub(super) tokens: u64,
+    /// Those that still wait for it.
+    pub(super) requests: Vec<RequestId>,
+    /// More than one request was dispatched.
+    pub(super) joined: bool,
+    pub(super) expected: Duration,
+    pub(super) sent_at: Instant,
+}
+
+impl Fleet {
+    pub(super) fn run_done(&mut self, id: RunId, epoch: Epoch) {
+        let Some((run, took)) = self.end_run(id, epoch) else { return };
+        self.speeds.learn(run.model, SlotId(run.berth as u32), run.backend, run.tokens, took);
+        if let Some(live) = self.berths[run.berth].state.live_mut() {
+            live.run_failures = 0;
+        }
+        for request in run.requests {
+            self.answer(request, id);
+        }
+    }
+
+    pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
+        let Some(run) = self.current_run(id, epoch) else { return };
+        let (index, model) = (run.berth, run.model);
+        let Some(live) = self.berths[index].state.live_mut() else { return };
+        // The page says which run it was at, so this one is first in line whatever was thought.
+        live.runs.retain(|&other| other != id);
+        live.runs.push_front(id);
+        let repair = recovery::repair(failure.kind);
+        // Inputs that are refused are the request's fault, and so is not counted against the browser.
+        if failure.kind != FailureKind::UnsupportedOperation {
+            live.run_failures += 1;
+        }
+        if live.run_failures >= RUN_FAILURES_MAX {
+            self.browser_down(index, failure.clone());
+        } else {
+            match repair {
+                Repair::Nothing => {}
+                Repair::Reload => self.reload(index, &[model], failure),
+                Repair::RenewDevice => self.device_lost(index, failure.clone()),
+                Repair::Replace => self.browser_down(index, failure.clone()),
+            }
+        }
+        // A repair that took the run with it has sent its requests up the ladder.
+        if let Some((run, _)) = self.end_run(id, epoch) {
+            if failure.kind != FailureKind::UnsupportedOperation {
+                self.distrust(index, failure);
+            }
+            for request in run.requests {
+                self.climb(request, run.browser, failure, run.joined);
+            }
+        }
+    }
+
+    pub(super) fn device_lost_event(&mut self, browser: BrowserId, reason: &str) {
+        if let Some(&index) = self.homes.get(&browser) {
+            self.device_lost(index, Failure::new(FailureKind::DeviceLost, reason));
+        }
+    }
+
+    /// A run that is in flight in this epoch.
+    ///
+    /// One that is not known belongs to a browser that was killed, to a life of a placement that is over, or was
+    /// reported before. An answer in another epoch than the run's is not the run's answer. Both are dropped.
+    fn current_run(&self, id: RunId, epoch: Epoch) -> Option<&Run> {
+        let run = self.runs.get(&id)?;
+        if run.epoch != epoch {
+            return None;
+        }
+        Some(run)
+    }
+
+    /// Removes a run that its page has ended, and says how long the page was busy with it.
+    fn end_run(&mut self, id: RunId, epoch: Epoch) -> Option<(Run, Duration)> {
+        self.current_run(id, epoch)?;
+        let run = self.runs.remove(&id)?;
+        let live = self.berths[run.berth].state.live_mut()?;
+        let busy_since = if live.runs.front() == Some(&id) { live.head_since } else { run.sent_at };
+        self.unlist(run.berth, &[id]);
+        Some((run, self.now.since(busy_since)))
+    }
+
+    /// Takes runs off a browser's list; the clock of the one that is now the first starts.
+    pub(super) fn unlist(&mut self, berth: usize, gone: &[RunId]) {
+        let Some(live) = self.berths[berth].state.live_mut() else { return };
+        let head = live.runs.front().copied();
+        live.runs.retain(|run| !gone.contains(run));
+        if live.runs.front().copied() != head {
+            live.head_since = self.now;
+        }
+    }
+
+    /// Ends runs whose browser or placement is gone.
+    ///
+    /// A page executes in order, so only `head`, the first run of its browser, can have caused or met the failure: its
+    /// requests climb the ladder, those of the others had no try yet and go back to the queue as they came.
+    pub(super) fn lose_runs(
+        &mut self,
+        lost: Vec<RunId>,
+        head: Option<RunId>,
+        browser: BrowserId,
+        failure: &Failure,
+    ) {
+        for id in lost {
+            let Some(run) = self.runs.remove(&id) else { continue };
+            for request in run.requests {
+                if head == Some(id) {
+                    self.climb(request, browser, failure, run.joined);
+                } else {
+                    self.requeue(request);
+                }
+            }
+        }
+    }
+
+    /// A request no longer waits for its run, which is abandoned if nobody else does.
+    pub(super) fn leave(&mut self, id: RunId, request: RequestId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.requests.retain(|&other| other != request);
+        if run.requests.is_empty() {
+            self.actions.push_back(Action::Abandon { run: id });
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! How long runs take, learned from runs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flotilla_protocol::Backend;
+
+use crate::event::{ModelId, SlotId};
+
+/// Weight that a sample keeps when the next one arrives: the last ten or so count.
+const DECAY: f64 = 0.9;
+/// Service time per token of a model that nobody has run yet. Only orders browsers; never shown.
+const GUESS_SECONDS: f64 = 1e-4;
+
+/// Exponentially weighted least-squares line of service time over tokens: a fixed cost per run and a cost per token.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    samples: u32,
+    weight: f64,
+    tokens: f64,
+    seconds: f64,
+    tokens_squared: f64,
+    tokens_seconds: f64,
+}
+
+impl Line {
+    fn learn(&mut self, tokens: f64, seconds: f64) {
+        // The first run pays for pipelines and caches; it stands for itself only until there is another.
+        if self.samples == 1 {
+            *self = Line { samples: 1, ..Line::default() };
+        }
+        self.samples = self.samples.saturating_add(1);
+        self.weight = self.weight * DECAY + 1.0;
+        self.tokens = self.tokens * DECAY + tokens;
+        self.seconds = self.seconds * DECAY + seconds;
+        self.tokens_squared = self.tokens_squared * DECAY + tokens * tokens;
+        self.tokens_seconds = self.tokens_seconds * DECAY + tokens * seconds;
+    }
+
+    fn predict(&self, tokens: f64) -> f64 {
+        let spread = self.weight * self.tokens_squared - self.tokens * self.tokens;
+        // Runs of all but one size say nothing about the fixed cost.
+        if spread > 1e-3 * self.tokens * self.tokens {
+            let slope = (self.weight * self.tokens_seconds - self.tokens * self.seconds) / spread;
+            let fixed = (self.seconds - slope * self.tokens) / self.weight;
+            if slope >= 0.0 && fixed >= 0.0 {
+                return fixed + slope * tokens;
+            }
+            if slope < 0.0 {
+                return self.seconds / self.weight;
+            }
+        }
+        self.tokens_seconds / self.tokens_squared * tokens
+    }
+}
+
+/// What is known of every model on every slot and backend. Kept by slot, so that a replaced browser is no stranger.
+#[derive(Debug, Default)]
+pub(super) struct Speeds {
+    lines: BTreeMap<(ModelId, SlotId, Backend), Line>,
+}
+
+impl Speeds {
+    pub(super) fn learn(
+        &mut self,
+        model: ModelId,
+        slot: SlotId,
+        backend: Backend,
+        tokens: u64,
+        took: Duration,
+    ) {
+        self.lines
+            .entry((model, slot, backend))
+            .or_default()
+            .learn(tokens as f64, took.as_secs_f64());
+    }
+
+    /// Service time of a run: from its own history, else from the mean of the other slots', else a guess.
+    pub(super) fn predict(
+        &self,
+        model: ModelId,
+        slot: SlotId,
+        backend: Backend,
+        tokens: u64,
+    ) -> Duration {
+        let tokens = tokens as f64;
+        let seconds = self
+            .lines
+            .get(&(model, slot, backend))
+            .map(|line| line.predict(tokens))
+            .or_else(|| self.mean(model, |other| other == backend, tokens))
+            .or_else(|| self.mean(model, |_| true, tokens))
+            .unwrap_or(GUESS_SECONDS * tokens);
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
+    fn mean(&self, model: ModelId, like: impl Fn(Backend) -> bool, tokens: f64) -> Option<f64> {
+        let of_model =
+            (model, SlotId(0), Backend::WebGpu)..=(model, SlotId(u32::MAX), Backend::Cpu);
+        let (count, seconds) = self
+            .lines
+            .range(of_model)
+            .filter(|((_, _, backend), _)| like(*backend))
+            .fold((0.0, 0.0), |(count, seconds), (_, line)| {
+                (count + 1.0, seconds + line.predict(tokens))
+            });
+        (count > 0.0).then(|| seconds / count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: ModelId = ModelId(3);
+    const HERE: SlotId = SlotId(0);
+    const THERE: SlotId = SlotId(1);
+
+    fn learned(runs: &[(u64, u64)]) -> Speeds {
+        let mut speeds = Speeds::default();
+        for &(tokens, ms) in runs {
+            speeds.learn(MODEL, HERE, Backend::Cpu, tokens, Duration::from_millis(ms));
+        }
+        speeds
+    }
+
+    #[test]
+    fn predictions_follow_the_runs() {
+        // Runs as (tokens, ms), tokens asked for, ms expected.
+        let cases: [(&[(u64, u64)], u64, f64); 6] = [
+            (&[], 10, 1.0),
+            (&[(100, 50)], 200, 100.0),
+            (&[(100, 900), (100, 50)], 200, 100.0),
+            (&[(1, 900), (100, 20), (300, 40), (200, 30)], 400, 50.0),
+            (&[(1, 900), (100, 40), (300, 20), (100, 40), (300, 20)], 900, 29.5),
+            (&[(1, 900), (100, 10), (200, 40), (100, 10), (200, 40)], 100, 17.0),
+        ];
+        for (runs, tokens, want) in cases {
+            let got = learned(runs).predict(MODEL, HERE, Backend::Cpu, tokens).as_secs_f64() * 1e3;
+            assert!((got - want).abs() < 0.1 * want, "{runs:?} at {tokens}: {got} ms, not {want}");
+        }
+    }
+
+    #[test]
+    fn a_slot_without_history_is_judged_by_the_others() {
+        let mut speeds = learned(&[(100, 50)]);
+        let ms = |speeds: &Speeds, backend| speeds.predict(MODEL, THERE, backend, 100).as_millis();
+        assert_eq!(ms(&speeds, Backend::Cpu), 50);
+        assert_eq!(ms(&speeds, Backend::WebGpu), 50);
+        speeds.learn(MODEL, HERE, Backend::WebGpu, 100, Duration::from_millis(10));
+        assert_eq!(ms(&speeds, Backend::WebGpu), 10);
+        assert_eq!(ms(&speeds, Backend::Cpu), 50);
+    }
+}
