@@ -14,6 +14,9 @@ use crate::{
     recovery::{Failure, FailureKind},
 };
 
+/// The wait before a restart doubles up to this.
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
+
 /// What becomes of a slot over time.
 #[derive(Debug, Default)]
 pub(super) struct Berth {
@@ -283,10 +286,13 @@ impl Fleet {
     }
 }
 
-/// Nothing after a success, then the configured delay, doubled with each further failed start.
+/// Nothing after a success, then the configured delay, doubled with each further failed start up to a limit.
 fn restart_delay(first: Duration, failed_starts: u32) -> Duration {
     match failed_starts.checked_sub(1) {
         None => Duration::ZERO,
-        Some(doublings) => first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)),
+        Some(doublings) => {
+            let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+            first.saturating_mul(factor).min(RESTART_DELAY_MAX.max(first))
+        }
     }
 }
