@@ -1,0 +1,149 @@
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::hub::{Repository, commit, content_length};
+use super::*;
+
+fn model_in(folder: &Path) {
+    fs::create_dir_all(folder.join("1_Pooling")).expect("folder");
+    fs::create_dir_all(folder.join(".git")).expect("folder");
+    fs::write(folder.join("model.safetensors"), [7; 1000]).expect("file");
+    fs::write(folder.join("1_Pooling/config.json"), "{}").expect("file");
+    fs::write(folder.join(".git/HEAD"), "hidden").expect("file");
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries =
+        fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").file_name());
+    let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn names_become_repositories() {
+    let table = [
+        ("all-MiniLM-L6-v2", Some("sentence-transformers/all-MiniLM-L6-v2")),
+        ("openai/whisper-tiny.en", Some("openai/whisper-tiny.en")),
+        ("", None),
+        ("a/b/c", None),
+        ("../secret", None),
+        ("owner/..", None),
+        ("owner/a b", None),
+        ("owner/name?x=1", None),
+        ("owner/-o", None),
+        ("/owner", None),
+    ];
+    for (text, want) in table {
+        assert_eq!(Repository::parse(text).map(|it| it.to_string()).as_deref(), want, "{text}");
+    }
+}
+
+#[test]
+fn the_last_set_of_headers_counts() {
+    let hash = "0123456789abcdef0123456789abcdef01234567";
+    let headers = format!(
+        "HTTP/1.1 302 Found\r\nX-Repo-Commit: {hash}\r\ncontent-length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 77\r\n"
+    );
+    assert_eq!(content_length(&headers), Some(77));
+    assert_eq!(commit(&headers).as_deref(), Some(hash));
+    assert_eq!(commit("X-Repo-Commit: ../../etc"), None);
+    assert_eq!(content_length(""), None);
+}
+
+#[test]
+fn the_data_folder_follows_the_environment() {
+    let table: [(&[(&str, &str)], &str); 4] = [
+        (&[("FLOTILLA_HOME", "/f"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")], "/f"),
+        (&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")], "/x/flotilla"),
+        (&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")], "/h/.local/share/flotilla"),
+        (&[], ".flotilla"),
+    ];
+    for (vars, want) in table {
+        let var = |name: &str| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
+        };
+        assert_eq!(data_dir_from(var), Path::new(want), "{vars:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_copied_with_a_manifest() {
+    let place = tempfile::tempdir().expect("folder");
+    let (from, to) = (place.path().join("from"), place.path().join("models/tiny"));
+    model_in(&from);
+    let seen = RefCell::new(Vec::new());
+    let progress = |done, total| seen.borrow_mut().push((done, total));
+    let pulled = pull(from.to_str().expect("UTF-8"), &to, &progress).await.expect("pulled");
+    assert_eq!(entries(&to), ["1_Pooling", "flotilla.json", "model.safetensors"]);
+    assert_eq!(pulled.manifest.bytes(), 1002);
+    assert!(!pulled.already_there);
+    assert_eq!(seen.borrow().last(), Some(&(1002, Some(1002))));
+    let manifest = Manifest::read(&to).expect("read").expect("there");
+    assert_eq!(manifest, pulled.manifest);
+    manifest.verify(&to).expect("undamaged");
+    assert_eq!(entries(&place.path().join("models")), ["tiny"], "nothing is left over");
+}
+
+#[tokio::test]
+async fn a_failed_pull_leaves_the_old_model() {
+    let place = tempfile::tempdir().expect("folder");
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    model_in(&to);
+    fs::create_dir(&from).expect("folder");
+    let error = pull(from.to_str().expect("UTF-8"), &to, &|_, _| ()).await.expect_err("no weights");
+    assert!(matches!(error, PullError::NotAModel { .. }), "{error}");
+    assert!(to.join("model.safetensors").is_file());
+    assert_eq!(entries(place.path()), ["from", "to"]);
+}
+
+#[tokio::test]
+async fn a_source_that_is_nothing_is_refused() {
+    let place = tempfile::tempdir().expect("folder");
+    let error =
+        pull("no/such/folder", &place.path().join("to"), &|_, _| ()).await.expect_err("nothing");
+    assert!(matches!(error, PullError::Source(_)), "{error}");
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    let place = tempfile::tempdir().expect("folder");
+    model_in(place.path());
+    Manifest::of(place.path(), "test".to_owned())
+        .expect("digested")
+        .write(place.path())
+        .expect("written");
+    let verify = || {
+        Manifest::read(place.path())
+            .and_then(|manifest| manifest.expect("there").verify(place.path()))
+    };
+    verify().expect("undamaged");
+    let weights = place.path().join("model.safetensors");
+    let mut flipped = [7; 1000];
+    flipped[500] ^= 1;
+    for bytes in [&flipped[..], &[7; 999][..]] {
+        fs::write(&weights, bytes).expect("file");
+        let error = verify().expect_err("damaged");
+        assert!(
+            matches!(&error, ManifestError::Damaged { path, .. } if *path == weights),
+            "{error}"
+        );
+    }
+    fs::remove_file(&weights).expect("removed");
+    assert!(matches!(verify(), Err(ManifestError::Io { .. })));
+}
+
+#[test]
+fn hostile_manifests_are_refused() {
+    let place = tempfile::tempdir().expect("folder");
+    for file in ["../x", "/etc/passwd", "a//b", "a/../../b", "c:x"] {
+        let text =
+            format!(r#"{{"source": "x", "files": {{"{file}": {{"blake3": "", "bytes": 0}}}}}}"#);
+        fs::write(place.path().join(MANIFEST), text).expect("file");
+        let error = Manifest::read(place.path()).expect_err(file);
+        assert!(matches!(error, ManifestError::Outside { .. }), "{error}");
+    }
+    fs::write(place.path().join(MANIFEST), "{").expect("file");
+    assert!(matches!(Manifest::read(place.path()), Err(ManifestError::Syntax { .. })));
+}
