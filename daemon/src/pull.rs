@@ -123,17 +123,17 @@ impl PullError {
 /// Where everything that belongs to the user and not to one project lies: `$FLOTILLA_HOME`, or `flotilla` in
 /// `$XDG_DATA_HOME` (`~/.local/share`).
 #[must_use]
-pub fn data_dir() -> PathBuf {
-    data_dir_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+pub fn home_dir() -> PathBuf {
+    home_dir_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
 }
 
 /// Where pulled models lie, one folder each; `serve` without `--models` serves these.
 #[must_use]
 pub fn models_dir() -> PathBuf {
-    data_dir().join("models")
+    home_dir().join("models")
 }
 
-fn data_dir_from(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+fn home_dir_from(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     if let Some(home) = var("FLOTILLA_HOME") {
         return home;
     }
@@ -244,7 +244,8 @@ pub async fn pull(
     if !folder::has_weights(&fresh) {
         return Err(PullError::NotAModel { folder: fresh });
     }
-    let manifest = digest(fresh.clone(), label).await?;
+    let via = detour.is_some().then(|| format!("Python package {}", package::PACKAGE));
+    let manifest = digest(fresh.clone(), label, via).await?;
     swap(&fresh, to, &staging.path().join("old")).await?;
     Ok(PulledModel { folder: to.to_owned(), manifest, already_there: false, detour })
 }
@@ -261,9 +262,14 @@ async fn undamaged(to: &Path, label: &str) -> Option<Manifest> {
     verified.await.ok().flatten()
 }
 
-async fn digest(folder: PathBuf, source: String) -> Result<Manifest, PullError> {
+async fn digest(
+    folder: PathBuf,
+    source: String,
+    via: Option<String>,
+) -> Result<Manifest, PullError> {
     let written = tokio::task::spawn_blocking(move || {
-        let manifest = Manifest::of(&folder, source)?;
+        let mut manifest = Manifest::of(&folder, source)?;
+        manifest.via = via;
         manifest.write(&folder)?;
         Ok(manifest)
     });

@@ -86,7 +86,7 @@ pub(super) async fn fetch(
     let mut status = 404;
     for weights in WEIGHTS {
         status = hub.fetch(weights, to).await?;
-        if status == 200 {
+        if status != 404 {
             break;
         }
     }

@@ -18,6 +18,9 @@ const DEPTH_MAX: usize = 4;
 pub struct Manifest {
     /// What was pulled, as it was asked for.
     pub source: String,
+    /// Where it came from, if not from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// Every file by its path in the folder, with `/` between the parts.
     pub files: BTreeMap<String, FileDigest>,
 }
@@ -104,7 +107,7 @@ impl Manifest {
         for name in list(folder)? {
             files.insert(name.clone(), FileDigest::of(&folder.join(name))?);
         }
-        Ok(Self { source, files })
+        Ok(Self { source, via: None, files })
     }
 
     /// The manifest of `folder`, or `None` if it has none (a model that nobody pulled).

@@ -64,7 +64,7 @@ fn the_data_folder_follows_the_environment() {
         let var = |name: &str| {
             vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
         };
-        assert_eq!(data_dir_from(var), Path::new(want), "{vars:?}");
+        assert_eq!(home_dir_from(var), Path::new(want), "{vars:?}");
     }
 }
 
