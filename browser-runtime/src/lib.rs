@@ -1,1 +1,23 @@
-//! Executes Programs.
+//! Executes Programs: on WebGPU and on the cpu, as wasm in a page and as native code elsewhere.
+//!
+//! [`Runtime`] loads programs and [`Placement`] runs them; [`Peer`] does both for the messages of a data link, over
+//! whatever transport carries them. On `wasm32` the module `page` exports the entry points of the runner page.
+
+mod backend;
+mod call;
+pub mod fetch;
+mod kernels;
+mod lifetimes;
+mod peer;
+mod platform;
+mod ports;
+mod runtime;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+mod weights;
+
+pub use fetch::{BlobFetcher, BlobStream, MemoryBlobs};
+pub use peer::{Losses, Peer};
+pub use platform::now_us;
+pub use ports::wire_dtype;
+pub use runtime::{Options, Placement, Runtime};

@@ -1,0 +1,106 @@
+//! Constants on their way into memory.
+
+use flotilla_model::program::Program;
+use flotilla_protocol::LoadError;
+
+use super::{Constant, CpuModel};
+use crate::{
+    call::Signature,
+    kernels::{PackedMatrix, kernel},
+    lifetimes::Lifetimes,
+    weights::{Constants, Sink},
+};
+
+/// How a constant is wanted.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    plain: bool,
+    packed: Option<[usize; 2]>,
+    packed_transposed: Option<[usize; 2]>,
+}
+
+/// Takes constants in and packs each as soon as it is complete.
+pub(crate) struct Loading {
+    wanted: Vec<Wanted>,
+    memory: Vec<Constant>,
+    missing: Vec<u64>,
+}
+
+impl Loading {
+    pub(crate) fn new(program: &Program, constants: &Constants) -> Loading {
+        let lifetimes = Lifetimes::new(program);
+        let mut wanted = vec![Wanted::default(); constants.refs.len()];
+        for node in &program.nodes {
+            let signature = Signature { program, node };
+            let packing = kernel(&node.op).packing(&signature);
+            for (index, value) in node.inputs.iter().enumerate() {
+                let Some(constant) = constants.of(lifetimes.root(*value)) else { continue };
+                let wanted = &mut wanted[constant];
+                let dims: Vec<usize> = program
+                    .value(*value)
+                    .shape
+                    .iter()
+                    .filter_map(|dim| usize::try_from(dim.as_fixed()?).ok())
+                    .collect();
+                match (packing.filter(|packing| packing.input == index), dims.as_slice()) {
+                    (Some(packing), [n, k]) if packing.transposed => {
+                        wanted.packed_transposed = Some([*k, *n])
+                    }
+                    (Some(_), [k, n]) => wanted.packed = Some([*k, *n]),
+                    _ => wanted.plain = true,
+                }
+            }
+        }
+        for port in &program.outputs {
+            if let Some(constant) = constants.of(lifetimes.root(port.value)) {
+                wanted[constant].plain = true;
+            }
+        }
+        Loading {
+            wanted,
+            memory: constants.refs.iter().map(|_| Constant::default()).collect(),
+            missing: constants.refs.iter().map(|constant| constant.bytes).collect(),
+        }
+    }
+
+    pub(crate) fn finish(self, program: &Program, constants: Constants) -> CpuModel {
+        CpuModel {
+            constants,
+            memory: self.memory,
+            lifetimes: Lifetimes::new(program),
+            pool: Vec::new(),
+        }
+    }
+}
+
+impl Sink for Loading {
+    fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
+        let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
+        if memory.words.is_empty() {
+            let words = ((offset + self.missing[constant]) / 4) as usize;
+            memory
+                .words
+                .try_reserve_exact(words)
+                .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
+            memory.words.resize(words, 0);
+        }
+        let (words, _) = bytes.as_chunks::<4>();
+        let target = &mut memory.words[(offset / 4) as usize..];
+        target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
+        self.missing[constant] = self.missing[constant].saturating_sub(bytes.len() as u64);
+        if self.missing[constant] == 0 {
+            let floats: &[f32] = bytemuck::cast_slice(&memory.words);
+            memory.packed = wanted.packed.map(|[k, n]| PackedMatrix::pack(floats, k, n, false));
+            memory.packed_transposed =
+                wanted.packed_transposed.map(|[k, n]| PackedMatrix::pack(floats, k, n, true));
+            if !wanted.plain {
+                memory.words = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), LoadError> {
+        Ok(())
+    }
+}

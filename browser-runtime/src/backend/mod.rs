@@ -1,0 +1,4 @@
+//! What executes nodes.
+
+pub(crate) mod cpu;
+pub(crate) mod webgpu;

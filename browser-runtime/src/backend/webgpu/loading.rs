@@ -1,0 +1,130 @@
+//! Constants on their way into GPU buffers.
+
+use std::rc::Rc;
+
+use flotilla_model::program::Program;
+use flotilla_protocol::{Backend, LoadError};
+
+use super::{Gpu, GpuModel, gpu::Pipeline};
+use crate::{
+    call::Signature,
+    kernels::kernel,
+    weights::{Constants, Sink},
+};
+
+/// Buffers that are being filled, and the pipelines that will read them.
+pub(crate) struct Loading {
+    gpu: Rc<Gpu>,
+    buffers: Vec<wgpu::Buffer>,
+    pipelines: Vec<Vec<Rc<Pipeline>>>,
+}
+
+impl Loading {
+    /// Creates everything that the program needs whatever the shapes of its runs, and warms it.
+    pub(crate) async fn new(
+        gpu: Rc<Gpu>,
+        program: &Program,
+        constants: &Constants,
+    ) -> Result<Loading, LoadError> {
+        check_bindings(&gpu, program, constants)?;
+        let scopes = gpu.scopes();
+        let buffers = constants
+            .refs
+            .iter()
+            .map(|constant| {
+                gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("constant"),
+                    size: constant.bytes.max(16).next_multiple_of(16),
+                    usage: wgpu::BufferUsages::STORAGE
+                        | wgpu::BufferUsages::COPY_DST
+                        | wgpu::BufferUsages::COPY_SRC,
+                    mapped_at_creation: false,
+                })
+            })
+            .collect();
+        let pipelines = program
+            .nodes
+            .iter()
+            .map(|node| {
+                let shaders = kernel(&node.op).shaders(&Signature { program, node });
+                shaders.iter().map(|shader| gpu.pipeline(shader)).collect()
+            })
+            .collect();
+        let made = scopes.end().await;
+        let scopes = gpu.scopes();
+        let warmed = if made.is_ok() { gpu.warm().await } else { Ok(()) };
+        made.and(scopes.end().await).and(warmed).map_err(|error| {
+            gpu.forget_cold();
+            error.into_load()
+        })?;
+        Ok(Loading { gpu, buffers, pipelines })
+    }
+
+    pub(crate) fn finish(self, program: &Program, constants: Constants) -> GpuModel {
+        GpuModel::new(self.gpu, program, constants, self.buffers, self.pipelines)
+    }
+}
+
+/// Refuses what this adapter cannot bind, naming the node.
+fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result<(), LoadError> {
+    let limit = gpu.limits.max_storage_buffer_binding_size;
+    for node in &program.nodes {
+        let refuse = |value: usize, reason: String| {
+            let value = &program.values[value];
+            Err(LoadError::Unsupported {
+                node: node.name.clone(),
+                op: node.op.name().to_owned(),
+                dtype: format!("{:?}", value.dtype),
+                shape: format!(
+                    "{:?}",
+                    value.shape.iter().map(|dim| dim.as_fixed()).collect::<Vec<_>>()
+                ),
+                backend: Backend::WebGpu,
+                reason,
+            })
+        };
+        for value in &node.inputs {
+            if let Some(constant) = constants.of(*value) {
+                let bytes = constants.refs[constant].bytes;
+                if bytes > limit {
+                    return refuse(
+                        value.index(),
+                        format!(
+                            "constant {} has {bytes} bytes, this adapter binds at most {limit}",
+                            value.0
+                        ),
+                    );
+                }
+            }
+        }
+        let shaders = kernel(&node.op).shaders(&Signature { program, node });
+        let buffers = shaders.iter().map(|shader| shader.reads as u32 + 1).max().unwrap_or(0);
+        let buffers_max = gpu.limits.max_storage_buffers_per_shader_stage;
+        if buffers > buffers_max {
+            let output = node.outputs[0].index();
+            return refuse(
+                output,
+                format!("{buffers} storage buffers, this adapter binds at most {buffers_max}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Sink for Loading {
+    fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
+        self.gpu.queue.write_buffer(&self.buffers[constant], offset, bytes);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), LoadError> {
+        // Writes wait in memory of their own for a submit.
+        self.gpu.queue.submit([]);
+        #[cfg(not(target_arch = "wasm32"))]
+        let _ = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        match self.gpu.lost() {
+            Some(reason) => Err(LoadError::DeviceLost { reason }),
+            None => Ok(()),
+        }
+    }
+}

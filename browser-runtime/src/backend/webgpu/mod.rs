@@ -1,0 +1,16 @@
+//! The webgpu backend, through wgpu: WebGPU in a page, Vulkan natively.
+
+mod gpu;
+mod loading;
+mod model;
+mod plan;
+mod pool;
+
+pub(crate) use gpu::{DeviceLoss, Gpu};
+pub(crate) use loading::Loading;
+pub(crate) use model::GpuModel;
+
+/// What the backend would run on, or the browser's words of refusal.
+pub(crate) async fn inspect() -> Result<flotilla_protocol::AdapterInfo, String> {
+    Ok(gpu::describe(&gpu::request_adapter().await?))
+}

@@ -1,0 +1,562 @@
+//! Matrix products with bias, activation and residual.
+
+use flotilla_model::{
+    dim::Dim,
+    program::{DType, MatMul},
+};
+
+use super::{Kernel, Launch, Operand, Packing, Shader, math};
+use crate::call::{Call, Signature, broadcast_strides};
+#[cfg(any(test, feature = "suite"))]
+use crate::suite::{Array, Case, Sketch, Tolerance};
+
+/// Columns of a panel of a packed matrix.
+const PANEL: usize = 8;
+/// Rows that one pass of the cpu kernel computes.
+const BLOCK: usize = 4;
+/// Rows between two visits of the same panel: few enough that their results stay in cache for the epilogue.
+const ROWS_PER_PASS: usize = 32;
+
+/// Rows of results that an invocation of the block shader computes.
+const SHADER_ROWS: u32 = 8;
+/// Up to this many rows the one-row shader wastes less than the block shader.
+const FEW_ROWS: usize = 3;
+/// Leading dimensions that a shader takes apart.
+const LEAD_MAX: usize = 6;
+
+/// What the shapes of a call say.
+struct Geometry {
+    m: usize,
+    n: usize,
+    k: usize,
+    batches: usize,
+    lead: Vec<usize>,
+    /// In elements, along `lead`.
+    a_strides: Vec<usize>,
+    b_strides: Vec<usize>,
+}
+
+/// Number of inputs.
+fn inputs(op: &MatMul) -> usize {
+    2 + usize::from(op.bias) + usize::from(op.residual)
+}
+
+fn geometry(op: &MatMul, call: &Call<'_>) -> Result<Geometry, String> {
+    let (a, b) = (call.input(0), call.input(1));
+    let ([a_lead @ .., m, k], [b_lead @ .., b_rows, b_columns]) = (a, b) else {
+        return Err(format!("matrices of shapes {a:?} and {b:?} have no rows and columns"));
+    };
+    let (b_k, n) = if op.transpose_b { (*b_columns, *b_rows) } else { (*b_rows, *b_columns) };
+    if *k != b_k {
+        return Err(format!("{a:?} and {b:?} do not share their inner dimension"));
+    }
+    let [out_lead @ .., out_m, out_n] = call.output() else {
+        return Err("the output has no rows and columns".to_owned());
+    };
+    if (*out_m, *out_n) != (*m, n) {
+        return Err(format!(
+            "the output has the shape {:?} for {m} rows and {n} columns",
+            call.output()
+        ));
+    }
+    if op.bias {
+        call.expect_input(2, &[n])?;
+    }
+    if op.residual {
+        call.expect_input(inputs(op) - 1, call.output())?;
+    }
+    if a_lead == out_lead && b_lead.iter().all(|&dim| dim == 1) {
+        let rows = a_lead.iter().product::<usize>() * m;
+        let (lead, a_strides, b_strides) = Default::default();
+        return Ok(Geometry { m: rows, n, k: *k, batches: 1, lead, a_strides, b_strides });
+    }
+    let scaled = |strides: Vec<usize>, by: usize| {
+        strides.into_iter().map(|stride| stride * by).collect::<Vec<_>>()
+    };
+    Ok(Geometry {
+        m: *m,
+        n,
+        k: *k,
+        batches: out_lead.iter().product(),
+        lead: out_lead.to_vec(),
+        a_strides: scaled(broadcast_strides(a_lead, out_lead)?, m * k),
+        b_strides: scaled(broadcast_strides(b_lead, out_lead)?, k * n),
+    })
+}
+
+/// What is known at load and shapes a shader's text.
+struct Specialization {
+    /// `k` and `n` are multiples of 4, so that both matrices are read as `vec4`.
+    vectors: bool,
+    batched: bool,
+    n: Option<i64>,
+    k: Option<i64>,
+}
+
+fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
+    let b = &signature.input(1).shape;
+    let fixed =
+        |from_end: usize| b.len().checked_sub(from_end).and_then(|index| b[index].as_fixed());
+    let (n, k) = if op.transpose_b { (fixed(2), fixed(1)) } else { (fixed(1), fixed(2)) };
+    let by_4 = |dim: Option<i64>| dim.is_some_and(|dim| dim > 0 && dim % 4 == 0);
+    let b_lead = &b[..b.len().saturating_sub(2)];
+    Specialization {
+        vectors: by_4(n) && by_4(k),
+        batched: !b_lead.iter().all(|dim| *dim == Dim::Fixed(1))
+            || signature.input(0).shape.len() < b.len(),
+        n,
+        k,
+    }
+}
+
+fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
+    let vectors = special.vectors;
+    let element = if vectors { "vec4<f32>" } else { "f32" };
+    let mut reads = vec![("a", element), ("b", element)];
+    if op.bias {
+        reads.push(("bias", element));
+    }
+    if op.residual {
+        reads.push(("residual", element));
+    }
+    let number = |dim: Option<i64>, name: &str| {
+        dim.map_or(format!("params.{name}"), |dim| format!("{dim}u"))
+    };
+    let batch = if special.batched {
+        "    var rest = batch;
+    for (var axis = params.lead; axis > 0u; axis--) {
+        let at = axis - 1u;
+        let size = params.sizes[at / 4u][at % 4u];
+        let position = rest % size;
+        rest /= size;
+        a_batch += position * params.a_strides[at / 4u][at % 4u];
+        b_batch += position * params.b_strides[at / 4u][at % 4u];
+    }"
+    } else {
+        ""
+    };
+    let mut body = include_str!("matmul.wgsl").to_owned();
+    for (name, text) in [
+        ("rows", rows.to_string()),
+        ("n", number(special.n, "n")),
+        ("k", number(special.k, "k")),
+        ("batch", batch.to_owned()),
+        ("setup", setup(rows, vectors)),
+        ("step", if vectors { "4" } else { "1" }.to_owned()),
+        ("body", product(op.transpose_b, rows, vectors)),
+        ("store", store(op, rows, vectors)),
+    ] {
+        body = body.replace(&format!("{{{{{name}}}}}"), &text);
+    }
+    if let Some(activation) = op.activation {
+        body += &math::wgsl(activation, "activation", "vec4<f32>");
+    }
+    Shader::new("MatMul", &reads, element, &body)
+}
+
+fn setup(rows: u32, vectors: bool) -> String {
+    let mut text = String::new();
+    let unit = if vectors { " / 4u" } else { "" };
+    for row in 0..rows {
+        text += &format!("    var a{row} = (a_batch + min(row + {row}u, m - 1u) * k){unit};\n");
+        text += &format!("    var sum{row} = vec4<f32>();\n");
+    }
+    if vectors {
+        text += "    let b_start = b_batch / 4u;\n";
+    } else {
+        for lane in 0..4 {
+            text += &format!("    let c{lane} = min(column * 4u + {lane}u, n - 1u);\n");
+        }
+    }
+    text
+}
+
+fn product(transposed: bool, rows: u32, vectors: bool) -> String {
+    let mut text = String::new();
+    match (vectors, transposed) {
+        (true, false) => {
+            for lane in 0..4 {
+                text += &format!(
+                    "        let b{lane} = b[b_start + (step + {lane}u) * (n / 4u) + column];\n"
+                );
+            }
+            for row in 0..rows {
+                text += &format!("        let x{row} = a[a{row}];\n        a{row}++;\n");
+                text += &format!(
+                    "        sum{row} += x{row}.x * b0 + x{row}.y * b1 + x{row}.z * b2 + x{row}.w * b3;\n"
+                );
+            }
+        }
+        (true, true) => {
+            for lane in 0..4 {
+                text += &format!(
+                    "        let b{lane} = b[b_start + ((column * 4u + {lane}u) * k + step) / 4u];\n"
+                );
+            }
+            for row in 0..rows {
+                text += &format!("        let x{row} = a[a{row}];\n        a{row}++;\n");
+                let dots: Vec<String> =
+                    (0..4).map(|lane| format!("dot(x{row}, b{lane})")).collect();
+                text += &format!("        sum{row} += vec4<f32>({});\n", dots.join(", "));
+            }
+        }
+        (false, transposed) => {
+            let columns: Vec<String> = (0..4)
+                .map(|lane| match transposed {
+                    false => format!("b[b_batch + step * n + c{lane}]"),
+                    true => format!("b[b_batch + c{lane} * k + step]"),
+                })
+                .collect();
+            text += &format!("        let b0 = vec4<f32>({});\n", columns.join(", "));
+            for row in 0..rows {
+                text += &format!("        sum{row} += a[a{row}] * b0;\n        a{row}++;\n");
+            }
+        }
+    }
+    text
+}
+
+fn store(op: &MatMul, rows: u32, vectors: bool) -> String {
+    let mut text = String::new();
+    if op.bias && vectors {
+        text += "    let added = bias[column];\n";
+    } else if op.bias {
+        text += "    let added = vec4<f32>(bias[c0], bias[c1], bias[c2], bias[c3]);\n";
+    }
+    for row in 0..rows {
+        let scaled =
+            if op.alpha == 1.0 { format!("sum{row}") } else { format!("sum{row} * params.alpha") };
+        let biased = if op.bias { format!("{scaled} + added") } else { scaled };
+        let value = if op.activation.is_some() { format!("activation({biased})") } else { biased };
+        text += &format!("    if (row + {row}u < m) {{\n");
+        if vectors {
+            let residual = if op.residual { " + residual[at]" } else { "" };
+            text += &format!("        let at = (out_batch + (row + {row}u) * n) / 4u + column;\n");
+            text += &format!("        output[at] = {value}{residual};\n");
+        } else {
+            let residual = if op.residual { " + residual[at + lane]" } else { "" };
+            text += &format!("        let at = out_batch + (row + {row}u) * n + column * 4u;\n");
+            text += &format!("        let value = {value};\n");
+            text += "        for (var lane = 0u; lane < min(4u, n - column * 4u); lane++) {\n";
+            text +=
+                &format!("            output[at + lane] = value[lane]{residual};\n        }}\n");
+        }
+        text += "    }\n";
+    }
+    text
+}
+
+impl Kernel for MatMul {
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
+        signature.expect_operands(inputs(self))?;
+        signature.expect_all(DType::F32)?;
+        let lead = signature.output().shape.len().saturating_sub(2);
+        if lead > LEAD_MAX {
+            return Err(format!("{lead} leading dimensions, the limit is {LEAD_MAX}"));
+        }
+        if signature.input(0).shape.len() < 2 || signature.input(1).shape.len() < 2 {
+            return Err("a matrix has fewer than 2 dimensions".to_owned());
+        }
+        Ok(())
+    }
+
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
+        let special = specialization(self, signature);
+        vec![shader(self, &special, SHADER_ROWS), shader(self, &special, 1)]
+    }
+
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
+        let Geometry { m, n, k, batches, lead, a_strides, b_strides } = geometry(self, call)?;
+        let few = m <= FEW_ROWS;
+        let row_tiles = if few { m } else { m.div_ceil(SHADER_ROWS as usize) };
+        let column_tiles = n.div_ceil(4);
+        let mut params = vec![m as u32, n as u32, k as u32, self.alpha.to_bits()];
+        params.extend([row_tiles, column_tiles, batches, lead.len()].map(|count| count as u32));
+        for sizes in [&lead, &a_strides, &b_strides] {
+            params.extend((0..8).map(|axis| sizes.get(axis).map_or(0, |&size| size as u32)));
+        }
+        Ok(vec![Launch {
+            shader: usize::from(few),
+            inputs: (0..inputs(self)).collect(),
+            params,
+            invocations: (row_tiles * column_tiles * batches) as u64,
+        }])
+    }
+
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String> {
+        let geometry = geometry(self, call)?;
+        let Geometry { m, n, k, .. } = geometry;
+        let output: &mut [f32] = bytemuck::cast_slice_mut(output);
+        let epilogue = Epilogue {
+            alpha: self.alpha,
+            bias: self.bias.then(|| operands[2].f32()),
+            activation: self.activation,
+            residual: self.residual.then(|| operands[inputs(self) - 1].f32()),
+        };
+        if m * n == 0 {
+            return Ok(());
+        }
+        let mut packed: Option<(usize, PackedMatrix)> = None;
+        for (batch, rows) in output.chunks_exact_mut(m * n).enumerate() {
+            let (a_at, b_at) = geometry.offsets(batch);
+            let a = &operands[0].f32()[a_at..a_at + m * k];
+            let b = match operands[1] {
+                Operand::Packed(matrix) => matrix,
+                Operand::Plain(_) => {
+                    let b = &operands[1].f32()[b_at..b_at + k * n];
+                    match &mut packed {
+                        Some((at, matrix)) if *at == b_at => matrix,
+                        slot => {
+                            &slot.insert((b_at, PackedMatrix::pack(b, k, n, self.transpose_b))).1
+                        }
+                    }
+                }
+            };
+            if (b.k, b.n) != (k, n) {
+                return Err(format!("a matrix was packed as {}x{}, {k}x{n} is needed", b.k, b.n));
+            }
+            multiply(a, k, m, b, rows, n, |first, rows| epilogue.apply(batch * m + first, n, rows));
+        }
+        Ok(())
+    }
+
+    fn packing(&self, signature: &Signature<'_>) -> Option<Packing> {
+        let fits = signature.is_constant(1) && signature.input(1).shape.len() == 2;
+        fits.then_some(Packing { input: 1, transposed: self.transpose_b })
+    }
+}
+
+impl Geometry {
+    /// Where a batch's matrices start, in elements.
+    fn offsets(&self, mut batch: usize) -> (usize, usize) {
+        let (mut a, mut b) = (0, 0);
+        for axis in (0..self.lead.len()).rev() {
+            let position = batch % self.lead[axis];
+            batch /= self.lead[axis];
+            a += position * self.a_strides[axis];
+            b += position * self.b_strides[axis];
+        }
+        (a, b)
+    }
+}
+
+struct Epilogue<'a> {
+    alpha: f32,
+    bias: Option<&'a [f32]>,
+    activation: Option<flotilla_model::program::Unary>,
+    residual: Option<&'a [f32]>,
+}
+
+impl Epilogue<'_> {
+    /// Finishes complete rows of `n` results; `first` is their index among all rows of the output.
+    fn apply(&self, first: usize, n: usize, rows: &mut [f32]) {
+        if self.alpha != 1.0 {
+            rows.iter_mut().for_each(|value| *value *= self.alpha);
+        }
+        if let Some(bias) = self.bias {
+            for row in rows.chunks_exact_mut(n) {
+                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            }
+        }
+        if let Some(activation) = self.activation {
+            math::apply(activation, rows);
+        }
+        if let Some(residual) = self.residual {
+            rows.iter_mut()
+                .zip(&residual[first * n..])
+                .for_each(|(value, residual)| *value += residual);
+        }
+    }
+}
+
+/// A matrix `[k, n]` as panels of eight columns, each `[k, 8]`, the last one padded with zeros.
+#[derive(Debug, Default)]
+pub(crate) struct PackedMatrix {
+    k: usize,
+    n: usize,
+    panels: Vec<[f32; PANEL]>,
+}
+
+impl PackedMatrix {
+    /// Packs `[k, n]`, or `[n, k]` when `transposed`.
+    pub(crate) fn pack(matrix: &[f32], k: usize, n: usize, transposed: bool) -> PackedMatrix {
+        let (row, column) = if transposed { (1, k) } else { (n, 1) };
+        let mut packed = PackedMatrix::default();
+        packed.repack(matrix, k, n, row, column);
+        packed
+    }
+
+    /// Packs anew, in the same memory, a matrix whose element `[i, j]` is `matrix[i * row + j * column]`.
+    pub(crate) fn repack(&mut self, matrix: &[f32], k: usize, n: usize, row: usize, column: usize) {
+        (self.k, self.n) = (k, n);
+        self.panels.clear();
+        self.panels.reserve(n.div_ceil(PANEL) * k);
+        for first in (0..n).step_by(PANEL) {
+            let width = PANEL.min(n - first);
+            for i in 0..k {
+                let mut line = [0.0; PANEL];
+                if column == 1 {
+                    let at = i * row + first;
+                    line[..width].copy_from_slice(&matrix[at..at + width]);
+                } else {
+                    for (lane, value) in line[..width].iter_mut().enumerate() {
+                        *value = matrix[i * row + (first + lane) * column];
+                    }
+                }
+                self.panels.push(line);
+            }
+        }
+    }
+}
+
+/// `output[i, j] = sum over k of a[i, k] * b[k, j]` for `m` rows of `a` that lie `a_stride` apart and rows of `output`
+/// that lie `out_stride` apart. `finish` is given the index of a row and the rows from there that are complete.
+pub(crate) fn multiply(
+    a: &[f32],
+    a_stride: usize,
+    m: usize,
+    b: &PackedMatrix,
+    output: &mut [f32],
+    out_stride: usize,
+    finish: impl Fn(usize, &mut [f32]),
+) {
+    for first in (0..m).step_by(ROWS_PER_PASS) {
+        let last = (first + ROWS_PER_PASS).min(m);
+        for panel_index in 0..b.n.div_ceil(PANEL) {
+            let panel = &b.panels[panel_index * b.k..(panel_index + 1) * b.k];
+            let column = panel_index * PANEL;
+            let width = PANEL.min(b.n - column);
+            for row in (first..last).step_by(BLOCK) {
+                let a = &a[row * a_stride..];
+                let output = &mut output[row * out_stride + column..];
+                match last - row {
+                    1 => block::<1>(a, a_stride, panel, output, out_stride, width),
+                    2 => block::<2>(a, a_stride, panel, output, out_stride, width),
+                    3 => block::<3>(a, a_stride, panel, output, out_stride, width),
+                    _ => block::<BLOCK>(a, a_stride, panel, output, out_stride, width),
+                }
+            }
+        }
+        let end = ((last - 1) * out_stride + b.n).min(output.len());
+        finish(first, &mut output[first * out_stride..end]);
+    }
+}
+
+/// `ROWS` x 8 results in registers: with four rows, eight 128-bit accumulators, two of `b` and the broadcasts of `a`
+/// fit the sixteen that wasm engines have on x86-64.
+#[inline(always)]
+fn block<const ROWS: usize>(
+    a: &[f32],
+    a_stride: usize,
+    panel: &[[f32; PANEL]],
+    output: &mut [f32],
+    out_stride: usize,
+    width: usize,
+) {
+    let rows: [&[f32]; ROWS] =
+        std::array::from_fn(|row| &a[row * a_stride..row * a_stride + panel.len()]);
+    let mut sums = [[0.0f32; PANEL]; ROWS];
+    for (step, line) in panel.iter().enumerate() {
+        for row in 0..ROWS {
+            let factor = rows[row][step];
+            for lane in 0..PANEL {
+                sums[row][lane] += factor * line[lane];
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        let at = row * out_stride;
+        if width == PANEL {
+            output[at..at + PANEL].copy_from_slice(sums);
+        } else {
+            output[at..at + width].copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+/// What a [`MatMul`] must give.
+#[cfg(any(test, feature = "suite"))]
+fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
+    let (a, b) = (given[0], given[1]);
+    let at = |array: &Array, lead: &[usize], i: usize, j: usize| {
+        let own = &array.shape[..array.shape.len() - 2];
+        let lead = &lead[lead.len() - own.len()..];
+        let mut index: Vec<usize> = own
+            .iter()
+            .zip(lead)
+            .map(|(&size, &position)| if size == 1 { 0 } else { position })
+            .collect();
+        index.extend([i, j]);
+        array.at(&index)
+    };
+    let k = a.shape[a.shape.len() - 1];
+    Array::build(DType::F32, out, |index| {
+        let (lead, i, j) =
+            (&index[..index.len() - 2], index[index.len() - 2], index[index.len() - 1]);
+        let b_at = |step| if op.transpose_b { at(b, lead, j, step) } else { at(b, lead, step, j) };
+        let sum: f64 = (0..k).map(|step| at(a, lead, i, step) * b_at(step)).sum();
+        let biased = f64::from(op.alpha) * sum + if op.bias { given[2].at(&[j]) } else { 0.0 };
+        let activated = op.activation.map_or(biased, |unary| math::exact(unary, biased));
+        activated + if op.residual { given[inputs(op) - 1].at(index) } else { 0.0 }
+    })
+}
+
+#[cfg(any(test, feature = "suite"))]
+pub(crate) fn cases() -> Vec<Case> {
+    use flotilla_model::program::{Op, Unary};
+
+    let plain =
+        MatMul { transpose_b: false, alpha: 1.0, bias: false, activation: None, residual: false };
+    let gelu =
+        MatMul { bias: true, activation: Some(Unary::GeluErf), residual: true, ..plain.clone() };
+    let transposed = MatMul { transpose_b: true, alpha: 0.25, ..plain.clone() };
+    let table: [(&str, &MatMul, &[usize], &[usize], &[usize], bool); 12] = [
+        ("vectors", &plain, &[16, 32], &[32, 24], &[16, 24], true),
+        ("one row", &gelu, &[1, 1, 64], &[64, 36], &[1, 1, 36], true),
+        ("a ragged number of rows", &gelu, &[2, 13, 8], &[8, 12], &[2, 13, 12], true),
+        ("nothing divides by 4", &gelu, &[5, 7], &[7, 9], &[5, 9], true),
+        ("transposed", &transposed, &[9, 16], &[20, 16], &[9, 20], true),
+        ("transposed and odd", &transposed, &[3, 5], &[7, 5], &[3, 7], true),
+        ("transposed at run time", &transposed, &[9, 16], &[20, 16], &[9, 20], false),
+        ("batches", &plain, &[2, 3, 5, 8], &[2, 3, 8, 4], &[2, 3, 5, 4], false),
+        ("broadcast batches", &transposed, &[2, 1, 4, 6], &[3, 5, 6], &[2, 3, 4, 5], false),
+        ("a matrix against batches", &gelu, &[10, 8], &[3, 8, 12], &[3, 10, 12], false),
+        ("a long sum", &plain, &[4, 1536], &[1536, 8], &[4, 8], true),
+        ("many rows", &plain, &[131, 12], &[12, 20], &[131, 20], true),
+    ];
+    table
+        .into_iter()
+        .enumerate()
+        .map(|(seed, (name, op, a, b, out, constant))| {
+            let seed = seed as u64 * 10;
+            let n = out[out.len() - 1];
+            let mut arrays = vec![Array::noise(seed, a), Array::noise(seed + 1, b)];
+            if op.bias {
+                arrays.push(Array::noise(seed + 2, &[n]));
+            }
+            if op.residual {
+                arrays.push(Array::noise(seed + 3, out));
+            }
+            let expected = expected(op, &arrays.iter().collect::<Vec<_>>(), out);
+            let mut sketch = Sketch::new(&format!("matmul/{name}"));
+            let ids: Vec<_> = arrays
+                .iter()
+                .enumerate()
+                .map(|(index, array)| {
+                    if index == 1 && constant {
+                        sketch.constant(array)
+                    } else {
+                        sketch.input(array)
+                    }
+                })
+                .collect();
+            let output = sketch.node(Op::MatMul(op.clone()), &ids, DType::F32, out);
+            sketch.case(output, &expected, Tolerance::Approximate)
+        })
+        .collect()
+}

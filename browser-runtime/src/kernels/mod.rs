@@ -1,0 +1,142 @@
+//! One file per operator: what it supports, its shader, its cpu kernel and its table of cases.
+
+mod attention;
+mod broadcast;
+mod concat;
+mod elementwise;
+mod gather;
+mod layer_norm;
+mod math;
+mod matmul;
+mod range;
+mod reduce;
+mod reshape;
+mod shader;
+mod slice;
+mod softmax;
+mod strided;
+#[cfg(test)]
+mod tests;
+mod transpose;
+
+use flotilla_model::program::Op;
+
+pub(crate) use matmul::PackedMatrix;
+pub(crate) use shader::{Launch, Shader, WORKGROUP};
+
+use crate::call::{Call, Signature};
+#[cfg(any(test, feature = "suite"))]
+use crate::suite::Case;
+
+/// What a backend needs to know of an operator.
+pub(crate) trait Kernel {
+    /// Refuses, in words, what cannot run whatever the shapes of a run.
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String>;
+
+    /// Every shader that some shape may need; all of them are compiled at load.
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader>;
+
+    /// What to dispatch for a run's shapes.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other.
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String>;
+
+    /// Computes on the cpu. Operands are in the order of the node's inputs; `output` has the output's length and
+    /// undefined contents.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other, or an index out of range.
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String>;
+
+    /// The constant input that the cpu kernel wants packed, and how.
+    fn packing(&self, _signature: &Signature<'_>) -> Option<Packing> {
+        None
+    }
+
+    /// Whether the output is the first input under another shape, so that nothing runs.
+    fn is_alias(&self) -> bool {
+        false
+    }
+}
+
+/// A constant that is packed once at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Packing {
+    /// Which of the node's inputs.
+    pub(crate) input: usize,
+    /// Whether it is stored as `[n, k]`.
+    pub(crate) transposed: bool,
+}
+
+/// An operand of a cpu kernel.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand<'a> {
+    /// 32-bit elements, row-major.
+    Plain(&'a [u32]),
+    /// A packed constant.
+    Packed(&'a PackedMatrix),
+}
+
+impl<'a> Operand<'a> {
+    /// The elements; empty for a packed constant, which only its own kernel is given.
+    pub(crate) fn words(self) -> &'a [u32] {
+        match self {
+            Operand::Plain(words) => words,
+            Operand::Packed(_) => &[],
+        }
+    }
+
+    pub(crate) fn f32(self) -> &'a [f32] {
+        bytemuck::cast_slice(self.words())
+    }
+
+    pub(crate) fn i32(self) -> &'a [i32] {
+        bytemuck::cast_slice(self.words())
+    }
+}
+
+/// The registry.
+pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
+    match op {
+        Op::MatMul(op) => op,
+        Op::Attention(op) => op,
+        Op::LayerNorm(op) => op,
+        Op::Softmax(op) => op,
+        Op::Elementwise(op) => op,
+        Op::Reduce(op) => op,
+        Op::Gather(op) => op,
+        Op::Transpose(op) => op,
+        Op::Reshape => &reshape::Reshape,
+        Op::Broadcast => &broadcast::Broadcast,
+        Op::Concat(op) => op,
+        Op::Slice(op) => op,
+        Op::Range(op) => op,
+    }
+}
+
+/// Every operator's table of cases.
+#[cfg(any(test, feature = "suite"))]
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        matmul::cases(),
+        attention::cases(),
+        layer_norm::cases(),
+        softmax::cases(),
+        elementwise::cases(),
+        reduce::cases(),
+        gather::cases(),
+        transpose::cases(),
+        reshape::cases(),
+        broadcast::cases(),
+        concat::cases(),
+        slice::cases(),
+        range::cases(),
+    ]
+    .concat()
+}

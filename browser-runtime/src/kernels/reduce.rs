@@ -1,0 +1,207 @@
+//! Sums, means and extremes over dimensions.
+
+use flotilla_model::program::{DType, Reduce, ReduceKind};
+
+use super::{Kernel, Launch, Operand, Shader};
+use crate::call::{Call, Signature, strides};
+#[cfg(any(test, feature = "suite"))]
+use crate::suite::{Array, Case, Sketch, Tolerance};
+
+/// Kept and reduced dimensions as `(size, stride in the input)`.
+struct Geometry {
+    kept: Vec<(usize, usize)>,
+    reduced: Vec<(usize, usize)>,
+}
+
+fn geometry(op: &Reduce, call: &Call<'_>) -> Result<Geometry, String> {
+    let input = call.input(0);
+    let is_reduced = |axis: usize| op.axes.contains(&(axis as u32));
+    let want: Vec<usize> = input
+        .iter()
+        .enumerate()
+        .map(|(axis, &dim)| if is_reduced(axis) { 1 } else { dim })
+        .collect();
+    call.expect_output(&want)?;
+    let dims = input.iter().copied().zip(strides(input)).enumerate();
+    let (reduced, kept): (Vec<_>, Vec<_>) = dims.partition(|&(axis, _)| is_reduced(axis));
+    let plain = |dims: Vec<(usize, (usize, usize))>| dims.into_iter().map(|(_, dim)| dim).collect();
+    Ok(Geometry { kept: plain(kept), reduced: plain(reduced) })
+}
+
+fn count(dims: &[(usize, usize)]) -> usize {
+    dims.iter().map(|(size, _)| size).product()
+}
+
+/// Offset of a row-major index over these dimensions.
+fn offset(dims: &[(usize, usize)], mut index: usize) -> usize {
+    let mut offset = 0;
+    for &(size, stride) in dims.iter().rev() {
+        offset += index % size * stride;
+        index /= size;
+    }
+    offset
+}
+
+impl Kernel for Reduce {
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
+        signature.expect_operands(1)?;
+        let dtype = signature.input(0).dtype;
+        signature.expect_all(dtype)?;
+        if let Some(axis) =
+            self.axes.iter().find(|&&axis| axis as usize >= signature.input(0).shape.len())
+        {
+            return Err(format!("there is no dimension {axis}"));
+        }
+        match (dtype, self.kind) {
+            (DType::F32, _) => Ok(()),
+            (DType::I32, kind) if kind != ReduceKind::Mean => Ok(()),
+            (dtype, kind) => Err(format!("{kind:?} of {dtype:?}")),
+        }
+    }
+
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
+        let float = signature.input(0).dtype == DType::F32;
+        let element = if float { "f32" } else { "i32" };
+        let (first, join) = match (self.kind, float) {
+            (ReduceKind::Sum | ReduceKind::Mean, _) => ("0", "a + b"),
+            (ReduceKind::SumOfSquares, _) => ("0", "a + b * b"),
+            (ReduceKind::Product, _) => ("1", "a * b"),
+            (ReduceKind::Min, true) => ("3.4028234e38", "min(a, b)"),
+            (ReduceKind::Max, true) => ("-3.4028234e38", "max(a, b)"),
+            (ReduceKind::Min, false) => ("2147483647", "min(a, b)"),
+            (ReduceKind::Max, false) => ("i32(-2147483648)", "max(a, b)"),
+        };
+        let last = if self.kind == ReduceKind::Mean { "x * params.inverse" } else { "x" };
+        let body = format!(
+            "const FIRST: {element} = {first};
+fn join(a: {element}, b: {element}) -> {element} {{ return {join}; }}
+fn finish(x: {element}) -> {element} {{ return {last}; }}
+{}",
+            include_str!("reduce.wgsl")
+        );
+        vec![Shader::new("Reduce", &[("x", element)], element, &body)]
+    }
+
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
+        let Geometry { kept, reduced } = geometry(self, call)?;
+        let (total, steps) = (count(&kept), count(&reduced));
+        let mut params =
+            [total, kept.len(), steps, reduced.len()].map(|count| count as u32).to_vec();
+        params.extend([(1.0 / steps as f32).to_bits(), 0, 0, 0]);
+        for dims in [&kept, &reduced] {
+            params.extend((0..8).map(|axis| dims.get(axis).map_or(1, |dim| dim.0 as u32)));
+            params.extend((0..8).map(|axis| dims.get(axis).map_or(0, |dim| dim.1 as u32)));
+        }
+        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+    }
+
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String> {
+        let Geometry { kept, reduced } = geometry(self, call)?;
+        let steps = count(&reduced);
+        if call.signature.input(0).dtype == DType::I32 {
+            let (x, output) = (operands[0].i32(), bytemuck::cast_slice_mut::<u32, i32>(output));
+            let (first, join): (i32, fn(i32, i32) -> i32) = match self.kind {
+                ReduceKind::Sum | ReduceKind::Mean => (0, i32::wrapping_add),
+                ReduceKind::SumOfSquares => (0, |a, b| a.wrapping_add(b.wrapping_mul(b))),
+                ReduceKind::Product => (1, i32::wrapping_mul),
+                ReduceKind::Min => (i32::MAX, i32::min),
+                ReduceKind::Max => (i32::MIN, i32::max),
+            };
+            for (index, value) in output.iter_mut().enumerate() {
+                let start = offset(&kept, index);
+                *value = (0..steps)
+                    .fold(first, |result, step| join(result, x[start + offset(&reduced, step)]));
+            }
+            return Ok(());
+        }
+        let (x, output) = (operands[0].f32(), bytemuck::cast_slice_mut::<u32, f32>(output));
+        let (first, join): (f32, fn(f32, f32) -> f32) = match self.kind {
+            ReduceKind::Sum | ReduceKind::Mean => (0.0, |a, b| a + b),
+            ReduceKind::SumOfSquares => (0.0, |a, b| a + b * b),
+            ReduceKind::Product => (1.0, |a, b| a * b),
+            ReduceKind::Min => (f32::MAX, f32::min),
+            ReduceKind::Max => (f32::MIN, f32::max),
+        };
+        let factor = if self.kind == ReduceKind::Mean { 1.0 / steps as f32 } else { 1.0 };
+        for (index, value) in output.iter_mut().enumerate() {
+            let start = offset(&kept, index);
+            *value = factor
+                * (0..steps)
+                    .fold(first, |result, step| join(result, x[start + offset(&reduced, step)]));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(any(test, feature = "suite"))]
+pub(crate) fn cases() -> Vec<Case> {
+    use flotilla_model::program::Op;
+
+    let fold = |kind: ReduceKind, numbers: &[f64]| {
+        let sum = numbers.iter().sum::<f64>();
+        match kind {
+            ReduceKind::Sum => sum,
+            ReduceKind::Mean => sum / numbers.len() as f64,
+            ReduceKind::SumOfSquares => numbers.iter().map(|x| x * x).sum(),
+            ReduceKind::Product => numbers.iter().product(),
+            ReduceKind::Min => numbers.iter().copied().fold(f64::INFINITY, f64::min),
+            ReduceKind::Max => numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    };
+    let kinds = [
+        ReduceKind::Sum,
+        ReduceKind::Mean,
+        ReduceKind::SumOfSquares,
+        ReduceKind::Product,
+        ReduceKind::Min,
+        ReduceKind::Max,
+    ];
+    let tables: [(&[usize], &[u32], DType); 4] = [
+        (&[3, 5, 4], &[1], DType::F32),
+        (&[3, 70], &[1], DType::F32),
+        (&[2, 3, 4], &[0, 2], DType::F32),
+        (&[4, 3], &[0], DType::I32),
+    ];
+    let mut cases = Vec::new();
+    for (shape, axes, dtype) in tables {
+        for kind in kinds {
+            if dtype == DType::I32 && kind == ReduceKind::Mean {
+                continue;
+            }
+            let noise = Array::noise(3700, shape);
+            let input = if dtype == DType::I32 {
+                Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) }
+            } else {
+                noise
+            };
+            let is_reduced = |axis: usize| axes.contains(&(axis as u32));
+            let out: Vec<usize> = shape
+                .iter()
+                .enumerate()
+                .map(|(axis, &dim)| if is_reduced(axis) { 1 } else { dim })
+                .collect();
+            let expected = Array::build(dtype, &out, |index| {
+                let members: Vec<f64> = (0..shape.iter().product())
+                    .map(|flat| crate::suite::unravel(flat, shape))
+                    .filter(|own| {
+                        own.iter()
+                            .zip(index)
+                            .enumerate()
+                            .all(|(axis, (a, b))| is_reduced(axis) || a == b)
+                    })
+                    .map(|own| input.at(&own))
+                    .collect();
+                fold(kind, &members)
+            });
+            let name = format!("reduce/{kind:?} of {dtype:?} {shape:?} over {axes:?}");
+            let op = Op::Reduce(Reduce { kind, axes: axes.to_vec() });
+            cases.push(Sketch::single(&name, op, &[&input], &expected, Tolerance::Close));
+        }
+    }
+    cases
+}

@@ -1,0 +1,220 @@
+//! Devices and loaded programs.
+
+use std::rc::Rc;
+
+use flotilla_model::program::{DType, Program, Source};
+use flotilla_protocol::{
+    AdapterInfo, Backend, BackendReport, BlobSource, LoadError, RunError, RunReport, Tensor,
+};
+use futures_channel::mpsc;
+
+use crate::{
+    backend::{
+        cpu::{self, CpuModel},
+        webgpu::{self, DeviceLoss, Gpu, GpuModel},
+    },
+    call::{Shapes, Signature},
+    fetch::BlobFetcher,
+    kernels::kernel,
+    platform::now_us,
+    ports::{to_tensor, to_words},
+    weights::{Constants, stream},
+};
+
+/// Most losses of devices that wait to be read.
+const LOSSES_MAX: usize = 4;
+
+/// Why WebNN is refused.
+const NO_WEBNN: &str = "this runtime has no webnn backend";
+
+/// What a runtime may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The backends that are not refused.
+    pub backends: Vec<Backend>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { backends: vec![Backend::WebGpu, Backend::Cpu] }
+    }
+}
+
+/// Gives placements their devices. Stays on the thread that made it.
+pub struct Runtime {
+    options: Options,
+    gpu: Option<Rc<Gpu>>,
+    generation: u32,
+    losses: mpsc::Sender<DeviceLoss>,
+    lost: mpsc::Receiver<DeviceLoss>,
+}
+
+/// A loaded program that can be run.
+pub struct Placement {
+    program: Rc<Program>,
+    model: Model,
+    adapter: AdapterInfo,
+}
+
+enum Model {
+    Cpu(CpuModel),
+    WebGpu(Box<GpuModel>),
+}
+
+impl Runtime {
+    /// A runtime; devices are requested when they are needed.
+    pub fn new(options: Options) -> Runtime {
+        let (losses, lost) = mpsc::channel(LOSSES_MAX);
+        Runtime { options, gpu: None, generation: 0, losses, lost }
+    }
+
+    /// A runtime for native code: the same as [`Runtime::new`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn native(options: Options) -> Runtime {
+        Runtime::new(options)
+    }
+
+    /// What each backend would run on, or why it would not.
+    pub async fn inspect(&mut self) -> Vec<BackendReport> {
+        let mut reports = Vec::new();
+        for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
+            let outcome = if backend != Backend::WebNn && !self.options.backends.contains(&backend)
+            {
+                Err("it is switched off".to_owned())
+            } else {
+                match backend {
+                    Backend::WebGpu => match &self.gpu {
+                        Some(gpu) if gpu.lost().is_none() => Ok(gpu.info.clone()),
+                        _ => webgpu::inspect().await,
+                    },
+                    Backend::WebNn => Err(NO_WEBNN.to_owned()),
+                    Backend::Cpu => Ok(cpu::adapter()),
+                }
+            };
+            reports.push(BackendReport { backend, outcome });
+        }
+        reports
+    }
+
+    /// Loads a program and makes it warm. `progress` is told verified and total bytes.
+    ///
+    /// # Errors
+    /// The backend is refused, a node cannot run on it, or weights or memory cannot be had.
+    pub async fn load<F: BlobFetcher>(
+        &mut self,
+        backend: Backend,
+        program: Program,
+        fetcher: &mut F,
+        source: &BlobSource,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Placement, LoadError> {
+        program.check().map_err(|error| LoadError::Program { reason: error.to_string() })?;
+        check_support(&program, backend)?;
+        let constants = Constants::new(&program);
+        let unavailable =
+            |reason: &str| LoadError::BackendUnavailable { backend, reason: reason.to_owned() };
+        if backend != Backend::WebNn && !self.options.backends.contains(&backend) {
+            return Err(unavailable("it is switched off"));
+        }
+        let (model, adapter) = match backend {
+            Backend::Cpu => {
+                let mut loading = cpu::Loading::new(&program, &constants);
+                stream(&program, &constants, fetcher, source, &mut loading, progress).await?;
+                (Model::Cpu(loading.finish(&program, constants)), cpu::adapter())
+            }
+            Backend::WebGpu => {
+                let gpu = self.gpu().await.map_err(|reason| unavailable(&reason))?;
+                let adapter = gpu.info.clone();
+                let mut loading = webgpu::Loading::new(gpu, &program, &constants).await?;
+                stream(&program, &constants, fetcher, source, &mut loading, progress).await?;
+                (Model::WebGpu(Box::new(loading.finish(&program, constants))), adapter)
+            }
+            Backend::WebNn => return Err(unavailable(NO_WEBNN)),
+        };
+        Ok(Placement { program: Rc::new(program), model, adapter })
+    }
+
+    /// The device, a new one if there is none or it is lost.
+    async fn gpu(&mut self) -> Result<Rc<Gpu>, String> {
+        if let Some(gpu) = &self.gpu
+            && gpu.lost().is_none()
+        {
+            return Ok(gpu.clone());
+        }
+        self.gpu = None;
+        let gpu = Rc::new(Gpu::new(self.generation + 1, self.losses.clone()).await?);
+        gpu.check_adapter()?;
+        self.generation = gpu.generation;
+        self.gpu = Some(gpu.clone());
+        Ok(gpu)
+    }
+
+    /// Losses of devices, as they happen; the earlier receiver gets no more.
+    pub(crate) fn losses(&mut self) -> mpsc::Receiver<DeviceLoss> {
+        std::mem::replace(&mut self.lost, mpsc::channel(0).1)
+    }
+}
+
+/// Refuses the first node that a backend cannot run.
+fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
+    if let Some(value) = program.values.iter().find(|value| value.dtype == DType::F16) {
+        let what = if matches!(value.source, Source::Constant(_)) { "constant" } else { "value" };
+        return Err(LoadError::Program {
+            reason: format!("a {what} is F16, which this runtime does not compute with"),
+        });
+    }
+    for node in &program.nodes {
+        let signature = Signature { program, node };
+        kernel(&node.op).supports(&signature).map_err(|reason| {
+            let value = node.inputs.first().or(node.outputs.first()).map(|&id| program.value(id));
+            LoadError::Unsupported {
+                node: node.name.clone(),
+                op: node.op.name().to_owned(),
+                dtype: value.map_or(String::new(), |value| format!("{:?}", value.dtype)),
+                shape: value.map_or(String::new(), |value| format!("{:?}", value.shape)),
+                backend,
+                reason,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+impl Placement {
+    /// What it runs on.
+    pub fn adapter(&self) -> &AdapterInfo {
+        &self.adapter
+    }
+
+    /// What it runs.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Executes the program; inputs and results are in its order.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, a node that fails, too little memory, or a lost device.
+    pub async fn run(&mut self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, RunReport), RunError> {
+        let start = now_us();
+        let program = self.program.clone();
+        let given: Vec<&[usize]> = inputs.iter().map(|tensor| tensor.shape.as_slice()).collect();
+        let symbols =
+            program.bind(&given).map_err(|error| RunError::Inputs { reason: error.to_string() })?;
+        let shapes =
+            Shapes::new(&program, symbols).map_err(|reason| RunError::Inputs { reason })?;
+        let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
+        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let (results, pipelines_created) = match &mut self.model {
+            Model::Cpu(model) => (model.run(&program, &shapes, words)?, 0),
+            Model::WebGpu(model) => {
+                let results = model.run(&program, &shapes, words).await?;
+                (results, model.pipelines_created())
+            }
+        };
+        let tensors = program.outputs.iter().zip(&results);
+        let tensors = tensors.map(|(port, words)| to_tensor(port, shapes.of(port.value), words));
+        let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+        Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
+    }
+}
