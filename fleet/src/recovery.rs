@@ -95,6 +95,9 @@ pub enum Rung {
     /// Run again without the requests it was joined with. Not a step of the ladder but a way out of another's failure:
     /// inputs that a backend refuses must not cost the answers of requests that happened to share the run.
     Separate,
+    /// Run again on the same browser, because there is no other and none is coming. Takes the place of `Migrate` and is
+    /// paid from its budget.
+    Retry,
     /// Run again on another browser.
     Migrate,
 }
@@ -104,6 +107,7 @@ impl Rung {
     pub fn words(self) -> &'static str {
         match self {
             Rung::Separate => "run again alone",
+            Rung::Retry => "run again on the same browser",
             Rung::Migrate => "migrated to another browser",
         }
     }
@@ -173,11 +177,14 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    fn tries_max(self, rung: Rung) -> u32 {
-        match rung {
-            Rung::Separate => 1,
-            Rung::Migrate => self.migrate_max,
-        }
+    /// Whether the attempts so far leave a try of a rung.
+    fn allow(self, rung: Rung, tried: &[Attempt]) -> bool {
+        let (limit, spent): (u32, fn(Rung) -> bool) = match rung {
+            Rung::Separate => (1, |rung| rung == Rung::Separate),
+            Rung::Retry | Rung::Migrate => (self.migrate_max, |rung| rung != Rung::Separate),
+        };
+        tried.iter().filter_map(|attempt| attempt.rung).filter(|&rung| spent(rung)).count()
+            < limit as usize
     }
 }
 
@@ -193,10 +200,7 @@ pub(crate) fn next(
     tried: &[Attempt],
     budgets: Budgets,
 ) -> Option<Rung> {
-    let affordable = |&rung: &Rung| {
-        let spent = tried.iter().filter(|attempt| attempt.rung == Some(rung)).count();
-        spent < budgets.tries_max(rung) as usize
-    };
+    let affordable = |&rung: &Rung| budgets.allow(rung, tried);
     match entry(kind) {
         Entry::Final => Some(Rung::Separate).filter(|_| joined).filter(affordable),
         Entry::Rung(first) => LADDER.into_iter().skip_while(|&rung| rung != first).find(affordable),
@@ -222,13 +226,15 @@ mod tests {
     #[test]
     fn the_ladder_ends_when_its_budgets_are_used_up() {
         use FailureKind::{PageCrashed, UnsupportedOperation};
-        use Rung::{Migrate, Separate};
-        let cases: [(FailureKind, bool, &[Rung], u32, Option<Rung>); 9] = [
+        use Rung::{Migrate, Retry, Separate};
+        type Case = (FailureKind, bool, &'static [Rung], u32, Option<Rung>);
+        let cases: [Case; 10] = [
             (PageCrashed, false, &[], 1, Some(Migrate)),
             (PageCrashed, true, &[], 1, Some(Migrate)),
             (PageCrashed, false, &[], 0, None),
             (PageCrashed, false, &[Migrate], 1, None),
             (PageCrashed, false, &[Migrate], 2, Some(Migrate)),
+            (PageCrashed, false, &[Retry, Migrate], 2, None),
             (PageCrashed, false, &[Separate], 1, Some(Migrate)),
             (UnsupportedOperation, false, &[], 9, None),
             (UnsupportedOperation, true, &[], 0, Some(Separate)),

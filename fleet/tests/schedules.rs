@@ -73,9 +73,9 @@ fn play(
         }));
         if let Err(panic) = outcome {
             if asked.is_some() {
-                println!("{}", world.trace.join("\n"));
+                eprintln!("{}", world.trace.join("\n"));
             }
-            println!("FLEET_SEED={seed} replays this");
+            eprintln!("FLEET_SEED={seed} replays this");
             std::panic::resume_unwind(panic);
         }
         for (name, times) in &world.fired {

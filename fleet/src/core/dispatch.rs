@@ -246,6 +246,7 @@ impl Fleet {
                 self.queue.remove(place, request);
             }
             request.state = RequestState::Running(id);
+            request.name_rung(candidate.browser);
         }
         let tokens = batch.padded_tokens();
         let Candidate { berth, browser, placement, epoch, backend, idle, .. } = candidate;

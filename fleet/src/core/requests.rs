@@ -5,7 +5,7 @@ use flotilla_protocol::{BrowserId, RequestId, RunId};
 use super::{Fleet, Phase, queue::Place};
 use crate::{
     event::{Action, Instant, ModelId, RequestError},
-    recovery::{self, Attempt, Budgets, Failure},
+    recovery::{self, Attempt, Budgets, Failure, Rung},
 };
 
 /// An accepted request that has not ended.
@@ -40,6 +40,15 @@ impl Request {
 
     pub(super) fn failed_on(&self, browser: BrowserId) -> bool {
         self.tried.iter().any(|attempt| attempt.browser == browser)
+    }
+
+    /// Says of the latest attempt what came of the wish for another browser, now that the next one is known.
+    pub(super) fn name_rung(&mut self, browser: BrowserId) {
+        if self.failed_on(browser)
+            && let Some(Attempt { rung: Some(rung @ Rung::Migrate), .. }) = self.tried.last_mut()
+        {
+            *rung = Rung::Retry;
+        }
     }
 
     /// The attempts, where the request ends without a further one: a rung that was granted but not reached is no rung.

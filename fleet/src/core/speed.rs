@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn predictions_follow_the_runs() {
         // Runs as (tokens, ms), tokens asked for, ms expected.
-        let cases: [(&[(u64, u64)], u64, f64); 6] = [
+        type Case = (&'static [(u64, u64)], u64, f64);
+        let cases: [Case; 6] = [
             (&[], 10, 1.0),
             (&[(100, 50)], 200, 100.0),
             (&[(100, 900), (100, 50)], 200, 100.0),

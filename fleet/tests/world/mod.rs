@@ -13,6 +13,8 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 
 /// Steps after which a world that has not drained is stuck.
 const STEPS_MAX: u32 = 200_000;
+/// Words of a failure that was reported in an epoch that is over.
+const STALE: &str = "stale";
 
 /// The splitmix64 generator (Steele, Lea and Flood 2014).
 pub(crate) struct Random(u64);
@@ -89,7 +91,14 @@ enum Life {
     Dead,
 }
 
-type Placed = (Epoch, ModelId, Backend, bool);
+type Placed = (Epoch, ModelId, Backend, Stage);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Loading,
+    Ready,
+    Gone,
+}
 
 struct Browser {
     slot: SlotId,
@@ -159,8 +168,7 @@ pub(crate) struct World {
     requests: BTreeMap<RequestId, Request>,
     /// Of browsers and runs.
     highest: (u64, u64),
-    /// Since the core was last told something.
-    abandoned: Vec<RunId>,
+    abandoned: BTreeSet<RunId>,
     draining: bool,
     drained: bool,
     /// How often each fault was played.
@@ -183,7 +191,7 @@ impl World {
             requests: BTreeMap::new(),
             highest: (0, 0),
             placements: BTreeSet::new(),
-            abandoned: Vec::new(),
+            abandoned: BTreeSet::new(),
             draining: false,
             drained: false,
             fired: BTreeMap::new(),
@@ -340,7 +348,12 @@ impl World {
                 }
             }
             Event::Drain => self.draining = true,
-            Event::PlacementReady { placement, epoch } => self.mark_ready(*placement, *epoch),
+            Event::PlacementReady { placement, epoch } => {
+                self.loaded(*placement, *epoch, Stage::Ready)
+            }
+            Event::PlacementFailed { placement, epoch, .. } => {
+                self.loaded(*placement, *epoch, Stage::Gone)
+            }
             Event::DeviceLost { browser, .. } => self.lose_device(*browser),
             Event::RunDone { run, epoch } => {
                 let run = self.runs.get_mut(run).expect("was dispatched");
@@ -374,8 +387,8 @@ impl World {
     }
 
     fn lose_device(&mut self, id: BrowserId) {
-        let on_device = |&(_, &(_, _, backend, ready)): &(&PlacementId, &Placed)| {
-            ready && backend == Backend::WebGpu
+        let on_device = |&(_, &(_, _, backend, stage)): &(&PlacementId, &Placed)| {
+            stage == Stage::Ready && backend == Backend::WebGpu
         };
         let lost: Vec<PlacementId> =
             self.browsers[&id].placements.iter().filter(on_device).map(|(&id, _)| id).collect();
@@ -386,10 +399,9 @@ impl World {
 
     /// Nothing may be sent to the placement until it is loaded anew, and its runs are no more.
     fn lose_placement(&mut self, browser: BrowserId, placement: PlacementId) {
-        if let Some((.., ready)) =
-            self.browsers.get_mut(&browser).expect("was launched").placements.get_mut(&placement)
-        {
-            *ready = false;
+        let browser = self.browsers.get_mut(&browser).expect("was launched");
+        if let Some((.., stage)) = browser.placements.get_mut(&placement) {
+            *stage = Stage::Gone;
         }
         for run in self
             .runs
@@ -400,12 +412,13 @@ impl World {
         }
     }
 
-    fn mark_ready(&mut self, placement: PlacementId, epoch: Epoch) {
+    fn loaded(&mut self, placement: PlacementId, epoch: Epoch, how: Stage) {
         for browser in self.browsers.values_mut() {
-            if let Some((present, _, _, ready)) = browser.placements.get_mut(&placement)
+            if let Some((present, _, _, stage)) = browser.placements.get_mut(&placement)
                 && *present == epoch
+                && *stage == Stage::Loading
             {
-                *ready = true;
+                *stage = how;
             }
         }
     }
@@ -419,6 +432,13 @@ impl World {
                 assert!(!matches!(dead.life, Life::Dead), "{browser} is killed twice");
                 dead.life = Life::Dead;
                 let slot = dead.slot;
+                for run in self
+                    .runs
+                    .values_mut()
+                    .filter(|run| run.browser == browser && run.state == RunState::InFlight)
+                {
+                    run.state = RunState::Over;
+                }
                 assert_eq!(self.slots.remove(&slot), Some(browser));
             }
             Action::Place { browser, placement, epoch, model, backend } => {
@@ -427,7 +447,9 @@ impl World {
             Action::Dispatch { browser, placement, epoch, run, requests } => {
                 self.dispatch(browser, placement, epoch, run, requests);
             }
-            Action::Abandon { run } => self.abandoned.push(run),
+            Action::Abandon { run } => {
+                assert!(self.abandoned.insert(run), "{run} is abandoned again")
+            }
             Action::Answer { request: id, run, tried } => {
                 let run = &self.runs[&run];
                 assert_eq!(
@@ -445,12 +467,20 @@ impl World {
                     tried.iter().all(|attempt| attempt.rung.is_some()),
                     "an attempt without a next one"
                 );
+                assert!(
+                    tried.iter().all(|attempt| attempt.failure.detail != STALE),
+                    "{id} was retried for nothing"
+                );
                 request.outcome = Outcome::Answered { attempts: tried.len() };
             }
             Action::Fail { request: id, error } => {
                 let request = self.requests.get_mut(&id).expect("asked");
                 assert_eq!(request.outcome, Outcome::Waits, "{id} is failed again");
                 if let RequestError::Failed { tried } = &error {
+                    assert!(
+                        tried.iter().all(|attempt| attempt.failure.detail != STALE),
+                        "{id} failed of a stale report"
+                    );
                     let retries = self.plan.config.retries_max as usize;
                     // One more may have gone into leaving a batch.
                     assert!(
@@ -520,7 +550,9 @@ impl World {
             matches!(browser.life, Life::Up { .. }),
             "a load is ordered of {id}, which is not up"
         );
-        match browser.placements.insert(placement, (epoch, model, backend, false)) {
+        let loading = browser.placements.values().any(|&(.., stage)| stage == Stage::Loading);
+        assert!(!loading, "{id} is to load two models at once");
+        match browser.placements.insert(placement, (epoch, model, backend, Stage::Loading)) {
             Some((last, ..)) => {
                 assert!(epoch > last, "{placement} is loaded again in {epoch} after {last}")
             }
@@ -567,9 +599,9 @@ impl World {
         let model = self.check_batch(&requests);
         let browser = &self.browsers[&id];
         assert!(matches!(browser.life, Life::Up { .. }), "{run} is sent to {id}, which is not up");
-        let (present, of, _, ready) = browser.placements[&placement];
+        let (present, of, _, stage) = browser.placements[&placement];
         assert_eq!((present, of), (epoch, model), "{run} is sent to {placement} as it is not");
-        assert!(ready, "{run} is sent to {placement}, which is not ready");
+        assert_eq!(stage, Stage::Ready, "{run} is sent to {placement}, which is not ready");
         self.runs.insert(
             run,
             Run { browser: id, placement, epoch, requests, state: RunState::InFlight },
@@ -613,9 +645,12 @@ impl World {
         self.later(delay, Happening::Tell(Event::RunDone { run, epoch }));
         if self.fault("stale_reports", faults.stale_reports) {
             let other = Epoch(epoch.0.wrapping_add(self.random.one_of(&[1, u64::MAX])));
-            self.later(delay / 2, Happening::Tell(Event::RunDone { run, epoch: other }));
-            let failure = Failure::new(FailureKind::PageCrashed, "played");
-            self.later(delay / 3, Happening::Tell(Event::RunFailed { run, epoch: other, failure }));
+            self.later(delay / 3, Happening::Tell(Event::RunDone { run, epoch: other }));
+            let failure = Failure::new(FailureKind::PageCrashed, STALE);
+            self.later(
+                delay / 3 * 2,
+                Happening::Tell(Event::RunFailed { run, epoch: other, failure }),
+            );
             // And the true one twice.
             self.later(delay * 2, Happening::Tell(Event::RunDone { run, epoch }));
         }
@@ -641,13 +676,20 @@ impl World {
 
     /// What holds after every step.
     fn check(&mut self) {
-        for id in std::mem::take(&mut self.abandoned) {
-            let still = self.runs[&id].requests.iter().filter(|id| self.waits_on(id)).count();
-            let elsewhere =
-                self.runs.iter().filter(|(other, run)| **other > id && run.state != RunState::Over);
-            let again =
-                elsewhere.flat_map(|(_, run)| &run.requests).filter(|id| self.waits_on(id)).count();
-            assert!(still <= again, "{id} was abandoned, but {still} requests wait for it");
+        let mut running = 0;
+        for (id, run) in self.runs.iter().filter(|(_, run)| run.state == RunState::InFlight) {
+            let waits = run
+                .requests
+                .iter()
+                .filter(|id| self.requests[id].outcome == Outcome::Waits)
+                .count() as u32;
+            let abandoned = self.abandoned.contains(id);
+            assert_eq!(
+                waits == 0,
+                abandoned,
+                "{waits} requests wait for {id}; abandoned: {abandoned}"
+            );
+            running += waits;
         }
         let waiting = self.requests.iter().filter(|(_, request)| request.outcome == Outcome::Waits);
         let mut counts = (0, 0);
@@ -657,7 +699,11 @@ impl World {
             counts.1 += u32::from(!request.dispatched);
         }
         let status = self.fleet.status();
-        assert_eq!(status.queued + status.running, counts.0, "requests that wait");
+        assert_eq!(
+            (status.queued, status.running),
+            (counts.0 - running, running),
+            "requests that wait and run"
+        );
         assert!(
             counts.1 <= self.plan.config.queue_max,
             "{} requests wait for their first run",
@@ -666,9 +712,5 @@ impl World {
         if let Some(wake) = self.fleet.poll_timeout() {
             assert!(wake > self.now, "the core wants to be woken at {wake:?}, which is now");
         }
-    }
-
-    fn waits_on(&self, id: &RequestId) -> bool {
-        self.requests[id].outcome == Outcome::Waits
     }
 }
