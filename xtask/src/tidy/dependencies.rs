@@ -1,0 +1,203 @@
+//! Dependencies between our crates point one way.
+
+use std::path::Path;
+
+use super::Violation;
+use crate::workspace::{Dependency, Package};
+
+/// A crate and what it may use.
+struct Layer {
+    name: &'static str,
+    may_use: &'static [&'static str],
+    why: &'static str,
+}
+
+const PROTOCOL: &str = "flotilla-protocol";
+const MODEL: &str = "flotilla-model";
+const RUNTIME: &str = "flotilla-browser-runtime";
+const PLANNER: &str = "flotilla-shard-planner";
+const FLEET: &str = "flotilla-fleet";
+const DAEMON: &str = "flotilla";
+const WEB: &str = "flotilla-web";
+const FAULTS: &str = "flotilla-fault-injection";
+const TESTS: &str = "flotilla-tests";
+const XTASK: &str = "xtask";
+
+const LAYERS: [Layer; 10] = [
+    Layer {
+        name: PROTOCOL,
+        may_use: &[],
+        why: "both ends of a link share it, so it carries a Program as bytes",
+    },
+    Layer {
+        name: MODEL,
+        may_use: &[],
+        why: "its Program types go into the page, and with them all it depends on",
+    },
+    Layer { name: WEB, may_use: &[], why: "it is only files" },
+    Layer {
+        name: PLANNER,
+        may_use: &[MODEL],
+        why: "a plan is a function of a model and of numbers",
+    },
+    Layer {
+        name: FLEET,
+        may_use: &[PLANNER, PROTOCOL],
+        why: "it decides and does nothing, so it knows nobody who does",
+    },
+    Layer {
+        name: RUNTIME,
+        may_use: &[PROTOCOL, MODEL],
+        why: "it runs in a page, where there is no fleet and no daemon",
+    },
+    Layer {
+        name: DAEMON,
+        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
+        why: "it carries out what fleet decides",
+    },
+    Layer {
+        name: FAULTS,
+        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME],
+        why: "it surrounds the others with faults and must not be needed by them",
+    },
+    Layer {
+        name: TESTS,
+        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, DAEMON, FAULTS],
+        why: "nobody depends on tests",
+    },
+    Layer {
+        name: XTASK,
+        may_use: &[],
+        why: "it is built first, on a machine where the rest may not build yet",
+    },
+];
+
+pub(super) fn check(root: &Path, packages: &[Package]) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for package in packages {
+        let manifest = package.manifest_path.strip_prefix(root).unwrap_or(&package.manifest_path);
+        let place = manifest.display().to_string();
+        let Some(layer) = LAYERS.iter().find(|layer| layer.name == package.name) else {
+            let rule = format!(
+                "the crate `{}` has no layer: say in xtask/src/tidy/dependencies.rs what it may use",
+                package.name
+            );
+            violations.push(Violation::new(place, rule));
+            continue;
+        };
+        let ours = package.dependencies.iter().filter(|dependency| dependency.path.is_some());
+        violations.extend(
+            ours.filter_map(|dependency| broken(layer, dependency))
+                .map(|rule| Violation::new(&place, rule)),
+        );
+    }
+    violations
+}
+
+/// What is wrong with this dependency.
+fn broken(layer: &Layer, dependency: &Dependency) -> Option<String> {
+    let Layer { name, may_use, why } = layer;
+    let used = dependency.name.as_str();
+    let is_dev = dependency.kind.as_deref() == Some("dev");
+    if !may_use.contains(&used) {
+        let allowed =
+            if may_use.is_empty() { "none of our crates".to_owned() } else { may_use.join(", ") };
+        return Some(format!("`{name}` may not depend on `{used}` but on {allowed}: {why}"));
+    }
+    if *name == DAEMON && used == FAULTS && !dependency.optional && !is_dev {
+        return Some(format!(
+            "`{name}` may depend on `{used}` only behind a feature: faults are not for production"
+        ));
+    }
+    let imports = dependency.uses_default_features
+        || dependency.features.iter().any(|feature| feature == "import");
+    if *name == RUNTIME && used == MODEL && imports && !is_dev {
+        return Some(format!(
+            "`{name}` may use only the Program types of `{used}` (`default-features = false`, no `import`): importers do not go into wasm"
+        ));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn dependency(name: &str) -> Dependency {
+        Dependency {
+            name: name.to_owned(),
+            kind: None,
+            optional: false,
+            uses_default_features: false,
+            features: Vec::new(),
+            path: Some(PathBuf::from("/w/somewhere")),
+        }
+    }
+
+    fn rules(name: &str, dependency: Dependency) -> Vec<String> {
+        let package = Package {
+            name: name.to_owned(),
+            manifest_path: PathBuf::from("/w/folder/Cargo.toml"),
+            dependencies: vec![dependency],
+        };
+        let violations = check(Path::new("/w"), &[package]);
+        violations.into_iter().map(|violation| violation.to_string()).collect()
+    }
+
+    #[test]
+    fn the_direction_is_checked() {
+        let table = [
+            (FLEET, PROTOCOL, true),
+            (FLEET, MODEL, false),
+            (FLEET, DAEMON, false),
+            (PROTOCOL, MODEL, false),
+            (MODEL, PROTOCOL, false),
+            (RUNTIME, MODEL, true),
+            (RUNTIME, FLEET, false),
+            (DAEMON, FLEET, true),
+            (DAEMON, TESTS, false),
+            (TESTS, FAULTS, true),
+            (XTASK, DAEMON, false),
+        ];
+        for (name, used, allowed) in table {
+            let rules = rules(name, dependency(used));
+            assert_eq!(rules.is_empty(), allowed, "{name} -> {used}: {rules:?}");
+            assert!(
+                rules
+                    .iter()
+                    .all(|rule| rule.starts_with("folder/Cargo.toml: ") && rule.contains(used))
+            );
+        }
+    }
+
+    #[test]
+    fn crates_of_others_are_not_our_business() {
+        assert!(rules(PROTOCOL, Dependency { path: None, ..dependency("serde") }).is_empty());
+    }
+
+    #[test]
+    fn a_crate_without_a_layer_is_caught() {
+        assert!(rules("flotilla-new", dependency(MODEL))[0].contains("no layer"));
+    }
+
+    #[test]
+    fn faults_reach_the_binary_only_behind_a_feature() {
+        assert!(rules(DAEMON, dependency(FAULTS))[0].contains("behind a feature"));
+        assert!(rules(DAEMON, Dependency { optional: true, ..dependency(FAULTS) }).is_empty());
+    }
+
+    #[test]
+    fn importers_do_not_reach_wasm() {
+        let with_defaults = Dependency { uses_default_features: true, ..dependency(MODEL) };
+        let with_import = Dependency { features: vec!["import".to_owned()], ..dependency(MODEL) };
+        for dependency in [with_defaults, with_import] {
+            assert!(rules(RUNTIME, dependency.clone())[0].contains("importers"));
+            assert!(
+                rules(RUNTIME, Dependency { kind: Some("dev".to_owned()), ..dependency })
+                    .is_empty()
+            );
+        }
+    }
+}

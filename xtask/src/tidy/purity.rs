@@ -1,0 +1,139 @@
+//! The crates that decide have no clock, no chance, no files and no sockets.
+
+use super::{Source, Violation};
+
+/// Their folders.
+const PURE: [&str; 4] = ["protocol", "model", "fleet", "shard-planner"];
+
+/// What they may not name, and where it comes from instead.
+const FORBIDDEN: [(&str, &str); 11] = [
+    ("tokio", "it is sans-IO: the daemon runs it"),
+    ("std::fs", "bytes come in as `&[u8]`"),
+    ("std::net", "bytes come in as `&[u8]`"),
+    ("std::process", "what is to be run is an action"),
+    ("std::thread", "one owner drives it"),
+    ("std::env", "configuration comes in as a value"),
+    ("Instant::now", "time comes in as `now`"),
+    ("SystemTime", "time comes in as `now`"),
+    ("rand::", "chance comes in as a seed"),
+    ("thread_rng", "chance comes in as a seed"),
+    ("getrandom", "chance comes in as a seed"),
+];
+
+pub(super) fn check(source: &Source) -> Vec<Violation> {
+    let Some((folder, inner)) = source.path.split_once("/src/") else { return Vec::new() };
+    let is_test = inner.ends_with("tests.rs") || inner.contains("tests/");
+    if !PURE.contains(&folder) || !source.has_extension(&["rs"]) || is_test {
+        return Vec::new();
+    }
+    let mut violations = Vec::new();
+    let mut import = String::new();
+    let lines = source.lines().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
+    for (number, line) in lines {
+        let code = line.split("//").next().unwrap_or_default();
+        // Grouped imports are put together first, so that `use std::{fs, io}` is seen as `std::fs`.
+        let statement = if import.is_empty() && !code.trim_start().starts_with("use ") {
+            code.to_owned()
+        } else {
+            import.push_str(code.trim());
+            if !code.contains(';') {
+                continue;
+            }
+            flatten(&std::mem::take(&mut import))
+        };
+        for (name, instead) in FORBIDDEN {
+            if contains_word(&statement, name) {
+                let rule = format!("`{folder}` may not use `{name}`: {instead}");
+                violations.push(Violation::new(format!("{}:{number}", source.path), rule));
+            }
+        }
+    }
+    violations
+}
+
+/// `use a::{b, c::{d, e}};` as `a::b a::c a::c::d a::c::e`.
+fn flatten(import: &str) -> String {
+    let import = import.trim_start_matches("pub ").trim_start_matches("use ").trim_end_matches(';');
+    let mut prefixes: Vec<String> = vec![String::new()];
+    let mut word = String::new();
+    let mut paths = String::new();
+    for character in import.chars() {
+        match character {
+            '{' => {
+                let prefix = format!("{}{}", prefixes.last().map_or("", String::as_str), word);
+                prefixes.push(prefix);
+                word.clear();
+            }
+            ',' | '}' => {
+                let prefix = prefixes.last().map_or("", String::as_str);
+                paths.push_str(&format!("{prefix}{word} "));
+                word.clear();
+                if character == '}' {
+                    prefixes.pop();
+                }
+            }
+            ' ' => {}
+            _ => word.push(character),
+        }
+    }
+    paths + &word
+}
+
+/// Whether `name` stands in `text` and is not the end of a longer word.
+fn contains_word(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + name.len()..].chars().next();
+        let in_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !in_word(before) && (name.ends_with(':') || !in_word(after))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(path: &str, text: &str) -> usize {
+        check(&Source { path: path.to_owned(), text: text.to_owned() }).len()
+    }
+
+    #[test]
+    fn impurities_are_caught() {
+        let table = [
+            ("let now = Instant::now();", 1),
+            ("use std::time::SystemTime;", 1),
+            ("use tokio::sync::mpsc;", 1),
+            ("use std::fs;", 1),
+            ("use std::{collections::BTreeMap, fs::File, io};", 1),
+            ("use std::{\n    collections::{BTreeMap, BTreeSet},\n    net::TcpStream,\n};", 1),
+            ("let file = std::fs::read(path);", 1),
+            ("let x = rand::random();", 1),
+            ("use std::time::{Duration, Instant};", 0),
+            ("/// Unlike tokio, it has no timers.", 0),
+            ("let x = 1; // std::fs is not used", 0),
+            ("let operand::Kind = x;", 0),
+            ("use std::fmt;", 0),
+            ("#[cfg(test)]\nmod tests { use std::fs; }", 0),
+        ];
+        for (text, want) in table {
+            assert_eq!(count("fleet/src/core.rs", text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_pure_crates_are_held_to_it() {
+        for path in [
+            "daemon/src/main.rs",
+            "fleet/tests/world.rs",
+            "fleet/src/core/tests.rs",
+            "fleet/Cargo.toml",
+        ] {
+            assert_eq!(count(path, "use std::fs;"), 0, "{path}");
+        }
+        for path in
+            ["protocol/src/lib.rs", "model/src/import/hf/bert.rs", "shard-planner/src/cost.rs"]
+        {
+            assert_eq!(count(path, "use std::fs;"), 1, "{path}");
+        }
+    }
+}
