@@ -8,6 +8,8 @@ mod call;
 pub mod fetch;
 mod kernels;
 mod lifetimes;
+#[cfg(target_arch = "wasm32")]
+pub mod page;
 mod peer;
 mod platform;
 mod ports;

@@ -1,0 +1,54 @@
+//! The worker: the data link and the runtime behind it.
+
+use flotilla_protocol::{FromPage, Link, Tensor, ToPage};
+use futures_channel::mpsc;
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen_futures::spawn_local;
+
+use super::{blobs::HttpBlobs, socket::Socket};
+use crate::{Options, Peer};
+
+/// Most messages that wait for the one in progress; the daemon keeps far fewer.
+const WAITING_MAX: usize = 1024;
+
+/// Opens the data link. Returns at once; the link lives as long as the worker.
+///
+/// # Errors
+/// The address is not one of a WebSocket.
+#[wasm_bindgen]
+pub fn worker_main(ws_url: &str, token: String) -> Result<(), JsValue> {
+    super::report_panics();
+    let (mut sender, receiver) = mpsc::channel(WAITING_MAX);
+    let received = move |socket: &Socket, message: ToPage, tensors: Vec<Tensor>| match message {
+        // At once: a ping asks whether this thread lives, not whether it is idle.
+        ToPage::Ping { nonce } => socket.send(&FromPage::Pong { nonce }, &[]),
+        message => {
+            if sender.try_send((message, tensors)).is_err() {
+                socket.refuse(&format!("more than {WAITING_MAX} messages wait"));
+            }
+        }
+    };
+    let socket = Socket::open(ws_url, token, Link::Data, received, |reason| {
+        web_sys::console::error_1(&format!("data {reason}").into());
+        if let Ok(worker) = js_sys::global().dyn_into::<web_sys::DedicatedWorkerGlobalScope>() {
+            worker.close();
+        }
+    })?;
+    spawn_local(serve(socket, receiver));
+    Ok(())
+}
+
+async fn serve(socket: Socket, mut messages: mpsc::Receiver<(ToPage, Vec<Tensor>)>) {
+    let mut peer = Peer::new(Options::default(), HttpBlobs);
+    let mut losses = peer.losses();
+    let telling = socket.clone();
+    spawn_local(async move {
+        while let Some(loss) = losses.next().await {
+            telling.send(&loss, &[]);
+        }
+    });
+    while let Ok((message, tensors)) = messages.recv().await {
+        peer.handle(message, tensors, &mut |message, tensors| socket.send(&message, &tensors))
+            .await;
+    }
+}
