@@ -295,9 +295,13 @@ fn a_failed_request_waits_for_the_replacement_rather_than_the_same_browser() {
         launch b3 in slot 1
         dispatch x1 to b1 p1 e1: r1
     "#]]);
+    // Meanwhile the browser runs others, and not the failed request along with them.
+    script.ask(2, 10).check(expect![[r#"
+        dispatch x2 to b1 p1 e1: r2
+    "#]]);
     script.up(3).loaded(3, 1).check(expect![[r#"
         place p3 e1 of model 1 on b3 webgpu
-        dispatch x2 to b3 p3 e1: r1
+        dispatch x3 to b3 p3 e1: r1
     "#]]);
 }
 
@@ -463,6 +467,23 @@ fn waiting_rows_are_shared_between_idle_browsers() {
     script.check(expect![[""]]).at(4).check(expect![[""]]).at(5).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1 r2 r3
         dispatch x2 to b2 p2 e1: r4 r5 r6
+    "#]]);
+}
+
+#[test]
+fn requests_that_come_back_go_before_older_ones_that_were_passed_over() {
+    let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
+    script.ask(1, 10).ask(2, 200).ask(3, 5).ask(4, 200).done(1, 1).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        answer r1 from x1
+        dispatch x2 to b1 p1 e1: r2 r4
+    "#]]);
+    script.failed(2, 1, FailureKind::OutOfMemory).done(3, 1).done(4, 1).check(expect![[r#"
+        dispatch x3 to b1 p1 e1: r2
+        answer r2 from x3; out of memory: x on browser b1, then run again on the same browser
+        dispatch x4 to b1 p1 e1: r4
+        answer r4 from x4; out of memory: x on browser b1, then run again on the same browser
+        dispatch x5 to b1 p1 e1: r3
     "#]]);
 }
 
