@@ -59,9 +59,17 @@ fn bind(wasm: Vec<u8>, folder: &Path) -> anyhow::Result<Vec<(String, usize, usiz
     let mut output =
         bindgen.web(true)?.generate_output().context("wasm-bindgen refuses the runtime")?;
     // The page's security policy and the embedding know of two files; a snippet would be a third that nobody serves.
+    let snippets: Vec<&String> = output
+        .snippets()
+        .iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(name, _)| name)
+        .collect();
     ensure!(
-        output.snippets().is_empty() && output.local_modules().is_empty(),
-        "the runtime brings JavaScript snippets of its own; write the binding without `inline_js` and `module`"
+        snippets.is_empty() && output.local_modules().is_empty(),
+        "the runtime brings JavaScript of its own, which a page would have to load beside it: snippets {snippets:?}, \
+         modules {:?}",
+        output.local_modules().keys()
     );
     let js = output.js().as_bytes().to_vec();
     let wasm = output.wasm_mut().emit_wasm();

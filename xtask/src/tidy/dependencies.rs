@@ -99,6 +99,10 @@ fn broken(layer: &Layer, dependency: &Dependency) -> Option<String> {
     let Layer { name, may_use, why } = layer;
     let used = dependency.name.as_str();
     let is_dev = dependency.kind.as_deref() == Some("dev");
+    // A crate may test itself with a feature switched on.
+    if used == *name && is_dev {
+        return None;
+    }
     if !may_use.contains(&used) {
         let allowed =
             if may_use.is_empty() { "none of our crates".to_owned() } else { may_use.join(", ") };
@@ -175,6 +179,14 @@ mod tests {
     #[test]
     fn crates_of_others_are_not_our_business() {
         assert!(rules(PROTOCOL, Dependency { path: None, ..dependency("serde") }).is_empty());
+    }
+
+    #[test]
+    fn a_crate_may_test_itself() {
+        assert!(
+            rules(RUNTIME, Dependency { kind: Some("dev".to_owned()), ..dependency(RUNTIME) })
+                .is_empty()
+        );
     }
 
     #[test]

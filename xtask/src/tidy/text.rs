@@ -12,8 +12,7 @@ const WRITTEN: [&str; 11] =
     ["rs", "wgsl", "ts", "js", "mjs", "css", "html", "py", "md", "sh", "toml"];
 
 /// Names that say nothing about what is in a module, so that everything ends up there.
-const VAGUE_NAMES: [&str; 8] =
-    ["utils", "util", "helpers", "helper", "common", "manager", "misc", "shared"];
+const VAGUE_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "common", "manager", "misc"];
 
 /// Addresses of package registries: a clone must build through whatever mirror its owner has set up. They are put
 /// together here so that this file does not contain them.
