@@ -48,6 +48,77 @@ fn head_dim(op: &Attention, signature: &Signature<'_>) -> Option<i64> {
     (op.heads > 0 && width % i64::from(op.heads) == 0).then(|| width / i64::from(op.heads))
 }
 
+/// Neighbouring queries that fit the registers of an invocation together.
+fn queries_per_invocation(head_dim: u32) -> u32 {
+    if head_dim <= 32 { 2 } else { 1 }
+}
+
+fn lines(count: u32, line: impl Fn(u32) -> String) -> String {
+    (0..count).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Queries past the end repeat the last one.
+fn setup(op: &Attention, head_dim: u32, units: u32, element: &str) -> String {
+    lines(queries_per_invocation(head_dim), |query| {
+        let mut text = format!(
+            "    let row{query} = min(query + {query}u, params.queries - 1u);
+    let at{query} = (batch * params.queries + row{query}) * width + head * {units}u;
+    var largest{query} = LOWEST;
+    var total{query} = 0.0;\n"
+        );
+        if op.mask {
+            text +=
+                &format!("    let mask{query} = mask_start + row{query} * params.mask_query;\n");
+        }
+        text + &lines(units, |i| {
+            format!(
+                "    let q{query}_{i} = q[at{query} + {i}u];\n    var sum{query}_{i} = {element}();"
+            )
+        })
+    })
+}
+
+fn scores(op: &Attention, head_dim: u32, units: u32, product: &str) -> String {
+    lines(queries_per_invocation(head_dim), |query| {
+        let dots: Vec<String> =
+            (0..units).map(|i| format!("{product}(q{query}_{i}, k{i})")).collect();
+        let mask = if op.mask {
+            format!(" + mask[mask{query} + key * params.mask_key]")
+        } else {
+            String::new()
+        };
+        let rescaled = lines(units, |i| format!("            sum{query}_{i} *= factor;"));
+        format!(
+            "        let score{query} = ({}) * params.scale{mask};
+        if (score{query} > largest{query}) {{
+            let factor = exp(largest{query} - score{query});
+            largest{query} = score{query};
+            total{query} *= factor;
+{rescaled}
+        }}
+        let weight{query} = exp(score{query} - largest{query});
+        total{query} += weight{query};",
+            dots.join(" + ")
+        )
+    })
+}
+
+fn accumulate(head_dim: u32, units: u32) -> String {
+    lines(queries_per_invocation(head_dim), |query| {
+        lines(units, |i| format!("        sum{query}_{i} += weight{query} * v{i};"))
+    })
+}
+
+/// A repeated query writes its result twice.
+fn store(head_dim: u32, units: u32) -> String {
+    lines(queries_per_invocation(head_dim), |query| {
+        format!("    let inverse{query} = 1.0 / total{query};\n")
+            + &lines(units, |i| {
+                format!("    output[at{query} + {i}u] = sum{query}_{i} * inverse{query};")
+            })
+    })
+}
+
 impl Kernel for Attention {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(3 + usize::from(self.mask))?;
@@ -66,24 +137,16 @@ impl Kernel for Attention {
         } else {
             ("f32", head_dim, "times")
         };
-        let each =
-            |line: &dyn Fn(u32) -> String| (0..units).map(line).collect::<Vec<_>>().join("\n");
-        let mask =
-            if self.mask { "        score += mask[mask_at + key * params.mask_key];" } else { "" };
         let mut body = include_str!("attention.wgsl").to_owned();
         for (name, text) in [
+            ("queries", queries_per_invocation(head_dim).to_string()),
             ("units", units.to_string()),
-            (
-                "setup",
-                each(&|i| {
-                    format!("    let q{i} = q[query_at + {i}u];\n    var sum{i} = {element}();")
-                }),
-            ),
-            ("score", each(&|i| format!("        score += {product}(q{i}, k[key_at + {i}u]);"))),
-            ("mask", mask.to_owned()),
-            ("rescale", each(&|i| format!("            sum{i} *= factor;"))),
-            ("accumulate", each(&|i| format!("        sum{i} += weight * v[key_at + {i}u];"))),
-            ("store", each(&|i| format!("    output[query_at + {i}u] = sum{i} * inverse;"))),
+            ("setup", setup(self, head_dim, units, element)),
+            ("load_key", lines(units, |i| format!("        let k{i} = k[key_at + {i}u];"))),
+            ("scores", scores(self, head_dim, units, product)),
+            ("load_value", lines(units, |i| format!("        let v{i} = v[key_at + {i}u];"))),
+            ("accumulate", accumulate(head_dim, units)),
+            ("store", store(head_dim, units)),
         ] {
             body = body.replace(&format!("{{{{{name}}}}}"), &text);
         }
@@ -98,7 +161,8 @@ impl Kernel for Attention {
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
-        let Geometry { batches, queries, keys, mask_strides, .. } = geometry(self, call)?;
+        let Geometry { batches, queries, keys, head_dim, mask_strides, .. } = geometry(self, call)?;
+        let tiles = queries.div_ceil(queries_per_invocation(head_dim as u32) as usize);
         let mut params =
             vec![batches as u32, self.heads, queries as u32, keys as u32, self.scale.to_bits()];
         params.extend(mask_strides.map(|stride| stride as u32));
@@ -106,7 +170,7 @@ impl Kernel for Attention {
             shader: 0,
             inputs: (0..call.inputs()).collect(),
             params,
-            invocations: batches as u64 * u64::from(self.heads) * queries as u64,
+            invocations: batches as u64 * u64::from(self.heads) * tiles as u64,
         }])
     }
 

@@ -128,7 +128,7 @@ fn shader(expr: &Expr, signature: &Signature<'_>) -> Shader {
     if dims > 0 {
         body += &format!("    dims: array<vec4<i32>, {}>,\n", dims.div_ceil(4));
     }
-    body += "}\n\n@compute @workgroup_size(64)\nfn main(@builtin(global_invocation_id) id: vec3<u32>, \
+    body += "}\n\n@compute @workgroup_size(WORKGROUP)\nfn main(@builtin(global_invocation_id) id: vec3<u32>, \
              @builtin(num_workgroups) groups: vec3<u32>) {\n    let index = index_of(id, groups);\n    \
              if (index >= params.total) {\n        return;\n    }\n";
     if !strided.is_empty() {
@@ -268,10 +268,11 @@ fn binary_wgsl(binary: Binary, dtype: DType, a: u32, b: u32, expr: &Expr) -> Str
     format!("v{a} {operator} v{b}")
 }
 
-/// A literal of these bits; WGSL has none for infinities.
+/// A literal; WGSL has none for infinities. The digits are those of an `f64`: rounded to the shortest ones, the largest
+/// `f32` would be out of range.
 fn float(value: f32) -> String {
     let finite = if value.is_nan() { 0.0 } else { value.clamp(f32::MIN, f32::MAX) };
-    format!("{finite:e}f")
+    format!("{:e}f", f64::from(finite))
 }
 
 impl Kernel for Expr {

@@ -6,7 +6,7 @@ struct Params {
 }
 
 // Each invocation normalizes one row: without a barrier, which software adapters pay dearly for.
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let row = index_of(id, groups);
     if (row >= params.rows) {

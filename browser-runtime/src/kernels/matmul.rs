@@ -17,10 +17,11 @@ const BLOCK: usize = 4;
 /// Rows between two visits of the same panel: few enough that their results stay in cache for the epilogue.
 const ROWS_PER_PASS: usize = 32;
 
-/// Rows of results that an invocation of the block shader computes.
-const SHADER_ROWS: u32 = 8;
-/// Up to this many rows the one-row shader wastes less than the block shader.
-const FEW_ROWS: usize = 3;
+/// Rows that an invocation of each shader computes, and how much a row costs there, roughly: the more rows share the
+/// loads of `b`, the cheaper each is, but rows past the end are computed in vain.
+const SHADER_ROWS: [(u32, u32); 3] = [(16, 10), (4, 16), (1, 36)];
+/// Columns in `vec4`s that an invocation computes where `n` divides so.
+const SHADER_UNITS: i64 = 2;
 /// Leading dimensions that a shader takes apart.
 const LEAD_MAX: usize = 6;
 
@@ -91,6 +92,8 @@ struct Specialization {
     batched: bool,
     n: Option<i64>,
     k: Option<i64>,
+    /// Columns of an invocation, in `vec4`s.
+    units: u32,
 }
 
 fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
@@ -100,8 +103,11 @@ fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
     let (n, k) = if op.transpose_b { (fixed(2), fixed(1)) } else { (fixed(1), fixed(2)) };
     let by_4 = |dim: Option<i64>| dim.is_some_and(|dim| dim > 0 && dim % 4 == 0);
     let b_lead = &b[..b.len().saturating_sub(2)];
+    let vectors = by_4(n) && by_4(k);
+    let wide = vectors && n.is_some_and(|n| n % (4 * SHADER_UNITS) == 0);
     Specialization {
-        vectors: by_4(n) && by_4(k),
+        vectors,
+        units: if wide { SHADER_UNITS as u32 } else { 1 },
         batched: !b_lead.iter().all(|dim| *dim == Dim::Fixed(1))
             || signature.input(0).shape.len() < b.len(),
         n,
@@ -138,13 +144,14 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
     let mut body = include_str!("matmul.wgsl").to_owned();
     for (name, text) in [
         ("rows", rows.to_string()),
+        ("columns", (4 * special.units).to_string()),
         ("n", number(special.n, "n")),
         ("k", number(special.k, "k")),
         ("batch", batch.to_owned()),
-        ("setup", setup(rows, vectors)),
+        ("setup", setup(rows, special)),
         ("step", if vectors { "4" } else { "1" }.to_owned()),
-        ("body", product(op.transpose_b, rows, vectors)),
-        ("store", store(op, rows, vectors)),
+        ("body", product(op.transpose_b, rows, special)),
+        ("store", store(op, rows, special)),
     ] {
         body = body.replace(&format!("{{{{{name}}}}}"), &text);
     }
@@ -154,92 +161,99 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
     Shader::new("MatMul", &reads, element, &body)
 }
 
-fn setup(rows: u32, vectors: bool) -> String {
+fn setup(rows: u32, special: &Specialization) -> String {
     let mut text = String::new();
-    let unit = if vectors { " / 4u" } else { "" };
+    let scale = if special.vectors { " / 4u" } else { "" };
     for row in 0..rows {
-        text += &format!("    var a{row} = (a_batch + min(row + {row}u, m - 1u) * k){unit};\n");
-        text += &format!("    var sum{row} = vec4<f32>();\n");
+        text += &format!("    var a{row} = (a_batch + min(row + {row}u, m - 1u) * k){scale};\n");
+        for unit in 0..special.units {
+            text += &format!("    var sum{row}_{unit} = vec4<f32>();\n");
+        }
     }
-    if vectors {
-        text += "    let b_start = b_batch / 4u;\n";
+    if special.vectors {
+        text += "    let b_start = b_batch / 4u;\n    let unit = column / 4u;\n";
     } else {
         for lane in 0..4 {
-            text += &format!("    let c{lane} = min(column * 4u + {lane}u, n - 1u);\n");
+            text += &format!("    let c{lane} = min(column + {lane}u, n - 1u);\n");
         }
     }
     text
 }
 
-fn product(transposed: bool, rows: u32, vectors: bool) -> String {
+/// The body of the loop over `k`: one step of 4 with vectors, of 1 without.
+fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
     let mut text = String::new();
-    match (vectors, transposed) {
-        (true, false) => {
-            for lane in 0..4 {
-                text += &format!(
-                    "        let b{lane} = b[b_start + (step + {lane}u) * (n / 4u) + column];\n"
-                );
-            }
-            for row in 0..rows {
-                text += &format!("        let x{row} = a[a{row}];\n        a{row}++;\n");
-                text += &format!(
-                    "        sum{row} += x{row}.x * b0 + x{row}.y * b1 + x{row}.z * b2 + x{row}.w * b3;\n"
-                );
-            }
+    if !special.vectors {
+        let columns: Vec<String> = (0..4)
+            .map(|lane| match transposed {
+                false => format!("b[b_batch + step * n + c{lane}]"),
+                true => format!("b[b_batch + c{lane} * k + step]"),
+            })
+            .collect();
+        text += &format!("        let b0 = vec4<f32>({});\n", columns.join(", "));
+        for row in 0..rows {
+            text += &format!("        sum{row}_0 += a[a{row}] * b0;\n        a{row}++;\n");
         }
-        (true, true) => {
-            for lane in 0..4 {
-                text += &format!(
-                    "        let b{lane} = b[b_start + ((column * 4u + {lane}u) * k + step) / 4u];\n"
-                );
-            }
-            for row in 0..rows {
-                text += &format!("        let x{row} = a[a{row}];\n        a{row}++;\n");
-                let dots: Vec<String> =
-                    (0..4).map(|lane| format!("dot(x{row}, b{lane})")).collect();
-                text += &format!("        sum{row} += vec4<f32>({});\n", dots.join(", "));
-            }
-        }
-        (false, transposed) => {
-            let columns: Vec<String> = (0..4)
-                .map(|lane| match transposed {
-                    false => format!("b[b_batch + step * n + c{lane}]"),
-                    true => format!("b[b_batch + c{lane} * k + step]"),
-                })
-                .collect();
-            text += &format!("        let b0 = vec4<f32>({});\n", columns.join(", "));
-            for row in 0..rows {
-                text += &format!("        sum{row} += a[a{row}] * b0;\n        a{row}++;\n");
-            }
-        }
+        return text;
     }
-    text
-}
-
-fn store(op: &MatMul, rows: u32, vectors: bool) -> String {
-    let mut text = String::new();
-    if op.bias && vectors {
-        text += "    let added = bias[column];\n";
-    } else if op.bias {
-        text += "    let added = vec4<f32>(bias[c0], bias[c1], bias[c2], bias[c3]);\n";
+    for unit in 0..special.units {
+        for lane in 0..4 {
+            let place = match transposed {
+                false => format!("(step + {lane}u) * (n / 4u) + unit + {unit}u"),
+                true => format!("((column + {}u) * k + step) / 4u", 4 * unit + lane),
+            };
+            text += &format!("        let b{lane}_{unit} = b[b_start + {place}];\n");
+        }
     }
     for row in 0..rows {
-        let scaled =
-            if op.alpha == 1.0 { format!("sum{row}") } else { format!("sum{row} * params.alpha") };
-        let biased = if op.bias { format!("{scaled} + added") } else { scaled };
-        let value = if op.activation.is_some() { format!("activation({biased})") } else { biased };
-        text += &format!("    if (row + {row}u < m) {{\n");
-        if vectors {
-            let residual = if op.residual { " + residual[at]" } else { "" };
-            text += &format!("        let at = (out_batch + (row + {row}u) * n) / 4u + column;\n");
-            text += &format!("        output[at] = {value}{residual};\n");
-        } else {
-            let residual = if op.residual { " + residual[at + lane]" } else { "" };
-            text += &format!("        let at = out_batch + (row + {row}u) * n + column * 4u;\n");
-            text += &format!("        let value = {value};\n");
-            text += "        for (var lane = 0u; lane < min(4u, n - column * 4u); lane++) {\n";
-            text +=
-                &format!("            output[at + lane] = value[lane]{residual};\n        }}\n");
+        text += &format!("        let x{row} = a[a{row}];\n        a{row}++;\n");
+        for unit in 0..special.units {
+            let product = match transposed {
+                false => format!(
+                    "x{row}.x * b0_{unit} + x{row}.y * b1_{unit} + x{row}.z * b2_{unit} + x{row}.w * b3_{unit}"
+                ),
+                true => {
+                    let dots: Vec<String> =
+                        (0..4).map(|lane| format!("dot(x{row}, b{lane}_{unit})")).collect();
+                    format!("vec4<f32>({})", dots.join(", "))
+                }
+            };
+            text += &format!("        sum{row}_{unit} += {product};\n");
+        }
+    }
+    text
+}
+
+fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
+    let mut text = String::new();
+    for unit in 0..special.units {
+        if op.bias && special.vectors {
+            text += &format!("    let bias{unit} = bias[unit + {unit}u];\n");
+        } else if op.bias {
+            text += "    let bias0 = vec4<f32>(bias[c0], bias[c1], bias[c2], bias[c3]);\n";
+        }
+    }
+    let residual = if op.residual { " + residual[at]" } else { "" };
+    for row in 0..rows {
+        text += &format!(
+            "    if (row + {row}u < m) {{\n        var at = out_batch + (row + {row}u) * n + column;\n"
+        );
+        for unit in 0..special.units {
+            let sum = format!("sum{row}_{unit}");
+            let scaled = if op.alpha == 1.0 { sum } else { format!("{sum} * params.alpha") };
+            let biased = if op.bias { format!("{scaled} + bias{unit}") } else { scaled };
+            let value =
+                if op.activation.is_some() { format!("activation({biased})") } else { biased };
+            if special.vectors {
+                let step = if unit == 0 { "at /= 4u;" } else { "at++;" };
+                text += &format!("        {step}\n        output[at] = {value}{residual};\n");
+            } else {
+                text += &format!("        let value = {value};\n");
+                text += "        for (var lane = 0u; lane < min(4u, n - column); lane++) {\n";
+                text += &format!(
+                    "            output[at] = value[lane]{residual};\n            at++;\n        }}\n"
+                );
+            }
         }
         text += "    }\n";
     }
@@ -262,21 +276,25 @@ impl Kernel for MatMul {
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let special = specialization(self, signature);
-        vec![shader(self, &special, SHADER_ROWS), shader(self, &special, 1)]
+        SHADER_ROWS.iter().map(|&(rows, _)| shader(self, &special, rows)).collect()
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { m, n, k, batches, lead, a_strides, b_strides } = geometry(self, call)?;
-        let few = m <= FEW_ROWS;
-        let row_tiles = if few { m } else { m.div_ceil(SHADER_ROWS as usize) };
-        let column_tiles = n.div_ceil(4);
+        let special = specialization(self, &call.signature);
+        let variants = SHADER_ROWS.iter().enumerate().map(|(shader, &(rows, cost))| {
+            let tiles = m.div_ceil(rows as usize);
+            (tiles * (rows * cost) as usize, tiles, shader)
+        });
+        let (_, row_tiles, shader) = variants.min().unwrap_or_default();
+        let column_tiles = n.div_ceil(4 * special.units as usize);
         let mut params = vec![m as u32, n as u32, k as u32, self.alpha.to_bits()];
         params.extend([row_tiles, column_tiles, batches, lead.len()].map(|count| count as u32));
         for sizes in [&lead, &a_strides, &b_strides] {
             params.extend((0..8).map(|axis| sizes.get(axis).map_or(0, |&size| size as u32)));
         }
         Ok(vec![Launch {
-            shader: usize::from(few),
+            shader,
             inputs: (0..inputs(self)).collect(),
             params,
             invocations: (row_tiles * column_tiles * batches) as u64,

@@ -12,12 +12,12 @@ struct Params {
     b_strides: array<vec4<u32>, 2>,
 }
 
-// Each invocation computes {{rows}} x 4 results in registers: memory is read once per block and no barrier is needed,
+// Each invocation computes {{rows}} x {{columns}} results in registers: memory is read once per block and no barrier is needed,
 // which is what software adapters are fastest at.
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
-    let column = index % params.column_tiles;
+    let column = (index % params.column_tiles) * {{columns}}u;
     let tile = index / params.column_tiles;
     let row = (tile % params.row_tiles) * {{rows}}u;
     let batch = tile / params.row_tiles;

@@ -11,7 +11,7 @@ struct Params {
 }
 
 // Each invocation computes one result.
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
     if (index >= params.total) {

@@ -5,7 +5,7 @@ struct Params {
 }
 
 // Each invocation normalizes one line along the axis; lines interleave by `inner`.
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let line = index_of(id, groups);
     if (line >= params.lines) {

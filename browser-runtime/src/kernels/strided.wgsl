@@ -8,7 +8,7 @@ struct Params {
     write_strides: array<vec4<i32>, 2>,
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     var rest = index_of(id, groups);
     if (rest >= params.total) {

@@ -106,7 +106,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
     };
     let mut b = Builder { program, blob: Vec::new(), seed: 7 };
     let Sizes { hidden, heads, intermediate, .. } = sizes;
-    let mut given = |b: &mut Builder, name: &str| {
+    let given = |b: &mut Builder, name: &str| {
         let value = b.value(DType::I32, vec![batch(), sequence()], Source::Input);
         b.program.inputs.push(Port { name: name.to_owned(), dtype: DType::I64, value });
         value
