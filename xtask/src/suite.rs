@@ -149,7 +149,8 @@ fn run_tests(
 }
 
 fn run_nextest(workspace: &Workspace, tally: &mut Tally, selection: &[&str]) -> anyhow::Result<()> {
-    let report = workspace.target.join("nextest").join("default").join("junit.xml");
+    // nextest keeps its reports below the workspace, wherever cargo's target folder is.
+    let report = workspace.root.join("target").join("nextest").join("default").join("junit.xml");
     if report.exists() {
         // A run that does not compile writes none, and the old one would be counted again.
         fs::remove_file(&report).with_context(|| format!("cannot remove {}", report.display()))?;
