@@ -1,1 +1,18 @@
-//! The daemon.
+//! The daemon as a library: browsers, links, pool, HTTP. The binary `flotilla` is a thin command line over it.
+//!
+//! `fleet` decides, this crate executes: [`pool`] is the loop around the core, and everything with a process, a socket or a
+//! clock lives here.
+
+pub mod browser;
+pub mod catalog;
+pub mod client;
+pub mod embed;
+pub mod folder;
+pub mod guardian;
+pub mod http;
+mod link;
+pub mod local;
+pub mod pool;
+pub mod pull;
+pub mod reference;
+mod token;

@@ -13,7 +13,7 @@ function fail(error) {
 }
 
 try {
-  await init();
+  await init({ module_or_path: '/runner/runtime_bg.wasm' });
   for (const level of ['debug', 'log', 'info', 'warn', 'error']) {
     const original = console[level];
     console[level] = (...values) => {

@@ -12,7 +12,7 @@ addEventListener('unhandledrejection', (event) => postMessage({ level: 'error', 
 
 addEventListener('message', async ({ data: { url, token } }) => {
   try {
-    await init();
+    await init({ module_or_path: '/runner/runtime_bg.wasm' });
     worker_main(url, token);
   } catch (error) {
     postMessage({ failed: String(error?.stack ?? error) });

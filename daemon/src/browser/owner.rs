@@ -1,0 +1,360 @@
+//! The task that owns one browser: guardian, driver, WebDriver session and the page's address.
+//!
+//! Others hold an [`Owner`]. Dropping it, or the daemon's death, ends the browser without the session's help: the guardian
+//! kills everything under it as soon as its input ends.
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use fantoccini::{Client, ClientBuilder};
+use flotilla_fleet::{Failure, FailureKind};
+use flotilla_protocol::BrowserId;
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustix::process::{Pid, PidfdFlags};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines, unix::AsyncFd},
+    process::{Child, ChildStdout, Command},
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    browser::{DriverPlan, Facts, Kind, Wish, chrome, firefox, install, simulated},
+    guardian,
+};
+
+/// Longest wait for a guardian to end everything under it before its descendants are killed one by one.
+const GUARDIAN_END_MAX: Duration = Duration::from_secs(10);
+/// Longest driver words in a message.
+const WORDS_MAX: usize = 600;
+
+/// What an owner needs to start its browser.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Name of the browser.
+    pub browser: BrowserId,
+    /// What is wished for; `adapter` is decided.
+    pub wish: Wish,
+    /// `http://127.0.0.1:PORT`, where the runner page and its links are.
+    pub origin: String,
+    /// Single-use tokens of the two links: control, data.
+    pub tokens: (String, String),
+    /// The program that has the `guardian` subcommand: this one.
+    pub guardian: PathBuf,
+    /// Marks the processes as this data directory's.
+    pub data_dir_id: String,
+}
+
+/// What an owner tells.
+#[derive(Debug)]
+pub enum OwnerReport {
+    /// The session stands and the page's address has been opened.
+    Started(Facts),
+    /// The browser is of no more use. Sent at most once; its processes are ended only when the owner is dropped.
+    Failed(Failure),
+}
+
+/// A script for the page's main thread, and where its result goes.
+#[derive(Debug)]
+pub struct Script {
+    /// Body of an asynchronous function; it calls its last argument with the result.
+    pub body: String,
+    /// Its other arguments.
+    pub arguments: Vec<serde_json::Value>,
+    /// The result, or the driver's words.
+    pub reply: oneshot::Sender<Result<serde_json::Value, String>>,
+}
+
+/// Handle of a browser's owner task.
+#[derive(Debug)]
+pub struct Owner {
+    // Never sent on: its end is the order.
+    _alive: oneshot::Sender<()>,
+    scripts: mpsc::Sender<Script>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Most scripts that wait for a browser.
+const SCRIPTS_MAX: usize = 16;
+
+impl Owner {
+    /// Starts a browser. Reports go to `reports`, with the browser's id.
+    pub fn launch(launch: Launch, reports: mpsc::Sender<(BrowserId, OwnerReport)>) -> Owner {
+        let (alive, ended) = oneshot::channel();
+        let (scripts, queue) = mpsc::channel(SCRIPTS_MAX);
+        let task = tokio::spawn(own(launch, reports, queue, ended));
+        Owner { _alive: alive, scripts, task }
+    }
+
+    /// Runs a script in the page. A simulated browser has no page: the reply is dropped.
+    ///
+    /// # Errors
+    /// The script, when too many wait or the browser has ended.
+    pub fn execute(&self, script: Script) -> Result<(), Script> {
+        self.scripts.try_send(script).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(script) | mpsc::error::TrySendError::Closed(script) => script,
+        })
+    }
+
+    /// Orders the end; the returned task ends when nothing of the browser is left.
+    pub fn end(self) -> tokio::task::JoinHandle<()> {
+        self.task
+    }
+}
+
+async fn own(
+    launch: Launch,
+    reports: mpsc::Sender<(BrowserId, OwnerReport)>,
+    mut scripts: mpsc::Receiver<Script>,
+    mut ended: oneshot::Receiver<()>,
+) {
+    let browser = launch.browser;
+    if launch.wish.simulated {
+        return simulated::own(launch, reports, ended).await;
+    }
+    let mut process = None;
+    let failure = tokio::select! {
+        failure = live(launch, &mut process, &mut scripts, &reports) => Some(failure),
+        _ = &mut ended => None,
+    };
+    if let Some(failure) = failure {
+        // A full channel or a gone pool means that the daemon is ending, and with it this browser.
+        let _ = reports.send((browser, OwnerReport::Failed(failure))).await;
+        let _ = ended.await;
+    }
+    if let Some(process) = process {
+        process.end().await;
+    }
+}
+
+/// Starts the browser and waits for its failure.
+async fn live(
+    launch: Launch,
+    slot: &mut Option<Guarded>,
+    scripts: &mut mpsc::Receiver<Script>,
+    reports: &mpsc::Sender<(BrowserId, OwnerReport)>,
+) -> Failure {
+    let begin = Instant::now();
+    let browser = launch.browser;
+    let driver_failure = |detail: String| Failure::new(FailureKind::DriverUnresponsive, detail);
+    let dir = match tempfile::Builder::new().prefix("flotilla-browser-").tempdir() {
+        Ok(dir) => dir,
+        Err(error) => return driver_failure(format!("cannot make a folder for the browser's profile: {error}")),
+    };
+    let plan = match plan(&launch, dir.path()) {
+        Ok(plan) => plan,
+        Err(missing) => return driver_failure(missing.to_string()),
+    };
+    let guarded = match Guarded::spawn(&launch, &plan) {
+        // The guardian removes the folder.
+        Ok(guarded) => slot.insert((guarded, dir.keep()).0),
+        Err(error) => return driver_failure(format!("cannot start the guardian {}: {error}", launch.guardian.display())),
+    };
+    let port = match guarded.port(plan.port_after).await {
+        Ok(port) => port,
+        Err(words) => {
+            let log = tail(&plan.dir.join("driver.log"));
+            return driver_failure(format!("{} ended before it listened: {words}{log}", plan.command[0]));
+        }
+    };
+    let session = ClientBuilder::new(HttpConnector::new())
+        .capabilities(plan.capabilities.clone())
+        .connect(&format!("http://127.0.0.1:{port}"))
+        .await;
+    let session = match session {
+        Ok(session) => session,
+        Err(error) => {
+            let words = cut(&error.to_string());
+            return Failure::new(FailureKind::BrowserExited, format!("the browser did not start: {words}"));
+        }
+    };
+    let driver_pid = guarded.driver_pid();
+    let pid = browser_pid(&session, driver_pid);
+    let (control, data) = &launch.tokens;
+    if let Err(error) = session.goto(&format!("{}/runner/#{control}.{data}", launch.origin)).await {
+        return driver_failure(format!("the runner page could not be opened: {}", cut(&error.to_string())));
+    }
+    let facts = Facts {
+        kind: launch.wish.kind,
+        version: capability(&session, "browserVersion"),
+        simulated: false,
+        pid,
+        guardian_pid: guarded.child.id(),
+        driver_pid,
+        start_ms: begin.elapsed().as_millis() as u64,
+    };
+    if reports.send((browser, OwnerReport::Started(facts))).await.is_err() {
+        return driver_failure("the pool is gone".to_owned());
+    }
+    guarded.failure(&session, scripts, pid).await
+}
+
+fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled> {
+    let installed = install::find(launch.wish.kind)?;
+    Ok(match launch.wish.kind {
+        Kind::Chrome => chrome::plan(&installed, launch.wish.adapter, dir),
+        Kind::Firefox => firefox::plan(&installed, dir),
+    })
+}
+
+/// A guardian and what comes from it.
+struct Guarded {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Guarded {
+    fn spawn(launch: &Launch, plan: &DriverPlan) -> std::io::Result<Guarded> {
+        let mark = format!("{}:{}:{}", launch.data_dir_id, std::process::id(), launch.browser);
+        let mut child = Command::new(&launch.guardian)
+            .arg("guardian")
+            .arg("--dir")
+            .arg(&plan.dir)
+            .arg("--")
+            .args(&plan.command)
+            .envs(plan.environment.iter().cloned())
+            .env("TMPDIR", &plan.dir)
+            .env(guardian::MARK, mark)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Away from the terminal's Ctrl-C: the daemon drains first.
+            .process_group(0)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
+        Ok(Guarded { child, lines: BufReader::new(stdout).lines() })
+    }
+
+    /// The port that the driver says it listens on; its last words if it ends first.
+    async fn port(&mut self, after: &str) -> Result<u16, String> {
+        let mut last = String::new();
+        while let Ok(Some(line)) = self.lines.next_line().await {
+            let digits = line.split_once(after).map(|(_, rest)| {
+                rest.chars().take_while(char::is_ascii_digit).collect::<String>()
+            });
+            if let Some(port) = digits.and_then(|digits| digits.parse().ok()) {
+                return Ok(port);
+            }
+            last = line;
+        }
+        Err(cut(&last))
+    }
+
+    /// The guardian's first child; others are what the driver started.
+    fn driver_pid(&self) -> Option<u32> {
+        let guardian = self.child.id()?;
+        std::fs::read_to_string(format!("/proc/{guardian}/task/{guardian}/children"))
+            .ok()?
+            .split_ascii_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    }
+
+    /// Runs scripts until the browser or its driver ends.
+    async fn failure(&mut self, session: &Client, scripts: &mut mpsc::Receiver<Script>, pid: Option<u32>) -> Failure {
+        let driver_ended = async {
+            while let Ok(Some(_)) = self.lines.next_line().await {}
+            Failure::new(FailureKind::DriverUnresponsive, "the driver ended")
+        };
+        let browser_ended = async {
+            match pid {
+                Some(pid) => {
+                    exit(pid).await;
+                    Failure::new(FailureKind::BrowserExited, format!("process {pid} ended"))
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let executing = async {
+            while let Some(Script { body, arguments, reply }) = scripts.recv().await {
+                let result = session.execute_async(&body, arguments).await;
+                // Whoever asked may have gone.
+                let _ = reply.send(result.map_err(|error| cut(&error.to_string())));
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            failure = browser_ended => failure,
+            failure = driver_ended => failure,
+            failure = executing => failure,
+        }
+    }
+
+    async fn end(mut self) {
+        drop(self.child.stdin.take());
+        let guardian = self.child.id();
+        if tokio::time::timeout(GUARDIAN_END_MAX, self.child.wait()).await.is_ok() {
+            return;
+        }
+        if let Some(guardian) = guardian {
+            tracing::warn!(guardian, "the guardian does not end; its descendants are killed one by one");
+            for pid in guardian::descendants(guardian) {
+                guardian::kill(pid);
+            }
+            guardian::kill(guardian);
+        }
+        if let Err(error) = self.child.wait().await {
+            tracing::warn!(%error, "the guardian's end could not be waited for");
+        }
+    }
+}
+
+/// Waits until a process has ended; at once if there is none.
+async fn exit(pid: u32) {
+    let handle = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok())
+        .and_then(watch);
+    if let Some(handle) = handle {
+        // An error of the handle is no sign of life either.
+        let _ = handle.readable().await;
+    }
+}
+
+#[expect(unsafe_code, reason = "tokio cannot see that an OwnedFd stays open as long as it is owned")]
+fn watch(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the AsyncFd, which deregisters it before it is closed.
+    unsafe { AsyncFd::register_with_interest(handle, tokio::io::Interest::READABLE) }.ok()
+}
+
+fn browser_pid(session: &Client, driver_pid: Option<u32>) -> Option<u32> {
+    let told = session
+        .capabilities()
+        .and_then(|capabilities| capabilities.get("moz:processID"))
+        .and_then(serde_json::Value::as_u64)
+        .and_then(|pid| u32::try_from(pid).ok());
+    // ChromeDriver does not say; the browser's main process is its only child.
+    told.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
+}
+
+fn capability(session: &Client, name: &str) -> String {
+    session
+        .capabilities()
+        .and_then(|capabilities| capabilities.get(name))
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or("unknown")
+        .to_owned()
+}
+
+/// The end of a log, for a message.
+fn tail(path: &Path) -> String {
+    match std::fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => {
+            let lines: Vec<&str> = text.lines().rev().take(5).collect();
+            format!("; its log ends: {}", cut(&lines.into_iter().rev().collect::<Vec<_>>().join(" | ")))
+        }
+        _ => String::new(),
+    }
+}
+
+fn cut(text: &str) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(WORDS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
+}

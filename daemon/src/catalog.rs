@@ -1,0 +1,249 @@
+//! The models that this daemon serves, with their programs and weight blobs. Made before serving begins and never changed.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use flotilla_fleet::ModelId;
+use flotilla_model::{
+    import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
+    program::{BlobId, Program, ProgramError},
+    text::{TextEncoder, TokenLimits},
+    weights::Weights,
+};
+
+use crate::{
+    folder::Folder,
+    pull::{Manifest, ManifestError},
+};
+
+/// Most tokens of an input where a model's files do not say.
+const TOKENS_MAX: usize = 512;
+
+/// A model that is served.
+#[derive(Debug)]
+pub struct Model {
+    /// Number that the fleet knows it by.
+    pub id: ModelId,
+    /// Name that clients use: the folder's.
+    pub name: String,
+    /// Where it came from.
+    pub path: PathBuf,
+    /// The program.
+    pub program: Program,
+    /// The program as pages receive it.
+    pub program_bytes: Vec<u8>,
+    /// What it is for.
+    pub family: Family,
+    /// Tokenizer, where the model has one.
+    pub text: Option<TextEncoder>,
+    /// Most tokens of an input.
+    pub tokens_max: usize,
+    /// Token ids are below this.
+    pub vocabulary: Option<u32>,
+    /// Bytes of all weights.
+    pub weight_bytes: u64,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+}
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum ModelError {
+    #[error("{path} is not a model: neither model.safetensors with config.json nor an .onnx file is there")]
+    NotAModel { path: PathBuf },
+    #[error("{path} cannot be read: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {}", chain(.source))]
+    Import { path: PathBuf, source: Box<ImportError> },
+    #[error("{path}: {source}")]
+    Program { path: PathBuf, source: ProgramError },
+    #[error("{path}: {source}; pull the model again")]
+    Manifest { path: PathBuf, source: ManifestError },
+    #[error("{path}: {file} is not what was pulled: its blake3 is {got}, the manifest says {want}; pull the model again")]
+    Changed { path: PathBuf, file: String, got: String, want: String },
+    #[error("two models have the name {name}: {first} and {second}")]
+    SameName { name: String, first: PathBuf, second: PathBuf },
+}
+
+/// Every model that is served, and what could not be.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Served models; a [`ModelId`] is an index here.
+    pub models: Vec<Arc<Model>>,
+    /// Models that could not be loaded, by name, with the reason.
+    pub broken: BTreeMap<String, String>,
+    /// Weights of all models.
+    pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
+}
+
+impl Catalog {
+    /// The model of a name.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.iter().find(|model| model.name == name)
+    }
+
+    /// Adds a program that was made in memory, under a name.
+    ///
+    /// # Errors
+    /// The program cannot be serialized.
+    pub fn add_program(
+        &mut self,
+        name: &str,
+        program: Program,
+        blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    ) -> Result<ModelId, ModelError> {
+        let imported = ImportedModel {
+            name: name.to_owned(),
+            family: Family::Tensors,
+            program,
+            weights: Weights { blobs },
+            text: None,
+            limits: TokenLimits::default(),
+            files: Vec::new(),
+        };
+        self.add(name.to_owned(), PathBuf::from(name), imported)
+    }
+
+    fn add(&mut self, name: String, path: PathBuf, imported: ImportedModel) -> Result<ModelId, ModelError> {
+        let ImportedModel { family, program, weights, text, limits, .. } = imported;
+        let program_bytes =
+            program.to_bytes().map_err(|source| ModelError::Program { path: path.clone(), source })?;
+        let id = ModelId(self.models.len() as u32);
+        let created = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        self.blobs.extend(weights.blobs);
+        self.models.push(Arc::new(Model {
+            id,
+            name,
+            path,
+            weight_bytes: program.blobs.iter().map(|blob| blob.bytes).sum(),
+            program,
+            program_bytes,
+            family,
+            text,
+            tokens_max: limits.length_max.unwrap_or(TOKENS_MAX),
+            vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
+            created,
+        }));
+        Ok(id)
+    }
+
+    /// Loads models from folders, each a model or a folder of models. What cannot be loaded goes to
+    /// [`Catalog::broken`] and disturbs nothing else. Takes seconds: call it where blocking is allowed.
+    pub fn open(paths: &[PathBuf]) -> Catalog {
+        let mut catalog = Catalog::default();
+        for path in paths {
+            let found = models_in(path);
+            match found {
+                Ok(models) => {
+                    for model in models {
+                        catalog.open_model(&model);
+                    }
+                }
+                Err(error) => catalog.set_broken(path, &error),
+            }
+        }
+        catalog
+    }
+
+    fn open_model(&mut self, path: &Path) {
+        if let Err(error) = self.load(path) {
+            self.set_broken(path, &error);
+        }
+    }
+
+    fn set_broken(&mut self, path: &Path, error: &ModelError) {
+        tracing::error!(path = %path.display(), %error, "model is not served");
+        self.broken.insert(name_of(path), error.to_string());
+    }
+
+    fn load(&mut self, path: &Path) -> Result<ModelId, ModelError> {
+        let name = name_of(path);
+        if let Some(first) = self.by_name(&name) {
+            let (first, second) = (first.path.clone(), path.to_owned());
+            return Err(ModelError::SameName { name, first, second });
+        }
+        let imported = import(path)?;
+        self.add(name, path.to_owned(), imported)
+    }
+}
+
+impl Model {
+    /// Whether it makes vectors of texts.
+    pub fn is_embedding(&self) -> bool {
+        match self.family {
+            Family::TextEmbedding { .. } => true,
+            Family::Tensors => false,
+        }
+    }
+}
+
+/// Imports a model's folder or file and checks it against its manifest.
+///
+/// # Errors
+/// Not a model, or one that cannot be used, and why.
+pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
+    let folder = Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+    if !folder.is_model() {
+        return Err(ModelError::NotAModel { path: path.to_owned() });
+    }
+    let options = LoadOptions::named(name_of(path));
+    let imported = flotilla_model::import::load(&folder, &options)
+        .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;
+    check_manifest(path, &imported.files)?;
+    Ok(imported)
+}
+
+/// Compares what was read with what was pulled, where the folder says what that was.
+fn check_manifest(path: &Path, files: &[FileRecord]) -> Result<(), ModelError> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let manifest =
+        Manifest::read(folder).map_err(|source| ModelError::Manifest { path: path.to_owned(), source })?;
+    let Some(manifest) = manifest else { return Ok(()) };
+    for file in files {
+        if let Some(digest) = manifest.files.get(&file.path)
+            && digest.blake3 != file.blake3
+        {
+            return Err(ModelError::Changed {
+                path: path.to_owned(),
+                file: file.path.clone(),
+                got: file.blake3.clone(),
+                want: digest.blake3.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A path itself when it is a model, else the models in its sub-folders, in the order of their names.
+fn models_in(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let read_error = |source| ModelError::Read { path: path.to_owned(), source };
+    if Folder::open(path).map_err(read_error)?.is_model() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut models: Vec<PathBuf> = std::fs::read_dir(path)
+        .map_err(read_error)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir() && Folder::open(path).is_ok_and(|folder| folder.is_model()))
+        .collect();
+    models.sort();
+    if models.is_empty() { Err(ModelError::NotAModel { path: path.to_owned() }) } else { Ok(models) }
+}
+
+/// The name that clients use for a model: its folder's, or its file's without the extension.
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

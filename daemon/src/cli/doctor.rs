@@ -1,0 +1,168 @@
+//! `flotilla doctor`.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Args;
+use flotilla::{
+    browser::{Kind, adapter, install},
+    catalog::Catalog,
+    local::{Local, Wishes},
+    pool::View,
+};
+use flotilla_protocol::Backend;
+use serde_json::{Value, json};
+
+use super::{PoolOptions, embed::print_json, progress, table};
+
+/// Longest wait for a browser to say what it offers.
+const START_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pool: PoolOptions,
+    /// Print only JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let kinds = match (&options.pool.browsers, &options.pool.simulate) {
+        (Some(kinds), _) | (None, Some(kinds)) => kinds.0.clone(),
+        (None, None) => Kind::ALL.to_vec(),
+    };
+    let simulated = options.pool.simulate.is_some();
+    let mut reports = Vec::new();
+    for kind in kinds {
+        reports.push(examine(kind, simulated, &options.pool).await);
+    }
+    let system = json!({
+        "flotilla": env!("CARGO_PKG_VERSION"),
+        "runner": flotilla_web::missing().map_or("built", |_| "not built: run `cargo xtask wasm`"),
+        "data_folder": flotilla::pull::home_dir(),
+        "models": pulled(),
+        "browsers": reports,
+    });
+    if options.json {
+        print_json(&system)?;
+    } else {
+        print(&system);
+    }
+    let usable = |report: &Value| report["backends"].as_array().into_iter().flatten().any(|b| !b["adapter"].is_null());
+    let any = system["browsers"].as_array().into_iter().flatten().any(usable);
+    Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn pulled() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(flotilla::pull::models_dir()) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Starts one browser and asks its page what it offers.
+async fn examine(kind: Kind, simulated: bool, options: &PoolOptions) -> Value {
+    let mut report = json!({ "browser": kind, "simulated": simulated });
+    if !simulated {
+        match install::find(kind) {
+            Ok(installed) => {
+                report["program"] = json!(installed.browser);
+                report["driver"] = json!(installed.driver);
+            }
+            Err(missing) => {
+                report["error"] = json!(missing.to_string());
+                return report;
+            }
+        }
+    }
+    if kind == Kind::Chrome {
+        report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter));
+    }
+    let wishes = Wishes {
+        simulated,
+        adapter: options.webgpu_adapter,
+        fleet: flotilla_fleet::Config { restarts_max: 0, ..flotilla_fleet::Config::default() },
+        ..Wishes::of(vec![kind])
+    };
+    let local = match Local::start(&wishes, Arc::new(Catalog::default()), 0).await {
+        Ok(local) => local,
+        Err(error) => {
+            report["error"] = json!(error.to_string());
+            return report;
+        }
+    };
+    let known = |view: &View| {
+        view.browsers.iter().any(|browser| !browser.backends.is_empty() && browser.facts.is_some())
+            || view.status.slots.iter().any(|slot| slot.last_failure.is_some())
+    };
+    let waited = progress::spinner(&format!("asking {kind}"), async {
+        tokio::time::timeout(START_MAX, local.pool.wait_until(known)).await
+    })
+    .await;
+    match waited {
+        Ok(Some(view)) => describe(&mut report, &view),
+        Ok(None) => report["error"] = json!("the pool ended before the browser answered"),
+        Err(_) => report["error"] = json!(format!("no answer within {START_MAX:?}")),
+    }
+    local.stop().await;
+    report
+}
+
+fn describe(report: &mut Value, view: &View) {
+    if let Some(failure) = view.status.slots.iter().find_map(|slot| slot.last_failure.as_ref()) {
+        report["error"] = json!(failure);
+    }
+    for browser in &view.browsers {
+        if let Some(facts) = &browser.facts {
+            report["version"] = json!(facts.version);
+            report["start_ms"] = json!(facts.start_ms);
+        }
+        let backends: Vec<Value> = browser
+            .backends
+            .iter()
+            .map(|backend| match &backend.outcome {
+                Ok(adapter) => json!({
+                    "backend": backend.backend,
+                    "adapter": adapter.label(),
+                    "features": adapter.features,
+                    "binding_bytes_max": adapter.binding_bytes_max,
+                }),
+                Err(words) => json!({ "backend": backend.backend, "refused": words }),
+            })
+            .collect();
+        report["backends"] = json!(backends);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a command's result")]
+fn print(system: &Value) {
+    let word = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    println!("flotilla {}; runner {}", word(&system["flotilla"]), word(&system["runner"]));
+    let models: Vec<String> = system["models"].as_array().into_iter().flatten().map(word).collect();
+    let models = if models.is_empty() { "none; run `flotilla pull all-MiniLM-L6-v2`".to_owned() } else { models.join(", ") };
+    println!("models in {}: {models}\n", word(&system["data_folder"]));
+    let mut rows = Vec::new();
+    for report in system["browsers"].as_array().into_iter().flatten() {
+        let simulated = if report["simulated"] == true { " (simulated)" } else { "" };
+        let name = format!("{} {}{simulated}", word(&report["browser"]), word(&report["version"]));
+        if let Some(error) = report["error"].as_str() {
+            rows.push(vec![name.clone(), "-".to_owned(), "error".to_owned(), error.to_owned()]);
+        }
+        for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
+            let found = report["backends"].as_array().into_iter().flatten().find(|b| b["backend"] == backend.name());
+            if let Some(found) = found {
+                let (state, words) = match found["refused"].as_str() {
+                    Some(words) => ("refused", words.to_owned()),
+                    None => {
+                        let features: Vec<String> =
+                            found["features"].as_array().into_iter().flatten().map(word).collect();
+                        ("offered", format!("{} {}", word(&found["adapter"]), features.join(" ")).trim().to_owned())
+                    }
+                };
+                rows.push(vec![name.clone(), backend.to_string(), state.to_owned(), words]);
+            }
+        }
+    }
+    table::print(&["browser", "backend", "state", "adapter, or the browser's words"], &rows);
+}

@@ -1,0 +1,169 @@
+//! Options, and which command runs.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use flotilla::{
+    browser::{Adapter, Kind, Kinds},
+    local::Wishes,
+};
+use flotilla_protocol::Backend;
+
+mod demo;
+mod doctor;
+mod embed;
+mod progress;
+mod pull;
+mod serve;
+mod table;
+
+#[derive(Parser)]
+#[command(name = "flotilla", version, about = "Runs machine-learning models in a pool of real browsers")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve models over HTTP (OpenAI's API) until Ctrl-C.
+    Serve(serve::Options),
+    /// Embed texts and print the vectors.
+    Embed(embed::Options),
+    /// Embed three sentences in every browser and compare with the native reference.
+    Demo(demo::Options),
+    /// Show what is installed and which browser offers which backend.
+    Doctor(doctor::Options),
+    /// Fetch a model into the data folder.
+    Pull(pull::Options),
+    /// Stand between a daemon and a driver (started by the daemon itself).
+    #[command(hide = true)]
+    Guardian {
+        /// Folder of the browser's files; removed at the end.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The driver and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Which browsers a command starts.
+#[derive(Args, Clone, Debug)]
+struct PoolOptions {
+    /// Browsers to start, such as chrome=2,firefox=1. Default: one of each kind that is installed.
+    #[arg(long, value_name = "KIND[=COUNT],..", conflicts_with = "simulate")]
+    browsers: Option<Kinds>,
+    /// Simulated browsers instead: the same protocol and runtime without a browser.
+    #[arg(long, value_name = "KIND[=COUNT],..")]
+    simulate: Option<Kinds>,
+    /// Backends in order of preference; a later one is used only where an earlier one is refused, and answers say so.
+    /// Default: webgpu,cpu in browsers, cpu in simulated ones.
+    #[arg(long, value_name = "BACKEND,..", value_delimiter = ',', value_parser = backend)]
+    backends: Option<Vec<Backend>>,
+    /// Where Chromium's WebGPU adapter comes from.
+    #[arg(long, value_enum, default_value = "auto")]
+    webgpu_adapter: Adapter,
+    /// Longest time from a request to its answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    [Backend::WebGpu, Backend::Cpu]
+        .into_iter()
+        .find(|backend| backend.name() == name)
+        .ok_or_else(|| format!("{name:?} is not a backend; known are webgpu and cpu"))
+}
+
+impl PoolOptions {
+    fn wishes(&self) -> anyhow::Result<Wishes> {
+        let (kinds, simulated) = match (&self.browsers, &self.simulate) {
+            (_, Some(kinds)) => (kinds.0.clone(), true),
+            (Some(kinds), None) => (kinds.0.clone(), false),
+            (None, None) => (installed()?, false),
+        };
+        let default = if simulated { vec![Backend::Cpu] } else { vec![Backend::WebGpu, Backend::Cpu] };
+        Ok(Wishes {
+            simulated,
+            backends: self.backends.clone().unwrap_or(default),
+            adapter: self.webgpu_adapter,
+            timeout: Duration::from_secs(self.timeout),
+            ..Wishes::of(kinds)
+        })
+    }
+}
+
+/// One of each kind that is installed.
+fn installed() -> anyhow::Result<Vec<Kind>> {
+    let mut missing = Vec::new();
+    let found: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|&kind| match flotilla::browser::install::find(kind) {
+            Ok(_) => true,
+            Err(error) => {
+                missing.push(error.to_string());
+                false
+            }
+        })
+        .collect();
+    if found.is_empty() {
+        anyhow::bail!("no browser is installed: {}. Or use --simulate chrome=1 to go without", missing.join("; "));
+    }
+    Ok(found)
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Guardian { dir, command } = &cli.command {
+        return match flotilla::guardian::run(dir, command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("flotilla guardian: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOTILLA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_level(&cli.command)));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(progress::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("flotilla: no threads can be had: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(options) => serve::run(options).await,
+            Command::Embed(options) => embed::run(options).await,
+            Command::Demo(options) => demo::run(options).await,
+            Command::Doctor(options) => doctor::run(options).await,
+            Command::Pull(options) => pull::run(options).await,
+            Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
+        }
+    });
+    // A load that blocks a thread must not keep a finished command.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("flotilla: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn default_level(command: &Command) -> &'static str {
+    match command {
+        Command::Serve(_) => "info",
+        _ => "warn",
+    }
+}

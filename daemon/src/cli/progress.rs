@@ -1,0 +1,79 @@
+//! Progress on standard error; nothing at all when that is no terminal.
+
+use std::{collections::BTreeMap, io::Write, sync::Arc, sync::LazyLock, time::Duration};
+
+use flotilla::{catalog::Catalog, pool::Pool};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// All bars, so that log lines can be written above them.
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+
+/// Writer for log lines: bars are lifted while a line is written.
+pub(super) fn stderr() -> impl Write {
+    LiftedStderr
+}
+
+struct LiftedStderr;
+
+impl Write for LiftedStderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        BARS.suspend(|| std::io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// A bar of bytes.
+pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new(total));
+    if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// Shows that something is under way until it is done.
+pub(super) async fn spinner<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let bar = BARS.add(ProgressBar::new_spinner());
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let done = work.await;
+    bar.finish_and_clear();
+    done
+}
+
+/// Bars of all loads of a pool, until it ends.
+pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
+    let mut bars: BTreeMap<(u64, u32), ProgressBar> = BTreeMap::new();
+    let watch = pool.wait_until(|view| {
+        let mut seen = Vec::new();
+        for &(browser, model, done, total) in &view.loads {
+            let key = (browser.0, model.0);
+            seen.push(key);
+            let kind = view
+                .browsers
+                .iter()
+                .find(|view| view.browser == browser)
+                .and_then(|view| Some(view.facts.as_ref()?.kind.name()))
+                .unwrap_or("browser");
+            let name = catalog.models.get(model.0 as usize).map_or("model", |model| &model.name);
+            let bar = bars.entry(key).or_insert_with(|| bytes(&format!("{kind}: {name}"), total.max(1)));
+            bar.set_length(total.max(1));
+            bar.set_position(done);
+        }
+        bars.retain(|key, bar| {
+            let keep = seen.contains(key);
+            if !keep {
+                bar.finish_and_clear();
+            }
+            keep
+        });
+        false
+    });
+    // Never satisfied, so it ends with the pool.
+    let _ = watch.await;
+}

@@ -1,0 +1,87 @@
+//! `flotilla serve`.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use flotilla::{catalog::Catalog, local::Local};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{PoolOptions, progress};
+
+#[derive(Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pool: PoolOptions,
+    /// Port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, env = "FLOTILLA_PORT", default_value_t = 8484)]
+    port: u16,
+    /// Models to serve: folders of a model, folders of such folders, or .onnx files. Default: what was pulled.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    models: Vec<PathBuf>,
+    /// Most requests that wait; further ones are refused with status 429.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    queue: u32,
+    /// Most rows of a batch.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch_rows: u32,
+    /// Longest wait of a request for others to join its batch while a browser is idle.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    batch_delay: u64,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let mut wishes = options.pool.wishes()?;
+    wishes.fleet.queue_max = options.queue;
+    wishes.fleet.batch_delay = Duration::from_millis(options.batch_delay);
+    wishes.batching.rows_max = options.batch_rows.max(1);
+    let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be listened for")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+    let models = paths_or_pulled(options.models)?;
+    let catalog = progress::spinner("importing models", tokio::task::spawn_blocking(move || Catalog::open(&models))).await?;
+    let local = Local::start(&wishes, Arc::new(catalog), options.port).await?;
+    let names: Vec<&str> = local.catalog.models.iter().map(|model| model.name.as_str()).collect();
+    tracing::info!("listening on http://{} for {}", local.address, names.join(", "));
+    let pool = local.pool.clone();
+    let bars = tokio::spawn(progress::loads(pool.clone(), local.catalog.clone()));
+    let ready = {
+        let pool = pool.clone();
+        let address = local.address;
+        tokio::spawn(async move {
+            let all = |view: &flotilla::pool::View| view.status.models.iter().all(|model| model.ready > 0);
+            if pool.wait_until(all).await.is_some() {
+                tracing::info!("ready: POST http://{address}/v1/embeddings");
+            }
+        })
+    };
+    let signals = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            tracing::info!("ending: accepted requests are answered first; once more to end at once");
+            pool.drain().await;
+        }
+    });
+    local.ended().await;
+    for task in [bars, ready, signals] {
+        task.abort();
+    }
+    tracing::info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The paths given, or everything that was pulled.
+pub(super) fn paths_or_pulled(paths: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+    if !paths.is_empty() {
+        return Ok(paths);
+    }
+    let pulled = flotilla::pull::models_dir();
+    anyhow::ensure!(
+        pulled.is_dir(),
+        "no model is there: {} does not exist; run `flotilla pull all-MiniLM-L6-v2`, or name a model with --models",
+        pulled.display()
+    );
+    Ok(vec![pulled])
+}

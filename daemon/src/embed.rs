@@ -1,0 +1,120 @@
+//! Texts to embeddings: tokenize, run in the pool, collect.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_model::text::EncodeError;
+use futures_util::future::try_join_all;
+
+use crate::{
+    catalog::Model,
+    pool::{AnswerError, Input, Pool, Provenance, first_row, takes_tokens},
+};
+
+/// Something to embed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Text, to be tokenized.
+    String(String),
+    /// Token ids, special tokens included.
+    Tokens(Vec<u32>),
+}
+
+/// An embedding and how it came about.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// The vector.
+    pub values: Vec<f32>,
+    /// Tokens of the input, special tokens included.
+    pub tokens: usize,
+    /// Who computed it.
+    pub provenance: Arc<Provenance>,
+}
+
+/// Why there is no embedding.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum EmbedError {
+    #[error("input {index} is empty; give it at least one {unit}")]
+    Empty { index: usize, unit: &'static str },
+    #[error(
+        "input {index} has {got} tokens, model {model} takes at most {limit}; shorten it, or let it be cut with \
+         truncate_prompt_tokens"
+    )]
+    TooLong { index: usize, got: usize, limit: usize, model: String },
+    #[error("input {index} holds token {token}, the vocabulary of model {model} ends at {limit}")]
+    Token { index: usize, token: u32, limit: u32, model: String },
+    #[error("model {model} has no tokenizer.json, so it takes token ids only; add that file to its folder to send text")]
+    NoTokenizer { model: String },
+    #[error("model {model} does not give embeddings of texts")]
+    NotText { model: String },
+    #[error("input {index} cannot be tokenized: {source}")]
+    Tokenizer { index: usize, source: EncodeError },
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    #[error("model {model} gave results that are no embedding")]
+    Output { model: String },
+}
+
+/// Embeds texts, in order. `cut` shortens inputs to so many tokens, at most what the model takes; without it an input that
+/// is too long is an error.
+///
+/// # Errors
+/// The first input that cannot be embedded; the others are cancelled.
+pub async fn embed(
+    pool: &Pool,
+    model: &Model,
+    texts: Vec<Text>,
+    cut: Option<usize>,
+    timeout: Duration,
+) -> Result<Vec<Embedding>, EmbedError> {
+    if !model.is_embedding() || !takes_tokens(&model.program) {
+        return Err(EmbedError::NotText { model: model.name.clone() });
+    }
+    let rows =
+        texts.into_iter().enumerate().map(|(index, text)| tokens(model, index, text, cut)).collect::<Result<Vec<_>, _>>()?;
+    try_join_all(rows.into_iter().map(|ids| async move {
+        let tokens = ids.len();
+        let answer = pool.run(model.id, Input::Tokens(ids), timeout).await?;
+        let values = first_row(&answer.outputs).ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
+        Ok(Embedding { values, tokens, provenance: answer.provenance })
+    }))
+    .await
+}
+
+/// Token ids of an input, checked.
+fn tokens(model: &Model, index: usize, text: Text, cut: Option<usize>) -> Result<Vec<u32>, EmbedError> {
+    let limit = model.tokens_max;
+    let wish = cut.map(|cut| cut.min(limit));
+    let (ids, got) = match text {
+        Text::String(text) if text.trim().is_empty() => return Err(EmbedError::Empty { index, unit: "character" }),
+        Text::Tokens(ids) if ids.is_empty() => return Err(EmbedError::Empty { index, unit: "token" }),
+        Text::String(text) => {
+            let encoder =
+                model.text.as_ref().ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
+            let encoded =
+                encoder.encode_within(&text, wish.unwrap_or(limit)).map_err(|source| EmbedError::Tokenizer { index, source })?;
+            (encoded.ids, encoded.untruncated_len)
+        }
+        Text::Tokens(mut ids) => {
+            let got = ids.len();
+            ids.truncate(wish.unwrap_or(got));
+            (ids, got)
+        }
+    };
+    if wish.is_none() && got > limit {
+        return Err(EmbedError::TooLong { index, got, limit, model: model.name.clone() });
+    }
+    if let Some(vocabulary) = model.vocabulary
+        && let Some(&token) = ids.iter().find(|&&token| token >= vocabulary)
+    {
+        return Err(EmbedError::Token { index, token, limit: vocabulary, model: model.name.clone() });
+    }
+    Ok(ids)
+}
+
+/// Cosine of the angle between two vectors of the same length; 0 where one is all zeros.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    if norms == 0.0 { 0.0 } else { dot(a, b) / norms }
+}

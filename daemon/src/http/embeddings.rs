@@ -1,0 +1,212 @@
+//! `POST /v1/embeddings` in OpenAI's shape.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{FromRequest, Request, State, rejection::BytesRejection},
+    http::StatusCode,
+};
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{BODY_BYTES_MAX, Context, error::ApiError};
+use crate::{
+    catalog::Model,
+    embed::{self, EmbedError, Embedding, Text},
+    pool::Provenance,
+};
+
+/// Most inputs of a request, as in OpenAI's API.
+pub const INPUTS_MAX: usize = 2048;
+
+#[derive(Deserialize)]
+struct Body {
+    model: Option<Value>,
+    input: Option<Value>,
+    #[serde(default)]
+    encoding_format: Option<Value>,
+    #[serde(default)]
+    dimensions: Option<Value>,
+    /// As in vLLM: cut inputs to so many tokens, -1 for as many as the model takes.
+    #[serde(default)]
+    truncate_prompt_tokens: Option<Value>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Float,
+    Base64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    object: &'static str,
+    index: usize,
+    embedding: Value,
+}
+
+/// Answers with one embedding per input.
+pub(super) async fn create(State(context): State<Context>, request: Request) -> Result<Json<Value>, ApiError> {
+    let begin = Instant::now();
+    let bytes = body(request).await?;
+    let body: Body = serde_json::from_slice(&bytes).map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not the JSON object expected: {error}"))
+    })?;
+    let model = model(&context, body.model.as_ref())?;
+    let encoding = encoding(body.encoding_format.as_ref())?;
+    let texts = texts(body.input)?;
+    let cut = truncation(body.truncate_prompt_tokens.as_ref())?;
+    let embeddings = embed::embed(&context.pool, &model, texts, cut, context.timeout).await.map_err(api_error)?;
+    if let Some(dimensions) = body.dimensions.filter(|wish| !wish.is_null()) {
+        let size = embeddings.first().map_or(0, |embedding| embedding.values.len());
+        if dimensions.as_u64() != Some(size as u64) {
+            let message = format!("model {} has {size} dimensions and cannot give {dimensions}", model.name);
+            return Err(ApiError::invalid("dimensions", "unsupported_dimensions", message));
+        }
+    }
+    Ok(Json(answer(&model, &embeddings, encoding, begin)))
+}
+
+/// The body, with an error in OpenAI's shape when it is too long.
+pub(super) async fn body(request: Request) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
+        BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is over the limit of {BODY_BYTES_MAX} bytes; send fewer inputs at a time"),
+        ),
+        other => ApiError::new(StatusCode::BAD_REQUEST, "unreadable_body", other.to_string()),
+    })
+}
+
+fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError> {
+    let name = match name {
+        Some(Value::String(name)) => name,
+        Some(other) => {
+            return Err(ApiError::invalid("model", "invalid_model", format!("model must be a string, not {other}")));
+        }
+        None => return Err(ApiError::invalid("model", "missing_model", "model is missing")),
+    };
+    if let Some(model) = context.catalog.by_name(name) {
+        return Ok(model.clone());
+    }
+    let served: Vec<&str> = context.catalog.models.iter().map(|model| model.name.as_str()).collect();
+    let message = match context.catalog.broken.get(name) {
+        Some(reason) => format!("model {name} could not be loaded: {reason}"),
+        None => format!("model {name:?} is not served here; served are: {}", served.join(", ")),
+    };
+    Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
+}
+
+fn encoding(wish: Option<&Value>) -> Result<Encoding, ApiError> {
+    match wish {
+        None | Some(Value::Null) => Ok(Encoding::Float),
+        Some(Value::String(name)) if name == "float" => Ok(Encoding::Float),
+        Some(Value::String(name)) if name == "base64" => Ok(Encoding::Base64),
+        Some(other) => Err(ApiError::invalid(
+            "encoding_format",
+            "invalid_encoding_format",
+            format!("encoding_format must be \"float\" or \"base64\", not {other}"),
+        )),
+    }
+}
+
+fn truncation(wish: Option<&Value>) -> Result<Option<usize>, ApiError> {
+    match wish {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_i64() {
+            Some(-1) => Ok(Some(usize::MAX)),
+            Some(tokens @ 1..) => Ok(Some(tokens as usize)),
+            Some(_) | None => Err(ApiError::invalid(
+                "truncate_prompt_tokens",
+                "invalid_truncation",
+                format!("truncate_prompt_tokens must be -1 or a number of tokens, not {value}"),
+            )),
+        },
+    }
+}
+
+/// A string, strings, token ids, or lists of token ids.
+fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
+    let wrong = |message: String| ApiError::invalid("input", "invalid_input", message);
+    let expected = "input must be a string, a list of strings, a list of token ids, or a list of such lists";
+    let texts = match input {
+        None | Some(Value::Null) => return Err(ApiError::invalid("input", "missing_input", "input is missing")),
+        Some(Value::String(text)) => vec![Text::String(text)],
+        Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
+            vec![Text::Tokens(tokens(&items).ok_or_else(|| wrong(expected.to_owned()))?)]
+        }
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => Ok(Text::String(text)),
+                Value::Array(ids) => Ok(Text::Tokens(tokens(&ids).ok_or_else(|| wrong(expected.to_owned()))?)),
+                other => Err(wrong(format!("{expected}; it holds {other}"))),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(wrong(format!("{expected}, not {other}"))),
+    };
+    if texts.is_empty() {
+        return Err(wrong("input is an empty list; give at least one text".to_owned()));
+    }
+    if texts.len() > INPUTS_MAX {
+        return Err(wrong(format!("input holds {} texts, the limit is {INPUTS_MAX}; send them in parts", texts.len())));
+    }
+    Ok(texts)
+}
+
+fn tokens(items: &[Value]) -> Option<Vec<u32>> {
+    items.iter().map(|item| u32::try_from(item.as_u64()?).ok()).collect()
+}
+
+fn answer(model: &Model, embeddings: &[Embedding], encoding: Encoding, begin: Instant) -> Value {
+    let data: Vec<Row> = embeddings
+        .iter()
+        .enumerate()
+        .map(|(index, embedding)| Row {
+            object: "embedding",
+            index,
+            embedding: match encoding {
+                Encoding::Float => json!(embedding.values),
+                Encoding::Base64 => {
+                    let bytes: Vec<u8> = embedding.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+                }
+            },
+        })
+        .collect();
+    let tokens: usize = embeddings.iter().map(|embedding| embedding.tokens).sum();
+    let mut runs: Vec<&Provenance> = Vec::new();
+    for embedding in embeddings {
+        // Rows of one run share their account.
+        if !runs.iter().any(|run| std::ptr::eq(*run, &*embedding.provenance)) {
+            runs.push(&embedding.provenance);
+        }
+    }
+    json!({
+        "object": "list",
+        "data": data,
+        "model": model.name,
+        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+        "simulated": runs.iter().any(|run| run.simulated),
+        "flotilla": { "daemon_ms": begin.elapsed().as_secs_f64() * 1e3, "runs": runs },
+    })
+}
+
+fn api_error(error: EmbedError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        EmbedError::Answer(error) => error.into(),
+        EmbedError::Empty { .. } => ApiError::invalid("input", "empty_input", message),
+        EmbedError::TooLong { .. } => ApiError::invalid("input", "context_length_exceeded", message),
+        EmbedError::Token { .. } => ApiError::invalid("input", "invalid_token", message),
+        EmbedError::NoTokenizer { .. } => ApiError::invalid("input", "no_tokenizer", message),
+        EmbedError::NotText { .. } => ApiError::invalid("model", "not_an_embedding_model", message),
+        EmbedError::Tokenizer { .. } | EmbedError::Output { .. } => {
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What is served and how it fares: `/v1/models`, `/healthz`, `/api/pool`.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{Context, error::ApiError};
+use crate::{catalog::Model, pool::View};
+
+fn described(model: &Model) -> Value {
+    json!({ "id": model.name, "object": "model", "created": model.created, "owned_by": "flotilla" })
+}
+
+pub(super) async fn models(State(context): State<Context>) -> Json<Value> {
+    let data: Vec<Value> = context.catalog.models.iter().map(|model| described(model)).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+pub(super) async fn model(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    context
+        .catalog
+        .by_name(&name)
+        .map(|model| Json(described(model)))
+        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("model {name:?} is not served here")))
+}
+
+/// 200 only when every model that was asked for has a ready placement.
+pub(super) async fn healthz(State(context): State<Context>) -> Response {
+    let Some(view) = context.pool.view().await else {
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the pool has ended").into_response();
+    };
+    let models: Vec<Value> = context
+        .catalog
+        .models
+        .iter()
+        .zip(&view.status.models)
+        .map(|(model, status)| json!({ "id": model.name, "ready": status.ready, "error": status.unplaceable }))
+        .chain(context.catalog.broken.iter().map(|(name, reason)| json!({ "id": name, "ready": 0, "error": reason })))
+        .collect();
+    let is_ready = |model: &Value| model["ready"].as_u64() > Some(0);
+    let all = !models.is_empty() && models.iter().all(is_ready);
+    let status = match (all, view.status.phase) {
+        (_, "draining" | "drained") => "draining",
+        (true, _) => "ok",
+        (false, _) if models.iter().any(|model| !is_ready(model) && !model["error"].is_null()) => "degraded",
+        (false, _) => "starting",
+    };
+    let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "status": status, "models": models }))).into_response()
+}
+
+/// Browsers, placements, queue.
+pub(super) async fn pool(State(context): State<Context>) -> Result<Json<Value>, ApiError> {
+    let view = context
+        .pool
+        .view()
+        .await
+        .ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the pool has ended"))?;
+    Ok(Json(described_pool(&context, &view)))
+}
+
+fn described_pool(context: &Context, view: &View) -> Value {
+    let browsers: Vec<Value> = view
+        .status
+        .slots
+        .iter()
+        .map(|slot| {
+            let browser = view.browsers.iter().find(|browser| Some(browser.browser) == slot.browser);
+            let backends: Vec<Value> = browser
+                .map(|browser| browser.backends.as_slice())
+                .unwrap_or_default()
+                .iter()
+                .map(|report| match &report.outcome {
+                    Ok(adapter) => json!({ "backend": report.backend, "adapter": adapter.label() }),
+                    Err(reason) => json!({ "backend": report.backend, "refused": reason }),
+                })
+                .collect();
+            let placements: Vec<Value> = slot
+                .placements
+                .iter()
+                .map(|placement| {
+                    let loaded = view.adapters.iter().find(|(id, ..)| *id == placement.placement);
+                    json!({
+                        "model": context.catalog.models.get(placement.model.0 as usize).map(|model| &model.name),
+                        "backend": placement.backend,
+                        "state": placement.state,
+                        "fallback": placement.fallback,
+                        "adapter": loaded.map(|(_, adapter, _)| adapter.label()),
+                        "load_ms": loaded.map(|(_, _, load_us)| *load_us as f64 / 1e3),
+                    })
+                })
+                .collect();
+            json!({
+                "slot": slot.slot.0,
+                "kind": slot.kind,
+                "browser": slot.browser.map(|browser| browser.to_string()),
+                "state": slot.state,
+                "detail": slot.words,
+                "last_failure": slot.last_failure,
+                "facts": browser.and_then(|browser| browser.facts.as_ref()),
+                "backends": backends,
+                "placements": placements,
+            })
+        })
+        .collect();
+    json!({
+        "phase": view.status.phase,
+        "queued": view.status.queued,
+        "running": view.status.running,
+        "browsers": browsers,
+    })
+}

@@ -1,0 +1,156 @@
+//! The daemon's HTTP server: API for clients, runner page, links and blobs for pages. Loopback only.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::net::TcpListener;
+
+use crate::{catalog::Catalog, http::error::ApiError, pool::Pool};
+
+pub mod embeddings;
+pub mod error;
+mod health;
+mod runner;
+
+/// Largest request body.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// What every handler sees.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where requests run.
+    pub pool: Pool,
+    /// What is served.
+    pub catalog: Arc<Catalog>,
+    /// Longest time from a request to its answer.
+    pub timeout: Duration,
+    /// A folder served under `/extra/`, for pages that compare this runtime with others.
+    pub extra: Option<Arc<std::path::PathBuf>>,
+}
+
+/// Why the server could not be started.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum BindError {
+    #[error("port {port} of 127.0.0.1 is in use; stop the other program or choose another with --port")]
+    InUse { port: u16 },
+    #[error("cannot listen on 127.0.0.1:{port}: {source}")]
+    Io { port: u16, source: std::io::Error },
+}
+
+/// Listens on the loopback interface; port 0 takes a free one.
+///
+/// # Errors
+/// The port is in use or may not be had.
+pub async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), BindError> {
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => BindError::InUse { port },
+        _ => BindError::Io { port, source },
+    };
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(io)?;
+    let address = listener.local_addr().map_err(io)?;
+    Ok((listener, address))
+}
+
+/// Serves until `ended` resolves, then finishes the answers that are under way.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    context: Context,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let port = listener.local_addr()?.port();
+    axum::serve(listener, router(context, port)).with_graceful_shutdown(ended).await
+}
+
+fn router(context: Context, port: u16) -> Router {
+    Router::new()
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/models", get(health::models))
+        .route("/v1/models/{*name}", get(health::model))
+        .route("/healthz", get(health::healthz))
+        .route("/api/pool", get(health::pool))
+        .route("/runner/", get(runner::index))
+        .route("/runner/failure", post(runner::failure))
+        .route("/runner/{file}", get(runner::file))
+        .route("/blobs/{blob}", get(runner::blob))
+        .route("/extra/{*file}", get(runner::extra))
+        .route("/link", get(runner::link))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(port, guard))
+        .with_state(context)
+}
+
+async fn no_such_route(request: Request) -> ApiError {
+    ApiError::not_found(format!("there is no route {} {}", request.method(), request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    ApiError::method(format!("{} is not a method of {}", request.method(), request.uri().path()))
+}
+
+/// Lets through only requests that a local program or this daemon's own page makes: a web site open in the user's browser
+/// can reach this port, but not with another `Host` (DNS rebinding) nor without telling its `Origin`.
+async fn guard(State(port): State<u16>, request: Request, next: Next) -> Response {
+    match check_origin(request.headers(), port) {
+        Ok(()) => next.run(request).await,
+        Err(reason) => ApiError::new(StatusCode::FORBIDDEN, "forbidden", reason).into_response(),
+    }
+}
+
+fn check_origin(headers: &HeaderMap, port: u16) -> Result<(), String> {
+    let own = [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")];
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !own.iter().any(|own| own == host) {
+        return Err(format!("Host {host:?} is not this daemon; use 127.0.0.1:{port}"));
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    if own.iter().any(|own| origin.strip_prefix("http://") == Some(own)) {
+        Ok(())
+    } else {
+        Err(format!("Origin {origin:?} may not use this daemon"))
+    }
+}
+
+/// A header of a constant value.
+fn fixed(name: HeaderName, value: &'static str) -> (HeaderName, HeaderValue) {
+    (name, HeaderValue::from_static(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_origins_pass() {
+        let table: &[(&str, Option<&str>, bool)] = &[
+            ("127.0.0.1:9", None, true),
+            ("localhost:9", Some("http://127.0.0.1:9"), true),
+            ("127.0.0.1:9", Some("http://evil.example"), false),
+            ("127.0.0.1:9", Some("null"), false),
+            ("127.0.0.1:9", Some("http://127.0.0.1:10"), false),
+            ("evil.example:9", None, false),
+            ("127.0.0.1", None, false),
+        ];
+        for (host, origin, want) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("header"));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().expect("header"));
+            }
+            assert_eq!(check_origin(&headers, 9).is_ok(), *want, "{host} {origin:?}");
+        }
+    }
+}

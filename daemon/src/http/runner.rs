@@ -1,0 +1,168 @@
+//! What pages need: the runner's files, weight blobs, and the WebSocket of a link.
+
+use axum::{
+    Json,
+    extract::{Path, Request, State, WebSocketUpgrade, ws},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use flotilla_model::program::BlobId;
+use flotilla_protocol::FRAME_BYTES_MAX;
+use serde::Deserialize;
+
+use super::{Context, embeddings, error::ApiError, fixed};
+use crate::link;
+
+/// Longest account of a failure that a page may give.
+const FAILURE_BYTES_MAX: usize = 4096;
+
+pub(super) async fn index(headers: HeaderMap) -> Result<Response, ApiError> {
+    asset("index.html", &headers)
+}
+
+pub(super) async fn file(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+    asset(&file, &headers)
+}
+
+fn asset(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
+    let asset = flotilla_web::runner_asset(name).ok_or_else(|| match flotilla_web::missing() {
+        Some(remedy) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "runner_not_built", remedy),
+        None => ApiError::not_found(format!("the runner has no file {name}")),
+    })?;
+    let headers = [
+        (header::CONTENT_TYPE, header::HeaderValue::from_static(asset.content_type)),
+        fixed(header::CACHE_CONTROL, "no-cache"),
+        // Cross-origin isolation: precise clocks, and shared memory for threads.
+        fixed(header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        fixed(header::HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
+        fixed(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; img-src data:",
+        ),
+        fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    let takes_gzip = request
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("gzip"));
+    Ok(match asset.gzip.filter(|_| takes_gzip) {
+        Some(gzip) => (headers, [fixed(header::CONTENT_ENCODING, "gzip")], gzip).into_response(),
+        None => (headers, asset.bytes).into_response(),
+    })
+}
+
+/// A file of the extra folder, streamed whole from disk; only plain names without `..` are served.
+pub(super) async fn extra(State(context): State<Context>, Path(file): Path<String>) -> Result<Response, ApiError> {
+    let missing = || ApiError::not_found(format!("there is no file {file}"));
+    let folder = context.extra.as_ref().ok_or_else(missing)?;
+    let relative = std::path::Path::new(&file);
+    if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+        return Err(missing());
+    }
+    let bytes = tokio::fs::read(folder.join(relative)).await.map_err(|_| missing())?;
+    let content_type = match relative.extension().and_then(|extension| extension.to_str()) {
+        Some("js" | "mjs") => "text/javascript",
+        Some("wasm") => "application/wasm",
+        Some("json") => "application/json",
+        Some(_) | None => "application/octet-stream",
+    };
+    let headers = [
+        fixed(header::CONTENT_TYPE, content_type),
+        fixed(header::HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
+        fixed(header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+/// A blob never changes under its name, so browsers may keep it for ever.
+pub(super) async fn blob(
+    State(context): State<Context>,
+    Path(blob): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let bytes = BlobId::from_hex(&blob)
+        .and_then(|id| context.catalog.blobs.get(&id))
+        .ok_or_else(|| ApiError::not_found(format!("there is no blob {blob}")))?;
+    let bytes = Bytes::from_owner(bytes.clone());
+    let common = [
+        fixed(header::CONTENT_TYPE, "application/octet-stream"),
+        fixed(header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        fixed(header::ACCEPT_RANGES, "bytes"),
+        fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    let Some(wish) = headers.get(header::RANGE).and_then(|range| range.to_str().ok()) else {
+        return Ok((common, bytes).into_response());
+    };
+    match range(wish, bytes.len()) {
+        Some((start, end)) => {
+            let part = format!("bytes {start}-{}/{}", end - 1, bytes.len());
+            let part = [(header::CONTENT_RANGE, part)];
+            Ok((StatusCode::PARTIAL_CONTENT, common, part, bytes.slice(start..end)).into_response())
+        }
+        None => Err(ApiError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "bad_range",
+            format!("range {wish:?} does not lie in a blob of {} bytes", bytes.len()),
+        )),
+    }
+}
+
+/// A single range of RFC 9110, 14.1.2, as start and end (exclusive).
+fn range(wish: &str, length: usize) -> Option<(usize, usize)> {
+    let (first, last) = wish.strip_prefix("bytes=")?.split_once('-')?;
+    let (start, end) = match (first, last) {
+        ("", suffix) => (length.checked_sub(suffix.parse().ok()?)?, length),
+        (first, "") => (first.parse().ok()?, length),
+        (first, last) => (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(length)),
+    };
+    (start < end).then_some((start, end))
+}
+
+/// A link's WebSocket. Only this daemon's page opens one: it tells its `Origin`, which the guard has checked, and its
+/// single-use token, which comes in the first frame.
+pub(super) async fn link(State(context): State<Context>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade
+        .max_message_size(FRAME_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .on_upgrade(move |socket: ws::WebSocket| link::serve(socket, context.pool))
+}
+
+#[derive(Deserialize)]
+struct PageFailure {
+    token: String,
+    error: String,
+}
+
+/// A page that could not start its runtime says why.
+pub(super) async fn failure(State(context): State<Context>, request: Request) -> Result<Json<()>, ApiError> {
+    let bytes = embeddings::body(request).await?;
+    let mut failure: PageFailure = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()))?;
+    failure.error.truncate(failure.error.floor_char_boundary(FAILURE_BYTES_MAX));
+    context.pool.page_failure(failure.token, failure.error).await;
+    Ok(Json(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        let table = [
+            ("bytes=0-3", Some((0, 4))),
+            ("bytes=4-", Some((4, 10))),
+            ("bytes=-3", Some((7, 10))),
+            ("bytes=0-99", Some((0, 10))),
+            ("bytes=10-", None),
+            ("bytes=5-4", None),
+            ("bytes=-11", None),
+            ("bytes=0-18446744073709551615", None),
+            ("lines=0-3", None),
+        ];
+        for (wish, want) in table {
+            assert_eq!(range(wish, 10), want, "{wish}");
+        }
+    }
+}

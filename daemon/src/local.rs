@@ -1,0 +1,191 @@
+//! A pool with its server in this process: what every command that needs browsers starts.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use flotilla_fleet::Batching;
+use flotilla_protocol::Backend;
+use tokio::sync::oneshot;
+
+use crate::{
+    browser::{Adapter, Kind, Wish, adapter, install},
+    catalog::Catalog,
+    guardian,
+    http::{self, BindError, Context},
+    pool::{self, Pool},
+};
+
+/// Longest wait for HTTP clients to take their last answers after the pool has ended.
+const CLIENTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// What a pool is wished to be, as options give it.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Browsers to keep.
+    pub kinds: Vec<Kind>,
+    /// Whether native code plays them.
+    pub simulated: bool,
+    /// Backends in order of preference.
+    pub backends: Vec<Backend>,
+    /// Where Chromium's WebGPU adapter comes from.
+    pub adapter: Adapter,
+    /// Longest time from a request to its answer.
+    pub timeout: Duration,
+    /// Limits of the core.
+    pub fleet: flotilla_fleet::Config,
+    /// How requests are joined.
+    pub batching: Batching,
+    /// A folder served under `/extra/`.
+    pub extra: Option<PathBuf>,
+    /// The program with the `guardian` subcommand; this program's own file unless given.
+    pub guardian: Option<PathBuf>,
+}
+
+impl Wishes {
+    /// Real browsers with default limits.
+    pub fn of(kinds: Vec<Kind>) -> Wishes {
+        Wishes {
+            kinds,
+            simulated: false,
+            backends: vec![Backend::WebGpu, Backend::Cpu],
+            adapter: Adapter::Auto,
+            timeout: Duration::from_secs(120),
+            fleet: flotilla_fleet::Config::default(),
+            batching: Batching { rows_max: 32, tokens_max: 4096 },
+            extra: None,
+            guardian: None,
+        }
+    }
+}
+
+/// Why a pool could not be started.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum StartError {
+    #[error(transparent)]
+    NotInstalled(#[from] install::NotInstalled),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("this program's own file cannot be found: {0}")]
+    Program(#[source] std::io::Error),
+    #[error("no model can be served: {reasons}")]
+    NoModel { reasons: String },
+    #[error("{remedy}")]
+    RunnerMissing { remedy: &'static str },
+    #[error("the data folder {path} cannot be used: {source}; set FLOTILLA_HOME to one that can")]
+    Home { path: PathBuf, source: std::io::Error },
+}
+
+/// A running pool and its server.
+#[derive(Debug)]
+pub struct Local {
+    /// Where requests run.
+    pub pool: Pool,
+    /// What is served.
+    pub catalog: Arc<Catalog>,
+    /// Where the server listens.
+    pub address: SocketAddr,
+    pool_ended: pool::Ended,
+    stop_server: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Local {
+    /// Starts server and browsers; returns as soon as the port is bound.
+    ///
+    /// # Errors
+    /// A browser or the runner is missing, no model is there, or the port cannot be had.
+    pub async fn start(wishes: &Wishes, catalog: Arc<Catalog>, port: u16) -> Result<Local, StartError> {
+        if catalog.models.is_empty() && !catalog.broken.is_empty() {
+            let reasons: Vec<&str> = catalog.broken.values().map(String::as_str).collect();
+            return Err(StartError::NoModel { reasons: reasons.join("; ") });
+        }
+        if !wishes.simulated {
+            for &kind in &wishes.kinds {
+                install::find(kind)?;
+            }
+            if let Some(remedy) = flotilla_web::missing() {
+                return Err(StartError::RunnerMissing { remedy });
+            }
+        }
+        let home = crate::pull::home_dir();
+        let data_dir_id = data_dir_id(&home).map_err(|source| StartError::Home { path: home, source })?;
+        let (listener, address) = http::bind(port).await?;
+        for pid in guardian::reconcile(&data_dir_id) {
+            tracing::warn!(pid, "ended a process that a dead daemon of this data folder had left");
+        }
+        let route = adapter::decide(wishes.adapter);
+        let options = pool::Options {
+            wishes: wishes
+                .kinds
+                .iter()
+                .map(|&kind| Wish {
+                    kind,
+                    simulated: wishes.simulated,
+                    backends: wishes.backends.clone(),
+                    adapter: route,
+                })
+                .collect(),
+            fleet: wishes.fleet.clone(),
+            batching: wishes.batching,
+            heartbeat: wishes.fleet.heartbeat_timeout / 10,
+            guardian: match &wishes.guardian {
+                Some(program) => program.clone(),
+                None => std::env::current_exe().map_err(StartError::Program)?,
+            },
+            data_dir_id,
+        };
+        let (pool, pool_ended) = Pool::start(options, catalog.clone(), format!("http://{address}"));
+        let context = Context { pool: pool.clone(), catalog: catalog.clone(), timeout: wishes.timeout, extra: wishes.extra.clone().map(Arc::new) };
+        let (stop_server, stopped) = oneshot::channel();
+        let server = tokio::spawn(http::serve(listener, context, async {
+            // A dropped sender is an order to stop, too.
+            let _ = stopped.await;
+        }));
+        Ok(Local { pool, catalog, address, pool_ended, stop_server, server })
+    }
+
+    /// Waits until the pool has drained (see [`Pool::drain`]) and nothing of it is left.
+    pub async fn ended(self) {
+        if let Err(error) = self.pool_ended.await {
+            tracing::error!(%error, "the pool failed");
+        }
+        drop(self.stop_server);
+        match tokio::time::timeout(CLIENTS_END_MAX, self.server).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the server failed"),
+            Ok(Err(error)) => tracing::error!(%error, "the server failed"),
+            Err(_) => tracing::warn!("a client keeps its connection open; it is closed"),
+        }
+    }
+
+    /// Drains and ends everything.
+    pub async fn stop(self) {
+        self.pool.drain().await;
+        self.ended().await;
+    }
+}
+
+/// A number that stays with a data folder, so that only its own left-over processes are ever ended.
+fn data_dir_id(home: &std::path::Path) -> std::io::Result<String> {
+    std::fs::create_dir_all(home)?;
+    let path = home.join("id");
+    let read = || -> std::io::Result<Option<String>> {
+        match std::fs::read_to_string(&path) {
+            Ok(id) => Ok(Some(id.trim().to_owned()).filter(|id| id.len() == 32)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    if let Some(id) = read()? {
+        return Ok(id);
+    }
+    // Written aside and linked into place, so that two daemons that start at once agree on one.
+    let aside = home.join(format!("id.{}", crate::token::random()));
+    std::fs::write(&aside, crate::token::random())?;
+    let linked = std::fs::hard_link(&aside, &path);
+    std::fs::remove_file(&aside)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => read()?.ok_or_else(|| std::io::Error::other(format!("{} holds no id", path.display()))),
+    }
+}

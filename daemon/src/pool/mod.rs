@@ -1,0 +1,266 @@
+//! The loop around the fleet core: turns what happens into its events and does what it orders.
+//!
+//! One task owns the core, the browsers' owners, their links and every waiting request. Everybody else holds a [`Pool`]
+//! and sends it commands. `select!` only builds an input; [`state::State::handle`] decides what becomes of it.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_fleet::{Attempt, Batching, ModelId, RequestError, Status};
+use flotilla_protocol::{AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    browser::{Facts, Kind, Wish, owner::Script},
+    catalog::Catalog,
+    link::{LinkReport, Outbox},
+};
+
+mod batch;
+pub(crate) use batch::{first_row, takes_tokens};
+mod state;
+
+/// Most commands and reports that wait for the loop.
+const QUEUE_MAX: usize = 1024;
+
+/// What a pool is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Browsers to keep.
+    pub wishes: Vec<Wish>,
+    /// Limits and budgets of the core; its slots are made from `wishes`.
+    pub fleet: flotilla_fleet::Config,
+    /// How requests are joined.
+    pub batching: Batching,
+    /// How often a page's main thread shows that it lives.
+    pub heartbeat: Duration,
+    /// The program that has the `guardian` subcommand.
+    pub guardian: PathBuf,
+    /// Marks processes as this data directory's.
+    pub data_dir_id: String,
+}
+
+/// What a client wants computed.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// One row of token ids; may be joined with others into a batch.
+    Tokens(Vec<u32>),
+    /// All inputs of the program, in its order; runs alone.
+    Tensors(Vec<Tensor>),
+}
+
+/// Who computed an answer, and how long it took.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Provenance {
+    /// Browser kind.
+    pub browser: Kind,
+    /// The browser's own version.
+    pub browser_version: String,
+    /// Name of the browser in this pool.
+    pub browser_id: String,
+    /// Where in the page it ran.
+    pub backend: Backend,
+    /// What the backend ran on, in the browser's words.
+    pub adapter: String,
+    /// Why a preferred backend was not used; `None` when the first preference was.
+    pub fallback: Option<String>,
+    /// Whether native code played the browser.
+    pub simulated: bool,
+    /// In-page time of the run, in milliseconds.
+    pub run_ms: f64,
+    /// Rows that shared the run.
+    pub rows: usize,
+    /// Pipelines that this placement created after it was loaded.
+    pub pipelines_created: u32,
+    /// Failed attempts before this one.
+    pub tried: Vec<String>,
+}
+
+/// Results of a request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The program's outputs; for [`Input::Tokens`] only this row's part, with a batch dimension of 1.
+    pub outputs: Vec<Tensor>,
+    /// Who computed them.
+    pub provenance: Arc<Provenance>,
+}
+
+/// Why a request has no results.
+#[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum AnswerError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the pool has ended")]
+    PoolEnded,
+    #[error("a page's results do not have the declared shape: {0}")]
+    Shape(#[from] TensorError),
+    #[error("a page's results do not have the declared shape: {got} rows for {want} requests")]
+    Rows { got: usize, want: usize },
+    #[error("results of run {run} are not there any more")]
+    Lost { run: String },
+}
+
+/// A browser as it is now.
+#[derive(Clone, Debug)]
+pub struct BrowserView {
+    /// Name in this pool.
+    pub browser: BrowserId,
+    /// What is known about it, once it runs.
+    pub facts: Option<Facts>,
+    /// What its page offers, once it has said so.
+    pub backends: Vec<BackendReport>,
+}
+
+/// The pool as it is now.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The core's state.
+    pub status: Status,
+    /// Every browser that is not ended.
+    pub browsers: Vec<BrowserView>,
+    /// What each placement that is ready runs on.
+    pub adapters: Vec<(flotilla_protocol::PlacementId, AdapterInfo, u64)>,
+    /// Loads under way: model, verified bytes, total bytes.
+    pub loads: Vec<(BrowserId, ModelId, u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run { request: RequestId, model: ModelId, input: Input, timeout: Duration, reply: oneshot::Sender<Reply> },
+    Cancel { request: RequestId },
+    View { reply: oneshot::Sender<View> },
+    Drain,
+    LinkHello { hello: Hello, outbox: Outbox, reply: oneshot::Sender<Result<(BrowserId, u32), String>> },
+    PageFailure { token: String, error: String },
+    Execute { browser: BrowserId, script: Script },
+}
+
+type Reply = Result<Answer, AnswerError>;
+
+/// Handle of a running pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    commands: mpsc::Sender<Command>,
+    links: mpsc::Sender<LinkReport>,
+    changed: tokio::sync::watch::Receiver<u64>,
+    requests: Arc<AtomicU64>,
+}
+
+/// Cancels a request when its client goes away before the answer.
+struct Cancel<'a> {
+    request: RequestId,
+    commands: &'a mpsc::Sender<Command>,
+}
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        // A full queue costs only that the request is computed for nobody; an answered request is not known any more.
+        let _ = self.commands.try_send(Command::Cancel { request: self.request });
+    }
+}
+
+/// What ends when the pool has drained and every browser's processes are gone.
+pub type Ended = tokio::task::JoinHandle<()>;
+
+impl Pool {
+    /// Starts browsers for a catalog's models. `origin` is where the runner page is served: `http://127.0.0.1:PORT`.
+    pub fn start(options: Options, catalog: Arc<Catalog>, origin: String) -> (Pool, Ended) {
+        let (commands, command_queue) = mpsc::channel(QUEUE_MAX);
+        let (links, link_queue) = mpsc::channel(QUEUE_MAX);
+        let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
+        let (change, changed) = tokio::sync::watch::channel(0);
+        let state = state::State::new(options, catalog, origin, owners, change);
+        let queues = state::Queues { commands: command_queue, links: link_queue, owners: owner_queue };
+        (Pool { commands, links, changed, requests: Arc::default() }, tokio::spawn(state.run(queues)))
+    }
+
+    /// Computes one request, at the latest within `timeout`.
+    /// Dropping the future cancels the request.
+    ///
+    /// # Errors
+    /// Refused, failed on every attempt, or past its deadline; the error says what was tried.
+    pub async fn run(&self, model: ModelId, input: Input, timeout: Duration) -> Reply {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Run { request, model, input, timeout, reply };
+        self.commands.send(command).await.map_err(|_| AnswerError::PoolEnded)?;
+        let cancel = Cancel { request, commands: &self.commands };
+        let answer = answer.await.map_err(|_| AnswerError::PoolEnded)?;
+        std::mem::forget(cancel);
+        answer
+    }
+
+    /// The pool as it is now; `None` once it has ended.
+    pub async fn view(&self) -> Option<View> {
+        let (reply, view) = oneshot::channel();
+        self.commands.send(Command::View { reply }).await.ok()?;
+        view.await.ok()
+    }
+
+    /// Waits until `enough` says yes of the pool, looking whenever something changes. `None` if the pool ends first.
+    pub async fn wait_until(&self, mut enough: impl FnMut(&View) -> bool) -> Option<View> {
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            let view = self.view().await?;
+            if enough(&view) {
+                return Some(view);
+            }
+            changed.changed().await.ok()?;
+        }
+    }
+
+    /// Answers what is accepted, accepts no more, then ends every browser. A second call does not wait for answers.
+    pub async fn drain(&self) {
+        // A pool that has ended has drained.
+        let _ = self.commands.send(Command::Drain).await;
+    }
+
+    /// A page's failure to start its runtime, in its own words.
+    pub async fn page_failure(&self, token: String, error: String) {
+        let _ = self.commands.send(Command::PageFailure { token, error }).await;
+    }
+
+    /// Runs a script in a browser's page, on its main thread: the body of a function that calls its last argument with
+    /// the result.
+    ///
+    /// # Errors
+    /// The driver's words, or that there is no such browser.
+    pub async fn execute(
+        &self,
+        browser: BrowserId,
+        body: &str,
+        arguments: Vec<serde_json::Value>,
+    ) -> Result<serde_json::Value, String> {
+        let (reply, result) = oneshot::channel();
+        let script = Script { body: body.to_owned(), arguments, reply };
+        let gone = || format!("browser {browser} is not there");
+        self.commands.send(Command::Execute { browser, script }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    pub(crate) async fn hello(&self, hello: Hello, outbox: Outbox) -> Result<(BrowserId, u32), String> {
+        let (reply, admitted) = oneshot::channel();
+        let command = Command::LinkHello { hello, outbox, reply };
+        self.commands.send(command).await.map_err(|_| "the pool has ended".to_owned())?;
+        admitted.await.map_err(|_| "the pool has ended".to_owned())?
+    }
+
+    pub(crate) fn link_reports(&self) -> mpsc::Sender<LinkReport> {
+        self.links.clone()
+    }
+}
+
+impl Provenance {
+    fn tried_words(tried: &[Attempt]) -> Vec<String> {
+        tried.iter().map(Attempt::to_string).collect()
+    }
+}
