@@ -42,18 +42,24 @@ impl Dim {
         match self {
             Dim::Fixed(value) => Some(*value),
             Dim::Symbol(Symbol(index)) => symbols.get(*index as usize).copied(),
-            Dim::Sum(terms) => terms.iter().try_fold(0i64, |sum, dim| sum.checked_add(dim.eval(symbols)?)),
-            Dim::Product(factors) => {
-                factors.iter().try_fold(1i64, |product, dim| product.checked_mul(dim.eval(symbols)?))
+            Dim::Sum(terms) => {
+                terms.iter().try_fold(0i64, |sum, dim| sum.checked_add(dim.eval(symbols)?))
             }
-            Dim::DivFloor(dim, by) => dim.eval(symbols)?.checked_div_euclid(i64::try_from(*by).ok()?),
+            Dim::Product(factors) => factors
+                .iter()
+                .try_fold(1i64, |product, dim| product.checked_mul(dim.eval(symbols)?)),
+            Dim::DivFloor(dim, by) => {
+                dim.eval(symbols)?.checked_div_euclid(i64::try_from(*by).ok()?)
+            }
             Dim::Min(dims) => evaluated(dims, symbols)?.into_iter().min(),
             Dim::Max(dims) => evaluated(dims, symbols)?.into_iter().max(),
-            Dim::Broadcast(dims) => evaluated(dims, symbols)?.into_iter().try_fold(1, |all, dim| match (all, dim) {
-                (all, 1) => Some(all),
-                (1, dim) => Some(dim),
-                (all, dim) => (all == dim).then_some(all),
-            }),
+            Dim::Broadcast(dims) => {
+                evaluated(dims, symbols)?.into_iter().try_fold(1, |all, dim| match (all, dim) {
+                    (all, 1) => Some(all),
+                    (1, dim) => Some(dim),
+                    (all, dim) => (all == dim).then_some(all),
+                })
+            }
         }
     }
 
@@ -63,9 +69,11 @@ impl Dim {
             Dim::Fixed(_) => true,
             Dim::Symbol(Symbol(index)) => (*index as usize) < count,
             Dim::DivFloor(dim, _) => dim.symbols_below(count),
-            Dim::Sum(dims) | Dim::Product(dims) | Dim::Min(dims) | Dim::Max(dims) | Dim::Broadcast(dims) => {
-                dims.iter().all(|dim| dim.symbols_below(count))
-            }
+            Dim::Sum(dims)
+            | Dim::Product(dims)
+            | Dim::Min(dims)
+            | Dim::Max(dims)
+            | Dim::Broadcast(dims) => dims.iter().all(|dim| dim.symbols_below(count)),
         }
     }
 }

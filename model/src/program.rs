@@ -519,11 +519,12 @@ impl Program {
                 if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob.bytes) {
                     return fail(&format!("value {index}"), "it lies outside its blob");
                 }
-                let elements = value
-                    .shape
-                    .iter()
-                    .try_fold(1u64, |product, dim| product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?));
-                if elements.and_then(|n| n.checked_mul(value.dtype.storage_bytes() as u64)) != Some(constant.bytes) {
+                let elements = value.shape.iter().try_fold(1u64, |product, dim| {
+                    product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
+                });
+                if elements.and_then(|n| n.checked_mul(value.dtype.storage_bytes() as u64))
+                    != Some(constant.bytes)
+                {
                     return fail(&format!("value {index}"), "its length does not fit its shape");
                 }
             }
@@ -567,7 +568,11 @@ impl Program {
         for (port, shape) in self.inputs.iter().zip(shapes) {
             let declared = &self.value(port.value).shape;
             if shape.len() != declared.len() {
-                return Err(BindError::Rank { input: port.name.clone(), got: shape.len(), want: declared.len() });
+                return Err(BindError::Rank {
+                    input: port.name.clone(),
+                    got: shape.len(),
+                    want: declared.len(),
+                });
             }
             for (dim, &got) in declared.iter().zip(*shape) {
                 if let Dim::Symbol(Symbol(index)) = dim {
@@ -575,7 +580,11 @@ impl Program {
                     match bound[*index as usize] {
                         None => bound[*index as usize] = Some(got),
                         Some(want) if want != got => {
-                            return Err(BindError::Dimension { input: port.name.clone(), got, want });
+                            return Err(BindError::Dimension {
+                                input: port.name.clone(),
+                                got,
+                                want,
+                            });
                         }
                         Some(_) => {}
                     }
@@ -585,7 +594,9 @@ impl Program {
         let bound: Vec<i64> = bound
             .into_iter()
             .enumerate()
-            .map(|(index, value)| value.ok_or_else(|| BindError::Unbound { symbol: self.symbols[index].clone() }))
+            .map(|(index, value)| {
+                value.ok_or_else(|| BindError::Unbound { symbol: self.symbols[index].clone() })
+            })
             .collect::<Result<_, _>>()?;
         for (port, shape) in self.inputs.iter().zip(shapes) {
             for (dim, &got) in self.value(port.value).shape.iter().zip(*shape) {

@@ -1,0 +1,51 @@
+//! Rewrites of a drafted program that change its speed and not its results, a file per rule.
+//!
+//! A rule looks at the draft through [`Formula`](crate::lower::draft::Formula), rewrites the last node of what it
+//! recognizes in place (its operands are all computed by then) and leaves the others to be dropped when nothing uses
+//! them any more. Each is run until it finds nothing.
+
+mod attention;
+mod broadcast;
+mod elementwise;
+mod fold;
+mod layer_norm;
+mod matmul;
+mod views;
+
+use crate::lower::draft::Draft;
+use crate::lower::drop_dead_nodes;
+
+/// One rule: how often it has rewritten something.
+type Rule = fn(&mut Draft) -> usize;
+
+/// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
+/// the others have left.
+const RULES: [(&str, Rule); 9] = [
+    ("fold", fold::apply),
+    ("views", views::apply),
+    ("fold", fold::apply),
+    ("layer_norm", layer_norm::apply),
+    ("broadcast", broadcast::apply),
+    ("attention", attention::apply),
+    ("layer_norm residual", layer_norm::apply_residual),
+    ("matmul", matmul::apply),
+    ("elementwise", elementwise::apply),
+];
+
+/// Bounds a rule that would never be content; a program has far fewer places to rewrite.
+const REWRITES_MAX: usize = 1 << 20;
+
+/// Applies every rule.
+pub(crate) fn fuse(draft: &mut Draft) {
+    for (_, rule) in RULES {
+        let mut rewrites = 0;
+        loop {
+            let found = rule(draft);
+            drop_dead_nodes(draft);
+            rewrites += found;
+            if found == 0 || rewrites > REWRITES_MAX {
+                break;
+            }
+        }
+    }
+}

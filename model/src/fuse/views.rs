@@ -1,0 +1,75 @@
+//! Chains of reshapes and transpositions become one each; those that do nothing disappear.
+
+use crate::{
+    lower::draft::{Draft, Links},
+    program::{Op, Transpose, ValueId},
+};
+
+pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut rewrites = 0;
+    for index in 0..draft.nodes.len() {
+        let links = Links::of(draft);
+        rewrites += usize::from(shorten(draft, &links, index));
+    }
+    rewrites + skip_identities(draft)
+}
+
+/// Lets a node read past another one of its kind.
+fn shorten(draft: &mut Draft, links: &Links, index: usize) -> bool {
+    let node = &draft.nodes[index];
+    let Some(&input) = node.inputs.first() else { return false };
+    let Some(before) = links.producer(draft, input) else { return false };
+    let op = match (&before.op, &node.op) {
+        (Op::Reshape, Op::Reshape) => Op::Reshape,
+        (Op::Transpose(first), Op::Transpose(second)) => {
+            let perm = second.perm.iter().map(|&axis| first.perm[axis as usize]).collect();
+            Op::Transpose(Transpose { perm })
+        }
+        _ => return false,
+    };
+    let source = before.inputs[0];
+    let node = &mut draft.nodes[index];
+    node.op = op;
+    node.inputs[0] = source;
+    true
+}
+
+/// Users of a node that does nothing use its operand instead.
+fn skip_identities(draft: &mut Draft) -> usize {
+    let mut replaced: Vec<(ValueId, ValueId)> = Vec::new();
+    for node in &draft.nodes {
+        let ([input], [output]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
+            continue;
+        };
+        let identity = match &node.op {
+            Op::Reshape | Op::Broadcast => draft.shape(*input) == draft.shape(*output),
+            Op::Transpose(transpose) => {
+                transpose.perm.iter().enumerate().all(|(to, &from)| to as u32 == from)
+            }
+            _ => false,
+        };
+        if identity {
+            replaced.push((*output, *input));
+        }
+    }
+    // Earlier nodes come first, so an operand that is itself replaced is looked up in what is known so far.
+    let mut resolved: std::collections::HashMap<ValueId, ValueId> =
+        std::collections::HashMap::new();
+    for &(output, input) in &replaced {
+        let input = resolved.get(&input).copied().unwrap_or(input);
+        resolved.insert(output, input);
+    }
+    let mut rewrites = 0;
+    let Draft { nodes, outputs, .. } = draft;
+    for id in nodes
+        .iter_mut()
+        .flat_map(|node| &mut node.inputs)
+        .chain(outputs.iter_mut().map(|port| &mut port.value))
+    {
+        if let Some(&input) = resolved.get(id) {
+            *id = input;
+            rewrites += 1;
+        }
+    }
+    rewrites
+}

@@ -1,0 +1,105 @@
+//! Hugging Face directories: `config.json`, `model.safetensors` and, for sentence-transformers, `modules.json` with its
+//! pooling. An architecture is a file of its own that builds a typed graph.
+
+mod bert;
+mod graph;
+mod pooling;
+mod weights;
+
+use serde::de::DeserializeOwned;
+
+use super::{Family, ImportError, Imported, Resolver};
+use graph::Graph;
+pub use pooling::Pooling;
+use weights::WeightFile;
+
+/// The file that makes a folder a Hugging Face model.
+pub(super) const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+
+/// Why a Hugging Face directory cannot be imported.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum HfError {
+    #[error("{file} is not what it should be: {reason}")]
+    Config { file: String, reason: String },
+    #[error("architecture {model_type:?} is not supported; supported: bert")]
+    Architecture { model_type: String },
+    #[error("{file} asks for {what}, which is not supported")]
+    Unsupported { file: String, what: String },
+    #[error("{file} is damaged or cut short: {reason}")]
+    Weights { file: String, reason: String },
+    #[error("{file} has no tensor {tensor}")]
+    Tensor { file: String, tensor: String },
+    #[error("{file}: tensor {tensor} has the shape {got:?}, the configuration makes it {want:?}")]
+    Shape { file: String, tensor: String, got: Vec<usize>, want: Vec<usize> },
+    #[error("{file}: tensor {tensor} holds {dtype}; F32, F16 and BF16 can be read")]
+    Type { file: String, tensor: String, dtype: String },
+    #[error("the graph cannot be built: {reason}")]
+    Graph { reason: String },
+}
+
+#[derive(serde::Deserialize)]
+struct ModelType {
+    model_type: String,
+}
+
+/// What of `config.json` every tokenized model has.
+#[derive(serde::Deserialize)]
+struct TokenConfig {
+    model_type: Option<String>,
+    vocab_size: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    pad_token_id: Option<usize>,
+}
+
+pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
+    let ModelType { model_type } = read_json(resolver, CONFIG)?;
+    let config: bert::Config = match model_type.as_str() {
+        "bert" => read_json(resolver, CONFIG)?,
+        _ => return Err(HfError::Architecture { model_type }.into()),
+    };
+    config.check()?;
+    let pooling = Pooling::load(resolver)?;
+    let bytes = resolver.read(WEIGHTS)?;
+    let weights = WeightFile::parse(WEIGHTS, &bytes)?;
+    let mut graph = Graph::new(&weights);
+    let (hidden, mask) = bert::encoder(&mut graph, &config)?;
+    let family = match pooling {
+        Some(pooling) => {
+            pooling.wire(&mut graph, hidden, mask)?;
+            Family::TextEmbedding { size: config.hidden_size }
+        }
+        None => {
+            graph.output("last_hidden_state", hidden)?;
+            Family::Tensors
+        }
+    };
+    Ok(Imported { graph: graph.finish(), family })
+}
+
+/// Most positions and the number of tokens, from `config.json` where there is one.
+pub(super) fn token_config(
+    resolver: &dyn Resolver,
+) -> Result<(Option<usize>, Option<usize>), ImportError> {
+    if !resolver.exists(CONFIG) {
+        return Ok((None, None));
+    }
+    let config: TokenConfig = read_json(resolver, CONFIG)?;
+    // RoBERTa counts positions from after the padding token's.
+    let offset = match config.model_type.as_deref() {
+        Some("roberta" | "xlm-roberta" | "camembert") => config.pad_token_id.unwrap_or(1) + 1,
+        _ => 0,
+    };
+    Ok((
+        config.max_position_embeddings.map(|positions| positions.saturating_sub(offset)),
+        config.vocab_size,
+    ))
+}
+
+fn read_json<T: DeserializeOwned>(resolver: &dyn Resolver, file: &str) -> Result<T, ImportError> {
+    let bytes = resolver.read(file)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        HfError::Config { file: file.to_owned(), reason: error.to_string() }.into()
+    })
+}

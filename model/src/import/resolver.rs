@@ -1,0 +1,133 @@
+//! Where a model's bytes come from.
+
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
+
+/// Gives a model's files by their path relative to its folder.
+///
+/// Importing knows no file system; the daemon implements this over files and confines it to the model's folder. Paths
+/// that a model file asks for are checked with [`confined`] before they get here.
+pub trait Resolver {
+    /// The whole file.
+    ///
+    /// # Errors
+    /// It is not there or cannot be read.
+    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError>;
+
+    /// Whether there is such a file.
+    fn exists(&self, path: &str) -> bool;
+}
+
+/// Why a file could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum ResolveError {
+    #[error("{path} is missing")]
+    Missing { path: String },
+    #[error("{path} cannot be read: {reason}")]
+    Unreadable { path: String, reason: String },
+    #[error("{path:?} points out of the model's folder")]
+    Outside { path: String },
+}
+
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Its path relative to the model's folder.
+    pub path: String,
+    /// blake3 of its bytes, in hexadecimal.
+    pub blake3: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Files in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryResolver {
+    /// Each file's bytes by its path.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Resolver for MemoryResolver {
+    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
+        match self.files.get(path) {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => Err(ResolveError::Missing { path: path.to_owned() }),
+        }
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.files.contains_key(path)
+    }
+}
+
+/// Remembers what is read.
+pub(super) struct Recorder<'r> {
+    inner: &'r dyn Resolver,
+    files: RefCell<Vec<FileRecord>>,
+}
+
+impl<'r> Recorder<'r> {
+    pub(super) fn new(inner: &'r dyn Resolver) -> Recorder<'r> {
+        Recorder { inner, files: RefCell::new(Vec::new()) }
+    }
+
+    pub(super) fn into_files(self) -> Vec<FileRecord> {
+        self.files.into_inner()
+    }
+}
+
+impl Resolver for Recorder<'_> {
+    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
+        let bytes = self.inner.read(path)?;
+        let mut files = self.files.borrow_mut();
+        if !files.iter().any(|file| file.path == path) {
+            files.push(FileRecord {
+                path: path.to_owned(),
+                blake3: blake3::hash(&bytes).to_hex().to_string(),
+                bytes: bytes.len() as u64,
+            });
+        }
+        Ok(bytes)
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.inner.exists(path)
+    }
+}
+
+/// A path from inside a model file, cleaned; only plain components that stay below the model's folder pass.
+///
+/// # Errors
+/// An absolute path, `..`, or anything that another system could read as one.
+pub(super) fn confined(path: &str) -> Result<String, ResolveError> {
+    let outside = || ResolveError::Outside { path: path.to_owned() };
+    if path.starts_with('/') || path.contains(['\\', ':', '\0']) {
+        return Err(outside());
+    }
+    let parts: Vec<&str> =
+        path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.is_empty() || parts.contains(&"..") {
+        return Err(outside());
+    }
+    Ok(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_below_the_folder_pass() {
+        for (path, want) in [
+            ("weights.bin", Some("weights.bin")),
+            ("./a/b.bin", Some("a/b.bin")),
+            ("../weights.bin", None),
+            ("a/../../b", None),
+            ("/etc/passwd", None),
+            ("C:\\x", None),
+            ("", None),
+        ] {
+            assert_eq!(confined(path).ok().as_deref(), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! A program under construction: like [`Program`], but its constants still carry their data.
+
+use std::{borrow::Cow, sync::Arc};
+
+use tract_onnx::prelude::Tensor;
+
+use crate::{
+    dim::Dim,
+    program::{Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId},
+};
+
+/// The data of a constant, in its value's storage type.
+#[derive(Clone)]
+pub(crate) enum Data {
+    /// Shared with the typed graph, as long as that lives: most weights are used as they are.
+    Tensor(Arc<Tensor>),
+    /// Made here.
+    Bytes(Arc<[u8]>),
+}
+
+impl Data {
+    pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            // Only plain tensors are put here; another storage has no bytes and fails the length check that follows.
+            Data::Tensor(tensor) => {
+                Cow::Borrowed(tensor.as_plain_ram().map_or(&[], |plain| plain.as_bytes()))
+            }
+            Data::Bytes(bytes) => Cow::Borrowed(bytes),
+        }
+    }
+}
+
+/// Where a drafted value comes from.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    Input,
+    Constant(Data),
+    Node,
+}
+
+#[derive(Clone)]
+pub(crate) struct DraftValue {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<Dim>,
+    pub(crate) origin: Origin,
+}
+
+/// See the module.
+#[derive(Clone, Default)]
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) symbols: Vec<String>,
+    pub(crate) values: Vec<DraftValue>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) inputs: Vec<Port>,
+    pub(crate) outputs: Vec<Port>,
+}
+
+impl Draft {
+    pub(crate) fn value(&self, id: ValueId) -> &DraftValue {
+        &self.values[id.index()]
+    }
+
+    pub(crate) fn shape(&self, id: ValueId) -> &[Dim] {
+        &self.value(id).shape
+    }
+
+    pub(crate) fn add_value(&mut self, dtype: DType, shape: Vec<Dim>, origin: Origin) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(DraftValue { dtype, shape, origin });
+        id
+    }
+
+    /// Appends a node with one output and gives the output.
+    pub(crate) fn add_node(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: Vec<ValueId>,
+        dtype: DType,
+        shape: Vec<Dim>,
+    ) -> ValueId {
+        let output = self.add_value(dtype, shape, Origin::Node);
+        self.nodes.push(Node { name: name.to_owned(), op, inputs, outputs: vec![output] });
+        output
+    }
+
+    /// The data of a constant.
+    pub(crate) fn constant(&self, id: ValueId) -> Option<&Data> {
+        match &self.value(id).origin {
+            Origin::Constant(data) => Some(data),
+            Origin::Input | Origin::Node => None,
+        }
+    }
+
+    /// The value of a floating-point constant whose elements are all equal.
+    pub(crate) fn uniform_float(&self, id: ValueId) -> Option<f32> {
+        if self.value(id).dtype != DType::F32 {
+            return None;
+        }
+        let bytes = self.constant(id)?.bytes();
+        let mut elements = bytes
+            .chunks_exact(4)
+            .map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+        let first = elements.next()?;
+        elements.all(|element| element == first).then_some(first)
+    }
+
+    /// The value of a constant of one element.
+    pub(crate) fn scalar_step(&self, id: ValueId) -> Option<Step> {
+        let bytes = self.constant(id)?.bytes();
+        let element: [u8; 4] = bytes.as_ref().try_into().ok()?;
+        match self.value(id).dtype {
+            DType::F32 => Some(Step::Float(f32::from_le_bytes(element))),
+            DType::I32 => Some(Step::Int(i32::from_le_bytes(element))),
+            _ => None,
+        }
+    }
+}
+
+/// Who computes and who uses each value; made anew after a pass has changed the draft.
+pub(crate) struct Links {
+    producers: Vec<Option<usize>>,
+    uses: Vec<usize>,
+}
+
+impl Links {
+    pub(crate) fn of(draft: &Draft) -> Links {
+        let mut producers = vec![None; draft.values.len()];
+        let mut uses = vec![0; draft.values.len()];
+        for (index, node) in draft.nodes.iter().enumerate() {
+            for output in &node.outputs {
+                producers[output.index()] = Some(index);
+            }
+            for input in &node.inputs {
+                uses[input.index()] += 1;
+            }
+        }
+        for port in &draft.outputs {
+            uses[port.value.index()] += 1;
+        }
+        Links { producers, uses }
+    }
+
+    /// Index of the node that computes a value.
+    pub(crate) fn producer_index(&self, id: ValueId) -> Option<usize> {
+        self.producers.get(id.index()).copied().flatten()
+    }
+
+    /// The node that computes a value.
+    pub(crate) fn producer<'d>(&self, draft: &'d Draft, id: ValueId) -> Option<&'d Node> {
+        self.producer_index(id).map(|index| &draft.nodes[index])
+    }
+
+    /// How many nodes and outputs use a value.
+    pub(crate) fn uses(&self, id: ValueId) -> usize {
+        self.uses[id.index()]
+    }
+}
+
+/// Reads a draft's values as formulas; the fusions are written with it.
+pub(crate) struct Formula<'d> {
+    pub(crate) draft: &'d Draft,
+    pub(crate) links: &'d Links,
+}
+
+impl Formula<'_> {
+    /// `f(a)` as an element-wise node of its own.
+    pub(crate) fn unary(&self, id: ValueId, function: Unary) -> Option<ValueId> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(input), Step::Unary(found, 0)] if *found == function => {
+                Some(node.inputs[*input as usize])
+            }
+            _ => None,
+        }
+    }
+
+    /// Whichever single function of one operand computes a value.
+    pub(crate) fn any_unary(&self, id: ValueId) -> Option<(Unary, ValueId)> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(input), Step::Unary(found, 0)] => {
+                Some((*found, node.inputs[*input as usize]))
+            }
+            _ => None,
+        }
+    }
+
+    /// `f(a, b)` as an element-wise node of its own.
+    pub(crate) fn binary(&self, id: ValueId, function: Binary) -> Option<(ValueId, ValueId)> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(a), Step::Input(b), Step::Binary(found, 0, 1)] if *found == function => {
+                Some((node.inputs[*a as usize], node.inputs[*b as usize]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Both readings of a commutative `f(a, b)`.
+    pub(crate) fn either(&self, id: ValueId, function: Binary) -> Vec<(ValueId, ValueId)> {
+        self.binary(id, function).map_or_else(Vec::new, |(a, b)| vec![(a, b), (b, a)])
+    }
+
+    /// `a * c` or `a / (1/c)` for a constant whose elements are all `c`.
+    pub(crate) fn scaled(&self, id: ValueId) -> Option<(ValueId, f32)> {
+        for (a, factor) in self.either(id, Binary::Mul) {
+            if let Some(factor) = self.draft.uniform_float(factor) {
+                return Some((a, factor));
+            }
+        }
+        let (a, divisor) = self.binary(id, Binary::Div)?;
+        Some((a, self.draft.uniform_float(divisor)?.recip()))
+    }
+
+    /// `a + c` for a constant whose elements are all `c`.
+    pub(crate) fn shifted(&self, id: ValueId) -> Option<(ValueId, f32)> {
+        self.either(id, Binary::Add)
+            .into_iter()
+            .find_map(|(a, term)| Some((a, self.draft.uniform_float(term)?)))
+    }
+
+    /// The node that computes a value, when its operator is the one asked for.
+    pub(crate) fn produced<T>(
+        &self,
+        id: ValueId,
+        op: impl Fn(&Op) -> Option<T>,
+    ) -> Option<(T, &[ValueId])> {
+        let node = self.links.producer(self.draft, id)?;
+        Some((op(&node.op)?, &node.inputs))
+    }
+}
+
+impl Attention {
+    /// Dimension of one head, when `width` splits evenly.
+    pub(crate) fn head_dim(width: i64, heads: u32) -> Option<i64> {
+        (heads > 0 && width % i64::from(heads) == 0).then(|| width / i64::from(heads))
+    }
+}

@@ -1,0 +1,98 @@
+//! The last step of lowering: dead values are dropped, the rest renumbered, constants packed into blobs.
+
+use super::{
+    LowerError,
+    draft::{Data, Draft, Origin},
+};
+use crate::{
+    program::{DType, PROGRAM_VERSION, Port, Program, Source, Value, ValueId},
+    weights::{Packer, Placed, Weights},
+};
+
+enum Pending {
+    Done(Source),
+    Constant(Placed),
+}
+
+/// Removes nodes that nothing depends on.
+pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
+    let mut live = vec![false; draft.values.len()];
+    for port in &draft.outputs {
+        live[port.value.index()] = true;
+    }
+    let mut kept: Vec<_> = std::mem::take(&mut draft.nodes)
+        .into_iter()
+        .rev()
+        .filter(|node| {
+            let needed = node.outputs.iter().any(|output| live[output.index()]);
+            if needed {
+                node.inputs.iter().for_each(|input| live[input.index()] = true);
+            }
+            needed
+        })
+        .collect();
+    kept.reverse();
+    draft.nodes = kept;
+}
+
+/// Makes the program. Consumes the draft so that each constant can be freed as soon as it is in a blob.
+pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError> {
+    drop_dead_nodes(&mut draft);
+    let Draft { name, symbols, values, mut nodes, mut inputs, mut outputs } = draft;
+
+    let mut order: Vec<ValueId> = inputs.iter().map(|port| port.value).collect();
+    for node in &nodes {
+        order.extend(node.inputs.iter().chain(&node.outputs));
+    }
+    order.extend(outputs.iter().map(|port| port.value));
+
+    let mut renumbered: Vec<Option<ValueId>> = vec![None; values.len()];
+    let mut values: Vec<Option<_>> = values.into_iter().map(Some).collect();
+    let mut packer = Packer::default();
+    let mut pending: Vec<(DType, Vec<crate::dim::Dim>, Pending)> = Vec::new();
+    for old in order {
+        if renumbered[old.index()].is_some() {
+            continue;
+        }
+        let Some(value) = values[old.index()].take() else { continue };
+        renumbered[old.index()] = Some(ValueId(pending.len() as u32));
+        let source = match value.origin {
+            Origin::Input => Pending::Done(Source::Input),
+            Origin::Node => Pending::Done(Source::Node),
+            Origin::Constant(data) => Pending::Constant(pack(&mut packer, data)),
+        };
+        pending.push((value.dtype, value.shape, source));
+    }
+    let (weights, blobs, shared) = packer.finish();
+    let values = pending
+        .into_iter()
+        .map(|(dtype, shape, source)| {
+            let source = match source {
+                Pending::Done(source) => source,
+                Pending::Constant(placed) => Source::Constant(placed.resolve(shared)),
+            };
+            Value { dtype, shape, source }
+        })
+        .collect();
+    let mut renumber = |id: &mut ValueId| {
+        if let Some(Some(new)) = renumbered.get(id.index()) {
+            *id = *new;
+        }
+    };
+    for node in &mut nodes {
+        node.inputs.iter_mut().chain(&mut node.outputs).for_each(&mut renumber);
+    }
+    inputs.iter_mut().chain(&mut outputs).for_each(|Port { value, .. }| renumber(value));
+
+    let program =
+        Program { version: PROGRAM_VERSION, name, symbols, values, nodes, inputs, outputs, blobs };
+    program.check()?;
+    Ok((program, weights))
+}
+
+fn pack(packer: &mut Packer, data: Data) -> Placed {
+    match data {
+        Data::Bytes(bytes) => packer.add(&bytes, Some(bytes.clone())),
+        tensor @ Data::Tensor(_) => packer.add(&tensor.bytes(), None),
+    }
+}

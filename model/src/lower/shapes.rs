@@ -1,0 +1,123 @@
+//! Operators that move elements without computing with them.
+
+use tract_onnx::{
+    prelude::TDim,
+    tract_hir::internal::{AxisOp, TypedNode, tract_core::ops::array::MultiBroadcastTo},
+};
+
+use super::{Lowering, Result2};
+use crate::{
+    dim::Dim,
+    program::{self, DType, Op, ValueId},
+};
+
+impl Lowering<'_> {
+    pub(super) fn axis_op(&mut self, node: &TypedNode, op: &AxisOp) -> Result2<ValueId> {
+        let input = self.value_of(node.inputs[0])?;
+        match op {
+            AxisOp::Add(_) | AxisOp::Rm(_) | AxisOp::Reshape(..) => {
+                self.single(node, Op::Reshape, vec![input])
+            }
+            AxisOp::Move(from, to) => {
+                let mut perm: Vec<u32> = (0..self.draft.shape(input).len() as u32).collect();
+                let moved = perm.remove(*from);
+                perm.insert(*to, moved);
+                self.single(node, Op::Transpose(program::Transpose { perm }), vec![input])
+            }
+        }
+    }
+
+    /// Broadcasting may also add leading dimensions; ours does not, so they are put there first.
+    pub(super) fn broadcast(
+        &mut self,
+        node: &TypedNode,
+        op: &MultiBroadcastTo,
+    ) -> Result2<ValueId> {
+        let mut input = self.value_of(node.inputs[0])?;
+        let missing = op.shape.rank().saturating_sub(self.draft.shape(input).len());
+        if missing > 0 {
+            let mut shape = vec![Dim::Fixed(1); missing];
+            shape.extend_from_slice(self.draft.shape(input));
+            input = self.reshaped(node, input, shape);
+        }
+        self.single(node, Op::Broadcast, vec![input])
+    }
+
+    pub(super) fn slice(
+        &mut self,
+        node: &TypedNode,
+        axis: usize,
+        start: &TDim,
+    ) -> Result2<ValueId> {
+        let input = self.value_of(node.inputs[0])?;
+        // tract has resolved negative and "to the end" bounds against the dimension already; the length is the
+        // output's.
+        let start = self.dim(node, start)?;
+        self.single(
+            node,
+            Op::Slice(program::Slice { axis: axis as u32, start, stride: 1 }),
+            vec![input],
+        )
+    }
+
+    /// Gathers along an axis that is the only one longer than 1 in the data, where it is the same as a plain gather.
+    pub(super) fn gather_elements(&mut self, node: &TypedNode, axis: usize) -> Result2<ValueId> {
+        let (data, indices) = (self.value_of(node.inputs[0])?, self.value_of(node.inputs[1])?);
+        let shape = self.draft.shape(data);
+        let off_axis_is_one =
+            shape.iter().enumerate().all(|(index, dim)| index == axis || dim.as_fixed() == Some(1));
+        if !off_axis_is_one {
+            return Err(self.unsupported(node, "only data of one row can be had"));
+        }
+        let flat = vec![shape[axis].clone()];
+        let data = self.reshaped(node, data, flat);
+        self.single(node, Op::Gather(program::Gather { axis: 0 }), vec![data, indices])
+    }
+
+    pub(super) fn range(&mut self, node: &TypedNode) -> Result2<ValueId> {
+        let start = self.scalar_dim(node, node.inputs[0])?;
+        let stride = self.scalar_dim(node, node.inputs[2])?;
+        let range =
+            program::Range { start: self.dim(node, &start)?, stride: self.dim(node, &stride)? };
+        if self.dtype(node, &node.outputs[0].fact)?.storage() != DType::I32 {
+            return Err(self.unsupported(node, "only a range of integers can be had"));
+        }
+        self.single(node, Op::Range(range), Vec::new())
+    }
+
+    /// A reshape that the typed graph does not have.
+    pub(super) fn reshaped(
+        &mut self,
+        node: &TypedNode,
+        input: ValueId,
+        shape: Vec<Dim>,
+    ) -> ValueId {
+        if self.draft.shape(input) == shape {
+            return input;
+        }
+        let dtype = self.draft.value(input).dtype;
+        self.draft.add_node(&node.name, Op::Reshape, vec![input], dtype, shape)
+    }
+
+    /// A transposition that the typed graph does not have.
+    pub(super) fn transposed(
+        &mut self,
+        node: &TypedNode,
+        input: ValueId,
+        perm: Vec<u32>,
+    ) -> ValueId {
+        if perm.iter().enumerate().all(|(to, &from)| to as u32 == from) {
+            return input;
+        }
+        let dtype = self.draft.value(input).dtype;
+        let shape =
+            perm.iter().map(|&from| self.draft.shape(input)[from as usize].clone()).collect();
+        self.draft.add_node(
+            &node.name,
+            Op::Transpose(program::Transpose { perm }),
+            vec![input],
+            dtype,
+            shape,
+        )
+    }
+}

@@ -1,0 +1,190 @@
+//! The independent answer that browsers are compared with: tract on this machine's processor.
+
+use std::sync::Arc;
+
+use tract_onnx::prelude::{
+    Datum, DatumType, IntoRunnable, IntoTValue, TValue, TVec, Tensor, TractResult, TypedModel,
+    TypedRunnableModel,
+};
+
+use crate::{
+    import::{ImportError, Resolver, guarded, import, panicked},
+    lower::Phase,
+    program::DType,
+};
+
+/// A model that tract runs. It comes from the typed graph and shares nothing with the lowering.
+pub struct Reference {
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    plan: Arc<TypedRunnableModel>,
+}
+
+/// A tensor of a reference run: little-endian bytes in row-major order, integers in their own width.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReferenceTensor {
+    /// Name of the input or output.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub bytes: Vec<u8>,
+}
+
+impl ReferenceTensor {
+    /// From 64-bit integers.
+    pub fn from_i64(name: impl Into<String>, shape: Vec<usize>, values: &[i64]) -> ReferenceTensor {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        ReferenceTensor { name: name.into(), dtype: DType::I64, shape, bytes }
+    }
+
+    /// From floating-point numbers.
+    pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> ReferenceTensor {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        ReferenceTensor { name: name.into(), dtype: DType::F32, shape, bytes }
+    }
+
+    /// Its elements, when they are `F32`.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let element = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        (self.dtype == DType::F32).then(|| self.bytes.chunks_exact(4).map(element).collect())
+    }
+}
+
+/// Why a reference run has no result.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum ReferenceError {
+    #[error("no input is called {name}; there are {inputs:?}")]
+    Unknown { name: String, inputs: Vec<String> },
+    #[error("input {name} is not given")]
+    Missing { name: String },
+    #[error("input {name} of shape {shape:?} does not have {bytes} bytes")]
+    Length { name: String, shape: Vec<usize>, bytes: usize },
+    #[error("the reference cannot run: {reason}")]
+    Run { reason: String },
+}
+
+impl Reference {
+    /// Reads the model's files again and prepares them; the graph of an import is not kept, for its memory.
+    ///
+    /// # Errors
+    /// As [`crate::import::load`].
+    pub fn load(resolver: &dyn Resolver) -> Result<Reference, ImportError> {
+        let graph = import(resolver, Phase::Typed)?.graph;
+        let prepare = || Reference::prepare(graph).map_err(ImportError::reference);
+        guarded(prepare, panicked)
+    }
+
+    fn prepare(graph: TypedModel) -> TractResult<Reference> {
+        let inputs = graph.inputs.iter().map(|input| graph.node(input.node).name.clone()).collect();
+        let outputs = graph
+            .outputs
+            .iter()
+            .map(|&output| {
+                graph.outlet_label(output).unwrap_or(&graph.node(output.node).name).to_owned()
+            })
+            .collect();
+        Ok(Reference { inputs, outputs, plan: graph.into_optimized()?.into_runnable()? })
+    }
+
+    /// Names of the inputs, in the model's order.
+    pub fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    /// Runs the model on inputs in any order; gives every output.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, or values that the model cannot take, such as a token outside its vocabulary.
+    pub fn run(&self, inputs: &[ReferenceTensor]) -> Result<Vec<ReferenceTensor>, ReferenceError> {
+        if let Some(unknown) = inputs.iter().find(|input| !self.inputs.contains(&input.name)) {
+            return Err(ReferenceError::Unknown {
+                name: unknown.name.clone(),
+                inputs: self.inputs.clone(),
+            });
+        }
+        let values = self
+            .inputs
+            .iter()
+            .map(|name| {
+                let given = inputs.iter().find(|input| input.name == *name);
+                given
+                    .ok_or_else(|| ReferenceError::Missing { name: name.clone() })
+                    .and_then(to_tract)
+            })
+            .collect::<Result<TVec<TValue>, _>>()?;
+        let run = || {
+            self.plan
+                .run(values)
+                .map_err(|error| ReferenceError::Run { reason: format!("{error:#}") })
+        };
+        let results = guarded(run, |what| ReferenceError::Run { reason: what })?;
+        self.outputs.iter().zip(&results).map(|(name, result)| from_tract(name, result)).collect()
+    }
+}
+
+fn to_tract(input: &ReferenceTensor) -> Result<TValue, ReferenceError> {
+    fn elements<const N: usize, T: Datum + Copy>(
+        input: &ReferenceTensor,
+        read: fn([u8; N]) -> T,
+    ) -> TractResult<Tensor> {
+        let (chunks, _) = input.bytes.as_chunks::<N>();
+        let values: Vec<T> = chunks.iter().map(|chunk| read(*chunk)).collect();
+        Tensor::from_shape(&input.shape, &values)
+    }
+    let length = || ReferenceError::Length {
+        name: input.name.clone(),
+        shape: input.shape.clone(),
+        bytes: input.bytes.len(),
+    };
+    let count =
+        input.shape.iter().try_fold(input.dtype.wire_bytes(), |bytes, &dim| bytes.checked_mul(dim));
+    if count != Some(input.bytes.len()) {
+        return Err(length());
+    }
+    let tensor = match input.dtype {
+        DType::F32 => elements(input, f32::from_le_bytes),
+        DType::F16 => elements(input, half::f16::from_le_bytes),
+        DType::I64 => elements(input, i64::from_le_bytes),
+        DType::I32 => elements(input, i32::from_le_bytes),
+        DType::I16 => elements(input, i16::from_le_bytes),
+        DType::I8 => elements(input, i8::from_le_bytes),
+        DType::U64 => elements(input, u64::from_le_bytes),
+        DType::U32 => elements(input, u32::from_le_bytes),
+        DType::U16 => elements(input, u16::from_le_bytes),
+        DType::U8 => elements(input, u8::from_le_bytes),
+        DType::Bool => elements(input, |[byte]: [u8; 1]| byte != 0),
+    };
+    tensor.map(IntoTValue::into_tvalue).map_err(|_| length())
+}
+
+fn from_tract(name: &str, value: &Tensor) -> Result<ReferenceTensor, ReferenceError> {
+    let dtype = match value.datum_type() {
+        DatumType::F32 => DType::F32,
+        DatumType::F16 => DType::F16,
+        DatumType::I64 => DType::I64,
+        DatumType::I32 => DType::I32,
+        DatumType::I16 => DType::I16,
+        DatumType::I8 => DType::I8,
+        DatumType::U64 => DType::U64,
+        DatumType::U32 => DType::U32,
+        DatumType::U16 => DType::U16,
+        DatumType::U8 => DType::U8,
+        DatumType::Bool => DType::Bool,
+        other => {
+            return Err(ReferenceError::Run { reason: format!("output {name} holds {other:?}") });
+        }
+    };
+    let plain = value
+        .try_as_plain_ram()
+        .map_err(|error| ReferenceError::Run { reason: format!("output {name}: {error:#}") })?;
+    Ok(ReferenceTensor {
+        name: name.to_owned(),
+        dtype,
+        shape: value.shape().to_vec(),
+        bytes: plain.as_bytes().to_vec(),
+    })
+}

@@ -1,0 +1,227 @@
+//! Text to token numbers and back.
+
+use tokenizers::Tokenizer;
+
+use crate::import::{ResolveError, Resolver};
+
+const TOKENIZER: &str = "tokenizer.json";
+const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
+const REMEDY: &str = "fetch the file again from where the model came from, or remove it to serve the model by token ids";
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum TextError {
+    #[error("{file} is damaged: {reason}; {REMEDY}")]
+    Damaged { file: String, reason: String },
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+}
+
+/// Why a text or token numbers cannot be used as input.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum EncodeError {
+    #[error("the text cannot be tokenized: {reason}")]
+    Tokenize { reason: String },
+    #[error("there are no tokens")]
+    Empty,
+    #[error("{got} tokens, the model takes {limit}")]
+    TooLong { got: usize, limit: usize },
+    #[error("token {index} is {id}, the vocabulary has {vocabulary}")]
+    OutOfVocabulary { index: usize, id: i64, vocabulary: usize },
+}
+
+/// Token numbers of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIds {
+    /// The numbers, special tokens included, at most as many as the model takes.
+    pub ids: Vec<u32>,
+    /// How many there would be without the limit; more than `ids` has when the text was cut.
+    pub untruncated_len: usize,
+}
+
+impl TokenIds {
+    /// Whether the text was longer than the model takes.
+    pub fn truncated(&self) -> bool {
+        self.untruncated_len > self.ids.len()
+    }
+}
+
+/// What token numbers a model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Most tokens of a text, where the files say so.
+    pub length_max: Option<usize>,
+    /// Token numbers are below this, where the files say so.
+    pub vocabulary: Option<usize>,
+}
+
+impl TokenLimits {
+    /// Limits of the configuration, with the length that `sentence_bert_config.json` may lower.
+    pub(crate) fn load(
+        resolver: &dyn Resolver,
+        positions_max: Option<usize>,
+        vocabulary: Option<usize>,
+    ) -> Result<TokenLimits, TextError> {
+        #[derive(serde::Deserialize)]
+        struct SentenceConfig {
+            max_seq_length: Option<usize>,
+        }
+        let mut limits = TokenLimits { length_max: positions_max, vocabulary };
+        if resolver.exists(SENTENCE_CONFIG) {
+            let config: SentenceConfig = serde_json::from_slice(&resolver.read(SENTENCE_CONFIG)?)
+                .map_err(|error| damaged(SENTENCE_CONFIG, &error))?;
+            limits.length_max = match (limits.length_max, config.max_seq_length) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        Ok(limits)
+    }
+
+    /// Checks token numbers that a client sends instead of text.
+    ///
+    /// # Errors
+    /// None at all, more than the model takes, or one outside the vocabulary.
+    pub fn check(&self, ids: &[i64]) -> Result<Vec<u32>, EncodeError> {
+        if ids.is_empty() {
+            return Err(EncodeError::Empty);
+        }
+        if let Some(limit) = self.length_max.filter(|&limit| ids.len() > limit) {
+            return Err(EncodeError::TooLong { got: ids.len(), limit });
+        }
+        let vocabulary = self.vocabulary.unwrap_or(i32::MAX as usize);
+        ids.iter()
+            .enumerate()
+            .map(|(index, &id)| {
+                u32::try_from(id)
+                    .ok()
+                    .filter(|&id| (id as usize) < vocabulary)
+                    .ok_or(EncodeError::OutOfVocabulary { index, id, vocabulary })
+            })
+            .collect()
+    }
+}
+
+/// A model's tokenizer.
+pub struct TextEncoder {
+    tokenizer: Tokenizer,
+    limits: TokenLimits,
+}
+
+impl std::fmt::Debug for TextEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextEncoder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl TextEncoder {
+    /// From `tokenizer.json`; `None` where there is none.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn load(
+        resolver: &dyn Resolver,
+        limits: TokenLimits,
+    ) -> Result<Option<TextEncoder>, TextError> {
+        if !resolver.exists(TOKENIZER) {
+            return Ok(None);
+        }
+        let bytes = resolver.read(TOKENIZER)?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(&bytes).map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
+        // Both are done by the caller, who has to say when a text was cut and pads to the batch.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
+        let limits = TokenLimits {
+            vocabulary: limits.vocabulary.or_else(|| Some(tokenizer.get_vocab_size(true))),
+            ..limits
+        };
+        Ok(Some(TextEncoder { tokenizer, limits }))
+    }
+
+    /// What token numbers the model takes.
+    pub fn limits(&self) -> TokenLimits {
+        self.limits
+    }
+
+    /// Token numbers of a text, cut to what the model takes. Special tokens at the end stay.
+    ///
+    /// # Errors
+    /// The tokenizer cannot make tokens of it, or makes ones that the model does not know.
+    pub fn encode(&self, text: &str) -> Result<TokenIds, EncodeError> {
+        self.encode_within(text, usize::MAX)
+    }
+
+    /// As [`TextEncoder::encode`], cut to `length_max` tokens where that is less than the model takes.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`].
+    pub fn encode_within(&self, text: &str, length_max: usize) -> Result<TokenIds, EncodeError> {
+        let length_max = self.limits.length_max.map_or(length_max, |limit| limit.min(length_max));
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, true)
+            .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })?;
+        let mut ids = encoding.get_ids().to_vec();
+        let untruncated_len = ids.len();
+        if length_max < untruncated_len {
+            let special_end = encoding
+                .get_special_tokens_mask()
+                .iter()
+                .rev()
+                .take_while(|&&special| special == 1)
+                .count();
+            let kept_end = special_end.min(length_max);
+            ids.drain(length_max - kept_end..untruncated_len - kept_end);
+        }
+        if ids.is_empty() {
+            return Err(EncodeError::Empty);
+        }
+        let vocabulary = self.limits.vocabulary.unwrap_or(usize::MAX);
+        if let Some(index) = ids.iter().position(|&id| id as usize >= vocabulary) {
+            return Err(EncodeError::OutOfVocabulary {
+                index,
+                id: i64::from(ids[index]),
+                vocabulary,
+            });
+        }
+        Ok(TokenIds { ids, untruncated_len })
+    }
+
+    /// The text of token numbers, without special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer has no text for them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EncodeError> {
+        self.tokenizer
+            .decode(ids, true)
+            .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })
+    }
+}
+
+fn damaged(file: &str, reason: &dyn std::fmt::Display) -> TextError {
+    TextError::Damaged { file: file.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_numbers_from_clients_are_checked() {
+        let limits = TokenLimits { length_max: Some(3), vocabulary: Some(10) };
+        assert_eq!(limits.check(&[0, 9]), Ok(vec![0, 9]));
+        assert_eq!(limits.check(&[]), Err(EncodeError::Empty));
+        assert_eq!(limits.check(&[1; 4]), Err(EncodeError::TooLong { got: 4, limit: 3 }));
+        assert_eq!(
+            limits.check(&[1, -1]),
+            Err(EncodeError::OutOfVocabulary { index: 1, id: -1, vocabulary: 10 })
+        );
+        assert_eq!(
+            limits.check(&[10]),
+            Err(EncodeError::OutOfVocabulary { index: 0, id: 10, vocabulary: 10 })
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Weight blobs: the constants of a program, content-addressed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::program::{BlobId, BlobRef, ConstantRef};
+
+/// Constants of at least this size have a blob of their own; smaller ones share one.
+pub const OWN_BLOB_BYTES_MIN: usize = 64 << 10;
+
+/// Constants in a shared blob start at multiples of this, WebGPU's strictest vector alignment.
+const PACK_ALIGNMENT: usize = 16;
+
+/// The blobs that a program's constants lie in.
+#[derive(Clone, Default)]
+pub struct Weights {
+    /// Each blob's bytes by its hash.
+    pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
+}
+
+impl Weights {
+    /// All blobs together, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.blobs.values().map(|blob| blob.len() as u64).sum()
+    }
+
+    /// The bytes of a constant; `None` when its blob is not here or too short.
+    pub fn constant(&self, constant: ConstantRef) -> Option<&[u8]> {
+        let start = usize::try_from(constant.offset).ok()?;
+        let end = start.checked_add(usize::try_from(constant.bytes).ok()?)?;
+        self.blobs.get(&constant.blob)?.get(start..end)
+    }
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights")
+            .field("blobs", &self.blobs.len())
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
+
+/// blake3 name of a blob.
+pub fn blob_id(bytes: &[u8]) -> BlobId {
+    BlobId(*blake3::hash(bytes).as_bytes())
+}
+
+/// Where a packed constant lies, once the shared blob is complete.
+#[derive(Clone, Copy)]
+pub(crate) enum Placed {
+    Own(ConstantRef),
+    Shared { offset: u64, bytes: u64 },
+}
+
+/// Collects constants into blobs; equal constants are stored once.
+#[derive(Default)]
+pub(crate) struct Packer {
+    blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    shared: Vec<u8>,
+    seen: BTreeMap<BlobId, Placed>,
+}
+
+impl Packer {
+    /// `owned` saves a copy where the caller has the bytes in the right form already.
+    pub(crate) fn add(&mut self, bytes: &[u8], owned: Option<Arc<[u8]>>) -> Placed {
+        let id = blob_id(bytes);
+        if let Some(placed) = self.seen.get(&id) {
+            return *placed;
+        }
+        let length = bytes.len() as u64;
+        let placed = if bytes.len() >= OWN_BLOB_BYTES_MIN {
+            self.blobs.insert(id, owned.unwrap_or_else(|| Arc::from(bytes)));
+            Placed::Own(ConstantRef { blob: id, offset: 0, bytes: length })
+        } else {
+            self.shared.resize(self.shared.len().next_multiple_of(PACK_ALIGNMENT), 0);
+            let offset = self.shared.len() as u64;
+            self.shared.extend_from_slice(bytes);
+            Placed::Shared { offset, bytes: length }
+        };
+        self.seen.insert(id, placed);
+        placed
+    }
+
+    /// The weights, the list of blobs and the name of the shared one.
+    pub(crate) fn finish(mut self) -> (Weights, Vec<BlobRef>, BlobId) {
+        // Copies to a GPU are in units of four bytes.
+        self.shared.resize(self.shared.len().next_multiple_of(PACK_ALIGNMENT), 0);
+        let shared = blob_id(&self.shared);
+        if !self.shared.is_empty() {
+            self.blobs.insert(shared, Arc::from(self.shared));
+        }
+        let list =
+            self.blobs.iter().map(|(&id, blob)| BlobRef { id, bytes: blob.len() as u64 }).collect();
+        (Weights { blobs: self.blobs }, list, shared)
+    }
+}
+
+impl Placed {
+    pub(crate) fn resolve(self, shared: BlobId) -> ConstantRef {
+        match self {
+            Placed::Own(constant) => constant,
+            Placed::Shared { offset, bytes } => ConstantRef { blob: shared, offset, bytes },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_constants_have_their_own_blob_and_equal_ones_share() {
+        let large = vec![1u8; OWN_BLOB_BYTES_MIN];
+        let mut packer = Packer::default();
+        let placed: Vec<Placed> = [&large[..], &[2; 4], &[3; 20], &[2; 4], &large[..]]
+            .iter()
+            .map(|bytes| packer.add(bytes, None))
+            .collect();
+        let (weights, list, shared) = packer.finish();
+        assert_eq!(list.len(), 2);
+        let constants: Vec<ConstantRef> =
+            placed.into_iter().map(|placed| placed.resolve(shared)).collect();
+        assert_eq!(constants[0], constants[4]);
+        assert_eq!(constants[1], constants[3]);
+        assert_eq!(constants[2].offset, 16);
+        assert_eq!(weights.constant(constants[2]), Some(&[3u8; 20][..]));
+        assert_eq!(weights.constant(constants[0]), Some(&large[..]));
+    }
+}
