@@ -218,3 +218,46 @@ impl Placement {
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryBlobs, suite};
+
+    #[test]
+    fn a_lost_device_is_told_and_replaced_by_the_next_load() {
+        let case = suite::cases().swap_remove(0);
+        let source = BlobSource { url_prefix: String::new() };
+        let mut blobs = MemoryBlobs { blobs: case.weights.clone(), chunk_bytes: 0 };
+        let mut runtime = Runtime::native(Options::default());
+        let mut losses = runtime.losses();
+        let mut load = |runtime: &mut Runtime| {
+            let mut ignored = |_, _| {};
+            let program = case.program.clone();
+            pollster::block_on(runtime.load(
+                Backend::WebGpu,
+                program,
+                &mut blobs,
+                &source,
+                &mut ignored,
+            ))
+        };
+        let mut placement = match load(&mut runtime) {
+            Ok(placement) => placement,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let gpu = runtime.gpu.clone().expect("it was loaded on a device");
+        gpu.device.destroy();
+        let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        let failed = pollster::block_on(placement.run(&case.inputs));
+        assert!(matches!(failed, Err(RunError::DeviceLost { .. })), "{failed:?}");
+        assert_eq!(losses.try_recv().map(|loss| loss.generation), Ok(1));
+
+        let mut again = load(&mut runtime).expect("a new device");
+        assert_eq!(runtime.generation, 2);
+        let (outputs, _) = pollster::block_on(again.run(&case.inputs)).expect("it runs");
+        case.verify(&outputs).expect("it computes");
+        drop((again, runtime, placement, gpu));
+        assert!(losses.try_recv().is_err(), "a device that was given up is no loss");
+    }
+}

@@ -224,9 +224,12 @@ fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
     text
 }
 
+/// The epilogue is a loop, so that the driver compiles the activation once and not for every row.
 fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
     let mut text = String::new();
     for unit in 0..special.units {
+        let sums: Vec<String> = (0..rows).map(|row| format!("sum{row}_{unit}")).collect();
+        text += &format!("    var sums{unit} = array<vec4<f32>, {rows}>({});\n", sums.join(", "));
         if op.bias && special.vectors {
             text += &format!("    let bias{unit} = bias[unit + {unit}u];\n");
         } else if op.bias {
@@ -234,30 +237,25 @@ fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
         }
     }
     let residual = if op.residual { " + residual[at]" } else { "" };
-    for row in 0..rows {
-        text += &format!(
-            "    if (row + {row}u < m) {{\n        var at = out_batch + (row + {row}u) * n + column;\n"
-        );
-        for unit in 0..special.units {
-            let sum = format!("sum{row}_{unit}");
-            let scaled = if op.alpha == 1.0 { sum } else { format!("{sum} * params.alpha") };
-            let biased = if op.bias { format!("{scaled} + bias{unit}") } else { scaled };
-            let value =
-                if op.activation.is_some() { format!("activation({biased})") } else { biased };
-            if special.vectors {
-                let step = if unit == 0 { "at /= 4u;" } else { "at++;" };
-                text += &format!("        {step}\n        output[at] = {value}{residual};\n");
-            } else {
-                text += &format!("        let value = {value};\n");
-                text += "        for (var lane = 0u; lane < min(4u, n - column); lane++) {\n";
-                text += &format!(
-                    "            output[at] = value[lane]{residual};\n            at++;\n        }}\n"
-                );
-            }
+    text += &format!("    for (var line = 0u; line < min({rows}u, m - row); line++) {{\n");
+    text += "        var at = out_batch + (row + line) * n + column;\n";
+    for unit in 0..special.units {
+        let sum = format!("sums{unit}[line]");
+        let scaled = if op.alpha == 1.0 { sum } else { format!("{sum} * params.alpha") };
+        let biased = if op.bias { format!("{scaled} + bias{unit}") } else { scaled };
+        let value = if op.activation.is_some() { format!("activation({biased})") } else { biased };
+        if special.vectors {
+            let step = if unit == 0 { "at /= 4u;" } else { "at++;" };
+            text += &format!("        {step}\n        output[at] = {value}{residual};\n");
+        } else {
+            text += &format!("        let value = {value};\n");
+            text += "        for (var lane = 0u; lane < min(4u, n - column); lane++) {\n";
+            text += &format!(
+                "            output[at] = value[lane]{residual};\n            at++;\n        }}\n"
+            );
         }
-        text += "    }\n";
     }
-    text
+    text + "    }\n"
 }
 
 impl Kernel for MatMul {

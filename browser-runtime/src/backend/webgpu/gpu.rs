@@ -10,6 +10,7 @@ use std::{
 use flotilla_protocol::{AdapterInfo, LoadError, RunError};
 use futures_channel::{mpsc, oneshot};
 
+use super::adapter;
 use crate::kernels::{Shader, WORKGROUP};
 
 /// A device was lost.
@@ -103,47 +104,13 @@ pub(crate) struct Gpu {
     needs_nudging: bool,
 }
 
-/// Asks for an adapter.
-pub(crate) async fn request_adapter() -> Result<wgpu::Adapter, String> {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = wgpu::Backends::BROWSER_WEBGPU | wgpu::Backends::VULKAN;
-    let instance = wgpu::Instance::new(descriptor);
-    let options = wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    };
-    instance.request_adapter(&options).await.map_err(|error| error.to_string())
-}
-
-/// What an adapter says about itself.
-pub(crate) fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let mut shown = Vec::new();
-    for (feature, name) in
-        [(wgpu::Features::SHADER_F16, "shader-f16"), (wgpu::Features::SUBGROUP, "subgroups")]
-    {
-        if features.contains(feature) {
-            shown.push(name.to_owned());
-        }
-    }
-    // In a page wgpu puts the browser's vendor, architecture, device and description into these fields.
-    AdapterInfo {
-        vendor: if cfg!(target_arch = "wasm32") { info.driver } else { String::new() },
-        architecture: String::new(),
-        device: info.name,
-        description: info.driver_info,
-        features: shown,
-        binding_bytes_max: limits.max_storage_buffer_binding_size,
-    }
-}
-
 impl Gpu {
     /// A device with all that its adapter allows.
     pub(crate) async fn new(
         generation: u32,
         losses: mpsc::Sender<DeviceLoss>,
     ) -> Result<Gpu, String> {
-        let adapter = request_adapter().await?;
+        let adapter = adapter::request().await?;
         let limits = adapter.limits();
         let descriptor =
             wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
@@ -178,7 +145,7 @@ impl Gpu {
         Ok(Gpu {
             device,
             queue,
-            info: describe(&adapter),
+            info: adapter::describe(&adapter).await,
             limits,
             generation,
             condition,

@@ -1,5 +1,6 @@
 //! The webgpu backend, through wgpu: WebGPU in a page, Vulkan natively.
 
+mod adapter;
 mod gpu;
 mod loading;
 mod model;
@@ -12,5 +13,5 @@ pub(crate) use model::GpuModel;
 
 /// What the backend would run on, or the browser's words of refusal.
 pub(crate) async fn inspect() -> Result<flotilla_protocol::AdapterInfo, String> {
-    Ok(gpu::describe(&gpu::request_adapter().await?))
+    Ok(adapter::describe(&adapter::request().await?).await)
 }

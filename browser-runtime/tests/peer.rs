@@ -1,0 +1,126 @@
+//! The data link's answers, message by message.
+
+mod bert;
+
+use std::collections::BTreeMap;
+
+use flotilla_browser_runtime::{MemoryBlobs, Options, Peer};
+use flotilla_model::program::BlobId;
+use flotilla_protocol::{
+    Backend, BlobSource, Epoch, FromPage, LoadError, PlacementId, RunError, RunId, Tensor, ToPage,
+};
+
+const SIZES: bert::Sizes =
+    bert::Sizes { layers: 1, hidden: 16, heads: 2, intermediate: 32, vocabulary: 20, positions: 8 };
+
+fn peer(blobs: BTreeMap<BlobId, Vec<u8>>) -> Peer<MemoryBlobs> {
+    Peer::new(Options::default(), MemoryBlobs { blobs, chunk_bytes: 7 })
+}
+
+fn tell(
+    peer: &mut Peer<MemoryBlobs>,
+    message: ToPage,
+    tensors: Vec<Tensor>,
+) -> Vec<(FromPage, Vec<Tensor>)> {
+    let mut answers = Vec::new();
+    let mut send = |message, tensors| answers.push((message, tensors));
+    pollster::block_on(peer.handle(message, tensors, &mut send));
+    answers
+}
+
+fn load(program: Vec<u8>, backend: Backend, epoch: u64) -> ToPage {
+    let blobs = BlobSource { url_prefix: "/blobs".to_owned() };
+    ToPage::Load { placement: PlacementId(1), epoch: Epoch(epoch), backend, program, blobs }
+}
+
+fn run(epoch: u64) -> ToPage {
+    ToPage::Run { run: RunId(9), placement: PlacementId(1), epoch: Epoch(epoch) }
+}
+
+fn load_error(answers: &[(FromPage, Vec<Tensor>)]) -> &LoadError {
+    match answers.last() {
+        Some((FromPage::LoadFailed { error, .. }, _)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_placement_lives_in_its_epoch_only() {
+    let (program, blobs) = bert::bert(SIZES);
+    let mut peer = peer(blobs);
+    let ids = Tensor::from_i64(vec![1, 2], &[3, 4]).unwrap();
+    let inputs = vec![ids.clone(), Tensor::from_i64(vec![1, 2], &[1, 1]).unwrap()];
+
+    let answers = tell(&mut peer, load(program.to_bytes().unwrap(), Backend::Cpu, 5), Vec::new());
+    let total = program.blobs[0].bytes;
+    assert!(answers.iter().any(|(message, _)| matches!(message,
+        FromPage::LoadProgress { done_bytes, total_bytes, .. } if *done_bytes == total && *total_bytes == total)));
+    assert!(
+        matches!(answers.last(), Some((FromPage::Loaded { epoch: Epoch(5), .. }, _))),
+        "{answers:?}"
+    );
+
+    let answers = tell(&mut peer, run(5), inputs.clone());
+    let [(FromPage::Ran { run: RunId(9), epoch: Epoch(5), .. }, outputs)] = answers.as_slice()
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(outputs[0].shape, [1, 2, 16]);
+    for stale in [4, 6] {
+        let answers = tell(&mut peer, run(stale), inputs.clone());
+        assert!(matches!(
+            answers[0].0,
+            FromPage::RunFailed { error: RunError::NotLoaded { .. }, .. }
+        ));
+    }
+    let answers = tell(&mut peer, run(5), vec![ids]);
+    assert!(matches!(answers[0].0, FromPage::RunFailed { error: RunError::Inputs { .. }, .. }));
+
+    assert!(tell(&mut peer, ToPage::Unload { placement: PlacementId(1) }, Vec::new()).is_empty());
+    let answers = tell(&mut peer, run(5), inputs);
+    assert!(matches!(answers[0].0, FromPage::RunFailed { error: RunError::NotLoaded { .. }, .. }));
+}
+
+#[test]
+fn what_cannot_be_loaded_is_refused_with_its_reason() {
+    let (program, blobs) = bert::bert(SIZES);
+    let bytes = program.to_bytes().unwrap();
+    let id = program.blobs[0].id;
+
+    let answers =
+        tell(&mut peer(blobs.clone()), load(bytes.clone(), Backend::WebNn, 1), Vec::new());
+    assert!(matches!(
+        load_error(&answers),
+        LoadError::BackendUnavailable { backend: Backend::WebNn, .. }
+    ));
+
+    let answers =
+        tell(&mut peer(BTreeMap::new()), load(bytes.clone(), Backend::Cpu, 1), Vec::new());
+    assert!(matches!(load_error(&answers), LoadError::Fetch { blob, .. } if *blob == id.to_hex()));
+
+    let mut damaged = blobs.clone();
+    damaged.get_mut(&id).unwrap()[100] ^= 1;
+    let answers = tell(&mut peer(damaged), load(bytes.clone(), Backend::Cpu, 1), Vec::new());
+    assert!(matches!(load_error(&answers), LoadError::Corrupt { blob } if *blob == id.to_hex()));
+
+    for length in [10, program.blobs[0].bytes as usize + 4] {
+        let mut cut = blobs.clone();
+        cut.get_mut(&id).unwrap().resize(length, 0);
+        let answers = tell(&mut peer(cut), load(bytes.clone(), Backend::Cpu, 1), Vec::new());
+        assert!(matches!(load_error(&answers), LoadError::Corrupt { .. }));
+    }
+    let answers = tell(&mut peer(blobs), load(bytes[..50].to_vec(), Backend::Cpu, 1), Vec::new());
+    assert!(matches!(load_error(&answers), LoadError::Program { .. }));
+}
+
+#[test]
+fn inspection_names_every_backend_and_pings_return() {
+    let mut peer = peer(BTreeMap::new());
+    let answers = tell(&mut peer, ToPage::Inspect, Vec::new());
+    let [(FromPage::Backends(reports), _)] = answers.as_slice() else { panic!("{answers:?}") };
+    let names: Vec<Backend> = reports.iter().map(|report| report.backend).collect();
+    assert_eq!(names, [Backend::WebGpu, Backend::WebNn, Backend::Cpu]);
+    assert!(reports[1].outcome.is_err() && reports[2].outcome.is_ok());
+    let answers = tell(&mut peer, ToPage::Ping { nonce: 77 }, Vec::new());
+    assert_eq!(answers, [(FromPage::Pong { nonce: 77 }, Vec::new())]);
+}
