@@ -243,7 +243,11 @@ fn models_in(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
 
 /// The name that clients use for a model: its folder's, or its file's without the extension.
 pub fn name_of(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // Not canonical: who links a folder under a name wants that name. Only `.` and the like have none of their own.
+    let path = match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+    };
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -165,7 +165,7 @@ async fn work(launch: &Launch) -> PageError {
         let (socket, _) = open(launch, Link::Data).await?;
         let (mut sink, mut stream) = socket.split();
         let fetcher = Blobs { client: Client::builder(TokioExecutor::new()).build_http() };
-        let mut peer = Peer::new(Options::default(), fetcher);
+        let mut peer = Peer::new(Options { backends: launch.wish.backends.clone() }, fetcher);
         let mut losses = peer.losses();
         let (answers, mut outward) = mpsc::channel::<(FromPage, Vec<Tensor>)>(ANSWERS_MAX);
         let writing = async {
