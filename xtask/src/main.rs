@@ -1,5 +1,6 @@
-//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `tidy`.
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `bench`, `tidy`.
 
+mod bench;
 mod console;
 mod demo;
 mod setup;
@@ -45,6 +46,15 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Measure this machine, side by side with onnxruntime-web; writes target/bench/*.json.
+    Bench {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Passed on to the program that measures: --browsers, --backends, --groups.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
     /// Build the runtime that pages load.
     Wasm,
     /// Check the invariants of the source tree.
@@ -72,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test { json } => suite::run(&workspace, &console, json),
+        Task::Bench { json, passed_on } => bench::run(&workspace, &console, json, &passed_on),
         Task::Wasm => {
             setup::wasm_toolchain(&workspace, &console)?;
             wasm::build(&workspace, &console)?;

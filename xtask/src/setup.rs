@@ -17,7 +17,7 @@ use apt::Apt;
 use requirement::{Machine, REQUIREMENTS, Requirement, Source};
 
 /// The model that examples, tests and the demo use.
-const MODEL: &str = "all-MiniLM-L6-v2";
+pub(crate) const MODEL: &str = "all-MiniLM-L6-v2";
 
 /// What this machine has after setup.
 #[derive(Debug, Default, Serialize)]

@@ -1,0 +1,16 @@
+// Body of a WebDriver script: hands `ask` to the worker of that name and gives its answer, or null when it is not there
+// within `patience_ms`. Asked again with the same number, it waits on.
+const [ask, patience_ms, done] = arguments;
+const workers = (window.theirWorkers ??= {});
+const answers = (window.theirAnswers ??= {});
+answers[ask.number] ??= new Promise((resolve) => {
+  const worker = (workers[ask.worker] ??= new Worker('/extra/theirs.js', { type: 'module' }));
+  worker.onmessage = ({ data }) => resolve(data);
+  worker.onerror = (event) => resolve({ error: `worker: ${event.message ?? 'it could not be loaded'}` });
+  worker.postMessage(ask.message);
+});
+const patience = new Promise((resolve) => setTimeout(resolve, patience_ms, null));
+Promise.race([answers[ask.number], patience]).then((answer) => {
+  if (answer) delete answers[ask.number];
+  done(answer);
+});

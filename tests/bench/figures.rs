@@ -1,0 +1,204 @@
+//! What was measured: figures, their table and their files.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// One measured thing.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figure {
+    /// What was measured.
+    pub(crate) case: String,
+    /// Where: browser and version, or the program.
+    pub(crate) browser: String,
+    /// Backend and its adapter.
+    pub(crate) backend: String,
+    /// Ours; none where it could not be measured.
+    pub(crate) ours: Option<f64>,
+    /// The other runtime's; none where there is nothing to compare with.
+    pub(crate) theirs: Option<f64>,
+    /// Of both.
+    pub(crate) unit: &'static str,
+    /// Theirs divided by ours.
+    pub(crate) ratio: Option<f64>,
+    /// Why something was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missing: Option<String>,
+}
+
+impl Figure {
+    /// A figure with nothing to compare with.
+    pub(crate) fn alone(case: &str, place: &Place, ours: f64, unit: &'static str) -> Figure {
+        Figure::against(case, place, ours, None, unit)
+    }
+
+    /// A figure and the other runtime's.
+    pub(crate) fn against(
+        case: &str,
+        place: &Place,
+        ours: f64,
+        theirs: Option<f64>,
+        unit: &'static str,
+    ) -> Figure {
+        Figure {
+            case: case.to_owned(),
+            browser: place.browser.clone(),
+            backend: place.backend.clone(),
+            ours: Some(ours),
+            theirs,
+            unit,
+            ratio: theirs.map(|theirs| theirs / ours),
+            missing: None,
+        }
+    }
+
+    /// Something that could not be measured.
+    pub(crate) fn missing(
+        case: &str,
+        place: &Place,
+        unit: &'static str,
+        error: &anyhow::Error,
+    ) -> Figure {
+        Figure {
+            case: case.to_owned(),
+            browser: place.browser.clone(),
+            backend: place.backend.clone(),
+            ours: None,
+            theirs: None,
+            unit,
+            ratio: None,
+            missing: Some(format!("{error:#}")),
+        }
+    }
+
+    /// Says why the other runtime's part is not there.
+    pub(crate) fn without_theirs(self, error: &anyhow::Error) -> Figure {
+        Figure { missing: Some(format!("{error:#}")), ..self }
+    }
+}
+
+/// Where a figure was measured, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Browser and version, or the program.
+    pub(crate) browser: String,
+    /// Backend and its adapter.
+    pub(crate) backend: String,
+}
+
+/// The middle of some times; of an even number of them the upper of the two in the middle.
+pub(crate) fn median(times: &[f64]) -> anyhow::Result<f64> {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().context("nothing was measured")
+}
+
+/// Writes a group of figures as a JSON array.
+pub(crate) fn write(folder: &Path, group: &str, figures: &[Figure]) -> anyhow::Result<()> {
+    let path = folder.join(format!("{group}.json"));
+    let text = serde_json::to_string_pretty(figures)?;
+    std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The figures as a table with their reasons below.
+pub(crate) fn table(figures: &[Figure]) -> String {
+    let header =
+        ["case", "browser", "backend", "ours", "theirs", "unit", "theirs/ours"].map(str::to_owned);
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| number(value));
+    let rows: Vec<[String; 7]> = figures
+        .iter()
+        .map(|figure| {
+            [
+                figure.case.clone(),
+                figure.browser.clone(),
+                figure.backend.clone(),
+                cell(figure.ours),
+                cell(figure.theirs),
+                figure.unit.to_owned(),
+                figure.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+            ]
+        })
+        .collect();
+    let mut widths = header.clone().map(|name| name.chars().count());
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut lines =
+        vec![line(&header, &widths), line(&widths.map(|width| "-".repeat(width)), &widths)];
+    lines.extend(rows.iter().map(|row| line(row, &widths)));
+    lines.push("theirs: onnxruntime-web; theirs/ours above 1: we are faster".to_owned());
+    lines.extend(figures.iter().filter_map(|figure| {
+        let reason = figure.missing.as_ref()?;
+        Some(format!(
+            "not measured: {}, {}, {}: {reason}",
+            figure.case, figure.browser, figure.backend
+        ))
+    }));
+    lines.join("\n")
+}
+
+fn line(cells: &[String; 7], widths: &[usize; 7]) -> String {
+    let cells = cells.iter().zip(widths).enumerate().map(|(column, (cell, &width))| {
+        // Numbers are compared by their ends.
+        if matches!(column, 3 | 4 | 6) {
+            format!("{cell:>width$}")
+        } else {
+            format!("{cell:<width$}")
+        }
+    });
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+/// Three significant digits, more where the number has them before its point.
+fn number(value: f64) -> String {
+    let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
+    if magnitude < -3.0 {
+        return format!("{value:.1e}");
+    }
+    let digits = (2.0 - magnitude).clamp(0.0, 6.0) as usize;
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        let table = [
+            (0.0, "0.00"),
+            (3e-7, "3.0e-7"),
+            (0.0123, "0.0123"),
+            (1.2345, "1.23"),
+            (92.44, "92.4"),
+            (573190.0, "573190"),
+        ];
+        for (value, want) in table {
+            assert_eq!(number(value), want);
+        }
+    }
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]).expect("measured"), 2.0);
+        assert!(median(&[]).is_err());
+    }
+
+    #[test]
+    fn a_table_says_what_is_missing() {
+        let place = Place { browser: "chrome 1".to_owned(), backend: "cpu".to_owned() };
+        let figures = [
+            Figure::against("run", &place, 2.0, Some(5.0), "ms"),
+            Figure::missing("load", &place, "ms", &anyhow::anyhow!("no browser")),
+        ];
+        let text = table(&figures);
+        assert!(
+            text.contains("run   chrome 1  cpu      2.00    5.00  ms           2.50"),
+            "{text}"
+        );
+        assert!(text.ends_with("not measured: load, chrome 1, cpu: no browser"), "{text}");
+    }
+}

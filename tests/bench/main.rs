@@ -1,0 +1,244 @@
+//! Measures Flotilla on this machine, side by side with onnxruntime-web where that can be: run it with
+//! `cargo xtask bench`, which prepares what it needs.
+
+mod bridge;
+mod figures;
+mod page;
+mod serve;
+mod theirs;
+mod versus;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use flotilla::{
+    browser::{Adapter, Kind, Kinds, adapter},
+    catalog::Catalog,
+};
+use flotilla_protocol::Backend;
+
+use crate::{
+    figures::{Figure, Place},
+    page::{Page, Wanted},
+};
+
+/// Measures Flotilla, side by side with onnxruntime-web.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// The model's folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The program that is measured.
+    #[arg(long, value_name = "FILE")]
+    flotilla: PathBuf,
+    /// The page's runtime, for its size.
+    #[arg(long, value_name = "DIR")]
+    web: PathBuf,
+    /// Where minilm.onnx and onnxruntime-web are, and results go.
+    #[arg(long, value_name = "DIR")]
+    folder: PathBuf,
+    /// Why onnxruntime-web is not there, if it is not.
+    #[arg(long, value_name = "REASON")]
+    no_theirs: Option<String>,
+    /// Browsers to measure.
+    #[arg(long, value_name = "KIND,..", default_value = "chrome,firefox")]
+    browsers: Kinds,
+    /// Backends to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
+    backends: Vec<BackendName>,
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size"])]
+    groups: Vec<Group>,
+    /// Print only JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendName {
+    #[value(name = "webgpu")]
+    WebGpu,
+    Cpu,
+}
+
+/// Figures that go into one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Group {
+    /// In-page run time, against onnxruntime-web.
+    Minilm,
+    /// What an answer costs besides its run.
+    Bridge,
+    /// From the order to load to the model being ready.
+    Load,
+    /// Start of the server, and memory.
+    Serve,
+    /// Size of what a page loads.
+    Size,
+}
+
+impl Group {
+    const IN_PAGES: [Group; 3] = [Group::Load, Group::Bridge, Group::Minilm];
+
+    fn name(self) -> &'static str {
+        match self {
+            Group::Minilm => "minilm",
+            Group::Bridge => "bridge",
+            Group::Load => "load",
+            Group::Serve => "serve",
+            Group::Size => "size",
+        }
+    }
+}
+
+type Measured = Vec<(Group, Figure)>;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no threads can be had")?;
+    let mut measured = runtime.block_on(measure(&arguments))?;
+    runtime.shutdown_background();
+    measured.sort_by_key(|(group, _)| *group);
+    for &group in &arguments.groups {
+        let figures: Vec<Figure> = measured
+            .iter()
+            .filter(|(of, _)| *of == group)
+            .map(|(_, figure)| figure.clone())
+            .collect();
+        figures::write(&arguments.folder, group.name(), &figures)?;
+    }
+    let figures: Vec<Figure> = measured.into_iter().map(|(_, figure)| figure).collect();
+    print(&figures, arguments.json)?;
+    let differing = figures
+        .iter()
+        .filter(|figure| figure.unit == versus::DIFFERENCE)
+        // A difference that is no number is one, too.
+        .filter(|figure| {
+            figure.ours.is_none_or(|difference| !(difference <= versus::DIFFERENCE_MAX))
+        });
+    let mut code = ExitCode::SUCCESS;
+    for figure in differing {
+        eprintln!(
+            "error: {}, {}, {}: the embeddings differ",
+            figure.case, figure.browser, figure.backend
+        );
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
+}
+
+#[expect(clippy::print_stdout, reason = "a command's result")]
+fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
+    let text = if json { serde_json::to_string_pretty(figures)? } else { figures::table(figures) };
+    println!("{text}");
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
+    let worker = arguments.folder.join("theirs.js");
+    std::fs::write(&worker, theirs::WORKER)
+        .with_context(|| format!("cannot write {}", worker.display()))?;
+    let paths = [arguments.model.clone()];
+    let catalog = Arc::new(tokio::task::spawn_blocking(move || Catalog::open(&paths)).await?);
+    let model = catalog
+        .models
+        .first()
+        .with_context(|| catalog.broken.values().cloned().collect::<Vec<_>>().join("; "))?;
+    let mut measured = Measured::new();
+    if Group::IN_PAGES.iter().any(|group| arguments.groups.contains(group)) {
+        for wanted in wanted(arguments) {
+            measured.extend(in_page(wanted, &catalog, arguments).await);
+        }
+    }
+    if arguments.groups.contains(&Group::Serve) {
+        let kinds = &arguments.browsers.0;
+        let mut sets: Vec<&[Kind]> = kinds.iter().map(std::slice::from_ref).collect();
+        if kinds.len() > 1 {
+            sets.push(kinds);
+        }
+        for set in sets {
+            eprintln!("measuring flotilla serve with {set:?}");
+            let figures = serve::figures(set, &model.name, arguments).await;
+            measured.extend(figures.into_iter().map(|figure| (Group::Serve, figure)));
+        }
+    }
+    if arguments.groups.contains(&Group::Size) {
+        for file in ["runtime_bg.wasm", "runtime_bg.wasm.gz"] {
+            measured.push((Group::Size, size(file, arguments)));
+        }
+    }
+    Ok(measured)
+}
+
+/// Every browser, backend and route to WebGPU that is to be measured.
+fn wanted(arguments: &Arguments) -> Vec<Wanted> {
+    let mut list = Vec::new();
+    for &kind in &arguments.browsers.0 {
+        for backend in &arguments.backends {
+            let (backend, adapters) = match (backend, kind) {
+                (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
+                (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
+                (BackendName::WebGpu, Kind::Chrome) => {
+                    // Where the machine has a GPU it comes first; both software routes can be had everywhere.
+                    let first = Some(adapter::decide(Adapter::Auto))
+                        .filter(|adapter| *adapter == Adapter::Hardware);
+                    (
+                        Backend::WebGpu,
+                        first.into_iter().chain([Adapter::Swiftshader, Adapter::Gles]).collect(),
+                    )
+                }
+            };
+            list.extend(adapters.into_iter().map(|adapter| Wanted { kind, backend, adapter }));
+        }
+    }
+    list
+}
+
+/// Everything that one page can tell.
+async fn in_page(wanted: Wanted, catalog: &Arc<Catalog>, arguments: &Arguments) -> Measured {
+    let place = wanted.place();
+    eprintln!("measuring {} on {}", place.browser, place.backend);
+    let wants = |group: Group| arguments.groups.contains(&group);
+    let page = match Page::open(wanted, catalog, arguments).await {
+        Ok(page) => page,
+        Err(error) => {
+            let groups = Group::IN_PAGES.into_iter().filter(|&group| wants(group));
+            return groups
+                .map(|group| (group, Figure::missing(group.name(), &place, "ms", &error)))
+                .collect();
+        }
+    };
+    let mut measured = Measured::new();
+    if wants(Group::Load) {
+        measured.push((Group::Load, Figure::alone("load MiniLM", &page.place, page.load_ms, "ms")));
+    }
+    if wants(Group::Bridge) {
+        let figure = bridge::figure(&page).await;
+        let figure = figure.unwrap_or_else(|error| {
+            Figure::missing("HTTP request to answer", &page.place, "ms", &error)
+        });
+        measured.push((Group::Bridge, figure));
+    }
+    if wants(Group::Minilm) {
+        let figures = versus::figures(&page, arguments.no_theirs.as_deref()).await;
+        let figures = figures
+            .unwrap_or_else(|error| vec![Figure::missing("MiniLM", &page.place, "ms", &error)]);
+        measured.extend(figures.into_iter().map(|figure| (Group::Minilm, figure)));
+    }
+    page.local.stop().await;
+    measured
+}
+
+fn size(file: &str, arguments: &Arguments) -> Figure {
+    let place = Place { browser: "every".to_owned(), backend: "every".to_owned() };
+    match std::fs::metadata(arguments.web.join(file)) {
+        Ok(metadata) => {
+            Figure::alone(&format!("size of {file}"), &place, metadata.len() as f64, "bytes")
+        }
+        Err(error) => Figure::missing(&format!("size of {file}"), &place, "bytes", &error.into()),
+    }
+}

@@ -1,0 +1,160 @@
+//! `flotilla serve` from outside: how soon it answers, and what it takes.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use flotilla::{browser::Kind, guardian::tree_pss_bytes};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+use crate::{
+    Arguments,
+    bridge::Api,
+    figures::{Figure, Place, median},
+};
+
+/// Starts that are measured for each set of browsers.
+const STARTS: usize = 3;
+/// Longest wait for the daemon to listen.
+const LISTEN_MAX: Duration = Duration::from_secs(120);
+/// Longest wait for the daemon to end.
+const END_MAX: Duration = Duration::from_secs(60);
+const MEBIBYTE: f64 = (1 << 20) as f64;
+
+const CASE: &str = "flotilla serve to first answer";
+
+/// Of a set of browsers: the time to the first answer, then the memory of daemon and browsers.
+pub(crate) async fn figures(kinds: &[Kind], model: &str, arguments: &Arguments) -> Vec<Figure> {
+    let place = place(kinds);
+    measure(kinds, model, arguments)
+        .await
+        .unwrap_or_else(|error| vec![Figure::missing(CASE, &place, "ms", &error)])
+}
+
+fn place(kinds: &[Kind]) -> Place {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    Place { browser: names.join("+"), backend: "default".to_owned() }
+}
+
+async fn measure(
+    kinds: &[Kind],
+    model: &str,
+    arguments: &Arguments,
+) -> anyhow::Result<Vec<Figure>> {
+    let mut place = place(kinds);
+    let mut times = Vec::new();
+    let mut memory = Vec::new();
+    for _ in 0..STARTS {
+        let begin = Instant::now();
+        let daemon = Daemon::start(kinds, arguments).await?;
+        let measured = async {
+            let (answer, _) = daemon.api.embed(model).await?;
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+            let run = &answer["flotilla"]["runs"][0];
+            let word = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
+            place.backend = format!("{} {}", word("backend"), word("adapter"));
+            memory = daemon.memory(kinds, &place).await?;
+            anyhow::Ok(())
+        };
+        let measured = measured.await;
+        daemon.stop().await?;
+        measured?;
+    }
+    let mut figures = vec![Figure::alone(CASE, &place, median(&times)?, "ms")];
+    figures.append(&mut memory);
+    Ok(figures)
+}
+
+struct Daemon {
+    child: Child,
+    api: Api,
+}
+
+impl Daemon {
+    async fn start(kinds: &[Kind], arguments: &Arguments) -> anyhow::Result<Daemon> {
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        let mut child = Command::new(&arguments.flotilla)
+            .args(["serve", "--port", "0", "--browsers", &names.join(","), "--models"])
+            .arg(&arguments.model)
+            .env("FLOTILLA_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", arguments.flotilla.display()))?;
+        let stderr = child.stderr.take().context("the daemon has no standard error")?;
+        let mut lines = BufReader::new(stderr).lines();
+        let mut said = Vec::new();
+        let address = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some((_, rest)) = line.split_once("listening on ") {
+                    return Ok(rest.split_whitespace().next().unwrap_or_default().to_owned());
+                }
+                said.push(line);
+            }
+            bail!("the daemon ended: {}", said.join(" | "))
+        };
+        let address = tokio::time::timeout(LISTEN_MAX, address)
+            .await
+            .context("the daemon does not listen")??;
+        // Its further words are read so that it never waits for a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Daemon { child, api: Api::new(address) })
+    }
+
+    /// Proportional set sizes: of the daemon alone, and of each browser with its child processes.
+    async fn memory(&self, kinds: &[Kind], place: &Place) -> anyhow::Result<Vec<Figure>> {
+        let pool = self.api.get("/api/pool").await?;
+        let browsers =
+            pool["browsers"].as_array().context("the pool does not list its browsers")?;
+        let pid = |facts: &serde_json::Value, name: &str| {
+            facts[name].as_u64().and_then(|pid| u32::try_from(pid).ok())
+        };
+        let daemon = self.child.id().context("the daemon ended")?;
+        let guardians: u64 = browsers
+            .iter()
+            .filter_map(|browser| pid(&browser["facts"], "guardian_pid"))
+            .map(tree_pss_bytes)
+            .sum();
+        let alone = tree_pss_bytes(daemon).saturating_sub(guardians);
+        let mut figures = vec![Figure::alone(
+            "resident memory of the daemon",
+            place,
+            alone as f64 / MEBIBYTE,
+            "MiB",
+        )];
+        // With several browsers only the one that answered has surely loaded the model.
+        if kinds.len() == 1 {
+            for browser in browsers {
+                let root =
+                    pid(&browser["facts"], "pid").context("the browser's process is not known")?;
+                let bytes = tree_pss_bytes(root) as f64;
+                figures.push(Figure::alone(
+                    "resident memory of the browser",
+                    place,
+                    bytes / MEBIBYTE,
+                    "MiB",
+                ));
+            }
+        }
+        Ok(figures)
+    }
+
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).context("the daemon cannot be ended")?;
+        }
+        tokio::time::timeout(END_MAX, self.child.wait())
+            .await
+            .context("the daemon does not end")??;
+        Ok(())
+    }
+}
