@@ -112,7 +112,8 @@ pub(crate) struct Imported {
     pub(crate) family: Family,
 }
 
-/// Imports a model: `model.onnx` where there is one, else a Hugging Face directory.
+/// Imports a model: a Hugging Face directory where there is a `modules.json`, else `model.onnx` where there is one, else
+/// a Hugging Face directory without pooling.
 ///
 /// # Errors
 /// A missing, damaged or hostile file, or an operator that cannot be lowered.
@@ -145,7 +146,8 @@ pub fn explain(resolver: &dyn Resolver, options: &LoadOptions) -> Result<String,
 /// Imports up to [`Phase::Import`] or [`Phase::Typed`].
 pub(crate) fn import(resolver: &dyn Resolver, phase: Phase) -> Result<Imported, ImportError> {
     let work = || {
-        let mut imported = if resolver.exists(onnx::FILE) {
+        // With modules.json there is a pooling that an exported encoder does not have.
+        let mut imported = if resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES) {
             onnx::import(resolver)?
         } else if resolver.exists(hf::CONFIG) {
             hf::import(resolver)?

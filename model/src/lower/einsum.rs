@@ -10,7 +10,7 @@ use tract_onnx::tract_hir::internal::{Axis, InOut, TypedNode, tract_core::ops::e
 use super::{Lowering, Result2};
 use crate::{
     dim::Dim,
-    program::{DType, MatMul, Op, ValueId},
+    program::{DType, MatMul, Op, Reduce, ReduceKind, ValueId},
 };
 
 /// Where an axis is in the first operand, the second and the result.
@@ -44,6 +44,12 @@ impl Lowering<'_> {
             .iter_all_axes()
             .map(|axis| self.place(node, axis))
             .collect::<Result2<Vec<_>>>()?;
+        operands[0] = self.summed_alone(node, operands[0], &mut places, |place| {
+            (&mut place.a, place.b, place.result)
+        });
+        operands[1] = self.summed_alone(node, operands[1], &mut places, |place| {
+            (&mut place.b, place.a, place.result)
+        });
         // The operand that has the result's last axis for itself is the right one, so that usually nothing has to be
         // transposed back.
         let rank = node.outputs[0].fact.rank();
@@ -73,6 +79,52 @@ impl Lowering<'_> {
         })
     }
 
+    /// Takes the axes away that only this operand has: they are summed before the product.
+    fn summed_alone(
+        &mut self,
+        node: &TypedNode,
+        operand: ValueId,
+        places: &mut Vec<Place>,
+        view: impl Fn(&mut Place) -> (&mut Option<usize>, Option<usize>, Option<usize>),
+    ) -> ValueId {
+        let mut alone: Vec<usize> = Vec::new();
+        places.retain_mut(|place| match view(place) {
+            (Some(at), None, None) => {
+                alone.push(*at);
+                false
+            }
+            _ => true,
+        });
+        if alone.is_empty() {
+            return operand;
+        }
+        alone.sort_unstable();
+        let dtype = self.draft.value(operand).dtype;
+        let mut shape = self.draft.shape(operand).to_vec();
+        let longer: Vec<u32> = alone
+            .iter()
+            .filter(|&&at| shape[at].as_fixed() != Some(1))
+            .map(|&at| at as u32)
+            .collect();
+        let mut operand = operand;
+        if !longer.is_empty() {
+            longer.iter().for_each(|&at| shape[at as usize] = Dim::Fixed(1));
+            let sum = Op::Reduce(Reduce { kind: ReduceKind::Sum, axes: longer });
+            operand = self.draft.add_node(&node.name, sum, vec![operand], dtype, shape.clone());
+        }
+        for &at in alone.iter().rev() {
+            shape.remove(at);
+            for place in places.iter_mut() {
+                if let (Some(other), ..) = view(place)
+                    && *other > at
+                {
+                    *other -= 1;
+                }
+            }
+        }
+        self.reshaped(node, operand, shape)
+    }
+
     fn groups(&self, node: &TypedNode, places: Vec<Place>) -> Result2<Groups> {
         let mut groups = Groups::default();
         for place in places {
@@ -81,7 +133,11 @@ impl Lowering<'_> {
                 (Some(_), None, Some(_)) => groups.m.push(place),
                 (None, Some(_), Some(_)) => groups.n.push(place),
                 (Some(_), Some(_), None) => groups.k.push(place),
-                _ => return Err(self.unsupported(node, "an axis is summed over one operand only")),
+                _ => {
+                    return Err(
+                        self.unsupported(node, "an axis of the result is in neither operand")
+                    );
+                }
             }
         }
         groups.batch.sort_by_key(|place| place.result);

@@ -15,6 +15,8 @@ use weights::WeightFile;
 
 /// The file that makes a folder a Hugging Face model.
 pub(super) const CONFIG: &str = "config.json";
+/// The file that lists what sentence-transformers puts behind the encoder.
+pub(super) const MODULES: &str = "modules.json";
 const WEIGHTS: &str = "model.safetensors";
 
 /// Why a Hugging Face directory cannot be imported.

@@ -9,9 +9,9 @@ use tract_onnx::{
     },
 };
 
-use super::{Graph, HfError, ImportError, Resolver, read_json};
+use super::{Graph, HfError, ImportError, MODULES, Resolver, read_json};
+use crate::import::resolver::confined;
 
-const MODULES: &str = "modules.json";
 /// Keeps a text without tokens from dividing by zero, as sentence-transformers does.
 const COUNT_MIN: f32 = 1e-9;
 /// `torch.nn.functional.normalize`'s own.
@@ -103,7 +103,7 @@ impl Pooling {
             match kind {
                 "Transformer" if module.path.is_empty() => {}
                 "Pooling" if mode.is_none() => {
-                    let folder = super::super::resolver::confined(&module.path)?;
+                    let folder = confined(&module.path)?;
                     let file = format!("{folder}/config.json");
                     mode = Some(read_json::<PoolingConfig>(resolver, &file)?.mode(&file)?);
                 }

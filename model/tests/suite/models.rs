@@ -1,0 +1,85 @@
+//! The models that the tests use.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use flotilla_model::{import::MemoryResolver, reference::ReferenceTensor};
+use safetensors::{Dtype, SafeTensors};
+
+/// Files of a small model that is kept with the sources.
+pub(crate) fn small(name: &str, files: &[&str]) -> MemoryResolver {
+    folder(&repository().join("tests/models").join(name), files)
+}
+
+/// The small BERT as a Hugging Face directory.
+pub(crate) fn hf_bert() -> MemoryResolver {
+    small("bert", &["config.json", "model.safetensors"])
+}
+
+/// The folder of all-MiniLM-L6-v2, which setup fetches; `None`, with a note, where it is missing.
+pub(crate) fn minilm() -> Option<MemoryResolver> {
+    let folder_path = std::env::var_os("FLOTILLA_MINILM")
+        .map_or_else(|| repository().join("target/models/all-MiniLM-L6-v2"), PathBuf::from);
+    if !folder_path.join("model.safetensors").is_file() {
+        println!("skipped: {} has no model; setup fetches it", folder_path.display());
+        return None;
+    }
+    let files = [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+    ];
+    Some(folder(&folder_path, &files))
+}
+
+/// A file that lies beside the small models.
+pub(crate) fn read(path: &str) -> Vec<u8> {
+    fs::read(repository().join("tests/models").join(path)).expect("kept with the sources")
+}
+
+/// Tensors of a golden file whose names start with `in.` or `out.`, without that prefix.
+pub(crate) fn io(name: &str, prefix: &str) -> Vec<ReferenceTensor> {
+    let bytes = read(&format!("{name}/io.safetensors"));
+    let tensors = SafeTensors::deserialize(&bytes).expect("golden file");
+    let mut found: Vec<ReferenceTensor> = tensors
+        .iter()
+        .filter_map(|(name, view)| {
+            let dtype = match view.dtype() {
+                Dtype::I64 => flotilla_model::program::DType::I64,
+                Dtype::F32 => flotilla_model::program::DType::F32,
+                other => panic!("golden tensor of type {other:?}"),
+            };
+            Some(ReferenceTensor {
+                name: name.strip_prefix(prefix)?.to_owned(),
+                dtype,
+                shape: view.shape().to_vec(),
+                bytes: view.data().to_vec(),
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// Largest difference between two tensors of the same shape.
+pub(crate) fn difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
+}
+
+fn folder(path: &Path, files: &[&str]) -> MemoryResolver {
+    let read = |file: &&str| Some(((*file).to_owned(), fs::read(path.join(file)).ok()?));
+    MemoryResolver { files: files.iter().filter_map(read).collect() }
+}
+
+fn repository() -> PathBuf {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find(|path| path.join("tests/models").is_dir());
+    found.expect("the sources lie in the repository").to_owned()
+}
