@@ -12,6 +12,7 @@ pub mod guardian;
 pub mod http;
 mod link;
 pub mod local;
+pub mod measure;
 pub mod pool;
 pub mod pull;
 pub mod reference;

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use flotilla_protocol::Backend;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub mod adapter;
 pub mod chrome;
@@ -84,7 +84,7 @@ impl FromStr for Kinds {
 }
 
 /// How Chromium gets its WebGPU adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Adapter {
     /// The machine's GPU where there is one, else the faster of the two software routes as measured on this machine.

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use flotilla::{
-    browser::{Kind, adapter, install},
+    browser::{Adapter, Kind, adapter, install},
     catalog::Catalog,
     local::{Local, Wishes},
     pool::View,
@@ -21,6 +21,9 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Options {
     #[command(flatten)]
     pool: PoolOptions,
+    /// Time Chromium's software routes to WebGPU and keep the result; the faster one is used from then on.
+    #[arg(long, conflicts_with = "simulate")]
+    measure: bool,
     /// Print only JSON.
     #[arg(long)]
     json: bool,
@@ -32,6 +35,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         (None, None) => Kind::ALL.to_vec(),
     };
     let simulated = options.pool.simulate.is_some();
+    if options.measure {
+        measure().await?;
+    }
     let mut reports = Vec::new();
     for kind in kinds {
         reports.push(examine(kind, simulated, &options.pool).await);
@@ -51,6 +57,23 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let usable = |report: &Value| report["backends"].as_array().into_iter().flatten().any(|b| !b["adapter"].is_null());
     let any = system["browsers"].as_array().into_iter().flatten().any(usable);
     Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Finds out which software route is faster. A machine with a GPU uses neither.
+async fn measure() -> anyhow::Result<()> {
+    if adapter::has_gpu() {
+        eprintln!("this machine shows a GPU: Chromium uses it, and its software routes are not measured");
+        return Ok(());
+    }
+    let tell = |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
+        Ok(ms) => eprintln!("chromium, {route:?}: the probe took {ms:.1} ms"),
+        Err(error) => eprintln!("chromium, {route:?}: {error}"),
+    };
+    let measured = progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell)).await;
+    if measured.fastest().is_some() {
+        measured.store()?;
+    }
+    Ok(())
 }
 
 fn pulled() -> Vec<String> {
@@ -78,6 +101,7 @@ async fn examine(kind: Kind, simulated: bool, options: &PoolOptions) -> Value {
     }
     if kind == Kind::Chrome {
         report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter));
+        report["measured"] = json!(adapter::Measured::load());
     }
     let wishes = Wishes {
         simulated,
