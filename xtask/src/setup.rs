@@ -82,7 +82,22 @@ pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Pr
     if model_is_complete(workspace) {
         link_model(workspace)?;
     }
+    if !workspace.home.join("adapters.json").exists()
+        && let Err(error) = measure_adapters(workspace, console)
+    {
+        // Without the measurement the daemon takes the route that is usually faster.
+        console.say(format!("chromium's routes to WebGPU are not measured: {error:#}"));
+    }
     Ok(provision)
+}
+
+/// Lets `flotilla` find out, once, which of Chromium's software routes to WebGPU is faster here. A machine with a GPU
+/// uses neither, and measures nothing.
+fn measure_adapters(workspace: &Workspace, console: &Console) -> anyhow::Result<()> {
+    console.say("measuring Chromium's two software routes to WebGPU (once; `flotilla doctor --measure` does it again)");
+    let mut flotilla = Command::new(workspace.binary());
+    flotilla.args(["doctor", "--measure", "--browsers", "chrome"]).stdout(Stdio::null());
+    run_visibly(&mut flotilla)
 }
 
 /// Makes sure that there is a way to compile for wasm.

@@ -13,9 +13,9 @@ use crate::browser::Adapter;
 const FILE: &str = "adapters.json";
 
 /// What `flotilla doctor --measure` found out about Chromium's software routes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The browser that was measured; another version may differ.
+    /// The browser that was measured; another version may differ. Empty where none was.
     pub browser_version: String,
     /// In-page time of the probe on each route that works, in milliseconds.
     pub probe_ms: BTreeMap<Adapter, f64>,

@@ -63,17 +63,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 async fn measure() -> anyhow::Result<()> {
     if adapter::has_gpu() {
         eprintln!("this machine shows a GPU: Chromium uses it, and its software routes are not measured");
-        return Ok(());
+        return Ok(adapter::Measured::default().store()?);
     }
     let tell = |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
         Ok(ms) => eprintln!("chromium, {route:?}: the probe took {ms:.1} ms"),
         Err(error) => eprintln!("chromium, {route:?}: {error}"),
     };
     let measured = progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell)).await;
-    if measured.fastest().is_some() {
-        measured.store()?;
-    }
-    Ok(())
+    Ok(measured.store()?)
 }
 
 fn pulled() -> Vec<String> {
