@@ -3,6 +3,11 @@
 //! [`Runtime`] loads programs and [`Placement`] runs them; [`Peer`] does both for the messages of a data link, over
 //! whatever transport carries them. On `wasm32` the module `page` exports the entry points of the runner page.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "loading fails once, and its error carries every fact"
+)]
+
 mod backend;
 mod call;
 pub mod fetch;

@@ -37,7 +37,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// Rational minimax approximation on -4..4. Source: the coefficients of Eigen's `generic_fast_erf_float`.
 const ERF_P: [f32; 7] = [
     -1.609_603_3e-2,
-    -2.954_599_8e-3,
+    -2.954_6e-3,
     -7.349_906e-4,
     -5.692_506_4e-5,
     -2.101_024e-6,
@@ -57,7 +57,7 @@ const TANH_P: [f32; 7] = [
     2.000_188e-13,
     -2.760_768_5e-16,
 ];
-const TANH_Q: [f32; 4] = [4.893_525e-3, 2.268_434_6e-3, 1.185_347_06e-4, 1.198_258_4e-6];
+const TANH_Q: [f32; 4] = [4.893_525e-3, 2.268_434_6e-3, 1.185_347e-4, 1.198_258_4e-6];
 
 const ERF_END: f32 = 4.0;
 const TANH_END: f32 = 7.905_311;

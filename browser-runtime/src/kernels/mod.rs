@@ -1,5 +1,10 @@
 //! One file per operator: what it supports, its shader, its cpu kernel and its table of cases.
 
+#![cfg_attr(
+    any(test, feature = "suite"),
+    expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
+)]
+
 mod attention;
 mod broadcast;
 mod concat;

@@ -71,7 +71,7 @@ mod tests {
         for bytes in [0, 1, 256, 257, 4096, 5000, 196_608, 1_000_000, (1 << 27) - 5] {
             let class = class(bytes);
             assert!(
-                class >= bytes && class % 4 == 0 && class <= bytes + bytes / 8 + 256,
+                class >= bytes && class.is_multiple_of(4) && class <= bytes + bytes / 8 + 256,
                 "{bytes} -> {class}"
             );
         }
