@@ -67,6 +67,11 @@ fn inline_scalars(draft: &mut Draft, index: usize) -> bool {
         .filter(|(_, scalar)| scalar.is_none())
         .map(|(&input, _)| input)
         .collect();
+    // What is left must still say the result's shape.
+    let rank = draft.shape(node.outputs[0]).len();
+    if !inputs.iter().any(|&input| draft.shape(input).len() == rank) {
+        return false;
+    }
     let steps = expr
         .steps
         .iter()

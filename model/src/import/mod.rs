@@ -12,7 +12,7 @@ use crate::{
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
-pub use hf::{HfError, Pooling};
+pub use hf::HfError;
 pub use onnx::OnnxError;
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};

@@ -245,3 +245,69 @@ fn protect_dimension_products(graph: &mut TypedModel) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::StringStringEntryProto;
+
+    use super::*;
+    use crate::import::{MemoryResolver, ResolveError};
+
+    /// Inlines one external tensor of `[2]` F32 whose data is described by these entries.
+    fn inlined(entries: &[(&str, &str)]) -> Result<Vec<u8>, ImportError> {
+        let resolver =
+            MemoryResolver { files: [("data/weights.bin".to_owned(), (0..16).collect())].into() };
+        let entry = |&(key, value): &(&str, &str)| StringStringEntryProto {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        let tensor = TensorProto {
+            name: "w".to_owned(),
+            dims: vec![2],
+            data_type: DataType::Float as i32,
+            data_location: Some(DataLocation::External as i32),
+            external_data: entries.iter().map(entry).collect(),
+            ..TensorProto::default()
+        };
+        let graph = GraphProto { initializer: vec![tensor], ..GraphProto::default() };
+        let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        ExternalData { resolver: &resolver, files: HashMap::new() }.inline_model(&mut model)?;
+        Ok(model.graph.unwrap_or_default().initializer.remove(0).raw_data)
+    }
+
+    #[test]
+    fn external_data_is_read_from_the_folder_alone() {
+        let at = |location| [("location", location), ("offset", "4"), ("length", "8")];
+        assert_eq!(
+            inlined(&at("data/weights.bin")).expect("is there"),
+            (4..12).collect::<Vec<u8>>()
+        );
+        for outside in ["../weights.bin", "/etc/passwd", "data/../../weights.bin"] {
+            let error = inlined(&at(outside)).expect_err("it is outside");
+            assert!(matches!(error, ImportError::Resolve(ResolveError::Outside { .. })), "{error}");
+        }
+        let error = inlined(&at("other.bin")).expect_err("it is missing");
+        assert!(matches!(error, ImportError::Resolve(ResolveError::Missing { .. })), "{error}");
+    }
+
+    #[test]
+    fn external_data_must_fit_its_file_and_its_tensor() {
+        let with = |offset, length| {
+            inlined(&[("location", "data/weights.bin"), ("offset", offset), ("length", length)])
+        };
+        for (offset, length) in
+            [("12", "8"), ("17", "0"), ("18446744073709551615", "8"), ("-1", "8"), ("x", "8")]
+        {
+            let error = with(offset, length).expect_err("it does not fit");
+            assert!(
+                matches!(error, ImportError::Onnx(OnnxError::External { .. })),
+                "{offset} {length}: {error}"
+            );
+        }
+        let error = with("0", "12").expect_err("it is too long for the tensor");
+        assert!(
+            matches!(error, ImportError::Onnx(OnnxError::TensorData { got: 12, want: 8, .. })),
+            "{error}"
+        );
+    }
+}

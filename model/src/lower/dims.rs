@@ -5,14 +5,14 @@ use tract_onnx::{
     tract_hir::internal::TypedNode,
 };
 
-use super::{Lowering, Result2};
+use super::{LowerResult, Lowering};
 use crate::dim::{Dim, Symbol};
 
 impl Lowering<'_> {
     /// A dimension in our form; its symbols are numbered in the order in which they are met.
-    pub(super) fn dim(&mut self, node: &TypedNode, dim: &TDim) -> Result2<Dim> {
+    pub(super) fn dim(&mut self, node: &TypedNode, dim: &TDim) -> LowerResult<Dim> {
         let dims = |lowering: &mut Self, dims: &[TDim]| {
-            dims.iter().map(|dim| lowering.dim(node, dim)).collect::<Result2<Vec<_>>>()
+            dims.iter().map(|dim| lowering.dim(node, dim)).collect::<LowerResult<Vec<_>>>()
         };
         Ok(match dim {
             TDim::Val(value) => Dim::Fixed(*value),
@@ -41,12 +41,16 @@ impl Lowering<'_> {
         })
     }
 
-    pub(super) fn dims(&mut self, node: &TypedNode, dims: &[TDim]) -> Result2<Vec<Dim>> {
+    pub(super) fn dims(&mut self, node: &TypedNode, dims: &[TDim]) -> LowerResult<Vec<Dim>> {
         dims.iter().map(|dim| self.dim(node, dim)).collect()
     }
 
     /// A fact's shape in our form.
-    pub(super) fn fact_shape(&mut self, node: &TypedNode, fact: &TypedFact) -> Result2<Vec<Dim>> {
+    pub(super) fn fact_shape(
+        &mut self,
+        node: &TypedNode,
+        fact: &TypedFact,
+    ) -> LowerResult<Vec<Dim>> {
         self.dims(node, &fact.shape.to_tvec())
     }
 }

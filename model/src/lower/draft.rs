@@ -206,22 +206,30 @@ impl Formula<'_> {
         self.binary(id, function).map_or_else(Vec::new, |(a, b)| vec![(a, b), (b, a)])
     }
 
-    /// `a * c` or `a / (1/c)` for a constant whose elements are all `c`.
+    /// `a * c` or `a / (1/c)` for a constant whose elements are all `c` and that does not change the shape.
     pub(crate) fn scaled(&self, id: ValueId) -> Option<(ValueId, f32)> {
-        for (a, factor) in self.either(id, Binary::Mul) {
-            if let Some(factor) = self.draft.uniform_float(factor) {
-                return Some((a, factor));
-            }
-        }
-        let (a, divisor) = self.binary(id, Binary::Div)?;
-        Some((a, self.draft.uniform_float(divisor)?.recip()))
+        let factor = self.with_uniform(id, self.either(id, Binary::Mul));
+        factor.or_else(|| {
+            let (a, divisor) =
+                self.with_uniform(id, self.binary(id, Binary::Div).into_iter().collect())?;
+            Some((a, divisor.recip()))
+        })
     }
 
-    /// `a + c` for a constant whose elements are all `c`.
+    /// `a + c` for a constant whose elements are all `c` and that does not change the shape.
     pub(crate) fn shifted(&self, id: ValueId) -> Option<(ValueId, f32)> {
-        self.either(id, Binary::Add)
+        self.with_uniform(id, self.either(id, Binary::Add))
+    }
+
+    fn with_uniform(
+        &self,
+        result: ValueId,
+        readings: Vec<(ValueId, ValueId)>,
+    ) -> Option<(ValueId, f32)> {
+        readings
             .into_iter()
-            .find_map(|(a, term)| Some((a, self.draft.uniform_float(term)?)))
+            .filter(|(a, _)| self.draft.shape(*a) == self.draft.shape(result))
+            .find_map(|(a, constant)| Some((a, self.draft.uniform_float(constant)?)))
     }
 
     /// The node that computes a value, when its operator is the one asked for.

@@ -7,7 +7,7 @@
 
 use tract_onnx::tract_hir::internal::{Axis, InOut, TypedNode, tract_core::ops::einsum::EinSum};
 
-use super::{Lowering, Result2};
+use super::{LowerResult, Lowering};
 use crate::{
     dim::Dim,
     program::{DType, MatMul, Op, Reduce, ReduceKind, ValueId},
@@ -30,7 +30,7 @@ struct Groups {
 }
 
 impl Lowering<'_> {
-    pub(super) fn einsum(&mut self, node: &TypedNode, op: &EinSum) -> Result2<ValueId> {
+    pub(super) fn einsum(&mut self, node: &TypedNode, op: &EinSum) -> LowerResult<ValueId> {
         let result_type = self.dtype(node, &node.outputs[0].fact)?;
         if op.q_params.is_some() || node.inputs.len() != 2 {
             return Err(self.unsupported(node, "only sums over two plain operands can be had"));
@@ -43,7 +43,7 @@ impl Lowering<'_> {
             .axes
             .iter_all_axes()
             .map(|axis| self.place(node, axis))
-            .collect::<Result2<Vec<_>>>()?;
+            .collect::<LowerResult<Vec<_>>>()?;
         operands[0] = self.summed_alone(node, operands[0], &mut places, |place| {
             (&mut place.a, place.b, place.result)
         });
@@ -52,19 +52,23 @@ impl Lowering<'_> {
         });
         // The operand that has the result's last axis for itself is the right one, so that usually nothing has to be
         // transposed back.
-        let rank = node.outputs[0].fact.rank();
-        if places
+        let last = places
             .iter()
-            .any(|place| place.result.is_some_and(|at| at + 1 == rank) && place.b.is_none())
-        {
+            .filter(|place| place.a.or(place.b).is_some())
+            .max_by_key(|place| place.result);
+        if last.is_some_and(|place| place.result.is_some() && place.b.is_none()) {
             operands.swap(0, 1);
             places.iter_mut().for_each(|place| std::mem::swap(&mut place.a, &mut place.b));
         }
+        // Axes of 1 that only the result has are put there at the end.
+        let full = self.fact_shape(node, &node.outputs[0].fact)?;
+        let shape = without_new_axes(&full, &mut places);
         let groups = self.groups(node, places)?;
-        self.product(node, groups, operands)
+        let product = self.product(node, groups, operands, &shape)?;
+        Ok(self.reshaped(node, product, full))
     }
 
-    fn place(&self, node: &TypedNode, axis: &Axis) -> Result2<Place> {
+    fn place(&self, node: &TypedNode, axis: &Axis) -> LowerResult<Place> {
         let single =
             |slot: InOut| match axis.interface(slot) {
                 [] => Ok(None),
@@ -125,7 +129,7 @@ impl Lowering<'_> {
         self.reshaped(node, operand, shape)
     }
 
-    fn groups(&self, node: &TypedNode, places: Vec<Place>) -> Result2<Groups> {
+    fn groups(&self, node: &TypedNode, places: Vec<Place>) -> LowerResult<Groups> {
         let mut groups = Groups::default();
         for place in places {
             match (place.a, place.b, place.result) {
@@ -152,7 +156,8 @@ impl Lowering<'_> {
         node: &TypedNode,
         groups: Groups,
         [a, b]: [ValueId; 2],
-    ) -> Result2<ValueId> {
+        out_shape: &[Dim],
+    ) -> LowerResult<ValueId> {
         let Groups { batch, m, n, k } = groups;
         let (a_shape, b_shape) = (self.draft.shape(a).to_vec(), self.draft.shape(b).to_vec());
         let dims_of =
@@ -195,9 +200,8 @@ impl Lowering<'_> {
         };
         let b = self.reshaped(node, b, right);
 
-        let out_shape = self.fact_shape(node, &node.outputs[0].fact)?;
         let in_result = |place: &Place| place.result;
-        let batch_out = dims_of(&batch, in_result, &out_shape);
+        let batch_out = dims_of(&batch, in_result, out_shape);
         let dtype = self.draft.value(a).dtype;
         let matmul = Op::MatMul(MatMul {
             transpose_b,
@@ -219,6 +223,26 @@ impl Lowering<'_> {
             .collect();
         Ok(self.transposed(node, product, back))
     }
+}
+
+/// Takes away the axes that are in the result and in no operand, where each is 1; another one is left for `groups` to
+/// refuse.
+fn without_new_axes(full: &[Dim], places: &mut Vec<Place>) -> Vec<Dim> {
+    let mut shape = full.to_vec();
+    let new = |place: &Place| place.a.is_none() && place.b.is_none();
+    for at in (0..full.len()).rev() {
+        let is_new = places.iter().any(|place| new(place) && place.result == Some(at));
+        if is_new && full[at].as_fixed() == Some(1) {
+            shape.remove(at);
+            places.retain(|place| !(new(place) && place.result == Some(at)));
+            let later = places
+                .iter_mut()
+                .filter_map(|place| place.result.as_mut())
+                .filter(|result| **result > at);
+            later.for_each(|result| *result -= 1);
+        }
+    }
+    shape
 }
 
 fn permutation(groups: &[&Vec<Place>], of: impl Fn(&Place) -> Option<usize>) -> Vec<u32> {

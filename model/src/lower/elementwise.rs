@@ -2,17 +2,21 @@
 
 use tract_onnx::tract_hir::internal::{
     TypedNode,
-    tract_core::ops::{binary::TypedBinOp, element_wise::ElementWiseOp, math::PowConst},
+    tract_core::ops::{
+        binary::TypedBinOp, element_wise::ElementWiseOp, math::PowConst, nn::GeluApproximate,
+    },
 };
 
-use super::{Lowering, Result2};
+use super::{LowerResult, Lowering};
 use crate::program::{Binary, DType, Expr, Op, Step, Unary, ValueId};
 
 impl Lowering<'_> {
-    pub(super) fn unary(&mut self, node: &TypedNode, op: &ElementWiseOp) -> Result2<ValueId> {
+    pub(super) fn unary(&mut self, node: &TypedNode, op: &ElementWiseOp) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         let steps = if let Some(pow) = op.0.downcast_ref::<PowConst>() {
             vec![Step::Input(0), Step::Float(pow.exponent), Step::Binary(Binary::Pow, 0, 1)]
+        } else if op.0.downcast_ref::<GeluApproximate>().is_some_and(|gelu| gelu.fast_impl) {
+            return Err(self.unsupported(node, "only the cubic approximation of GELU can be had"));
         } else {
             let function = unary_named(&op.0.name())
                 .ok_or_else(|| self.unsupported(node, "there is no lowering for this function"))?;
@@ -21,7 +25,7 @@ impl Lowering<'_> {
         self.single(node, Op::Elementwise(Expr { steps }), vec![input])
     }
 
-    pub(super) fn binary(&mut self, node: &TypedNode, op: &TypedBinOp) -> Result2<ValueId> {
+    pub(super) fn binary(&mut self, node: &TypedNode, op: &TypedBinOp) -> LowerResult<ValueId> {
         let (function, swapped) = binary_named(op.0.name())
             .ok_or_else(|| self.unsupported(node, "there is no lowering for this function"))?;
         let (a, b) = (self.value_of(node.inputs[0])?, self.value_of(node.inputs[1])?);
@@ -44,7 +48,7 @@ impl Lowering<'_> {
         self.single(node, Op::Elementwise(Expr { steps }), inputs)
     }
 
-    pub(super) fn select(&mut self, node: &TypedNode) -> Result2<ValueId> {
+    pub(super) fn select(&mut self, node: &TypedNode) -> LowerResult<ValueId> {
         let inputs = self.values(node)?;
         let steps = vec![Step::Input(0), Step::Input(1), Step::Input(2), Step::Select(0, 1, 2)];
         self.single(node, Op::Elementwise(Expr { steps }), inputs)

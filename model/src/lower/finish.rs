@@ -14,7 +14,7 @@ enum Pending {
     Constant(Placed),
 }
 
-/// Removes nodes that nothing depends on.
+/// Removes nodes that nothing depends on, and the data of constants that no node reads.
 pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
     let mut live = vec![false; draft.values.len()];
     for port in &draft.outputs {
@@ -33,6 +33,11 @@ pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
         .collect();
     kept.reverse();
     draft.nodes = kept;
+    for (value, live) in draft.values.iter_mut().zip(live) {
+        if !live && matches!(value.origin, Origin::Constant(_)) {
+            value.origin = Origin::Constant(Data::Bytes([].into()));
+        }
+    }
 }
 
 /// Makes the program. Consumes the draft so that each constant can be freed as soon as it is in a blob.

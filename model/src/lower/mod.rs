@@ -117,6 +117,8 @@ pub fn typed_text(model: &TypedModel) -> String {
     text
 }
 
+type LowerResult<T> = Result<T, LowerError>;
+
 /// What a typed outlet has become.
 #[derive(Clone)]
 enum Lowered {
@@ -133,10 +135,8 @@ pub(crate) struct Lowering<'m> {
     outlets: HashMap<OutletId, Lowered>,
 }
 
-type Result2<T> = Result<T, LowerError>;
-
 impl<'m> Lowering<'m> {
-    fn run(name: &str, model: &'m TypedModel) -> Result2<Draft> {
+    fn run(name: &str, model: &'m TypedModel) -> LowerResult<Draft> {
         let mut lowering = Lowering {
             model,
             draft: Draft { name: name.to_owned(), ..Draft::default() },
@@ -169,7 +169,7 @@ impl<'m> Lowering<'m> {
         Ok(lowering.draft)
     }
 
-    fn input(&mut self, outlet: OutletId) -> Result2<()> {
+    fn input(&mut self, outlet: OutletId) -> LowerResult<()> {
         let node = self.model.node(outlet.node);
         let fact = &node.outputs[outlet.slot].fact;
         let dtype = self.dtype(node, fact)?;
@@ -180,7 +180,7 @@ impl<'m> Lowering<'m> {
         Ok(())
     }
 
-    fn output(&mut self, outlet: OutletId) -> Result2<()> {
+    fn output(&mut self, outlet: OutletId) -> LowerResult<()> {
         let node = self.model.node(outlet.node);
         let fact = &node.outputs[outlet.slot].fact;
         let dtype = self.dtype(node, fact)?;
@@ -191,7 +191,7 @@ impl<'m> Lowering<'m> {
     }
 
     /// The element type of a fact as a client sees it; shape numbers are I64 to clients.
-    fn dtype(&self, node: &TypedNode, fact: &TypedFact) -> Result2<DType> {
+    fn dtype(&self, node: &TypedNode, fact: &TypedFact) -> LowerResult<DType> {
         Ok(match fact.datum_type {
             DatumType::F32 => DType::F32,
             DatumType::F16 => DType::F16,

@@ -25,7 +25,7 @@ use tract_onnx::{
 };
 
 use super::{
-    LowerError, Lowered, Lowering, Result2,
+    LowerError, LowerResult, Lowered, Lowering,
     constants::storage_data,
     dims::tensor_dims,
     draft::{Data, Origin},
@@ -37,7 +37,7 @@ use crate::{
 
 impl<'m> Lowering<'m> {
     /// What each of a node's outputs becomes.
-    pub(super) fn node(&mut self, node: &'m TypedNode) -> Result2<Vec<Lowered>> {
+    pub(super) fn node(&mut self, node: &'m TypedNode) -> LowerResult<Vec<Lowered>> {
         if let Some(op) = node.op_as::<Const>() {
             return Ok(vec![self.constant(node, op.val())?]);
         }
@@ -93,7 +93,7 @@ impl<'m> Lowering<'m> {
         Ok(vec![Lowered::Value(value)])
     }
 
-    fn constant(&mut self, node: &TypedNode, tensor: &Arc<Tensor>) -> Result2<Lowered> {
+    fn constant(&mut self, node: &TypedNode, tensor: &Arc<Tensor>) -> LowerResult<Lowered> {
         if tensor.datum_type() == DatumType::TDim {
             let dims = tensor_dims(tensor)
                 .ok_or_else(|| self.unsupported(node, "its dimensions cannot be read"))?;
@@ -115,7 +115,7 @@ impl<'m> Lowering<'m> {
     }
 
     /// Casts between integer types and dimensions change nothing in a page, where all are 32 bits wide.
-    fn cast(&mut self, node: &TypedNode, to: DatumType) -> Result2<Lowered> {
+    fn cast(&mut self, node: &TypedNode, to: DatumType) -> LowerResult<Lowered> {
         let from = self.model_fact(node.inputs[0]);
         let source = self.dtype(node, from)?;
         let target = self.dtype(node, &node.outputs[0].fact)?;
@@ -149,14 +149,14 @@ impl<'m> Lowering<'m> {
         node: &TypedNode,
         op: Op,
         inputs: Vec<ValueId>,
-    ) -> Result2<ValueId> {
+    ) -> LowerResult<ValueId> {
         let fact = &node.outputs[0].fact;
         let dtype = self.dtype(node, fact)?.storage();
         let shape = self.fact_shape(node, fact)?;
         Ok(self.draft.add_node(&node.name, op, inputs, dtype, shape))
     }
 
-    pub(super) fn values(&mut self, node: &TypedNode) -> Result2<Vec<ValueId>> {
+    pub(super) fn values(&mut self, node: &TypedNode) -> LowerResult<Vec<ValueId>> {
         node.inputs.iter().map(|&input| self.value_of(input)).collect()
     }
 
@@ -165,7 +165,7 @@ impl<'m> Lowering<'m> {
     }
 
     /// The value of an outlet; numbers known from shapes are made a value here, once.
-    pub(super) fn value_of(&mut self, outlet: OutletId) -> Result2<ValueId> {
+    pub(super) fn value_of(&mut self, outlet: OutletId) -> LowerResult<ValueId> {
         let node = self.model.node(outlet.node);
         let (shape, dims) = match self.outlets.get(&outlet) {
             Some(Lowered::Value(value)) => return Ok(*value),
@@ -219,7 +219,7 @@ impl<'m> Lowering<'m> {
     }
 
     /// The one number of an outlet that is known from shapes.
-    pub(super) fn scalar_dim(&self, node: &TypedNode, outlet: OutletId) -> Result2<TDim> {
+    pub(super) fn scalar_dim(&self, node: &TypedNode, outlet: OutletId) -> LowerResult<TDim> {
         let known = match self.outlets.get(&outlet) {
             Some(Lowered::Dims { dims, .. }) => dims.first().cloned(),
             _ => self

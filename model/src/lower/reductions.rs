@@ -8,14 +8,14 @@ use tract_onnx::tract_hir::internal::{
     },
 };
 
-use super::{Lowering, Result2};
+use super::{LowerResult, Lowering};
 use crate::{
     dim::Dim,
     program::{self, Binary, DType, Expr, Op, ReduceKind, Step, Unary, ValueId},
 };
 
 impl Lowering<'_> {
-    pub(super) fn softmax(&mut self, node: &TypedNode, op: &Softmax) -> Result2<ValueId> {
+    pub(super) fn softmax(&mut self, node: &TypedNode, op: &Softmax) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         let [axis] = op.axes.as_slice() else {
             return Err(self.unsupported(
@@ -29,7 +29,7 @@ impl Lowering<'_> {
         self.single(node, Op::Softmax(program::Softmax { axis: *axis as u32 }), vec![input])
     }
 
-    pub(super) fn reduce(&mut self, node: &TypedNode, op: &Reduce) -> Result2<ValueId> {
+    pub(super) fn reduce(&mut self, node: &TypedNode, op: &Reduce) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         let kind = match op.reducer {
             Reducer::Sum => ReduceKind::Sum,
@@ -55,7 +55,7 @@ impl Lowering<'_> {
     }
 
     /// `x / sqrt(mean(x^2) + eps)`. Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", eq. 4.
-    pub(super) fn rms_norm(&mut self, node: &TypedNode, op: &RmsNorm) -> Result2<ValueId> {
+    pub(super) fn rms_norm(&mut self, node: &TypedNode, op: &RmsNorm) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         let epsilon = op
             .eps
@@ -80,7 +80,7 @@ impl Lowering<'_> {
 
     /// A cumulative sum as a sum over the pairs of positions that count: quadratic in the axis, which is a sequence
     /// of token positions wherever this occurs, and made of operators that every backend has.
-    pub(super) fn cumulative_sum(&mut self, node: &TypedNode, op: &CumSum) -> Result2<ValueId> {
+    pub(super) fn cumulative_sum(&mut self, node: &TypedNode, op: &CumSum) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         let dtype = self.draft.value(input).dtype;
         let shape = self.draft.shape(input).to_vec();

@@ -5,14 +5,14 @@ use tract_onnx::{
     tract_hir::internal::{AxisOp, TypedNode, tract_core::ops::array::MultiBroadcastTo},
 };
 
-use super::{Lowering, Result2};
+use super::{LowerResult, Lowering};
 use crate::{
     dim::Dim,
     program::{self, DType, Op, ValueId},
 };
 
 impl Lowering<'_> {
-    pub(super) fn axis_op(&mut self, node: &TypedNode, op: &AxisOp) -> Result2<ValueId> {
+    pub(super) fn axis_op(&mut self, node: &TypedNode, op: &AxisOp) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         match op {
             AxisOp::Add(_) | AxisOp::Rm(_) | AxisOp::Reshape(..) => {
@@ -32,7 +32,7 @@ impl Lowering<'_> {
         &mut self,
         node: &TypedNode,
         op: &MultiBroadcastTo,
-    ) -> Result2<ValueId> {
+    ) -> LowerResult<ValueId> {
         let mut input = self.value_of(node.inputs[0])?;
         let missing = op.shape.rank().saturating_sub(self.draft.shape(input).len());
         if missing > 0 {
@@ -48,7 +48,7 @@ impl Lowering<'_> {
         node: &TypedNode,
         axis: usize,
         start: &TDim,
-    ) -> Result2<ValueId> {
+    ) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
         // tract has resolved negative and "to the end" bounds against the dimension already; the length is the
         // output's.
@@ -62,7 +62,11 @@ impl Lowering<'_> {
 
     /// Gathers along an axis that is the only one longer than 1 in the data, where it is the same as a plain gather.
     /// Data that repeats such a row is as good as the row.
-    pub(super) fn gather_elements(&mut self, node: &TypedNode, axis: usize) -> Result2<ValueId> {
+    pub(super) fn gather_elements(
+        &mut self,
+        node: &TypedNode,
+        axis: usize,
+    ) -> LowerResult<ValueId> {
         let repeated = self.model.node(node.inputs[0].node);
         let source =
             if repeated.op_is::<MultiBroadcastTo>() { repeated.inputs[0] } else { node.inputs[0] };
@@ -81,7 +85,7 @@ impl Lowering<'_> {
         self.single(node, Op::Gather(program::Gather { axis: 0 }), vec![data, indices])
     }
 
-    pub(super) fn range(&mut self, node: &TypedNode) -> Result2<ValueId> {
+    pub(super) fn range(&mut self, node: &TypedNode) -> LowerResult<ValueId> {
         let start = self.scalar_dim(node, node.inputs[0])?;
         let stride = self.scalar_dim(node, node.inputs[2])?;
         let range =

@@ -151,9 +151,10 @@ fn poolings_are_lowered() {
     ]"#;
     for mode in ["cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens"] {
         let mut resolver = hf_bert();
-        let config = format!(r#"{{"pooling_mode_mean_tokens":false,"pooling_mode_{mode}":true}}"#);
+        let mut config = serde_json::json!({ "pooling_mode_mean_tokens": false });
+        config[format!("pooling_mode_{mode}")] = true.into();
         resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec());
-        resolver.files.insert("1_Pooling/config.json".to_owned(), config.into_bytes());
+        resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into_bytes());
         let program = lowered(&resolver, Phase::Fused).program;
         assert_eq!(program.outputs.len(), 1);
         assert_eq!(program.outputs[0].name, "sentence_embedding");

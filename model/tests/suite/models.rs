@@ -23,7 +23,7 @@ pub(crate) fn minilm() -> Option<MemoryResolver> {
     let folder_path = std::env::var_os("FLOTILLA_MINILM")
         .map_or_else(|| repository().join("target/models/all-MiniLM-L6-v2"), PathBuf::from);
     if !folder_path.join("model.safetensors").is_file() {
-        println!("skipped: {} has no model; setup fetches it", folder_path.display());
+        eprintln!("skipped: {} has no model; setup fetches it", folder_path.display());
         return None;
     }
     let files = [

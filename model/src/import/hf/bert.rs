@@ -63,7 +63,7 @@ pub(super) fn encoder(
 ) -> Result<(OutletId, OutletId), HfError> {
     let ids = graph.tokens("input_ids")?;
     let mask = graph.tokens("attention_mask")?;
-    let mask = graph.to_float("mask", mask)?;
+    let mask = graph.cast_float("mask", mask)?;
     let additive = additive_mask(graph, mask)?;
     let mut x = embeddings(graph, config, ids)?;
     for index in 0..config.num_hidden_layers {

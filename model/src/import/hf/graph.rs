@@ -166,7 +166,7 @@ impl<'w> Graph<'w> {
         self.wire(name, Reduce { axes: tvec!(axis), reducer }, &[x])
     }
 
-    pub(super) fn to_float(&mut self, name: &str, x: OutletId) -> Wired {
+    pub(super) fn cast_float(&mut self, name: &str, x: OutletId) -> Wired {
         self.wire(name, Cast { to: DatumType::F32 }, &[x])
     }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Family, ImportError, Imported, Resolver};
 use graph::Graph;
-pub use pooling::Pooling;
+use pooling::Pooling;
 use weights::WeightFile;
 
 /// The file that makes a folder a Hugging Face model.

@@ -29,7 +29,7 @@ enum Mode {
 
 /// How a text's vector is made of its tokens' vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pooling {
+pub(super) struct Pooling {
     mode: Mode,
     normalize: bool,
 }
