@@ -1,7 +1,7 @@
 //! From tract's typed graph to a [`Program`], in phases that can be stopped and printed.
 //!
 //! Every typed operator becomes the few operators of ours that say the same ([`Phase::Lowered`]); only then do
-//! [`crate::fuse`]'s rules rewrite our own form ([`Phase::Fused`]), so the two can be compared.
+//! `crate::fuse`'s rules rewrite our own form ([`Phase::Fused`]), so the two can be compared.
 
 mod constants;
 mod dims;
