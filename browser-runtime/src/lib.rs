@@ -19,7 +19,7 @@ mod peer;
 mod platform;
 mod ports;
 mod runtime;
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub mod suite;
 mod weights;
 

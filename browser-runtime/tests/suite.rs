@@ -1,5 +1,4 @@
 //! The kernel suite on every backend that native code has.
-#![cfg(feature = "suite")]
 #![expect(clippy::print_stdout, reason = "a skipped backend is said so")]
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, suite::cases};

@@ -53,7 +53,9 @@ pub struct Model {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ModelError {
-    #[error("{path} is not a model: neither model.safetensors with config.json nor an .onnx file is there")]
+    #[error(
+        "{path} is not a model: neither model.safetensors with config.json nor an .onnx file is there"
+    )]
     NotAModel { path: PathBuf },
     #[error("{path} cannot be read: {source}")]
     Read { path: PathBuf, source: std::io::Error },
@@ -63,7 +65,9 @@ pub enum ModelError {
     Program { path: PathBuf, source: ProgramError },
     #[error("{path}: {source}; pull the model again")]
     Manifest { path: PathBuf, source: ManifestError },
-    #[error("{path}: {file} is not what was pulled: its blake3 is {got}, the manifest says {want}; pull the model again")]
+    #[error(
+        "{path}: {file} is not what was pulled: its blake3 is {got}, the manifest says {want}; pull the model again"
+    )]
     Changed { path: PathBuf, file: String, got: String, want: String },
     #[error("two models have the name {name}: {first} and {second}")]
     SameName { name: String, first: PathBuf, second: PathBuf },
@@ -108,10 +112,16 @@ impl Catalog {
         self.add(name.to_owned(), PathBuf::from(name), imported)
     }
 
-    fn add(&mut self, name: String, path: PathBuf, imported: ImportedModel) -> Result<ModelId, ModelError> {
+    fn add(
+        &mut self,
+        name: String,
+        path: PathBuf,
+        imported: ImportedModel,
+    ) -> Result<ModelId, ModelError> {
         let ImportedModel { family, program, weights, text, limits, .. } = imported;
-        let program_bytes =
-            program.to_bytes().map_err(|source| ModelError::Program { path: path.clone(), source })?;
+        let program_bytes = program
+            .to_bytes()
+            .map_err(|source| ModelError::Program { path: path.clone(), source })?;
         let id = ModelId(self.models.len() as u32);
         let created = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -188,7 +198,8 @@ impl Model {
 /// # Errors
 /// Not a model, or one that cannot be used, and why.
 pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
-    let folder = Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+    let folder =
+        Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }
@@ -202,8 +213,8 @@ pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
 /// Compares what was read with what was pulled, where the folder says what that was.
 fn check_manifest(path: &Path, files: &[FileRecord]) -> Result<(), ModelError> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    let manifest =
-        Manifest::read(folder).map_err(|source| ModelError::Manifest { path: path.to_owned(), source })?;
+    let manifest = Manifest::read(folder)
+        .map_err(|source| ModelError::Manifest { path: path.to_owned(), source })?;
     let Some(manifest) = manifest else { return Ok(()) };
     for file in files {
         if let Some(digest) = manifest.files.get(&file.path)
@@ -238,7 +249,11 @@ fn models_in(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
         .filter(|path| path.is_dir() && Folder::open(path).is_ok_and(|folder| folder.is_model()))
         .collect();
     models.sort();
-    if models.is_empty() { Err(ModelError::NotAModel { path: path.to_owned() }) } else { Ok(models) }
+    if models.is_empty() {
+        Err(ModelError::NotAModel { path: path.to_owned() })
+    } else {
+        Ok(models)
+    }
 }
 
 /// The name that clients use for a model: its folder's, or its file's without the extension.

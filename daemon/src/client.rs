@@ -47,7 +47,8 @@ async fn request(url: &str, method: &str, body: bytes::Bytes) -> Result<Value, C
         .header("content-type", "application/json")
         .body(Full::new(body))
         .map_err(|error| ClientError::Url { url: url.to_owned(), reason: error.to_string() })?;
-    let client: Client<HttpConnector, Full<bytes::Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, Full<bytes::Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
     let unreachable = |reason: String| ClientError::Connect { url: url.to_owned(), reason };
     let response = client.request(request).await.map_err(|error| unreachable(error.to_string()))?;
     let status = response.status();
@@ -57,7 +58,8 @@ async fn request(url: &str, method: &str, body: bytes::Bytes) -> Result<Value, C
         .await
         .map_err(|error| unreadable(error.to_string()))?
         .to_bytes();
-    let answer: Value = serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))?;
+    let answer: Value =
+        serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))?;
     if status.is_success() {
         Ok(answer)
     } else {

@@ -43,7 +43,9 @@ pub enum EmbedError {
     TooLong { index: usize, got: usize, limit: usize, model: String },
     #[error("input {index} holds token {token}, the vocabulary of model {model} ends at {limit}")]
     Token { index: usize, token: u32, limit: u32, model: String },
-    #[error("model {model} has no tokenizer.json, so it takes token ids only; add that file to its folder to send text")]
+    #[error(
+        "model {model} has no tokenizer.json, so it takes token ids only; add that file to its folder to send text"
+    )]
     NoTokenizer { model: String },
     #[error("model {model} does not give embeddings of texts")]
     NotText { model: String },
@@ -70,29 +72,45 @@ pub async fn embed(
     if !model.is_embedding() || !takes_tokens(&model.program) {
         return Err(EmbedError::NotText { model: model.name.clone() });
     }
-    let rows =
-        texts.into_iter().enumerate().map(|(index, text)| tokens(model, index, text, cut)).collect::<Result<Vec<_>, _>>()?;
+    let rows = texts
+        .into_iter()
+        .enumerate()
+        .map(|(index, text)| tokens(model, index, text, cut))
+        .collect::<Result<Vec<_>, _>>()?;
     try_join_all(rows.into_iter().map(|ids| async move {
         let tokens = ids.len();
         let answer = pool.run(model.id, Input::Tokens(ids), timeout).await?;
-        let values = first_row(&answer.outputs).ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
+        let values = first_row(&answer.outputs)
+            .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
         Ok(Embedding { values, tokens, provenance: answer.provenance })
     }))
     .await
 }
 
 /// Token ids of an input, checked.
-fn tokens(model: &Model, index: usize, text: Text, cut: Option<usize>) -> Result<Vec<u32>, EmbedError> {
+fn tokens(
+    model: &Model,
+    index: usize,
+    text: Text,
+    cut: Option<usize>,
+) -> Result<Vec<u32>, EmbedError> {
     let limit = model.tokens_max;
     let wish = cut.map(|cut| cut.min(limit));
     let (ids, got) = match text {
-        Text::String(text) if text.trim().is_empty() => return Err(EmbedError::Empty { index, unit: "character" }),
-        Text::Tokens(ids) if ids.is_empty() => return Err(EmbedError::Empty { index, unit: "token" }),
+        Text::String(text) if text.trim().is_empty() => {
+            return Err(EmbedError::Empty { index, unit: "character" });
+        }
+        Text::Tokens(ids) if ids.is_empty() => {
+            return Err(EmbedError::Empty { index, unit: "token" });
+        }
         Text::String(text) => {
-            let encoder =
-                model.text.as_ref().ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
-            let encoded =
-                encoder.encode_within(&text, wish.unwrap_or(limit)).map_err(|source| EmbedError::Tokenizer { index, source })?;
+            let encoder = model
+                .text
+                .as_ref()
+                .ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
+            let encoded = encoder
+                .encode_within(&text, wish.unwrap_or(limit))
+                .map_err(|source| EmbedError::Tokenizer { index, source })?;
             (encoded.ids, encoded.untruncated_len)
         }
         Text::Tokens(mut ids) => {
@@ -107,14 +125,21 @@ fn tokens(model: &Model, index: usize, text: Text, cut: Option<usize>) -> Result
     if let Some(vocabulary) = model.vocabulary
         && let Some(&token) = ids.iter().find(|&&token| token >= vocabulary)
     {
-        return Err(EmbedError::Token { index, token, limit: vocabulary, model: model.name.clone() });
+        return Err(EmbedError::Token {
+            index,
+            token,
+            limit: vocabulary,
+            model: model.name.clone(),
+        });
     }
     Ok(ids)
 }
 
 /// Cosine of the angle between two vectors of the same length; 0 where one is all zeros.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
+    };
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     if norms == 0.0 { 0.0 } else { dot(a, b) / norms }
 }

@@ -38,7 +38,10 @@ impl Folder {
     pub fn is_model(&self) -> bool {
         match &self.onnx {
             Some(file) => file.ends_with(".onnx"),
-            None => self.exists(ONNX) || (self.exists("config.json") && self.exists("model.safetensors")),
+            None => {
+                self.exists(ONNX)
+                    || (self.exists("config.json") && self.exists("model.safetensors"))
+            }
         }
     }
 
@@ -60,9 +63,10 @@ impl Folder {
 impl Resolver for Folder {
     fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
         let file = self.file(path)?;
-        std::fs::read(&file)
-            .map(Cow::Owned)
-            .map_err(|error| ResolveError::Unreadable { path: path.to_owned(), reason: error.to_string() })
+        std::fs::read(&file).map(Cow::Owned).map_err(|error| ResolveError::Unreadable {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     fn exists(&self, path: &str) -> bool {

@@ -48,10 +48,11 @@ enum Ended {
 /// The driver could not be started. Nothing is left running then.
 pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
     let (driver, arguments) = command.split_first().ok_or(GuardianError::NoCommand)?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(GuardianError::Subreaper)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(GuardianError::Subreaper)?;
     let log_path = dir.join("driver.log");
-    let log =
-        std::fs::File::create(&log_path).map_err(|source| GuardianError::Log { path: log_path.clone(), source })?;
+    let log = std::fs::File::create(&log_path)
+        .map_err(|source| GuardianError::Log { path: log_path.clone(), source })?;
     let child = Command::new(driver)
         .args(arguments)
         .stdin(Stdio::null())
@@ -136,10 +137,15 @@ pub fn reconcile(data_dir_id: &str) -> Vec<u32> {
     let mut killed = Vec::new();
     for pid in pids() {
         let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-        let Some(daemon) = environment
-            .split(|&byte| byte == 0)
-            .find_map(|variable| std::str::from_utf8(variable).ok()?.strip_prefix(&prefix)?.split(':').next()?.parse().ok())
-        else {
+        let Some(daemon) = environment.split(|&byte| byte == 0).find_map(|variable| {
+            std::str::from_utf8(variable)
+                .ok()?
+                .strip_prefix(&prefix)?
+                .split(':')
+                .next()?
+                .parse()
+                .ok()
+        }) else {
             continue;
         };
         if !is_alive(daemon) && pid != std::process::id() {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
-use flotilla_protocol::{BrowserId, FromPage, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode};
+use flotilla_protocol::{
+    BrowserId, FromPage, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
+};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
@@ -57,7 +59,9 @@ async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> 
     let hello = match decode::<FromPage>(&frame) {
         Ok((FromPage::Hello(hello), _)) => hello,
         Ok(_) => return Err("the first frame is not a hello".to_owned()),
-        Err(error) => return Err(format!("the first frame cannot be read ({error}); reload the runner page")),
+        Err(error) => {
+            return Err(format!("the first frame cannot be read ({error}); reload the runner page"));
+        }
     };
     if hello.version != PROTOCOL_VERSION {
         return Err(format!(
@@ -68,8 +72,12 @@ async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> 
     let link = hello.link;
     let (outbox, frames) = mpsc::channel(OUTBOX_MAX);
     let (browser, heartbeat_ms) = pool.hello(hello, outbox).await?;
-    let welcome = encode(&ToPage::Welcome { heartbeat_ms }, &[]).map_err(|error| error.to_string())?;
-    socket.send(Message::Binary(welcome.into())).await.map_err(|error| format!("the link broke: {error}"))?;
+    let welcome =
+        encode(&ToPage::Welcome { heartbeat_ms }, &[]).map_err(|error| error.to_string())?;
+    socket
+        .send(Message::Binary(welcome.into()))
+        .await
+        .map_err(|error| format!("the link broke: {error}"))?;
     Ok((browser, link, frames))
 }
 

@@ -94,7 +94,11 @@ impl Local {
     ///
     /// # Errors
     /// A browser or the runner is missing, no model is there, or the port cannot be had.
-    pub async fn start(wishes: &Wishes, catalog: Arc<Catalog>, port: u16) -> Result<Local, StartError> {
+    pub async fn start(
+        wishes: &Wishes,
+        catalog: Arc<Catalog>,
+        port: u16,
+    ) -> Result<Local, StartError> {
         if catalog.models.is_empty() && !catalog.broken.is_empty() {
             let reasons: Vec<&str> = catalog.broken.values().map(String::as_str).collect();
             return Err(StartError::NoModel { reasons: reasons.join("; ") });
@@ -108,7 +112,8 @@ impl Local {
             }
         }
         let home = crate::pull::home_dir();
-        let data_dir_id = data_dir_id(&home).map_err(|source| StartError::Home { path: home, source })?;
+        let data_dir_id =
+            data_dir_id(&home).map_err(|source| StartError::Home { path: home, source })?;
         let (listener, address) = http::bind(port).await?;
         for pid in guardian::reconcile(&data_dir_id) {
             tracing::warn!(pid, "ended a process that a dead daemon of this data folder had left");
@@ -135,7 +140,12 @@ impl Local {
             data_dir_id,
         };
         let (pool, pool_ended) = Pool::start(options, catalog.clone(), format!("http://{address}"));
-        let context = Context { pool: pool.clone(), catalog: catalog.clone(), timeout: wishes.timeout, extra: wishes.extra.clone().map(Arc::new) };
+        let context = Context {
+            pool: pool.clone(),
+            catalog: catalog.clone(),
+            timeout: wishes.timeout,
+            extra: wishes.extra.clone().map(Arc::new),
+        };
         let (stop_server, stopped) = oneshot::channel();
         let server = tokio::spawn(http::serve(listener, context, async {
             // A dropped sender is an order to stop, too.
@@ -186,6 +196,8 @@ fn data_dir_id(home: &std::path::Path) -> std::io::Result<String> {
     std::fs::remove_file(&aside)?;
     match linked {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => read()?.ok_or_else(|| std::io::Error::other(format!("{} holds no id", path.display()))),
+        Ok(()) | Err(_) => {
+            read()?.ok_or_else(|| std::io::Error::other(format!("{} holds no id", path.display())))
+        }
     }
 }

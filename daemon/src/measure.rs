@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flotilla_model::{
     dim::{Dim, Symbol},
     program::{
-        BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Source, Unary, Value,
-        ValueId,
+        BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, PROGRAM_VERSION, Port, Program,
+        Source, Unary, Value, ValueId,
     },
 };
 use flotilla_protocol::{Backend, Tensor};
@@ -63,19 +63,32 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
     let mut catalog = Catalog::default();
     let (program, blobs) = probe();
     let model = catalog.add_program("probe", program, blobs)?;
-    let wishes = Wishes { adapter, backends: vec![Backend::WebGpu], timeout: ROUTE_MAX, ..Wishes::of(vec![Kind::Chrome]) };
+    let wishes = Wishes {
+        adapter,
+        backends: vec![Backend::WebGpu],
+        timeout: ROUTE_MAX,
+        ..Wishes::of(vec![Kind::Chrome])
+    };
     let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
     let timed = async {
-        let over = |view: &View| view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some());
+        let over = |view: &View| {
+            view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some())
+        };
         let view = tokio::time::timeout(ROUTE_MAX, local.pool.wait_until(over)).await;
-        let view = view.ok().flatten().ok_or_else(|| MeasureError::Refused("it did not come up in time".to_owned()))?;
-        if let Some(reason) = view.status.models.iter().find_map(|model| model.unplaceable.clone()) {
+        let view = view
+            .ok()
+            .flatten()
+            .ok_or_else(|| MeasureError::Refused("it did not come up in time".to_owned()))?;
+        if let Some(reason) = view.status.models.iter().find_map(|model| model.unplaceable.clone())
+        {
             return Err(MeasureError::Refused(reason));
         }
         let mut times = Vec::new();
         for round in 0..=ROUNDS {
-            let values: Vec<f32> = (0..ROWS * WIDTH).map(|index| (index % 17) as f32 / 17.0).collect();
-            let input = Tensor::from_f32(vec![ROWS, WIDTH], &values).map_err(crate::pool::AnswerError::from)?;
+            let values: Vec<f32> =
+                (0..ROWS * WIDTH).map(|index| (index % 17) as f32 / 17.0).collect();
+            let input = Tensor::from_f32(vec![ROWS, WIDTH], &values)
+                .map_err(crate::pool::AnswerError::from)?;
             let answer = local.pool.run(model, Input::Tensors(vec![input]), ROUTE_MAX).await?;
             if round > 0 {
                 times.push(answer.provenance.run_ms);
@@ -92,8 +105,9 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
 
 /// A chain of matrix products with GELU, `[rows, 384]` to `[rows, 384]`.
 fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
-    let weights: Vec<u8> =
-        (0..WIDTH * WIDTH).flat_map(|index| (((index * 31 % 101) as f32 - 50.0) / 2000.0).to_le_bytes()).collect();
+    let weights: Vec<u8> = (0..WIDTH * WIDTH)
+        .flat_map(|index| (((index * 31 % 101) as f32 - 50.0) / 2000.0).to_le_bytes())
+        .collect();
     let blob = BlobId(*blake3::hash(&weights).as_bytes());
     let bytes = weights.len() as u64;
     let rows = || vec![Dim::Symbol(Symbol(0)), Dim::Fixed(WIDTH as i64)];
@@ -116,7 +130,12 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         let output = ValueId(values.len() as u32);
         values.push(Value { dtype: DType::F32, shape: rows(), source: Source::Node });
         let inputs = vec![last, ValueId(1)];
-        nodes.push(Node { name: format!("layer {layer}"), op: product.clone(), inputs, outputs: vec![output] });
+        nodes.push(Node {
+            name: format!("layer {layer}"),
+            op: product.clone(),
+            inputs,
+            outputs: vec![output],
+        });
         last = output;
     }
     let program = Program {

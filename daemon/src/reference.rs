@@ -28,7 +28,8 @@ pub enum OpenError {
 /// # Errors
 /// As an import.
 pub fn open(path: &Path) -> Result<Reference, OpenError> {
-    let folder = Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
+    let folder =
+        Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
     Ok(Reference::load(&folder)?)
 }
 

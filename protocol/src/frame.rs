@@ -59,7 +59,8 @@ pub fn encode<M: Serialize>(message: &M, tensors: &[Tensor]) -> Result<Vec<u8>, 
         })
         .collect();
     let head = postcard::to_stdvec(&(message, heads))?;
-    let body: usize = tensors.iter().map(|tensor| tensor.bytes.len().next_multiple_of(ALIGNMENT)).sum();
+    let body: usize =
+        tensors.iter().map(|tensor| tensor.bytes.len().next_multiple_of(ALIGNMENT)).sum();
     let total = (4 + head.len()).next_multiple_of(ALIGNMENT) + body;
     if total > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge { got: total });
@@ -88,7 +89,8 @@ pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), Fra
         Some(length) => u32::from_le_bytes(*length) as usize,
         None => return Err(truncated(4)),
     };
-    let head = frame.get(4..4usize.saturating_add(head_bytes)).ok_or_else(|| truncated(4 + head_bytes))?;
+    let head =
+        frame.get(4..4usize.saturating_add(head_bytes)).ok_or_else(|| truncated(4 + head_bytes))?;
     let ((message, heads), rest) = postcard::take_from_bytes::<(M, Vec<TensorHead>)>(head)?;
     if !rest.is_empty() {
         return Err(FrameError::Trailing { extra: rest.len() });
@@ -128,8 +130,11 @@ mod tests {
     fn tensor() -> impl Strategy<Value = Tensor> {
         proptest::collection::vec(0usize..5, 0..4).prop_flat_map(|shape| {
             let elements = shape.iter().product::<usize>();
-            proptest::collection::vec(any::<f32>().prop_filter("nan is not equal to itself", |x| !x.is_nan()), elements)
-                .prop_map(move |values| Tensor::from_f32(shape.clone(), &values).expect("fits"))
+            proptest::collection::vec(
+                any::<f32>().prop_filter("nan is not equal to itself", |x| !x.is_nan()),
+                elements,
+            )
+            .prop_map(move |values| Tensor::from_f32(shape.clone(), &values).expect("fits"))
         })
     }
 

@@ -88,11 +88,15 @@ pub struct AdapterInfo {
 impl AdapterInfo {
     /// One line for tables: `vendor/architecture description`, or `(unnamed)`.
     pub fn label(&self) -> String {
-        let parts: Vec<&str> =
-            [self.vendor.as_str(), self.architecture.as_str(), self.device.as_str(), self.description.as_str()]
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .collect();
+        let parts: Vec<&str> = [
+            self.vendor.as_str(),
+            self.architecture.as_str(),
+            self.device.as_str(),
+            self.description.as_str(),
+        ]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect();
         if parts.is_empty() { "(unnamed)".to_owned() } else { parts.join("/") }
     }
 }
@@ -259,7 +263,14 @@ pub enum LoadError {
     #[error("backend {backend} is not available: {reason}")]
     BackendUnavailable { backend: Backend, reason: String },
     #[error("{backend} cannot run node {node} ({op}, {dtype}, {shape}): {reason}")]
-    Unsupported { node: String, op: String, dtype: String, shape: String, backend: Backend, reason: String },
+    Unsupported {
+        node: String,
+        op: String,
+        dtype: String,
+        shape: String,
+        backend: Backend,
+        reason: String,
+    },
     #[error("program is not usable: {reason}")]
     Program { reason: String },
     #[error("blob {blob} could not be fetched: {reason}")]

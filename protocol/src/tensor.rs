@@ -83,7 +83,11 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::new`].
     pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> Result<Tensor, TensorError> {
-        Tensor::new(DType::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        Tensor::new(
+            DType::F32,
+            shape,
+            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        )
     }
 
     /// A tensor of `i64` values; `values.len()` must be the product of `shape`.
@@ -91,7 +95,11 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::new`].
     pub fn from_i64(shape: Vec<usize>, values: &[i64]) -> Result<Tensor, TensorError> {
-        Tensor::new(DType::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        Tensor::new(
+            DType::I64,
+            shape,
+            values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        )
     }
 
     /// The values of an F32 tensor.

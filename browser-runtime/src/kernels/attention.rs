@@ -7,7 +7,7 @@ use super::{
     matmul::{PackedMatrix, multiply},
 };
 use crate::call::{Call, Signature, broadcast_strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Wider heads do not fit the registers of an invocation.
@@ -247,7 +247,7 @@ pub(crate) fn normalize(row: &mut [f32]) {
     row.iter_mut().for_each(|score| *score *= inverse);
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &Attention, inputs: &[&Array]) -> Array {
     let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
     let (keys, width) = (k.shape[1], q.shape[2]);
@@ -285,7 +285,7 @@ fn expected(op: &Attention, inputs: &[&Array]) -> Array {
     })
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 

@@ -5,7 +5,7 @@ use super::{
     strided::{self, View},
 };
 use crate::call::{Call, Signature, broadcast_strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// [`flotilla_model::program::Op::Broadcast`], which has no attributes.
@@ -40,7 +40,7 @@ impl Kernel for Broadcast {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::{DType, Op};
 

@@ -7,7 +7,7 @@ use super::{
     strided::{self, View},
 };
 use crate::call::{Call, Signature, strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// A view per input; together they write the whole output.
@@ -72,7 +72,7 @@ impl Kernel for Concat {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::{DType, Op};
 

@@ -4,7 +4,7 @@ use flotilla_model::program::{Binary, DType, Expr, Step, Unary};
 
 use super::{Kernel, Launch, Operand, Shader, math};
 use crate::call::{Call, Signature, broadcast_strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Elements that the cpu interpreter takes through one step at a time; a handful of registers stays in cache.
@@ -539,7 +539,7 @@ fn cast_block(from: DType, to: DType, a: &Register, target: &mut Register) {
 }
 
 /// One step in `f64`; integers and booleans are whole numbers there.
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 fn exact(expr: &Expr, types: &[DType], input: impl Fn(usize) -> f64) -> f64 {
     let mut values: Vec<f64> = Vec::new();
     for (index, step) in expr.steps.iter().enumerate() {
@@ -590,7 +590,7 @@ fn exact(expr: &Expr, types: &[DType], input: impl Fn(usize) -> f64) -> f64 {
     values.last().copied().unwrap_or(f64::NAN)
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 fn case(
     name: &str,
     steps: Vec<Step>,
@@ -626,7 +626,7 @@ fn case(
     )
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use Step::{Cast, Dim, Float, Input, Int, Select};
 

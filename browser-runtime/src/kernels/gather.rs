@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, Gather};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// `data` is `[outer, size, inner]`.
@@ -89,7 +89,7 @@ impl Kernel for Gather {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 

@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, LayerNorm};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Rows and columns.
@@ -109,7 +109,7 @@ fn sum(row: &[f32], function: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|&value| function(value)).sum::<f32>()
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &LayerNorm, inputs: &[&Array]) -> Array {
     let x = inputs[0];
     let n = x.shape[x.shape.len() - 1];
@@ -130,7 +130,7 @@ fn expected(op: &LayerNorm, inputs: &[&Array]) -> Array {
     Array::f32(&x.shape, numbers)
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 

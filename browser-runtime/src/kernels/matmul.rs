@@ -7,7 +7,7 @@ use flotilla_model::{
 
 use super::{Kernel, Launch, Operand, Packing, Shader, math};
 use crate::call::{Call, Signature, broadcast_strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Columns of a panel of a packed matrix.
@@ -496,7 +496,7 @@ fn block<const ROWS: usize>(
 }
 
 /// What a [`MatMul`] must give.
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
     let (a, b) = (given[0], given[1]);
     let at = |array: &Array, lead: &[usize], i: usize, j: usize| {
@@ -522,7 +522,7 @@ fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
     })
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::{Op, Unary};
 

@@ -30,7 +30,7 @@ pub(crate) use matmul::PackedMatrix;
 pub(crate) use shader::{Launch, Shader, WORKGROUP};
 
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::Case;
 
 /// What a backend needs to know of an operator.
@@ -126,7 +126,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
 }
 
 /// Every operator's table of cases.
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     [
         matmul::cases(),

@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, Range};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Start and stride.
@@ -53,7 +53,7 @@ impl Kernel for Range {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::{dim::Dim, program::Op};
 

@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, Reduce, ReduceKind};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature, strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Kept and reduced dimensions as `(size, stride in the input)`.
@@ -138,7 +138,7 @@ fn finish(x: {element}) -> {element} {{ return {last}; }}
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 

@@ -2,7 +2,7 @@
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// [`flotilla_model::program::Op::Reshape`], which has no attributes.
@@ -42,7 +42,7 @@ impl Kernel for Reshape {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::{DType, Op, Unary};
 

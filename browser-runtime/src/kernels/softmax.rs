@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, Softmax};
 
 use super::{Kernel, Launch, Operand, Shader, attention::normalize};
 use crate::call::{Call, Signature};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Size of the axis, and the product of the dimensions behind it.
@@ -61,7 +61,7 @@ impl Kernel for Softmax {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 

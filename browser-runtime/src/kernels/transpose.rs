@@ -7,7 +7,7 @@ use super::{
     strided::{self, View},
 };
 use crate::call::{Call, Signature, strides};
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 fn view(op: &Transpose, call: &Call<'_>) -> Result<View, String> {
@@ -52,7 +52,7 @@ impl Kernel for Transpose {
     }
 }
 
-#[cfg(any(test, feature = "suite"))]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::{DType, Op};
 

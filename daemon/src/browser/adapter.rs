@@ -58,7 +58,9 @@ fn path() -> PathBuf {
 pub fn decide(wish: Adapter) -> Adapter {
     match wish {
         Adapter::Auto if has_gpu() => Adapter::Hardware,
-        Adapter::Auto => Measured::load().and_then(|measured| measured.fastest()).unwrap_or(Adapter::Gles),
+        Adapter::Auto => {
+            Measured::load().and_then(|measured| measured.fastest()).unwrap_or(Adapter::Gles)
+        }
         Adapter::Hardware | Adapter::Swiftshader | Adapter::Gles => wish,
     }
 }
@@ -69,6 +71,7 @@ pub fn has_gpu() -> bool {
     if !cfg!(target_os = "linux") {
         return true;
     }
-    std::fs::read_dir(nodes)
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("renderD")))
+    std::fs::read_dir(nodes).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("renderD"))
+    })
 }

@@ -29,9 +29,11 @@ const QUIET: &[&str] = &[
 fn adapter_flags(adapter: Adapter) -> &'static [&'static str] {
     match adapter {
         Adapter::Auto | Adapter::Hardware => &["--enable-unsafe-webgpu"],
-        Adapter::Swiftshader => {
-            &["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
-        }
+        Adapter::Swiftshader => &[
+            "--enable-unsafe-webgpu",
+            "--use-webgpu-adapter=swiftshader",
+            "--enable-features=Vulkan",
+        ],
         Adapter::Gles => &[
             "--enable-unsafe-webgpu",
             "--use-angle=gl-egl",

@@ -34,7 +34,11 @@ pub struct NotInstalled {
 /// # Errors
 /// What is missing, where it was looked for, and how to get it.
 pub fn find(kind: Kind) -> Result<Installed, NotInstalled> {
-    let place = Place { path: std::env::var_os("PATH"), tools: tools_dir(), variable: |name: &str| std::env::var_os(name) };
+    let place = Place {
+        path: std::env::var_os("PATH"),
+        tools: tools_dir(),
+        variable: |name: &str| std::env::var_os(name),
+    };
     place.find(kind)
 }
 
@@ -69,7 +73,12 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
                     ],
                     remedy,
                 )?,
-                driver: self.program("ChromeDriver", "FLOTILLA_CHROMEDRIVER", &["chromedriver"], remedy)?,
+                driver: self.program(
+                    "ChromeDriver",
+                    "FLOTILLA_CHROMEDRIVER",
+                    &["chromedriver"],
+                    remedy,
+                )?,
             }),
             Kind::Firefox => Ok(Installed {
                 browser: self.program(
@@ -83,7 +92,12 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
                     ],
                     remedy,
                 )?,
-                driver: self.program("geckodriver", "FLOTILLA_GECKODRIVER", &["geckodriver"], remedy)?,
+                driver: self.program(
+                    "geckodriver",
+                    "FLOTILLA_GECKODRIVER",
+                    &["geckodriver"],
+                    remedy,
+                )?,
             }),
         }
     }
@@ -101,7 +115,11 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
             return if is_program(&named) {
                 Ok(named)
             } else {
-                Err(NotInstalled { what, looked_for: vec![format!("{} ({variable})", named.display())], remedy })
+                Err(NotInstalled {
+                    what,
+                    looked_for: vec![format!("{} ({variable})", named.display())],
+                    remedy,
+                })
             };
         }
         names.iter().find_map(|name| self.on_path(name)).ok_or_else(|| NotInstalled {
@@ -123,7 +141,8 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
 
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -135,7 +154,9 @@ mod tests {
         let place = Place {
             path: None,
             tools: PathBuf::from("/nonexistent"),
-            variable: |name: &str| (name == "FLOTILLA_CHROME").then(|| OsString::from("/no/such/chrome")),
+            variable: |name: &str| {
+                (name == "FLOTILLA_CHROME").then(|| OsString::from("/no/such/chrome"))
+            },
         };
         let error = place.find(Kind::Chrome).expect_err("nothing is there").to_string();
         assert!(error.contains("/no/such/chrome") && error.contains("FLOTILLA_CHROME"), "{error}");
@@ -146,7 +167,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let driver = dir.path().join("geckodriver");
         std::fs::write(&driver, "").expect("written");
-        std::fs::set_permissions(&driver, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+        std::fs::set_permissions(&driver, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("mode");
         let place = Place { path: None, tools: dir.path().to_owned(), variable: |_: &str| None };
         assert_eq!(place.on_path("geckodriver"), Some(driver));
         assert_eq!(place.on_path("chromedriver"), None);

@@ -84,7 +84,19 @@ impl FromStr for Kinds {
 }
 
 /// How Chromium gets its WebGPU adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Adapter {
     /// The machine's GPU where there is one, else the faster of the two software routes as measured on this machine.

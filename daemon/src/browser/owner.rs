@@ -95,7 +95,9 @@ impl Owner {
     /// The script, when too many wait or the browser has ended.
     pub fn execute(&self, script: Script) -> Result<(), Script> {
         self.scripts.try_send(script).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(script) | mpsc::error::TrySendError::Closed(script) => script,
+            mpsc::error::TrySendError::Full(script) | mpsc::error::TrySendError::Closed(script) => {
+                script
+            }
         })
     }
 
@@ -142,7 +144,11 @@ async fn live(
     let driver_failure = |detail: String| Failure::new(FailureKind::DriverUnresponsive, detail);
     let dir = match tempfile::Builder::new().prefix("flotilla-browser-").tempdir() {
         Ok(dir) => dir,
-        Err(error) => return driver_failure(format!("cannot make a folder for the browser's profile: {error}")),
+        Err(error) => {
+            return driver_failure(format!(
+                "cannot make a folder for the browser's profile: {error}"
+            ));
+        }
     };
     let plan = match plan(&launch, dir.path()) {
         Ok(plan) => plan,
@@ -151,13 +157,21 @@ async fn live(
     let guarded = match Guarded::spawn(&launch, &plan) {
         // The guardian removes the folder.
         Ok(guarded) => slot.insert((guarded, dir.keep()).0),
-        Err(error) => return driver_failure(format!("cannot start the guardian {}: {error}", launch.guardian.display())),
+        Err(error) => {
+            return driver_failure(format!(
+                "cannot start the guardian {}: {error}",
+                launch.guardian.display()
+            ));
+        }
     };
     let port = match guarded.port(plan.port_after).await {
         Ok(port) => port,
         Err(words) => {
             let log = tail(&plan.dir.join("driver.log"));
-            return driver_failure(format!("{} ended before it listened: {words}{log}", plan.command[0]));
+            return driver_failure(format!(
+                "{} ended before it listened: {words}{log}",
+                plan.command[0]
+            ));
         }
     };
     let session = ClientBuilder::new(HttpConnector::new())
@@ -168,14 +182,20 @@ async fn live(
         Ok(session) => session,
         Err(error) => {
             let words = cut(&error.to_string());
-            return Failure::new(FailureKind::BrowserExited, format!("the browser did not start: {words}"));
+            return Failure::new(
+                FailureKind::BrowserExited,
+                format!("the browser did not start: {words}"),
+            );
         }
     };
     let driver_pid = guarded.driver_pid();
     let pid = browser_pid(&session, driver_pid);
     let (control, data) = &launch.tokens;
     if let Err(error) = session.goto(&format!("{}/runner/#{control}.{data}", launch.origin)).await {
-        return driver_failure(format!("the runner page could not be opened: {}", cut(&error.to_string())));
+        return driver_failure(format!(
+            "the runner page could not be opened: {}",
+            cut(&error.to_string())
+        ));
     }
     let facts = Facts {
         kind: launch.wish.kind,
@@ -223,7 +243,8 @@ impl Guarded {
             // Away from the terminal's Ctrl-C: the daemon drains first.
             .process_group(0)
             .spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
+        let stdout =
+            child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
         Ok(Guarded { child, lines: BufReader::new(stdout).lines() })
     }
 
@@ -231,9 +252,9 @@ impl Guarded {
     async fn port(&mut self, after: &str) -> Result<u16, String> {
         let mut last = String::new();
         while let Ok(Some(line)) = self.lines.next_line().await {
-            let digits = line.split_once(after).map(|(_, rest)| {
-                rest.chars().take_while(char::is_ascii_digit).collect::<String>()
-            });
+            let digits = line
+                .split_once(after)
+                .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
             if let Some(port) = digits.and_then(|digits| digits.parse().ok()) {
                 return Ok(port);
             }
@@ -254,7 +275,12 @@ impl Guarded {
     }
 
     /// Runs scripts until the browser or its driver ends.
-    async fn failure(&mut self, session: &Client, scripts: &mut mpsc::Receiver<Script>, pid: Option<u32>) -> Failure {
+    async fn failure(
+        &mut self,
+        session: &Client,
+        scripts: &mut mpsc::Receiver<Script>,
+        pid: Option<u32>,
+    ) -> Failure {
         let driver_ended = async {
             while let Ok(Some(_)) = self.lines.next_line().await {}
             Failure::new(FailureKind::DriverUnresponsive, "the driver ended")
@@ -290,7 +316,10 @@ impl Guarded {
             return;
         }
         if let Some(guardian) = guardian {
-            tracing::warn!(guardian, "the guardian does not end; its descendants are killed one by one");
+            tracing::warn!(
+                guardian,
+                "the guardian does not end; its descendants are killed one by one"
+            );
             for pid in guardian::descendants(guardian) {
                 guardian::kill(pid);
             }
@@ -315,7 +344,10 @@ async fn exit(pid: u32) {
     }
 }
 
-#[expect(unsafe_code, reason = "tokio cannot see that an OwnedFd stays open as long as it is owned")]
+#[expect(
+    unsafe_code,
+    reason = "tokio cannot see that an OwnedFd stays open as long as it is owned"
+)]
 fn watch(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the AsyncFd, which deregisters it before it is closed.
     unsafe { AsyncFd::register_with_interest(handle, tokio::io::Interest::READABLE) }.ok()
@@ -345,7 +377,10 @@ fn tail(path: &Path) -> String {
     match std::fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => {
             let lines: Vec<&str> = text.lines().rev().take(5).collect();
-            format!("; its log ends: {}", cut(&lines.into_iter().rev().collect::<Vec<_>>().join(" | ")))
+            format!(
+                "; its log ends: {}",
+                cut(&lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
+            )
         }
         _ => String::new(),
     }

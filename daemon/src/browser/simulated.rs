@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use flotilla_browser_runtime::{BlobFetcher, BlobStream, Options, Peer};
 use flotilla_fleet::{Failure, FailureKind};
 use flotilla_model::program::BlobId;
-use flotilla_protocol::{BlobSource, BrowserId, FromPage, Hello, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode};
+use flotilla_protocol::{
+    BlobSource, BrowserId, FromPage, Hello, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
+};
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -94,17 +96,22 @@ async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageErr
         request.headers_mut().insert("origin", origin);
     }
     let limit = flotilla_protocol::FRAME_BYTES_MAX;
-    let config = WebSocketConfig::default().max_message_size(Some(limit)).max_frame_size(Some(limit));
-    let (mut socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(limit)).max_frame_size(Some(limit));
+    let (mut socket, _) =
+        tokio_tungstenite::connect_async_with_config(request, Some(config), true).await?;
     let token = match link {
         Link::Control => launch.tokens.0.clone(),
         Link::Data => launch.tokens.1.clone(),
     };
-    let user_agent = format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.wish.kind);
+    let user_agent =
+        format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.wish.kind);
     let hello = FromPage::Hello(Hello { version: PROTOCOL_VERSION, token, link, user_agent });
     send(&mut socket, &hello, &[]).await?;
     match receive(&mut socket).await? {
-        (ToPage::Welcome { heartbeat_ms }, _) => Ok((socket, Duration::from_millis(u64::from(heartbeat_ms.max(1))))),
+        (ToPage::Welcome { heartbeat_ms }, _) => {
+            Ok((socket, Duration::from_millis(u64::from(heartbeat_ms.max(1)))))
+        }
         (ToPage::Refused { reason }, _) => Err(PageError::Refused(reason)),
         (other, _) => Err(PageError::Refused(format!("unexpected {other:?}"))),
     }
@@ -122,7 +129,9 @@ async fn control(launch: &Launch) -> PageError {
             };
             match received {
                 None => send(&mut socket, &FromPage::Heartbeat { visible: true }, &[]).await?,
-                Some(ToPage::Ping { nonce }) => send(&mut socket, &FromPage::Pong { nonce }, &[]).await?,
+                Some(ToPage::Ping { nonce }) => {
+                    send(&mut socket, &FromPage::Pong { nonce }, &[]).await?
+                }
                 Some(_) => {}
             }
         }
@@ -139,23 +148,26 @@ async fn data(launch: &Launch) -> PageError {
     let launch = launch.clone();
     let (alive, gone) = oneshot::channel::<()>();
     let (result, ended) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(format!("page-{}", launch.browser)).spawn(move || {
-        let error = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(async {
-                tokio::select! {
-                    error = work(&launch) => error,
-                    _ = gone => PageError::Closed,
-                }
-            }),
-            Err(error) => PageError::Thread(error),
-        };
-        // Whoever waited has gone when the browser was ordered to end.
-        let _ = result.send(error);
-    });
+    let thread =
+        std::thread::Builder::new().name(format!("page-{}", launch.browser)).spawn(move || {
+            let error = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(async {
+                    tokio::select! {
+                        error = work(&launch) => error,
+                        _ = gone => PageError::Closed,
+                    }
+                }),
+                Err(error) => PageError::Thread(error),
+            };
+            // Whoever waited has gone when the browser was ordered to end.
+            let _ = result.send(error);
+        });
     if let Err(error) = thread {
         return PageError::Thread(error);
     }
-    let error = ended.await.unwrap_or_else(|_| PageError::Thread(std::io::Error::other("the page's thread panicked")));
+    let error = ended
+        .await
+        .unwrap_or_else(|_| PageError::Thread(std::io::Error::other("the page's thread panicked")));
     drop(alive);
     error
 }
@@ -219,7 +231,11 @@ impl BlobFetcher for Blobs {
         let url = format!("{}/{}", source.url_prefix, blob.to_hex());
         let url = url.parse().map_err(|error| format!("{url}: {error}"))?;
         let response = self.client.get(url).await.map_err(|error| error.to_string())?;
-        if response.status().is_success() { Ok(Body(response.into_body())) } else { Err(response.status().to_string()) }
+        if response.status().is_success() {
+            Ok(Body(response.into_body()))
+        } else {
+            Err(response.status().to_string())
+        }
     }
 }
 
@@ -239,7 +255,11 @@ impl BlobStream for Body {
     }
 }
 
-async fn send(socket: &mut Socket, message: &FromPage, tensors: &[Tensor]) -> Result<(), PageError> {
+async fn send(
+    socket: &mut Socket,
+    message: &FromPage,
+    tensors: &[Tensor],
+) -> Result<(), PageError> {
     Ok(socket.send(Message::Binary(encode(message, tensors)?.into())).await?)
 }
 

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use super::{PoolOptions, progress, serve::paths_or_pulled, table};
 
-const SENTENCES: [&str; 3] = ["That is a happy person", "That is a happy dog", "Today is a sunny day"];
+const SENTENCES: [&str; 3] =
+    ["That is a happy person", "That is a happy dog", "Today is a sunny day"];
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -110,16 +111,27 @@ fn references(catalog: &Catalog, path: &std::path::Path) -> anyhow::Result<Vecto
 fn model(catalog: &Catalog) -> anyhow::Result<&Model> {
     match catalog.models.first() {
         Some(model) => Ok(model),
-        None => anyhow::bail!("{}", catalog.broken.values().cloned().collect::<Vec<_>>().join("; ")),
+        None => {
+            anyhow::bail!("{}", catalog.broken.values().cloned().collect::<Vec<_>>().join("; "))
+        }
     }
 }
 
-async fn measure(local: &Local, expected: &Vectors, rounds: usize, wishes: &Wishes) -> anyhow::Result<Line> {
+async fn measure(
+    local: &Local,
+    expected: &Vectors,
+    rounds: usize,
+    wishes: &Wishes,
+) -> anyhow::Result<Line> {
     let model = model(&local.catalog)?;
-    let failed = |view: &flotilla::pool::View| view.status.models.iter().find_map(|model| model.unplaceable.clone());
+    let failed = |view: &flotilla::pool::View| {
+        view.status.models.iter().find_map(|model| model.unplaceable.clone())
+    };
     let view = local
         .pool
-        .wait_until(|view| view.status.models.iter().all(|model| model.ready > 0) || failed(view).is_some())
+        .wait_until(|view| {
+            view.status.models.iter().all(|model| model.ready > 0) || failed(view).is_some()
+        })
         .await
         .context("the pool ended before the model was loaded")?;
     if let Some(reason) = failed(&view) {
@@ -142,8 +154,14 @@ async fn measure(local: &Local, expected: &Vectors, rounds: usize, wishes: &Wish
             for (got, want) in embedding.values.iter().zip(want) {
                 max_abs_err = max_abs_err.max(f64::from((got - want).abs()));
             }
-            anyhow::ensure!(embedding.values.len() == want.len(), "the embedding has a wrong length");
-            anyhow::ensure!(embedding.values.iter().all(|value| value.is_finite()), "the embedding is not finite");
+            anyhow::ensure!(
+                embedding.values.len() == want.len(),
+                "the embedding has a wrong length"
+            );
+            anyhow::ensure!(
+                embedding.values.iter().all(|value| value.is_finite()),
+                "the embedding is not finite"
+            );
             vectors.insert(sentence, embedding.values);
         }
     }
@@ -181,7 +199,10 @@ fn print(lines: &[Line]) {
             ]
         })
         .collect();
-    table::print(&["browser", "backend", "adapter", "first", "median", "similarities", "max error"], &rows);
+    table::print(
+        &["browser", "backend", "adapter", "first", "median", "similarities", "max error"],
+        &rows,
+    );
     for line in lines {
         if let Some(reason) = &line.fallback {
             println!("{}: {} was used because {reason}", line.browser, line.backend);

@@ -54,7 +54,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     } else {
         print(&system);
     }
-    let usable = |report: &Value| report["backends"].as_array().into_iter().flatten().any(|b| !b["adapter"].is_null());
+    let usable = |report: &Value| {
+        report["backends"].as_array().into_iter().flatten().any(|b| !b["adapter"].is_null())
+    };
     let any = system["browsers"].as_array().into_iter().flatten().any(usable);
     Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -62,14 +64,19 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// Finds out which software route is faster. A machine with a GPU uses neither.
 async fn measure() -> anyhow::Result<()> {
     if adapter::has_gpu() {
-        eprintln!("this machine shows a GPU: Chromium uses it, and its software routes are not measured");
+        eprintln!(
+            "this machine shows a GPU: Chromium uses it, and its software routes are not measured"
+        );
         return Ok(adapter::Measured::default().store()?);
     }
-    let tell = |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
-        Ok(ms) => eprintln!("chromium, {route:?}: the probe took {ms:.1} ms"),
-        Err(error) => eprintln!("chromium, {route:?}: {error}"),
-    };
-    let measured = progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell)).await;
+    let tell =
+        |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
+            Ok(ms) => eprintln!("chromium, {route:?}: the probe took {ms:.1} ms"),
+            Err(error) => eprintln!("chromium, {route:?}: {error}"),
+        };
+    let measured =
+        progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell))
+            .await;
     Ok(measured.store()?)
 }
 
@@ -161,7 +168,11 @@ fn print(system: &Value) {
     let word = |value: &Value| value.as_str().unwrap_or("").to_owned();
     println!("flotilla {}; runner {}", word(&system["flotilla"]), word(&system["runner"]));
     let models: Vec<String> = system["models"].as_array().into_iter().flatten().map(word).collect();
-    let models = if models.is_empty() { "none; run `flotilla pull all-MiniLM-L6-v2`".to_owned() } else { models.join(", ") };
+    let models = if models.is_empty() {
+        "none; run `flotilla pull all-MiniLM-L6-v2`".to_owned()
+    } else {
+        models.join(", ")
+    };
     println!("models in {}: {models}\n", word(&system["data_folder"]));
     let mut rows = Vec::new();
     for report in system["browsers"].as_array().into_iter().flatten() {
@@ -171,14 +182,23 @@ fn print(system: &Value) {
             rows.push(vec![name.clone(), "-".to_owned(), "error".to_owned(), error.to_owned()]);
         }
         for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
-            let found = report["backends"].as_array().into_iter().flatten().find(|b| b["backend"] == backend.name());
+            let found = report["backends"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|b| b["backend"] == backend.name());
             if let Some(found) = found {
                 let (state, words) = match found["refused"].as_str() {
                     Some(words) => ("refused", words.to_owned()),
                     None => {
                         let features: Vec<String> =
                             found["features"].as_array().into_iter().flatten().map(word).collect();
-                        ("offered", format!("{} {}", word(&found["adapter"]), features.join(" ")).trim().to_owned())
+                        (
+                            "offered",
+                            format!("{} {}", word(&found["adapter"]), features.join(" "))
+                                .trim()
+                                .to_owned(),
+                        )
                     }
                 };
                 rows.push(vec![name.clone(), backend.to_string(), state.to_owned(), words]);

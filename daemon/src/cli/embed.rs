@@ -53,8 +53,11 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
             models["data"][0]["id"].as_str().context("the daemon serves no model")?.to_owned()
         }
     };
-    let answer =
-        client::post(&format!("{url}/v1/embeddings"), &json!({ "model": model, "input": options.texts })).await?;
+    let answer = client::post(
+        &format!("{url}/v1/embeddings"),
+        &json!({ "model": model, "input": options.texts }),
+    )
+    .await?;
     let runs = &answer["flotilla"]["runs"];
     let rows = options.texts.iter().zip(answer["data"].as_array().into_iter().flatten());
     Ok(rows
@@ -67,8 +70,11 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
 async fn local(options: &Options) -> anyhow::Result<Value> {
     let wishes = options.pool.wishes()?;
     let paths = paths_or_pulled(options.model.clone().into_iter().collect())?;
-    let catalog =
-        progress::spinner("importing the model", tokio::task::spawn_blocking(move || Catalog::open(&paths))).await?;
+    let catalog = progress::spinner(
+        "importing the model",
+        tokio::task::spawn_blocking(move || Catalog::open(&paths)),
+    )
+    .await?;
     let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
     let bars = tokio::spawn(progress::loads(local.pool.clone(), local.catalog.clone()));
     let answer = embed_all(&local, options, wishes.timeout).await;
@@ -108,7 +114,14 @@ fn print(texts: &[String], answer: &Value) {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|row| row["embedding"].as_array().into_iter().flatten().filter_map(|x| Some(x.as_f64()? as f32)).collect())
+        .map(|row| {
+            row["embedding"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|x| Some(x.as_f64()? as f32))
+                .collect()
+        })
         .collect();
     let mut rows = Vec::new();
     for ((index, text), vector) in texts.iter().enumerate().zip(&vectors) {

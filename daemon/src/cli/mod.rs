@@ -18,7 +18,11 @@ mod serve;
 mod table;
 
 #[derive(Parser)]
-#[command(name = "flotilla", version, about = "Runs machine-learning models in a pool of real browsers")]
+#[command(
+    name = "flotilla",
+    version,
+    about = "Runs machine-learning models in a pool of real browsers"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -83,7 +87,8 @@ impl PoolOptions {
             (Some(kinds), None) => (kinds.0.clone(), false),
             (None, None) => (installed()?, false),
         };
-        let default = if simulated { vec![Backend::Cpu] } else { vec![Backend::WebGpu, Backend::Cpu] };
+        let default =
+            if simulated { vec![Backend::Cpu] } else { vec![Backend::WebGpu, Backend::Cpu] };
         Ok(Wishes {
             simulated,
             backends: self.backends.clone().unwrap_or(default),
@@ -108,7 +113,10 @@ fn installed() -> anyhow::Result<Vec<Kind>> {
         })
         .collect();
     if found.is_empty() {
-        anyhow::bail!("no browser is installed: {}. Or use --simulate chrome=1 to go without", missing.join("; "));
+        anyhow::bail!(
+            "no browser is installed: {}. Or use --simulate chrome=1 to go without",
+            missing.join("; ")
+        );
     }
     Ok(found)
 }

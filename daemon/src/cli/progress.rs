@@ -29,7 +29,9 @@ impl Write for LiftedStderr {
 /// A bar of bytes.
 pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
     let bar = BARS.add(ProgressBar::new(total));
-    if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:24} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}")
+    {
         bar.set_style(style);
     }
     bar.set_message(what.to_owned());
@@ -61,7 +63,8 @@ pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
                 .and_then(|view| Some(view.facts.as_ref()?.kind.name()))
                 .unwrap_or("browser");
             let name = catalog.models.get(model.0 as usize).map_or("model", |model| &model.name);
-            let bar = bars.entry(key).or_insert_with(|| bytes(&format!("{kind}: {name}"), total.max(1)));
+            let bar =
+                bars.entry(key).or_insert_with(|| bytes(&format!("{kind}: {name}"), total.max(1)));
             bar.set_length(total.max(1));
             bar.set_position(done);
         }

@@ -35,6 +35,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         eprintln!("{detour}");
     }
     let state = if pulled.already_there { "was there already" } else { "is there" };
-    println!("{} {state}: {} files, {} bytes, checked", pulled.folder.display(), pulled.manifest.files.len(), pulled.manifest.bytes());
+    println!(
+        "{} {state}: {} files, {} bytes, checked",
+        pulled.folder.display(),
+        pulled.manifest.files.len(),
+        pulled.manifest.bytes()
+    );
     Ok(ExitCode::SUCCESS)
 }

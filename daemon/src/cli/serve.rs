@@ -36,9 +36,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     wishes.fleet.batch_delay = Duration::from_millis(options.batch_delay);
     wishes.batching.rows_max = options.batch_rows.max(1);
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be listened for")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+    let mut terminate =
+        signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let models = paths_or_pulled(options.models)?;
-    let catalog = progress::spinner("importing models", tokio::task::spawn_blocking(move || Catalog::open(&models))).await?;
+    let catalog = progress::spinner(
+        "importing models",
+        tokio::task::spawn_blocking(move || Catalog::open(&models)),
+    )
+    .await?;
     let local = Local::start(&wishes, Arc::new(catalog), options.port).await?;
     let names: Vec<&str> = local.catalog.models.iter().map(|model| model.name.as_str()).collect();
     tracing::info!("listening on http://{} for {}", local.address, names.join(", "));
@@ -48,7 +53,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         let pool = pool.clone();
         let address = local.address;
         tokio::spawn(async move {
-            let all = |view: &flotilla::pool::View| view.status.models.iter().all(|model| model.ready > 0);
+            let all = |view: &flotilla::pool::View| {
+                view.status.models.iter().all(|model| model.ready > 0)
+            };
             if pool.wait_until(all).await.is_some() {
                 tracing::info!("ready: POST http://{address}/v1/embeddings");
             }
@@ -60,7 +67,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            tracing::info!("ending: accepted requests are answered first; once more to end at once");
+            tracing::info!(
+                "ending: accepted requests are answered first; once more to end at once"
+            );
             pool.drain().await;
         }
     });

@@ -49,21 +49,31 @@ struct Row {
 }
 
 /// Answers with one embedding per input.
-pub(super) async fn create(State(context): State<Context>, request: Request) -> Result<Json<Value>, ApiError> {
+pub(super) async fn create(
+    State(context): State<Context>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
     let begin = Instant::now();
     let bytes = body(request).await?;
     let body: Body = serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not the JSON object expected: {error}"))
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_json",
+            format!("the body is not the JSON object expected: {error}"),
+        )
     })?;
     let model = model(&context, body.model.as_ref())?;
     let encoding = encoding(body.encoding_format.as_ref())?;
     let texts = texts(body.input)?;
     let cut = truncation(body.truncate_prompt_tokens.as_ref())?;
-    let embeddings = embed::embed(&context.pool, &model, texts, cut, context.timeout).await.map_err(api_error)?;
+    let embeddings = embed::embed(&context.pool, &model, texts, cut, context.timeout)
+        .await
+        .map_err(api_error)?;
     if let Some(dimensions) = body.dimensions.filter(|wish| !wish.is_null()) {
         let size = embeddings.first().map_or(0, |embedding| embedding.values.len());
         if dimensions.as_u64() != Some(size as u64) {
-            let message = format!("model {} has {size} dimensions and cannot give {dimensions}", model.name);
+            let message =
+                format!("model {} has {size} dimensions and cannot give {dimensions}", model.name);
             return Err(ApiError::invalid("dimensions", "unsupported_dimensions", message));
         }
     }
@@ -86,14 +96,19 @@ fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError
     let name = match name {
         Some(Value::String(name)) => name,
         Some(other) => {
-            return Err(ApiError::invalid("model", "invalid_model", format!("model must be a string, not {other}")));
+            return Err(ApiError::invalid(
+                "model",
+                "invalid_model",
+                format!("model must be a string, not {other}"),
+            ));
         }
         None => return Err(ApiError::invalid("model", "missing_model", "model is missing")),
     };
     if let Some(model) = context.catalog.by_name(name) {
         return Ok(model.clone());
     }
-    let served: Vec<&str> = context.catalog.models.iter().map(|model| model.name.as_str()).collect();
+    let served: Vec<&str> =
+        context.catalog.models.iter().map(|model| model.name.as_str()).collect();
     let message = match context.catalog.broken.get(name) {
         Some(reason) => format!("model {name} could not be loaded: {reason}"),
         None => format!("model {name:?} is not served here; served are: {}", served.join(", ")),
@@ -132,9 +147,12 @@ fn truncation(wish: Option<&Value>) -> Result<Option<usize>, ApiError> {
 /// A string, strings, token ids, or lists of token ids.
 fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
     let wrong = |message: String| ApiError::invalid("input", "invalid_input", message);
-    let expected = "input must be a string, a list of strings, a list of token ids, or a list of such lists";
+    let expected =
+        "input must be a string, a list of strings, a list of token ids, or a list of such lists";
     let texts = match input {
-        None | Some(Value::Null) => return Err(ApiError::invalid("input", "missing_input", "input is missing")),
+        None | Some(Value::Null) => {
+            return Err(ApiError::invalid("input", "missing_input", "input is missing"));
+        }
         Some(Value::String(text)) => vec![Text::String(text)],
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
             vec![Text::Tokens(tokens(&items).ok_or_else(|| wrong(expected.to_owned()))?)]
@@ -143,7 +161,9 @@ fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
             .into_iter()
             .map(|item| match item {
                 Value::String(text) => Ok(Text::String(text)),
-                Value::Array(ids) => Ok(Text::Tokens(tokens(&ids).ok_or_else(|| wrong(expected.to_owned()))?)),
+                Value::Array(ids) => {
+                    Ok(Text::Tokens(tokens(&ids).ok_or_else(|| wrong(expected.to_owned()))?))
+                }
                 other => Err(wrong(format!("{expected}; it holds {other}"))),
             })
             .collect::<Result<_, _>>()?,
@@ -153,7 +173,10 @@ fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
         return Err(wrong("input is an empty list; give at least one text".to_owned()));
     }
     if texts.len() > INPUTS_MAX {
-        return Err(wrong(format!("input holds {} texts, the limit is {INPUTS_MAX}; send them in parts", texts.len())));
+        return Err(wrong(format!(
+            "input holds {} texts, the limit is {INPUTS_MAX}; send them in parts",
+            texts.len()
+        )));
     }
     Ok(texts)
 }
@@ -172,7 +195,8 @@ fn answer(model: &Model, embeddings: &[Embedding], encoding: Encoding, begin: In
             embedding: match encoding {
                 Encoding::Float => json!(embedding.values),
                 Encoding::Base64 => {
-                    let bytes: Vec<u8> = embedding.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    let bytes: Vec<u8> =
+                        embedding.values.iter().flat_map(|value| value.to_le_bytes()).collect();
                     json!(base64::engine::general_purpose::STANDARD.encode(bytes))
                 }
             },
@@ -201,7 +225,9 @@ fn api_error(error: EmbedError) -> ApiError {
     match error {
         EmbedError::Answer(error) => error.into(),
         EmbedError::Empty { .. } => ApiError::invalid("input", "empty_input", message),
-        EmbedError::TooLong { .. } => ApiError::invalid("input", "context_length_exceeded", message),
+        EmbedError::TooLong { .. } => {
+            ApiError::invalid("input", "context_length_exceeded", message)
+        }
         EmbedError::Token { .. } => ApiError::invalid("input", "invalid_token", message),
         EmbedError::NoTokenizer { .. } => ApiError::invalid("input", "no_tokenizer", message),
         EmbedError::NotText { .. } => ApiError::invalid("model", "not_an_embedding_model", message),

@@ -26,7 +26,11 @@ impl ApiError {
     }
 
     /// The client's request is wrong at `param`.
-    pub fn invalid(param: &'static str, code: &'static str, message: impl Into<String>) -> ApiError {
+    pub fn invalid(
+        param: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> ApiError {
         ApiError { param: Some(param), ..ApiError::new(StatusCode::BAD_REQUEST, code, message) }
     }
 
@@ -67,7 +71,9 @@ impl From<AnswerError> for ApiError {
         let (status, code) = match &error {
             AnswerError::Request(error) => match error {
                 RequestError::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
-                RequestError::DeadlineExceeded { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"),
+                RequestError::DeadlineExceeded { .. } => {
+                    (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded")
+                }
                 RequestError::Failed { .. } => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
                 RequestError::Unplaceable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_browser"),
                 RequestError::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),

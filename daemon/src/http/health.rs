@@ -20,18 +20,28 @@ pub(super) async fn models(State(context): State<Context>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-pub(super) async fn model(State(context): State<Context>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
-    context
-        .catalog
-        .by_name(&name)
-        .map(|model| Json(described(model)))
-        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("model {name:?} is not served here")))
+pub(super) async fn model(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    context.catalog.by_name(&name).map(|model| Json(described(model))).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+            format!("model {name:?} is not served here"),
+        )
+    })
 }
 
 /// 200 only when every model that was asked for has a ready placement.
 pub(super) async fn healthz(State(context): State<Context>) -> Response {
     let Some(view) = context.pool.view().await else {
-        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the pool has ended").into_response();
+        return ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "shutting_down",
+            "the pool has ended",
+        )
+        .into_response();
     };
     let models: Vec<Value> = context
         .catalog
@@ -46,7 +56,9 @@ pub(super) async fn healthz(State(context): State<Context>) -> Response {
     let status = match (all, view.status.phase) {
         (_, "draining" | "drained") => "draining",
         (true, _) => "ok",
-        (false, _) if models.iter().any(|model| !is_ready(model) && !model["error"].is_null()) => "degraded",
+        (false, _) if models.iter().any(|model| !is_ready(model) && !model["error"].is_null()) => {
+            "degraded"
+        }
         (false, _) => "starting",
     };
     let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -55,11 +67,9 @@ pub(super) async fn healthz(State(context): State<Context>) -> Response {
 
 /// Browsers, placements, queue.
 pub(super) async fn pool(State(context): State<Context>) -> Result<Json<Value>, ApiError> {
-    let view = context
-        .pool
-        .view()
-        .await
-        .ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the pool has ended"))?;
+    let view = context.pool.view().await.ok_or_else(|| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the pool has ended")
+    })?;
     Ok(Json(described_pool(&context, &view)))
 }
 

@@ -39,7 +39,9 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum BindError {
-    #[error("port {port} of 127.0.0.1 is in use; stop the other program or choose another with --port")]
+    #[error(
+        "port {port} of 127.0.0.1 is in use; stop the other program or choose another with --port"
+    )]
     InUse { port: u16 },
     #[error("cannot listen on 127.0.0.1:{port}: {source}")]
     Io { port: u16, source: std::io::Error },

@@ -21,7 +21,10 @@ pub(super) async fn index(headers: HeaderMap) -> Result<Response, ApiError> {
     asset("index.html", &headers)
 }
 
-pub(super) async fn file(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn file(
+    Path(file): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     asset(&file, &headers)
 }
 
@@ -53,7 +56,10 @@ fn asset(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
 }
 
 /// A file of the extra folder, streamed whole from disk; only plain names without `..` are served.
-pub(super) async fn extra(State(context): State<Context>, Path(file): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn extra(
+    State(context): State<Context>,
+    Path(file): Path<String>,
+) -> Result<Response, ApiError> {
     let missing = || ApiError::not_found(format!("there is no file {file}"));
     let folder = context.extra.as_ref().ok_or_else(missing)?;
     let relative = std::path::Path::new(&file);
@@ -114,7 +120,9 @@ fn range(wish: &str, length: usize) -> Option<(usize, usize)> {
     let (start, end) = match (first, last) {
         ("", suffix) => (length.checked_sub(suffix.parse().ok()?)?, length),
         (first, "") => (first.parse().ok()?, length),
-        (first, last) => (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(length)),
+        (first, last) => {
+            (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(length))
+        }
     };
     (start < end).then_some((start, end))
 }
@@ -135,10 +143,14 @@ struct PageFailure {
 }
 
 /// A page that could not start its runtime says why.
-pub(super) async fn failure(State(context): State<Context>, request: Request) -> Result<Json<()>, ApiError> {
+pub(super) async fn failure(
+    State(context): State<Context>,
+    request: Request,
+) -> Result<Json<()>, ApiError> {
     let bytes = embeddings::body(request).await?;
-    let mut failure: PageFailure = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()))?;
+    let mut failure: PageFailure = serde_json::from_slice(&bytes).map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
+    })?;
     failure.error.truncate(failure.error.floor_char_boundary(FAILURE_BYTES_MAX));
     context.pool.page_failure(failure.token, failure.error).await;
     Ok(Json(()))

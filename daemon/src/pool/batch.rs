@@ -40,7 +40,12 @@ pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, 
 }
 
 /// Row `index` of a run's results that answered `rows` requests. A run of tensors has one request and all of it.
-pub(super) fn row(outputs: &[Tensor], index: usize, rows: usize, tensors: bool) -> Result<Vec<Tensor>, AnswerError> {
+pub(super) fn row(
+    outputs: &[Tensor],
+    index: usize,
+    rows: usize,
+    tensors: bool,
+) -> Result<Vec<Tensor>, AnswerError> {
     if tensors {
         return Ok(outputs.to_vec());
     }
@@ -54,7 +59,11 @@ pub(super) fn row(outputs: &[Tensor], index: usize, rows: usize, tensors: bool) 
             let length = output.bytes.len() / rows;
             let mut shape = output.shape.clone();
             shape[0] = 1;
-            Ok(Tensor::new(output.dtype, shape, output.bytes[index * length..(index + 1) * length].to_vec())?)
+            Ok(Tensor::new(
+                output.dtype,
+                shape,
+                output.bytes[index * length..(index + 1) * length].to_vec(),
+            )?)
         })
         .collect()
 }
@@ -72,5 +81,6 @@ pub(crate) fn takes_tokens(program: &Program) -> bool {
 /// The values of the first output, when it is one row of F32.
 pub(crate) fn first_row(outputs: &[Tensor]) -> Option<Vec<f32>> {
     let output = outputs.first()?;
-    (output.dtype == DType::F32 && output.shape.len() == 2 && output.shape[0] == 1).then(|| output.to_f32().ok())?
+    (output.dtype == DType::F32 && output.shape.len() == 2 && output.shape[0] == 1)
+        .then(|| output.to_f32().ok())?
 }

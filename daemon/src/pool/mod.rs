@@ -13,7 +13,9 @@ use std::{
 };
 
 use flotilla_fleet::{Attempt, Batching, ModelId, RequestError, Status};
-use flotilla_protocol::{AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError};
+use flotilla_protocol::{
+    AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError,
+};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -134,13 +136,33 @@ pub struct View {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Run { request: RequestId, model: ModelId, input: Input, timeout: Duration, reply: oneshot::Sender<Reply> },
-    Cancel { request: RequestId },
-    View { reply: oneshot::Sender<View> },
+    Run {
+        request: RequestId,
+        model: ModelId,
+        input: Input,
+        timeout: Duration,
+        reply: oneshot::Sender<Reply>,
+    },
+    Cancel {
+        request: RequestId,
+    },
+    View {
+        reply: oneshot::Sender<View>,
+    },
     Drain,
-    LinkHello { hello: Hello, outbox: Outbox, reply: oneshot::Sender<Result<(BrowserId, u32), String>> },
-    PageFailure { token: String, error: String },
-    Execute { browser: BrowserId, script: Script },
+    LinkHello {
+        hello: Hello,
+        outbox: Outbox,
+        reply: oneshot::Sender<Result<(BrowserId, u32), String>>,
+    },
+    PageFailure {
+        token: String,
+        error: String,
+    },
+    Execute {
+        browser: BrowserId,
+        script: Script,
+    },
 }
 
 type Reply = Result<Answer, AnswerError>;
@@ -178,8 +200,12 @@ impl Pool {
         let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
         let (change, changed) = tokio::sync::watch::channel(0);
         let state = state::State::new(options, catalog, origin, owners, change);
-        let queues = state::Queues { commands: command_queue, links: link_queue, owners: owner_queue };
-        (Pool { commands, links, changed, requests: Arc::default() }, tokio::spawn(state.run(queues)))
+        let queues =
+            state::Queues { commands: command_queue, links: link_queue, owners: owner_queue };
+        (
+            Pool { commands, links, changed, requests: Arc::default() },
+            tokio::spawn(state.run(queues)),
+        )
     }
 
     /// Computes one request, at the latest within `timeout`.
@@ -247,7 +273,11 @@ impl Pool {
         result.await.map_err(|_| gone())?
     }
 
-    pub(crate) async fn hello(&self, hello: Hello, outbox: Outbox) -> Result<(BrowserId, u32), String> {
+    pub(crate) async fn hello(
+        &self,
+        hello: Hello,
+        outbox: Outbox,
+    ) -> Result<(BrowserId, u32), String> {
         let (reply, admitted) = oneshot::channel();
         let command = Command::LinkHello { hello, outbox, reply };
         self.commands.send(command).await.map_err(|_| "the pool has ended".to_owned())?;

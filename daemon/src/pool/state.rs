@@ -9,12 +9,14 @@ use std::{
 use bytes::Bytes;
 use flotilla_fleet::{Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Slot};
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BlobSource, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError,
-    PlacementId, RequestId, RunError, RunId, RunReport, Tensor, ToPage, encode,
+    AdapterInfo, Backend, BackendReport, BlobSource, BrowserId, Epoch, FromPage, Hello, Level,
+    Link, LoadError, PlacementId, RequestId, RunError, RunId, RunReport, Tensor, ToPage, encode,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Answer, AnswerError, BrowserView, Command, Input, Options, Provenance, Reply, View, batch};
+use super::{
+    Answer, AnswerError, BrowserView, Command, Input, Options, Provenance, Reply, View, batch,
+};
 use crate::{
     browser::{
         Facts, Wish,
@@ -209,7 +211,9 @@ impl State {
                 let Some(entry) = self.browsers.get(&browser) else { return };
                 if let Err(script) = entry.owner.execute(script) {
                     // Whoever asked may have gone.
-                    let _ = script.reply.send(Err("too many scripts wait, or the browser has ended".to_owned()));
+                    let _ = script
+                        .reply
+                        .send(Err("too many scripts wait, or the browser has ended".to_owned()));
                 }
             }
             Command::LinkHello { hello, outbox, reply } => {
@@ -263,14 +267,20 @@ impl State {
     /// A browser is up when its session stands, both links are open and it has said what it offers.
     fn check_up(&mut self, browser: BrowserId) {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
-        let complete =
-            entry.facts.is_some() && entry.control.is_some() && entry.data.is_some() && !entry.backends.is_empty();
+        let complete = entry.facts.is_some()
+            && entry.control.is_some()
+            && entry.data.is_some()
+            && !entry.backends.is_empty();
         if !complete || entry.is_up || entry.down {
             return;
         }
         entry.is_up = true;
-        let backends =
-            entry.backends.iter().filter(|report| report.outcome.is_ok()).map(|report| report.backend).collect();
+        let backends = entry
+            .backends
+            .iter()
+            .filter(|report| report.outcome.is_ok())
+            .map(|report| report.backend)
+            .collect();
         self.event(Event::BrowserUp { browser, backends });
     }
 
@@ -291,7 +301,10 @@ impl State {
                     Some(pid) if !crate::guardian::is_alive(pid) => {
                         Failure::new(FailureKind::BrowserExited, format!("process {pid} ended"))
                     }
-                    Some(_) | None => Failure::new(FailureKind::ConnectionLost, format!("{link:?} link: {reason}")),
+                    Some(_) | None => Failure::new(
+                        FailureKind::ConnectionLost,
+                        format!("{link:?} link: {reason}"),
+                    ),
                 };
                 self.down(browser, failure);
             }
@@ -306,9 +319,14 @@ impl State {
     fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
         match message {
             FromPage::Hello(_) => {
-                self.down(browser, Failure::new(FailureKind::WrongResult, "the page said hello twice"));
+                self.down(
+                    browser,
+                    Failure::new(FailureKind::WrongResult, "the page said hello twice"),
+                );
             }
-            FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => self.event(Event::Heartbeat { browser }),
+            FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => {
+                self.event(Event::Heartbeat { browser })
+            }
             FromPage::Console { level, text } => match level {
                 Level::Error => tracing::error!(%browser, "console: {text}"),
                 Level::Warn => tracing::warn!(%browser, "console: {text}"),
@@ -322,14 +340,18 @@ impl State {
                 self.check_up(browser);
             }
             FromPage::LoadProgress { placement, done_bytes, total_bytes } => {
-                if let Some(entry) = self.placements.get_mut(&placement).filter(|entry| entry.browser == browser) {
+                if let Some(entry) =
+                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
+                {
                     entry.progress = (done_bytes, total_bytes);
                     let epoch = entry.epoch;
                     self.event(Event::PlacementProgress { placement, epoch });
                 }
             }
             FromPage::Loaded { placement, epoch, adapter, load_us } => {
-                if let Some(entry) = self.placements.get_mut(&placement).filter(|entry| entry.browser == browser) {
+                if let Some(entry) =
+                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
+                {
                     tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
                     entry.ready = Some((adapter, load_us));
                     self.event(Event::PlacementReady { placement, epoch });
@@ -337,7 +359,11 @@ impl State {
             }
             FromPage::LoadFailed { placement, epoch, error } => {
                 tracing::warn!(%browser, %error, "load failed");
-                self.event(Event::PlacementFailed { placement, epoch, failure: load_failure(&error) });
+                self.event(Event::PlacementFailed {
+                    placement,
+                    epoch,
+                    failure: load_failure(&error),
+                });
             }
             FromPage::Ran { run, epoch, report } => self.ran(run, epoch, report, tensors),
             FromPage::RunFailed { run, epoch, error } => {
@@ -433,7 +459,11 @@ impl State {
             program: self.catalog.models[model.0 as usize].program_bytes.clone(),
             blobs: BlobSource { url_prefix: format!("{}/blobs", self.origin) },
         };
-        self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed { placement, epoch, failure })
+        self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
+            placement,
+            epoch,
+            failure,
+        })
     }
 
     fn dispatch(
@@ -444,10 +474,18 @@ impl State {
         run: RunId,
         requests: Vec<RequestId>,
     ) -> Result<(), Event> {
-        let failed = |kind, detail: String| Event::RunFailed { run, epoch, failure: Failure::new(kind, detail) };
-        let waiting: Vec<&Waiting> = requests.iter().filter_map(|request| self.waiting.get(request)).collect();
+        let failed = |kind, detail: String| Event::RunFailed {
+            run,
+            epoch,
+            failure: Failure::new(kind, detail),
+        };
+        let waiting: Vec<&Waiting> =
+            requests.iter().filter_map(|request| self.waiting.get(request)).collect();
         let Some(first) = waiting.first().filter(|_| waiting.len() == requests.len()) else {
-            return Err(failed(FailureKind::UnsupportedOperation, "a request of the run has no input".to_owned()));
+            return Err(failed(
+                FailureKind::UnsupportedOperation,
+                "a request of the run has no input".to_owned(),
+            ));
         };
         let program = &self.catalog.models[first.model.0 as usize].program;
         let inputs: Vec<&Input> = waiting.iter().map(|waiting| &waiting.input).collect();
@@ -461,16 +499,22 @@ impl State {
     }
 
     /// Never waits: a page that does not take its frames in time has failed.
-    fn send(&self, browser: BrowserId, message: &ToPage, tensors: &[Tensor]) -> Result<(), Failure> {
+    fn send(
+        &self,
+        browser: BrowserId,
+        message: &ToPage,
+        tensors: &[Tensor],
+    ) -> Result<(), Failure> {
         let frame: Bytes = encode(message, tensors)
             .map_err(|error| Failure::new(FailureKind::UnsupportedOperation, error.to_string()))?
             .into();
-        let outbox = self
-            .browsers
-            .get(&browser)
-            .and_then(|entry| entry.data.as_ref())
-            .ok_or_else(|| Failure::new(FailureKind::ConnectionLost, "the browser has no data link"))?;
-        outbox.try_send(frame).map_err(|error| Failure::new(FailureKind::ConnectionLost, error.to_string()))
+        let outbox =
+            self.browsers.get(&browser).and_then(|entry| entry.data.as_ref()).ok_or_else(|| {
+                Failure::new(FailureKind::ConnectionLost, "the browser has no data link")
+            })?;
+        outbox
+            .try_send(frame)
+            .map_err(|error| Failure::new(FailureKind::ConnectionLost, error.to_string()))
     }
 
     fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
@@ -555,7 +599,10 @@ impl State {
             .placements
             .iter()
             .filter_map(|(&placement, entry)| {
-                entry.ready.as_ref().map(|(adapter, load_us)| (placement, adapter.clone(), *load_us))
+                entry
+                    .ready
+                    .as_ref()
+                    .map(|(adapter, load_us)| (placement, adapter.clone(), *load_us))
             })
             .collect();
         let loads = self
@@ -570,9 +617,9 @@ impl State {
 
 fn load_failure(error: &LoadError) -> Failure {
     let kind = match error {
-        LoadError::BackendUnavailable { .. } | LoadError::Unsupported { .. } | LoadError::Program { .. } => {
-            FailureKind::UnsupportedOperation
-        }
+        LoadError::BackendUnavailable { .. }
+        | LoadError::Unsupported { .. }
+        | LoadError::Program { .. } => FailureKind::UnsupportedOperation,
         LoadError::Fetch { .. } => FailureKind::ConnectionLost,
         LoadError::Corrupt { .. } => FailureKind::WrongResult,
         LoadError::OutOfMemory { .. } => FailureKind::OutOfMemory,

@@ -50,12 +50,15 @@ impl Toolchain {
             Self::Debian { .. } => workspace.debian_cargo(),
         };
         cargo.args([
-            "build",
+            "rustc",
             "--profile",
             "wasm",
             "--package",
             "flotilla-browser-runtime",
             "--lib",
+            // Only pages need one; natively it would be linked for nothing at every build.
+            "--crate-type",
+            "cdylib",
         ]);
         cargo
             .args(["--target", TARGET])
