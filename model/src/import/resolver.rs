@@ -5,7 +5,7 @@ use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
 /// Gives a model's files by their path relative to its folder.
 ///
 /// Importing knows no file system; the daemon implements this over files and confines it to the model's folder. Paths
-/// that a model file asks for are checked, and cleaned of `.` and `..`, before they get here.
+/// that a model file asks for are checked to stay below that folder before they get here.
 pub trait Resolver {
     /// The whole file.
     ///
