@@ -1,7 +1,7 @@
 //! One file per operator: what it supports, its shader, its cpu kernel and its table of cases.
 
 #![cfg_attr(
-    any(test, feature = "suite"),
+    not(target_arch = "wasm32"),
     expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
 )]
 
