@@ -1,0 +1,93 @@
+//! However the daemon dies, nothing of it stays.
+
+use std::{fs, path::Path, time::Duration};
+
+use flotilla::browser::Kind;
+use flotilla_tests::{daemon::Daemon, model, process, skip::has_browsers};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Longest life of a browser after its daemon.
+const ORPHAN_MAX: Duration = Duration::from_secs(20);
+
+#[test]
+fn browser_processes_die_with_the_daemon() {
+    if !has_browsers(&Kind::ALL) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small").display().to_string();
+    let temporary = tempfile::tempdir().expect("a folder");
+    let environment = [("TMPDIR", temporary.path().to_str().expect("a path"))];
+    let pool = ["--browsers", "chrome=1,firefox=1", "--models", &small];
+
+    // When all is up, and in the middle of the start.
+    for is_up in [true, false] {
+        let mut daemon = Daemon::start_in(&pool, &environment);
+        let told = if is_up {
+            told(&daemon.wait_all_ready())
+        } else {
+            daemon.wait_line("browser started", ORPHAN_MAX);
+            Vec::new()
+        };
+        let tree = process::tree(daemon.pid());
+        for pid in &told {
+            assert!(
+                tree.iter().any(|process| process.pid == *pid),
+                "{pid} is not under the daemon"
+            );
+        }
+        assert!(tree.len() >= 3, "guardian, driver and browser are expected: {tree:?}");
+        daemon.signal(Signal::KILL);
+        if let Err(alive) = process::all_end(daemon.pid(), &tree, ORPHAN_MAX) {
+            panic!("alive after the daemon's death:\n{alive}");
+        }
+        assert_eq!(daemon.wait_end().code(), None, "it was killed");
+        // The profiles went with them.
+        assert_eq!(entries(temporary.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn browser_processes_end_with_their_guardian() {
+    if !has_browsers(&[Kind::Chrome]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small").display().to_string();
+    let daemon = Daemon::start(&["--browsers", "chrome=1", "--models", &small]);
+    let old = daemon.wait_all_ready();
+    let guardian = old["browsers"][0]["facts"]["guardian_pid"].as_u64().expect("a guardian") as u32;
+    let tree = process::tree(guardian);
+    process::signal(guardian, Signal::KILL);
+    // The daemon itself ends what the guardian has lost, and starts another browser.
+    daemon.wait_pool("new browser", Duration::from_secs(90), |pool| {
+        let new = &pool["browsers"][0];
+        (new["state"] == "ready" && new["browser"] != old["browsers"][0]["browser"]).then_some(())
+    });
+    let deadline = std::time::Instant::now() + ORPHAN_MAX;
+    for process in &tree {
+        assert!(process.ends_before(deadline), "{process:?} lives on without its guardian");
+    }
+}
+
+/// The processes that the pool tells of.
+fn told(pool: &Value) -> Vec<u32> {
+    let browsers = pool["browsers"].as_array().expect("browsers");
+    browsers
+        .iter()
+        .flat_map(|browser| {
+            ["pid", "driver_pid", "guardian_pid"].map(|name| {
+                browser["facts"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {browser}"))
+                    as u32
+            })
+        })
+        .collect()
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! Real browsers. One test at a time: nextest's configuration sees to that, for these use the whole machine.
+
+mod answers;
+mod death;
+mod kernels;
+mod links;
+mod recovery;

@@ -1,0 +1,9 @@
+//! Everything that needs no browser: `--simulate`, bad input, the commands, the ends.
+
+mod answers;
+mod bad_input;
+mod broken_models;
+mod clients;
+mod commands;
+mod ending;
+mod links;

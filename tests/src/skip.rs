@@ -1,0 +1,47 @@
+//! Tests that cannot be done on this machine say why; they never just pass.
+
+use std::{env, fs::OpenOptions, io::Write as _};
+
+use flotilla::browser::{Kind, install};
+
+/// Says that the calling test does nothing, and why. `cargo xtask test` collects these lines; `FLOTILLA_SKIP_LOG` names
+/// a file for those who run the tests by themselves.
+///
+/// # Panics
+/// The file cannot be written: a reason that nobody reads would look like a pass.
+#[expect(
+    clippy::print_stdout,
+    reason = "the report of the test runner is made from standard output"
+)]
+pub fn skip(reason: &str) {
+    println!("skipped: {reason}");
+    if let Some(path) = env::var_os("FLOTILLA_SKIP_LOG") {
+        let written = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut log| writeln!(log, "skipped: {reason}"));
+        assert!(written.is_ok(), "cannot write {}: {written:?}", path.display());
+    }
+}
+
+/// Whether these browsers and their drivers are installed. If not, the test is skipped, or fails where
+/// `FLOTILLA_REQUIRE_BROWSERS` says that they must be here.
+///
+/// # Panics
+/// One is missing and must be here.
+pub fn has_browsers(kinds: &[Kind]) -> bool {
+    let missing: Vec<String> = kinds
+        .iter()
+        .filter_map(|&kind| install::find(kind).err())
+        .map(|error| error.to_string())
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let reason = missing.join("; ");
+    let required = env::var_os("FLOTILLA_REQUIRE_BROWSERS").is_some_and(|value| value == "1");
+    assert!(!required, "FLOTILLA_REQUIRE_BROWSERS is set, and {reason}");
+    skip(&reason);
+    false
+}
