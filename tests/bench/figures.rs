@@ -101,8 +101,13 @@ pub(crate) fn write(folder: &Path, group: &str, figures: &[Figure]) -> anyhow::R
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The figures as a table with their reasons below.
+/// Unit of the largest difference of two embeddings.
+pub(crate) const DIFFERENCE: &str = "max abs difference";
+
+/// The figures as a table; below it what they were checked by, and the reasons of those that are missing.
 pub(crate) fn table(figures: &[Figure]) -> String {
+    let (differences, figures): (Vec<&Figure>, Vec<&Figure>) =
+        figures.iter().partition(|figure| figure.unit == DIFFERENCE);
     let header =
         ["case", "browser", "backend", "ours", "theirs", "unit", "theirs/ours"].map(str::to_owned);
     let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| number(value));
@@ -130,6 +135,14 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         vec![line(&header, &widths), line(&widths.map(|width| "-".repeat(width)), &widths)];
     lines.extend(rows.iter().map(|row| line(row, &widths)));
     lines.push("theirs: onnxruntime-web; theirs/ours above 1: we are faster".to_owned());
+    if let Some(largest) =
+        differences.iter().filter_map(|figure| figure.ours).max_by(f64::total_cmp)
+    {
+        lines.push(format!(
+            "largest difference between our embeddings and theirs: {}",
+            number(largest)
+        ));
+    }
     lines.extend(figures.iter().filter_map(|figure| {
         let reason = figure.missing.as_ref()?;
         Some(format!(
@@ -192,6 +205,7 @@ mod tests {
         let place = Place { browser: "chrome 1".to_owned(), backend: "cpu".to_owned() };
         let figures = [
             Figure::against("run", &place, 2.0, Some(5.0), "ms"),
+            Figure::alone("run", &place, 3e-7, DIFFERENCE),
             Figure::missing("load", &place, "ms", &anyhow::anyhow!("no browser")),
         ];
         let text = table(&figures);
@@ -199,6 +213,7 @@ mod tests {
             text.contains("run   chrome 1  cpu      2.00    5.00  ms           2.50"),
             "{text}"
         );
+        assert!(text.contains("our embeddings and theirs: 3.0e-7\n"), "{text}");
         assert!(text.ends_with("not measured: load, chrome 1, cpu: no browser"), "{text}");
     }
 }

@@ -115,7 +115,7 @@ fn main() -> anyhow::Result<ExitCode> {
     print(&figures, arguments.json)?;
     let differing = figures
         .iter()
-        .filter(|figure| figure.unit == versus::DIFFERENCE)
+        .filter(|figure| figure.unit == figures::DIFFERENCE)
         // A difference that is no number is one, too.
         .filter(|figure| {
             figure.ours.is_none_or(|difference| !(difference <= versus::DIFFERENCE_MAX))

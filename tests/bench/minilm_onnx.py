@@ -66,7 +66,6 @@ def build(config, weights):
     first_axis = g.constant("first_axis", np.array([1], np.int64))
     second_axis = g.constant("second_axis", np.array([2], np.int64))
     last_axis = g.constant("last_axis", np.array([-1], np.int64))
-    mask_axes = g.constant("mask_axes", np.array([1, 2], np.int64))
     root_of_two = g.constant("root_of_two", np.float32(math.sqrt(2)))
     half = g.constant("half", np.float32(0.5))
     one = g.constant("one", np.float32(1))
@@ -102,9 +101,10 @@ def build(config, weights):
     x = layer_norm(x, "embeddings.LayerNorm")
 
     # 0 where a token is, the lowest number where none is; [batch, 1, 1, sequence].
-    mask = g.node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
-    wide = g.node("Unsqueeze", [mask, mask_axes], "mask_wide")
-    absent = g.node("Sub", [one, wide], "mask_absent")
+    by_query = g.node("Unsqueeze", ["attention_mask", first_axis], "mask_by_query")
+    by_key = g.node("Unsqueeze", [by_query, second_axis], "mask_by_key")
+    present = g.node("Cast", [by_key], "mask_present", to=TensorProto.FLOAT)
+    absent = g.node("Sub", [one, present], "mask_absent")
     admitted = g.node("Mul", [absent, lowest], "mask_added")
 
     for index in range(config["num_hidden_layers"]):
@@ -134,6 +134,7 @@ def build(config, weights):
         x = g.node("Add", [outer, x], f"{layer}.output.residual")
         x = layer_norm(x, f"{layer}.output.LayerNorm")
 
+    mask = g.node("Cast", ["attention_mask"], "mask", to=TensorProto.FLOAT)
     column = g.node("Unsqueeze", [mask, last_axis], "mask_column")
     kept = g.node("Mul", [x, column], "kept")
     total = g.node("ReduceSum", [kept, first_axis], "total", keepdims=0)

@@ -125,7 +125,7 @@ impl Daemon {
             .sum();
         let alone = tree_pss_bytes(daemon).saturating_sub(guardians);
         let mut figures = vec![Figure::alone(
-            "resident memory of the daemon",
+            "resident memory (PSS) of the daemon",
             place,
             alone as f64 / MEBIBYTE,
             "MiB",
@@ -137,7 +137,7 @@ impl Daemon {
                     pid(&browser["facts"], "pid").context("the browser's process is not known")?;
                 let bytes = tree_pss_bytes(root) as f64;
                 figures.push(Figure::alone(
-                    "resident memory of the browser",
+                    "resident memory (PSS) of the browser",
                     place,
                     bytes / MEBIBYTE,
                     "MiB",

@@ -3,7 +3,7 @@
 use flotilla_protocol::Backend;
 
 use crate::{
-    figures::{Figure, median},
+    figures::{DIFFERENCE, Figure, median},
     page::Page,
     theirs::{Provider, Session},
 };
@@ -16,9 +16,6 @@ const TOKENS: [usize; 2] = [128, 16];
 
 /// Rounds before the first that counts: pipelines are made, clocks and caches warm up.
 const WARM_ROUNDS: usize = 2;
-
-/// Unit of the largest difference of two embeddings.
-pub(crate) const DIFFERENCE: &str = "max abs difference";
 
 /// Rounds that count, by the longest run of a warm round.
 fn rounds(longest_ms: f64) -> usize {
