@@ -60,7 +60,9 @@ async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> 
         Ok((FromPage::Hello(hello), _)) => hello,
         Ok(_) => return Err("the first frame is not a hello".to_owned()),
         Err(error) => {
-            return Err(format!("the first frame cannot be read ({error}); reload the runner page"));
+            return Err(format!(
+                "the first frame cannot be read ({error}); reload the runner page"
+            ));
         }
     };
     if hello.version != PROTOCOL_VERSION {

@@ -110,7 +110,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         figures.iter().partition(|figure| figure.unit == DIFFERENCE);
     let header =
         ["case", "browser", "backend", "ours", "theirs", "unit", "theirs/ours"].map(str::to_owned);
-    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| number(value));
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
     let rows: Vec<[String; 7]> = figures
         .iter()
         .map(|figure| {

@@ -118,7 +118,9 @@ fn main() -> anyhow::Result<ExitCode> {
         .filter(|figure| figure.unit == figures::DIFFERENCE)
         // A difference that is no number is one, too.
         .filter(|figure| {
-            figure.ours.is_none_or(|difference| !(difference <= versus::DIFFERENCE_MAX))
+            figure
+                .ours
+                .is_none_or(|difference| difference.is_nan() || difference > versus::DIFFERENCE_MAX)
         });
     let mut code = ExitCode::SUCCESS;
     for figure in differing {

@@ -394,6 +394,12 @@ impl State {
             Action::Kill { browser, reason } => {
                 if let Some(entry) = self.browsers.remove(&browser) {
                     tracing::debug!(%browser, %reason, "browser is ended");
+                    let placements = &self.placements;
+                    self.flights.retain(|_, flight| {
+                        placements
+                            .get(&flight.placement)
+                            .is_some_and(|placement| placement.browser != browser)
+                    });
                     self.placements.retain(|_, placement| placement.browser != browser);
                     self.ending.push(entry.owner.end());
                 }
