@@ -118,16 +118,10 @@ impl Daemon {
             facts[name].as_u64().and_then(|pid| u32::try_from(pid).ok())
         };
         let daemon = self.child.id().context("the daemon ended")?;
-        let guardians: u64 = browsers
-            .iter()
-            .filter_map(|browser| pid(&browser["facts"], "guardian_pid"))
-            .map(tree_pss_bytes)
-            .sum();
-        let alone = tree_pss_bytes(daemon).saturating_sub(guardians);
         let mut figures = vec![Figure::alone(
             "resident memory (PSS) of the daemon",
             place,
-            alone as f64 / MEBIBYTE,
+            pss_bytes(daemon)? / MEBIBYTE,
             "MiB",
         )];
         // With several browsers only the one that answered has surely loaded the model.
@@ -157,4 +151,14 @@ impl Daemon {
             .context("the daemon does not end")??;
         Ok(())
     }
+}
+
+/// Proportional set size of one process, without its children.
+fn pss_bytes(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let rollup = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kibibytes =
+        line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+    Ok(kibibytes.with_context(|| format!("{path} does not say it"))? * 1024.0)
 }
