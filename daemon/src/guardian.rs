@@ -133,27 +133,36 @@ pub fn descendants(root: u32) -> Vec<u32> {
 /// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead: what a guardian that was itself killed left.
 /// Returns their ids.
 pub fn reconcile(data_dir_id: &str) -> Vec<u32> {
-    let prefix = format!("{MARK}={data_dir_id}:");
-    let mut killed = Vec::new();
-    for pid in pids() {
-        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-        let Some(daemon) = environment.split(|&byte| byte == 0).find_map(|variable| {
-            std::str::from_utf8(variable)
-                .ok()?
-                .strip_prefix(&prefix)?
-                .split(':')
-                .next()?
-                .parse()
-                .ok()
-        }) else {
-            continue;
-        };
-        if !is_alive(daemon) && pid != std::process::id() {
-            kill(pid);
-            killed.push(pid);
-        }
-    }
+    let is_left_over = |mark: &str| {
+        let mut parts = mark.split(':');
+        let is_own = parts.next() == Some(data_dir_id);
+        is_own
+            && parts
+                .next()
+                .and_then(|daemon| daemon.parse().ok())
+                .is_some_and(|daemon| !is_alive(daemon))
+    };
+    let mut killed =
+        marks().filter(|(_, mark)| is_left_over(mark)).map(|(pid, _)| pid).collect::<Vec<_>>();
+    killed.retain(|&pid| pid != std::process::id());
+    killed.iter().copied().for_each(kill);
     killed
+}
+
+/// Ids of the processes that carry exactly this mark.
+pub fn marked(mark: &str) -> Vec<u32> {
+    marks().filter(|(_, other)| other == mark).map(|(pid, _)| pid).collect()
+}
+
+/// Every process with a mark. A zombie has none.
+fn marks() -> impl Iterator<Item = (u32, String)> {
+    pids().into_iter().filter_map(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let mark = environment
+            .split(|&byte| byte == 0)
+            .find_map(|variable| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
+        Some((pid, String::from_utf8(mark.to_vec()).ok()?))
+    })
 }
 
 /// Proportional set size of a process tree in bytes, `root` included; processes that end meanwhile count nothing.

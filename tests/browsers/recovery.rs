@@ -124,9 +124,9 @@ fn browser_that_exits_at_start_leaves_the_others_alone() {
     daemon.wait_line("ready: ", HEAL_MAX);
     let answer = daemon.embed("small", json!([1, 2, 3])).ok();
     assert_eq!(answer["flotilla"]["runs"][0]["browser"], "firefox");
-    let chrome = daemon.wait_pool("given up Chrome", HEAL_MAX, |pool| {
+    let chrome = daemon.wait_pool("given-up Chrome", HEAL_MAX, |pool| {
         let chrome = of_kind(pool, "chrome");
-        (chrome["state"] == "stopped").then(|| chrome.clone())
+        (chrome["state"] == "retired").then(|| chrome.clone())
     });
     let words = chrome["last_failure"].as_str().unwrap_or_default().to_owned();
     assert!(words.contains("browser did not start"), "{chrome}");

@@ -224,6 +224,10 @@ fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled
 struct Guarded {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// What every process under it carries.
+    mark: String,
+    /// The folder that it removes.
+    dir: PathBuf,
 }
 
 impl Guarded {
@@ -237,7 +241,7 @@ impl Guarded {
             .args(&plan.command)
             .envs(plan.environment.iter().cloned())
             .env("TMPDIR", &plan.dir)
-            .env(guardian::MARK, mark)
+            .env(guardian::MARK, &mark)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Away from the terminal's Ctrl-C: the daemon drains first.
@@ -245,7 +249,7 @@ impl Guarded {
             .spawn()?;
         let stdout =
             child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        Ok(Guarded { child, lines: BufReader::new(stdout).lines() })
+        Ok(Guarded { child, lines: BufReader::new(stdout).lines(), mark, dir: plan.dir.clone() })
     }
 
     /// The port that the driver says it listens on; its last words if it ends first.
@@ -281,6 +285,14 @@ impl Guarded {
         scripts: &mut mpsc::Receiver<Script>,
         pid: Option<u32>,
     ) -> Failure {
+        let guardian = self.child.id();
+        let guardian_ended = async {
+            match guardian {
+                Some(pid) => exit(pid).await,
+                None => std::future::pending().await,
+            }
+            Failure::new(FailureKind::DriverUnresponsive, "the guardian ended")
+        };
         let driver_ended = async {
             while let Ok(Some(_)) = self.lines.next_line().await {}
             Failure::new(FailureKind::DriverUnresponsive, "the driver ended")
@@ -303,8 +315,11 @@ impl Guarded {
             std::future::pending().await
         };
         tokio::select! {
+            // A guardian ends with its driver, and then the driver's end is what is worth telling.
+            biased;
             failure = browser_ended => failure,
             failure = driver_ended => failure,
+            failure = guardian_ended => failure,
             failure = executing => failure,
         }
     }
@@ -312,8 +327,10 @@ impl Guarded {
     async fn end(mut self) {
         drop(self.child.stdin.take());
         let guardian = self.child.id();
-        if tokio::time::timeout(GUARDIAN_END_MAX, self.child.wait()).await.is_ok() {
-            return;
+        match tokio::time::timeout(GUARDIAN_END_MAX, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => return,
+            Ok(_) => return self.end_unguarded().await,
+            Err(_) => {}
         }
         if let Some(guardian) = guardian {
             tracing::warn!(
@@ -327,6 +344,31 @@ impl Guarded {
         }
         if let Err(error) = self.child.wait().await {
             tracing::warn!(%error, "the guardian's end could not be waited for");
+        }
+    }
+
+    /// Does a guardian's work after it was itself killed.
+    async fn end_unguarded(&self) {
+        let ended = async {
+            loop {
+                let left = guardian::marked(&self.mark);
+                if left.is_empty() {
+                    return;
+                }
+                for pid in left {
+                    guardian::kill(pid);
+                    exit(pid).await;
+                }
+            }
+        };
+        if tokio::time::timeout(GUARDIAN_END_MAX, ended).await.is_err() {
+            tracing::warn!(mark = self.mark, "processes without a guardian do not end");
+        }
+        match tokio::fs::remove_dir_all(&self.dir).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %self.dir.display(), %error, "a browser's folder could not be removed");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 }
