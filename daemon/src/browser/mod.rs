@@ -109,6 +109,18 @@ pub enum Adapter {
     Gles,
 }
 
+impl Adapter {
+    /// Name in options and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Adapter::Auto => "auto",
+            Adapter::Hardware => "hardware",
+            Adapter::Swiftshader => "swiftshader",
+            Adapter::Gles => "gles",
+        }
+    }
+}
+
 /// The wish for one browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {

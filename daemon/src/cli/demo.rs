@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, ti
 use anyhow::Context as _;
 use clap::Args;
 use flotilla::{
+    browser::Adapter,
     catalog::{Catalog, Model},
     embed::{self, Embedding, Text, cosine},
     local::{Local, Wishes},
@@ -39,6 +40,8 @@ struct Line {
     browser_version: String,
     backend: String,
     adapter: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webgpu_adapter: Option<Adapter>,
     simulated: bool,
     /// The first request: from text to vector, batch of one.
     first_ms: f64,
@@ -173,6 +176,7 @@ async fn measure(
         browser_version: provenance.browser_version.clone(),
         backend: provenance.backend.to_string(),
         adapter: provenance.adapter.clone(),
+        webgpu_adapter: provenance.webgpu_adapter,
         simulated: provenance.simulated,
         first_ms,
         median_ms: times[times.len() / 2],
@@ -190,7 +194,10 @@ fn print(lines: &[Line]) {
             let simulated = if line.simulated { " (simulated)" } else { "" };
             vec![
                 format!("{} {}{simulated}", line.browser, line.browser_version),
-                line.backend.clone(),
+                match line.webgpu_adapter {
+                    Some(route) => format!("{} ({})", line.backend, route.name()),
+                    None => line.backend.clone(),
+                },
                 line.adapter.clone(),
                 format!("{:.1} ms", line.first_ms),
                 format!("{:.1} ms", line.median_ms),

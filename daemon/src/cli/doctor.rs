@@ -71,8 +71,8 @@ async fn measure() -> anyhow::Result<()> {
     }
     let tell =
         |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
-            Ok(ms) => eprintln!("chromium, {route:?}: the probe took {ms:.1} ms"),
-            Err(error) => eprintln!("chromium, {route:?}: {error}"),
+            Ok(ms) => eprintln!("chromium, {}: the probe took {ms:.1} ms", route.name()),
+            Err(error) => eprintln!("chromium, {}: {error}", route.name()),
         };
     let measured =
         progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell))

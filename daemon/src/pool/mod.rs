@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    browser::{Facts, Kind, Wish, owner::Script},
+    browser::{Adapter, Facts, Kind, Wish, owner::Script},
     catalog::Catalog,
     link::{LinkReport, Outbox},
 };
@@ -71,6 +71,8 @@ pub struct Provenance {
     pub backend: Backend,
     /// What the backend ran on, in the browser's words.
     pub adapter: String,
+    /// Chromium's route to WebGPU, where one was taken; browsers say little or nothing of software adapters.
+    pub webgpu_adapter: Option<Adapter>,
     /// Why a preferred backend was not used; `None` when the first preference was.
     pub fallback: Option<String>,
     /// Whether native code played the browser.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     browser::{
-        Facts, Wish,
+        Facts, Kind, Wish,
         owner::{Launch, Owner, OwnerReport},
     },
     catalog::Catalog,
@@ -575,6 +575,10 @@ impl State {
             browser_id: entry.browser.to_string(),
             backend: entry.backend,
             adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
+            webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
+                let is_chrome = browser.wish.kind == Kind::Chrome && !facts.simulated;
+                is_chrome && entry.backend == Backend::WebGpu
+            }),
             fallback,
             simulated: facts.simulated,
             run_ms: report.run_us as f64 / 1e3,
