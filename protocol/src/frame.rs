@@ -6,6 +6,8 @@
 //!
 //! All numbers are little-endian. Padding keeps every tensor aligned inside the frame.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::tensor::{DType, Tensor, TensorError};
@@ -114,10 +116,12 @@ pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), Fra
         tensors.push(Tensor::new(dtype, shape, frame[at..end].to_vec())?);
         at = end.next_multiple_of(ALIGNMENT);
     }
-    if at < frame.len() {
-        return Err(FrameError::Trailing { extra: frame.len() - at });
+    match at.cmp(&frame.len()) {
+        Ordering::Less => Err(FrameError::Trailing { extra: frame.len() - at }),
+        // The last tensor's padding belongs to the frame too.
+        Ordering::Greater => Err(truncated(at)),
+        Ordering::Equal => Ok((message, tensors)),
     }
-    Ok((message, tensors))
 }
 
 #[cfg(test)]
