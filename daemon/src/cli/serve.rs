@@ -67,10 +67,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            // First: whoever reads the line can rely on it.
+            pool.drain().await;
             tracing::info!(
                 "ending: accepted requests are answered first; once more to end at once"
             );
-            pool.drain().await;
         }
     });
     local.ended().await;
