@@ -9,7 +9,7 @@ use std::{
 use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
-    program::{BlobId, Program, ProgramError},
+    program::{BlobId, DType, Port, Program, ProgramError},
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
@@ -35,8 +35,8 @@ pub struct Model {
     pub program: Program,
     /// The program as pages receive it.
     pub program_bytes: Vec<u8>,
-    /// What it is for.
-    pub family: Family,
+    /// Which output is the vector of a text; `None` for a model that makes none.
+    pub embedding_output: Option<usize>,
     /// Tokenizer, where the model has one.
     pub text: Option<TextEncoder>,
     /// Most tokens of an input.
@@ -132,9 +132,9 @@ impl Catalog {
             name,
             path,
             weight_bytes: program.blobs.iter().map(|blob| blob.bytes).sum(),
+            embedding_output: embedding_output(family, &program),
             program,
             program_bytes,
-            family,
             text,
             tokens_max: limits.length_max.unwrap_or(TOKENS_MAX),
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
@@ -183,12 +183,16 @@ impl Catalog {
     }
 }
 
-impl Model {
-    /// Whether it makes vectors of texts.
-    pub fn is_embedding(&self) -> bool {
-        match self.family {
-            Family::TextEmbedding { .. } => true,
-            Family::Tensors => false,
+/// The output that holds a vector for each row: the only one of a text-embedding model, the one that exporters name
+/// `sentence_embedding`, or a single output `[rows, size]`.
+fn embedding_output(family: Family, program: &Program) -> Option<usize> {
+    let is_vector =
+        |port: &Port| port.dtype == DType::F32 && program.value(port.value).shape.len() == 2;
+    match (family, program.outputs.as_slice()) {
+        (Family::TextEmbedding { .. }, _) => Some(0),
+        (Family::Tensors, [only]) => is_vector(only).then_some(0),
+        (Family::Tensors, outputs) => {
+            outputs.iter().position(|port| port.name == "sentence_embedding" && is_vector(port))
         }
     }
 }

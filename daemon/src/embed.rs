@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use crate::{
     catalog::Model,
-    pool::{AnswerError, Input, Pool, Provenance, first_row, takes_tokens},
+    pool::{AnswerError, Input, Pool, Provenance, single_row, takes_tokens},
 };
 
 /// Something to embed.
@@ -64,23 +64,29 @@ pub enum EmbedError {
 /// The first input that cannot be embedded; the others are cancelled.
 pub async fn embed(
     pool: &Pool,
-    model: &Model,
+    model: &Arc<Model>,
     texts: Vec<Text>,
     cut: Option<usize>,
     timeout: Duration,
 ) -> Result<Vec<Embedding>, EmbedError> {
-    if !model.is_embedding() || !takes_tokens(&model.program) {
-        return Err(EmbedError::NotText { model: model.name.clone() });
-    }
-    let rows = texts
-        .into_iter()
-        .enumerate()
-        .map(|(index, text)| tokens(model, index, text, cut))
-        .collect::<Result<Vec<_>, _>>()?;
+    let not_text = || EmbedError::NotText { model: model.name.clone() };
+    let output =
+        model.embedding_output.filter(|_| takes_tokens(&model.program)).ok_or_else(not_text)?;
+    // Megabytes of text take seconds, and the threads that carry heartbeats must not wait for them.
+    let tokenizing = {
+        let model = model.clone();
+        tokio::task::spawn_blocking(move || {
+            let texts = texts.into_iter().enumerate();
+            texts
+                .map(|(index, text)| tokens(&model, index, text, cut))
+                .collect::<Result<Vec<_>, _>>()
+        })
+    };
+    let rows = tokenizing.await.map_err(|_| AnswerError::PoolEnded)??;
     try_join_all(rows.into_iter().map(|ids| async move {
         let tokens = ids.len();
         let answer = pool.run(model.id, Input::Tokens(ids), timeout).await?;
-        let values = first_row(&answer.outputs)
+        let values = single_row(answer.outputs.get(output))
             .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
         Ok(Embedding { values, tokens, provenance: answer.provenance })
     }))

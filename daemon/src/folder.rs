@@ -15,6 +15,8 @@ const ONNX: &str = "model.onnx";
 pub struct Folder {
     /// Canonical, so that links inside of it can be compared with it.
     root: PathBuf,
+    /// Where a hub's cache keeps the files that its snapshot folders link to.
+    blobs: Option<PathBuf>,
     /// The file that was named instead of its folder.
     onnx: Option<String>,
 }
@@ -27,11 +29,12 @@ impl Folder {
     pub fn open(path: &Path) -> std::io::Result<Folder> {
         let path = path.canonicalize()?;
         if path.is_dir() {
-            return Ok(Folder { root: path, onnx: None });
+            let blobs = hub_blobs(&path);
+            return Ok(Folder { root: path, blobs, onnx: None });
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let root = path.parent().unwrap_or(&path).to_owned();
-        Ok(Folder { root, onnx: name })
+        Ok(Folder { root, blobs: None, onnx: name })
     }
 
     /// Whether a model may be here.
@@ -53,11 +56,19 @@ impl Folder {
         };
         let missing = || ResolveError::Missing { path: name.to_owned() };
         let file = self.root.join(name).canonicalize().map_err(|_| missing())?;
-        if !file.starts_with(&self.root) {
+        let is_inside = file.starts_with(&self.root)
+            || self.blobs.as_ref().is_some_and(|blobs| file.starts_with(blobs));
+        if !is_inside {
             return Err(ResolveError::Outside { path: name.to_owned() });
         }
         if file.is_file() { Ok(file) } else { Err(missing()) }
     }
+}
+
+/// `<cache>/blobs` for a folder `<cache>/snapshots/<revision>`, as Hugging Face's tools lay out their cache.
+fn hub_blobs(folder: &Path) -> Option<PathBuf> {
+    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    snapshots.parent()?.join("blobs").canonicalize().ok()
 }
 
 impl Resolver for Folder {
@@ -77,6 +88,18 @@ impl Resolver for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hubs_cache_is_read_through_its_links() {
+        let cache = tempfile::tempdir().expect("temporary folder");
+        let snapshot = cache.path().join("snapshots/abc");
+        std::fs::create_dir_all(&snapshot).expect("made");
+        std::fs::create_dir(cache.path().join("blobs")).expect("made");
+        std::fs::write(cache.path().join("blobs/1"), "{}").expect("written");
+        std::os::unix::fs::symlink("../../blobs/1", snapshot.join("config.json")).expect("linked");
+        let folder = Folder::open(&snapshot).expect("there");
+        assert_eq!(folder.read("config.json").expect("read").as_ref(), b"{}");
+    }
 
     #[test]
     fn nothing_outside_is_read() {

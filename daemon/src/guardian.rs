@@ -29,6 +29,8 @@ pub enum GuardianError {
     NoCommand,
     #[error("cannot become the subreaper: {0}")]
     Subreaper(#[source] Errno),
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] std::io::Error),
     #[error("cannot write the driver's log {path}: {source}")]
     Log { path: PathBuf, source: std::io::Error },
     #[error("cannot start {driver}: {source}")]
@@ -50,6 +52,7 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
     let (driver, arguments) = command.split_first().ok_or(GuardianError::NoCommand)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(GuardianError::Subreaper)?;
+    outlive_signals().map_err(GuardianError::Signals)?;
     let log_path = dir.join("driver.log");
     let log = std::fs::File::create(&log_path)
         .map_err(|source| GuardianError::Log { path: log_path.clone(), source })?;
@@ -96,6 +99,29 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
     if let Err(error) = std::fs::remove_dir_all(dir) {
         eprintln!("guardian: cannot remove {}: {error}", dir.display());
     }
+    Ok(())
+}
+
+/// Signals that are meant for the daemon, which answers what it has accepted before it ends its browsers, are taken and
+/// left at that here: they often go to every process of a name or a group. The driver has its own say, for handlers do
+/// not survive `exec`.
+fn outlive_signals() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut streams = {
+        let _entered = runtime.enter();
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<std::io::Result<Vec<_>>>()?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            for stream in &mut streams {
+                while stream.recv().await.is_some() {}
+            }
+        });
+    });
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum LinkReport {
 
 /// Serves one WebSocket until it closes.
 pub(crate) async fn serve(mut socket: WebSocket, pool: Pool) {
-    let (browser, link, frames) = match admit(&mut socket, &pool).await {
+    let (browser, link, heartbeat_ms, frames) = match admit(&mut socket, &pool).await {
         Ok(admitted) => admitted,
         Err(reason) => {
             tracing::warn!(%reason, "link refused");
@@ -40,12 +40,15 @@ pub(crate) async fn serve(mut socket: WebSocket, pool: Pool) {
             return;
         }
     };
-    let reason = relay(socket, browser, frames, &pool).await;
+    let reason = match welcome(&mut socket, heartbeat_ms).await {
+        Ok(()) => relay(socket, browser, frames, &pool).await,
+        Err(reason) => reason,
+    };
     // No receiver means that the pool has ended and nobody needs to know.
     let _ = pool.link_reports().send(LinkReport::Closed { browser, link, reason }).await;
 }
 
-type Admitted = (BrowserId, Link, mpsc::Receiver<Bytes>);
+type Admitted = (BrowserId, Link, u32, mpsc::Receiver<Bytes>);
 
 async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> {
     let first = tokio::time::timeout(HELLO_MAX, socket.recv()).await;
@@ -74,13 +77,16 @@ async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> 
     let link = hello.link;
     let (outbox, frames) = mpsc::channel(OUTBOX_MAX);
     let (browser, heartbeat_ms) = pool.hello(hello, outbox).await?;
+    Ok((browser, link, heartbeat_ms, frames))
+}
+
+async fn welcome(socket: &mut WebSocket, heartbeat_ms: u32) -> Result<(), String> {
     let welcome =
         encode(&ToPage::Welcome { heartbeat_ms }, &[]).map_err(|error| error.to_string())?;
     socket
         .send(Message::Binary(welcome.into()))
         .await
-        .map_err(|error| format!("the link broke: {error}"))?;
-    Ok((browser, link, frames))
+        .map_err(|error| format!("the link broke: {error}"))
 }
 
 /// Carries frames both ways; returns why it ended.

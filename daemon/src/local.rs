@@ -50,7 +50,7 @@ impl Wishes {
             adapter: Adapter::Auto,
             timeout: Duration::from_secs(120),
             fleet: flotilla_fleet::Config::default(),
-            batching: Batching { rows_max: 32, tokens_max: 4096 },
+            batching: Batching { rows_max: 32, tokens_max: 2048 },
             extra: None,
             guardian: None,
         }
@@ -130,7 +130,11 @@ impl Local {
                     adapter: route,
                 })
                 .collect(),
-            fleet: wishes.fleet.clone(),
+            fleet: flotilla_fleet::Config {
+                // A hung run must be noticed while its requests still have time for another browser.
+                run_timeout: wishes.fleet.run_timeout.min(wishes.timeout / 3),
+                ..wishes.fleet.clone()
+            },
             batching: wishes.batching,
             heartbeat: wishes.fleet.heartbeat_timeout / 10,
             guardian: match &wishes.guardian {
@@ -144,6 +148,7 @@ impl Local {
             pool: pool.clone(),
             catalog: catalog.clone(),
             timeout: wishes.timeout,
+            queue_max: wishes.fleet.queue_max as usize,
             extra: wishes.extra.clone().map(Arc::new),
         };
         let (stop_server, stopped) = oneshot::channel();
@@ -155,10 +160,11 @@ impl Local {
     }
 
     /// Waits until the pool has drained (see [`Pool::drain`]) and nothing of it is left.
-    pub async fn ended(self) {
-        if let Err(error) = self.pool_ended.await {
-            tracing::error!(%error, "the pool failed");
-        }
+    ///
+    /// # Errors
+    /// The pool's task failed, which is a defect.
+    pub async fn ended(self) -> Result<(), tokio::task::JoinError> {
+        let ended = self.pool_ended.await;
         drop(self.stop_server);
         match tokio::time::timeout(CLIENTS_END_MAX, self.server).await {
             Ok(Ok(Ok(()))) => {}
@@ -166,12 +172,15 @@ impl Local {
             Ok(Err(error)) => tracing::error!(%error, "the server failed"),
             Err(_) => tracing::warn!("a client keeps its connection open; it is closed"),
         }
+        ended
     }
 
     /// Drains and ends everything.
     pub async fn stop(self) {
         self.pool.drain().await;
-        self.ended().await;
+        if let Err(error) = self.ended().await {
+            tracing::error!(%error, "the pool failed");
+        }
     }
 }
 

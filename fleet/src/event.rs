@@ -51,6 +51,8 @@ pub enum Event {
         browser: BrowserId,
         /// Backends that its page offers.
         backends: Vec<Backend>,
+        /// Backends that it does not, with the browser's words.
+        refused: Vec<(Backend, String)>,
     },
     /// The browser is of no more use: it ended, hangs, or never came up. Its processes are killed by the core's order.
     BrowserDown {

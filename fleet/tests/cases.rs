@@ -68,6 +68,7 @@ impl Script {
         self.tell(Event::BrowserUp {
             browser: BrowserId(browser),
             backends: vec![Backend::WebGpu, Backend::Cpu],
+            refused: Vec::new(),
         })
     }
 

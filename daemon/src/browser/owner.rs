@@ -16,7 +16,7 @@ use flotilla_protocol::BrowserId;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines, unix::AsyncFd},
+    io::{AsyncBufReadExt, BufReader, unix::AsyncFd},
     process::{Child, ChildStdout, Command},
     sync::{mpsc, oneshot},
 };
@@ -223,7 +223,7 @@ fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled
 /// A guardian and what comes from it.
 struct Guarded {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    output: BufReader<ChildStdout>,
     /// What every process under it carries.
     mark: String,
     /// The folder that it removes.
@@ -249,13 +249,13 @@ impl Guarded {
             .spawn()?;
         let stdout =
             child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        Ok(Guarded { child, lines: BufReader::new(stdout).lines(), mark, dir: plan.dir.clone() })
+        Ok(Guarded { child, output: BufReader::new(stdout), mark, dir: plan.dir.clone() })
     }
 
     /// The port that the driver says it listens on; its last words if it ends first.
     async fn port(&mut self, after: &str) -> Result<u16, String> {
         let mut last = String::new();
-        while let Ok(Some(line)) = self.lines.next_line().await {
+        while let Some(line) = next_line(&mut self.output).await {
             let digits = line
                 .split_once(after)
                 .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
@@ -294,7 +294,7 @@ impl Guarded {
             Failure::new(FailureKind::DriverUnresponsive, "the guardian ended")
         };
         let driver_ended = async {
-            while let Ok(Some(_)) = self.lines.next_line().await {}
+            while next_line(&mut self.output).await.is_some() {}
             Failure::new(FailureKind::DriverUnresponsive, "the driver ended")
         };
         let browser_ended = async {
@@ -370,6 +370,15 @@ impl Guarded {
             }
             Ok(()) | Err(_) => {}
         }
+    }
+}
+
+/// The next line of what driver and browser print, whatever its encoding; `None` at the end.
+async fn next_line(output: &mut BufReader<ChildStdout>) -> Option<String> {
+    let mut line = Vec::new();
+    match output.read_until(b'\n', &mut line).await {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(String::from_utf8_lossy(&line).into_owned()),
     }
 }
 

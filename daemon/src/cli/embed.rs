@@ -58,11 +58,16 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
         &json!({ "model": model, "input": options.texts }),
     )
     .await?;
-    let runs = &answer["flotilla"]["runs"];
+    let runs = answer["flotilla"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let holds = |run: &&Value, index: usize| {
+        run["indices"].as_array().is_some_and(|rows| rows.contains(&json!(index)))
+    };
     let rows = options.texts.iter().zip(answer["data"].as_array().into_iter().flatten());
     Ok(rows
-        .map(|(text, row)| {
-            json!({ "text": text, "embedding": row["embedding"], "simulated": answer["simulated"], "runs": runs })
+        .enumerate()
+        .map(|(index, (text, row))| {
+            let own: Vec<&Value> = runs.iter().filter(|run| holds(run, index)).collect();
+            json!({ "text": text, "embedding": row["embedding"], "simulated": answer["simulated"], "runs": own })
         })
         .collect())
 }
@@ -84,7 +89,7 @@ async fn local(options: &Options) -> anyhow::Result<Value> {
 }
 
 async fn embed_all(local: &Local, options: &Options, timeout: Duration) -> anyhow::Result<Value> {
-    let model: &Model = local.catalog.models.first().context("no model is there")?;
+    let model: &Arc<Model> = local.catalog.models.first().context("no model is there")?;
     let texts: Vec<Text> = options.texts.iter().map(|text| Text::String(text.clone())).collect();
     let embeddings = embed::embed(&local.pool, model, texts, None, timeout).await?;
     Ok(options

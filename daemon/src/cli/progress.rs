@@ -1,6 +1,12 @@
 //! Progress on standard error; nothing at all when that is no terminal.
 
-use std::{collections::BTreeMap, io::Write, sync::Arc, sync::LazyLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    sync::Arc,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use flotilla::{catalog::Catalog, pool::Pool};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -50,6 +56,9 @@ pub(super) async fn spinner<T>(what: &str, work: impl Future<Output = T>) -> T {
 
 /// Bars of all loads of a pool, until it ends.
 pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
     let mut bars: BTreeMap<(u64, u32), ProgressBar> = BTreeMap::new();
     let watch = pool.wait_until(|view| {
         let mut seen = Vec::new();
@@ -75,8 +84,9 @@ pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
             }
             keep
         });
-        false
+        // Later loads replace browsers that failed; a log line tells of them.
+        view.loads.is_empty() && view.status.models.iter().all(|model| model.ready > 0)
     });
-    // Never satisfied, so it ends with the pool.
+    // It ends with the pool at the latest.
     let _ = watch.await;
 }

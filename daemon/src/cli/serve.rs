@@ -74,10 +74,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
             );
         }
     });
-    local.ended().await;
+    let ended = local.ended().await;
     for task in [bars, ready, signals] {
         task.abort();
     }
+    ended.context("the pool failed")?;
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
 }

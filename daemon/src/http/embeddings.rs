@@ -22,6 +22,9 @@ use crate::{
 /// Most inputs of a request, as in OpenAI's API.
 pub const INPUTS_MAX: usize = 2048;
 
+/// Most characters of a client's value that a message repeats.
+const ECHO_MAX: usize = 100;
+
 #[derive(Deserialize)]
 struct Body {
     model: Option<Value>,
@@ -48,6 +51,15 @@ struct Row {
     embedding: Value,
 }
 
+/// What computed some of an answer's embeddings.
+#[derive(Serialize)]
+struct Run<'a> {
+    #[serde(flatten)]
+    provenance: &'a Provenance,
+    /// Which embeddings.
+    indices: Vec<usize>,
+}
+
 /// Answers with one embedding per input.
 pub(super) async fn create(
     State(context): State<Context>,
@@ -65,6 +77,14 @@ pub(super) async fn create(
     let model = model(&context, body.model.as_ref())?;
     let encoding = encoding(body.encoding_format.as_ref())?;
     let texts = texts(body.input)?;
+    if texts.len() > context.queue_max {
+        let message = format!(
+            "input holds {} texts, and this daemon's queue {} at most; send them in parts",
+            texts.len(),
+            context.queue_max
+        );
+        return Err(ApiError::invalid("input", "invalid_input", message));
+    }
     let cut = truncation(body.truncate_prompt_tokens.as_ref())?;
     let embeddings = embed::embed(&context.pool, &model, texts, cut, context.timeout)
         .await
@@ -72,8 +92,11 @@ pub(super) async fn create(
     if let Some(dimensions) = body.dimensions.filter(|wish| !wish.is_null()) {
         let size = embeddings.first().map_or(0, |embedding| embedding.values.len());
         if dimensions.as_u64() != Some(size as u64) {
-            let message =
-                format!("model {} has {size} dimensions and cannot give {dimensions}", model.name);
+            let message = format!(
+                "model {} has {size} dimensions and cannot give {}",
+                model.name,
+                brief(&dimensions)
+            );
             return Err(ApiError::invalid("dimensions", "unsupported_dimensions", message));
         }
     }
@@ -99,7 +122,7 @@ fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError
             return Err(ApiError::invalid(
                 "model",
                 "invalid_model",
-                format!("model must be a string, not {other}"),
+                format!("model must be a string, not {}", brief(other)),
             ));
         }
         None => return Err(ApiError::invalid("model", "missing_model", "model is missing")),
@@ -116,6 +139,15 @@ fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError
     Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
 }
 
+/// The beginning of a value, for a message.
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(ECHO_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
 fn encoding(wish: Option<&Value>) -> Result<Encoding, ApiError> {
     match wish {
         None | Some(Value::Null) => Ok(Encoding::Float),
@@ -124,7 +156,7 @@ fn encoding(wish: Option<&Value>) -> Result<Encoding, ApiError> {
         Some(other) => Err(ApiError::invalid(
             "encoding_format",
             "invalid_encoding_format",
-            format!("encoding_format must be \"float\" or \"base64\", not {other}"),
+            format!("encoding_format must be \"float\" or \"base64\", not {}", brief(other)),
         )),
     }
 }
@@ -138,7 +170,10 @@ fn truncation(wish: Option<&Value>) -> Result<Option<usize>, ApiError> {
             Some(_) | None => Err(ApiError::invalid(
                 "truncate_prompt_tokens",
                 "invalid_truncation",
-                format!("truncate_prompt_tokens must be -1 or a number of tokens, not {value}"),
+                format!(
+                    "truncate_prompt_tokens must be -1 or a number of tokens, not {}",
+                    brief(value)
+                ),
             )),
         },
     }
@@ -164,10 +199,10 @@ fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
                 Value::Array(ids) => {
                     Ok(Text::Tokens(tokens(&ids).ok_or_else(|| wrong(expected.to_owned()))?))
                 }
-                other => Err(wrong(format!("{expected}; it holds {other}"))),
+                other => Err(wrong(format!("{expected}; it holds {}", brief(&other)))),
             })
             .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong(format!("{expected}, not {other}"))),
+        Some(other) => return Err(wrong(format!("{expected}, not {}", brief(&other)))),
     };
     if texts.is_empty() {
         return Err(wrong("input is an empty list; give at least one text".to_owned()));
@@ -203,19 +238,24 @@ fn answer(model: &Model, embeddings: &[Embedding], encoding: Encoding, begin: In
         })
         .collect();
     let tokens: usize = embeddings.iter().map(|embedding| embedding.tokens).sum();
-    let mut runs: Vec<&Provenance> = Vec::new();
-    for embedding in embeddings {
+    let mut runs: Vec<(&Provenance, Vec<usize>)> = Vec::new();
+    for (index, embedding) in embeddings.iter().enumerate() {
+        let provenance: &Provenance = &embedding.provenance;
         // Rows of one run share their account.
-        if !runs.iter().any(|run| std::ptr::eq(*run, &*embedding.provenance)) {
-            runs.push(&embedding.provenance);
+        match runs.iter_mut().find(|(run, _)| std::ptr::eq(*run, provenance)) {
+            Some((_, indices)) => indices.push(index),
+            None => runs.push((provenance, vec![index])),
         }
     }
+    let simulated = runs.iter().any(|(run, _)| run.simulated);
+    let runs: Vec<Run> =
+        runs.into_iter().map(|(provenance, indices)| Run { provenance, indices }).collect();
     json!({
         "object": "list",
         "data": data,
         "model": model.name,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-        "simulated": runs.iter().any(|run| run.simulated),
+        "simulated": simulated,
         "flotilla": { "daemon_ms": begin.elapsed().as_secs_f64() * 1e3, "runs": runs },
     })
 }

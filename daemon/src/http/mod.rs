@@ -31,6 +31,8 @@ pub struct Context {
     pub catalog: Arc<Catalog>,
     /// Longest time from a request to its answer.
     pub timeout: Duration,
+    /// Most requests that wait at once.
+    pub queue_max: usize,
     /// A folder served under `/extra/`, for pages that compare this runtime with others.
     pub extra: Option<Arc<std::path::PathBuf>>,
 }
@@ -112,7 +114,12 @@ async fn guard(State(port): State<u16>, request: Request, next: Next) -> Respons
 }
 
 fn check_origin(headers: &HeaderMap, port: u16) -> Result<(), String> {
-    let own = [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")];
+    let mut own: Vec<String> =
+        ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{port}")).into();
+    if port == 80 {
+        // The port that clients do not write down.
+        own.extend(["127.0.0.1", "localhost", "[::1]"].map(str::to_owned));
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !own.iter().any(|own| own == host) {
         return Err(format!("Host {host:?} is not this daemon; use 127.0.0.1:{port}"));

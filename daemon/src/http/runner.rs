@@ -127,8 +127,8 @@ fn range(wish: &str, length: usize) -> Option<(usize, usize)> {
     (start < end).then_some((start, end))
 }
 
-/// A link's WebSocket. Only this daemon's page opens one: it tells its `Origin`, which the guard has checked, and its
-/// single-use token, which comes in the first frame.
+/// A link's WebSocket. Only this daemon's page can open one: a foreign `Origin` does not pass the guard, and the
+/// first frame holds the page's single-use token.
 pub(super) async fn link(State(context): State<Context>, upgrade: WebSocketUpgrade) -> Response {
     upgrade
         .max_message_size(FRAME_BYTES_MAX)

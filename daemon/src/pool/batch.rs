@@ -39,6 +39,26 @@ pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, 
         .collect()
 }
 
+/// Whether results can be given to clients: for rows of tokens, a row for each request and every number finite. What a
+/// program of tensors may compute is not known here.
+pub(super) fn check(outputs: &[Tensor], rows: usize, tensors: bool) -> Result<(), String> {
+    if tensors {
+        return Ok(());
+    }
+    for output in outputs {
+        if output.shape.first() != Some(&rows) {
+            return Err(format!("results of shape {:?} for {rows} rows", output.shape));
+        }
+        let (numbers, _) = output.bytes.as_chunks::<4>();
+        if output.dtype == DType::F32
+            && numbers.iter().any(|bytes| !f32::from_le_bytes(*bytes).is_finite())
+        {
+            return Err("results hold numbers that are not finite".to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// Row `index` of a run's results that answered `rows` requests. A run of tensors has one request and all of it.
 pub(super) fn row(
     outputs: &[Tensor],
@@ -78,9 +98,27 @@ pub(crate) fn takes_tokens(program: &Program) -> bool {
             .all(|port| port.dtype == Type::I64 && program.value(port.value).shape.len() == 2)
 }
 
-/// The values of the first output, when it is one row of F32.
-pub(crate) fn first_row(outputs: &[Tensor]) -> Option<Vec<f32>> {
-    let output = outputs.first()?;
+/// The values of an output, when it is one row of F32.
+pub(crate) fn single_row(output: Option<&Tensor>) -> Option<Vec<f32>> {
+    let output = output?;
     (output.dtype == DType::F32 && output.shape.len() == 2 && output.shape[0] == 1)
         .then(|| output.to_f32().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_results_are_refused() {
+        let tensor = |values: &[f32]| Tensor::from_f32(vec![2, 2], values).expect("fits");
+        let good = [tensor(&[1.0, 2.0, 3.0, 4.0])];
+        assert_eq!(check(&good, 2, false), Ok(()));
+        assert!(check(&good, 3, false).is_err());
+        for bad in [f32::NAN, f32::INFINITY] {
+            let bad = [tensor(&[1.0, bad, 3.0, 4.0])];
+            assert!(check(&bad, 2, false).is_err());
+            assert_eq!(check(&bad, 2, true), Ok(()), "tensors may be anything");
+        }
+    }
 }

@@ -26,11 +26,11 @@ use crate::{
 };
 
 mod batch;
-pub(crate) use batch::{first_row, takes_tokens};
+pub(crate) use batch::{single_row, takes_tokens};
 mod state;
 
-/// Most commands and reports that wait for the loop.
-const QUEUE_MAX: usize = 1024;
+/// Most commands and reports that wait for the loop: the cancellations of a client's longest list, and then some.
+const QUEUE_MAX: usize = 4096;
 
 /// What a pool is made with.
 #[derive(Clone, Debug)]

@@ -275,13 +275,15 @@ impl State {
             return;
         }
         entry.is_up = true;
-        let backends = entry
-            .backends
-            .iter()
-            .filter(|report| report.outcome.is_ok())
-            .map(|report| report.backend)
-            .collect();
-        self.event(Event::BrowserUp { browser, backends });
+        let mut backends = Vec::new();
+        let mut refused = Vec::new();
+        for report in &entry.backends {
+            match &report.outcome {
+                Ok(_) => backends.push(report.backend),
+                Err(words) => refused.push((report.backend, words.clone())),
+            }
+        }
+        self.event(Event::BrowserUp { browser, backends, refused });
     }
 
     fn down(&mut self, browser: BrowserId, failure: Failure) {
@@ -380,10 +382,21 @@ impl State {
 
     fn ran(&mut self, run: RunId, epoch: Epoch, report: RunReport, outputs: Vec<Tensor>) {
         // An unknown run was abandoned; the core is told all the same, for it counts what a page is busy with.
-        if let Some(flight) = self.flights.get_mut(&run) {
-            flight.done = Some((outputs, report, None));
-        }
-        self.event(Event::RunDone { run, epoch });
+        let event = match self.flights.get_mut(&run) {
+            Some(flight) => match batch::check(&outputs, flight.requests.len(), flight.tensors) {
+                Ok(()) => {
+                    flight.done = Some((outputs, report, None));
+                    Event::RunDone { run, epoch }
+                }
+                Err(wrong) => {
+                    tracing::warn!(%run, %wrong, "results are refused");
+                    let failure = Failure::new(FailureKind::WrongResult, wrong);
+                    Event::RunFailed { run, epoch, failure }
+                }
+            },
+            None => Event::RunDone { run, epoch },
+        };
+        self.event(event);
         self.flights.remove(&run);
     }
 

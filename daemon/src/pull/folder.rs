@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{PullError, manifest};
 
 /// A folder with none of these is not a model.
-pub(super) const WEIGHTS: [&str; 3] = ["model.safetensors", "model.onnx", "onnx/model.onnx"];
+pub(super) const WEIGHTS: [&str; 2] = ["model.safetensors", "model.onnx"];
 
 pub(super) fn has_weights(folder: &Path) -> bool {
     WEIGHTS.iter().any(|name| folder.join(name).is_file())

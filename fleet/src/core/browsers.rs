@@ -55,6 +55,8 @@ pub(super) enum BrowserState {
 pub(super) struct Live {
     pub(super) browser: BrowserId,
     pub(super) offered: Vec<Backend>,
+    /// Why the page does not offer the others.
+    pub(super) refused: Vec<(Backend, String)>,
     pub(super) heard_at: Instant,
     /// One per model, loaded in the models' order.
     pub(super) placements: BTreeMap<ModelId, Placement>,
@@ -130,7 +132,12 @@ impl Fleet {
         }
     }
 
-    pub(super) fn browser_up(&mut self, browser: BrowserId, offered: Vec<Backend>) {
+    pub(super) fn browser_up(
+        &mut self,
+        browser: BrowserId,
+        offered: Vec<Backend>,
+        refused: Vec<(Backend, String)>,
+    ) {
         let Some(&index) = self.homes.get(&browser) else { return };
         let berth = &mut self.berths[index];
         if !matches!(berth.state, BrowserState::Starting { .. }) {
@@ -140,6 +147,7 @@ impl Fleet {
         berth.state = BrowserState::Ready(Live {
             browser,
             offered,
+            refused,
             heard_at: self.now,
             placements: BTreeMap::new(),
             runs: VecDeque::new(),

@@ -150,7 +150,9 @@ impl Fleet {
         match event {
             Event::Wake => {}
             Event::ModelAdded { model, batching } => self.add_model(model, batching),
-            Event::BrowserUp { browser, backends } => self.browser_up(browser, backends),
+            Event::BrowserUp { browser, backends, refused } => {
+                self.browser_up(browser, backends, refused)
+            }
             Event::BrowserDown { browser, failure } => {
                 // A browser that is not known any more was killed by the core itself.
                 if let Some(&berth) = self.homes.get(&browser) {

@@ -345,7 +345,11 @@ fn unfit_backends(
 ) -> Vec<(Backend, String)> {
     let reason = |backend: Backend| {
         if !live.offered.contains(&backend) {
-            return Some("not offered by the page".to_owned());
+            let words = live.refused.iter().find(|(refused, _)| *refused == backend);
+            return Some(match words {
+                Some((_, words)) => format!("not offered by the page: {words}"),
+                None => "not offered by the page".to_owned(),
+            });
         }
         match berth.load_restarts.get(&(model, backend)) {
             Some((restarts, failure)) if *restarts > load_restarts_max => Some(format!(

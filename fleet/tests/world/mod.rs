@@ -521,7 +521,10 @@ impl World {
             };
             self.later(
                 delay,
-                Happening::From(id, Event::BrowserUp { browser: id, backends: offered }),
+                Happening::From(
+                    id,
+                    Event::BrowserUp { browser: id, backends: offered, refused: Vec::new() },
+                ),
             );
             self.browsers.get_mut(&id).expect("is there").life = Life::Up { silent: false };
             self.later(delay, Happening::Beat(id));
