@@ -1,7 +1,7 @@
 //! The loop around the fleet core: turns what happens into its events and does what it orders.
 //!
 //! One task owns the core, the browsers' owners, their links and every waiting request. Everybody else holds a [`Pool`]
-//! and sends it commands. `select!` only builds an input; [`state::State::handle`] decides what becomes of it.
+//! and sends it commands. `select!` only builds an input; `State::receive` decides what becomes of it.
 
 use std::{
     path::PathBuf,
