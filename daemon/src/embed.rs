@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use flotilla_model::text::EncodeError;
-use futures_util::future::try_join_all;
 
 use crate::{
     catalog::Model,
@@ -83,14 +82,18 @@ pub async fn embed(
         })
     };
     let rows = tokenizing.await.map_err(|_| AnswerError::PoolEnded)??;
-    try_join_all(rows.into_iter().map(|ids| async move {
-        let tokens = ids.len();
-        let answer = pool.run(model.id, Input::Tokens(ids), timeout).await?;
-        let values = single_row(answer.outputs.get(output))
-            .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
-        Ok(Embedding { values, tokens, provenance: answer.provenance })
-    }))
-    .await
+    let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
+    let inputs = rows.into_iter().map(Input::Tokens).collect();
+    let answers = pool.run_all(model.id, inputs, timeout).await?;
+    answers
+        .into_iter()
+        .zip(counts)
+        .map(|(answer, tokens)| {
+            let values = single_row(answer.outputs.get(output))
+                .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
+            Ok(Embedding { values, tokens, provenance: answer.provenance })
+        })
+        .collect()
 }
 
 /// Token ids of an input, checked.

@@ -38,6 +38,9 @@ pub struct SlotId(pub u32);
 pub enum Event {
     /// Nothing but the passing of time.
     Wake,
+    /// Events of the same moment: nothing is decided before all are known, so requests that arrive together can share a
+    /// run.
+    Together(Vec<Event>),
     /// A model is to be served: the core places it on every slot.
     ModelAdded {
         /// The model.

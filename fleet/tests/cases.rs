@@ -472,6 +472,22 @@ fn waiting_rows_are_shared_between_idle_browsers() {
 }
 
 #[test]
+fn requests_of_the_same_moment_share_a_run() {
+    let mut script = Script::ready(slots(1));
+    let deadline = Instant(Duration::from_millis(DEADLINE_MS));
+    let requests = (1..=3).map(|request| Event::Request {
+        request: RequestId(request),
+        model: MODEL,
+        rows: 1,
+        length: 10,
+        deadline,
+    });
+    script.tell(Event::Together(requests.collect())).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1 r2 r3
+    "#]]);
+}
+
+#[test]
 fn requests_that_come_back_go_before_older_ones_that_were_passed_over() {
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
     script.ask(1, 10).ask(2, 200).ask(3, 5).ask(4, 200).done(1, 1).check(expect![[r#"

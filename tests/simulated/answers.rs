@@ -116,9 +116,7 @@ fn requests_that_arrive_together_share_runs_on_both_browsers() {
 fn one_program_answers_every_shape() {
     let Some(minilm) = model::minilm() else { return };
     let minilm = minilm.display().to_string();
-    // The delay lets all rows of a request come into one batch.
-    let daemon =
-        Daemon::ready(&["--simulate", "chrome=1", "--batch-delay", "100", "--models", &minilm]);
+    let daemon = Daemon::ready(&["--simulate", "chrome=1", "--models", &minilm]);
     for (rows, length) in [(1, 3), (3, 16), (8, 128)] {
         let input: Vec<Vec<u32>> = (0..rows).map(|seed| model::row(seed, length)).collect();
         let answer = daemon.embed(MINILM, json!(input)).ok();

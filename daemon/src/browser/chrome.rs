@@ -68,7 +68,8 @@ pub fn plan(installed: &Installed, adapter: Adapter, dir: &Path) -> DriverPlan {
             serde_json::Value::Object(map) => map,
             _ => serde_json::Map::new(),
         },
-        environment: Vec::new(),
+        // Crash reports and the like go beside the profile, not into the user's folder.
+        environment: vec![("XDG_CONFIG_HOME".to_owned(), dir.join("config").display().to_string())],
         dir: dir.to_owned(),
     }
 }

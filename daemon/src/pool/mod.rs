@@ -4,6 +4,7 @@
 //! and sends it commands. `select!` only builds an input; `State::receive` decides what becomes of it.
 
 use std::{
+    ops::Range,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use flotilla_fleet::{Attempt, Batching, ModelId, RequestError, Status};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError,
 };
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -139,14 +141,12 @@ pub struct View {
 #[derive(Debug)]
 pub(crate) enum Command {
     Run {
-        request: RequestId,
         model: ModelId,
-        input: Input,
         timeout: Duration,
-        reply: oneshot::Sender<Reply>,
+        requests: Vec<NewRequest>,
     },
     Cancel {
-        request: RequestId,
+        requests: Range<u64>,
     },
     View {
         reply: oneshot::Sender<View>,
@@ -167,6 +167,14 @@ pub(crate) enum Command {
     },
 }
 
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct NewRequest {
+    request: RequestId,
+    input: Input,
+    reply: oneshot::Sender<Reply>,
+}
+
 type Reply = Result<Answer, AnswerError>;
 
 /// Handle of a running pool.
@@ -178,16 +186,18 @@ pub struct Pool {
     requests: Arc<AtomicU64>,
 }
 
-/// Cancels a request when its client goes away before the answer.
+/// Cancels requests when their client goes away before the answers.
 struct Cancel<'a> {
-    request: RequestId,
+    requests: Range<u64>,
     commands: &'a mpsc::Sender<Command>,
 }
 
 impl Drop for Cancel<'_> {
     fn drop(&mut self) {
-        // A full queue costs only that the request is computed for nobody; an answered request is not known any more.
-        let _ = self.commands.try_send(Command::Cancel { request: self.request });
+        if !self.requests.is_empty() {
+            // A full queue costs only that the requests are computed for nobody.
+            let _ = self.commands.try_send(Command::Cancel { requests: self.requests.clone() });
+        }
     }
 }
 
@@ -210,20 +220,43 @@ impl Pool {
         )
     }
 
-    /// Computes one request, at the latest within `timeout`.
-    /// Dropping the future cancels the request.
+    /// Computes one request, at the latest within `timeout`. Dropping the future cancels the request.
     ///
     /// # Errors
     /// Refused, failed on every attempt, or past its deadline; the error says what was tried.
     pub async fn run(&self, model: ModelId, input: Input, timeout: Duration) -> Reply {
-        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Run { request, model, input, timeout, reply };
+        self.run_all(model, vec![input], timeout).await?.pop().ok_or(AnswerError::PoolEnded)
+    }
+
+    /// Computes requests that arrive together, and so can share runs. Dropping the future cancels them.
+    ///
+    /// # Errors
+    /// The first request that has no answer; the others are cancelled.
+    pub async fn run_all(
+        &self,
+        model: ModelId,
+        inputs: Vec<Input>,
+        timeout: Duration,
+    ) -> Result<Vec<Answer>, AnswerError> {
+        let count = inputs.len() as u64;
+        let first = self.requests.fetch_add(count, Ordering::Relaxed);
+        let (requests, answers): (Vec<NewRequest>, Vec<oneshot::Receiver<Reply>>) = (first..)
+            .map(RequestId)
+            .zip(inputs)
+            .map(|(request, input)| {
+                let (reply, answer) = oneshot::channel();
+                (NewRequest { request, input, reply }, answer)
+            })
+            .unzip();
+        let command = Command::Run { model, timeout, requests };
         self.commands.send(command).await.map_err(|_| AnswerError::PoolEnded)?;
-        let cancel = Cancel { request, commands: &self.commands };
-        let answer = answer.await.map_err(|_| AnswerError::PoolEnded)?;
-        std::mem::forget(cancel);
-        answer
+        let mut cancel = Cancel { requests: first..first + count, commands: &self.commands };
+        let answers = answers
+            .into_iter()
+            .map(async |answer| answer.await.map_err(|_| AnswerError::PoolEnded)?);
+        let answers = try_join_all(answers).await?;
+        cancel.requests = 0..0;
+        Ok(answers)
     }
 
     /// The pool as it is now; `None` once it has ended.

@@ -15,7 +15,8 @@ use flotilla_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Answer, AnswerError, BrowserView, Command, Input, Options, Provenance, Reply, View, batch,
+    Answer, AnswerError, BrowserView, Command, Input, NewRequest, Options, Provenance, Reply, View,
+    batch,
 };
 use crate::{
     browser::{
@@ -187,19 +188,28 @@ impl State {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Run { request, model, input, timeout, reply } => {
-                let (rows, length) = match &input {
-                    Input::Tokens(ids) => (1, ids.len() as u32),
-                    // Fills a batch by itself, so nothing is joined to it.
-                    Input::Tensors(_) => (self.options.batching.rows_max, 1),
-                };
-                self.waiting.insert(request, Waiting { model, input, reply });
+            Command::Run { model, timeout, requests } => {
                 let deadline = self.now().after(timeout);
-                self.event(Event::Request { request, model, rows, length, deadline });
+                let mut events = Vec::with_capacity(requests.len());
+                for NewRequest { request, input, reply } in requests {
+                    let (rows, length) = match &input {
+                        Input::Tokens(ids) => (1, ids.len() as u32),
+                        // Fills a batch by itself, so nothing is joined to it.
+                        Input::Tensors(_) => (self.options.batching.rows_max, 1),
+                    };
+                    self.waiting.insert(request, Waiting { model, input, reply });
+                    events.push(Event::Request { request, model, rows, length, deadline });
+                }
+                self.event(Event::Together(events));
             }
-            Command::Cancel { request } => {
-                if self.waiting.remove(&request).is_some() {
-                    self.event(Event::Cancel { request });
+            Command::Cancel { requests } => {
+                let open: Vec<RequestId> = requests
+                    .map(RequestId)
+                    .filter(|request| self.waiting.remove(request).is_some())
+                    .collect();
+                if !open.is_empty() {
+                    let events = open.into_iter().map(|request| Event::Cancel { request });
+                    self.event(Event::Together(events.collect()));
                 }
             }
             Command::View { reply } => {

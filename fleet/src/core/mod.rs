@@ -149,6 +149,7 @@ impl Fleet {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Wake => {}
+            Event::Together(events) => events.into_iter().for_each(|event| self.apply(event)),
             Event::ModelAdded { model, batching } => self.add_model(model, batching),
             Event::BrowserUp { browser, backends, refused } => {
                 self.browser_up(browser, backends, refused)
