@@ -14,6 +14,8 @@ use crate::{
     pool::{self, Pool},
 };
 
+/// A run is given at least this long before its browser counts as hung, however impatient clients are.
+const RUN_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 /// Longest wait for HTTP clients to take their last answers after the pool has ended.
 const CLIENTS_END_MAX: Duration = Duration::from_secs(5);
 
@@ -132,7 +134,10 @@ impl Local {
                 .collect(),
             fleet: flotilla_fleet::Config {
                 // A hung run must be noticed while its requests still have time for another browser.
-                run_timeout: wishes.fleet.run_timeout.min(wishes.timeout / 3),
+                run_timeout: wishes
+                    .fleet
+                    .run_timeout
+                    .min((wishes.timeout / 3).max(RUN_TIMEOUT_MIN)),
                 ..wishes.fleet.clone()
             },
             batching: wishes.batching,
