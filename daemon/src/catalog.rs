@@ -43,8 +43,6 @@ pub struct Model {
     pub tokens_max: usize,
     /// Token ids are below this.
     pub vocabulary: Option<u32>,
-    /// Bytes of all weights.
-    pub weight_bytes: u64,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
 }
@@ -131,7 +129,6 @@ impl Catalog {
             id,
             name,
             path,
-            weight_bytes: program.blobs.iter().map(|blob| blob.bytes).sum(),
             embedding_output: embedding_output(family, &program),
             program,
             program_bytes,
