@@ -7,6 +7,7 @@ pub mod config;
 pub mod core;
 pub mod event;
 pub mod recovery;
+pub mod state;
 
 pub use config::{Config, Slot};
 pub use event::{Action, Batching, Event, Instant, ModelId, RequestError, SlotId};
