@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_fleet::{Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Slot};
+use flotilla_fleet::{
+    Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Policy, Role, Slot,
+};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, BrowserId, Epoch, FromPage, Hello, Level,
     Link, LoadError, PlacementId, RequestId, RunError, RunId, RunReport, Tensor, ToPage, encode,
@@ -109,7 +111,11 @@ impl State {
         let slots = options
             .wishes
             .iter()
-            .map(|wish| Slot { kind: wish.kind.name().to_owned(), backends: wish.backends.clone() })
+            .map(|wish| Slot {
+                kind: wish.kind.name().to_owned(),
+                backends: wish.backends.clone(),
+                role: Role::Regular,
+            })
             .collect();
         let fleet = Fleet::new(flotilla_fleet::Config { slots, ..options.fleet.clone() });
         State {
@@ -198,7 +204,14 @@ impl State {
                         Input::Tensors(_) => (self.options.batching.rows_max, 1),
                     };
                     self.waiting.insert(request, Waiting { model, input, reply });
-                    events.push(Event::Request { request, model, rows, length, deadline });
+                    events.push(Event::Request {
+                        request,
+                        model,
+                        rows,
+                        length,
+                        deadline,
+                        policy: Policy::default(),
+                    });
                 }
                 self.event(Event::Together(events));
             }
@@ -438,6 +451,26 @@ impl State {
             }
             Action::Answer { request, run, tried } => self.answer(request, run, &tried),
             Action::Fail { request, error } => self.reply(request, Err(error.into())),
+            Action::Commit(transaction) => {
+                let transaction = transaction.id;
+                return Err(Event::Committed { transaction });
+            }
+            Action::Reset { browser, reason } => {
+                let failure = Failure::new(FailureKind::ConnectionLost, reason);
+                return Err(Event::BrowserDown { browser, failure });
+            }
+            Action::Probe { browser, probe, .. } => {
+                return Err(Event::ProbeDone { browser, probe });
+            }
+            Action::Unload { browser, placement } => {
+                self.placements.remove(&placement);
+                // A page that cannot be told is about to be found out by other means.
+                let _ = self.send(browser, &ToPage::Unload { placement }, &[]);
+            }
+            Action::Acquired { .. }
+            | Action::Revoked { .. }
+            | Action::Migrated { .. }
+            | Action::Recovered(_) => {}
             Action::Drained => self.drained = true,
         }
         Ok(())
@@ -584,14 +617,7 @@ impl State {
         let entry = self.placements.get(&placement)?;
         let browser = self.browsers.get(&entry.browser)?;
         let facts = browser.facts.as_ref()?;
-        let fallback = self
-            .fleet
-            .status()
-            .slots
-            .into_iter()
-            .flat_map(|slot| slot.placements)
-            .find(|status| status.placement == placement)
-            .and_then(|status| status.fallback);
+        let fallback = self.fleet.fallback(placement);
         Some(Provenance {
             browser: browser.wish.kind,
             browser_version: facts.version.clone(),
