@@ -24,7 +24,8 @@ function fail(error) {
 //   memory          the worker holds `amount` MB more
 function suffer(worker, name, amount = 0) {
   if (name === 'hang') {
-    setTimeout(() => { for (;;); });
+    // Later, so that the script that asked for this is answered.
+    setTimeout(() => { for (;;); }, 100);
     return Promise.resolve(true);
   }
   if (name === 'drop_control') return Promise.resolve(drop_control_link());

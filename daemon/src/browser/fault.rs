@@ -48,6 +48,8 @@ pub enum FaultError {
 pub(super) enum Means {
     /// Its process is killed.
     Kill,
+    /// The processes under it whose command line ends with this word are killed.
+    KillUnder(&'static str),
     /// It is sent to this address.
     Address(&'static str),
     /// `flotillaFault(name, amount)` is called in its page; `web/runner/runner.js` says what that does.
@@ -59,10 +61,11 @@ impl Fault {
     pub(super) fn means(self, kind: Kind) -> Means {
         match self {
             Fault::Exit => Means::Kill,
-            Fault::Crash => Means::Address(match kind {
-                Kind::Chrome => "chrome://crash",
-                Kind::Firefox => "about:crashcontent",
-            }),
+            Fault::Crash => match kind {
+                Kind::Chrome => Means::Address("chrome://crash"),
+                // WebDriver is not let to `about:crashcontent`. Under geckodriver the whole browser ends with a page.
+                Kind::Firefox => Means::KillUnder("tab"),
+            },
             Fault::Hang => Means::Script("hang", 0.0),
             Fault::Silence => Means::Script("silence", 0.0),
             Fault::LoseDevice => Means::Script("lose_device", 0.0),
