@@ -5,10 +5,7 @@ use std::sync::Arc;
 use flotilla_fleet::Attempt;
 use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
 
-use super::{
-    Answer, AnswerError, Provenance, Reply, batch,
-    state::State,
-};
+use super::{Answer, AnswerError, Provenance, Reply, batch, state::State};
 use crate::browser::Kind;
 
 impl State {

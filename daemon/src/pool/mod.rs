@@ -42,11 +42,11 @@ mod state;
 mod worker;
 
 pub(crate) use batch::{single_row, takes_tokens};
-pub(crate) use record::decode_answer;
 pub use record::Recorded;
+pub(crate) use record::decode_answer;
 pub use recoveries::RecoverySummary;
-pub use worker::{PoolStatus, Worker, WorkerError};
 use worker::Told;
+pub use worker::{PoolStatus, Worker, WorkerError};
 
 /// Most commands and reports that wait for the loop: the cancellations of a client's longest list, and then some.
 const QUEUE_MAX: usize = 4096;
@@ -286,8 +286,7 @@ impl Pool {
             stored = std::mem::replace(&mut opened.reports, stored);
         }
         let store = recorded.as_ref().map(|recorded| recorded.store.clone());
-        let state =
-            state::State::new(options, catalog, origin, owners, change, releases, recorded);
+        let state = state::State::new(options, catalog, origin, owners, change, releases, recorded);
         let queues = state::Queues {
             commands: command_queue,
             links: link_queue,

@@ -1,7 +1,5 @@
 //! What comes from browsers: their owners' reports, their pages' links and messages.
 
-use std::time::Instant;
-
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Event, Failure, FailureKind};
 use flotilla_protocol::{
@@ -9,17 +7,18 @@ use flotilla_protocol::{
     Tensor, ToPage, encode,
 };
 
-use super::{
-    batch,
-    state::{Browser, State},
-};
+use super::{batch, state::State};
 use crate::{
     browser::owner::OwnerReport,
     link::{LinkId, LinkReport, Outbox},
 };
 
 impl State {
-    pub(super) fn hello(&mut self, hello: &Hello, outbox: Outbox) -> Result<(BrowserId, u32), String> {
+    pub(super) fn hello(
+        &mut self,
+        hello: &Hello,
+        outbox: Outbox,
+    ) -> Result<(BrowserId, u32), String> {
         for (&id, browser) in &mut self.browsers {
             let (token, link) = match hello.link {
                 Link::Control => (&mut browser.tokens.0, &mut browser.control),
@@ -169,7 +168,9 @@ impl State {
                 }
             }
             FromPage::Loaded { placement, .. } if probe::backend(placement).is_some() => {}
-            FromPage::LoadFailed { placement, error, .. } if probe::backend(placement).is_some() => {
+            FromPage::LoadFailed { placement, error, .. }
+                if probe::backend(placement).is_some() =>
+            {
                 let backend = probe::backend(placement);
                 self.probes_failed(browser, backend, load_failure(&error));
             }
@@ -190,12 +191,10 @@ impl State {
                     failure: load_failure(&error),
                 });
             }
-            FromPage::Ran { run, epoch, report } => {
-                match self.take_probe(browser, run) {
-                    Some(_) => self.probed(browser, run, &tensors),
-                    None => self.ran(run, epoch, report, tensors),
-                }
-            }
+            FromPage::Ran { run, epoch, report } => match self.take_probe(browser, run) {
+                Some(_) => self.probed(browser, run, &tensors),
+                None => self.ran(run, epoch, report, tensors),
+            },
             FromPage::RunFailed { run, epoch, error } => {
                 tracing::warn!(%browser, %error, "run failed");
                 let failure = run_failure(&error);

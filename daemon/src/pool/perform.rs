@@ -24,7 +24,9 @@ impl State {
             Action::Launch { browser, slot } => self.launch(browser, slot.0 as usize),
             Action::Kill { browser, reason } => self.kill(browser, &reason),
             Action::Reset { browser, reason } => return self.reset(browser, &reason),
-            Action::Probe { browser, backend, probe } => return self.probe(browser, backend, probe),
+            Action::Probe { browser, backend, probe } => {
+                return self.probe(browser, backend, probe);
+            }
             Action::Place { browser, placement, epoch, model, backend } => {
                 return self.place(browser, placement, epoch, model, backend);
             }
@@ -102,9 +104,7 @@ impl State {
     fn forget_page(&mut self, browser: BrowserId) {
         let placements = &self.placements;
         self.flights.retain(|_, flight| {
-            placements
-                .get(&flight.placement)
-                .is_some_and(|placement| placement.browser != browser)
+            placements.get(&flight.placement).is_some_and(|placement| placement.browser != browser)
         });
         self.placements.retain(|_, placement| placement.browser != browser);
     }
@@ -133,8 +133,7 @@ impl State {
 
     /// Loads the probe's program if the page does not hold it, and runs it.
     fn probe(&mut self, browser: BrowserId, backend: Backend, run: RunId) -> Result<(), Event> {
-        let failed =
-            |failure| Event::ProbeFailed { browser, probe: run, failure };
+        let failed = |failure| Event::ProbeFailed { browser, probe: run, failure };
         let broken = |words: String| failed(Failure::new(FailureKind::UnsupportedOperation, words));
         let placement = probe::placement(backend);
         let Some(entry) = self.browsers.get_mut(&browser) else {

@@ -36,9 +36,10 @@ struct StoredInput {
 
 /// The records that the core goes on from: those of requests that have ended are the store's alone.
 pub(super) fn records(opened: &Opened) -> Records {
-    let open = opened.records.iter().filter(|(_, _, value)| {
-        !matches!(value, Value::Request { outcome: Some(_), .. })
-    });
+    let open = opened
+        .records
+        .iter()
+        .filter(|(_, _, value)| !matches!(value, Value::Request { outcome: Some(_), .. }));
     Records::restore(open.cloned(), opened.transactions)
 }
 
@@ -117,7 +118,8 @@ impl State {
                         holds.then_some(run)
                     });
                     let run = run.ok_or("the results are gone")?;
-                    let answer = self.row(request, run, tried).map_err(|error| error.to_string())?;
+                    let answer =
+                        self.row(request, run, tried).map_err(|error| error.to_string())?;
                     let bytes = encode_answer(&answer).map_err(|error| error.to_string())?;
                     payloads.push(Payload::Results { request, job, bytes });
                     if let Some(waiting) = self.waiting.get_mut(&request) {
@@ -157,7 +159,7 @@ impl State {
         let mut events = Vec::new();
         for OpenRequest { request, job, input } in open {
             let Some(Value::Request { rows, length, .. }) =
-                self.fleet.recorded(Key::request(request)).cloned()
+                self.fleet.record_of(Key::request(request)).cloned()
             else {
                 continue;
             };

@@ -15,9 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Answer, BrowserView, Command, Input, NewRequest, Options, PoolStatus, Provenance, Recorded,
-    Reply, View, record,
-    recoveries::Recoveries,
-    worker::Told,
+    Reply, View, record, recoveries::Recoveries, worker::Told,
 };
 use crate::{
     browser::{

@@ -15,7 +15,9 @@ use super::{Answer, AnswerError, Command, Input, Pool, Terms};
 pub enum WorkerError {
     #[error("worker of task {task} timed out: {used:?} used, {allowed:?} allowed")]
     WorkerTimeout { task: String, used: Duration, allowed: Duration },
-    #[error("worker of task {task} took too much memory: {used_bytes} bytes used, {allowed_bytes} allowed")]
+    #[error(
+        "worker of task {task} took too much memory: {used_bytes} bytes used, {allowed_bytes} allowed"
+    )]
     WorkerMemory { task: String, used_bytes: u64, allowed_bytes: u64 },
     #[error("no worker was free for task {task} within {waited:?}")]
     Unavailable { task: String, waited: Duration },
@@ -42,7 +44,7 @@ pub struct PoolStatus {
 
 /// What the pool tells a waiting or working task.
 #[derive(Clone, Debug)]
-pub(super) enum Told {
+pub(crate) enum Told {
     Waits,
     Has(BrowserId),
     Over(WorkerError),
@@ -146,9 +148,7 @@ pub(super) fn over(
             let (used_bytes, allowed_bytes) = memory;
             WorkerError::WorkerMemory { task, used_bytes, allowed_bytes }
         }
-        FailureKind::Overloaded if !had_browser => {
-            WorkerError::Unavailable { task, waited: used }
-        }
+        FailureKind::Overloaded if !had_browser => WorkerError::Unavailable { task, waited: used },
         FailureKind::Overloaded
         | FailureKind::ConnectionLost
         | FailureKind::PageCrashed

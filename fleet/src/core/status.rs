@@ -167,7 +167,7 @@ impl Fleet {
     }
 
     /// What a record says.
-    pub fn recorded(&self, key: crate::state::Key) -> Option<&crate::state::Value> {
+    pub fn record_of(&self, key: crate::state::Key) -> Option<&crate::state::Value> {
         self.journal.records.get(key)
     }
 
