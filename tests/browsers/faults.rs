@@ -95,7 +95,8 @@ impl Subject {
 
     fn try_suffer(&mut self, fault: Fault) -> Result<(), FaultError> {
         let outcome = self.owner.fault(fault)?;
-        let outcome = self.runtime.block_on(tokio::time::timeout(SLOW_MAX, outcome));
+        let outcome =
+            self.runtime.block_on(async { tokio::time::timeout(SLOW_MAX, outcome).await });
         outcome.expect("an outcome in time").expect("an outcome")
     }
 
@@ -386,6 +387,10 @@ fn browser_memory_is_measured_and_grows() {
             let begin = Instant::now();
             let now = guardian::tree_pss_bytes(guardian);
             eprintln!("measured in {:?}: {} MB", begin.elapsed(), now >> 20);
+            let begin = Instant::now();
+            let resident = guardian::tree_resident_bytes(guardian);
+            eprintln!("resident in {:?}: {} MB", begin.elapsed(), resident >> 20);
+            assert!(resident >= now, "shared pages count more than once: {resident} < {now}");
             assert!(now >= hoard, "{now}");
         }
     });
@@ -397,6 +402,13 @@ fn browser_that_exits_says_so() {
         subject.suffer(Fault::Exit);
         assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
     });
+    // Firefox ends with a page that crashes.
+    if has_browsers(&[Kind::Firefox]) {
+        let mut subject = Subject::start(Kind::Firefox, false, Limits::default());
+        subject.suffer(Fault::Crash);
+        assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
+        subject.end();
+    }
 }
 
 #[test]
