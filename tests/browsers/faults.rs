@@ -255,6 +255,39 @@ fn browser_lost_device_is_told_and_replaced() {
 }
 
 #[test]
+fn browser_run_is_answered_though_its_device_is_lost_meanwhile() {
+    each(Limits::default(), |subject, simulated| {
+        if simulated && let Err(error) = subject.load(Backend::WebGpu) {
+            return skip(&format!("no webgpu in a simulated browser: {error}"));
+        }
+        for generation in 1..=8 {
+            assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
+            // Of this many, some are in the middle when the device goes.
+            let runs: Vec<RunId> = (0..64).map(|_| subject.start_run(Backend::WebGpu)).collect();
+            subject.suffer(Fault::LoseDevice);
+            let mut failed = 0;
+            for run in runs {
+                let is_failed =
+                    subject.data.wait(
+                        "answer to every run",
+                        SLOW_MAX,
+                        |message, _| match message {
+                            FromPage::Ran { run: done, .. } if done == run => Some(false),
+                            FromPage::RunFailed { run: done, error, .. } if done == run => {
+                                assert!(matches!(error, RunError::DeviceLost { .. }), "{error}");
+                                Some(true)
+                            }
+                            _ => None,
+                        },
+                    );
+                failed += u32::from(is_failed);
+            }
+            eprintln!("generation {generation}: {failed} failed");
+        }
+    });
+}
+
+#[test]
 fn browser_gpu_process_may_die_again_and_again() {
     if !has_browsers(&[Kind::Chrome]) {
         return;
