@@ -1,5 +1,26 @@
 //! The fleet simulator: the real core in virtual time, with seeded faults and load, and invariants after every step.
 
+mod agenda;
+pub mod broken;
+mod clients;
+mod durations;
+mod faults;
+mod invariants;
+mod pages;
+mod plan;
+mod pool;
 mod random;
+mod report;
+mod trace;
+mod world;
 
-pub use self::random::Random;
+pub use self::{
+    durations::Durations,
+    faults::{Fault, Scope, What},
+    invariants::{Invariant, Violation},
+    plan::{Load, Plan, Promise},
+    random::Random,
+    report::{Played, Report, Requests, play},
+    trace::Trace,
+    world::{Core, World},
+};
