@@ -86,6 +86,13 @@ fn a_core_that_assigns_twice_is_found_out() {
 }
 
 #[test]
+fn a_core_that_loses_commits_is_found_out() {
+    let (seed, violation) = found_out::<broken::LostCommit>();
+    eprintln!("seed {seed}: {violation}");
+    assert_eq!(violation.invariant, Invariant::RecordedFirst, "{violation}");
+}
+
+#[test]
 fn a_core_with_an_unbounded_queue_is_found_out() {
     let (seed, violation) = found_out::<broken::UnboundedQueue>();
     eprintln!("seed {seed}: {violation}");

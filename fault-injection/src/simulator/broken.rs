@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flotilla_fleet::{Action, Config, Event, Fleet, Instant, ModelId, Status, state::Records};
+use flotilla_fleet::{
+    Action, Config, Event, Fleet, Instant, ModelId, Sizes, Status, state::Records,
+};
 use flotilla_protocol::{BrowserId, Epoch, PlacementId, RequestId, RunId};
 
 use super::world::Core;
@@ -18,6 +20,10 @@ macro_rules! through_fleet {
 
         fn status(&self) -> Status {
             self.fleet.status()
+        }
+
+        fn sizes(&self) -> Sizes {
+            self.fleet.sizes()
         }
     };
 }
@@ -160,25 +166,24 @@ impl Core for DoubleAssignment {
             return Some(action);
         }
         let action = self.fleet.poll_action()?;
-        match &action {
-            Action::Place { browser, placement, epoch, model, .. } => {
-                self.ready.insert(*placement, (*browser, *epoch, *model));
+        if let Action::Place { browser, placement, epoch, model, .. } = &action {
+            self.ready.insert(*placement, (*browser, *epoch, *model));
+        }
+        if let Action::Kill { browser, .. } | Action::Reset { browser, .. } = &action {
+            self.ready.retain(|_, (on, ..)| on != browser);
+        }
+        if let Action::Dispatch { browser, placement, run, requests, .. } = &action {
+            let model = self.ready.get(placement).map(|&(.., model)| model);
+            let other = self
+                .ready
+                .iter()
+                .find(|(_, (on, _, of))| on != browser && Some(*of) == model)
+                .map(|(&placement, &(browser, epoch, _))| (placement, browser, epoch));
+            if let Some((placement, browser, epoch)) = other {
+                let (run, requests) = (RunId(run.0 + (1 << 40)), requests.clone());
+                let again = Action::Dispatch { browser, placement, epoch, run, requests };
+                self.more.push_back(again);
             }
-            Action::Kill { browser, .. } => self.ready.retain(|_, (on, ..)| on != browser),
-            Action::Dispatch { browser, placement, run, requests, .. } => {
-                let model = self.ready.get(placement).map(|&(.., model)| model);
-                let other = self
-                    .ready
-                    .iter()
-                    .find(|(_, (on, _, of))| on != browser && Some(*of) == model)
-                    .map(|(&placement, &(browser, epoch, _))| (placement, browser, epoch));
-                if let Some((placement, browser, epoch)) = other {
-                    let (run, requests) = (RunId(run.0 + (1 << 40)), requests.clone());
-                    let again = Action::Dispatch { browser, placement, epoch, run, requests };
-                    self.more.push_back(again);
-                }
-            }
-            _ => {}
         }
         Some(action)
     }
@@ -204,6 +209,35 @@ impl Core for UnboundedQueue {
 
     fn poll_action(&mut self) -> Option<Action> {
         self.fleet.poll_action()
+    }
+
+    through_fleet!();
+}
+
+/// Believes every transaction to be on disk and writes none.
+#[derive(Debug)]
+pub struct LostCommit {
+    fleet: Fleet,
+    now: Instant,
+}
+
+impl Core for LostCommit {
+    fn start(config: Config, records: Records) -> LostCommit {
+        LostCommit { fleet: Core::start(config, records), now: Instant::default() }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.now = now;
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        loop {
+            let action = self.fleet.poll_action()?;
+            let Action::Commit(transaction) = action else { return Some(action) };
+            let transaction = transaction.id;
+            self.fleet.handle(self.now, Event::Committed { transaction });
+        }
     }
 
     through_fleet!();

@@ -47,6 +47,14 @@ pub enum What {
     RunSlow,
     /// A run's results are found wrong.
     WrongResult,
+    /// A probe gives a wrong answer, or says what is wrong.
+    ProbeFails,
+    /// A probe gives no answer.
+    ProbeHangs,
+    /// The store cannot write a transaction.
+    CommitFails,
+    /// The store takes seconds to write a transaction.
+    CommitSlow,
     /// A run is reported in an epoch that is not its own.
     StaleReport,
     /// A run is reported twice.
@@ -72,7 +80,7 @@ pub enum Scope {
 
 impl What {
     /// Every fault, in order.
-    pub const ALL: [What; 24] = [
+    pub const ALL: [What; 28] = [
         What::ProcessKilled,
         What::PageCrash,
         What::SocketDrop,
@@ -92,6 +100,10 @@ impl What {
         What::RunHangs,
         What::RunSlow,
         What::WrongResult,
+        What::ProbeFails,
+        What::ProbeHangs,
+        What::CommitFails,
+        What::CommitSlow,
         What::StaleReport,
         What::DuplicateReport,
         What::LateReport,
@@ -121,6 +133,10 @@ impl What {
             What::RunHangs => "run_hangs",
             What::RunSlow => "run_slow",
             What::WrongResult => "wrong_result",
+            What::ProbeFails => "probe_fails",
+            What::ProbeHangs => "probe_hangs",
+            What::CommitFails => "commit_fails",
+            What::CommitSlow => "commit_slow",
             What::StaleReport => "stale_report",
             What::DuplicateReport => "duplicate_report",
             What::LateReport => "late_report",
@@ -150,6 +166,10 @@ impl What {
             | What::RunHangs
             | What::RunSlow
             | What::WrongResult
+            | What::ProbeFails
+            | What::ProbeHangs
+            | What::CommitFails
+            | What::CommitSlow
             | What::StaleReport
             | What::DuplicateReport
             | What::LateReport

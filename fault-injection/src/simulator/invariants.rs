@@ -33,7 +33,19 @@ pub enum Invariant {
     Deadline,
     /// No request waits for its first run while a browser with its model is idle.
     Starvation,
-    /// A browser that was reported dead is killed at once.
+    /// A request that is to be recorded runs only once it is, and its outcome is told only once that is.
+    RecordedFirst,
+    /// No transaction overwrites a later version of a record.
+    Versions,
+    /// A task's browser runs nothing else, and its requests run nowhere else.
+    Exclusive,
+    /// A task gets a browser or is told that it does not, in time.
+    Tasks,
+    /// A simulated browser answers only who allows it.
+    Fallback,
+    /// A migration is asked for and ends once.
+    Migrations,
+    /// A browser that was reported dead is killed, or gets a new page, at once.
     DeadBrowsers,
     /// The core's own counts are those of the world.
     Counts,
@@ -51,7 +63,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every invariant, in order.
-    pub const ALL: [Invariant; 20] = [
+    pub const ALL: [Invariant; 26] = [
         Invariant::OneAnswer,
         Invariant::AnswerFromResults,
         Invariant::OneRun,
@@ -65,6 +77,12 @@ impl Invariant {
         Invariant::Abandoned,
         Invariant::Deadline,
         Invariant::Starvation,
+        Invariant::RecordedFirst,
+        Invariant::Versions,
+        Invariant::Exclusive,
+        Invariant::Tasks,
+        Invariant::Fallback,
+        Invariant::Migrations,
         Invariant::DeadBrowsers,
         Invariant::Counts,
         Invariant::Memory,
@@ -90,6 +108,12 @@ impl Invariant {
             Invariant::Abandoned => "abandoned",
             Invariant::Deadline => "deadline",
             Invariant::Starvation => "starvation",
+            Invariant::RecordedFirst => "recorded_first",
+            Invariant::Versions => "versions",
+            Invariant::Exclusive => "exclusive",
+            Invariant::Tasks => "tasks",
+            Invariant::Fallback => "fallback",
+            Invariant::Migrations => "migrations",
             Invariant::DeadBrowsers => "dead_browsers",
             Invariant::Counts => "counts",
             Invariant::Memory => "memory",

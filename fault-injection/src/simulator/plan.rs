@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_fleet::{Batching, Config, Instant, ModelId, Slot};
+use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, Strategy};
 use flotilla_protocol::Backend;
 
 use super::{
@@ -46,6 +46,14 @@ pub struct Load {
     pub length_max: u64,
     /// Deadline of a request that is in no hurry.
     pub patience: (Duration, Duration),
+    /// Percent of the requests that are to be recorded.
+    pub recorded_percent: f64,
+    /// Percent of the requests that a simulated browser may answer as the last resort.
+    pub simulated_percent: f64,
+    /// Percent of the requests that limit the time of their recovery.
+    pub hasty_percent: f64,
+    /// How often an operator acquires, migrates or recycles something.
+    pub operations_per_hour: f64,
 }
 
 /// From some moment on, every request is answered at its first attempt and soon.
@@ -84,7 +92,10 @@ impl Plan {
         match weather {
             Weather::Calm => plan.promise(Instant(plan.load.from)),
             Weather::Clearing => plan.clear_up(&mut random),
-            Weather::Storm => plan.faults = storm(&mut random),
+            Weather::Storm => {
+                plan.faults = storm(&mut random);
+                plan.load.operations_per_hour = random.range(0, 1000) as f64;
+            }
         }
         plan
     }
@@ -93,7 +104,10 @@ impl Plan {
     pub fn sized(browsers: u32, duration: Duration, per_second: f64) -> Plan {
         let config = Config {
             slots: (0..u64::from(browsers)).map(slot).collect(),
+            suspect_after: Duration::from_secs(12),
             heartbeat_timeout: Duration::from_secs(20),
+            memory_bytes_max: Some(2 << 30),
+            redundancy_factor: None,
             // A slot lives through a day of faults.
             restarts_max: u32::MAX,
             load_restarts_max: u32::MAX,
@@ -115,6 +129,10 @@ impl Plan {
                 rows_max: 3,
                 length_max: 200,
                 patience: (Duration::from_secs(60), Duration::from_secs(120)),
+                recorded_percent: 5.0,
+                simulated_percent: 5.0,
+                hasty_percent: 5.0,
+                operations_per_hour: 60.0,
             },
             faults: everyday(),
             heartbeat: Duration::from_secs(5),
@@ -126,8 +144,16 @@ impl Plan {
     }
 
     fn small(random: &mut Random) -> Plan {
+        let mut slots: Vec<Slot> = (0..random.range(1, 4)).map(slot).collect();
+        if random.chance(30.0) {
+            slots.push(Slot {
+                kind: "simulated".to_owned(),
+                backends: vec![Backend::Cpu],
+                role: Role::Fallback,
+            });
+        }
         let config = Config {
-            slots: (0..random.range(1, 4)).map(slot).collect(),
+            slots,
             queue_max: random.range(5, 100) as u32,
             runs_in_flight_max: random.range(1, 3) as u32,
             batch_delay: random.ms(0, 20),
@@ -135,10 +161,22 @@ impl Plan {
             load_timeout: Duration::from_secs(5),
             run_timeout: Duration::from_secs(10),
             heartbeat_timeout: Duration::from_secs(4),
-            retries_max: random.range(0, 3) as u32,
             restarts_max: random.range(1, 8) as u32,
             restart_delay: random.ms(1, 1000),
             load_restarts_max: random.range(0, 2) as u32,
+            suspect_after: Duration::from_secs(2),
+            straggler_factor: random.range(2, 20) as u32,
+            straggler_min: random.ms(200, 5000),
+            reset_timeout: Duration::from_secs(5),
+            probe_interval: random.ms(500, 20_000),
+            probe_timeout: random.ms(500, 3000),
+            memory_bytes_max: random.chance(70.0).then_some(1 << 30),
+            recycle_jobs: random.chance(20.0).then(|| random.range(1, 20)),
+            recycle_age: random.chance(20.0).then(|| random.ms(2000, 20_000)),
+            workers_max: random.chance(30.0).then(|| random.range(1, 3) as u32),
+            strategy: random.one_of(&Strategy::ALL).unwrap_or_default(),
+            redundancy_factor: random.chance(50.0).then(|| random.range(1, 3) as u32),
+            ..Config::default()
         };
         let models = (0..random.range(1, 3))
             .map(|model| {
@@ -158,6 +196,10 @@ impl Plan {
                 rows_max: 3,
                 length_max: 200,
                 patience: (Duration::from_secs(60), Duration::from_secs(120)),
+                recorded_percent: random.range(0, 40) as f64,
+                simulated_percent: random.range(0, 40) as f64,
+                hasty_percent: random.range(0, 30) as f64,
+                operations_per_hour: 0.0,
             },
             faults: Vec::new(),
             heartbeat: Duration::from_secs(1),
@@ -199,6 +241,11 @@ impl Plan {
             (What::RunFails, 20.0),
             (What::RunHangs, 5.0),
             (What::WrongResult, 5.0),
+            (What::ProbeFails, 10.0),
+            (What::ProbeHangs, 5.0),
+            (What::CommitFails, 10.0),
+            (What::CommitSlow, 10.0),
+            (What::DaemonKilled, 30.0),
             (What::DuplicateReport, 10.0),
             (What::StaleReport, 10.0),
         ]
@@ -214,7 +261,7 @@ fn slot(index: u64) -> Slot {
         1 => vec![Backend::Cpu],
         _ => vec![Backend::WebNn, Backend::Cpu, Backend::WebGpu],
     };
-    Slot { kind: format!("kind{}", index % 3), backends }
+    Slot { kind: format!("kind{}", index % 3), backends, role: Role::Regular }
 }
 
 /// Every fault, some more and some less; some storms are breezes, some have no good moment.
@@ -242,10 +289,13 @@ fn severity(what: What) -> f64 {
         | What::LoadUnsupported
         | What::RunFails
         | What::WrongResult
+        | What::ProbeFails
+        | What::CommitFails
+        | What::CommitSlow
         | What::ClientCancels
         | What::DeadlineShort => 1.0,
         What::StartHangs => 0.5,
-        What::LoadHangs | What::RunHangs | What::RunSlow => 0.25,
+        What::LoadHangs | What::ProbeHangs | What::RunHangs | What::RunSlow => 0.25,
     }
 }
 
@@ -270,6 +320,10 @@ fn everyday() -> Vec<Fault> {
         (What::RunHangs, 0.01),
         (What::RunSlow, 0.1),
         (What::WrongResult, 0.02),
+        (What::ProbeFails, 0.01),
+        (What::ProbeHangs, 0.01),
+        (What::CommitFails, 0.1),
+        (What::CommitSlow, 0.1),
         (What::StaleReport, 0.1),
         (What::DuplicateReport, 0.1),
         (What::LateReport, 0.1),

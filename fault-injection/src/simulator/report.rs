@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe};
 
-use flotilla_fleet::{FailureKind, Rung};
+use flotilla_fleet::{FailureKind, Repair, Rung};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -29,6 +29,12 @@ pub struct Report {
     pub daemons: u64,
     /// What became of the requests.
     pub requests: Requests,
+    /// What the store did.
+    pub transactions: Transactions,
+    /// Clients that wanted a browser for themselves.
+    pub tasks: u64,
+    /// Models that were moved from one browser to another.
+    pub migrations: u64,
     /// Virtual time from a request to its answer.
     pub latency: Durations,
     /// How often each fault was played.
@@ -38,6 +44,9 @@ pub struct Report {
     /// Virtual time from a request's first failure to its answer, by what failed first and by the rung that helped.
     #[serde(serialize_with = "as_rows")]
     pub recoveries: BTreeMap<(FailureKind, Rung), Durations>,
+    /// Virtual time from a browser's failure to its next ready placement, by what failed and by the repair that helped.
+    #[serde(serialize_with = "as_repairs")]
+    pub repairs: BTreeMap<(FailureKind, Repair), Durations>,
     /// How often each invariant was looked at.
     pub invariants: BTreeMap<&'static str, u64>,
     /// Of all invariants.
@@ -62,6 +71,23 @@ pub struct Requests {
     pub lost_with_daemon: u64,
     /// Found no daemon, so that they are not among those that were sent.
     pub unreachable: u64,
+    /// Recorded before they ran.
+    pub recorded: u64,
+    /// Recorded by a daemon that was killed, and run by the next one.
+    pub taken_over: u64,
+    /// Given to their clients by the next daemon, from the record.
+    pub from_record: u64,
+    /// Not recorded yet when the daemon was killed, so that their clients asked anew.
+    pub asked_again: u64,
+}
+
+/// What the store did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Transactions {
+    /// On disk.
+    pub confirmed: u64,
+    /// Not written.
+    pub refused: u64,
 }
 
 /// A world after its life.
@@ -97,7 +123,7 @@ pub fn play<C: Core>(seed: u64, plan: Plan, keep_text: bool) -> Played {
 
 impl Report {
     fn of<C: Core>(world: &World<C>) -> Report {
-        let clients = &world.clients;
+        let tally = &world.clients.tally;
         let faults: BTreeMap<&'static str, u64> = world
             .fired
             .each()
@@ -117,17 +143,28 @@ impl Report {
             actions: world.actions(),
             daemons: world.daemons(),
             requests: Requests {
-                sent: clients.sent,
-                answered: clients.answered,
-                failed: clients.failed.clone(),
-                cancelled: clients.cancelled,
-                lost_with_daemon: clients.lost,
-                unreachable: clients.unreachable,
+                sent: tally.sent,
+                answered: tally.answered,
+                failed: tally.failed.clone(),
+                cancelled: tally.cancelled,
+                lost_with_daemon: tally.lost,
+                unreachable: tally.unreachable,
+                recorded: tally.recorded,
+                taken_over: tally.taken_over,
+                from_record: tally.from_record,
+                asked_again: tally.asked_again,
             },
-            latency: clients.latency.clone(),
+            transactions: Transactions {
+                confirmed: world.store.confirmed,
+                refused: world.store.refused,
+            },
+            tasks: world.operations,
+            migrations: world.migrations_done,
+            latency: tally.latency.clone(),
             faults_fired: faults.values().sum(),
             faults,
-            recoveries: clients.recoveries.clone(),
+            recoveries: tally.recoveries.clone(),
+            repairs: world.repairs.clone(),
             invariants_checked: invariants.values().sum(),
             invariants,
             trace: world.trace().digest(),
@@ -148,6 +185,13 @@ impl Report {
         for (&key, durations) in &other.recoveries {
             self.recoveries.entry(key).or_default().merge(durations);
         }
+        for (&key, durations) in &other.repairs {
+            self.repairs.entry(key).or_default().merge(durations);
+        }
+        self.transactions.confirmed += other.transactions.confirmed;
+        self.transactions.refused += other.transactions.refused;
+        self.tasks += other.tasks;
+        self.migrations += other.migrations;
         merge_counts(&mut self.invariants, &other.invariants);
         self.invariants_checked += other.invariants_checked;
         self.trace = self.trace.rotate_left(5).wrapping_mul(31) ^ other.trace;
@@ -167,6 +211,10 @@ impl Requests {
         self.cancelled += other.cancelled;
         self.lost_with_daemon += other.lost_with_daemon;
         self.unreachable += other.unreachable;
+        self.recorded += other.recorded;
+        self.taken_over += other.taken_over;
+        self.from_record += other.from_record;
+        self.asked_again += other.asked_again;
     }
 }
 
@@ -192,6 +240,26 @@ fn as_rows<S: Serializer>(
     serializer.collect_seq(recoveries.iter().map(|(&(failure, rung), took)| Row {
         failure,
         rung,
+        took,
+    }))
+}
+
+/// A repair as it is shown.
+#[derive(Serialize)]
+struct RepairRow<'a> {
+    failure: FailureKind,
+    repair: Repair,
+    #[serde(flatten)]
+    took: &'a Durations,
+}
+
+fn as_repairs<S: Serializer>(
+    repairs: &BTreeMap<(FailureKind, Repair), Durations>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(repairs.iter().map(|(&(failure, repair), took)| RepairRow {
+        failure,
+        repair,
         took,
     }))
 }

@@ -1,19 +1,24 @@
 //! The loop in virtual time: what happens is told to the core, what the core orders is played, and what must hold is looked
 //! at after every step.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_fleet::{Action, Config, Event, Fleet, Instant, Status, state::Records};
+use flotilla_fleet::{
+    Action, Config, Event, FailureKind, Fleet, Instant, Recovered, Repair, Sizes, Status, TaskId,
+    state::Records,
+};
 use flotilla_protocol::BrowserId;
 
 use super::{
     agenda::Agenda,
     clients::Clients,
+    durations::Durations,
     faults::{Fault, Fired, Scope, What},
     invariants::{Invariant, Judge, Violation},
     plan::Plan,
     pool::Pool,
     random::Random,
+    store::Store,
     trace::Trace,
 };
 
@@ -37,11 +42,13 @@ pub trait Core {
     fn poll_timeout(&self) -> Option<Instant>;
     /// What it thinks of itself.
     fn status(&self) -> Status;
+    /// How much it holds.
+    fn sizes(&self) -> Sizes;
 }
 
 impl Core for Fleet {
-    fn start(config: Config, _records: Records) -> Fleet {
-        Fleet::new(config)
+    fn start(config: Config, records: Records) -> Fleet {
+        Fleet::restore(config, records)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -58,6 +65,10 @@ impl Core for Fleet {
 
     fn status(&self) -> Status {
         Fleet::status(self)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Fleet::sizes(self)
     }
 }
 
@@ -76,6 +87,12 @@ pub(super) enum Happening {
     StrikeFleet { fault: usize },
     /// A client comes.
     Ask,
+    /// A client asks the browser that it has for itself.
+    AskTask(TaskId),
+    /// An operator does something.
+    Operate,
+    /// A new daemon goes on with what is recorded.
+    TakeOver,
     /// A killed daemon is started anew.
     Restart,
     /// The end.
@@ -87,12 +104,15 @@ impl Happening {
     fn outlives_daemon(&self) -> bool {
         match self {
             Happening::Ask
+            | Happening::Operate
             | Happening::StrikeFleet { .. }
             | Happening::Restart
             | Happening::Drain => true,
             Happening::Tell(_)
             | Happening::Page { .. }
             | Happening::Beat(_)
+            | Happening::AskTask(_)
+            | Happening::TakeOver
             | Happening::Strike { .. } => false,
         }
     }
@@ -102,7 +122,11 @@ impl Happening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Draining { since: Instant },
+    /// `hurried` once it was said again.
+    Draining {
+        since: Instant,
+        hurried: bool,
+    },
     Drained,
 }
 
@@ -119,6 +143,7 @@ pub struct World<C> {
     pub(super) agenda: Agenda,
     pub(super) pool: Pool,
     pub(super) clients: Clients,
+    pub(super) store: Store,
     pub(super) judge: Judge,
     pub(super) fired: Fired,
     trace: Trace,
@@ -127,6 +152,11 @@ pub struct World<C> {
     steps_at_once: u64,
     /// Times that the daemon was started.
     daemons: u64,
+    /// Tasks that were asked for.
+    pub(super) operations: u64,
+    pub(super) migrations_done: u64,
+    /// Repairs of browsers that helped, by what had failed.
+    pub(super) repairs: BTreeMap<(FailureKind, Repair), Durations>,
 }
 
 impl<C: Core> World<C> {
@@ -145,6 +175,7 @@ impl<C: Core> World<C> {
             agenda: Agenda::default(),
             pool: Pool::default(),
             clients: Clients::default(),
+            store: Store::default(),
             judge: Judge::default(),
             fired: Fired::default(),
             trace: Trace::new(keep_text),
@@ -152,6 +183,9 @@ impl<C: Core> World<C> {
             actions: 0,
             steps_at_once: 0,
             daemons: 0,
+            operations: 0,
+            migrations_done: 0,
+            repairs: BTreeMap::new(),
             plan,
         };
         for fault in 0..world.plan.faults.len() {
@@ -165,6 +199,7 @@ impl<C: Core> World<C> {
         if let Some(pause) = world.plan.second_drain {
             world.agenda.add(Instant(end + pause), Happening::Drain);
         }
+        world.expect_operation();
         world.start_daemon();
         world
     }
@@ -203,6 +238,14 @@ impl<C: Core> World<C> {
     /// What was said.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Whether it was said twice that it is to end.
+    pub(super) fn is_hurried(&self) -> bool {
+        match self.phase {
+            Phase::Serving | Phase::Drained => false,
+            Phase::Draining { hurried, .. } => hurried,
+        }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -269,7 +312,7 @@ impl<C: Core> World<C> {
         self.judge.holds(Invariant::Progress, steps < STEPS_AT_ONCE_MAX, || {
             format!("{steps} steps without any time passing")
         })?;
-        if let Phase::Draining { since } = self.phase {
+        if let Phase::Draining { since, .. } = self.phase {
             let took = self.now.since(since);
             self.judge.holds(Invariant::Drained, took < DRAIN_MAX, || {
                 format!("not drained after {took:?}")
@@ -294,6 +337,9 @@ impl<C: Core> World<C> {
             Happening::Strike { browser, fault } => self.strike(browser, fault),
             Happening::StrikeFleet { fault } => self.strike_fleet(fault),
             Happening::Ask => self.ask(),
+            Happening::AskTask(task) => self.ask_task(task),
+            Happening::Operate => self.operate(),
+            Happening::TakeOver => self.take_over(),
             Happening::Restart => {
                 self.start_daemon();
                 Ok(())
@@ -304,9 +350,11 @@ impl<C: Core> World<C> {
                 Ok(())
             }
             Happening::Drain => {
-                if self.phase == Phase::Serving {
-                    self.phase = Phase::Draining { since: self.now };
-                }
+                self.phase = match self.phase {
+                    Phase::Serving => Phase::Draining { since: self.now, hurried: false },
+                    Phase::Draining { since, .. } => Phase::Draining { since, hurried: true },
+                    Phase::Drained => Phase::Drained,
+                };
                 self.tell(Event::Drain)
             }
         }
@@ -339,6 +387,10 @@ impl<C: Core> World<C> {
             | What::RunHangs
             | What::RunSlow
             | What::WrongResult
+            | What::ProbeFails
+            | What::ProbeHangs
+            | What::CommitFails
+            | What::CommitSlow
             | What::StaleReport
             | What::DuplicateReport
             | What::LateReport
@@ -354,6 +406,8 @@ impl<C: Core> World<C> {
         self.wake = None;
         self.pool = Pool::default();
         self.clients.lose_daemon();
+        let first_is_written = self.random.chance(50.0);
+        self.store.crash(first_is_written, self.now);
         self.agenda.retain(Happening::outlives_daemon);
         let pause = self.random.ms(500, 5000);
         self.later(pause, Happening::Restart);
@@ -361,7 +415,7 @@ impl<C: Core> World<C> {
 
     fn start_daemon(&mut self) {
         self.daemons += 1;
-        let core = C::start(self.plan.config.clone(), Records::default());
+        let core = C::start(self.plan.config.clone(), self.store.restore());
         self.wake = core.poll_timeout();
         self.core = Some(core);
         let models: Vec<_> =
@@ -371,6 +425,8 @@ impl<C: Core> World<C> {
             let delay = self.random.ms(0, slowest);
             self.later(delay, Happening::Tell(Event::ModelAdded { model, batching }));
         }
+        // Models first: without them there is nothing to go on with.
+        self.later(self.plan.load.from, Happening::TakeOver);
     }
 
     /// Whether there is a daemon to talk to.
@@ -383,7 +439,7 @@ impl<C: Core> World<C> {
         let Some(mut core) = self.core.take() else { return Ok(()) };
         self.judge.step += 1;
         self.trace.event(self.now, &event);
-        self.witness(&event);
+        self.witness(&event)?;
         core.handle(self.now, event);
         while let Some(action) = core.poll_action() {
             self.actions += 1;
@@ -391,19 +447,33 @@ impl<C: Core> World<C> {
             self.play(action)?;
         }
         self.wake = core.poll_timeout();
+        let sizes = core.sizes();
         let status = self.judge.step.is_multiple_of(self.plan.sweep_every).then(|| core.status());
         self.core = Some(core);
-        self.check(status)
+        self.check(sizes, status)
     }
 
     /// What the core is about to know, the world takes for granted from now on.
-    fn witness(&mut self, event: &Event) {
+    fn witness(&mut self, event: &Event) -> Result<(), Violation> {
         match event {
-            Event::Together(events) => events.iter().for_each(|event| self.witness(event)),
-            Event::ModelAdded { model, .. } => self.clients.learn(*model),
+            Event::Together(events) => {
+                for event in events {
+                    self.witness(event)?;
+                }
+            }
+            Event::ModelAdded { model, .. } => {
+                self.clients.known.insert(*model);
+            }
             Event::BrowserUp { browser, .. } => self.pool.up(*browser, self.now),
-            Event::BrowserDown { browser, .. } => self.pool.doom(*browser),
+            Event::PageDown { browser, .. } | Event::BrowserDown { browser, .. } => {
+                self.pool.doom(*browser, self.now);
+            }
             Event::Heartbeat { browser } => self.pool.hear(*browser, self.now),
+            Event::Memory { browser, used_bytes } => self.measured(*browser, *used_bytes),
+            Event::ProbeDone { browser, probe } => self.probed(*browser, *probe, None),
+            Event::ProbeFailed { browser, probe, failure } => {
+                self.probed(*browser, *probe, Some(failure.kind));
+            }
             Event::PlacementReady { placement, epoch } => self.loaded(*placement, *epoch, true),
             Event::PlacementFailed { placement, epoch, .. } => {
                 self.loaded(*placement, *epoch, false);
@@ -412,11 +482,18 @@ impl<C: Core> World<C> {
             Event::RunDone { run, epoch } => self.run_done(*run, *epoch),
             Event::RunFailed { run, epoch, failure } => self.run_failed(*run, *epoch, failure),
             Event::DeviceLost { browser, .. } => self.lose_device(*browser),
+            Event::Committed { transaction } => self.committed(*transaction)?,
+            Event::CommitFailed { transaction, .. } => self.commit_failed(*transaction),
+            Event::Release { task } => self.released(*task),
             Event::Wake
             | Event::PlacementProgress { .. }
             | Event::Request { .. }
+            | Event::Acquire { .. }
+            | Event::Recycle { .. }
+            | Event::Migrate { .. }
             | Event::Drain => {}
         }
+        Ok(())
     }
 
     fn play(&mut self, action: Action) -> Result<(), Violation> {
@@ -425,6 +502,26 @@ impl<C: Core> World<C> {
         match action {
             Action::Launch { browser, slot } => self.launch(browser, slot),
             Action::Kill { browser, .. } => self.kill(browser),
+            Action::Reset { browser, .. } => self.reset(browser),
+            Action::Probe { browser, backend, probe } => self.probe(browser, backend, probe),
+            Action::Unload { browser, placement } => self.unload(browser, placement),
+            Action::Commit(transaction) => self.commit(transaction),
+            Action::Acquired { task, browser } => self.acquired(task, browser),
+            Action::Revoked { task, failure } => self.revoked(task, &failure),
+            Action::Migrated { model, from, to, failure } => {
+                self.migrated(model, (from, to), failure.as_ref())
+            }
+            Action::Recovered(recovery) => {
+                match recovery.what {
+                    Recovered::Browser(_, repair) if recovery.succeeded => {
+                        let repairs = self.repairs.entry((recovery.failure, repair)).or_default();
+                        repairs.add(recovery.took);
+                    }
+                    // How requests recover is measured where they are answered.
+                    Recovered::Browser(..) | Recovered::Request(..) => {}
+                }
+                Ok(())
+            }
             Action::Place { browser, placement, epoch, model, backend } => {
                 self.place(browser, placement, epoch, model, backend)
             }
@@ -446,39 +543,60 @@ impl<C: Core> World<C> {
     }
 
     /// What holds after every step.
-    fn check(&mut self, status: Option<Status>) -> Result<(), Violation> {
+    fn check(&mut self, sizes: Sizes, status: Option<Status>) -> Result<(), Violation> {
         self.check_runs()?;
         self.check_requests()?;
+        self.check_tasks()?;
         let (wake, now) = (self.wake, self.now);
         self.judge.holds(Invariant::Progress, wake.is_none_or(|wake| wake > now), || {
             format!("the core wants to be woken at {wake:?}, and it is {now:?}")
         })?;
+        self.check_sizes(sizes)?;
         match status {
             Some(status) => self.sweep(&status),
             None => Ok(()),
         }
     }
 
+    /// What the core holds is bounded by what there is to hold.
+    fn check_sizes(&mut self, sizes: Sizes) -> Result<(), Violation> {
+        let open = self.clients.open() as usize;
+        self.judge.holds(Invariant::Counts, sizes.requests == open, || {
+            format!("the core has {} open requests, the world {open}", sizes.requests)
+        })?;
+        let config = &self.plan.config;
+        let (slots, models) = (config.slots.len(), self.plan.models.len());
+        let runs_max = slots * config.runs_in_flight_max as usize;
+        let placements_max = slots * models;
+        // The requests of a new daemon that took over an earlier one's records may still be in memory.
+        let records_max =
+            1 + slots + placements_max * 2 + models + open + self.store.kept() + self.store.len();
+        let within = sizes.runs <= runs_max
+            && sizes.placements <= placements_max
+            && sizes.timers <= 2 * open
+            && sizes.records <= records_max
+            && sizes.transactions <= open + models
+            && sizes.actions == 0;
+        self.judge.holds(Invariant::Memory, within, || {
+            format!(
+                "the core holds {sizes:?}; at most {runs_max} runs, {placements_max} placements, \
+                 {open} requests and {records_max} records are to be expected"
+            )
+        })
+    }
+
     /// What is too much to be looked at after every step.
     fn sweep(&mut self, status: &Status) -> Result<(), Violation> {
-        let (open, running) = (self.clients.open(), self.clients.running());
-        let (queued, told) = (u64::from(status.queued), u64::from(status.running));
-        self.judge.holds(Invariant::Counts, (queued, told) == (open - running, running), || {
-            format!(
-                "the core counts {queued} that wait and {told} that run, the world {} and {running}",
-                open - running
-            )
+        let open = self.clients.open();
+        let told = [status.queued, status.running, status.recording];
+        let sum: u64 = told.into_iter().map(u64::from).sum();
+        self.judge.holds(Invariant::Counts, sum == open, || {
+            format!("the core counts {told:?} that wait, run and are recorded, the world {open}")
         })?;
-        let slots = self.plan.config.slots.len();
         let agenda = self.agenda.len();
-        let limit = AGENDA_BASE + slots * AGENDA_PER_BROWSER_MAX + open as usize;
+        let limit = AGENDA_BASE + status.slots.len() * AGENDA_PER_BROWSER_MAX + open as usize;
         self.judge.holds(Invariant::Memory, agenda <= limit, || {
             format!("{agenda} things are planned, the limit is {limit}")
-        })?;
-        let placements = status.slots.iter().map(|slot| slot.placements.len()).sum::<usize>();
-        let most = slots * self.plan.models.len();
-        self.judge.holds(Invariant::Memory, placements <= most, || {
-            format!("{placements} placements of {most} that can be")
         })?;
         self.check_pool_memory(open)
     }
