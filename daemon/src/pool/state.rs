@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_fleet::{Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Slot};
+use flotilla_fleet::{
+    Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Policy, Role, Slot,
+};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, BrowserId, Epoch, FromPage, Hello, Level,
     Link, LoadError, PlacementId, RequestId, RunError, RunId, RunReport, Tensor, ToPage, encode,
@@ -21,10 +23,10 @@ use super::{
 use crate::{
     browser::{
         Facts, Kind, Wish,
-        owner::{Launch, Owner, OwnerReport},
+        owner::{Launch, Limits, Owner, OwnerReport},
     },
     catalog::Catalog,
-    link::{LinkReport, Outbox},
+    link::{LinkId, LinkReport, Outbox},
 };
 
 /// Longest sleep of the loop when the core names no time.
@@ -109,7 +111,11 @@ impl State {
         let slots = options
             .wishes
             .iter()
-            .map(|wish| Slot { kind: wish.kind.name().to_owned(), backends: wish.backends.clone() })
+            .map(|wish| Slot {
+                kind: wish.kind.name().to_owned(),
+                backends: wish.backends.clone(),
+                role: Role::Regular,
+            })
             .collect();
         let fleet = Fleet::new(flotilla_fleet::Config { slots, ..options.fleet.clone() });
         State {
@@ -198,7 +204,14 @@ impl State {
                         Input::Tensors(_) => (self.options.batching.rows_max, 1),
                     };
                     self.waiting.insert(request, Waiting { model, input, reply });
-                    events.push(Event::Request { request, model, rows, length, deadline });
+                    events.push(Event::Request {
+                        request,
+                        model,
+                        rows,
+                        length,
+                        deadline,
+                        policy: Policy::default(),
+                    });
                 }
                 self.event(Event::Together(events));
             }
@@ -270,6 +283,7 @@ impl State {
                 }
                 self.check_up(browser);
             }
+            OwnerReport::PageOpened | OwnerReport::Memory { .. } => {}
             OwnerReport::Failed(failure) => self.down(browser, failure),
         }
     }
@@ -307,7 +321,10 @@ impl State {
 
     fn link(&mut self, report: LinkReport) {
         match report {
-            LinkReport::Closed { browser, link, reason } => {
+            LinkReport::Closed { browser, id, link, reason } => {
+                if !self.has_link(browser, id) {
+                    return;
+                }
                 let gone = self.browsers.get(&browser).and_then(|entry| entry.facts.as_ref()?.pid);
                 let failure = match gone {
                     Some(pid) if !crate::guardian::is_alive(pid) => {
@@ -320,12 +337,19 @@ impl State {
                 };
                 self.down(browser, failure);
             }
-            LinkReport::Message { browser, message, tensors } => {
-                if self.browsers.contains_key(&browser) {
+            LinkReport::Message { browser, id, message, tensors } => {
+                if self.has_link(browser, id) {
                     self.message(browser, message, tensors);
                 }
             }
         }
+    }
+
+    /// Whether a link is one of the browser's present page: what comes from another one says nothing about it.
+    fn has_link(&self, browser: BrowserId, id: LinkId) -> bool {
+        self.browsers.get(&browser).is_some_and(|entry| {
+            entry.control.iter().chain(&entry.data).any(|link| link.id() == id)
+        })
     }
 
     fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
@@ -438,6 +462,26 @@ impl State {
             }
             Action::Answer { request, run, tried } => self.answer(request, run, &tried),
             Action::Fail { request, error } => self.reply(request, Err(error.into())),
+            Action::Commit(transaction) => {
+                let transaction = transaction.id;
+                return Err(Event::Committed { transaction });
+            }
+            Action::Reset { browser, reason } => {
+                let failure = Failure::new(FailureKind::ConnectionLost, reason);
+                return Err(Event::BrowserDown { browser, failure });
+            }
+            Action::Probe { browser, probe, .. } => {
+                return Err(Event::ProbeDone { browser, probe });
+            }
+            Action::Unload { browser, placement } => {
+                self.placements.remove(&placement);
+                // A page that cannot be told is about to be found out by other means.
+                let _ = self.send(browser, &ToPage::Unload { placement }, &[]);
+            }
+            Action::Acquired { .. }
+            | Action::Revoked { .. }
+            | Action::Migrated { .. }
+            | Action::Recovered(_) => {}
             Action::Drained => self.drained = true,
         }
         Ok(())
@@ -453,6 +497,7 @@ impl State {
             tokens: tokens.clone(),
             guardian: self.options.guardian.clone(),
             data_dir_id: self.options.data_dir_id.clone(),
+            limits: Limits::default(),
         };
         let entry = Browser {
             wish,
@@ -584,14 +629,7 @@ impl State {
         let entry = self.placements.get(&placement)?;
         let browser = self.browsers.get(&entry.browser)?;
         let facts = browser.facts.as_ref()?;
-        let fallback = self
-            .fleet
-            .status()
-            .slots
-            .into_iter()
-            .flat_map(|slot| slot.placements)
-            .find(|status| status.placement == placement)
-            .and_then(|status| status.fallback);
+        let fallback = self.fleet.fallback(placement);
         Some(Provenance {
             browser: browser.wish.kind,
             browser_version: facts.version.clone(),
