@@ -15,6 +15,7 @@ mod embed;
 mod progress;
 mod pull;
 mod serve;
+mod simulate;
 mod table;
 
 #[derive(Parser)]
@@ -40,6 +41,8 @@ enum Command {
     Doctor(doctor::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
+    /// Let the fleet live in virtual time, with seeded faults, and check what must hold after every step.
+    Simulate(simulate::Options),
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -155,6 +158,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
             Command::Pull(options) => pull::run(options).await,
+            Command::Simulate(options) => simulate::run(options).await,
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });
