@@ -156,6 +156,17 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
+/// Those of them whose command line ends with this word.
+pub fn descendants_named(root: u32, last: &str) -> Vec<u32> {
+    let mut found = descendants(root);
+    found.retain(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = line.strip_suffix(&[0]).unwrap_or(&line);
+        words.rsplit(|&byte| byte == 0).next() == Some(last.as_bytes())
+    });
+    found
+}
+
 /// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead: what a guardian that was itself killed left.
 /// Returns their ids.
 pub fn reconcile(data_dir_id: &str) -> Vec<u32> {

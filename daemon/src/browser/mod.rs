@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod adapter;
 pub mod chrome;
+mod conversation;
+pub mod fault;
 pub mod firefox;
 pub mod install;
 pub mod owner;

@@ -21,10 +21,10 @@ use super::{
 use crate::{
     browser::{
         Facts, Kind, Wish,
-        owner::{Launch, Owner, OwnerReport},
+        owner::{Launch, Limits, Owner, OwnerReport},
     },
     catalog::Catalog,
-    link::{LinkReport, Outbox},
+    link::{LinkId, LinkReport, Outbox},
 };
 
 /// Longest sleep of the loop when the core names no time.
@@ -270,6 +270,7 @@ impl State {
                 }
                 self.check_up(browser);
             }
+            OwnerReport::PageOpened | OwnerReport::Memory { .. } => {}
             OwnerReport::Failed(failure) => self.down(browser, failure),
         }
     }
@@ -307,7 +308,10 @@ impl State {
 
     fn link(&mut self, report: LinkReport) {
         match report {
-            LinkReport::Closed { browser, link, reason } => {
+            LinkReport::Closed { browser, id, link, reason } => {
+                if !self.has_link(browser, id) {
+                    return;
+                }
                 let gone = self.browsers.get(&browser).and_then(|entry| entry.facts.as_ref()?.pid);
                 let failure = match gone {
                     Some(pid) if !crate::guardian::is_alive(pid) => {
@@ -320,12 +324,19 @@ impl State {
                 };
                 self.down(browser, failure);
             }
-            LinkReport::Message { browser, message, tensors } => {
-                if self.browsers.contains_key(&browser) {
+            LinkReport::Message { browser, id, message, tensors } => {
+                if self.has_link(browser, id) {
                     self.message(browser, message, tensors);
                 }
             }
         }
+    }
+
+    /// Whether a link is one of the browser's present page: what comes from another one says nothing about it.
+    fn has_link(&self, browser: BrowserId, id: LinkId) -> bool {
+        self.browsers.get(&browser).is_some_and(|entry| {
+            entry.control.iter().chain(&entry.data).any(|link| link.id() == id)
+        })
     }
 
     fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
@@ -453,6 +464,7 @@ impl State {
             tokens: tokens.clone(),
             guardian: self.options.guardian.clone(),
             data_dir_id: self.options.data_dir_id.clone(),
+            limits: Limits::default(),
         };
         let entry = Browser {
             wish,

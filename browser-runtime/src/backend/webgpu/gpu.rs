@@ -161,6 +161,20 @@ impl Gpu {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner).lost.clone()
     }
 
+    /// Destroys the device without saying that this was meant, so that it counts as lost.
+    pub(crate) fn destroy(&self) {
+        self.device.destroy();
+        // A browser tells of the loss by itself; native callbacks are made here.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.condition
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .uncaptured
+                .get_or_insert(GpuError::Internal(error.to_string()));
+        }
+    }
+
     /// Pipelines made so far.
     pub(crate) fn created(&self) -> u32 {
         self.created.get()
