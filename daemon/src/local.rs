@@ -40,6 +40,8 @@ pub struct Wishes {
     pub extra: Option<PathBuf>,
     /// The program with the `guardian` subcommand; this program's own file unless given.
     pub guardian: Option<PathBuf>,
+    /// What pages take for the daemon, `http://127.0.0.1:PORT`: a proxy in front of it. The daemon itself unless given.
+    pub page_origin: Option<String>,
 }
 
 impl Wishes {
@@ -55,6 +57,7 @@ impl Wishes {
             batching: Batching { rows_max: 32, tokens_max: 2048 },
             extra: None,
             guardian: None,
+            page_origin: None,
         }
     }
 }
@@ -148,7 +151,8 @@ impl Local {
             },
             data_dir_id,
         };
-        let (pool, pool_ended) = Pool::start(options, catalog.clone(), format!("http://{address}"));
+        let origin = wishes.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
+        let (pool, pool_ended) = Pool::start(options, catalog.clone(), origin);
         let context = Context {
             pool: pool.clone(),
             catalog: catalog.clone(),

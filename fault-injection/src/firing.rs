@@ -34,6 +34,16 @@ impl Bell {
         Bell { moment, firings }
     }
 
+    /// The occasion.
+    pub fn moment(&self) -> usize {
+        self.moment
+    }
+
+    /// The bell of another occasion of the same channel.
+    pub fn of(&self, moment: usize) -> Bell {
+        Bell { moment, firings: self.firings.clone() }
+    }
+
     /// Tells that the fault happens now.
     pub async fn ring(&self) {
         self.ring_at(Instant::now()).await;

@@ -9,6 +9,7 @@ use flotilla::{
 };
 use flotilla_protocol::Backend;
 
+mod chaos;
 mod demo;
 mod doctor;
 mod embed;
@@ -40,6 +41,21 @@ enum Command {
     Doctor(doctor::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
+    /// Disturb a pool under load and account for every request.
+    Chaos(chaos::Options),
+    /// Stand in front of a driver and fail when told to (started by `chaos` itself).
+    #[command(hide = true)]
+    FaultyDriver {
+        /// The real driver.
+        #[arg(long)]
+        real: PathBuf,
+        /// Folder with what this one is told.
+        #[arg(long)]
+        control: PathBuf,
+        /// The driver's arguments.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -155,6 +171,10 @@ pub(crate) fn main() -> ExitCode {
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
             Command::Pull(options) => pull::run(options).await,
+            Command::Chaos(options) => chaos::run(options).await,
+            Command::FaultyDriver { real, control, arguments } => {
+                chaos::faulty_driver(&real, &arguments, &control).await
+            }
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });

@@ -28,6 +28,9 @@ pub(super) struct Options {
     /// Longest wait of a request for others to join its batch while a browser is idle.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     batch_delay: u64,
+    /// End with whoever holds the other end of standard input.
+    #[arg(long, hide = true)]
+    until_input_ends: bool,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
@@ -74,6 +77,16 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
             );
         }
     });
+    if options.until_input_ends {
+        let pool = local.pool.clone();
+        let handle = tokio::runtime::Handle::current();
+        // A thread of its own: reading blocks, and must not keep the runtime from ending.
+        std::thread::spawn(move || {
+            // An input that cannot be read has ended, too.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            handle.block_on(pool.drain());
+        });
+    }
     let ended = local.ended().await;
     for task in [bars, ready, signals] {
         task.abort();

@@ -22,7 +22,11 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    browser::{Adapter, Facts, Kind, Wish, owner::Script},
+    browser::{
+        Adapter, Facts, Kind, Wish,
+        fault::{Fault, FaultError},
+        owner::{Outcome, Script},
+    },
     catalog::Catalog,
     link::{LinkReport, Outbox},
 };
@@ -165,6 +169,11 @@ pub(crate) enum Command {
         browser: BrowserId,
         script: Script,
     },
+    Suffer {
+        browser: BrowserId,
+        fault: Fault,
+        reply: oneshot::Sender<Result<Outcome, FaultError>>,
+    },
 }
 
 /// A request and where its answer goes.
@@ -306,6 +315,18 @@ impl Pool {
         let gone = || format!("browser {browser} is not there");
         self.commands.send(Command::Execute { browser, script }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
+    }
+
+    /// Gives a browser a fault on purpose. That it happened says nothing about who has noticed.
+    ///
+    /// # Errors
+    /// There is no such browser, or it cannot suffer that.
+    pub async fn fault(&self, browser: BrowserId, fault: Fault) -> Result<(), FaultError> {
+        let (reply, taken) = oneshot::channel();
+        let command = Command::Suffer { browser, fault, reply };
+        self.commands.send(command).await.map_err(|_| FaultError::NotTaken)?;
+        let outcome = taken.await.map_err(|_| FaultError::NotTaken)??;
+        outcome.await.map_err(|_| FaultError::NotTaken)?
     }
 
     pub(crate) async fn hello(

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     browser::{
         Facts, Kind, Wish,
+        fault::FaultError,
         owner::{Launch, Limits, Owner, OwnerReport},
     },
     catalog::Catalog,
@@ -225,6 +226,14 @@ impl State {
                         .reply
                         .send(Err("too many scripts wait, or the browser has ended".to_owned()));
                 }
+            }
+            Command::Suffer { browser, fault, reply } => {
+                let taken = match self.browsers.get(&browser) {
+                    Some(entry) => entry.owner.fault(fault),
+                    None => Err(FaultError::NotTaken),
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(taken);
             }
             Command::LinkHello { hello, outbox, reply } => {
                 let admitted = self.hello(&hello, outbox);
