@@ -144,7 +144,7 @@ impl Local {
                 ..wishes.fleet.clone()
             },
             batching: wishes.batching,
-            heartbeat: wishes.fleet.heartbeat_timeout / 10,
+            heartbeat: wishes.fleet.suspect_after / 5,
             guardian: match &wishes.guardian {
                 Some(program) => program.clone(),
                 None => std::env::current_exe().map_err(StartError::Program)?,

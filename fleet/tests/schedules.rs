@@ -7,12 +7,12 @@ mod world;
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, time::Duration};
 
-use flotilla_fleet::{Batching, Config, Instant, ModelId, RequestError, Slot};
+use flotilla_fleet::{Batching, Config, Instant, ModelId, RequestError, Role, Slot};
 use flotilla_protocol::Backend;
 
 use self::world::{Faults, Outcome, Plan, Random, World};
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 200;
 
 fn slot(index: u64) -> Slot {
     let backends = match index % 3 {
@@ -20,7 +20,7 @@ fn slot(index: u64) -> Slot {
         1 => vec![Backend::Cpu],
         _ => vec![Backend::WebNn, Backend::Cpu, Backend::WebGpu],
     };
-    Slot { kind: format!("kind{index}"), backends }
+    Slot { kind: format!("kind{index}"), backends, role: Role::Regular }
 }
 
 fn plan(random: &mut Random) -> Plan {
@@ -33,10 +33,19 @@ fn plan(random: &mut Random) -> Plan {
         load_timeout: Duration::from_secs(5),
         run_timeout: Duration::from_secs(10),
         heartbeat_timeout: Duration::from_secs(4),
-        retries_max: random.range(0, 3) as u32,
         restarts_max: random.range(1, 8) as u32,
         restart_delay: random.ms(1, 1000),
         load_restarts_max: random.range(0, 2) as u32,
+        suspect_after: Duration::from_secs(2),
+        straggler_factor: random.range(2, 20) as u32,
+        straggler_min: random.ms(200, 5000),
+        reset_timeout: Duration::from_secs(5),
+        probe_interval: random.ms(500, 20_000),
+        probe_timeout: random.ms(500, 3000),
+        recycle_jobs: random.chance(20).then(|| random.range(1, 20)),
+        recycle_age: random.chance(20).then(|| random.ms(2000, 20_000)),
+        redundancy_factor: random.chance(50).then(|| random.range(1, 3) as u32),
+        ..Config::default()
     };
     let models = (0..random.range(1, 3))
         .map(|model| {

@@ -76,6 +76,13 @@ impl From<AnswerError> for ApiError {
                 }
                 RequestError::Failed { .. } => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
                 RequestError::Unplaceable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_browser"),
+                RequestError::RecoveryTimeout { .. } => {
+                    (StatusCode::GATEWAY_TIMEOUT, "recovery_timeout")
+                }
+                RequestError::NotRecorded { .. } => {
+                    (StatusCode::INSUFFICIENT_STORAGE, "not_recorded")
+                }
+                RequestError::TaskEnded { .. } => (StatusCode::BAD_GATEWAY, "browser_gone"),
                 RequestError::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
                 RequestError::UnknownModel => (StatusCode::NOT_FOUND, "model_not_found"),
             },

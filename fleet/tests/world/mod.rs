@@ -6,8 +6,8 @@ use std::{
 };
 
 use flotilla_fleet::{
-    Action, Batching, Config, Event, Failure, FailureKind, Fleet, Instant, ModelId, RequestError,
-    SlotId,
+    Action, Batching, Config, Event, Failure, FailureKind, Fleet, Instant, ModelId, Persistence,
+    Policy, RequestError, SlotId,
 };
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
@@ -139,6 +139,7 @@ struct Request {
     asked_at: Instant,
     deadline: Instant,
     dispatched: bool,
+    recorded: bool,
     outcome: Outcome,
 }
 
@@ -319,6 +320,8 @@ impl World {
             self.random.ms(60_000, 120_000)
         });
         let (rows, length) = (self.random.range(1, 3) as u32, self.random.range(1, 200) as u32);
+        let persistence =
+            if self.random.chance(20) { Persistence::Record } else { Persistence::None };
         let request = Request {
             model,
             rows,
@@ -326,14 +329,27 @@ impl World {
             asked_at: self.now,
             deadline,
             dispatched: false,
+            recorded: persistence == Persistence::Record,
             outcome: Outcome::Waits,
         };
         self.requests.insert(id, request);
-        if self.fault("clients_cancel", self.plan.faults.clients_cancel) {
+        if persistence == Persistence::None
+            && self.fault("clients_cancel", self.plan.faults.clients_cancel)
+        {
             let delay = self.random.ms(0, 500);
             self.later(delay, Happening::Tell(Event::Cancel { request: id }));
         }
-        self.tell(self.now, Event::Request { request: id, model, rows, length, deadline });
+        self.tell(
+            self.now,
+            Event::Request {
+                request: id,
+                model,
+                rows,
+                length,
+                deadline,
+                policy: Policy { persistence, ..Policy::default() },
+            },
+        );
     }
 
     /// Tells the core and plays everything that it orders.
@@ -481,16 +497,65 @@ impl World {
                         tried.iter().all(|attempt| attempt.failure.detail != STALE),
                         "{id} failed of a stale report"
                     );
-                    let retries = self.plan.config.retries_max as usize;
-                    // One more may have gone into leaving a batch.
-                    assert!(
-                        (1..=retries + 2).contains(&tried.len()),
-                        "{} attempts of {id}",
-                        tried.len()
-                    );
+                    let most = self.plan.config.ladder.attempts_max() as usize;
+                    assert!((1..=most).contains(&tried.len()), "{} attempts of {id}", tried.len());
                 }
                 request.outcome = Outcome::Failed(error);
             }
+            Action::Reset { browser, .. } => {
+                let entry = self.browsers.get_mut(&browser).expect("was launched");
+                entry.placements.clear();
+                entry.hung = false;
+                entry.busy_until = self.now;
+                for run in self.runs.values_mut().filter(|run| run.browser == browser) {
+                    if run.state == RunState::InFlight {
+                        run.state = RunState::Over;
+                    }
+                }
+                let delay = self.random.ms(100, 1000);
+                if !self.fault("reset_hangs", self.plan.faults.start_hangs) {
+                    let backends = vec![Backend::Cpu, Backend::WebGpu];
+                    let up = Event::BrowserUp { browser, backends, refused: Vec::new() };
+                    self.later(delay, Happening::From(browser, up));
+                }
+            }
+            Action::Probe { browser, probe, .. } => {
+                let delay = self.random.ms(1, 100);
+                let hung = self.browsers[&browser].hung;
+                if self.fault("probe_fails", self.plan.faults.run_fails) {
+                    let kind =
+                        self.random.one_of(&[FailureKind::WrongResult, FailureKind::DeviceLost]);
+                    let failure = Failure::new(kind, "played");
+                    let event = Event::ProbeFailed { browser, probe, failure };
+                    self.later(delay, Happening::From(browser, event));
+                } else if !hung {
+                    self.later(
+                        delay,
+                        Happening::From(browser, Event::ProbeDone { browser, probe }),
+                    );
+                }
+            }
+            Action::Unload { browser, placement } => {
+                self.browsers
+                    .get_mut(&browser)
+                    .expect("was launched")
+                    .placements
+                    .remove(&placement);
+            }
+            Action::Commit(transaction) => {
+                let delay = self.random.ms(0, 20);
+                let transaction = transaction.id;
+                let event = if self.fault("commit_fails", self.plan.faults.run_fails) {
+                    Event::CommitFailed { transaction, reason: "played".to_owned() }
+                } else {
+                    Event::Committed { transaction }
+                };
+                self.later(delay, Happening::Tell(event));
+            }
+            Action::Acquired { .. } | Action::Revoked { .. } | Action::Migrated { .. } => {
+                panic!("{action:?}, which nobody asked for")
+            }
+            Action::Recovered(_) => {}
             Action::Drained => {
                 assert!(self.draining, "drained without being asked to");
                 self.drained = true;
@@ -679,36 +744,27 @@ impl World {
 
     /// What holds after every step.
     fn check(&mut self) {
-        let mut running = 0;
         for (id, run) in self.runs.iter().filter(|(_, run)| run.state == RunState::InFlight) {
-            let waits = run
-                .requests
-                .iter()
-                .filter(|id| self.requests[id].outcome == Outcome::Waits)
-                .count() as u32;
-            let abandoned = self.abandoned.contains(id);
-            assert_eq!(
-                waits == 0,
-                abandoned,
-                "{waits} requests wait for {id}; abandoned: {abandoned}"
-            );
-            running += waits;
+            let waits = run.requests.iter().any(|id| self.requests[id].outcome == Outcome::Waits);
+            assert!(waits || self.abandoned.contains(id), "nobody waits for {id}");
         }
         let waiting = self.requests.iter().filter(|(_, request)| request.outcome == Outcome::Waits);
         let mut counts = (0, 0);
         for (id, request) in waiting {
-            assert!(request.deadline > self.now, "{id} outlived its deadline");
+            // An end that is being recorded is told when that is done.
+            let grace = Duration::from_millis(if request.recorded { 100 } else { 0 });
+            assert!(request.deadline.after(grace) > self.now, "{id} outlived its deadline");
             counts.0 += 1;
             counts.1 += u32::from(!request.dispatched);
         }
         let status = self.fleet.status();
         assert_eq!(
-            (status.queued, status.running),
-            (counts.0 - running, running),
-            "requests that wait and run"
+            status.queued + status.running + status.recording,
+            counts.0,
+            "requests that have not ended"
         );
         assert!(
-            counts.1 <= self.plan.config.queue_max,
+            counts.1.saturating_sub(status.recording) <= self.plan.config.queue_max,
             "{} requests wait for their first run",
             counts.1
         );
