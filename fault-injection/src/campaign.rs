@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    daemon::{Browser, Daemon, Reply},
+    daemon::{Browser, Daemon, LookError, Reply},
     faults::{Fault, Moment, Scenario, ScenarioError, What},
     firing::{Bell, Firing},
     process::{self, FindError},
@@ -32,6 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const QUIET_SHARE: f64 = 0.1;
 /// Longest such part.
 const QUIET_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for the reason why a fault did not happen.
+const END_MAX: Duration = Duration::from_secs(1);
 /// Questions to each browser when it is asked whether the pool is whole.
 const PROBES_EACH: usize = 4;
 
@@ -122,6 +124,8 @@ pub enum CampaignError {
     Questions { questions: usize, wanted: usize },
     #[error("the pool was not ready within {limit:?}: {missing}")]
     Start { limit: Duration, missing: String },
+    #[error("what was recovered from is not known: {0}")]
+    Recoveries(#[from] LookError),
     #[error("a request's task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -209,7 +213,8 @@ pub async fn run<T: Target>(
     progress.send_modify(|progress| progress.phase = "healing");
 
     let mut misses = BTreeMap::new();
-    while let Some(fired) = faults.try_join_next() {
+    // Those that wait for a browser give up at the same time as the load; others have nothing more to say.
+    while let Ok(Some(fired)) = tokio::time::timeout(END_MAX, faults.join_next()).await {
         if let (index, Err(refused)) = fired? {
             misses.insert(index, refused.to_string());
         }
@@ -233,6 +238,7 @@ pub async fn run<T: Target>(
     };
     let names: Vec<String> = scenario.faults.iter().map(|fault| fault.what.name()).collect();
     report.count(&asked);
+    report.recoveries = campaign.target.daemon().recoveries().await?;
     report.count_faults(&names, &schedule.0, &firings, &misses, &asked);
     Ok(report)
 }
@@ -293,12 +299,14 @@ impl<T: Target> Campaign<T> {
         let row = self.questions.row(question);
         let reply = self.target.daemon().ask(row, key, sent + self.plan.answer_max).await;
         let done = Instant::now();
-        let (verdict, tried) = match reply {
-            Reply::Error(words) => (Verdict::Error(words), Vec::new()),
-            Reply::Lost(words) => (Verdict::Lost(words), Vec::new()),
-            Reply::Answer { vectors, tried } => (self.judge(question, &vectors), tried),
+        let (verdict, tried, request) = match reply {
+            Reply::Error(words) => (Verdict::Error(words), Vec::new(), None),
+            Reply::Lost(words) => (Verdict::Lost(words), Vec::new(), None),
+            Reply::Answer { vectors, tried, request } => {
+                (self.judge(question, &vectors), tried, request)
+            }
         };
-        Asked { question, sent, done, verdict, tried }
+        Asked { question, sent, done, verdict, tried, request }
     }
 
     fn judge(&self, question: usize, vectors: &[Vec<f32>]) -> Verdict {
@@ -348,37 +356,59 @@ impl<T: Target> Campaign<T> {
         bell: &Bell,
         stopped: &Stopped,
     ) -> Result<(), Refused> {
-        loop {
-            if let Some(browser) = self.pick(fault, choice).await {
+        let until = self.begin + self.plan.duration;
+        let mut last = "no browser that fits was ready".to_owned();
+        let mut unable: BTreeMap<String, String> = BTreeMap::new();
+        while Instant::now() < until {
+            if let Some(browser) = self.pick(fault, choice, &unable).await? {
                 match self.disturb(&browser, &fault.what, bell, stopped).await {
                     Ok(Injected::At(at)) => {
                         bell.ring_at(at).await;
                         return Ok(());
                     }
                     Ok(Injected::Armed) => return Ok(()),
+                    // Another one may be able to.
                     Err(Refused::NotApplicable(reason)) => {
-                        return Err(Refused::NotApplicable(reason));
+                        unable.insert(browser.name.unwrap_or_default(), reason);
+                        continue;
                     }
                     // It was ending by itself; another one will do.
                     Err(Refused::Failed(reason)) => {
                         tracing::debug!(reason, browser = browser.name, "a fault did not happen");
+                        last = reason;
                     }
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        Err(Refused::Failed(last))
     }
 
-    async fn pick(&self, fault: &Fault, choice: u64) -> Option<Browser> {
+    /// A ready browser that fits. Those that are unable are passed over, unless there are no others.
+    async fn pick(
+        &self,
+        fault: &Fault,
+        choice: u64,
+        unable: &BTreeMap<String, String>,
+    ) -> Result<Option<Browser>, Refused> {
         let place = &fault.place;
-        let mut fitting = self.target.daemon().browsers().await.ok()?;
+        let Ok(mut fitting) = self.target.daemon().browsers().await else { return Ok(None) };
+        let is_all_ready = fitting.iter().all(|browser| browser.is_ready);
         fitting.retain(|browser| {
             browser.is_ready
                 && place.kind.as_ref().is_none_or(|kind| *kind == browser.kind)
                 && place.slot.is_none_or(|slot| slot == browser.slot)
         });
-        let index = choice.checked_rem(fitting.len() as u64)? as usize;
-        Some(fitting.swap_remove(index))
+        let reason = |browser: &Browser| unable.get(browser.name.as_deref().unwrap_or_default());
+        let reasons: Vec<String> = fitting.iter().filter_map(reason).cloned().collect();
+        fitting.retain(|browser| reason(browser).is_none());
+        match choice.checked_rem(fitting.len() as u64) {
+            Some(index) => Ok(Some(fitting.swap_remove(index as usize))),
+            None if is_all_ready && !reasons.is_empty() => {
+                Err(Refused::NotApplicable(reasons.join("; ")))
+            }
+            None => Ok(None),
+        }
     }
 
     async fn disturb(

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::{Value, json};
 
-use crate::process::Roots;
+use crate::{process::Roots, report::RecoveryLine};
+
+/// Header that names a recorded request on its answer.
+const REQUEST_ID: &str = "flotilla-request-id";
 
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -49,6 +52,8 @@ pub enum Reply {
         vectors: Vec<Vec<f32>>,
         /// Failed attempts.
         tried: Vec<String>,
+        /// The daemon's name of the request, where it was recorded.
+        request: Option<String>,
     },
     /// An error in the daemon's words, or no daemon that would have accepted it.
     Error(String),
@@ -143,10 +148,19 @@ impl Daemon {
             tokio::time::timeout(LOOK_MAX, looking).await.map_err(|_| LookError::Late)?.map_err(
                 |(Broken::Connect(words) | Broken::Ended(words))| LookError::Unreachable(words),
             )?;
-        if status != 200 {
-            return Err(LookError::Status { status });
+        if response.status() != StatusCode::OK {
+            return Err(LookError::Status { status: response.status().as_u16() });
         }
-        Ok(serde_json::from_slice(&body)?)
+        Ok(serde_json::from_slice(response.body())?)
+    }
+
+    /// What the daemon has recovered from since it was started, and how.
+    ///
+    /// # Errors
+    /// As [`Daemon::browsers`].
+    pub async fn recoveries(&self) -> Result<Vec<RecoveryLine>, LookError> {
+        let mut pool = self.pool().await?;
+        Ok(serde_json::from_value(pool["recoveries"].take())?)
     }
 
     async fn exchange(
@@ -155,7 +169,7 @@ impl Daemon {
         path: &str,
         body: Bytes,
         key: Option<&str>,
-    ) -> Result<(u16, Bytes), Broken> {
+    ) -> Result<Response<Bytes>, Broken> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -169,12 +183,12 @@ impl Daemon {
             let words = chain(&error);
             if error.is_connect() { Broken::Connect(words) } else { Broken::Ended(words) }
         })?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX)
             .collect()
             .await
             .map_err(|error| Broken::Ended(error.to_string()))?;
-        Ok((status, body.to_bytes()))
+        Ok(Response::from_parts(parts, body.to_bytes()))
     }
 }
 
@@ -184,8 +198,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn reply(status: u16, body: &[u8]) -> Reply {
-    let Ok(answer) = serde_json::from_slice::<Value>(body) else {
+fn reply(response: &Response<Bytes>) -> Reply {
+    let status = response.status().as_u16();
+    let Ok(answer) = serde_json::from_slice::<Value>(response.body()) else {
         return Reply::Lost(format!("status {status} without a readable body"));
     };
     if status != 200 {
@@ -208,7 +223,8 @@ fn reply(status: u16, body: &[u8]) -> Reply {
         .flat_map(|run| run["tried"].as_array().into_iter().flatten())
         .filter_map(|tried| tried.as_str().map(str::to_owned))
         .collect();
-    Reply::Answer { vectors, tried }
+    let request = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    Reply::Answer { vectors, tried, request: request.map(str::to_owned) }
 }
 
 fn browser(slot: &Value) -> Browser {

@@ -19,6 +19,9 @@ pub struct Scenario {
     /// where the daemon itself is killed.
     #[serde(default)]
     pub keyed: bool,
+    /// Most memory of a browser of an own pool, in MiB: what a browser that hogs memory is measured by.
+    #[serde(default)]
+    pub worker_memory_mb: Option<u64>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
 }

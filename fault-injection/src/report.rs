@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{faults::Moment, firing::Firing};
 
@@ -38,6 +38,8 @@ pub struct Asked {
     pub verdict: Verdict,
     /// Failed attempts, in the daemon's words.
     pub tried: Vec<String>,
+    /// The daemon's name of the request, where it was recorded.
+    pub request: Option<String>,
 }
 
 /// Percentiles of a set of times, in milliseconds.
@@ -92,20 +94,23 @@ pub struct FaultLine {
     pub never_right: usize,
 }
 
-/// How failures of one kind were recovered from, by one step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// How failures of one kind were recovered from, by one step, as the daemon tells of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecoveryLine {
     /// The failure.
     pub failure: String,
+    /// `request` or `browser`.
+    pub of: String,
     /// A rung of the ladder, or a repair of the browser.
+    #[serde(alias = "step")]
     pub rung: String,
-    /// How often.
-    pub count: u64,
     /// How often it helped.
     pub succeeded: u64,
-    /// Half of them took at most this.
+    /// How often something else failed first.
+    pub failed: u64,
+    /// Half of those that helped took at most this.
     pub p50_ms: f64,
-    /// 95 of 100 took at most this.
+    /// 95 of 100 of them took at most this.
     pub p95_ms: f64,
 }
 
@@ -160,14 +165,15 @@ pub struct Report {
     pub faults_missed: Vec<Miss>,
     /// Faults with the time to the next right answer.
     pub faults: Vec<FaultLine>,
-    /// What the pool recovered from, and how.
+    /// What the pool recovered from, and how; of a daemon that was started again, since then.
     pub recoveries: Vec<RecoveryLine>,
     /// The time after the faults.
     pub healed: Healing,
 }
 
 impl Report {
-    /// Counts requests. A right answer to one question that another got, too, is a duplicate.
+    /// Counts requests. A right answer to one question that another got, too, is a duplicate, and so is a recorded request
+    /// that answered two.
     pub fn count(&mut self, asked: &[Asked]) {
         self.sent += asked.len();
         let mut answered: BTreeMap<usize, usize> = BTreeMap::new();
@@ -193,6 +199,11 @@ impl Report {
                 }
             }
         }
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        for request in asked.iter().filter_map(|one| one.request.as_deref()) {
+            *named.entry(request).or_default() += 1;
+        }
+        self.duplicated += named.values().map(|count| count - 1).sum::<usize>();
         self.duplicated += answered.values().map(|count| count - 1).sum::<usize>();
         let right = |one: &&Asked| one.verdict == Verdict::Right;
         let time = |one: &Asked| one.done - one.sent;
@@ -258,7 +269,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn asked(begin: Instant, question: usize, done_ms: u32, verdict: Verdict) -> Asked {
-        Asked { question, sent: begin, done: begin + MS * done_ms, verdict, tried: Vec::new() }
+        let done = begin + MS * done_ms;
+        Asked { question, sent: begin, done, verdict, tried: Vec::new(), request: None }
     }
 
     #[test]
@@ -284,6 +296,14 @@ mod tests {
         assert_eq!(report.latency_ms, Times { count: 2, p50: 10.0, p95: 20.0, max: 20.0 });
         report.healed.converged = true;
         assert!(!report.is_sound());
+
+        let named = |question| Asked {
+            request: Some("req_1".to_owned()),
+            ..self::asked(begin, question, 1, Verdict::Right)
+        };
+        let mut report = Report::default();
+        report.count(&[named(0), named(1)]);
+        assert_eq!((report.right, report.duplicated), (2, 1));
     }
 
     #[test]

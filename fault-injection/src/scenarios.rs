@@ -18,6 +18,9 @@ pub const NAMES: [&str; 8] = [
 
 /// Period of a fault from which a pool needs some seconds to recover.
 const SLOW_MS: u64 = 5000;
+/// What a page takes, and what its browser may have: more than one of either kind needs for a small model.
+const HOG_MB: u32 = 1400;
+const MEMORY_MB: u64 = 1200;
 /// First occasion: when the load has settled.
 const FIRST_MS: u64 = 1000;
 
@@ -30,7 +33,7 @@ pub fn named(name: &str) -> Option<Scenario> {
         "device-loss" => vec![every(SLOW_MS, What::Page { how: PageFault::LoseDevice })],
         "page-crash" => vec![every(SLOW_MS, What::Page { how: PageFault::Crash })],
         "memory-hog" => {
-            vec![every(2 * SLOW_MS, What::Page { how: PageFault::HogMemory { megabytes: 2048 } })]
+            vec![every(2 * SLOW_MS, What::Page { how: PageFault::HogMemory { megabytes: HOG_MB } })]
         }
         "daemon-kill" => vec![every(2 * SLOW_MS, What::Daemon { how: DaemonFault::Kill })],
         "corrupt-store" => vec![
@@ -43,7 +46,8 @@ pub fn named(name: &str) -> Option<Scenario> {
         "flaky-network" => flaky_network(),
         _ => return None,
     };
-    Some(Scenario { name: name.to_owned(), keyed, faults })
+    let worker_memory_mb = (name == "memory-hog").then_some(MEMORY_MB);
+    Some(Scenario { name: name.to_owned(), keyed, worker_memory_mb, faults })
 }
 
 fn flaky_network() -> Vec<Fault> {

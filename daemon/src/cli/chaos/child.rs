@@ -105,7 +105,7 @@ impl Child {
             }
         }
         let backends: Vec<&str> = wishes.backends.iter().map(|backend| backend.name()).collect();
-        let words = [
+        let mut words = vec![
             "serve".to_owned(),
             "--until-input-ends".to_owned(),
             "--models".to_owned(),
@@ -119,7 +119,14 @@ impl Child {
             "--timeout".to_owned(),
             options.pool.timeout.to_string(),
         ];
-        let mut recipe = Recipe { program, arguments: words.into(), environment, home, port: 0 };
+        let limits = [
+            ("--redundancy-factor", options.redundancy.map(u64::from)),
+            ("--worker-memory-mb", scenario.worker_memory_mb),
+        ];
+        for (option, value) in limits {
+            words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value.to_string()]));
+        }
+        let mut recipe = Recipe { program, arguments: words, environment, home, port: 0 };
         let mut serving = recipe.serve()?;
         let listening = serving.listening.take().context("nobody listens")?;
         let address = tokio::time::timeout(LISTEN_MAX, listening)

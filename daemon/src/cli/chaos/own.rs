@@ -46,6 +46,8 @@ impl Own {
             proxy = Some(Proxy::bind().await?);
         }
         let mut wishes: Wishes = options.pool.wishes()?;
+        wishes.fleet.redundancy_factor = options.redundancy;
+        wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
         wishes.page_origin = proxy.as_ref().map(Proxy::url);
         let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
         if let Some(proxy) = &mut proxy {

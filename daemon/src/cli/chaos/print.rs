@@ -63,15 +63,15 @@ pub(super) fn print(report: &Report) {
             .map(|line| {
                 vec![
                     line.failure.clone(),
-                    line.rung.clone(),
-                    line.count.to_string(),
+                    format!("{}: {}", line.of, line.rung),
                     line.succeeded.to_string(),
+                    line.failed.to_string(),
                     ms(line.p50_ms),
                     ms(line.p95_ms),
                 ]
             })
             .collect();
-        table::print(&["failure", "recovered by", "count", "succeeded", "p50", "p95"], &rows);
+        table::print(&["failure", "recovered by", "succeeded", "failed", "p50", "p95"], &rows);
     }
 
     println!();
