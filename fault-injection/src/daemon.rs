@@ -112,7 +112,7 @@ impl Daemon {
             loop {
                 let broken = match self.exchange("POST", "/v1/embeddings", body.clone(), key).await
                 {
-                    Ok((status, body)) => return reply(status, &body),
+                    Ok(response) => return reply(&response),
                     Err(broken) => broken,
                 };
                 match (broken, key) {
@@ -144,7 +144,7 @@ impl Daemon {
     /// As [`Daemon::browsers`].
     pub async fn pool(&self) -> Result<Value, LookError> {
         let looking = self.exchange("GET", "/api/pool", Bytes::new(), None);
-        let (status, body) =
+        let response =
             tokio::time::timeout(LOOK_MAX, looking).await.map_err(|_| LookError::Late)?.map_err(
                 |(Broken::Connect(words) | Broken::Ended(words))| LookError::Unreachable(words),
             )?;
