@@ -9,12 +9,14 @@ use flotilla::{
 };
 use flotilla_protocol::Backend;
 
+mod audit;
 mod demo;
 mod doctor;
 mod embed;
 mod progress;
 mod pull;
 mod serve;
+mod state;
 mod table;
 
 #[derive(Parser)]
@@ -40,6 +42,10 @@ enum Command {
     Doctor(doctor::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
+    /// Verify, show or repair the state that outlives the daemon.
+    State(state::Options),
+    /// Show who acquired, released and ended what, and why.
+    Audit(audit::Options),
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -155,6 +161,8 @@ pub(crate) fn main() -> ExitCode {
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
             Command::Pull(options) => pull::run(options).await,
+            Command::State(options) => state::run(options).await,
+            Command::Audit(options) => audit::run(options).await,
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });

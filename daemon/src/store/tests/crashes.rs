@@ -69,7 +69,10 @@ fn check(step: Step, count: u32) {
     assert!(opened.report.findings.is_empty(), "{context}: {:?}", opened.report);
     let records = says(&opened);
     let written: u64 = records.iter().map(|(.., what)| what.parse().unwrap()).max().unwrap_or(0);
-    assert!(written >= last_critical, "{context}: {last_critical} was confirmed, {written} is there");
+    assert!(
+        written >= last_critical,
+        "{context}: {last_critical} was confirmed, {written} is there"
+    );
     assert!(written <= last_told + 2, "{context}: nobody asked for {written} yet");
     // Exactly the transactions up to the last one, each whole.
     let mut expected = Vec::new();
