@@ -9,6 +9,7 @@ use flotilla::{
 };
 use flotilla_protocol::Backend;
 
+mod audit;
 mod chaos;
 mod demo;
 mod doctor;
@@ -18,6 +19,7 @@ mod pull;
 mod reliability;
 mod serve;
 mod simulate;
+mod state;
 mod table;
 
 #[derive(Parser)]
@@ -60,6 +62,10 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Verify, show or repair the state that outlives the daemon.
+    State(state::Options),
+    /// Show who acquired, released and ended what, and why.
+    Audit(audit::Options),
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -180,6 +186,8 @@ pub(crate) fn main() -> ExitCode {
             Command::FaultyDriver { real, control, arguments } => {
                 chaos::faulty_driver(&real, &arguments, &control).await
             }
+            Command::State(options) => state::run(options).await,
+            Command::Audit(options) => audit::run(options).await,
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });
