@@ -282,7 +282,7 @@ fn severity(what: What) -> f64 {
         What::ProcessKilled | What::PageCrash | What::SocketDrop | What::DeviceLoss => 10.0,
         What::Hang | What::SlowsDown | What::MemoryGrows | What::DeviceLossRepeated => 4.0,
         What::DaemonKilled => 3.0,
-        What::LoadPeak => 10.0,
+        What::LoadPeak => 3.0,
         What::StaleReport | What::DuplicateReport | What::LateReport => 2.0,
         What::StartFails
         | What::LoadFails
