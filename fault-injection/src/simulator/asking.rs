@@ -47,7 +47,7 @@ impl<C: Core> World<C> {
 
     /// A client asks the browser that it has for itself.
     pub(super) fn ask_task(&mut self, task: TaskId) -> Result<(), Violation> {
-        if !self.pool.tasks.get(&task).is_some_and(|task| task.browser.is_some()) {
+        if self.pool.tasks.get(&task).is_none_or(|hold| hold.browser.is_none()) {
             return Ok(());
         }
         let event = self.request(Some(task));
