@@ -16,4 +16,5 @@ pub mod measure;
 pub mod pool;
 pub mod pull;
 pub mod reference;
+pub mod store;
 mod token;

@@ -49,6 +49,23 @@ impl FailureKind {
         FailureKind::Overloaded,
     ];
 
+    /// Name as in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::ConnectionLost => "connection_lost",
+            FailureKind::PageCrashed => "page_crashed",
+            FailureKind::BrowserExited => "browser_exited",
+            FailureKind::DriverUnresponsive => "driver_unresponsive",
+            FailureKind::DeviceLost => "device_lost",
+            FailureKind::OutOfMemory => "out_of_memory",
+            FailureKind::DeadlineExceeded => "deadline_exceeded",
+            FailureKind::MemoryLimitExceeded => "memory_limit_exceeded",
+            FailureKind::UnsupportedOperation => "unsupported_operation",
+            FailureKind::WrongResult => "wrong_result",
+            FailureKind::Overloaded => "overloaded",
+        }
+    }
+
     /// Words for messages.
     pub fn words(self) -> &'static str {
         match self {

@@ -95,7 +95,8 @@ impl Subject {
 
     fn try_suffer(&mut self, fault: Fault) -> Result<(), FaultError> {
         let outcome = self.owner.fault(fault)?;
-        let outcome = self.runtime.block_on(tokio::time::timeout(SLOW_MAX, outcome));
+        let outcome =
+            self.runtime.block_on(async { tokio::time::timeout(SLOW_MAX, outcome).await });
         outcome.expect("an outcome in time").expect("an outcome")
     }
 
@@ -254,6 +255,39 @@ fn browser_lost_device_is_told_and_replaced() {
 }
 
 #[test]
+fn browser_run_is_answered_though_its_device_is_lost_meanwhile() {
+    each(Limits::default(), |subject, simulated| {
+        if simulated && let Err(error) = subject.load(Backend::WebGpu) {
+            return skip(&format!("no webgpu in a simulated browser: {error}"));
+        }
+        for generation in 1..=8 {
+            assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
+            // Of this many, some are in the middle when the device goes.
+            let runs: Vec<RunId> = (0..64).map(|_| subject.start_run(Backend::WebGpu)).collect();
+            subject.suffer(Fault::LoseDevice);
+            let mut failed = 0;
+            for run in runs {
+                let is_failed =
+                    subject.data.wait(
+                        "answer to every run",
+                        SLOW_MAX,
+                        |message, _| match message {
+                            FromPage::Ran { run: done, .. } if done == run => Some(false),
+                            FromPage::RunFailed { run: done, error, .. } if done == run => {
+                                assert!(matches!(error, RunError::DeviceLost { .. }), "{error}");
+                                Some(true)
+                            }
+                            _ => None,
+                        },
+                    );
+                failed += u32::from(is_failed);
+            }
+            eprintln!("generation {generation}: {failed} failed");
+        }
+    });
+}
+
+#[test]
 fn browser_gpu_process_may_die_again_and_again() {
     if !has_browsers(&[Kind::Chrome]) {
         return;
@@ -386,6 +420,10 @@ fn browser_memory_is_measured_and_grows() {
             let begin = Instant::now();
             let now = guardian::tree_pss_bytes(guardian);
             eprintln!("measured in {:?}: {} MB", begin.elapsed(), now >> 20);
+            let begin = Instant::now();
+            let resident = guardian::tree_resident_bytes(guardian);
+            eprintln!("resident in {:?}: {} MB", begin.elapsed(), resident >> 20);
+            assert!(resident >= now, "shared pages count more than once: {resident} < {now}");
             assert!(now >= hoard, "{now}");
         }
     });
@@ -397,6 +435,13 @@ fn browser_that_exits_says_so() {
         subject.suffer(Fault::Exit);
         assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
     });
+    // Firefox ends with a page that crashes.
+    if has_browsers(&[Kind::Firefox]) {
+        let mut subject = Subject::start(Kind::Firefox, false, Limits::default());
+        subject.suffer(Fault::Crash);
+        assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
+        subject.end();
+    }
 }
 
 #[test]

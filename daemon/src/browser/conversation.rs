@@ -31,7 +31,7 @@ use crate::guardian;
 const SCRIPT_MAX: Duration = Duration::from_secs(40);
 /// Longest silence about memory that does not change.
 const MEMORY_QUIET_MAX: Duration = Duration::from_secs(10);
-/// A change of memory that is told at once, as a part of what was told last.
+/// A change of memory that is told within a second, as a part of what was told last.
 const MEMORY_CHANGE_MIN: f64 = 0.05;
 
 /// What a conversation needs to know.
@@ -105,31 +105,22 @@ impl Conversation<'_> {
         let Some(guardian) = self.guardian else { return std::future::pending().await };
         let mut ticks = interval(self.limits.memory_poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: Option<(u64, Instant)> = None;
+        let mut told: Option<Memory> = None;
         loop {
             ticks.tick().await;
-            // The kernel walks the page tables of every process for this: milliseconds, but not this thread's.
-            let measured =
-                tokio::task::spawn_blocking(move || guardian::tree_pss_bytes(guardian)).await;
-            let used_bytes = match measured {
-                // The guardian is ending, which others notice.
-                Ok(0) => continue,
-                Ok(used_bytes) => used_bytes,
+            let measuring = tokio::task::spawn_blocking(move || Memory::news(guardian, told));
+            let news = match measuring.await {
+                Ok(news) => news,
                 Err(error) => {
                     tracing::error!(browser = %self.browser, %error, "memory is not measured any more");
                     return std::future::pending().await;
                 }
             };
-            let is_news = told.is_none_or(|(before, at)| {
-                let change = used_bytes.abs_diff(before) as f64 / before.max(1) as f64;
-                change > MEMORY_CHANGE_MIN || at.elapsed() >= MEMORY_QUIET_MAX
-            });
-            if is_news {
-                told = Some((used_bytes, Instant::now()));
-                let report = OwnerReport::Memory { used_bytes };
-                if self.reports.send((self.browser, report)).await.is_err() {
-                    return unresponsive("the pool is gone");
-                }
+            let Some(memory) = news else { continue };
+            told = Some(memory);
+            let report = OwnerReport::Memory { used_bytes: memory.used_bytes };
+            if self.reports.send((self.browser, report)).await.is_err() {
+                return unresponsive("the pool is gone");
             }
         }
     }
@@ -221,6 +212,33 @@ impl Conversation<'_> {
             }
         }
         .boxed()
+    }
+}
+
+/// A measurement that was told.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    used_bytes: u64,
+    resident_bytes: u64,
+    at: Instant,
+}
+
+impl Memory {
+    /// A new measurement, if what is easily had says that it would be another one, or it is time to tell again.
+    fn news(guardian: u32, told: Option<Memory>) -> Option<Memory> {
+        let resident_bytes = guardian::tree_resident_bytes(guardian);
+        let is_news = told.is_none_or(|told| {
+            let change = resident_bytes.abs_diff(told.resident_bytes) as f64;
+            // Resident sets add shared pages up again and again, so half as much change in them may be as much.
+            change > told.resident_bytes as f64 * MEMORY_CHANGE_MIN / 2.0
+                || told.at.elapsed() >= MEMORY_QUIET_MAX
+        });
+        if !is_news {
+            return None;
+        }
+        let used_bytes = guardian::tree_pss_bytes(guardian);
+        // Nothing is left when the guardian is ending, which others notice.
+        (used_bytes > 0).then(|| Memory { used_bytes, resident_bytes, at: Instant::now() })
     }
 }
 

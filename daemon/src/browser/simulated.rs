@@ -204,7 +204,7 @@ impl Page {
     /// Hands a fault to the thread that is to suffer it.
     fn suffer(&self, fault: Fault, reply: oneshot::Sender<Result<(), FaultError>>) {
         let threads: &[&mpsc::Sender<Suffering>] = match fault {
-            Fault::Hang => &[&self.worker, &self.main],
+            Fault::Hang => &[&self.main, &self.worker],
             Fault::DropLink(Link::Control) => &[&self.main],
             Fault::DropLink(Link::Data)
             | Fault::Exit
@@ -292,7 +292,7 @@ async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> Page
                 if matches!(fault, Fault::DropLink(_)) {
                     drop(socket);
                 }
-                return std::future::pending().await;
+                return suffer_nothing(&mut faults).await;
             }
         };
         if let Err(error) = send(&mut socket, &message, &[]).await {
@@ -389,12 +389,21 @@ async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> Pag
     match stopped {
         Stopped::Failed(error) => error,
         // The connection stays open, and nobody reads it.
-        Stopped::Silent => std::future::pending().await,
+        Stopped::Silent => suffer_nothing(&mut sufferings).await,
         Stopped::LinkDropped => {
             drop((sink, stream));
-            std::future::pending().await
+            suffer_nothing(&mut sufferings).await
         }
     }
+}
+
+/// Stands still. What has stopped cannot suffer more, and says so.
+async fn suffer_nothing(sufferings: &mut mpsc::Receiver<Suffering>) -> PageError {
+    while let Some(Suffering { fault: _, reply }) = sufferings.recv().await {
+        // Whoever asked may have gone.
+        let _ = reply.send(Err(FaultError::NothingThere));
+    }
+    std::future::pending().await
 }
 
 /// Takes what the worker is given, until it is one that ends its work.

@@ -166,6 +166,11 @@ impl Fleet {
         }
     }
 
+    /// What a record says.
+    pub fn record_of(&self, key: crate::state::Key) -> Option<&crate::state::Value> {
+        self.journal.records.get(key)
+    }
+
     /// Why a placement is not on its slot's first choice of backends; `None` where it is, or is not there any more.
     pub fn fallback(&self, placement: PlacementId) -> Option<String> {
         let &(index, model) = self.placed.get(&placement)?;

@@ -1,0 +1,190 @@
+//! What clients may ask for again: jobs, and the inputs and results of their requests.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use flotilla_fleet::state::{Outcome, Transaction};
+use flotilla_protocol::RequestId;
+use rusqlite::types::Value as Cell;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    journal::number,
+    row::{Row, Table},
+};
+
+/// Name of a job, which a client may ask by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub String);
+
+impl std::fmt::Display for JobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A client's request as the HTTP interface sees it: one or several requests of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its name.
+    pub id: JobId,
+    /// The client's own name for it; no two jobs that have not expired share one.
+    pub idempotency_key: Option<String>,
+    /// blake3 of what was asked, so that a key is not used for something else.
+    pub body_hash: [u8; 32],
+    /// What it asks of.
+    pub model: String,
+    /// When it came.
+    pub created: SystemTime,
+    /// When it is forgotten.
+    pub expires: SystemTime,
+    /// How many requests it has.
+    pub requests: u32,
+    /// What the HTTP interface needs to answer it again, as JSON.
+    pub answer: String,
+}
+
+impl Job {
+    pub(super) fn row(&self) -> Row {
+        let key = self.idempotency_key.clone().map_or(Cell::Null, Cell::Text);
+        Row::new(
+            Table::Jobs,
+            vec![
+                Cell::Text(self.id.0.clone()),
+                key,
+                Cell::Blob(self.body_hash.to_vec()),
+                Cell::Text(self.model.clone()),
+                number(millis(self.created)),
+                number(millis(self.expires)),
+                number(u64::from(self.requests)),
+                Cell::Text(self.answer.clone()),
+            ],
+        )
+    }
+
+    pub(super) fn from_row(row: &Row) -> Option<Job> {
+        Some(Job {
+            id: JobId(row.text(0)?.to_owned()),
+            idempotency_key: row.text(1).map(str::to_owned),
+            body_hash: row.blob(2)?.try_into().ok()?,
+            model: row.text(3)?.to_owned(),
+            created: UNIX_EPOCH + Duration::from_millis(row.number(4)),
+            expires: UNIX_EPOCH + Duration::from_millis(row.number(5)),
+            requests: u32::try_from(row.number(6)).ok()?,
+            answer: row.text(7)?.to_owned(),
+        })
+    }
+}
+
+/// What becomes of a client's wish to make a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is made; it is written with the first transaction that follows.
+    New,
+    /// Its key is taken by this job, which asked for the same.
+    Existing(Job),
+    /// Its key is taken by this job, which asked for something else.
+    Different(Job),
+}
+
+/// A job and how far it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobState {
+    /// The job.
+    pub job: Job,
+    /// Its requests that are recorded, in the job's order.
+    pub requests: Vec<JobRequest>,
+}
+
+/// A request of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRequest {
+    /// Its name.
+    pub request: RequestId,
+    /// Its place in the job.
+    pub index: u32,
+    /// How it ended; `None` while it is open.
+    pub outcome: Option<Outcome>,
+    /// Its results, if it was answered.
+    pub results: Option<Vec<u8>>,
+}
+
+/// Bytes that belong to a request's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// What it computes on.
+    Input {
+        /// The request.
+        request: RequestId,
+        /// The job and the request's place in it.
+        job: Option<(JobId, u32)>,
+        /// In the daemon's own format.
+        bytes: Vec<u8>,
+    },
+    /// What came out.
+    Results {
+        /// The request.
+        request: RequestId,
+        /// The job and the request's place in it.
+        job: Option<(JobId, u32)>,
+        /// In the daemon's own format.
+        bytes: Vec<u8>,
+    },
+}
+
+pub(super) const INPUT: &str = "input";
+pub(super) const RESULTS: &str = "results";
+
+impl Payload {
+    pub(super) fn row(&self) -> Row {
+        let (request, part, job, bytes) = match self {
+            Payload::Input { request, job, bytes } => (request, INPUT, job, bytes),
+            Payload::Results { request, job, bytes } => (request, RESULTS, job, bytes),
+        };
+        let (job, index) = match job {
+            Some((job, index)) => (Cell::Text(job.0.clone()), number(u64::from(*index))),
+            None => (Cell::Null, Cell::Null),
+        };
+        Row::new(
+            Table::Payloads,
+            vec![
+                number(request.0),
+                Cell::Text(part.to_owned()),
+                job,
+                index,
+                Cell::Blob(bytes.clone()),
+            ],
+        )
+    }
+}
+
+/// A transaction and what is written with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    /// Changes of records.
+    pub transaction: Transaction,
+    /// Inputs and results of requests that it makes or ends.
+    pub payloads: Vec<Payload>,
+}
+
+/// A request that was accepted and has no outcome yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Its name.
+    pub request: RequestId,
+    /// Its job and its place in it.
+    pub job: Option<(JobId, u32)>,
+    /// What it computes on; `None` if that could be read from neither copy.
+    pub input: Option<Vec<u8>>,
+}
+
+/// A payload's job and place.
+pub(super) fn job_of(payload: &Row) -> Option<(JobId, u32)> {
+    let job = JobId(payload.text(2)?.to_owned());
+    Some((job, u32::try_from(payload.number(3)).ok()?))
+}
+
+/// Milliseconds since 1970; 0 for what was before.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,67 @@
+//! One daemon per store.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// Why the store is not ours.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum LockError {
+    #[error("the state in {} is in use by {}", .dir.display(), holder_words(*.pid))]
+    Held { dir: PathBuf, pid: Option<u32> },
+    #[error("{} cannot be locked: {source}", .path.display())]
+    Refused { path: PathBuf, source: std::io::Error },
+}
+
+fn holder_words(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "another process that has just started".to_owned(),
+    }
+}
+
+/// Held as long as it lives; the operating system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of a store's folder, or says who has it.
+    pub(super) fn take(dir: &Path) -> Result<Lock, LockError> {
+        let path = dir.join("lock");
+        let refused = |source| LockError::Refused { path: path.clone(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(refused)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(refused)?;
+                return Err(LockError::Held {
+                    dir: dir.to_owned(),
+                    pid: holder.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
+        }
+        // A full disk must not keep a daemon from its state: the number is only for the words above.
+        let note = (|| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        })();
+        if let Err(error) = note {
+            tracing::warn!(%error, path = %path.display(), "the lock does not name this process");
+        }
+        Ok(Lock { _file: file })
+    }
+}
