@@ -69,9 +69,16 @@ impl<C: Core> World<C> {
 
     fn migrate(&mut self, up: &[BrowserId]) -> Result<(), Violation> {
         let models: Vec<ModelId> = self.plan.models.keys().copied().collect();
-        let (model, from, to) =
-            (self.random.one_of(&models), self.random.one_of(up), self.random.one_of(up));
-        let (Some(model), Some(from), Some(to)) = (model, from, to) else { return Ok(()) };
+        let Some(model) = self.random.one_of(&models) else { return Ok(()) };
+        // Mostly what can be done, and now and then what cannot.
+        let sensible = self.random.chance(90.0);
+        let (holding, lacking): (Vec<BrowserId>, Vec<BrowserId>) =
+            up.iter().copied().partition(|&browser| self.pool.has_ready(browser, model));
+        let (from, to) = match sensible {
+            true => (self.random.one_of(&holding), self.random.one_of(&lacking)),
+            false => (self.random.one_of(up), self.random.one_of(up)),
+        };
+        let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
         if self.pool.migrations.contains_key(&model) {
             return Ok(());
         }
@@ -143,12 +150,7 @@ impl<C: Core> World<C> {
             return Ok(());
         }
         self.migrations_done += 1;
-        let is_there = self.pool.browsers.get(&to).is_some_and(|browser| {
-            browser
-                .placements
-                .values()
-                .any(|placed| placed.model == model && placed.stage == Stage::Ready)
-        });
+        let is_there = self.pool.has_ready(to, model);
         self.judge.holds(Invariant::Migrations, is_there, || {
             format!("{model:?} is said to be on {to} and is not ready there")
         })?;

@@ -90,7 +90,7 @@ impl Plan {
         };
         let mut plan = Plan::small(&mut random);
         match weather {
-            Weather::Calm => plan.promise(Instant(plan.load.from)),
+            Weather::Calm => plan.promise(Instant(plan.load.from), plan.load.patience.0),
             Weather::Clearing => plan.clear_up(&mut random),
             Weather::Storm => {
                 plan.faults = storm(&mut random);
@@ -211,16 +211,16 @@ impl Plan {
     }
 
     /// Answers are promised to whoever asks from a moment on.
-    fn promise(&mut self, from: Instant) {
+    fn promise(&mut self, from: Instant, within: Duration) {
         self.config.queue_max = 1000;
         self.second_drain = None;
-        self.promise = Some(Promise { from, within: self.load.patience.0 });
+        self.promise = Some(Promise { from, within });
     }
 
     /// Everything that can be repaired goes wrong for a minute.
     fn clear_up(&mut self, random: &mut Random) {
         let (healed, settled) = (Duration::from_secs(60), Duration::from_secs(150));
-        self.promise(Instant(settled));
+        self.promise(Instant(settled), Duration::from_secs(3));
         // Nothing is given up for good, so all must come back.
         self.config.restarts_max = 100;
         self.config.load_restarts_max = 100;
@@ -282,7 +282,7 @@ fn severity(what: What) -> f64 {
         What::ProcessKilled | What::PageCrash | What::SocketDrop | What::DeviceLoss => 10.0,
         What::Hang | What::SlowsDown | What::MemoryGrows | What::DeviceLossRepeated => 4.0,
         What::DaemonKilled => 3.0,
-        What::LoadPeak => 10.0,
+        What::LoadPeak => 3.0,
         What::StaleReport | What::DuplicateReport | What::LateReport => 2.0,
         What::StartFails
         | What::LoadFails
