@@ -23,7 +23,8 @@ async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::Te
     };
     change(&mut wishes);
     let local = Local::start(&wishes, catalog.clone(), 0).await.expect("a pool");
-    let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == 2);
+    let wanted = wishes.fleet.redundancy_factor.unwrap_or(2);
+    let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == wanted);
     local.pool.wait_until(ready).await.expect("ready");
     (local, catalog.models[0].id, folder)
 }
@@ -70,7 +71,7 @@ async fn a_worker_is_somebody_s_own_until_it_is_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_max_workers() {
     let (local, ..) = pool(|wishes| {
-        wishes.fleet.workers_max = Some(1);
+        wishes.max_workers = Some(1);
         wishes.worker_timeout = Some(Duration::from_secs(1));
     })
     .await;
@@ -83,6 +84,20 @@ async fn no_more_than_max_workers() {
         Ok(_) | Err(WorkerError::Unavailable { .. }) => {}
         Err(other) => panic!("{other}"),
     }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_hold_the_devices_that_they_may() {
+    let (local, ..) = pool(|wishes| {
+        wishes.devices = Some(vec![Kind::Firefox]);
+        wishes.worker_timeout = Some(Duration::from_secs(1));
+    })
+    .await;
+    let first = local.pool.acquire_worker("first").await.expect("a worker");
+    let view = local.pool.view().await.expect("a pool");
+    let held = view.status.slots.iter().find(|slot| slot.browser == Some(first.browser()));
+    assert_eq!(held.expect("a slot").kind, "firefox");
     local.stop().await;
 }
 
@@ -122,5 +137,31 @@ async fn a_worker_that_takes_too_much_memory_is_ended() {
         }
         other => panic!("{other}"),
     }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_moves_or_stays_as_it_was() {
+    let (local, model, _folder) = pool(|wishes| wishes.fleet.redundancy_factor = Some(1)).await;
+    let pool = &local.pool;
+    let holds = |view: &flotilla::pool::View, slot: usize| {
+        view.status.slots[slot].placements.iter().any(|placement| placement.state == "ready")
+    };
+    let up = |view: &flotilla::pool::View| view.status.slots.iter().all(|s| s.state == "ready");
+    let view = pool.wait_until(up).await.expect("a pool");
+    let from = usize::from(!holds(&view, 0));
+    let browser = |slot: usize| view.status.slots[slot].browser.expect("a browser");
+    // To itself, or to nobody: refused, and nothing has changed.
+    let refused = pool.migrate(model, browser(from), browser(from)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(pool.migrate(model, browser(from), flotilla_protocol::BrowserId(99)).await.is_err());
+    let after = pool.view().await.expect("a pool");
+    assert_eq!(after.status.slots[from].placements, view.status.slots[from].placements);
+
+    pool.migrate(model, browser(from), browser(1 - from)).await.expect("it moves");
+    let moved = pool.view().await.expect("a pool");
+    assert!(holds(&moved, 1 - from) && !holds(&moved, from), "{:#?}", moved.status.slots);
+    let answer = pool.run(model, input(), LONG).await.expect("an answer");
+    assert_eq!(answer.provenance.browser_id, browser(1 - from).to_string());
     local.stop().await;
 }

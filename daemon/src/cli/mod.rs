@@ -10,6 +10,7 @@ use flotilla::{
 use flotilla_protocol::Backend;
 
 mod audit;
+#[cfg(feature = "fault-injection")]
 mod chaos;
 mod demo;
 mod doctor;
@@ -18,6 +19,7 @@ mod progress;
 mod pull;
 mod reliability;
 mod serve;
+#[cfg(feature = "fault-injection")]
 mod simulate;
 mod state;
 mod table;
@@ -45,10 +47,13 @@ enum Command {
     Doctor(doctor::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
+    #[cfg(feature = "fault-injection")]
     /// Let the fleet live in virtual time, with seeded faults, and check what must hold after every step.
     Simulate(simulate::Options),
+    #[cfg(feature = "fault-injection")]
     /// Disturb a pool under load and account for every request.
     Chaos(chaos::Options),
+    #[cfg(feature = "fault-injection")]
     /// Stand in front of a driver and fail when told to (started by `chaos` itself).
     #[command(hide = true)]
     FaultyDriver {
@@ -181,8 +186,11 @@ pub(crate) fn main() -> ExitCode {
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
             Command::Pull(options) => pull::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::Simulate(options) => simulate::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::Chaos(options) => chaos::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::FaultyDriver { real, control, arguments } => {
                 chaos::faulty_driver(&real, &arguments, &control).await
             }
