@@ -10,6 +10,7 @@
 
 mod backend;
 mod call;
+mod faults;
 pub mod fetch;
 mod kernels;
 mod lifetimes;
@@ -18,11 +19,13 @@ pub mod page;
 mod peer;
 mod platform;
 mod ports;
+pub mod probe;
 mod runtime;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod suite;
 mod weights;
 
+pub use faults::Faults;
 pub use fetch::{BlobFetcher, BlobStream, MemoryBlobs};
 pub use peer::{Losses, Peer};
 pub use platform::now_us;

@@ -10,6 +10,7 @@ use futures_channel::mpsc;
 
 use crate::{
     backend::webgpu::DeviceLoss,
+    faults::Faults,
     fetch::BlobFetcher,
     platform::now_us,
     runtime::{Options, Placement, Runtime},
@@ -53,6 +54,11 @@ impl<F: BlobFetcher> Peer<F> {
         Losses(self.runtime.losses())
     }
 
+    /// What this peer can be made to suffer from.
+    pub fn faults(&self) -> Faults {
+        self.runtime.faults()
+    }
+
     /// Answers one message. `send` may be called any number of times, before this returns too.
     pub async fn handle(
         &mut self,
@@ -85,7 +91,12 @@ impl<F: BlobFetcher> Peer<F> {
                     _ => Err(RunError::NotLoaded { placement, epoch }),
                 };
                 match result {
-                    Ok((outputs, report)) => send(FromPage::Ran { run, epoch, report }, outputs),
+                    Ok((mut outputs, report)) => {
+                        let faults = self.runtime.faults();
+                        faults.delay(report.run_us).await;
+                        faults.spoil(&mut outputs);
+                        send(FromPage::Ran { run, epoch, report }, outputs);
+                    }
                     Err(error) => send(FromPage::RunFailed { run, epoch, error }, Vec::new()),
                 }
             }

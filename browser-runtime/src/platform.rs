@@ -36,6 +36,16 @@ pub(crate) async fn pause(ms: i32) {
     let _ = wasm_bindgen_futures::JsFuture::from(promise).await;
 }
 
+/// Blocks this thread for `ms` milliseconds, as a computation would.
+#[cfg(not(target_arch = "wasm32"))]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a slow page is played, and nothing else is to happen meanwhile"
+)]
+pub(crate) async fn pause(ms: i32) {
+    std::thread::sleep(std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+}
+
 /// `navigator.userAgent`, or the native process's own words.
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn user_agent() -> String {

@@ -14,6 +14,7 @@ use crate::{
         webgpu::{self, DeviceLoss, Gpu, GpuModel},
     },
     call::{Shapes, Signature},
+    faults::Faults,
     fetch::BlobFetcher,
     kernels::kernel,
     platform::now_us,
@@ -45,6 +46,7 @@ pub struct Runtime {
     options: Options,
     gpu: Option<Rc<Gpu>>,
     generation: u32,
+    faults: Faults,
     losses: mpsc::Sender<DeviceLoss>,
     lost: mpsc::Receiver<DeviceLoss>,
 }
@@ -65,7 +67,7 @@ impl Runtime {
     /// A runtime; devices are requested when they are needed.
     pub fn new(options: Options) -> Runtime {
         let (losses, lost) = mpsc::channel(LOSSES_MAX);
-        Runtime { options, gpu: None, generation: 0, losses, lost }
+        Runtime { options, gpu: None, generation: 0, faults: Faults::default(), losses, lost }
     }
 
     /// A runtime for native code: the same as [`Runtime::new`].
@@ -145,8 +147,14 @@ impl Runtime {
         let gpu = Rc::new(Gpu::new(self.generation + 1, self.losses.clone()).await?);
         gpu.check_adapter()?;
         self.generation = gpu.generation;
+        self.faults.has_device(&gpu);
         self.gpu = Some(gpu.clone());
         Ok(gpu)
+    }
+
+    /// What this runtime can be made to suffer from.
+    pub(crate) fn faults(&self) -> Faults {
+        self.faults.clone()
     }
 
     /// Losses of devices, as they happen; the earlier receiver gets no more.
@@ -246,9 +254,7 @@ mod tests {
             Ok(placement) => placement,
             Err(error) => return println!("skipped: {error}"),
         };
-        let gpu = runtime.gpu.clone().expect("it was loaded on a device");
-        gpu.device.destroy();
-        let _ = gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        assert!(runtime.faults().lose_device(), "there is a device");
         let failed = pollster::block_on(placement.run(&case.inputs));
         assert!(matches!(failed, Err(RunError::DeviceLost { .. })), "{failed:?}");
         assert_eq!(losses.try_recv().map(|loss| loss.generation), Ok(1));
@@ -257,7 +263,7 @@ mod tests {
         assert_eq!(runtime.generation, 2);
         let (outputs, _) = pollster::block_on(again.run(&case.inputs)).expect("it runs");
         case.verify(&outputs).expect("it computes");
-        drop((again, runtime, placement, gpu));
+        drop((again, runtime, placement));
         assert!(losses.try_recv().is_err(), "a device that was given up is no loss");
     }
 }

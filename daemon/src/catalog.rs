@@ -47,6 +47,15 @@ pub struct Model {
     pub created: u64,
 }
 
+impl Model {
+    /// Numbers of a text's vector, where that is known before it is computed.
+    pub fn dimensions(&self) -> Option<usize> {
+        let port = self.program.outputs.get(self.embedding_output?)?;
+        let last = self.program.value(port.value).shape.last()?;
+        last.as_fixed().and_then(|size| usize::try_from(size).ok())
+    }
+}
+
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]

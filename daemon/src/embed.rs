@@ -1,12 +1,12 @@
 //! Texts to embeddings: tokenize, run in the pool, collect.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use flotilla_model::text::EncodeError;
 
 use crate::{
     catalog::Model,
-    pool::{AnswerError, Input, Pool, Provenance, single_row, takes_tokens},
+    pool::{Answer, AnswerError, Input, Pool, Provenance, Terms, single_row, takes_tokens},
 };
 
 /// Something to embed.
@@ -66,34 +66,73 @@ pub async fn embed(
     model: &Arc<Model>,
     texts: Vec<Text>,
     cut: Option<usize>,
-    timeout: Duration,
+    terms: impl Into<Terms>,
 ) -> Result<Vec<Embedding>, EmbedError> {
-    let not_text = || EmbedError::NotText { model: model.name.clone() };
-    let output =
-        model.embedding_output.filter(|_| takes_tokens(&model.program)).ok_or_else(not_text)?;
+    let rows = tokenize(model, texts, cut).await?;
+    run(pool, model, rows, terms.into()).await
+}
+
+/// Token ids of texts, in order and checked. `cut` as for [`embed`].
+///
+/// # Errors
+/// The model does not embed texts, or the first input that cannot be embedded.
+pub async fn tokenize(
+    model: &Arc<Model>,
+    texts: Vec<Text>,
+    cut: Option<usize>,
+) -> Result<Vec<Vec<u32>>, EmbedError> {
+    output(model)?;
     // Megabytes of text take seconds, and the threads that carry heartbeats must not wait for them.
     let tokenizing = {
         let model = model.clone();
         tokio::task::spawn_blocking(move || {
             let texts = texts.into_iter().enumerate();
-            texts
-                .map(|(index, text)| tokens(&model, index, text, cut))
-                .collect::<Result<Vec<_>, _>>()
+            texts.map(|(index, text)| tokens(&model, index, text, cut)).collect::<Result<_, _>>()
         })
     };
-    let rows = tokenizing.await.map_err(|_| AnswerError::PoolEnded)??;
+    tokenizing.await.map_err(|_| AnswerError::PoolEnded)?
+}
+
+/// Embeds rows of token ids, in order.
+///
+/// # Errors
+/// The first row that has no embedding; the others are cancelled, unless they are recorded.
+pub async fn run(
+    pool: &Pool,
+    model: &Arc<Model>,
+    rows: Vec<Vec<u32>>,
+    terms: Terms,
+) -> Result<Vec<Embedding>, EmbedError> {
     let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
     let inputs = rows.into_iter().map(Input::Tokens).collect();
-    let answers = pool.run_all(model.id, inputs, timeout).await?;
+    let answers = pool.run_all(model.id, inputs, terms).await?;
     answers
         .into_iter()
         .zip(counts)
-        .map(|(answer, tokens)| {
-            let values = single_row(answer.outputs.get(output))
-                .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
-            Ok(Embedding { values, tokens, provenance: answer.provenance })
-        })
+        .map(|(answer, tokens)| embedding(model, &answer, tokens))
         .collect()
+}
+
+/// The embedding that an answer holds.
+///
+/// # Errors
+/// It holds none.
+pub fn embedding(
+    model: &Arc<Model>,
+    answer: &Answer,
+    tokens: usize,
+) -> Result<Embedding, EmbedError> {
+    let values = single_row(answer.outputs.get(output(model)?))
+        .ok_or_else(|| EmbedError::Output { model: model.name.clone() })?;
+    Ok(Embedding { values, tokens, provenance: answer.provenance.clone() })
+}
+
+/// Which of a model's outputs is the embedding.
+fn output(model: &Model) -> Result<usize, EmbedError> {
+    model
+        .embedding_output
+        .filter(|_| takes_tokens(&model.program))
+        .ok_or_else(|| EmbedError::NotText { model: model.name.clone() })
 }
 
 /// Token ids of an input, checked.

@@ -156,6 +156,18 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
+/// Those of them whose command line ends with this word.
+pub fn descendants_named(root: u32, last: &str) -> Vec<u32> {
+    let mut found = descendants(root);
+    found.retain(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // A process that a fork server made has written its arguments anew, with spaces.
+        let mut words = line.split(|&byte| byte == 0 || byte == b' ').rev();
+        words.find(|word| !word.is_empty()) == Some(last.as_bytes())
+    });
+    found
+}
+
 /// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead: what a guardian that was itself killed left.
 /// Returns their ids.
 pub fn reconcile(data_dir_id: &str) -> Vec<u32> {
@@ -191,9 +203,22 @@ fn marks() -> impl Iterator<Item = (u32, String)> {
     })
 }
 
-/// Proportional set size of a process tree in bytes, `root` included; processes that end meanwhile count nothing.
+/// Proportional set size of a process tree in bytes, `root` included; processes that end meanwhile count nothing. The
+/// kernel walks every page table for this: some 50 ms for a browser's processes.
 pub fn tree_pss_bytes(root: u32) -> u64 {
     std::iter::once(root).chain(descendants(root)).filter_map(pss_bytes).sum()
+}
+
+/// The sum of the processes' resident sets in bytes, which counts shared pages once for each process: too much to hold
+/// against a limit, but it is had for nearly nothing and changes whenever [`tree_pss_bytes`] does.
+pub fn tree_resident_bytes(root: u32) -> u64 {
+    let page_bytes = rustix::param::page_size() as u64;
+    let pages = |pid: u32| {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let processes = std::iter::once(root).chain(descendants(root));
+    processes.filter_map(pages).sum::<u64>() * page_bytes
 }
 
 fn pss_bytes(pid: u32) -> Option<u64> {

@@ -7,11 +7,12 @@ use flotilla_protocol::Backend;
 use tokio::sync::oneshot;
 
 use crate::{
-    browser::{Adapter, Kind, Wish, adapter, install},
+    browser::{Adapter, Kind, Wish, adapter, install, owner::Limits},
     catalog::Catalog,
     guardian,
     http::{self, BindError, Context},
-    pool::{self, Pool},
+    pool::{self, Pool, Recorded},
+    store::{self, Store},
 };
 
 /// A run is given at least this long before its browser counts as hung, however impatient clients are.
@@ -40,6 +41,16 @@ pub struct Wishes {
     pub extra: Option<PathBuf>,
     /// The program with the `guardian` subcommand; this program's own file unless given.
     pub guardian: Option<PathBuf>,
+    /// What pages take for the daemon, `http://127.0.0.1:PORT`: a proxy in front of it. The daemon itself unless given.
+    pub page_origin: Option<String>,
+    /// Where state that outlives the daemon is kept; `None` for nowhere.
+    pub state: Option<store::Options>,
+    /// Longest run; `None` for a third of `timeout`.
+    pub worker_timeout: Option<Duration>,
+    /// How long recorded requests and their answers are kept.
+    pub idempotency_ttl: Duration,
+    /// Whether a simulated browser stands by for requests that allow it as the last resort.
+    pub fallback_to_simulation: bool,
 }
 
 impl Wishes {
@@ -55,6 +66,11 @@ impl Wishes {
             batching: Batching { rows_max: 32, tokens_max: 2048 },
             extra: None,
             guardian: None,
+            page_origin: None,
+            state: None,
+            worker_timeout: None,
+            idempotency_ttl: Duration::from_secs(24 * 3600),
+            fallback_to_simulation: false,
         }
     }
 }
@@ -73,6 +89,8 @@ pub enum StartError {
     NoModel { reasons: String },
     #[error("{remedy}")]
     RunnerMissing { remedy: &'static str },
+    #[error(transparent)]
+    State(#[from] store::OpenError),
     #[error("the data folder {path} cannot be used: {source}; set FLOTILLA_HOME to one that can")]
     Home { path: PathBuf, source: std::io::Error },
 }
@@ -120,6 +138,7 @@ impl Local {
         for pid in guardian::reconcile(&data_dir_id) {
             tracing::warn!(pid, "ended a process that a dead daemon of this data folder had left");
         }
+        let recorded = open_state(wishes).await?;
         let route = adapter::decide(wishes.adapter);
         let options = pool::Options {
             wishes: wishes
@@ -134,25 +153,38 @@ impl Local {
                 .collect(),
             fleet: flotilla_fleet::Config {
                 // A hung run must be noticed while its requests still have time for another browser.
-                run_timeout: wishes
-                    .fleet
-                    .run_timeout
-                    .min((wishes.timeout / 3).max(RUN_TIMEOUT_MIN)),
+                run_timeout: wishes.worker_timeout.unwrap_or_else(|| {
+                    wishes.fleet.run_timeout.min((wishes.timeout / 3).max(RUN_TIMEOUT_MIN))
+                }),
                 ..wishes.fleet.clone()
             },
             batching: wishes.batching,
-            heartbeat: wishes.fleet.heartbeat_timeout / 10,
+            heartbeat: wishes.fleet.suspect_after / 5,
             guardian: match &wishes.guardian {
                 Some(program) => program.clone(),
                 None => std::env::current_exe().map_err(StartError::Program)?,
             },
             data_dir_id,
+            fallback: wishes
+                .fallback_to_simulation
+                .then(|| Wish {
+                    kind: Kind::Chrome,
+                    simulated: true,
+                    backends: vec![Backend::Cpu],
+                    adapter: route,
+                })
+                .into_iter()
+                .collect(),
+            limits: Limits::default(),
+            resume_timeout: wishes.timeout,
         };
-        let (pool, pool_ended) = Pool::start(options, catalog.clone(), format!("http://{address}"));
+        let origin = wishes.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
+        let (pool, pool_ended) = Pool::start(options, catalog.clone(), origin, recorded);
         let context = Context {
             pool: pool.clone(),
             catalog: catalog.clone(),
             timeout: wishes.timeout,
+            idempotency_ttl: wishes.idempotency_ttl,
             queue_max: wishes.fleet.queue_max as usize,
             extra: wishes.extra.clone().map(Arc::new),
         };
@@ -186,6 +218,29 @@ impl Local {
         if let Err(error) = self.ended().await {
             tracing::error!(%error, "the pool failed");
         }
+    }
+}
+
+/// Opens the state, if one is wished for. Where another daemon has it, this one goes without, and says so.
+async fn open_state(wishes: &Wishes) -> Result<Option<Recorded>, StartError> {
+    let Some(options) = wishes.state.clone() else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
+    match opened.map_err(|error| store::OpenError::Read(error.to_string()))? {
+        Ok((store, opened)) => {
+            for finding in &opened.report.findings {
+                tracing::warn!(?finding, "state was not as it was written");
+            }
+            let rolled_back = opened.report.rolled_back.len();
+            if rolled_back > 0 {
+                tracing::info!(rolled_back, "transactions that were not finished are undone");
+            }
+            Ok(Some(Recorded { store, opened }))
+        }
+        Err(store::OpenError::Lock(error @ store::LockError::Held { .. })) => {
+            tracing::warn!(%error, "this daemon keeps no state: requests cannot be recorded");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

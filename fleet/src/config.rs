@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use flotilla_protocol::Backend;
 
+use crate::recovery::{Ladder, Strategy};
+
 /// The wish for one browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -11,6 +13,18 @@ pub struct Slot {
     pub kind: String,
     /// Backends in order of preference. The first that the page offers *and* that loads the model is used.
     pub backends: Vec<Backend>,
+    /// What its browser is for.
+    pub role: Role,
+}
+
+/// What a slot's browser is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Answers requests.
+    #[default]
+    Regular,
+    /// A simulated browser, launched when a request that allows it has no other way left.
+    Fallback,
 }
 
 /// Limits and budgets. Every queue, retry and wait has its limit here.
@@ -30,10 +44,35 @@ pub struct Config {
     pub load_timeout: Duration,
     /// Longest run.
     pub run_timeout: Duration,
+    /// A browser without a heartbeat for this long is suspected: it gets no new work, and the requests that it has go
+    /// elsewhere if they can.
+    pub suspect_after: Duration,
     /// A browser without a heartbeat for this long is replaced.
     pub heartbeat_timeout: Duration,
-    /// Tries of a request after its first one.
-    pub retries_max: u32,
+    /// A run that takes this many times longer than expected is hedged: its requests go elsewhere if they can.
+    pub straggler_factor: u32,
+    /// No run is hedged before this time.
+    pub straggler_min: Duration,
+    /// Longest wait for a browser's new page.
+    pub reset_timeout: Duration,
+    /// A browser that has proved nothing for this long is probed.
+    pub probe_interval: Duration,
+    /// Longest probe.
+    pub probe_timeout: Duration,
+    /// A browser whose process tree holds more than this many bytes is replaced; `None` for no limit.
+    pub memory_bytes_max: Option<u64>,
+    /// A browser is replaced after this time; `None` for never.
+    pub recycle_age: Option<Duration>,
+    /// A browser is replaced after this many runs; `None` for never.
+    pub recycle_jobs: Option<u64>,
+    /// Most tasks that hold a browser at once; `None` for as many as there are browsers.
+    pub workers_max: Option<u32>,
+    /// How requests recover, unless they say otherwise.
+    pub strategy: Strategy,
+    /// What a request may spend on recovery.
+    pub ladder: Ladder,
+    /// Browsers that hold a model ready; `None` for all. With 1 there is no warm standby: a failover loads first.
+    pub redundancy_factor: Option<u32>,
     /// Starts of a slot that fail one after the other before the slot is given up.
     pub restarts_max: u32,
     /// Wait before the second start in a row; doubles with each further one.
@@ -53,8 +92,20 @@ impl Default for Config {
             start_timeout: Duration::from_secs(60),
             load_timeout: Duration::from_secs(120),
             run_timeout: Duration::from_secs(120),
+            suspect_after: Duration::from_secs(5),
             heartbeat_timeout: Duration::from_secs(20),
-            retries_max: 1,
+            straggler_factor: 10,
+            straggler_min: Duration::from_secs(3),
+            reset_timeout: Duration::from_secs(20),
+            probe_interval: Duration::from_secs(15),
+            probe_timeout: Duration::from_secs(10),
+            memory_bytes_max: None,
+            recycle_age: None,
+            recycle_jobs: None,
+            workers_max: None,
+            strategy: Strategy::default(),
+            ladder: Ladder::default(),
+            redundancy_factor: None,
             restarts_max: 5,
             restart_delay: Duration::from_millis(250),
             load_restarts_max: 2,

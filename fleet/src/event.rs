@@ -5,7 +5,10 @@ use std::time::Duration;
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 use serde::{Deserialize, Serialize};
 
-use crate::recovery::{Attempt, Failure};
+use crate::{
+    recovery::{Attempt, Failure, FailureKind, Rung, Strategy},
+    state::{Transaction, TransactionId},
+};
 
 /// Time since the fleet was made. The core reads no clock: time comes in with every event.
 #[derive(
@@ -57,6 +60,13 @@ pub enum Event {
         /// Backends that it does not, with the browser's words.
         refused: Vec<(Backend, String)>,
     },
+    /// The page is of no more use, but the browser's process lives: a link closed, or the page crashed.
+    PageDown {
+        /// The browser.
+        browser: BrowserId,
+        /// What happened.
+        failure: Failure,
+    },
     /// The browser is of no more use: it ended, hangs, or never came up. Its processes are killed by the core's order.
     BrowserDown {
         /// The browser.
@@ -68,6 +78,29 @@ pub enum Event {
     Heartbeat {
         /// The browser.
         browser: BrowserId,
+    },
+    /// How much memory the browser's process tree holds.
+    Memory {
+        /// The browser.
+        browser: BrowserId,
+        /// Proportional set size in bytes.
+        used_bytes: u64,
+    },
+    /// The tiny dispatch of [`Action::Probe`] gave the known answer.
+    ProbeDone {
+        /// The browser.
+        browser: BrowserId,
+        /// The probe.
+        probe: RunId,
+    },
+    /// It gave another one, or none.
+    ProbeFailed {
+        /// The browser.
+        browser: BrowserId,
+        /// The probe.
+        probe: RunId,
+        /// What happened.
+        failure: Failure,
     },
     /// Weights are arriving or a load otherwise proceeds, so that its time-out starts anew.
     PlacementProgress {
@@ -104,6 +137,8 @@ pub enum Event {
         length: u32,
         /// When the client no longer wants the answer.
         deadline: Instant,
+        /// What is done for it when something fails.
+        policy: Policy,
     },
     /// The client has gone.
     Cancel {
@@ -133,8 +168,80 @@ pub enum Event {
         /// The browser's words.
         reason: String,
     },
+    /// A transaction is as durable as it must be.
+    Committed {
+        /// The transaction.
+        transaction: TransactionId,
+    },
+    /// A transaction could not be written; nothing of it is on disk.
+    CommitFailed {
+        /// The transaction.
+        transaction: TransactionId,
+        /// The store's words.
+        reason: String,
+    },
+    /// A client wants a browser for itself.
+    Acquire {
+        /// Chosen by the daemon, never reused.
+        task: TaskId,
+        /// When it no longer wants it, or has had it for long enough.
+        deadline: Instant,
+    },
+    /// A client no longer needs, or no longer wants, its browser.
+    Release {
+        /// The client's task.
+        task: TaskId,
+    },
+    /// Replace a browser once it has ended what it runs.
+    Recycle {
+        /// The browser.
+        browser: BrowserId,
+        /// For the record.
+        reason: String,
+    },
+    /// Move a model from one browser to another: loaded there, recorded, and only then unloaded here. What fails on the
+    /// way leaves everything as it was.
+    Migrate {
+        /// The model.
+        model: ModelId,
+        /// Where it is.
+        from: BrowserId,
+        /// Where it is to be.
+        to: BrowserId,
+    },
     /// Accept no more requests, answer those accepted, then end every browser.
     Drain,
+}
+
+/// A client's hold on a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaskId(pub u64);
+
+/// What is done for a request when something fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether the request and its outcome are recorded.
+    pub persistence: Persistence,
+    /// How it recovers; `None` for [`crate::Config::strategy`].
+    pub strategy: Option<Strategy>,
+    /// Longest time from its first failure to its answer; `None` for as long as its deadline allows.
+    pub recovery_timeout: Option<Duration>,
+    /// Whether a simulated browser may answer it as the last resort.
+    pub fallback_to_simulation: bool,
+    /// The task whose browser alone may run it.
+    pub task: Option<TaskId>,
+}
+
+/// Whether a request outlives the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Persistence {
+    /// It ends with the daemon.
+    #[default]
+    None,
+    /// It is recorded before anything is done for it, and its outcome before it is answered.
+    Record,
+    /// It was recorded by an earlier daemon.
+    Recorded,
 }
 
 /// How requests of a model may be joined into one run.
@@ -163,6 +270,58 @@ pub enum Action {
         /// For the log.
         reason: String,
     },
+    /// Give a browser a new page, with new links; whatever was loaded is gone. Answered by `BrowserUp` or `BrowserDown`.
+    Reset {
+        /// The browser.
+        browser: BrowserId,
+        /// For the log.
+        reason: String,
+    },
+    /// Run something tiny with a known answer. Answered by `ProbeDone` or `ProbeFailed`.
+    Probe {
+        /// The browser.
+        browser: BrowserId,
+        /// On which backend.
+        backend: Backend,
+        /// Name of the probe.
+        probe: RunId,
+    },
+    /// Free a placement. Not answered.
+    Unload {
+        /// Where it is.
+        browser: BrowserId,
+        /// The placement.
+        placement: PlacementId,
+    },
+    /// Write a transaction. Answered by `Committed` or `CommitFailed`.
+    Commit(Transaction),
+    /// A task has a browser for itself, until it releases it or [`Action::Revoked`].
+    Acquired {
+        /// The task.
+        task: TaskId,
+        /// Its browser.
+        browser: BrowserId,
+    },
+    /// A task has no browser, or no longer.
+    Revoked {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        failure: Failure,
+    },
+    /// A migration that was asked for has ended.
+    Migrated {
+        /// The model.
+        model: ModelId,
+        /// Where it was.
+        from: BrowserId,
+        /// Where it was to be.
+        to: BrowserId,
+        /// Why everything is as before, if it is.
+        failure: Option<Failure>,
+    },
+    /// Something failed and was dealt with, for the record.
+    Recovered(Recovery),
     /// Load a model. Answered by `PlacementReady` or `PlacementFailed`.
     Place {
         /// Where.
@@ -216,6 +375,31 @@ pub enum Action {
     Drained,
 }
 
+/// How a failure was dealt with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// What had failed.
+    pub failure: FailureKind,
+    /// Where.
+    pub browser: BrowserId,
+    /// What was done.
+    pub what: Recovered,
+    /// From the failure to its end, or to the next failure.
+    pub took: Duration,
+    /// Whether it helped.
+    pub succeeded: bool,
+}
+
+/// What recovered, and by which step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovered {
+    /// A request, by a rung of the ladder.
+    Request(RequestId, Rung),
+    /// A slot, by a repair of its browser.
+    Browser(SlotId, crate::recovery::Repair),
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
@@ -228,6 +412,12 @@ pub enum RequestError {
     Failed { tried: Vec<Attempt> },
     #[error("no browser can run this model: {reason}")]
     Unplaceable { reason: String },
+    #[error("the request could not be recorded: {reason}")]
+    NotRecorded { reason: String },
+    #[error("recovery took longer than {limit:?}{}", tried_words(.tried))]
+    RecoveryTimeout { limit: Duration, tried: Vec<Attempt> },
+    #[error("the browser of this task is gone")]
+    TaskEnded { tried: Vec<Attempt> },
     #[error("the daemon is shutting down")]
     Draining,
     #[error("model is not known")]

@@ -9,8 +9,13 @@ pub mod event;
 pub mod recovery;
 pub mod state;
 
-pub use config::{Config, Slot};
-pub use event::{Action, Batching, Event, Instant, ModelId, RequestError, SlotId};
-pub use recovery::{Attempt, Entry, Failure, FailureKind, Repair, Rung};
+pub use config::{Config, Role, Slot};
+pub use event::{
+    Action, Batching, Event, Instant, ModelId, Persistence, Policy, Recovered, Recovery,
+    RequestError, SlotId, TaskId,
+};
+pub use recovery::{Attempt, Budget, Entry, Failure, FailureKind, Ladder, Repair, Rung, Strategy};
 
-pub use crate::core::{Fleet, ModelStatus, PlacementStatus, RefusalStatus, SlotStatus, Status};
+pub use crate::core::{
+    Fleet, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,
+};

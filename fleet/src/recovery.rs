@@ -1,4 +1,6 @@
-//! Failure kinds and the recovery ladder.
+//! Failure kinds, the recovery ladder that requests climb, and the repairs of browsers beside it.
+
+use std::time::Duration;
 
 use flotilla_protocol::BrowserId;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,38 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Every kind, in order.
+    pub const ALL: [FailureKind; 11] = [
+        FailureKind::ConnectionLost,
+        FailureKind::PageCrashed,
+        FailureKind::BrowserExited,
+        FailureKind::DriverUnresponsive,
+        FailureKind::DeviceLost,
+        FailureKind::OutOfMemory,
+        FailureKind::DeadlineExceeded,
+        FailureKind::MemoryLimitExceeded,
+        FailureKind::UnsupportedOperation,
+        FailureKind::WrongResult,
+        FailureKind::Overloaded,
+    ];
+
+    /// Name as in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::ConnectionLost => "connection_lost",
+            FailureKind::PageCrashed => "page_crashed",
+            FailureKind::BrowserExited => "browser_exited",
+            FailureKind::DriverUnresponsive => "driver_unresponsive",
+            FailureKind::DeviceLost => "device_lost",
+            FailureKind::OutOfMemory => "out_of_memory",
+            FailureKind::DeadlineExceeded => "deadline_exceeded",
+            FailureKind::MemoryLimitExceeded => "memory_limit_exceeded",
+            FailureKind::UnsupportedOperation => "unsupported_operation",
+            FailureKind::WrongResult => "wrong_result",
+            FailureKind::Overloaded => "overloaded",
+        }
+    }
+
     /// Words for messages.
     pub fn words(self) -> &'static str {
         match self {
@@ -88,28 +122,141 @@ impl std::fmt::Display for Attempt {
     }
 }
 
-/// A step of the recovery ladder that a request can take after a failure.
+/// A step of the recovery ladder that a request can take after a failure. The ladder's rungs are in order of their cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// Run again without the requests it was joined with. Not a step of the ladder but a way out of another's failure:
     /// inputs that a backend refuses must not cost the answers of requests that happened to share the run.
     Separate,
-    /// Run again on the same browser, because there is no other and none is coming. Takes the place of `Migrate` and is
-    /// paid from its budget.
+    /// Run again on the same browser.
     Retry,
+    /// Run again on the same browser's new page, its model loaded anew.
+    Reset,
     /// Run again on another browser.
     Migrate,
+    /// Run again on a browser that is launched after the failure, from what is recorded of the request.
+    Reconstruct,
+    /// Run on a simulated browser, where the request allows it.
+    Simulate,
 }
 
 impl Rung {
+    /// The rungs from the cheapest to the last resort.
+    pub const LADDER: [Rung; 5] =
+        [Rung::Retry, Rung::Reset, Rung::Migrate, Rung::Reconstruct, Rung::Simulate];
+
     /// Words for messages.
     pub fn words(self) -> &'static str {
         match self {
             Rung::Separate => "run again alone",
             Rung::Retry => "run again on the same browser",
+            Rung::Reset => "run again on the browser's new page",
             Rung::Migrate => "migrated to another browser",
+            Rung::Reconstruct => "reconstructed on a new browser",
+            Rung::Simulate => "run on a simulated browser",
         }
+    }
+
+    /// Name as in options and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rung::Separate => "separate",
+            Rung::Retry => "retry",
+            Rung::Reset => "reset",
+            Rung::Migrate => "migrate",
+            Rung::Reconstruct => "reconstruct",
+            Rung::Simulate => "simulate",
+        }
+    }
+}
+
+/// How requests recover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// From the rung where the failure's kind enters the ladder, the one that is expected to answer soonest; never down
+    /// again.
+    #[default]
+    Progressive,
+    /// At once to another browser.
+    Immediate,
+    /// With the group that failed together: stopped at an epoch boundary, repaired, and run again where it was. A model
+    /// that is not sharded is a group of one placement.
+    Coordinated,
+}
+
+impl Strategy {
+    /// Every strategy.
+    pub const ALL: [Strategy; 3] =
+        [Strategy::Progressive, Strategy::Immediate, Strategy::Coordinated];
+
+    /// Name as in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Progressive => "progressive",
+            Strategy::Immediate => "immediate",
+            Strategy::Coordinated => "coordinated",
+        }
+    }
+}
+
+/// What a request may spend on a rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Most tries.
+    pub tries_max: u32,
+    /// Longest wait for a browser that the rung allows; then the next rung has its turn.
+    pub wait_max: Duration,
+}
+
+/// The budgets of every rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ladder {
+    /// Of [`Rung::Retry`].
+    pub retry: Budget,
+    /// Of [`Rung::Reset`].
+    pub reset: Budget,
+    /// Of [`Rung::Migrate`].
+    pub migrate: Budget,
+    /// Of [`Rung::Reconstruct`].
+    pub reconstruct: Budget,
+    /// Of [`Rung::Simulate`].
+    pub simulate: Budget,
+}
+
+impl Default for Ladder {
+    fn default() -> Ladder {
+        let budget =
+            |tries_max, seconds| Budget { tries_max, wait_max: Duration::from_secs(seconds) };
+        Ladder {
+            retry: budget(1, 5),
+            reset: budget(1, 15),
+            migrate: budget(3, 30),
+            reconstruct: budget(2, 60),
+            simulate: budget(1, 60),
+        }
+    }
+}
+
+impl Ladder {
+    /// The budget of a rung; that of leaving a batch is one try, which waits as long as the request does.
+    pub fn budget(&self, rung: Rung) -> Budget {
+        match rung {
+            Rung::Separate => Budget { tries_max: 1, wait_max: Duration::MAX },
+            Rung::Retry => self.retry,
+            Rung::Reset => self.reset,
+            Rung::Migrate => self.migrate,
+            Rung::Reconstruct => self.reconstruct,
+            Rung::Simulate => self.simulate,
+        }
+    }
+
+    /// Most attempts that a request can have: the first one, and every budget used up.
+    pub fn attempts_max(&self) -> u32 {
+        let rungs = Rung::LADDER.into_iter().map(|rung| self.budget(rung).tries_max);
+        // The first attempt, and leaving a batch.
+        2 + rungs.sum::<u32>()
     }
 }
 
@@ -125,127 +272,66 @@ pub enum Entry {
 /// Where a kind of failure enters the ladder.
 pub fn entry(kind: FailureKind) -> Entry {
     match kind {
-        FailureKind::ConnectionLost
-        | FailureKind::PageCrashed
-        | FailureKind::BrowserExited
+        // The browser is as good as before, or is so as soon as its device is renewed.
+        FailureKind::OutOfMemory | FailureKind::Overloaded | FailureKind::DeviceLost => {
+            Entry::Rung(Rung::Retry)
+        }
+        // The process lives, so a new page may do.
+        FailureKind::ConnectionLost | FailureKind::PageCrashed | FailureKind::DeadlineExceeded => {
+            Entry::Rung(Rung::Reset)
+        }
+        // The browser is gone, or what it says is not to be trusted.
+        FailureKind::BrowserExited
         | FailureKind::DriverUnresponsive
-        | FailureKind::DeviceLost
-        | FailureKind::OutOfMemory
-        | FailureKind::DeadlineExceeded
         | FailureKind::MemoryLimitExceeded
-        | FailureKind::WrongResult
-        | FailureKind::Overloaded => Entry::Rung(Rung::Migrate),
+        | FailureKind::WrongResult => Entry::Rung(Rung::Migrate),
         // The model loaded, so what is refused are the request's inputs, and every browser would refuse them.
         FailureKind::UnsupportedOperation => Entry::Final,
     }
 }
 
-/// What is done to a browser whose run failed, beside and independent of what the run's requests do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is done to a browser that failed, beside and independent of what its requests do. In order of their cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Repair {
     /// It is as good as before.
     Nothing,
     /// The placement is loaded anew in a new epoch.
     Reload,
-    /// The GPU device is gone and every webgpu placement with it; they are loaded anew.
+    /// The GPU device is gone and every webgpu placement with it; they are loaded anew, on a new device.
     RenewDevice,
+    /// The browser gets a new page.
+    ResetPage,
     /// The browser is killed and its slot gets another one.
     Replace,
 }
 
-/// What a failed run of this kind says about its browser.
-pub fn repair(kind: FailureKind) -> Repair {
-    match kind {
-        FailureKind::ConnectionLost
-        | FailureKind::PageCrashed
-        | FailureKind::BrowserExited
-        | FailureKind::DriverUnresponsive
-        | FailureKind::DeadlineExceeded
-        | FailureKind::MemoryLimitExceeded => Repair::Replace,
-        FailureKind::DeviceLost => Repair::RenewDevice,
-        FailureKind::WrongResult => Repair::Reload,
-        FailureKind::OutOfMemory | FailureKind::UnsupportedOperation | FailureKind::Overloaded => {
-            Repair::Nothing
+impl Repair {
+    /// Name as in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Repair::Nothing => "nothing",
+            Repair::Reload => "reload",
+            Repair::RenewDevice => "renew_device",
+            Repair::ResetPage => "reset_page",
+            Repair::Replace => "replace",
         }
     }
 }
 
-/// How often a request may take each rung.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Budgets {
-    pub(crate) migrate_max: u32,
-}
-
-impl Budgets {
-    /// Whether the attempts so far leave a try of a rung.
-    fn allow(self, rung: Rung, tried: &[Attempt]) -> bool {
-        let (limit, spent): (u32, fn(Rung) -> bool) = match rung {
-            Rung::Separate => (1, |rung| rung == Rung::Separate),
-            Rung::Retry | Rung::Migrate => (self.migrate_max, |rung| rung != Rung::Separate),
-        };
-        tried.iter().filter_map(|attempt| attempt.rung).filter(|&rung| spent(rung)).count()
-            < limit as usize
-    }
-}
-
-/// The rungs from the cheapest to the last resort.
-const LADDER: [Rung; 1] = [Rung::Migrate];
-
-/// How a request goes on after a failure: the first rung, from the failure's entry on, whose budget is not used up.
-///
-/// `joined` says whether the failed run carried other requests too; `tried` are the attempts before this one.
-pub(crate) fn next(
-    kind: FailureKind,
-    joined: bool,
-    tried: &[Attempt],
-    budgets: Budgets,
-) -> Option<Rung> {
-    let affordable = |&rung: &Rung| budgets.allow(rung, tried);
-    match entry(kind) {
-        Entry::Final => Some(Rung::Separate).filter(|_| joined).filter(affordable),
-        Entry::Rung(first) => LADDER.into_iter().skip_while(|&rung| rung != first).find(affordable),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn after(rungs: &[Rung]) -> Vec<Attempt> {
-        let failure = Failure::new(FailureKind::PageCrashed, "");
-        rungs
-            .iter()
-            .map(|&rung| Attempt {
-                browser: BrowserId(1),
-                failure: failure.clone(),
-                rung: Some(rung),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_ladder_ends_when_its_budgets_are_used_up() {
-        use FailureKind::{PageCrashed, UnsupportedOperation};
-        use Rung::{Migrate, Retry, Separate};
-        type Case = (FailureKind, bool, &'static [Rung], u32, Option<Rung>);
-        let cases: [Case; 10] = [
-            (PageCrashed, false, &[], 1, Some(Migrate)),
-            (PageCrashed, true, &[], 1, Some(Migrate)),
-            (PageCrashed, false, &[], 0, None),
-            (PageCrashed, false, &[Migrate], 1, None),
-            (PageCrashed, false, &[Migrate], 2, Some(Migrate)),
-            (PageCrashed, false, &[Retry, Migrate], 2, None),
-            (PageCrashed, false, &[Separate], 1, Some(Migrate)),
-            (UnsupportedOperation, false, &[], 9, None),
-            (UnsupportedOperation, true, &[], 0, Some(Separate)),
-            (UnsupportedOperation, true, &[Separate], 9, None),
-        ];
-        for (kind, joined, taken, migrate_max, want) in cases {
-            let got = next(kind, joined, &after(taken), Budgets { migrate_max });
-            assert_eq!(
-                got, want,
-                "{kind:?}, joined {joined}, after {taken:?}, budget {migrate_max}"
-            );
+/// The first repair that may cure a browser of a failure of this kind. Where it did not help, the next one has its turn.
+pub fn repair(kind: FailureKind) -> Repair {
+    match kind {
+        FailureKind::BrowserExited
+        | FailureKind::DriverUnresponsive
+        | FailureKind::MemoryLimitExceeded => Repair::Replace,
+        FailureKind::ConnectionLost | FailureKind::PageCrashed | FailureKind::DeadlineExceeded => {
+            Repair::ResetPage
+        }
+        FailureKind::DeviceLost => Repair::RenewDevice,
+        FailureKind::WrongResult => Repair::Reload,
+        FailureKind::OutOfMemory | FailureKind::UnsupportedOperation | FailureKind::Overloaded => {
+            Repair::Nothing
         }
     }
 }

@@ -252,6 +252,16 @@ impl Records {
         Records { present, transactions, ..Records::default() }
     }
 
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.present.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.present.is_empty()
+    }
+
     /// What a record says.
     pub fn get(&self, key: Key) -> Option<&Value> {
         self.present.get(&key).map(|(_, value)| value)
@@ -328,6 +338,13 @@ impl Records {
     /// Lets go of a prepared transaction; every record is as it was.
     pub fn rollback(&mut self, id: TransactionId) -> Option<Transaction> {
         self.release(id)
+    }
+
+    /// Drops a record from memory that nothing here needs any more; the store keeps it for as long as it wants.
+    pub fn forget(&mut self, key: Key) {
+        if !self.is_held(key) {
+            self.present.remove(&key);
+        }
     }
 
     /// Whether a record is held by a transaction that is not confirmed yet.

@@ -4,8 +4,9 @@ use std::{fmt::Write as _, time::Duration};
 
 use expect_test::{Expect, expect};
 use flotilla_fleet::{
-    Action, Batching, Config, Event, Failure, FailureKind, Fleet, Instant, ModelId, RequestError,
-    Slot,
+    Action, Batching, Budget, Config, Event, Failure, FailureKind, Fleet, Instant, Ladder, ModelId,
+    Persistence, Policy, RequestError, Role, Slot, Strategy, TaskId,
+    state::{Durability, TransactionId},
 };
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
@@ -20,12 +21,34 @@ struct Script {
 }
 
 fn slots(count: usize) -> Config {
-    let slot = Slot { kind: "chrome".to_owned(), backends: vec![Backend::WebGpu, Backend::Cpu] };
+    let slot = Slot {
+        kind: "chrome".to_owned(),
+        backends: vec![Backend::WebGpu, Backend::Cpu],
+        role: Role::Regular,
+    };
+    let never = Duration::from_secs(1000);
     Config {
         slots: vec![slot; count],
-        heartbeat_timeout: Duration::from_secs(1000),
+        suspect_after: never / 2,
+        heartbeat_timeout: never,
+        straggler_min: never,
+        probe_interval: never,
         ..Config::default()
     }
+}
+
+fn tries(tries_max: u32) -> Ladder {
+    let budget = Budget { tries_max, wait_max: Duration::from_secs(1000) };
+    let Ladder { simulate, .. } = Ladder::default();
+    Ladder { retry: budget, reset: budget, migrate: budget, reconstruct: budget, simulate }
+}
+
+fn no_tries() -> Ladder {
+    tries(0)
+}
+
+fn many_tries() -> Ladder {
+    tries(9)
 }
 
 impl Script {
@@ -53,8 +76,10 @@ impl Script {
     fn tell(&mut self, event: Event) -> &mut Script {
         self.fleet.handle(Instant(Duration::from_millis(self.now_ms)), event);
         while let Some(action) = self.fleet.poll_action() {
-            self.orders.push_str(&words(&action));
-            self.orders.push('\n');
+            if let Some(words) = words(&action) {
+                self.orders.push_str(&words);
+                self.orders.push('\n');
+            }
         }
         self
     }
@@ -100,6 +125,7 @@ impl Script {
             rows: 1,
             length,
             deadline,
+            policy: Policy::default(),
         })
     }
 
@@ -121,14 +147,15 @@ impl Script {
     }
 }
 
-fn words(action: &Action) -> String {
+/// What is worth reading of an action; records that nothing waits for and reports of recoveries have their own tests.
+fn words(action: &Action) -> Option<String> {
     let list = |ids: &[RequestId]| {
         ids.iter().fold(String::new(), |mut list, id| {
             let _ = write!(list, " {id}");
             list
         })
     };
-    match action {
+    Some(match action {
         Action::Launch { browser, slot } => format!("launch {browser} in slot {}", slot.0),
         Action::Kill { browser, reason } => format!("kill {browser}: {reason}"),
         Action::Place { browser, placement, epoch, model, backend } => {
@@ -144,7 +171,24 @@ fn words(action: &Action) -> String {
         }
         Action::Fail { request, error } => format!("fail {request}: {error}"),
         Action::Drained => "drained".to_owned(),
-    }
+        Action::Reset { browser, reason } => format!("reset {browser}: {reason}"),
+        Action::Probe { browser, backend, probe } => format!("probe {probe} {browser} {backend}"),
+        Action::Unload { browser, placement } => format!("unload {placement} from {browser}"),
+        Action::Commit(transaction) => match transaction.durability {
+            Durability::Relaxed => return None,
+            Durability::Critical => {
+                let keys: String =
+                    transaction.writes.iter().map(|write| format!(" {}", write.key)).collect();
+                format!("commit {}:{keys}", transaction.id)
+            }
+        },
+        Action::Acquired { task, browser } => format!("task {} has {browser}", task.0),
+        Action::Revoked { task, failure } => format!("task {} has no browser: {failure}", task.0),
+        Action::Migrated { model, from, to, failure } => {
+            format!("model {} from {from} to {to}: {failure:?}", model.0)
+        }
+        Action::Recovered(_) => return None,
+    })
 }
 
 #[test]
@@ -273,7 +317,7 @@ fn a_crash_moves_its_requests_to_another_browser_at_the_front() {
 
 #[test]
 fn requests_behind_the_run_that_crashed_have_lost_no_try() {
-    let mut script = Script::ready(Config { retries_max: 0, ..slots(1) });
+    let mut script = Script::ready(Config { ladder: no_tries(), ..slots(1) });
     script.ask(1, 10).ask(2, 10).down(1, FailureKind::PageCrashed).up(2).loaded(2, 1).done(3, 1);
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
@@ -288,21 +332,21 @@ fn requests_behind_the_run_that_crashed_have_lost_no_try() {
 }
 
 #[test]
-fn a_failed_request_waits_for_the_replacement_rather_than_the_same_browser() {
+fn memory_that_could_not_be_had_is_asked_for_once_more_on_the_same_browser() {
     let mut script = Script::ready(slots(2));
     script.down(2, FailureKind::BrowserExited).ask(1, 10).failed(1, 1, FailureKind::OutOfMemory);
     script.check(expect![[r#"
         kill b2: browser exited: x
         launch b3 in slot 1
         dispatch x1 to b1 p1 e1: r1
+        dispatch x2 to b1 p1 e1: r1
     "#]]);
     // Meanwhile the browser runs others, and not the failed request along with them.
     script.ask(2, 10).check(expect![[r#"
-        dispatch x2 to b1 p1 e1: r2
+        dispatch x3 to b1 p1 e1: r2
     "#]]);
     script.up(3).loaded(3, 1).check(expect![[r#"
         place p3 e1 of model 1 on b3 webgpu
-        dispatch x3 to b3 p3 e1: r1
     "#]]);
 }
 
@@ -348,7 +392,7 @@ fn answers_of_another_epoch_or_run_are_dropped() {
 }
 
 #[test]
-fn a_lost_device_is_renewed_once_and_then_costs_the_browser() {
+fn a_lost_device_is_renewed_once_and_then_costs_the_page() {
     let lost = || Event::DeviceLost { browser: BrowserId(1), reason: "x".to_owned() };
     let mut script = Script::ready(slots(1));
     script.ask(1, 10).failed(1, 1, FailureKind::DeviceLost).tell(lost()).check(expect![[r#"
@@ -359,15 +403,13 @@ fn a_lost_device_is_renewed_once_and_then_costs_the_browser() {
         dispatch x2 to b1 p1 e2: r1
     "#]]);
     script.tell(lost()).check(expect![[r#"
-        kill b1: device lost: x
-        fail r1: every attempt failed; device lost: x on browser b1, then run again on the same browser; device lost: x on browser b1
-        launch b2 in slot 0
+        reset b1: device lost: x
     "#]]);
 }
 
 #[test]
 fn three_failed_runs_in_a_row_cost_the_browser() {
-    let mut script = Script::ready(Config { retries_max: 9, ..slots(1) });
+    let mut script = Script::ready(Config { ladder: many_tries(), ..slots(1) });
     script.ask(1, 10);
     for run in 1..=3 {
         script.failed(run, 1, FailureKind::OutOfMemory);
@@ -383,17 +425,19 @@ fn three_failed_runs_in_a_row_cost_the_browser() {
 
 #[test]
 fn the_clock_of_a_run_starts_when_the_one_before_it_ends() {
-    let mut script =
-        Script::ready(Config { run_timeout: Duration::from_secs(10), retries_max: 0, ..slots(1) });
+    let mut script = Script::ready(Config {
+        run_timeout: Duration::from_secs(10),
+        ladder: no_tries(),
+        ..slots(1)
+    });
     script.ask(1, 10).ask(2, 10).at(9_000).done(1, 1).at(18_999).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         dispatch x2 to b1 p1 e1: r2
         answer r1 from x1
     "#]]);
     script.at(19_000).check(expect![[r#"
-        kill b1: took too long: run x2, after 10s
+        reset b1: took too long: run x2, after 10s
         fail r2: every attempt failed; took too long: run x2, after 10s on browser b1
-        launch b2 in slot 0
     "#]]);
 }
 
@@ -419,16 +463,18 @@ fn a_hung_page_is_noticed_even_if_nobody_waits_for_its_run() {
         dispatch x1 to b1 p1 e1: r1
         abandon x1
         fail r1: deadline passed
-        kill b1: took too long: run x1, after 10s
-        launch b2 in slot 0
+        reset b1: took too long: run x1, after 10s
     "#]]);
 }
 
 #[test]
 fn a_silent_browser_is_suspect_and_gets_nothing_then_is_replaced() {
-    let mut script =
-        Script::ready(Config { heartbeat_timeout: Duration::from_secs(10), ..slots(1) });
-    script.at(5_000).ask(1, 10).check(expect![[""]]);
+    let mut script = Script::ready(Config {
+        suspect_after: Duration::from_secs(5),
+        heartbeat_timeout: Duration::from_secs(10),
+        ..slots(1)
+    });
+    script.at(5_000).ask(1, 10).check(expect![""]);
     script.tell(Event::Heartbeat { browser: BrowserId(1) }).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
     "#]]);
@@ -481,6 +527,7 @@ fn requests_of_the_same_moment_share_a_run() {
         rows: 1,
         length: 10,
         deadline,
+        policy: Policy::default(),
     });
     script.tell(Event::Together(requests.collect())).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1 r2 r3
@@ -574,8 +621,14 @@ fn a_drain_answers_what_was_accepted_and_a_second_one_does_not_wait() {
 fn the_queue_is_bounded_and_unknown_models_are_refused() {
     let mut script = Script::new(Config { queue_max: 1, ..slots(1) });
     let deadline = Instant(Duration::from_secs(1));
-    let unknown =
-        Event::Request { request: RequestId(9), model: ModelId(2), rows: 1, length: 1, deadline };
+    let unknown = Event::Request {
+        request: RequestId(9),
+        model: ModelId(2),
+        rows: 1,
+        length: 1,
+        deadline,
+        policy: Policy::default(),
+    };
     script.orders.clear();
     script
         .ask(1, 1)
@@ -605,4 +658,314 @@ fn nothing_is_refused_while_a_browser_may_come() {
         Some("no browsers are configured")
     );
     assert_eq!(error.to_string(), "no browser can run this model: no browsers are configured");
+}
+
+fn ask_with(request: u64, policy: Policy) -> Event {
+    let deadline = Instant(Duration::from_millis(DEADLINE_MS));
+    Event::Request {
+        request: RequestId(request),
+        model: MODEL,
+        rows: 1,
+        length: 10,
+        deadline,
+        policy,
+    }
+}
+
+fn commit(id: u64) -> Event {
+    Event::Committed { transaction: TransactionId(id) }
+}
+
+/// The number of the transaction that was ordered last.
+fn last_commit(script: &Script) -> u64 {
+    let (_, rest) = script.orders.rsplit_once("commit transaction ").expect("a commit");
+    rest.split(':').next().and_then(|id| id.parse().ok()).expect("a number")
+}
+
+fn recorded(request: u64) -> Event {
+    ask_with(request, Policy { persistence: Persistence::Record, ..Policy::default() })
+}
+
+#[test]
+fn a_recorded_request_runs_after_its_record_and_is_answered_after_its_outcome_s() {
+    let mut script = Script::ready(slots(1));
+    script.tell(recorded(7));
+    let first = last_commit(&script);
+    script.check(expect![[r#"
+        commit transaction 5: requests/7
+    "#]]);
+    script.tell(commit(first)).done(1, 1);
+    let second = last_commit(&script);
+    script.check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r7
+        commit transaction 6: requests/7
+    "#]]);
+    script.tell(commit(first)).check(expect![[""]]);
+    script.tell(commit(second)).check(expect![[r#"
+        answer r7 from x1
+    "#]]);
+}
+
+#[test]
+fn a_request_that_cannot_be_recorded_is_refused_and_a_right_answer_is_given_all_the_same() {
+    let fails = |id| Event::CommitFailed {
+        transaction: TransactionId(id),
+        reason: "disk is full".to_owned(),
+    };
+    let mut script = Script::ready(slots(1));
+    script.tell(recorded(1));
+    let first = last_commit(&script);
+    script.orders.clear();
+    script.tell(fails(first)).check(expect![[r#"
+        fail r1: the request could not be recorded: disk is full
+    "#]]);
+    script.tell(recorded(2));
+    let second = last_commit(&script);
+    script.tell(commit(second)).done(1, 1);
+    let third = last_commit(&script);
+    script.orders.clear();
+    script.tell(fails(third)).check(expect![[r#"
+        answer r2 from x1
+    "#]]);
+}
+
+#[test]
+fn a_closed_link_costs_the_page_and_not_the_process() {
+    let mut script = Script::ready(slots(1));
+    let closed = || Event::PageDown {
+        browser: BrowserId(1),
+        failure: Failure::new(FailureKind::ConnectionLost, "x"),
+    };
+    script.ask(1, 10).tell(closed()).up(1).loaded(2, 1).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        reset b1: connection lost: x
+        place p2 e1 of model 1 on b1 webgpu
+        dispatch x2 to b1 p2 e1: r1
+    "#]]);
+    // The next one without an answer in between costs the process.
+    script.tell(closed()).check(expect![[r#"
+        kill b1: connection lost: x
+        launch b2 in slot 0
+    "#]]);
+}
+
+#[test]
+fn a_request_goes_where_its_model_is_ready_rather_than_wait_for_a_new_page() {
+    let mut script = Script::ready(slots(2));
+    script.ask(1, 10).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+    "#]]);
+    let failure = Failure::new(FailureKind::PageCrashed, "x");
+    script.tell(Event::PageDown { browser: BrowserId(1), failure }).check(expect![[r#"
+        reset b1: page crashed: x
+        dispatch x2 to b2 p2 e1: r1
+    "#]]);
+}
+
+#[test]
+fn a_coordinated_request_waits_for_its_own_slot() {
+    let mut script = Script::ready(slots(2));
+    let strategy = Some(Strategy::Coordinated);
+    script.tell(ask_with(1, Policy { strategy, ..Policy::default() }));
+    let failure = Failure::new(FailureKind::PageCrashed, "x");
+    script.tell(Event::PageDown { browser: BrowserId(1), failure }).up(1).loaded(3, 1);
+    script.done(2, 1).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        reset b1: page crashed: x
+        place p3 e1 of model 1 on b1 webgpu
+        dispatch x2 to b1 p3 e1: r1
+        answer r1 from x2; page crashed: x on browser b1, then run again on the browser's new page
+    "#]]);
+}
+
+#[test]
+fn a_rung_that_no_browser_takes_in_time_gives_way_to_the_next() {
+    let ladder = Ladder {
+        reset: Budget { tries_max: 1, wait_max: Duration::from_secs(5) },
+        ..Ladder::default()
+    };
+    let never = Duration::from_secs(500);
+    let mut script = Script::ready(Config { ladder, reset_timeout: never, ..slots(1) });
+    let failure = Failure::new(FailureKind::PageCrashed, "x");
+    script.ask(1, 10).tell(Event::PageDown { browser: BrowserId(1), failure });
+    script.at(4_999).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        reset b1: page crashed: x
+    "#]]);
+    script.at(5_000).check(expect![[r#"
+        fail r1: every attempt failed; page crashed: x on browser b1
+    "#]]);
+}
+
+#[test]
+fn simulation_is_the_last_resort_of_those_who_allow_it() {
+    let mut config = slots(1);
+    let simulated = Slot { role: Role::Fallback, ..config.slots[0].clone() };
+    config.slots.push(simulated);
+    config.restarts_max = 1;
+    let mut script = Script::new(config);
+    script.check(expect![[r#"
+        launch b1 in slot 0
+    "#]]);
+    let fallback_to_simulation = true;
+    script.tell(ask_with(1, Policy { fallback_to_simulation, ..Policy::default() }));
+    script.ask(2, 10).down(1, FailureKind::DriverUnresponsive).up(2).loaded(1, 1).done(1, 1);
+    script.check(expect![[r#"
+        kill b1: driver unresponsive: x
+        fail r2: no browser can run this model: chrome: given up after 1 failed starts, the last one: driver unresponsive: x
+        launch b2 in slot 1
+        place p1 e1 of model 1 on b2 webgpu
+        dispatch x1 to b2 p1 e1: r1
+        answer r1 from x1
+    "#]]);
+}
+
+#[test]
+fn recovery_ends_when_the_request_says() {
+    let mut script = Script::ready(slots(1));
+    let recovery_timeout = Some(Duration::from_secs(2));
+    script.tell(ask_with(1, Policy { recovery_timeout, ..Policy::default() }));
+    script.down(1, FailureKind::BrowserExited).at(2_000).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        kill b1: browser exited: x
+        launch b2 in slot 0
+        fail r1: recovery took longer than 2s; browser exited: x on browser b1
+    "#]]);
+}
+
+#[test]
+fn a_straggler_is_hedged_and_its_late_answer_dropped() {
+    let config = Config { straggler_min: Duration::from_secs(3), ..slots(2) };
+    let mut script = Script::ready(config);
+    script.ask(1, 10).at(3_000).done(1, 1).done(2, 1).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        abandon x1
+        dispatch x2 to b2 p2 e1: r1
+        answer r1 from x2; took too long: no answer for 3s on browser b1, then migrated to another browser
+    "#]]);
+}
+
+#[test]
+fn a_browser_that_computes_nothing_right_is_found_out_by_its_probe() {
+    let config = Config {
+        probe_interval: Duration::from_secs(10),
+        probe_timeout: Duration::from_secs(2),
+        ..slots(1)
+    };
+    let mut script = Script::ready(config);
+    let browser = BrowserId(1);
+    script.at(10_000).tell(Event::ProbeDone { browser, probe: RunId(1) });
+    script.at(20_000).at(22_000).at(23_000).at(25_000).check(expect![[r#"
+        probe x1 b1 webgpu
+        probe x2 b1 webgpu
+        probe x3 b1 webgpu
+        reset b1: took too long: probe, after 2s
+    "#]]);
+    script.up(1).loaded(2, 1).at(35_000);
+    let failure = Failure::new(FailureKind::WrongResult, "x");
+    script.tell(Event::ProbeFailed { browser, probe: RunId(4), failure }).check(expect![[r#"
+        place p2 e1 of model 1 on b1 webgpu
+        probe x4 b1 webgpu
+        kill b1: wrong result: x
+        launch b2 in slot 0
+    "#]]);
+}
+
+#[test]
+fn memory_over_the_limit_costs_the_browser_at_once_and_near_it_at_a_good_moment() {
+    let mut script = Script::ready(Config { memory_bytes_max: Some(100 << 20), ..slots(2) });
+    let memory =
+        |browser, mib: u64| Event::Memory { browser: BrowserId(browser), used_bytes: mib << 20 };
+    script.ask(1, 10).tell(memory(1, 90)).ask(2, 10).check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        dispatch x2 to b2 p2 e1: r2
+    "#]]);
+    script.done(1, 1).check(expect![[r#"
+        answer r1 from x1
+        kill b1: recycled: 90 MiB of memory used
+        launch b3 in slot 0
+    "#]]);
+    script.tell(memory(2, 101)).check(expect![[r#"
+        kill b2: memory limit exceeded: 101 MiB used, 100 MiB allowed
+        launch b4 in slot 1
+    "#]]);
+}
+
+#[test]
+fn a_task_has_a_browser_for_itself() {
+    let mut script = Script::ready(slots(2));
+    let (first, second) = (TaskId(1), TaskId(2));
+    let deadline = Instant(Duration::from_secs(60));
+    script.ask(1, 10).tell(Event::Acquire { task: first, deadline });
+    script.tell(Event::Acquire { task: second, deadline }).ask(2, 10).done(1, 1).ask(3, 10);
+    script.check(expect![[r#"
+        dispatch x1 to b1 p1 e1: r1
+        task 1 has b2
+        answer r1 from x1
+        task 2 has b1
+    "#]]);
+    let task = Some(second);
+    script.tell(ask_with(4, Policy { task, ..Policy::default() }));
+    script.tell(Event::Release { task: first }).check(expect![[r#"
+        dispatch x2 to b1 p1 e1: r4
+        dispatch x3 to b2 p2 e1: r2 r3
+    "#]]);
+    script.down(1, FailureKind::BrowserExited).check(expect![[r#"
+        kill b1: browser exited: x
+        abandon x2
+        fail r4: the browser of this task is gone
+        task 2 has no browser: browser exited: x
+        launch b3 in slot 0
+    "#]]);
+}
+
+#[test]
+fn without_a_standby_a_model_moves_to_a_browser_that_is_up() {
+    let mut script = Script::new(Config { redundancy_factor: Some(1), ..slots(2) });
+    script.up(1).up(2).loaded(1, 1).ask(1, 10).down(1, FailureKind::BrowserExited);
+    script.loaded(2, 1).up(3).check(expect![[r#"
+        launch b1 in slot 0
+        launch b2 in slot 1
+        place p1 e1 of model 1 on b1 webgpu
+        dispatch x1 to b1 p1 e1: r1
+        kill b1: browser exited: x
+        place p2 e1 of model 1 on b2 webgpu
+        launch b3 in slot 0
+        dispatch x2 to b2 p2 e1: r1
+    "#]]);
+}
+
+#[test]
+fn a_migration_unloads_only_after_it_is_recorded_and_undoes_what_fails() {
+    let mut script = Script::new(Config { redundancy_factor: Some(1), ..slots(2) });
+    script.up(1).up(2).loaded(1, 1);
+    script.orders.clear();
+    let migrate = || Event::Migrate { model: MODEL, from: BrowserId(1), to: BrowserId(2) };
+    let before = script.fleet.status().slots;
+    script.tell(migrate()).loaded(2, 1);
+    let third = last_commit(&script);
+    let transaction = TransactionId(third);
+    script.ask(1, 10).done(1, 1);
+    script.tell(Event::CommitFailed { transaction, reason: "disk is full".to_owned() });
+    script.check(expect![[r#"
+        place p2 e1 of model 1 on b2 webgpu
+        commit transaction 7: plans/1
+        dispatch x1 to b1 p1 e1: r1
+        answer r1 from x1
+        unload p2 from b2
+        model 1 from b1 to b2: Some(Failure { kind: Overloaded, detail: "the new plan could not be recorded: disk is full" })
+    "#]]);
+    let placements = |slots: &[flotilla_fleet::SlotStatus]| {
+        slots.iter().map(|slot| slot.placements.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(placements(&script.fleet.status().slots), placements(&before), "as before");
+    script.tell(migrate()).loaded(3, 1);
+    let last = last_commit(&script);
+    script.tell(commit(last)).ask(2, 10).check(expect![[r#"
+        place p3 e1 of model 1 on b2 webgpu
+        commit transaction 11: plans/1
+        unload p1 from b1
+        model 1 from b1 to b2: None
+        dispatch x2 to b2 p3 e1: r2
+    "#]]);
 }

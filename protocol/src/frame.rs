@@ -1,10 +1,12 @@
 //! One WebSocket message is one frame: a message and the tensors it speaks of.
 //!
 //! ```text
-//! u32 head_bytes | head (postcard of message and tensor headers) | zeros to 16 | tensor bytes, each padded to 16
+//! u32 head_bytes | u32 checksum | head (postcard of message and tensor headers) | zeros to 16 | tensor bytes, each padded
+//! to 16
 //! ```
 //!
-//! All numbers are little-endian. Padding keeps every tensor aligned inside the frame.
+//! All numbers are little-endian. Padding keeps every tensor aligned inside the frame. The checksum is the CRC-32 of
+//! everything else, so that a frame whose bytes were changed on their way is an error and never a wrong result.
 
 use std::cmp::Ordering;
 
@@ -18,6 +20,8 @@ pub const FRAME_BYTES_MAX: usize = 256 << 20;
 pub const FRAME_TENSORS_MAX: usize = 256;
 
 const ALIGNMENT: usize = 16;
+/// Length of the head, and checksum.
+const PREFIX: usize = 8;
 
 /// Why bytes are not a frame, or a frame cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,8 @@ pub enum FrameError {
     TooManyTensors { got: usize },
     #[error("frame ends after {got} bytes, {want} are needed")]
     Truncated { got: usize, want: usize },
+    #[error("frame was changed on its way: its checksum is {got:08x}, it says {want:08x}")]
+    Checksum { got: u32, want: u32 },
     #[error("{extra} bytes follow the frame's end")]
     Trailing { extra: usize },
     #[error("frame head does not decode: {0}")]
@@ -63,19 +69,30 @@ pub fn encode<M: Serialize>(message: &M, tensors: &[Tensor]) -> Result<Vec<u8>, 
     let head = postcard::to_stdvec(&(message, heads))?;
     let body: usize =
         tensors.iter().map(|tensor| tensor.bytes.len().next_multiple_of(ALIGNMENT)).sum();
-    let total = (4 + head.len()).next_multiple_of(ALIGNMENT) + body;
+    let total = (PREFIX + head.len()).next_multiple_of(ALIGNMENT) + body;
     if total > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge { got: total });
     }
     let mut frame = Vec::with_capacity(total);
     frame.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(&head);
     frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
     for tensor in tensors {
         frame.extend_from_slice(&tensor.bytes);
         frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
     }
+    let checksum = checksum(&frame);
+    frame[4..PREFIX].copy_from_slice(&checksum.to_le_bytes());
     Ok(frame)
+}
+
+/// Of everything but the checksum itself.
+fn checksum(frame: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&frame[..4]);
+    hasher.update(&frame[PREFIX..]);
+    hasher.finalize()
 }
 
 /// Reads a frame. Never panics, whatever the bytes.
@@ -87,12 +104,16 @@ pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), Fra
         return Err(FrameError::TooLarge { got: frame.len() });
     }
     let truncated = |want: usize| FrameError::Truncated { got: frame.len(), want };
-    let head_bytes = match frame.first_chunk::<4>() {
-        Some(length) => u32::from_le_bytes(*length) as usize,
-        None => return Err(truncated(4)),
+    let Some(&[a, b, c, d, e, f, g, h]) = frame.first_chunk::<PREFIX>() else {
+        return Err(truncated(PREFIX));
     };
-    let head =
-        frame.get(4..4usize.saturating_add(head_bytes)).ok_or_else(|| truncated(4 + head_bytes))?;
+    let head_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
+    let (got, want) = (checksum(frame), u32::from_le_bytes([e, f, g, h]));
+    if got != want {
+        return Err(FrameError::Checksum { got, want });
+    }
+    let end = PREFIX.saturating_add(head_bytes);
+    let head = frame.get(PREFIX..end).ok_or_else(|| truncated(end))?;
     let ((message, heads), rest) = postcard::take_from_bytes::<(M, Vec<TensorHead>)>(head)?;
     if !rest.is_empty() {
         return Err(FrameError::Trailing { extra: rest.len() });
@@ -100,7 +121,7 @@ pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), Fra
     if heads.len() > FRAME_TENSORS_MAX {
         return Err(FrameError::TooManyTensors { got: heads.len() });
     }
-    let mut at = (4 + head_bytes).next_multiple_of(ALIGNMENT);
+    let mut at = end.next_multiple_of(ALIGNMENT);
     let mut tensors = Vec::with_capacity(heads.len());
     for TensorHead { dtype, shape, bytes } in heads {
         let end = usize::try_from(bytes)
@@ -157,6 +178,14 @@ mod tests {
         fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode::<ToPage>(&bytes);
             let _ = decode::<FromPage>(&bytes);
+        }
+
+        #[test]
+        fn a_changed_frame_is_refused(tensors in proptest::collection::vec(tensor(), 0..3), at in any::<u32>()) {
+            let mut frame = encode(&ToPage::Ping { nonce: 1 }, &tensors).expect("encodes");
+            let bit = at as usize % (frame.len() * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(decode::<ToPage>(&frame).is_err());
         }
 
         #[test]

@@ -2,6 +2,7 @@
 
 mod answers;
 mod death;
+mod faults;
 mod kernels;
 mod links;
 mod recovery;

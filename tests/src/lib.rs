@@ -10,4 +10,5 @@ pub mod model;
 pub mod place;
 pub mod process;
 pub mod python;
+pub mod runner;
 pub mod skip;

@@ -1,5 +1,5 @@
 // The page's main thread: holds the control link and starts the worker that computes.
-import init, { control_main, forward_console } from '/runner/runtime.js';
+import init, { control_main, drop_control_link, forward_console } from '/runner/runtime.js';
 
 const [control, data] = location.hash.slice(1).split('.');
 const url = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/link`;
@@ -10,6 +10,29 @@ function fail(error) {
   document.getElementById('state').textContent = window.flotillaError;
   const body = JSON.stringify({ token: control, error: window.flotillaError });
   fetch('/runner/failure', { method: 'POST', headers: { 'content-type': 'application/json' }, body }).catch(() => {});
+}
+
+// Faults that a WebDriver script gives this page on purpose: `flotillaFault(name, amount)`. Resolves to whether it happened;
+// `hang` and `silence` cannot tell.
+//   hang            this thread never comes back, so the heartbeats end; the worker goes on
+//   drop_control    the control link closes
+//   silence         the worker never comes back, and the heartbeats go on
+//   lose_device     the worker's device is destroyed, though nobody has given it up
+//   drop_data       the data link closes
+//   slow_down       runs take `amount` times as long
+//   wrong_answers   results are wrong if `amount` is not 0
+//   memory          the worker holds `amount` MB more
+function suffer(worker, name, amount = 0) {
+  if (name === 'hang') {
+    // Later, so that the script that asked for this is answered.
+    setTimeout(() => { for (;;); }, 100);
+    return Promise.resolve(true);
+  }
+  if (name === 'drop_control') return Promise.resolve(drop_control_link());
+  const { port1, port2 } = new MessageChannel();
+  const happened = new Promise((resolve) => { port1.onmessage = ({ data }) => resolve(data); });
+  worker.postMessage({ fault: { name, amount } }, [port2]);
+  return name === 'silence' ? Promise.resolve(true) : happened;
 }
 
 try {
@@ -32,6 +55,7 @@ try {
     else forward_console(message.level, message.text);
   });
   worker.postMessage({ url, token: data });
+  window.flotillaFault = (name, amount) => suffer(worker, name, amount);
   document.getElementById('state').textContent = 'running';
 } catch (error) {
   fail(error);

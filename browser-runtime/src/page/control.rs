@@ -49,6 +49,19 @@ pub fn control_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     Ok(())
 }
 
+/// Closes the control link on purpose, as a fault. Says whether it was open.
+#[wasm_bindgen]
+pub fn drop_control_link() -> bool {
+    let socket = CONSOLE.with_borrow(|console| match console {
+        Console::Linked(socket) => Some(socket.clone()),
+        Console::Waiting(_) => None,
+    });
+    if let Some(socket) = &socket {
+        socket.close();
+    }
+    socket.is_some()
+}
+
 /// Forwards a line of the console. `level` is the console's method.
 #[wasm_bindgen]
 pub fn forward_console(level: &str, text: &str) {

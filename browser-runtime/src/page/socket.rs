@@ -65,6 +65,12 @@ impl Socket {
         }
     }
 
+    /// Ends the link.
+    pub(super) fn close(&self) {
+        // One that is closed already is what was wanted.
+        let _ = self.0.close();
+    }
+
     /// Ends the link and says why on the console.
     pub(super) fn refuse(&self, reason: &str) {
         web_sys::console::error_1(&reason.into());

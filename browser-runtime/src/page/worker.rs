@@ -1,15 +1,37 @@
 //! The worker: the data link and the runtime behind it.
 
+use std::cell::RefCell;
+
 use flotilla_protocol::{FromPage, Link, Tensor, ToPage};
 use futures_channel::mpsc;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::spawn_local;
 
 use super::{blobs::HttpBlobs, socket::Socket};
-use crate::{Options, Peer};
+use crate::{Faults, Options, Peer};
 
 /// Most messages that wait for the one in progress; the daemon keeps far fewer.
 const WAITING_MAX: usize = 1024;
+
+thread_local! {
+    /// What [`suffer`] works on, once the link is opened.
+    static VICTIM: RefCell<Option<(Socket, Faults)>> = const { RefCell::new(None) };
+}
+
+/// Gives the worker a fault on purpose; `web/runner/runner.js` lists them. Says whether it happened.
+#[wasm_bindgen]
+pub fn suffer(fault: &str, amount: f64) -> bool {
+    // Closing a link calls back, so no borrow may be held.
+    let Some((socket, faults)) = VICTIM.with_borrow(Clone::clone) else { return false };
+    match fault {
+        "lose_device" => return faults.lose_device(),
+        "drop_data" => socket.close(),
+        "slow_down" => faults.slow_down(amount),
+        "wrong_answers" => faults.answer_wrongly(amount != 0.0),
+        _ => return false,
+    }
+    true
+}
 
 /// Opens the data link. Returns at once; the link lives as long as the worker.
 ///
@@ -40,6 +62,7 @@ pub fn worker_main(ws_url: &str, token: String) -> Result<(), JsValue> {
 
 async fn serve(socket: Socket, mut messages: mpsc::Receiver<(ToPage, Vec<Tensor>)>) {
     let mut peer = Peer::new(Options::default(), HttpBlobs);
+    VICTIM.set(Some((socket.clone(), peer.faults())));
     let mut losses = peer.losses();
     let telling = socket.clone();
     spawn_local(async move {

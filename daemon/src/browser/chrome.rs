@@ -23,6 +23,12 @@ const QUIET: &[&str] = &[
     "--no-pings",
     // Containers give /dev/shm 64 MB, less than a page with weights needs.
     "--disable-dev-shm-usage",
+    // A GPU process that died is started again, but not trusted again: without the first of these a driver that was
+    // never looked for on a list is refused after the first death, without the second the page gets no more adapters after
+    // the second death, and without the third nobody does after the third.
+    "--ignore-gpu-blocklist",
+    "--disable-domain-blocking-for-3d-apis",
+    "--disable-gpu-process-crash-limit",
 ];
 
 /// Flags for a route to WebGPU; `Auto` must have been decided before.

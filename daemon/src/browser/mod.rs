@@ -7,13 +7,17 @@ use serde::{Deserialize, Serialize};
 
 pub mod adapter;
 pub mod chrome;
+mod conversation;
+pub mod fault;
 pub mod firefox;
 pub mod install;
 pub mod owner;
 pub mod simulated;
 
 /// What a browser is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Chromium or Google Chrome.

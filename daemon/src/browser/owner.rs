@@ -22,7 +22,12 @@ use tokio::{
 };
 
 use crate::{
-    browser::{DriverPlan, Facts, Kind, Wish, chrome, firefox, install, simulated},
+    browser::{
+        DriverPlan, Facts, Kind, Wish, chrome,
+        conversation::{Conversation, runner_url},
+        fault::{Fault, FaultError},
+        firefox, install, simulated,
+    },
     guardian,
 };
 
@@ -46,6 +51,32 @@ pub struct Launch {
     pub guardian: PathBuf,
     /// Marks the processes as this data directory's.
     pub data_dir_id: String,
+    /// How closely it is watched.
+    pub limits: Limits,
+}
+
+/// How closely a browser is watched, and how long its driver may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time between two questions whether the driver answers.
+    pub driver_poll: Duration,
+    /// Longest wait for that answer.
+    pub driver_answer_max: Duration,
+    /// Longest wait for a new page to be opened, or for another address.
+    pub page_open_max: Duration,
+    /// Time between two measurements of the processes' memory.
+    pub memory_poll: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            driver_poll: Duration::from_secs(2),
+            driver_answer_max: Duration::from_secs(10),
+            page_open_max: Duration::from_secs(10),
+            memory_poll: Duration::from_secs(1),
+        }
+    }
 }
 
 /// What an owner tells.
@@ -53,6 +84,14 @@ pub struct Launch {
 pub enum OwnerReport {
     /// The session stands and the page's address has been opened.
     Started(Facts),
+    /// [`Owner::reset`] was obeyed: the address of a new page has been opened and the old page is closed.
+    PageOpened,
+    /// How much memory the browser, its driver and their guardian hold. Told when it has changed by a twentieth, else
+    /// every ten seconds.
+    Memory {
+        /// Proportional set size of all processes, in bytes.
+        used_bytes: u64,
+    },
     /// The browser is of no more use. Sent at most once; its processes are ended only when the owner is dropped.
     Failed(Failure),
 }
@@ -74,19 +113,67 @@ pub struct Owner {
     // Never sent on: its end is the order.
     _alive: oneshot::Sender<()>,
     scripts: mpsc::Sender<Script>,
+    orders: mpsc::Sender<Order>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Most scripts that wait for a browser.
+/// What an owner is told to do with its browser.
+#[derive(Debug)]
+pub(super) enum Order {
+    Reset { control: String, data: String },
+    Navigate { url: String, reply: oneshot::Sender<Result<(), FaultError>> },
+    Suffer { fault: Fault, reply: oneshot::Sender<Result<(), FaultError>> },
+}
+
+/// Most scripts that wait for a browser, and most orders.
 const SCRIPTS_MAX: usize = 16;
+
+/// The outcome of an order, once it is known; dropped if the browser ends first.
+pub type Outcome = oneshot::Receiver<Result<(), FaultError>>;
 
 impl Owner {
     /// Starts a browser. Reports go to `reports`, with the browser's id.
     pub fn launch(launch: Launch, reports: mpsc::Sender<(BrowserId, OwnerReport)>) -> Owner {
         let (alive, ended) = oneshot::channel();
         let (scripts, queue) = mpsc::channel(SCRIPTS_MAX);
-        let task = tokio::spawn(own(launch, reports, queue, ended));
-        Owner { _alive: alive, scripts, task }
+        let (orders, order_queue) = mpsc::channel(SCRIPTS_MAX);
+        let queues = Queues { scripts: queue, orders: order_queue };
+        let task = tokio::spawn(own(launch, reports, queues, ended));
+        Owner { _alive: alive, scripts, orders, task }
+    }
+
+    /// Opens a new page, whose links have these tokens (control, data), and closes the old one, whatever it is busy with.
+    /// Reported as [`OwnerReport::PageOpened`] or [`OwnerReport::Failed`].
+    ///
+    /// # Errors
+    /// Too many orders wait, or the browser has ended: nothing will be reported.
+    pub fn reset(&self, tokens: (String, String)) -> Result<(), FaultError> {
+        let (control, data) = tokens;
+        self.order(Order::Reset { control, data })
+    }
+
+    /// Sends the page to another address, and leaves it there. A simulated browser has then no page.
+    ///
+    /// # Errors
+    /// Too many orders wait, or the browser has ended.
+    pub fn navigate(&self, url: String) -> Result<Outcome, FaultError> {
+        let (reply, outcome) = oneshot::channel();
+        self.order(Order::Navigate { url, reply })?;
+        Ok(outcome)
+    }
+
+    /// Gives the browser a fault on purpose. That it happened says nothing about who has noticed.
+    ///
+    /// # Errors
+    /// Too many orders wait, or the browser has ended.
+    pub fn fault(&self, fault: Fault) -> Result<Outcome, FaultError> {
+        let (reply, outcome) = oneshot::channel();
+        self.order(Order::Suffer { fault, reply })?;
+        Ok(outcome)
+    }
+
+    fn order(&self, order: Order) -> Result<(), FaultError> {
+        self.orders.try_send(order).map_err(|_| FaultError::NotTaken)
     }
 
     /// Runs a script in the page. A simulated browser has no page: the reply is dropped.
@@ -107,19 +194,25 @@ impl Owner {
     }
 }
 
+/// What comes from an [`Owner`].
+struct Queues {
+    scripts: mpsc::Receiver<Script>,
+    orders: mpsc::Receiver<Order>,
+}
+
 async fn own(
     launch: Launch,
     reports: mpsc::Sender<(BrowserId, OwnerReport)>,
-    mut scripts: mpsc::Receiver<Script>,
+    mut queues: Queues,
     mut ended: oneshot::Receiver<()>,
 ) {
     let browser = launch.browser;
     if launch.wish.simulated {
-        return simulated::own(launch, reports, ended).await;
+        return simulated::own(launch, reports, queues.orders, ended).await;
     }
     let mut process = None;
     let failure = tokio::select! {
-        failure = live(launch, &mut process, &mut scripts, &reports) => Some(failure),
+        failure = live(launch, &mut process, &mut queues, &reports) => Some(failure),
         _ = &mut ended => None,
     };
     if let Some(failure) = failure {
@@ -136,7 +229,7 @@ async fn own(
 async fn live(
     launch: Launch,
     slot: &mut Option<Guarded>,
-    scripts: &mut mpsc::Receiver<Script>,
+    queues: &mut Queues,
     reports: &mpsc::Sender<(BrowserId, OwnerReport)>,
 ) -> Failure {
     let begin = Instant::now();
@@ -191,7 +284,7 @@ async fn live(
     let driver_pid = guarded.driver_pid();
     let pid = browser_pid(&session, driver_pid);
     let (control, data) = &launch.tokens;
-    if let Err(error) = session.goto(&format!("{}/runner/#{control}.{data}", launch.origin)).await {
+    if let Err(error) = session.goto(&runner_url(&launch.origin, control, data)).await {
         return driver_failure(format!(
             "the runner page could not be opened: {}",
             cut(&error.to_string())
@@ -209,7 +302,18 @@ async fn live(
     if reports.send((browser, OwnerReport::Started(facts))).await.is_err() {
         return driver_failure("the pool is gone".to_owned());
     }
-    guarded.failure(&session, scripts, pid).await
+    let conversation = Conversation {
+        browser,
+        kind: launch.wish.kind,
+        origin: &launch.origin,
+        session: &session,
+        driver_port: port,
+        pid,
+        guardian: guarded.child.id(),
+        limits: launch.limits,
+        reports,
+    };
+    guarded.failure(&conversation, queues, pid).await
 }
 
 fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled> {
@@ -278,11 +382,11 @@ impl Guarded {
             .ok()
     }
 
-    /// Runs scripts until the browser or its driver ends.
+    /// Does what is ordered until the browser or its driver ends, or the driver no longer answers.
     async fn failure(
         &mut self,
-        session: &Client,
-        scripts: &mut mpsc::Receiver<Script>,
+        conversation: &Conversation<'_>,
+        queues: &mut Queues,
         pid: Option<u32>,
     ) -> Failure {
         let guardian = self.child.id();
@@ -306,21 +410,14 @@ impl Guarded {
                 None => std::future::pending().await,
             }
         };
-        let executing = async {
-            while let Some(Script { body, arguments, reply }) = scripts.recv().await {
-                let result = session.execute_async(&body, arguments).await;
-                // Whoever asked may have gone.
-                let _ = reply.send(result.map_err(|error| cut(&error.to_string())));
-            }
-            std::future::pending().await
-        };
         tokio::select! {
             // A guardian ends with its driver, and then the driver's end is what is worth telling.
             biased;
             failure = browser_ended => failure,
             failure = driver_ended => failure,
             failure = guardian_ended => failure,
-            failure = executing => failure,
+            failure = conversation.failure(&mut queues.scripts, &mut queues.orders) => failure,
+            failure = conversation.measure_memory() => failure,
         }
     }
 
@@ -437,7 +534,7 @@ fn tail(path: &Path) -> String {
     }
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let text = text.trim();
     match text.char_indices().nth(WORDS_MAX) {
         Some((at, _)) => format!("{}...", &text[..at]),

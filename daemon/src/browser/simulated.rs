@@ -1,9 +1,12 @@
 //! A browser that is not there: the same protocol over real WebSockets, the same programs through the same runtime,
 //! compiled natively.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
-use flotilla_browser_runtime::{BlobFetcher, BlobStream, Options, Peer};
+use flotilla_browser_runtime::{BlobFetcher, BlobStream, Faults, Options, Peer};
 use flotilla_fleet::{Failure, FailureKind};
 use flotilla_model::program::BlobId;
 use flotilla_protocol::{
@@ -27,11 +30,14 @@ use tokio_tungstenite::{
 
 use super::{
     Facts,
-    owner::{Launch, OwnerReport},
+    fault::{Fault, FaultError},
+    owner::{Launch, Order, OwnerReport},
 };
 
 /// Most answers that wait to be sent.
 const ANSWERS_MAX: usize = 64;
+/// Most faults that wait for a page's thread.
+const FAULTS_MAX: usize = 16;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -42,6 +48,8 @@ enum PageError {
     Link(#[from] tungstenite::Error),
     #[error("frame: {0}")]
     Frame(#[from] flotilla_protocol::FrameError),
+    #[error("cannot open its links: {0}")]
+    Open(#[source] Box<PageError>),
     #[error("refused: {0}")]
     Refused(String),
     #[error("the daemon closed the link")]
@@ -52,10 +60,46 @@ enum PageError {
     Thread(#[from] std::io::Error),
 }
 
+impl PageError {
+    /// What is told of it. A link that ends is told of by the daemon's end of it, as it is of a real page's.
+    fn failure(&self) -> Option<Failure> {
+        match self {
+            PageError::Link(_) | PageError::Closed => None,
+            PageError::Frame(_)
+            | PageError::Open(_)
+            | PageError::Refused(_)
+            | PageError::Overflow
+            | PageError::Thread(_) => {
+                Some(Failure::new(FailureKind::PageCrashed, self.to_string()))
+            }
+        }
+    }
+}
+
+/// A fault on its way to one of a page's two threads.
+#[derive(Debug)]
+struct Suffering {
+    fault: Fault,
+    reply: oneshot::Sender<Result<(), FaultError>>,
+}
+
+/// A page that is open.
+struct Page {
+    ended: Pin<Box<dyn Future<Output = PageError> + Send>>,
+    main: mpsc::Sender<Suffering>,
+    worker: mpsc::Sender<Suffering>,
+}
+
+enum Heard {
+    Order(Order),
+    PageEnded(PageError),
+}
+
 /// Plays a browser until it is ordered to end.
 pub(super) async fn own(
-    launch: Launch,
+    mut launch: Launch,
     reports: mpsc::Sender<(BrowserId, OwnerReport)>,
+    mut orders: mpsc::Receiver<Order>,
     mut ended: oneshot::Receiver<()>,
 ) {
     let begin = Instant::now();
@@ -72,19 +116,112 @@ pub(super) async fn own(
     if reports.send((browser, OwnerReport::Started(facts))).await.is_err() {
         return;
     }
-    let page = async {
-        tokio::select! {
-            error = control(&launch) => error,
-            error = data(&launch) => error,
+    let mut page = Some(Page::open(&launch));
+    let failure = loop {
+        let page_ended = async {
+            match &mut page {
+                Some(page) => page.ended.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let heard = tokio::select! {
+            _ = &mut ended => return,
+            Some(order) = orders.recv() => Heard::Order(order),
+            error = page_ended => Heard::PageEnded(error),
+        };
+        let report = match heard {
+            Heard::PageEnded(error) => {
+                page = None;
+                match error.failure() {
+                    Some(failure) => break failure,
+                    None => continue,
+                }
+            }
+            Heard::Order(Order::Reset { control, data }) => {
+                launch.tokens = (control, data);
+                page = Some(Page::open(&launch));
+                OwnerReport::PageOpened
+            }
+            Heard::Order(Order::Navigate { url: _, reply }) => {
+                page = None;
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+                continue;
+            }
+            Heard::Order(Order::Suffer { fault, reply }) => match fault {
+                Fault::Exit => {
+                    page = None;
+                    let _ = reply.send(Ok(()));
+                    break Failure::new(FailureKind::BrowserExited, "the simulated process ended");
+                }
+                Fault::Crash => {
+                    page = None;
+                    let _ = reply.send(Ok(()));
+                    continue;
+                }
+                Fault::Memory(mb) => {
+                    let _ = reply.send(Ok(()));
+                    OwnerReport::Memory { used_bytes: u64::from(mb) << 20 }
+                }
+                Fault::Hang
+                | Fault::Silence
+                | Fault::LoseDevice
+                | Fault::DropLink(_)
+                | Fault::SlowDown(_)
+                | Fault::WrongAnswers(_) => {
+                    match &page {
+                        Some(page) => page.suffer(fault, reply),
+                        None => drop(reply.send(Err(FaultError::NoPage))),
+                    }
+                    continue;
+                }
+            },
+        };
+        if reports.send((browser, report)).await.is_err() {
+            return;
         }
     };
-    let error = tokio::select! {
-        error = page => error,
-        _ = &mut ended => return,
-    };
-    let failure = Failure::new(FailureKind::PageCrashed, error.to_string());
+    drop(page);
     if reports.send((browser, OwnerReport::Failed(failure))).await.is_ok() {
         let _ = ended.await;
+    }
+}
+
+impl Page {
+    fn open(launch: &Launch) -> Page {
+        let (main, main_faults) = mpsc::channel(FAULTS_MAX);
+        let (worker, worker_faults) = mpsc::channel(FAULTS_MAX);
+        let launch = launch.clone();
+        let ended = Box::pin(async move {
+            tokio::select! {
+                error = control(&launch, main_faults) => error,
+                error = data(&launch, worker_faults) => error,
+            }
+        });
+        Page { ended, main, worker }
+    }
+
+    /// Hands a fault to the thread that is to suffer it.
+    fn suffer(&self, fault: Fault, reply: oneshot::Sender<Result<(), FaultError>>) {
+        let threads: &[&mpsc::Sender<Suffering>] = match fault {
+            Fault::Hang => &[&self.main, &self.worker],
+            Fault::DropLink(Link::Control) => &[&self.main],
+            Fault::DropLink(Link::Data)
+            | Fault::Exit
+            | Fault::Crash
+            | Fault::Silence
+            | Fault::LoseDevice
+            | Fault::SlowDown(_)
+            | Fault::WrongAnswers(_)
+            | Fault::Memory(_) => &[&self.worker],
+        };
+        let mut reply = Some(reply);
+        for thread in threads {
+            // Of two threads the first one answers.
+            let reply = reply.take().unwrap_or_else(|| oneshot::channel().0);
+            // A thread that takes no more drops the reply, which says as much.
+            let _ = thread.try_send(Suffering { fault, reply });
+        }
     }
 }
 
@@ -118,33 +255,54 @@ async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageErr
 }
 
 /// What a page's main thread does: shows that it lives.
-async fn control(launch: &Launch) -> PageError {
-    let beat = async {
-        let (mut socket, period) = open(launch, Link::Control).await?;
-        let mut ticks = tokio::time::interval(period);
-        loop {
-            let received = tokio::select! {
-                _ = ticks.tick() => None,
-                received = receive(&mut socket) => Some(received?.0),
-            };
-            match received {
-                None => send(&mut socket, &FromPage::Heartbeat { visible: true }, &[]).await?,
-                Some(ToPage::Ping { nonce }) => {
-                    send(&mut socket, &FromPage::Pong { nonce }, &[]).await?
-                }
-                Some(_) => {}
-            }
-        }
+async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> PageError {
+    enum Heard {
+        Message(ToPage),
+        Beat,
+        Suffering(Suffering),
+    }
+    let (mut socket, period) = match open(launch, Link::Control).await {
+        Ok(opened) => opened,
+        Err(error) => return PageError::Open(Box::new(error)),
     };
-    let beat: Result<Never, PageError> = beat.await;
-    match beat {
-        Ok(never) => match never {},
-        Err(error) => error,
+    let mut ticks = tokio::time::interval(period);
+    loop {
+        let heard = tokio::select! {
+            _ = ticks.tick() => Heard::Beat,
+            Some(suffering) = faults.recv() => Heard::Suffering(suffering),
+            received = receive(&mut socket) => match received {
+                Ok((message, _)) => Heard::Message(message),
+                Err(error) => return error,
+            },
+        };
+        let message = match heard {
+            Heard::Beat => FromPage::Heartbeat { visible: true },
+            Heard::Message(ToPage::Ping { nonce }) => FromPage::Pong { nonce },
+            Heard::Message(
+                ToPage::Welcome { .. }
+                | ToPage::Refused { .. }
+                | ToPage::Inspect
+                | ToPage::Load { .. }
+                | ToPage::Unload { .. }
+                | ToPage::Run { .. },
+            ) => continue,
+            Heard::Suffering(Suffering { fault, reply }) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+                if matches!(fault, Fault::DropLink(_)) {
+                    drop(socket);
+                }
+                return suffer_nothing(&mut faults).await;
+            }
+        };
+        if let Err(error) = send(&mut socket, &message, &[]).await {
+            return error;
+        }
     }
 }
 
 /// What a page's worker does, on a thread of its own: computing must not stop the heartbeat.
-async fn data(launch: &Launch) -> PageError {
+async fn data(launch: &Launch, faults: mpsc::Receiver<Suffering>) -> PageError {
     let launch = launch.clone();
     let (alive, gone) = oneshot::channel::<()>();
     let (result, ended) = oneshot::channel();
@@ -153,7 +311,7 @@ async fn data(launch: &Launch) -> PageError {
             let error = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        error = work(&launch) => error,
+                        error = work(&launch, faults) => error,
                         _ = gone => PageError::Closed,
                     }
                 }),
@@ -172,45 +330,108 @@ async fn data(launch: &Launch) -> PageError {
     error
 }
 
-async fn work(launch: &Launch) -> PageError {
-    let serve = async {
-        let (socket, _) = open(launch, Link::Data).await?;
-        let (mut sink, mut stream) = socket.split();
-        let fetcher = Blobs { client: Client::builder(TokioExecutor::new()).build_http() };
-        let mut peer = Peer::new(Options { backends: launch.wish.backends.clone() }, fetcher);
-        let mut losses = peer.losses();
-        let (answers, mut outward) = mpsc::channel::<(FromPage, Vec<Tensor>)>(ANSWERS_MAX);
-        let writing = async {
-            while let Some((message, tensors)) = outward.recv().await {
-                sink.send(Message::Binary(encode(&message, &tensors)?.into())).await?;
-            }
-            Ok::<_, PageError>(())
-        };
-        let losing = async {
-            while let Some(loss) = losses.next().await {
-                answers.send((loss, Vec::new())).await.map_err(|_| PageError::Closed)?;
-            }
-            Ok::<_, PageError>(())
-        };
-        let working = async {
-            loop {
-                let (message, tensors) = receive(&mut stream).await?;
-                let mut overflow = false;
-                peer.handle(message, tensors, &mut |message, tensors| {
-                    overflow |= answers.try_send((message, tensors)).is_err();
-                })
-                .await;
-                if overflow {
-                    return Err(PageError::Overflow);
-                }
-            }
-        };
-        tokio::try_join!(writing, losing, working).map(|(_, _, never): ((), (), Never)| never)
+/// Why a worker that still lives does nothing more.
+enum Stopped {
+    Failed(PageError),
+    Silent,
+    LinkDropped,
+}
+
+async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> PageError {
+    let (socket, _) = match open(launch, Link::Data).await {
+        Ok(opened) => opened,
+        Err(error) => return PageError::Open(Box::new(error)),
     };
-    match serve.await {
-        Ok(never) => match never {},
-        Err(error) => error,
+    let (mut sink, mut stream) = socket.split();
+    let fetcher = Blobs { client: Client::builder(TokioExecutor::new()).build_http() };
+    let mut peer = Peer::new(Options { backends: launch.wish.backends.clone() }, fetcher);
+    let mut losses = peer.losses();
+    let faults = peer.faults();
+    let (answers, mut outward) = mpsc::channel::<(FromPage, Vec<Tensor>)>(ANSWERS_MAX);
+    let writing = async {
+        while let Some((message, tensors)) = outward.recv().await {
+            sink.send(Message::Binary(encode(&message, &tensors)?.into())).await?;
+        }
+        Ok::<_, PageError>(())
+    };
+    let losing = async {
+        while let Some(loss) = losses.next().await {
+            answers.send((loss, Vec::new())).await.map_err(|_| PageError::Closed)?;
+        }
+        Ok::<_, PageError>(())
+    };
+    let working = async {
+        loop {
+            let (message, tensors) = receive(&mut stream).await?;
+            let mut overflow = false;
+            peer.handle(message, tensors, &mut |message, tensors| {
+                overflow |= answers.try_send((message, tensors)).is_err();
+            })
+            .await;
+            if overflow {
+                return Err(PageError::Overflow);
+            }
+        }
+    };
+    let serving = async {
+        match tokio::try_join!(writing, losing, working) {
+            Ok(((), (), never)) => {
+                let never: Never = never;
+                match never {}
+            }
+            Err(error) => error,
+        }
+    };
+    let stopped = tokio::select! {
+        error = serving => Stopped::Failed(error),
+        stopped = suffer(&mut sufferings, &faults) => stopped,
+    };
+    match stopped {
+        Stopped::Failed(error) => error,
+        // The connection stays open, and nobody reads it.
+        Stopped::Silent => suffer_nothing(&mut sufferings).await,
+        Stopped::LinkDropped => {
+            drop((sink, stream));
+            suffer_nothing(&mut sufferings).await
+        }
     }
+}
+
+/// Stands still. What has stopped cannot suffer more, and says so.
+async fn suffer_nothing(sufferings: &mut mpsc::Receiver<Suffering>) -> PageError {
+    while let Some(Suffering { fault: _, reply }) = sufferings.recv().await {
+        // Whoever asked may have gone.
+        let _ = reply.send(Err(FaultError::NothingThere));
+    }
+    std::future::pending().await
+}
+
+/// Takes what the worker is given, until it is one that ends its work.
+async fn suffer(sufferings: &mut mpsc::Receiver<Suffering>, faults: &Faults) -> Stopped {
+    while let Some(Suffering { fault, reply }) = sufferings.recv().await {
+        let (outcome, stopped) = match fault {
+            Fault::Hang | Fault::Silence => (Ok(()), Some(Stopped::Silent)),
+            Fault::DropLink(_) => (Ok(()), Some(Stopped::LinkDropped)),
+            Fault::LoseDevice if faults.lose_device() => (Ok(()), None),
+            Fault::SlowDown(factor) => {
+                faults.slow_down(factor);
+                (Ok(()), None)
+            }
+            Fault::WrongAnswers(wrongly) => {
+                faults.answer_wrongly(wrongly);
+                (Ok(()), None)
+            }
+            Fault::LoseDevice | Fault::Exit | Fault::Crash | Fault::Memory(_) => {
+                (Err(FaultError::NothingThere), None)
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(outcome);
+        if let Some(stopped) = stopped {
+            return stopped;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What an endless loop returns.

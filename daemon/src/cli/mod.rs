@@ -10,13 +10,16 @@ use flotilla::{
 use flotilla_protocol::Backend;
 
 mod audit;
+mod chaos;
 mod demo;
 mod doctor;
 mod embed;
 mod progress;
 mod pull;
+mod reliability;
 mod serve;
 mod state;
+mod simulate;
 mod table;
 
 #[derive(Parser)]
@@ -46,6 +49,23 @@ enum Command {
     State(state::Options),
     /// Show who acquired, released and ended what, and why.
     Audit(audit::Options),
+    /// Let the fleet live in virtual time, with seeded faults, and check what must hold after every step.
+    Simulate(simulate::Options),
+    /// Disturb a pool under load and account for every request.
+    Chaos(chaos::Options),
+    /// Stand in front of a driver and fail when told to (started by `chaos` itself).
+    #[command(hide = true)]
+    FaultyDriver {
+        /// The real driver.
+        #[arg(long)]
+        real: PathBuf,
+        /// Folder with what this one is told.
+        #[arg(long)]
+        control: PathBuf,
+        /// The driver's arguments.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -163,6 +183,11 @@ pub(crate) fn main() -> ExitCode {
             Command::Pull(options) => pull::run(options).await,
             Command::State(options) => state::run(options).await,
             Command::Audit(options) => audit::run(options).await,
+            Command::Simulate(options) => simulate::run(options).await,
+            Command::Chaos(options) => chaos::run(options).await,
+            Command::FaultyDriver { real, control, arguments } => {
+                chaos::faulty_driver(&real, &arguments, &control).await
+            }
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });

@@ -44,6 +44,13 @@ pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
+/// A line whose words change.
+pub(super) fn line() -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new_spinner());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
 /// Shows that something is under way until it is done.
 pub(super) async fn spinner<T>(what: &str, work: impl Future<Output = T>) -> T {
     let bar = BARS.add(ProgressBar::new_spinner());

@@ -7,7 +7,7 @@ use clap::Args;
 use flotilla::{catalog::Catalog, local::Local};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PoolOptions, progress};
+use super::{PoolOptions, progress, reliability::Reliability};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -28,12 +28,18 @@ pub(super) struct Options {
     /// Longest wait of a request for others to join its batch while a browser is idle.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     batch_delay: u64,
+    #[command(flatten)]
+    reliability: Reliability,
+    /// End with whoever holds the other end of standard input.
+    #[arg(long, hide = true)]
+    until_input_ends: bool,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut wishes = options.pool.wishes()?;
     wishes.fleet.queue_max = options.queue;
     wishes.fleet.batch_delay = Duration::from_millis(options.batch_delay);
+    options.reliability.apply(&mut wishes);
     wishes.batching.rows_max = options.batch_rows.max(1);
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be listened for")?;
     let mut terminate =
@@ -74,6 +80,16 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
             );
         }
     });
+    if options.until_input_ends {
+        let pool = local.pool.clone();
+        let handle = tokio::runtime::Handle::current();
+        // A thread of its own: reading blocks, and must not keep the runtime from ending.
+        std::thread::spawn(move || {
+            // An input that cannot be read has ended, too.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            handle.block_on(pool.drain());
+        });
+    }
     let ended = local.ended().await;
     for task in [bars, ready, signals] {
         task.abort();

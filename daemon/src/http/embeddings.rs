@@ -1,22 +1,30 @@
 //! `POST /v1/embeddings` in OpenAI's shape.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
-    Json,
     body::Bytes,
     extract::{FromRequest, Request, State, rejection::BytesRejection},
     http::StatusCode,
+    response::Response,
 };
 use base64::Engine as _;
+use flotilla_fleet::{Persistence, Policy, Strategy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{BODY_BYTES_MAX, Context, error::ApiError};
+use super::{
+    BODY_BYTES_MAX, Context,
+    error::ApiError,
+    jobs::{self, Asked},
+};
 use crate::{
     catalog::Model,
     embed::{self, EmbedError, Embedding, Text},
-    pool::Provenance,
+    pool::{Provenance, Terms},
 };
 
 /// Most inputs of a request, as in OpenAI's API.
@@ -36,10 +44,29 @@ struct Body {
     /// As in vLLM: cut inputs to so many tokens, -1 for as many as the model takes.
     #[serde(default)]
     truncate_prompt_tokens: Option<Value>,
+    /// What is done when something fails.
+    #[serde(default)]
+    fault_tolerance: Option<FaultTolerance>,
+    /// Whether a simulated browser may answer when no browser can.
+    #[serde(default)]
+    fallback_to_simulation: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Encoding {
+/// What a client wishes for the case that something fails.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FaultTolerance {
+    /// Longest time from the first failure to the answer, in seconds.
+    recovery_timeout: Option<f64>,
+    /// Whether request and answer are recorded.
+    #[serde(default)]
+    state_persistence: bool,
+    failover_strategy: Option<Strategy>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Encoding {
     Float,
     Base64,
 }
@@ -64,8 +91,9 @@ struct Run<'a> {
 pub(super) async fn create(
     State(context): State<Context>,
     request: Request,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let begin = Instant::now();
+    let wish = jobs::wish(request.headers())?;
     let bytes = body(request).await?;
     let body: Body = serde_json::from_slice(&bytes).map_err(|error| {
         ApiError::new(
@@ -86,21 +114,41 @@ pub(super) async fn create(
         return Err(ApiError::invalid("input", "invalid_input", message));
     }
     let cut = truncation(body.truncate_prompt_tokens.as_ref())?;
-    let embeddings = embed::embed(&context.pool, &model, texts, cut, context.timeout)
-        .await
-        .map_err(api_error)?;
-    if let Some(dimensions) = body.dimensions.filter(|wish| !wish.is_null()) {
-        let size = embeddings.first().map_or(0, |embedding| embedding.values.len());
-        if dimensions.as_u64() != Some(size as u64) {
-            let message = format!(
-                "model {} has {size} dimensions and cannot give {}",
-                model.name,
-                brief(&dimensions)
-            );
-            return Err(ApiError::invalid("dimensions", "unsupported_dimensions", message));
-        }
+    check_dimensions(&model, body.dimensions)?;
+    let policy = policy(body.fault_tolerance.unwrap_or_default(), body.fallback_to_simulation)?;
+    let rows = embed::tokenize(&model, texts, cut).await.map_err(api_error)?;
+    let terms = Terms { timeout: context.timeout, policy, job: None };
+    let body_hash = *blake3::hash(&bytes).as_bytes();
+    jobs::answer(&context, wish, Asked { model, rows, encoding, terms, body_hash, begin }).await
+}
+
+/// A model gives the dimensions that it has.
+fn check_dimensions(model: &Model, wish: Option<Value>) -> Result<(), ApiError> {
+    let Some(wish) = wish.filter(|wish| !wish.is_null()) else { return Ok(()) };
+    let Some(size) = model.dimensions() else { return Ok(()) };
+    if wish.as_u64() == Some(size as u64) {
+        return Ok(());
     }
-    Ok(Json(answer(&model, &embeddings, encoding, begin)))
+    let message =
+        format!("model {} has {size} dimensions and cannot give {}", model.name, brief(&wish));
+    Err(ApiError::invalid("dimensions", "unsupported_dimensions", message))
+}
+
+fn policy(wish: FaultTolerance, fallback_to_simulation: bool) -> Result<Policy, ApiError> {
+    let recovery_timeout = match wish.recovery_timeout.map(Duration::try_from_secs_f64) {
+        None => None,
+        Some(Ok(limit)) => Some(limit),
+        Some(Err(_)) => {
+            return Err(ApiError::invalid(
+                "fault_tolerance.recovery_timeout",
+                "invalid_recovery_timeout",
+                "recovery_timeout must be a number of seconds, not negative",
+            ));
+        }
+    };
+    let persistence = if wish.state_persistence { Persistence::Record } else { Persistence::None };
+    let strategy = wish.failover_strategy;
+    Ok(Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, task: None })
 }
 
 /// The body, with an error in OpenAI's shape when it is too long.
@@ -220,7 +268,12 @@ fn tokens(items: &[Value]) -> Option<Vec<u32>> {
     items.iter().map(|item| u32::try_from(item.as_u64()?).ok()).collect()
 }
 
-fn answer(model: &Model, embeddings: &[Embedding], encoding: Encoding, begin: Instant) -> Value {
+pub(super) fn answer(
+    model: &Model,
+    embeddings: &[Embedding],
+    encoding: Encoding,
+    begin: Instant,
+) -> Value {
     let data: Vec<Row> = embeddings
         .iter()
         .enumerate()
@@ -260,7 +313,7 @@ fn answer(model: &Model, embeddings: &[Embedding], encoding: Encoding, begin: In
     })
 }
 
-fn api_error(error: EmbedError) -> ApiError {
+pub(super) fn api_error(error: EmbedError) -> ApiError {
     let message = error.to_string();
     match error {
         EmbedError::Answer(error) => error.into(),

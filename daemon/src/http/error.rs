@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use flotilla_fleet::RequestError;
+use flotilla_fleet::{FailureKind, RequestError};
 use serde_json::json;
 
 use crate::pool::AnswerError;
@@ -51,13 +51,18 @@ impl ApiError {
             _ => "server_error",
         }
     }
+
+    /// The body of its response.
+    pub(super) fn body(&self) -> serde_json::Value {
+        json!({
+            "error": { "message": self.message, "type": self.kind(), "param": self.param, "code": self.code }
+        })
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({
-            "error": { "message": self.message, "type": self.kind(), "param": self.param, "code": self.code }
-        });
+        let body = self.body();
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -74,8 +79,25 @@ impl From<AnswerError> for ApiError {
                 RequestError::DeadlineExceeded { .. } => {
                     (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded")
                 }
-                RequestError::Failed { .. } => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
+                RequestError::Failed { tried } => {
+                    match tried.last().map(|attempt| attempt.failure.kind) {
+                        Some(FailureKind::DeadlineExceeded) => {
+                            (StatusCode::GATEWAY_TIMEOUT, "worker_timeout")
+                        }
+                        Some(FailureKind::MemoryLimitExceeded | FailureKind::OutOfMemory) => {
+                            (StatusCode::INSUFFICIENT_STORAGE, "worker_memory")
+                        }
+                        _ => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
+                    }
+                }
                 RequestError::Unplaceable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_browser"),
+                RequestError::RecoveryTimeout { .. } => {
+                    (StatusCode::GATEWAY_TIMEOUT, "recovery_timeout")
+                }
+                RequestError::NotRecorded { .. } => {
+                    (StatusCode::INSUFFICIENT_STORAGE, "not_recorded")
+                }
+                RequestError::TaskEnded { .. } => (StatusCode::BAD_GATEWAY, "browser_gone"),
                 RequestError::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
                 RequestError::UnknownModel => (StatusCode::NOT_FOUND, "model_not_found"),
             },

@@ -111,6 +111,10 @@ fn described_pool(context: &Context, view: &View) -> Value {
                 "state": slot.state,
                 "detail": slot.words,
                 "last_failure": slot.last_failure,
+                "jobs": slot.jobs,
+                "used_bytes": slot.used_bytes,
+                "slowness": slot.slowness,
+                "recycling": slot.recycling,
                 "facts": browser.and_then(|browser| browser.facts.as_ref()),
                 "backends": backends,
                 "placements": placements,
@@ -121,6 +125,10 @@ fn described_pool(context: &Context, view: &View) -> Value {
         "phase": view.status.phase,
         "queued": view.status.queued,
         "running": view.status.running,
+        "recording": view.status.recording,
         "browsers": browsers,
+        "recoveries": view.recoveries,
+        "state": view.store,
+        "commit_failures": view.status.commit_failures,
     })
 }

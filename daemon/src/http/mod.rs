@@ -17,6 +17,7 @@ use crate::{catalog::Catalog, http::error::ApiError, pool::Pool};
 pub mod embeddings;
 pub mod error;
 mod health;
+mod jobs;
 mod runner;
 
 /// Largest request body.
@@ -31,6 +32,8 @@ pub struct Context {
     pub catalog: Arc<Catalog>,
     /// Longest time from a request to its answer.
     pub timeout: Duration,
+    /// How long recorded requests and their answers are kept.
+    pub idempotency_ttl: Duration,
     /// Most requests that wait at once.
     pub queue_max: usize,
     /// A folder served under `/extra/`, for pages that compare this runtime with others.
@@ -83,6 +86,7 @@ fn router(context: Context, port: u16) -> Router {
         .route("/v1/models/{*name}", get(health::model))
         .route("/healthz", get(health::healthz))
         .route("/api/pool", get(health::pool))
+        .route("/api/requests/{id}", get(jobs::get))
         .route("/runner/", get(runner::index))
         .route("/runner/failure", post(runner::failure))
         .route("/runner/{file}", get(runner::file))

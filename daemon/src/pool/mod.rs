@@ -13,23 +13,40 @@ use std::{
     time::Duration,
 };
 
-use flotilla_fleet::{Attempt, Batching, ModelId, RequestError, Status};
+use flotilla_fleet::{Attempt, Batching, ModelId, Policy, RequestError, Status, TaskId};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError,
 };
 use futures_util::future::try_join_all;
-use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    browser::{Adapter, Facts, Kind, Wish, owner::Script},
+    browser::{
+        Adapter, Facts, Kind, Wish,
+        fault::{Fault, FaultError},
+        owner::{Limits, Outcome, Script},
+    },
     catalog::Catalog,
     link::{LinkReport, Outbox},
+    store::{Health, JobId, Store},
 };
 
+mod answers;
 mod batch;
-pub(crate) use batch::{single_row, takes_tokens};
+mod pages;
+mod perform;
+mod record;
+mod recoveries;
 mod state;
+mod worker;
+
+pub(crate) use batch::{single_row, takes_tokens};
+pub use record::Recorded;
+pub(crate) use record::decode_answer;
+pub use recoveries::RecoverySummary;
+use worker::Told;
+pub use worker::{PoolStatus, Worker, WorkerError};
 
 /// Most commands and reports that wait for the loop: the cancellations of a client's longest list, and then some.
 const QUEUE_MAX: usize = 4096;
@@ -39,6 +56,12 @@ const QUEUE_MAX: usize = 4096;
 pub struct Options {
     /// Browsers to keep.
     pub wishes: Vec<Wish>,
+    /// Simulated browsers for requests that allow them as the last resort.
+    pub fallback: Vec<Wish>,
+    /// How closely browsers are watched.
+    pub limits: Limits,
+    /// Longest time from this daemon's start to the answer of a request that an earlier one left open.
+    pub resume_timeout: Duration,
     /// Limits and budgets of the core; its slots are made from `wishes`.
     pub fleet: flotilla_fleet::Config,
     /// How requests are joined.
@@ -51,6 +74,23 @@ pub struct Options {
     pub data_dir_id: String,
 }
 
+/// What is agreed about requests.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Longest time to their answers.
+    pub timeout: Duration,
+    /// What is done when something fails.
+    pub policy: Policy,
+    /// The recorded job that they are; they are then [`flotilla_fleet::Persistence::Record`].
+    pub job: Option<JobId>,
+}
+
+impl From<Duration> for Terms {
+    fn from(timeout: Duration) -> Terms {
+        Terms { timeout, policy: Policy::default(), job: None }
+    }
+}
+
 /// What a client wants computed.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -61,7 +101,7 @@ pub enum Input {
 }
 
 /// Who computed an answer, and how long it took.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Browser kind.
     pub browser: Kind,
@@ -136,14 +176,35 @@ pub struct View {
     pub adapters: Vec<(flotilla_protocol::PlacementId, AdapterInfo, u64)>,
     /// Loads under way: model, verified bytes, total bytes.
     pub loads: Vec<(BrowserId, ModelId, u64, u64)>,
+    /// How the recorded state is; `None` where none is kept.
+    pub store: Option<Health>,
+    /// How failures were dealt with since the pool was started.
+    pub recoveries: Vec<RecoverySummary>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Command {
     Run {
         model: ModelId,
-        timeout: Duration,
+        terms: Terms,
         requests: Vec<NewRequest>,
+    },
+    WaitJob {
+        job: JobId,
+        reply: oneshot::Sender<()>,
+    },
+    Acquire {
+        name: String,
+        reply: oneshot::Sender<(TaskId, watch::Receiver<Told>)>,
+        released: oneshot::Receiver<()>,
+    },
+    Workers {
+        reply: oneshot::Sender<PoolStatus>,
+    },
+    Fault {
+        browser: BrowserId,
+        fault: Fault,
+        reply: oneshot::Sender<Result<Outcome, FaultError>>,
     },
     Cancel {
         requests: Range<u64>,
@@ -182,8 +243,9 @@ type Reply = Result<Answer, AnswerError>;
 pub struct Pool {
     commands: mpsc::Sender<Command>,
     links: mpsc::Sender<LinkReport>,
-    changed: tokio::sync::watch::Receiver<u64>,
+    changed: watch::Receiver<u64>,
     requests: Arc<AtomicU64>,
+    store: Option<Store>,
 }
 
 /// Cancels requests when their client goes away before the answers.
@@ -206,26 +268,69 @@ pub type Ended = tokio::task::JoinHandle<()>;
 
 impl Pool {
     /// Starts browsers for a catalog's models. `origin` is where the runner page is served: `http://127.0.0.1:PORT`.
-    pub fn start(options: Options, catalog: Arc<Catalog>, origin: String) -> (Pool, Ended) {
+    /// `recorded` is the state that an earlier daemon left; without one nothing outlives this pool.
+    pub fn start(
+        options: Options,
+        catalog: Arc<Catalog>,
+        origin: String,
+        recorded: Option<Recorded>,
+    ) -> (Pool, Ended) {
         let (commands, command_queue) = mpsc::channel(QUEUE_MAX);
         let (links, link_queue) = mpsc::channel(QUEUE_MAX);
         let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
-        let (change, changed) = tokio::sync::watch::channel(0);
-        let state = state::State::new(options, catalog, origin, owners, change);
-        let queues =
-            state::Queues { commands: command_queue, links: link_queue, owners: owner_queue };
-        (
-            Pool { commands, links, changed, requests: Arc::default() },
-            tokio::spawn(state.run(queues)),
-        )
+        let (releases, release_queue) = mpsc::channel(QUEUE_MAX);
+        let (change, changed) = watch::channel(0);
+        let (mut recorded, mut requests, mut stored) = (recorded, 0, mpsc::channel(1).1);
+        if let Some(Recorded { opened, .. }) = &mut recorded {
+            requests = record::first_request(opened);
+            stored = std::mem::replace(&mut opened.reports, stored);
+        }
+        let store = recorded.as_ref().map(|recorded| recorded.store.clone());
+        let state = state::State::new(options, catalog, origin, owners, change, releases, recorded);
+        let queues = state::Queues {
+            commands: command_queue,
+            links: link_queue,
+            owners: owner_queue,
+            released: release_queue,
+            stored,
+        };
+        let requests = Arc::new(AtomicU64::new(requests));
+        (Pool { commands, links, changed, requests, store }, tokio::spawn(state.run(queues)))
+    }
+
+    /// Where jobs are recorded, if anywhere.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Waits until a job has no open request.
+    pub async fn wait_job(&self, job: &JobId) {
+        let (reply, ended) = oneshot::channel();
+        // A pool that has ended has no open requests, and nothing is ever sent: the sender is dropped.
+        if self.commands.send(Command::WaitJob { job: job.clone(), reply }).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Gives a browser a fault on purpose.
+    ///
+    /// # Errors
+    /// It cannot suffer that, or is not there.
+    pub async fn fault(&self, browser: BrowserId, fault: Fault) -> Result<(), FaultError> {
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Fault { browser, fault, reply };
+        self.commands.send(command).await.map_err(|_| FaultError::NotTaken)?;
+        let outcome = outcome.await.map_err(|_| FaultError::NotTaken)??;
+        // One that kills the browser is not answered by it.
+        outcome.await.unwrap_or(Ok(()))
     }
 
     /// Computes one request, at the latest within `timeout`. Dropping the future cancels the request.
     ///
     /// # Errors
     /// Refused, failed on every attempt, or past its deadline; the error says what was tried.
-    pub async fn run(&self, model: ModelId, input: Input, timeout: Duration) -> Reply {
-        self.run_all(model, vec![input], timeout).await?.pop().ok_or(AnswerError::PoolEnded)
+    pub async fn run(&self, model: ModelId, input: Input, terms: impl Into<Terms>) -> Reply {
+        self.run_all(model, vec![input], terms).await?.pop().ok_or(AnswerError::PoolEnded)
     }
 
     /// Computes requests that arrive together, and so can share runs. Dropping the future cancels them.
@@ -236,7 +341,7 @@ impl Pool {
         &self,
         model: ModelId,
         inputs: Vec<Input>,
-        timeout: Duration,
+        terms: impl Into<Terms>,
     ) -> Result<Vec<Answer>, AnswerError> {
         let count = inputs.len() as u64;
         let first = self.requests.fetch_add(count, Ordering::Relaxed);
@@ -248,7 +353,7 @@ impl Pool {
                 (NewRequest { request, input, reply }, answer)
             })
             .unzip();
-        let command = Command::Run { model, timeout, requests };
+        let command = Command::Run { model, terms: terms.into(), requests };
         self.commands.send(command).await.map_err(|_| AnswerError::PoolEnded)?;
         let mut cancel = Cancel { requests: first..first + count, commands: &self.commands };
         let answers = answers

@@ -1,30 +1,31 @@
 //! What the pool's loop holds, and what it does with each input.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use flotilla_fleet::{Action, Attempt, Event, Failure, FailureKind, Fleet, ModelId, Slot};
+use flotilla_fleet::{Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId};
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BlobSource, BrowserId, Epoch, FromPage, Hello, Level,
-    Link, LoadError, PlacementId, RequestId, RunError, RunId, RunReport, Tensor, ToPage, encode,
+    AdapterInfo, Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId,
+    RunReport, Tensor,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Answer, AnswerError, BrowserView, Command, Input, NewRequest, Options, Provenance, Reply, View,
-    batch,
+    Answer, BrowserView, Command, Input, NewRequest, Options, PoolStatus, Provenance, Recorded,
+    Reply, View, record, recoveries::Recoveries, worker::Told,
 };
 use crate::{
     browser::{
-        Facts, Kind, Wish,
-        owner::{Launch, Owner, OwnerReport},
+        Facts, Wish,
+        fault::FaultError,
+        owner::{Owner, OwnerReport},
     },
     catalog::Catalog,
     link::{LinkReport, Outbox},
+    store::{JobId, OpenRequest, Report, Store},
 };
 
 /// Longest sleep of the loop when the core names no time.
@@ -34,68 +35,111 @@ pub(super) struct Queues {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) links: mpsc::Receiver<LinkReport>,
     pub(super) owners: mpsc::Receiver<(BrowserId, OwnerReport)>,
+    pub(super) released: mpsc::Receiver<TaskId>,
+    /// What the store says; nothing ever without one.
+    pub(super) stored: mpsc::Receiver<Report>,
 }
 
 enum Received {
     Command(Command),
     Link(LinkReport),
     Owner(BrowserId, OwnerReport),
+    Released(TaskId),
+    Stored(Report),
     Time,
 }
 
 /// A browser from its launch to its kill.
-struct Browser {
-    wish: Wish,
-    owner: Owner,
+pub(super) struct Browser {
+    pub(super) wish: Wish,
+    pub(super) owner: Owner,
     /// Tokens of the links that are not open yet: control, data.
-    tokens: (Option<String>, Option<String>),
+    pub(super) tokens: (Option<String>, Option<String>),
     /// The control link's token again: by it the page is known when it reports a failure over HTTP.
-    page: String,
-    control: Option<Outbox>,
-    data: Option<Outbox>,
-    facts: Option<Facts>,
-    backends: Vec<BackendReport>,
-    is_up: bool,
-    down: bool,
+    pub(super) page: String,
+    pub(super) control: Option<Outbox>,
+    pub(super) data: Option<Outbox>,
+    pub(super) facts: Option<Facts>,
+    pub(super) backends: Vec<BackendReport>,
+    /// The page's address has been opened, since the last time that it was to be.
+    pub(super) opened: bool,
+    pub(super) is_up: bool,
+    pub(super) down: bool,
+    pub(super) used_bytes: u64,
+    /// Probes under way.
+    pub(super) probes: BTreeMap<RunId, Backend>,
+    /// The present life of the probe's program on each backend that the page holds it on.
+    pub(super) probe_epochs: BTreeMap<Backend, Epoch>,
+    /// Times that it was loaded.
+    pub(super) probe_loads: u64,
 }
 
-struct Placement {
-    browser: BrowserId,
-    model: ModelId,
-    backend: Backend,
-    epoch: Epoch,
-    ready: Option<(AdapterInfo, u64)>,
-    progress: (u64, u64),
+pub(super) struct Placement {
+    pub(super) browser: BrowserId,
+    pub(super) model: ModelId,
+    pub(super) backend: Backend,
+    pub(super) epoch: Epoch,
+    pub(super) ready: Option<(AdapterInfo, u64)>,
+    pub(super) progress: (u64, u64),
 }
 
 /// A run that a page computes, or has computed.
-struct Flight {
-    placement: PlacementId,
-    requests: Vec<RequestId>,
-    tensors: bool,
-    done: Option<(Vec<Tensor>, RunReport, Option<Arc<Provenance>>)>,
+pub(super) struct Flight {
+    pub(super) placement: PlacementId,
+    pub(super) requests: Vec<RequestId>,
+    pub(super) tensors: bool,
+    pub(super) done: Option<(Vec<Tensor>, RunReport, Option<Arc<Provenance>>)>,
 }
 
-struct Waiting {
-    model: ModelId,
-    input: Input,
-    reply: oneshot::Sender<Reply>,
+pub(super) struct Waiting {
+    pub(super) model: ModelId,
+    pub(super) input: Input,
+    pub(super) reply: oneshot::Sender<Reply>,
+    /// The job that it is a part of, and which.
+    pub(super) job: Option<(JobId, u32)>,
+    /// Its answer, while that is being recorded.
+    pub(super) kept: Option<Answer>,
+}
+
+/// A client that has a browser for itself, or waits for one.
+pub(super) struct Task {
+    pub(super) name: String,
+    pub(super) since: Instant,
+    pub(super) browser: Option<BrowserId>,
+    pub(super) used_bytes: u64,
+    pub(super) told: watch::Sender<Told>,
+}
+
+/// What is open of a job, and who waits for its end: their senders are dropped with it.
+#[derive(Default)]
+pub(super) struct JobWatch {
+    pub(super) open: BTreeSet<RequestId>,
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
 }
 
 pub(super) struct State {
-    options: Options,
-    catalog: Arc<Catalog>,
-    origin: String,
-    fleet: Fleet,
-    begin: Instant,
-    owners: mpsc::Sender<(BrowserId, OwnerReport)>,
-    change: watch::Sender<u64>,
-    browsers: BTreeMap<BrowserId, Browser>,
-    placements: BTreeMap<PlacementId, Placement>,
-    flights: BTreeMap<RunId, Flight>,
-    waiting: BTreeMap<RequestId, Waiting>,
-    ending: Vec<tokio::task::JoinHandle<()>>,
-    drained: bool,
+    pub(super) options: Options,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) origin: String,
+    pub(super) fleet: Fleet,
+    pub(super) begin: Instant,
+    pub(super) owners: mpsc::Sender<(BrowserId, OwnerReport)>,
+    pub(super) change: watch::Sender<u64>,
+    pub(super) browsers: BTreeMap<BrowserId, Browser>,
+    pub(super) placements: BTreeMap<PlacementId, Placement>,
+    pub(super) flights: BTreeMap<RunId, Flight>,
+    pub(super) waiting: BTreeMap<RequestId, Waiting>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) task_ids: u64,
+    released: mpsc::Sender<TaskId>,
+    pub(super) store: Option<Store>,
+    /// Requests that an earlier daemon left open.
+    left_open: Vec<OpenRequest>,
+    /// Jobs with open requests.
+    pub(super) jobs: BTreeMap<JobId, JobWatch>,
+    pub(super) recoveries: Recoveries,
+    pub(super) ending: Vec<tokio::task::JoinHandle<()>>,
+    pub(super) drained: bool,
 }
 
 impl State {
@@ -105,13 +149,31 @@ impl State {
         origin: String,
         owners: mpsc::Sender<(BrowserId, OwnerReport)>,
         change: watch::Sender<u64>,
+        released: mpsc::Sender<TaskId>,
+        recorded: Option<Recorded>,
     ) -> State {
-        let slots = options
+        let mut slots: Vec<Slot> = options
             .wishes
             .iter()
-            .map(|wish| Slot { kind: wish.kind.name().to_owned(), backends: wish.backends.clone() })
+            .map(|wish| Slot {
+                kind: wish.kind.name().to_owned(),
+                backends: wish.backends.clone(),
+                role: Role::Regular,
+            })
             .collect();
-        let fleet = Fleet::new(flotilla_fleet::Config { slots, ..options.fleet.clone() });
+        slots.extend(options.fallback.iter().map(|wish| Slot {
+            kind: wish.kind.name().to_owned(),
+            backends: wish.backends.clone(),
+            role: Role::Fallback,
+        }));
+        let config = flotilla_fleet::Config { slots, ..options.fleet.clone() };
+        let (fleet, store, left_open) = match recorded {
+            Some(Recorded { store, opened }) => {
+                let fleet = Fleet::restore(config, record::records(&opened));
+                (fleet, Some(store), opened.open_requests)
+            }
+            None => (Fleet::new(config), None, Vec::new()),
+        };
         State {
             options,
             catalog,
@@ -124,6 +186,13 @@ impl State {
             placements: BTreeMap::new(),
             flights: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            task_ids: 0,
+            released,
+            store,
+            left_open,
+            jobs: BTreeMap::new(),
+            recoveries: Recoveries::default(),
             ending: Vec::new(),
             drained: false,
         }
@@ -136,6 +205,8 @@ impl State {
         for model in models {
             self.event(Event::ModelAdded { model, batching: self.options.batching });
         }
+        let left_open = std::mem::take(&mut self.left_open);
+        self.resume(left_open);
         while !self.drained {
             let wake = self
                 .fleet
@@ -146,6 +217,8 @@ impl State {
                 Some(command) = queues.commands.recv() => Received::Command(command),
                 Some(report) = queues.links.recv() => Received::Link(report),
                 Some((browser, report)) = queues.owners.recv() => Received::Owner(browser, report),
+                Some(task) = queues.released.recv() => Received::Released(task),
+                Some(report) = queues.stored.recv() => Received::Stored(report),
                 () = tokio::time::sleep(wake) => Received::Time,
             };
             self.receive(received);
@@ -156,9 +229,25 @@ impl State {
                 tracing::error!(%error, "a browser's owner failed");
             }
         }
+        if let Some(store) = &self.store {
+            // What is still buffered; its confirmations are nobody's any more.
+            let closing = store.close();
+            tokio::pin!(closing);
+            loop {
+                tokio::select! {
+                    Some(_) = queues.stored.recv() => {}
+                    closed = &mut closing => {
+                        if let Err(error) = closed {
+                            tracing::error!(%error, "the state could not be closed");
+                        }
+                        break;
+                    }
+                }
+            }
+        }
     }
 
-    fn now(&self) -> flotilla_fleet::Instant {
+    pub(super) fn now(&self) -> flotilla_fleet::Instant {
         flotilla_fleet::Instant(self.begin.elapsed())
     }
 
@@ -167,12 +256,22 @@ impl State {
             Received::Command(command) => self.command(command),
             Received::Link(report) => self.link(report),
             Received::Owner(browser, report) => self.owner(browser, report),
+            Received::Released(task) => {
+                if let Some(task) = self.tasks.remove(&task)
+                    && let Some(browser) = task.browser
+                {
+                    let detail = serde_json::json!({ "task": task.name });
+                    self.audit("release", browser.to_string(), "", detail);
+                }
+                self.event(Event::Release { task });
+            }
+            Received::Stored(report) => self.stored(report),
             Received::Time => self.event(Event::Wake),
         }
     }
 
     /// Tells the core, and does what it orders.
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         self.fleet.handle(self.now(), event);
         let mut failures = Vec::new();
         while let Some(action) = self.fleet.poll_action() {
@@ -188,25 +287,71 @@ impl State {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Run { model, timeout, requests } => {
-                let deadline = self.now().after(timeout);
+            Command::Run { model, terms, requests } => {
+                let deadline = self.now().after(terms.timeout);
                 let mut events = Vec::with_capacity(requests.len());
-                for NewRequest { request, input, reply } in requests {
+                for (index, NewRequest { request, input, reply }) in (0..).zip(requests) {
                     let (rows, length) = match &input {
                         Input::Tokens(ids) => (1, ids.len() as u32),
                         // Fills a batch by itself, so nothing is joined to it.
                         Input::Tensors(_) => (self.options.batching.rows_max, 1),
                     };
-                    self.waiting.insert(request, Waiting { model, input, reply });
-                    events.push(Event::Request { request, model, rows, length, deadline });
+                    let job = terms.job.clone().map(|job| (job, index));
+                    self.watch(job.as_ref().map(|(job, _)| job), request);
+                    self.waiting.insert(request, Waiting { model, input, reply, job, kept: None });
+                    let policy = terms.policy;
+                    events.push(Event::Request { request, model, rows, length, deadline, policy });
                 }
                 self.event(Event::Together(events));
             }
+            Command::WaitJob { job, reply } => {
+                // A job without open requests has ended, which dropping the sender says.
+                if let Some(entry) = self.jobs.get_mut(&job) {
+                    entry.waiting.push(reply);
+                }
+            }
+            Command::Acquire { name, reply, released } => {
+                self.task_ids += 1;
+                let task = TaskId(self.task_ids);
+                let (told, news) = watch::channel(Told::Waits);
+                let since = Instant::now();
+                let entry = Task { name, since, browser: None, used_bytes: 0, told };
+                self.tasks.insert(task, entry);
+                let releases = self.released.clone();
+                tokio::spawn(async move {
+                    // Nothing is ever sent: the end of the other side is the release.
+                    let _ = released.await;
+                    // A pool that has ended has released everything.
+                    let _ = releases.send(task).await;
+                });
+                // Whoever asked may have gone, and that is a release.
+                let _ = reply.send((task, news));
+                let deadline = self.now().after(self.options.fleet.run_timeout);
+                self.event(Event::Acquire { task, deadline });
+            }
+            Command::Workers { reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.workers());
+            }
+            Command::Fault { browser, fault, reply } => {
+                let outcome = match self.browsers.get(&browser) {
+                    Some(entry) => entry.owner.fault(fault),
+                    None => Err(FaultError::NotTaken),
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(outcome);
+            }
             Command::Cancel { requests } => {
+                // A request that is recorded goes on: its client may come back and ask for the answer.
                 let open: Vec<RequestId> = requests
                     .map(RequestId)
-                    .filter(|request| self.waiting.remove(request).is_some())
+                    .filter(|request| {
+                        self.waiting.get(request).is_some_and(|waiting| waiting.job.is_none())
+                    })
                     .collect();
+                for request in &open {
+                    self.waiting.remove(request);
+                }
                 if !open.is_empty() {
                     let events = open.into_iter().map(|request| Event::Cancel { request });
                     self.event(Event::Together(events.collect()));
@@ -234,391 +379,12 @@ impl State {
             Command::PageFailure { token, error } => {
                 let browser = self.browsers.iter().find(|(_, browser)| browser.page == token);
                 if let Some((&browser, _)) = browser {
-                    self.down(browser, Failure::new(FailureKind::PageCrashed, error));
+                    self.page_down(browser, Failure::new(FailureKind::PageCrashed, error));
                 }
             }
         }
     }
-
-    fn hello(&mut self, hello: &Hello, outbox: Outbox) -> Result<(BrowserId, u32), String> {
-        for (&id, browser) in &mut self.browsers {
-            let (token, link) = match hello.link {
-                Link::Control => (&mut browser.tokens.0, &mut browser.control),
-                Link::Data => (&mut browser.tokens.1, &mut browser.data),
-            };
-            if token.as_deref() != Some(hello.token.as_str()) {
-                continue;
-            }
-            // Single use: nobody else can open this link again.
-            *token = None;
-            if hello.link == Link::Data {
-                let inspect = encode(&ToPage::Inspect, &[]).map_err(|error| error.to_string())?;
-                outbox.try_send(inspect.into()).map_err(|error| error.to_string())?;
-            }
-            *link = Some(outbox);
-            return Ok((id, self.options.heartbeat.as_millis() as u32));
-        }
-        Err("the link's token is unknown or was used before".to_owned())
-    }
-
-    fn owner(&mut self, browser: BrowserId, report: OwnerReport) {
-        match report {
-            OwnerReport::Started(facts) => {
-                if let Some(entry) = self.browsers.get_mut(&browser) {
-                    tracing::info!(%browser, kind = %facts.kind, version = %facts.version, start_ms = facts.start_ms, "browser started");
-                    entry.facts = Some(facts);
-                }
-                self.check_up(browser);
-            }
-            OwnerReport::Failed(failure) => self.down(browser, failure),
-        }
-    }
-
-    /// A browser is up when its session stands, both links are open and it has said what it offers.
-    fn check_up(&mut self, browser: BrowserId) {
-        let Some(entry) = self.browsers.get_mut(&browser) else { return };
-        let complete = entry.facts.is_some()
-            && entry.control.is_some()
-            && entry.data.is_some()
-            && !entry.backends.is_empty();
-        if !complete || entry.is_up || entry.down {
-            return;
-        }
-        entry.is_up = true;
-        let mut backends = Vec::new();
-        let mut refused = Vec::new();
-        for report in &entry.backends {
-            match &report.outcome {
-                Ok(_) => backends.push(report.backend),
-                Err(words) => refused.push((report.backend, words.clone())),
-            }
-        }
-        self.event(Event::BrowserUp { browser, backends, refused });
-    }
-
-    fn down(&mut self, browser: BrowserId, failure: Failure) {
-        let Some(entry) = self.browsers.get_mut(&browser) else { return };
-        if std::mem::replace(&mut entry.down, true) {
-            return;
-        }
-        tracing::warn!(%browser, %failure, "browser is down");
-        self.event(Event::BrowserDown { browser, failure });
-    }
-
-    fn link(&mut self, report: LinkReport) {
-        match report {
-            LinkReport::Closed { browser, link, reason } => {
-                let gone = self.browsers.get(&browser).and_then(|entry| entry.facts.as_ref()?.pid);
-                let failure = match gone {
-                    Some(pid) if !crate::guardian::is_alive(pid) => {
-                        Failure::new(FailureKind::BrowserExited, format!("process {pid} ended"))
-                    }
-                    Some(_) | None => Failure::new(
-                        FailureKind::ConnectionLost,
-                        format!("{link:?} link: {reason}"),
-                    ),
-                };
-                self.down(browser, failure);
-            }
-            LinkReport::Message { browser, message, tensors } => {
-                if self.browsers.contains_key(&browser) {
-                    self.message(browser, message, tensors);
-                }
-            }
-        }
-    }
-
-    fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
-        match message {
-            FromPage::Hello(_) => {
-                self.down(
-                    browser,
-                    Failure::new(FailureKind::WrongResult, "the page said hello twice"),
-                );
-            }
-            FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => {
-                self.event(Event::Heartbeat { browser })
-            }
-            FromPage::Console { level, text } => match level {
-                Level::Error => tracing::error!(%browser, "console: {text}"),
-                Level::Warn => tracing::warn!(%browser, "console: {text}"),
-                Level::Info => tracing::info!(%browser, "console: {text}"),
-                Level::Debug => tracing::debug!(%browser, "console: {text}"),
-            },
-            FromPage::Backends(reports) => {
-                if let Some(entry) = self.browsers.get_mut(&browser) {
-                    entry.backends = reports;
-                }
-                self.check_up(browser);
-            }
-            FromPage::LoadProgress { placement, done_bytes, total_bytes } => {
-                if let Some(entry) =
-                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
-                {
-                    entry.progress = (done_bytes, total_bytes);
-                    let epoch = entry.epoch;
-                    self.event(Event::PlacementProgress { placement, epoch });
-                }
-            }
-            FromPage::Loaded { placement, epoch, adapter, load_us } => {
-                if let Some(entry) =
-                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
-                {
-                    tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
-                    entry.ready = Some((adapter, load_us));
-                    self.event(Event::PlacementReady { placement, epoch });
-                }
-            }
-            FromPage::LoadFailed { placement, epoch, error } => {
-                tracing::warn!(%browser, %error, "load failed");
-                self.event(Event::PlacementFailed {
-                    placement,
-                    epoch,
-                    failure: load_failure(&error),
-                });
-            }
-            FromPage::Ran { run, epoch, report } => self.ran(run, epoch, report, tensors),
-            FromPage::RunFailed { run, epoch, error } => {
-                tracing::warn!(%browser, %error, "run failed");
-                self.event(Event::RunFailed { run, epoch, failure: run_failure(&error) });
-                self.flights.remove(&run);
-            }
-            FromPage::DeviceLost { generation, reason } => {
-                tracing::warn!(%browser, generation, %reason, "device lost");
-                self.event(Event::DeviceLost { browser, reason });
-            }
-        }
-    }
-
-    fn ran(&mut self, run: RunId, epoch: Epoch, report: RunReport, outputs: Vec<Tensor>) {
-        // An unknown run was abandoned; the core is told all the same, for it counts what a page is busy with.
-        let event = match self.flights.get_mut(&run) {
-            Some(flight) => match batch::check(&outputs, flight.requests.len(), flight.tensors) {
-                Ok(()) => {
-                    flight.done = Some((outputs, report, None));
-                    Event::RunDone { run, epoch }
-                }
-                Err(wrong) => {
-                    tracing::warn!(%run, %wrong, "results are refused");
-                    let failure = Failure::new(FailureKind::WrongResult, wrong);
-                    Event::RunFailed { run, epoch, failure }
-                }
-            },
-            None => Event::RunDone { run, epoch },
-        };
-        self.event(event);
-        self.flights.remove(&run);
-    }
-
-    /// Does what the core orders. An order that cannot be carried out becomes the event that says so.
-    fn perform(&mut self, action: Action) -> Result<(), Event> {
-        match action {
-            Action::Launch { browser, slot } => self.launch(browser, slot.0 as usize),
-            Action::Kill { browser, reason } => {
-                if let Some(entry) = self.browsers.remove(&browser) {
-                    tracing::debug!(%browser, %reason, "browser is ended");
-                    let placements = &self.placements;
-                    self.flights.retain(|_, flight| {
-                        placements
-                            .get(&flight.placement)
-                            .is_some_and(|placement| placement.browser != browser)
-                    });
-                    self.placements.retain(|_, placement| placement.browser != browser);
-                    self.ending.push(entry.owner.end());
-                }
-            }
-            Action::Place { browser, placement, epoch, model, backend } => {
-                return self.place(browser, placement, epoch, model, backend);
-            }
-            Action::Dispatch { browser, placement, epoch, run, requests } => {
-                return self.dispatch(browser, placement, epoch, run, requests);
-            }
-            Action::Abandon { run } => {
-                self.flights.remove(&run);
-            }
-            Action::Answer { request, run, tried } => self.answer(request, run, &tried),
-            Action::Fail { request, error } => self.reply(request, Err(error.into())),
-            Action::Drained => self.drained = true,
-        }
-        Ok(())
-    }
-
-    fn launch(&mut self, browser: BrowserId, slot: usize) {
-        let wish = self.options.wishes[slot].clone();
-        let tokens = (crate::token::random(), crate::token::random());
-        let launch = Launch {
-            browser,
-            wish: wish.clone(),
-            origin: self.origin.clone(),
-            tokens: tokens.clone(),
-            guardian: self.options.guardian.clone(),
-            data_dir_id: self.options.data_dir_id.clone(),
-        };
-        let entry = Browser {
-            wish,
-            owner: Owner::launch(launch, self.owners.clone()),
-            page: tokens.0.clone(),
-            tokens: (Some(tokens.0), Some(tokens.1)),
-            control: None,
-            data: None,
-            facts: None,
-            backends: Vec::new(),
-            is_up: false,
-            down: false,
-        };
-        self.browsers.insert(browser, entry);
-    }
-
-    fn place(
-        &mut self,
-        browser: BrowserId,
-        placement: PlacementId,
-        epoch: Epoch,
-        model: ModelId,
-        backend: Backend,
-    ) -> Result<(), Event> {
-        self.placements.insert(
-            placement,
-            Placement { browser, model, backend, epoch, ready: None, progress: (0, 0) },
-        );
-        let load = ToPage::Load {
-            placement,
-            epoch,
-            backend,
-            program: self.catalog.models[model.0 as usize].program_bytes.clone(),
-            blobs: BlobSource { url_prefix: format!("{}/blobs", self.origin) },
-        };
-        self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
-            placement,
-            epoch,
-            failure,
-        })
-    }
-
-    fn dispatch(
-        &mut self,
-        browser: BrowserId,
-        placement: PlacementId,
-        epoch: Epoch,
-        run: RunId,
-        requests: Vec<RequestId>,
-    ) -> Result<(), Event> {
-        let failed = |kind, detail: String| Event::RunFailed {
-            run,
-            epoch,
-            failure: Failure::new(kind, detail),
-        };
-        let waiting: Vec<&Waiting> =
-            requests.iter().filter_map(|request| self.waiting.get(request)).collect();
-        let Some(first) = waiting.first().filter(|_| waiting.len() == requests.len()) else {
-            return Err(failed(
-                FailureKind::UnsupportedOperation,
-                "a request of the run has no input".to_owned(),
-            ));
-        };
-        let program = &self.catalog.models[first.model.0 as usize].program;
-        let inputs: Vec<&Input> = waiting.iter().map(|waiting| &waiting.input).collect();
-        let tensors = batch::join(program, &inputs)
-            .map_err(|error| failed(FailureKind::UnsupportedOperation, error.to_string()))?;
-        let is_tensors = matches!(first.input, Input::Tensors(_));
-        self.send(browser, &ToPage::Run { run, placement, epoch }, &tensors)
-            .map_err(|failure| Event::RunFailed { run, epoch, failure })?;
-        self.flights.insert(run, Flight { placement, requests, tensors: is_tensors, done: None });
-        Ok(())
-    }
-
-    /// Never waits: a page that does not take its frames in time has failed.
-    fn send(
-        &self,
-        browser: BrowserId,
-        message: &ToPage,
-        tensors: &[Tensor],
-    ) -> Result<(), Failure> {
-        let frame: Bytes = encode(message, tensors)
-            .map_err(|error| Failure::new(FailureKind::UnsupportedOperation, error.to_string()))?
-            .into();
-        let outbox =
-            self.browsers.get(&browser).and_then(|entry| entry.data.as_ref()).ok_or_else(|| {
-                Failure::new(FailureKind::ConnectionLost, "the browser has no data link")
-            })?;
-        outbox
-            .try_send(frame)
-            .map_err(|error| Failure::new(FailureKind::ConnectionLost, error.to_string()))
-    }
-
-    fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
-        let answer = self.row(request, run, tried);
-        self.reply(request, answer);
-    }
-
-    fn row(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) -> Reply {
-        let lost = || AnswerError::Lost { run: run.to_string() };
-        let flight = self.flights.get(&run).ok_or_else(lost)?;
-        let (outputs, report, known) = flight.done.as_ref().ok_or_else(lost)?;
-        let rows = flight.requests.len();
-        let index = flight.requests.iter().position(|&other| other == request).ok_or_else(lost)?;
-        let outputs = batch::row(outputs, index, rows, flight.tensors)?;
-        let provenance = match known {
-            // Rows of a run that were tried before have their own account.
-            Some(provenance) if tried.is_empty() => provenance.clone(),
-            Some(_) | None => {
-                let placement = flight.placement;
-                Arc::new(self.provenance(placement, *report, rows, tried).ok_or_else(lost)?)
-            }
-        };
-        if tried.is_empty()
-            && let Some(done) = self.flights.get_mut(&run).and_then(|flight| flight.done.as_mut())
-        {
-            done.2 = Some(provenance.clone());
-        }
-        Ok(Answer { outputs, provenance })
-    }
-
-    fn provenance(
-        &self,
-        placement: PlacementId,
-        report: RunReport,
-        rows: usize,
-        tried: &[Attempt],
-    ) -> Option<Provenance> {
-        let entry = self.placements.get(&placement)?;
-        let browser = self.browsers.get(&entry.browser)?;
-        let facts = browser.facts.as_ref()?;
-        let fallback = self
-            .fleet
-            .status()
-            .slots
-            .into_iter()
-            .flat_map(|slot| slot.placements)
-            .find(|status| status.placement == placement)
-            .and_then(|status| status.fallback);
-        Some(Provenance {
-            browser: browser.wish.kind,
-            browser_version: facts.version.clone(),
-            browser_id: entry.browser.to_string(),
-            backend: entry.backend,
-            adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
-            webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
-                let is_chrome = browser.wish.kind == Kind::Chrome && !facts.simulated;
-                is_chrome && entry.backend == Backend::WebGpu
-            }),
-            fallback,
-            simulated: facts.simulated,
-            run_ms: report.run_us as f64 / 1e3,
-            rows,
-            pipelines_created: report.pipelines_created,
-            tried: Provenance::tried_words(tried),
-        })
-    }
-
-    fn reply(&mut self, request: RequestId, reply: Reply) {
-        if let Some(waiting) = self.waiting.remove(&request) {
-            // The client may have gone in this moment; its answer has nowhere to go.
-            let _ = waiting.reply.send(reply);
-        }
-    }
-
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         let browsers = self
             .browsers
             .iter()
@@ -644,29 +410,22 @@ impl State {
             .filter(|entry| entry.ready.is_none())
             .map(|entry| (entry.browser, entry.model, entry.progress.0, entry.progress.1))
             .collect();
-        View { status: self.fleet.status(), browsers, adapters, loads }
+        let store = self.store.as_ref().map(Store::health);
+        let recoveries = self.recoveries.summaries();
+        View { status: self.fleet.status(), browsers, adapters, loads, store, recoveries }
     }
-}
 
-fn load_failure(error: &LoadError) -> Failure {
-    let kind = match error {
-        LoadError::BackendUnavailable { .. }
-        | LoadError::Unsupported { .. }
-        | LoadError::Program { .. } => FailureKind::UnsupportedOperation,
-        LoadError::Fetch { .. } => FailureKind::ConnectionLost,
-        LoadError::Corrupt { .. } => FailureKind::WrongResult,
-        LoadError::OutOfMemory { .. } => FailureKind::OutOfMemory,
-        LoadError::DeviceLost { .. } => FailureKind::DeviceLost,
-    };
-    Failure::new(kind, error.to_string())
-}
-
-fn run_failure(error: &RunError) -> Failure {
-    let kind = match error {
-        RunError::NotLoaded { .. } | RunError::Node { .. } => FailureKind::WrongResult,
-        RunError::Inputs { .. } => FailureKind::UnsupportedOperation,
-        RunError::OutOfMemory { .. } => FailureKind::OutOfMemory,
-        RunError::DeviceLost { .. } => FailureKind::DeviceLost,
-    };
-    Failure::new(kind, error.to_string())
+    fn workers(&self) -> PoolStatus {
+        let status = self.fleet.status();
+        let free = status.slots.iter().filter(|slot| {
+            slot.state == "ready" && slot.task.is_none() && slot.recycling.is_none()
+        });
+        let holding = status.tasks.iter().filter_map(|task| self.tasks.get(task));
+        PoolStatus {
+            available_workers: free.count(),
+            total_workers: self.options.wishes.len(),
+            active_tasks: status.tasks.len(),
+            active_task_ids: holding.map(|task| task.name.clone()).collect(),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The life of a browser: started, watched, and replaced when it is of no more use.
+//! The life of a browser: started, taken into use, and replaced when it is of no more use.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,10 +8,11 @@ use std::{
 
 use flotilla_protocol::{Backend, BrowserId, RunId};
 
-use super::{Fleet, placements::Placement};
+use super::{Fleet, Phase, placements::Placement, repair::Repairing};
 use crate::{
-    event::{Action, Instant, ModelId, SlotId},
-    recovery::{Failure, FailureKind},
+    config::Role,
+    event::{Action, Instant, ModelId, SlotId, TaskId},
+    recovery::{Failure, FailureKind, Repair},
 };
 
 /// The wait before a restart doubles up to this.
@@ -21,6 +22,8 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Berth {
     pub(super) state: BrowserState,
+    /// When its browser was launched last.
+    pub(super) launched_at: Instant,
     /// Starts in a row that led to no ready placement.
     pub(super) failed_starts: u32,
     pub(super) last_failure: Option<Failure>,
@@ -28,15 +31,19 @@ pub(super) struct Berth {
     pub(super) failed_at: Option<Instant>,
     /// Browsers in a row that a load cost, and what happened to the last one.
     pub(super) load_restarts: BTreeMap<(ModelId, Backend), (u32, Failure)>,
+    /// New pages that its browser was given since it answered a run last.
+    pub(super) resets: u32,
+    /// What is being repaired.
+    pub(super) repairing: Option<Repairing>,
 }
 
 /// The state of a slot's browser.
 #[derive(Debug, Default)]
 pub(super) enum BrowserState {
-    /// Never launched.
+    /// Not launched, or not any more, and to be launched as soon as it is needed.
     #[default]
     Wanted,
-    /// Launched; its page has not reported yet.
+    /// Launched, or given a new page; its page has not reported yet.
     Starting { browser: BrowserId, until: Instant },
     /// Loads and runs models.
     Ready(Live),
@@ -64,11 +71,30 @@ pub(super) struct Live {
     pub(super) runs: VecDeque<RunId>,
     /// When the first of `runs` became the first: its time-out starts here, not while it waited for others.
     pub(super) head_since: Instant,
+    /// When the first of `runs` had taken so long that its requests were sent elsewhere where that could be.
+    pub(super) hedged_at: Option<Instant>,
     /// Failed runs since the last one that succeeded.
     pub(super) run_failures: u32,
     pub(super) devices_lost: u32,
     /// A placement has been ready: the start was a success.
     pub(super) proven: bool,
+    /// When a run or a probe last showed that it computes.
+    pub(super) proved_at: Instant,
+    /// A probe under way, and when it has taken too long.
+    pub(super) probe: Option<(RunId, Instant)>,
+    pub(super) probe_failures: u32,
+    /// Memory of the process tree when it was last told.
+    pub(super) used_bytes: u64,
+    /// Runs that it has ended.
+    pub(super) jobs: u64,
+    /// How much slower than usual its runs were lately; 1 where they were as usual.
+    pub(super) slowness: f64,
+    /// Why it gets no more work and is replaced as soon as it has none.
+    pub(super) recycling: Option<String>,
+    /// It runs only what nothing else can.
+    pub(super) is_fallback: bool,
+    /// The task that has it for itself, or will as soon as its runs have ended.
+    pub(super) task: Option<TaskId>,
 }
 
 impl BrowserState {
@@ -104,14 +130,35 @@ impl BrowserState {
             | BrowserState::Stopped => None,
         }
     }
+
+    /// A browser that is ready and not about to be replaced.
+    pub(super) fn usable(&self) -> Option<&Live> {
+        match self {
+            BrowserState::Ready(live) if live.recycling.is_none() => Some(live),
+            BrowserState::Ready(_)
+            | BrowserState::Wanted
+            | BrowserState::Starting { .. }
+            | BrowserState::Suspect { .. }
+            | BrowserState::Recovering { .. }
+            | BrowserState::Retired { .. }
+            | BrowserState::Stopped => None,
+        }
+    }
+}
+
+impl Live {
+    /// Nothing runs or loads on it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.runs.is_empty() && self.placements.values().all(|each| each.loading_on().is_none())
+    }
 }
 
 impl Fleet {
     /// Launches a browser in every slot whose turn it is.
     pub(super) fn launch_due(&mut self) {
-        for (index, berth) in self.berths.iter_mut().enumerate() {
-            let due = match berth.state {
-                BrowserState::Wanted => true,
+        for index in self.index.pending(self.now) {
+            let due = match self.berths[index].state {
+                BrowserState::Wanted => self.is_wanted(index),
                 BrowserState::Recovering { relaunch_at } => relaunch_at <= self.now,
                 BrowserState::Starting { .. }
                 | BrowserState::Ready(_)
@@ -120,15 +167,29 @@ impl Fleet {
                 | BrowserState::Stopped => false,
             };
             if due {
-                self.browsers += 1;
-                let browser = BrowserId(self.browsers);
-                berth.state = BrowserState::Starting {
-                    browser,
-                    until: self.now.after(self.config.start_timeout),
-                };
-                self.homes.insert(browser, index);
-                self.actions.push_back(Action::Launch { browser, slot: SlotId(index as u32) });
+                self.launch(index);
             }
+        }
+        self.refresh();
+    }
+
+    fn launch(&mut self, index: usize) {
+        self.browsers += 1;
+        let browser = BrowserId(self.browsers);
+        let (now, until) = (self.now, self.now.after(self.config.start_timeout));
+        let berth = self.berth_mut(index);
+        berth.state = BrowserState::Starting { browser, until };
+        berth.launched_at = now;
+        berth.resets = 0;
+        self.homes.insert(browser, index);
+        self.actions.push_back(Action::Launch { browser, slot: SlotId(index as u32) });
+    }
+
+    /// Whether a slot's browser is to be launched at all.
+    pub(super) fn is_wanted(&self, index: usize) -> bool {
+        match self.config.slots[index].role {
+            Role::Regular => true,
+            Role::Fallback => self.queue.wants_fallback(),
         }
     }
 
@@ -139,7 +200,9 @@ impl Fleet {
         refused: Vec<(Backend, String)>,
     ) {
         let Some(&index) = self.homes.get(&browser) else { return };
-        let berth = &mut self.berths[index];
+        let now = self.now;
+        let is_fallback = self.config.slots[index].role == Role::Fallback;
+        let berth = self.berth_mut(index);
         if !matches!(berth.state, BrowserState::Starting { .. }) {
             // It has reported before; what it offered then is what its placements were chosen by.
             return;
@@ -148,60 +211,106 @@ impl Fleet {
             browser,
             offered,
             refused,
-            heard_at: self.now,
+            heard_at: now,
             placements: BTreeMap::new(),
             runs: VecDeque::new(),
-            head_since: self.now,
+            head_since: now,
+            hedged_at: None,
             run_failures: 0,
             devices_lost: 0,
             proven: false,
+            proved_at: now,
+            probe: None,
+            probe_failures: 0,
+            used_bytes: 0,
+            jobs: 0,
+            slowness: 1.0,
+            recycling: None,
+            is_fallback,
+            task: None,
         });
         let models: Vec<ModelId> = self.models.keys().copied().collect();
+        for &model in &models {
+            self.plan(model);
+        }
         for model in models {
-            self.plan_placement(index, model);
+            if is_fallback || self.plans.get(&model).is_some_and(|plan| plan.contains(&index)) {
+                self.plan_placement(index, model);
+            }
         }
     }
 
     pub(super) fn heartbeat(&mut self, browser: BrowserId) {
         let Some(&index) = self.homes.get(&browser) else { return };
-        let state = &mut self.berths[index].state;
-        *state = match mem::take(state) {
-            BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => {
-                BrowserState::Ready(Live { heard_at: self.now, ..live })
+        let now = self.now;
+        match &mut self.berths[index].state {
+            // Its timer is early now, which costs one look at it.
+            BrowserState::Ready(live) => live.heard_at = now,
+            BrowserState::Suspect { .. } => {
+                let berth = self.berth_mut(index);
+                berth.state = match mem::take(&mut berth.state) {
+                    BrowserState::Suspect { live, .. } => {
+                        BrowserState::Ready(Live { heard_at: now, ..live })
+                    }
+                    other => other,
+                };
             }
-            other => other,
-        };
+            BrowserState::Wanted
+            | BrowserState::Starting { .. }
+            | BrowserState::Recovering { .. }
+            | BrowserState::Retired { .. }
+            | BrowserState::Stopped => {}
+        }
     }
 
     /// Ends a browser and arranges for the next one; its runs are lost and their requests climb the ladder.
     pub(super) fn browser_down(&mut self, index: usize, failure: Failure) {
-        let berth = &mut self.berths[index];
-        let (browser, live) = match mem::take(&mut berth.state) {
+        let (browser, live) = match mem::take(&mut self.berth_mut(index).state) {
             BrowserState::Starting { browser, .. } => (browser, None),
             BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => {
                 (live.browser, Some(live))
             }
             other => {
-                berth.state = other;
+                self.berth_mut(index).state = other;
                 return;
             }
         };
         self.homes.remove(&browser);
         self.actions.push_back(Action::Kill { browser, reason: failure.to_string() });
-        berth.failed_at = Some(self.now);
-        berth.last_failure = Some(failure.clone());
-        if !live.as_ref().is_some_and(|live| live.proven) {
+        self.distrust(index, &failure);
+        self.begin_repair(index, browser, failure.kind, Repair::Replace);
+        let (now, config) = (self.now, &self.config);
+        let berth = &mut self.berths[index];
+        let was_repair = berth.resets > 0 && live.is_none();
+        if !live.as_ref().is_some_and(|live| live.proven) && !was_repair {
             berth.failed_starts += 1;
         }
-        berth.state = if berth.failed_starts >= self.config.restarts_max.max(1) {
+        berth.state = if berth.failed_starts >= config.restarts_max.max(1) {
             BrowserState::Retired { failure: failure.clone() }
         } else {
-            let delay = restart_delay(self.config.restart_delay, berth.failed_starts);
-            BrowserState::Recovering { relaunch_at: self.now.after(delay) }
+            let delay = restart_delay(config.restart_delay, berth.failed_starts);
+            BrowserState::Recovering { relaunch_at: now.after(delay) }
         };
-        let Some(live) = live else { return };
+        self.lose_browser(index, browser, live, &failure);
+    }
+
+    /// What follows from the loss of a browser or its page: placements, runs, plans and tasks are dealt with.
+    pub(super) fn lose_browser(
+        &mut self,
+        index: usize,
+        browser: BrowserId,
+        live: Option<Live>,
+        failure: &Failure,
+    ) {
+        let Some(live) = live else {
+            self.leave_plans(index);
+            self.lose_target(browser);
+            return;
+        };
+        let berth = &mut self.berths[index];
         for (&model, placement) in &live.placements {
             self.placed.remove(&placement.id);
+            self.journal.placement_gone(placement.id);
             if let Some(backend) = placement.loading_on() {
                 let (restarts, last) = berth
                     .load_restarts
@@ -211,86 +320,65 @@ impl Fleet {
                 *last = failure.clone();
             }
         }
+        self.leave_plans(index);
+        self.migrations_lost(browser, failure);
+        if let Some(task) = live.task {
+            self.revoke(task, failure);
+        }
         let head = live.runs.front().copied();
-        self.lose_runs(live.runs.into(), head, browser, &failure);
+        self.lose_runs(live.runs.into(), head, browser, failure);
+        self.lose_target(browser);
     }
 
     /// Remembers that something failed on a slot, so that others are preferred for a while.
     pub(super) fn distrust(&mut self, index: usize, failure: &Failure) {
-        let berth = &mut self.berths[index];
-        berth.failed_at = Some(self.now);
+        let now = self.now;
+        let berth = self.berth_mut(index);
+        berth.failed_at = Some(now);
         berth.last_failure = Some(failure.clone());
     }
 
-    /// Acts on every time-out of browsers, their loads and their runs.
-    pub(super) fn expire_browsers(&mut self) {
-        for index in 0..self.berths.len() {
-            if let Some(failure) = self.overdue(index) {
-                self.browser_down(index, failure);
-            }
+    /// Lets a browser finish what it runs and then replaces it.
+    pub(super) fn recycle(&mut self, index: usize, reason: String) {
+        if self.phase != Phase::Serving {
+            return;
         }
+        if let Some(live) = self.berth_mut(index).state.live_mut() {
+            live.recycling.get_or_insert(reason);
+        }
+        self.leave_plans(index);
     }
 
-    /// Why a browser must be replaced at this moment; on the way, one that missed heartbeats becomes suspect.
-    fn overdue(&mut self, index: usize) -> Option<Failure> {
-        let late = |what: String| Some(Failure::new(FailureKind::DeadlineExceeded, what));
-        let (now, config) = (self.now, &self.config);
-        let state = &mut self.berths[index].state;
-        if let BrowserState::Starting { until, .. } = state {
-            return if *until <= now {
-                late(format!("start, after {:?}", config.start_timeout))
-            } else {
-                None
+    /// Replaces a browser that was to be recycled and has nothing to do any more. Not a failure.
+    pub(super) fn replace_recycled(&mut self, index: usize) {
+        let now = self.now;
+        let Some(live) = self.berths[index].state.live() else { return };
+        let Some(reason) = live.recycling.clone() else { return };
+        let browser = live.browser;
+        let berth = self.berth_mut(index);
+        let live =
+            match mem::replace(&mut berth.state, BrowserState::Recovering { relaunch_at: now }) {
+                BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => Some(live),
+                BrowserState::Wanted
+                | BrowserState::Starting { .. }
+                | BrowserState::Recovering { .. }
+                | BrowserState::Retired { .. }
+                | BrowserState::Stopped => None,
             };
-        }
-        if let BrowserState::Ready(live) = state
-            && live.heard_at.after(config.heartbeat_timeout / 2) <= now
-        {
-            // Counted from now, so that a daemon that was itself asleep gives its browsers a chance to be heard.
-            let until = now.after(config.heartbeat_timeout / 2);
-            *state = match mem::take(state) {
-                BrowserState::Ready(live) => BrowserState::Suspect { live, until },
-                other => other,
-            };
-        }
-        if let BrowserState::Suspect { live, until } = state
-            && *until <= now
-        {
-            let words = format!("no heartbeat for {:?}", now.since(live.heard_at));
-            return Some(Failure::new(FailureKind::ConnectionLost, words));
-        }
-        let live = state.live()?;
-        if let Some(run) = live.runs.front()
-            && live.head_since.after(config.run_timeout) <= now
-        {
-            return late(format!("run {run}, after {:?}", config.run_timeout));
-        }
-        let load = live
-            .placements
-            .values()
-            .find(|placement| placement.load_until().is_some_and(|until| until <= now))?;
-        late(format!("load of {} without progress, after {:?}", load.id, config.load_timeout))
-    }
-
-    /// When [`Fleet::expire_browsers`] or [`Fleet::launch_due`] next have something to do.
-    pub(super) fn browser_timeout(&self) -> Option<Instant> {
-        self.berths.iter().filter_map(|berth| self.berth_timeout(berth)).min()
-    }
-
-    fn berth_timeout(&self, berth: &Berth) -> Option<Instant> {
-        let (live, heartbeat) = match &berth.state {
-            BrowserState::Wanted => return Some(self.now),
-            BrowserState::Starting { until, .. } => return Some(*until),
-            BrowserState::Recovering { relaunch_at } => return Some(*relaunch_at),
-            BrowserState::Retired { .. } | BrowserState::Stopped => return None,
-            BrowserState::Ready(live) => {
-                (live, live.heard_at.after(self.config.heartbeat_timeout / 2))
+        self.homes.remove(&browser);
+        self.actions.push_back(Action::Kill { browser, reason: format!("recycled: {reason}") });
+        // It has no runs; a placement that was loading is loaded again on the next one.
+        let failure = Failure::new(FailureKind::Overloaded, reason);
+        if let Some(live) = live {
+            for placement in live.placements.values() {
+                self.placed.remove(&placement.id);
+                self.journal.placement_gone(placement.id);
             }
-            BrowserState::Suspect { live, until } => (live, *until),
-        };
-        let run = live.runs.front().map(|_| live.head_since.after(self.config.run_timeout));
-        let load = live.placements.values().filter_map(Placement::load_until).min();
-        [Some(heartbeat), run, load].into_iter().flatten().min()
+            self.leave_plans(index);
+            self.migrations_lost(browser, &failure);
+            self.lose_runs(live.runs.into(), None, browser, &failure);
+            self.lose_target(browser);
+        }
     }
 }
 

@@ -6,11 +6,16 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 
 use super::{
     Fleet, Phase,
-    browsers::{BrowserState, Live},
+    browsers::{Berth, BrowserState, Live},
+    ladder::Target,
+    placements::Placement,
     requests::{Request, RequestState},
     runs::Run,
 };
-use crate::event::{Action, Batching, Instant, ModelId, SlotId};
+use crate::{
+    config::Role,
+    event::{Action, Batching, Instant, ModelId, SlotId},
+};
 
 /// A browser that failed is avoided for this long.
 const DISTRUST: Duration = Duration::from_secs(30);
@@ -22,8 +27,12 @@ const PADDING_FACTOR_MAX: u64 = 2;
 const PADDING_FREE_TOKENS: u64 = 256;
 /// How many waiting requests are looked at for each row of a batch, to find some of similar length.
 const LOOKAHEAD_PER_ROW: usize = 4;
+/// How many browsers are compared for a run. In a larger fleet every run begins to look at another place, which is as good
+/// as looking everywhere: so many choices are hardly ever all bad ones.
+const CANDIDATES_MAX: usize = 64;
 
 /// A ready placement with room for a run.
+#[derive(Clone, Copy)]
 struct Candidate {
     berth: usize,
     browser: BrowserId,
@@ -85,8 +94,10 @@ impl Batch {
 impl Fleet {
     /// Dispatches until no waiting request has a browser with room, or all that have wait for company.
     pub(super) fn dispatch_all(&mut self) {
+        self.refresh();
         while let Some(draft) = self.next_draft() {
             self.dispatch(draft);
+            self.refresh();
         }
     }
 
@@ -102,7 +113,7 @@ impl Fleet {
                 self.queue
                     .of(model)
                     .filter_map(|id| self.requests.get(&id))
-                    .find(|r| r.tried.is_empty())
+                    .find(|request| request.is_plain())
             })
             .map(|request| request.arrived_at.after(self.config.batch_delay))
             // One that is overdue waits for a browser, not for time.
@@ -117,54 +128,96 @@ impl Fleet {
 
     fn draft(&self, model: ModelId) -> Option<Draft> {
         let batching = *self.models.get(&model)?;
-        let mut candidates = self.candidates(model);
-        if candidates.is_empty() {
-            return None;
-        }
+        let open: Vec<Candidate> = self
+            .index
+            .open(model, self.run_ids as usize % self.berths.len().max(1))
+            .take(CANDIDATES_MAX)
+            .filter_map(|berth| self.candidate(berth, model))
+            .collect();
+        // Requests that wait for a certain browser come first, but for those of tasks, which may be anywhere.
+        let only_some = open.is_empty() && self.tasks.is_empty();
         for seed in self.queue.of(model).filter_map(|id| self.requests.get(&id)) {
-            // Another browser is better than one that failed the request, even if it has to be waited for.
-            let elsewhere = !seed.tried.is_empty() && self.another_may_serve(seed);
-            let usable: Vec<usize> = (0..candidates.len())
-                .filter(|&at| !(elsewhere && seed.failed_on(candidates[at].browser)))
-                .collect();
+            if only_some && seed.is_plain() {
+                return None;
+            }
+            let usable = self.usable(seed, &open);
             let finish = |at: &usize| {
-                let candidate = &candidates[*at];
+                let candidate = &usable[*at];
                 candidate.backlog.saturating_add(self.expected(candidate, model, seed.tokens()))
             };
-            let Some(best) = usable.iter().copied().min_by_key(finish) else { continue };
+            let Some(best) = (0..usable.len()).min_by_key(finish) else { continue };
             if self.waits_for_company(seed, batching) {
                 return None;
             }
-            let rows_max =
-                self.fair_rows(model, &candidates, best, seed).min(batching.rows_max.into());
+            let rows_max = self.fair_rows(model, &usable, best, seed).min(batching.rows_max.into());
             let batch = self.join(seed, rows_max, batching);
-            return Some(Draft { candidate: candidates.swap_remove(best), model, batch });
+            return Some(Draft { candidate: usable[best], model, batch });
         }
         None
     }
 
-    /// Ready placements of a model on ready browsers with room, in the slots' order.
-    fn candidates(&self, model: ModelId) -> Vec<Candidate> {
-        let candidate = |(berth, state): (usize, &super::Berth)| {
-            let BrowserState::Ready(live) = &state.state else { return None };
-            if live.runs.len() >= self.config.runs_in_flight_max as usize {
-                return None;
-            }
-            let placement = live.placements.get(&model)?;
-            let backend = placement.ready_on()?;
-            let distrusted = state.failed_at.is_some_and(|at| self.now.since(at) < DISTRUST);
-            Some(Candidate {
-                berth,
-                browser: live.browser,
-                placement: placement.id,
-                epoch: placement.epoch,
-                backend,
-                idle: live.runs.is_empty(),
-                backlog: self.backlog(live),
-                factor: if distrusted { DISTRUST_FACTOR } else { 1 },
-            })
+    /// The browsers that a request may run on, of those that have room.
+    fn usable(&self, seed: &Request, open: &[Candidate]) -> Vec<Candidate> {
+        let at = |berth: Option<usize>| {
+            berth.and_then(|berth| self.candidate(berth, seed.model)).into_iter().collect()
         };
-        self.berths.iter().enumerate().filter_map(candidate).collect()
+        let those = |fit: &dyn Fn(&Candidate) -> bool| {
+            open.iter().copied().filter(|candidate| fit(candidate)).collect()
+        };
+        if let Some(task) = seed.policy.task {
+            return at(self.held_by(task));
+        }
+        match seed.target() {
+            Target::Any => open.to_vec(),
+            Target::Elsewhere => those(&|candidate| !seed.failed_on(candidate.browser)),
+            Target::Newer => {
+                let horizon = seed.climb.map_or(0, |climb| climb.horizon);
+                those(&|candidate| candidate.browser.0 > horizon)
+            }
+            Target::Browser(browser) => at(self.homes.get(&browser).copied()),
+            Target::Slot(berth) => at(Some(berth)),
+            Target::Fallback => {
+                let fallbacks = self.config.slots.iter().enumerate();
+                fallbacks
+                    .filter(|(_, slot)| slot.role == Role::Fallback)
+                    .filter_map(|(berth, _)| self.candidate(berth, seed.model))
+                    .collect()
+            }
+        }
+    }
+
+    /// Models that a berth's browser could take a run of, from whoever asks.
+    pub(super) fn open_for(&self, berth: &Berth) -> Vec<ModelId> {
+        let Some(live) = berth.state.usable().filter(|live| live.task.is_none()) else {
+            return Vec::new();
+        };
+        if live.runs.len() >= self.config.runs_in_flight_max as usize || live.is_fallback {
+            return Vec::new();
+        }
+        let is_ready = |(_, placement): &(&ModelId, &Placement)| placement.ready_on().is_some();
+        live.placements.iter().filter(is_ready).map(|(&model, _)| model).collect()
+    }
+
+    /// A berth's browser, if it is ready to run a model and has room.
+    fn candidate(&self, berth: usize, model: ModelId) -> Option<Candidate> {
+        let state = self.berths.get(berth)?;
+        let BrowserState::Ready(live) = &state.state else { return None };
+        if live.recycling.is_some() || live.runs.len() >= self.config.runs_in_flight_max as usize {
+            return None;
+        }
+        let placement = live.placements.get(&model)?;
+        let backend = placement.ready_on()?;
+        let distrusted = state.failed_at.is_some_and(|at| self.now.since(at) < DISTRUST);
+        Some(Candidate {
+            berth,
+            browser: live.browser,
+            placement: placement.id,
+            epoch: placement.epoch,
+            backend,
+            idle: live.runs.is_empty(),
+            backlog: self.backlog(live),
+            factor: if distrusted { DISTRUST_FACTOR } else { 1 },
+        })
     }
 
     fn backlog(&self, live: &Live) -> Duration {
@@ -184,7 +237,7 @@ impl Fleet {
     /// A request waits for others while a batch of them would not be full and its delay is not over.
     fn waits_for_company(&self, seed: &Request, batching: Batching) -> bool {
         self.phase == Phase::Serving
-            && seed.tried.is_empty()
+            && seed.is_plain()
             && seed.arrived_at.after(self.config.batch_delay) > self.now
             && self.queue.rows(seed.model) < u64::from(batching.rows_max)
             && self.queue.tokens(seed.model) < u64::from(batching.tokens_max)
@@ -218,14 +271,14 @@ impl Fleet {
     /// A request that failed before runs alone: it may be the cause, and must not fail others with it.
     fn join(&self, seed: &Request, rows_max: u64, batching: Batching) -> Batch {
         let mut batch = Batch::of(seed);
-        if !seed.tried.is_empty() || batch.rows >= rows_max {
+        if !seed.is_plain() || batch.rows >= rows_max {
             return batch;
         }
         let mut others: Vec<&Request> = self
             .queue
             .of(seed.model)
             .filter_map(|id| self.requests.get(&id))
-            .filter(|other| other.id != seed.id && other.tried.is_empty())
+            .filter(|other| other.id != seed.id && other.is_plain())
             .take(LOOKAHEAD_PER_ROW.saturating_mul(batching.rows_max as usize))
             .collect();
         // Stable, so that of the equally long the oldest comes first.
@@ -246,7 +299,9 @@ impl Fleet {
                 self.queue.remove(place, request);
             }
             request.state = RequestState::Running(id);
-            request.name_rung(candidate.browser);
+        }
+        for &request in &batch.requests {
+            self.name_rung(request, candidate.browser, candidate.berth);
         }
         let tokens = batch.padded_tokens();
         let Candidate { berth, browser, placement, epoch, backend, idle, .. } = candidate;
@@ -264,9 +319,11 @@ impl Fleet {
             sent_at: self.now,
         };
         self.runs.insert(id, run);
-        if let Some(live) = self.berths[berth].state.live_mut() {
+        let now = self.now;
+        if let Some(live) = self.berth_mut(berth).state.live_mut() {
             if idle {
-                live.head_since = self.now;
+                live.head_since = now;
+                live.hedged_at = None;
             }
             live.runs.push_back(id);
         }

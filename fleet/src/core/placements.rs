@@ -1,21 +1,19 @@
 //! Models on browsers: on which backend, how far, and what to do when a load fails.
 
-use flotilla_protocol::{Backend, Epoch, PlacementId, RunId};
+use flotilla_protocol::{Backend, Epoch, PlacementId};
 
 use super::{
     Fleet,
     browsers::{Berth, BrowserState, Live},
 };
 use crate::{
-    config::Slot,
+    config::{Role, Slot},
     event::{Action, Batching, Instant, ModelId},
     recovery::{Failure, FailureKind},
 };
 
 /// Loads of a placement on one browser and backend before the browser is suspected instead.
 const LOAD_TRIES_MAX: u32 = 2;
-/// Device losses that a browser may have before it is replaced: a browser may be unable to recover in its process.
-const DEVICES_LOST_MAX: u32 = 1;
 
 /// A model on a browser.
 #[derive(Debug)]
@@ -34,8 +32,12 @@ pub(super) enum Stage {
     Waiting { backend: Backend, tries: u32 },
     /// Ordered.
     Loading { backend: Backend, tries: u32, until: Instant },
+    /// Loaded by a migration that is not recorded yet: answers nothing.
+    Staged { backend: Backend },
     /// Answers runs.
     Ready { backend: Backend },
+    /// Gets no more runs and is unloaded when those that it has are ended.
+    Leaving { backend: Backend },
     /// No backend of the slot will do.
     Refused,
 }
@@ -45,7 +47,11 @@ impl Placement {
     pub(super) fn loading_on(&self) -> Option<Backend> {
         match self.stage {
             Stage::Loading { backend, .. } => Some(backend),
-            Stage::Waiting { .. } | Stage::Ready { .. } | Stage::Refused => None,
+            Stage::Waiting { .. }
+            | Stage::Staged { .. }
+            | Stage::Ready { .. }
+            | Stage::Leaving { .. }
+            | Stage::Refused => None,
         }
     }
 
@@ -53,7 +59,11 @@ impl Placement {
     pub(super) fn load_until(&self) -> Option<Instant> {
         match self.stage {
             Stage::Loading { until, .. } => Some(until),
-            Stage::Waiting { .. } | Stage::Ready { .. } | Stage::Refused => None,
+            Stage::Waiting { .. }
+            | Stage::Staged { .. }
+            | Stage::Ready { .. }
+            | Stage::Leaving { .. }
+            | Stage::Refused => None,
         }
     }
 
@@ -61,18 +71,29 @@ impl Placement {
     pub(super) fn ready_on(&self) -> Option<Backend> {
         match self.stage {
             Stage::Ready { backend } => Some(backend),
-            Stage::Waiting { .. } | Stage::Loading { .. } | Stage::Refused => None,
+            Stage::Waiting { .. }
+            | Stage::Loading { .. }
+            | Stage::Staged { .. }
+            | Stage::Leaving { .. }
+            | Stage::Refused => None,
+        }
+    }
+
+    /// The backend that it is or will be on.
+    pub(super) fn backend(&self) -> Option<Backend> {
+        match self.stage {
+            Stage::Waiting { backend, .. }
+            | Stage::Loading { backend, .. }
+            | Stage::Staged { backend }
+            | Stage::Ready { backend }
+            | Stage::Leaving { backend } => Some(backend),
+            Stage::Refused => None,
         }
     }
 
     /// Why the backends that the slot prefers to the present one are not used; where there is none, why all are not.
     pub(super) fn fallback(&self, slot: &Slot) -> Option<String> {
-        let present = match self.stage {
-            Stage::Waiting { backend, .. }
-            | Stage::Loading { backend, .. }
-            | Stage::Ready { backend } => Some(backend),
-            Stage::Refused => None,
-        };
+        let present = self.backend();
         let reasons: Vec<String> = slot
             .backends
             .iter()
@@ -87,7 +108,7 @@ impl Placement {
         }
     }
 
-    fn renew(&mut self, backend: Backend) {
+    pub(super) fn renew(&mut self, backend: Backend) {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.stage = Stage::Waiting { backend, tries: 0 };
     }
@@ -118,7 +139,8 @@ fn reaction(kind: FailureKind) -> Reaction {
 impl Fleet {
     pub(super) fn add_model(&mut self, model: ModelId, batching: Batching) {
         if self.models.insert(model, batching).is_none() {
-            for index in 0..self.berths.len() {
+            self.plans.entry(model).or_default();
+            for index in self.plan(model) {
                 self.plan_placement(index, model);
             }
         }
@@ -126,9 +148,14 @@ impl Fleet {
 
     /// Makes a placement wait for its turn on a berth's browser, if that is up.
     pub(super) fn plan_placement(&mut self, index: usize, model: ModelId) {
-        let berth = &mut self.berths[index];
+        let berth = self.berth_mut(index);
         let Some(live) = berth.state.live() else { return };
+        if live.placements.contains_key(&model) {
+            return;
+        }
         self.placements += 1;
+        let berth = &self.berths[index];
+        let Some(live) = berth.state.live() else { return };
         let mut placement = Placement {
             id: PlacementId(self.placements),
             epoch: Epoch(1),
@@ -143,28 +170,34 @@ impl Fleet {
         };
         placement.stage = first_stage(&self.config.slots[index], &placement.refusals);
         self.placed.insert(placement.id, (index, model));
-        if let Some(live) = berth.state.live_mut() {
+        if let Some(live) = self.berths[index].state.live_mut() {
             live.placements.insert(model, placement);
         }
     }
 
-    /// Starts the next load on every ready browser that loads nothing.
-    pub(super) fn place_all(&mut self) {
-        for berth in &mut self.berths {
-            let BrowserState::Ready(live) = &mut berth.state else { continue };
-            if live.placements.values().any(|placement| placement.loading_on().is_some()) {
+    /// Starts the next load on every browser that was touched, is ready and loads nothing.
+    pub(super) fn place_due(&mut self) {
+        for index in self.index.pending(self.now) {
+            let BrowserState::Ready(live) = &mut self.berths[index].state else { continue };
+            let busy = live.placements.values().any(|placement| placement.loading_on().is_some());
+            if busy || live.recycling.is_some() {
                 continue;
             }
             let browser = live.browser;
             let next =
                 live.placements.iter_mut().find_map(|(&model, placement)| match placement.stage {
                     Stage::Waiting { backend, tries } => Some((model, placement, backend, tries)),
-                    Stage::Loading { .. } | Stage::Ready { .. } | Stage::Refused => None,
+                    Stage::Loading { .. }
+                    | Stage::Staged { .. }
+                    | Stage::Ready { .. }
+                    | Stage::Leaving { .. }
+                    | Stage::Refused => None,
                 });
             if let Some((model, placement, backend, tries)) = next {
                 let until = self.now.after(self.config.load_timeout);
                 placement.stage = Stage::Loading { backend, tries, until };
                 let (placement, epoch) = (placement.id, placement.epoch);
+                self.index.touch(index);
                 self.actions.push_back(Action::Place { browser, placement, epoch, model, backend });
             }
         }
@@ -183,12 +216,24 @@ impl Fleet {
         let Some((index, model, placement)) = self.loading(id, epoch) else { return };
         let Some(backend) = placement.loading_on() else { return };
         placement.stage = Stage::Ready { backend };
-        let berth = &mut self.berths[index];
+        let now = self.now;
+        let berth = self.berth_mut(index);
         berth.failed_starts = 0;
         berth.load_restarts.remove(&(model, backend));
         if let Some(live) = berth.state.live_mut() {
             live.proven = true;
+            // The load's last step was a dispatch.
+            live.proved_at = now;
         }
+        let settled = berth.state.live().is_some_and(|live| {
+            live.placements
+                .values()
+                .all(|placement| matches!(placement.stage, Stage::Ready { .. } | Stage::Refused))
+        });
+        if settled {
+            self.end_repair(index, true);
+        }
+        self.staged(id, index, model, backend);
     }
 
     pub(super) fn placement_failed(&mut self, id: PlacementId, epoch: Epoch, failure: Failure) {
@@ -198,6 +243,7 @@ impl Fleet {
             Reaction::NextBackend => {
                 placement.refusals.push((backend, failure.to_string()));
                 self.use_next_backend(index, model);
+                self.migration_failed_on(id, &failure);
             }
             Reaction::TryAgain if tries + 1 < LOAD_TRIES_MAX => {
                 placement.renew(backend);
@@ -215,6 +261,7 @@ impl Fleet {
         epoch: Epoch,
     ) -> Option<(usize, ModelId, &mut Placement)> {
         let &(index, model) = self.placed.get(&id)?;
+        self.index.touch(index);
         let placement = self.berths[index].state.live_mut()?.placements.get_mut(&model)?;
         if placement.epoch != epoch {
             return None;
@@ -223,10 +270,12 @@ impl Fleet {
     }
 
     fn use_next_backend(&mut self, index: usize, model: ModelId) {
+        self.index.touch(index);
         let slot = &self.config.slots[index];
         let Some(live) = self.berths[index].state.live_mut() else { return };
         let Some(placement) = live.placements.get_mut(&model) else { return };
         self.placed.remove(&placement.id);
+        self.journal.placement_gone(placement.id);
         self.placements += 1;
         placement.id = PlacementId(self.placements);
         placement.epoch = Epoch(1);
@@ -234,52 +283,9 @@ impl Fleet {
         self.placed.insert(placement.id, (index, model));
     }
 
-    /// A browser's GPU device is gone, with it every ready placement on webgpu and their runs.
-    ///
-    /// One loss may be told several times, by an event and by the runs that failed of it: where no webgpu placement is
-    /// ready, it was told before.
-    pub(super) fn device_lost(&mut self, index: usize, failure: Failure) {
-        let Some(live) = self.berths[index].state.live_mut() else { return };
-        let lost: Vec<ModelId> = live
-            .placements
-            .iter()
-            .filter(|(_, placement)| placement.ready_on() == Some(Backend::WebGpu))
-            .map(|(&model, _)| model)
-            .collect();
-        if lost.is_empty() {
-            return;
-        }
-        live.devices_lost += 1;
-        if live.devices_lost > DEVICES_LOST_MAX {
-            self.browser_down(index, failure);
-            return;
-        }
-        self.reload(index, &lost, &failure);
-    }
-
-    /// Loads ready placements anew in a new epoch; their runs are lost.
-    pub(super) fn reload(&mut self, index: usize, models: &[ModelId], failure: &Failure) {
-        self.distrust(index, failure);
-        let Some(live) = self.berths[index].state.live_mut() else { return };
-        let (browser, head) = (live.browser, live.runs.front().copied());
-        let mut gone = Vec::new();
-        for model in models {
-            let Some(placement) = live.placements.get_mut(model) else { continue };
-            if let Some(backend) = placement.ready_on() {
-                placement.renew(backend);
-                gone.push(placement.id);
-            }
-        }
-        let of_gone =
-            |run: &RunId| self.runs.get(run).is_some_and(|run| gone.contains(&run.placement));
-        let lost: Vec<RunId> = live.runs.iter().copied().filter(of_gone).collect();
-        self.unlist(index, &lost);
-        self.lose_runs(lost, head, browser, failure);
-    }
-
     /// Why no browser runs a model, or ever will, as far as can be known; `None` while there is hope.
     pub(super) fn unplaceable(&self, model: ModelId) -> Option<String> {
-        if self.berths.iter().any(|berth| may_serve(berth, model)) {
+        if (0..self.berths.len()).any(|index| self.may_serve(index, model)) {
             return None;
         }
         let reasons: Vec<String> = self
@@ -287,6 +293,7 @@ impl Fleet {
             .slots
             .iter()
             .zip(&self.berths)
+            .filter(|(slot, _)| slot.role == Role::Regular)
             .map(|(slot, berth)| format!("{}: {}", slot.kind, hopeless(slot, berth, model)))
             .collect();
         if reasons.is_empty() {
@@ -295,25 +302,22 @@ impl Fleet {
         Some(reasons.join("; "))
     }
 
-    /// Whether a browser other than those that failed a request runs its model or will.
-    pub(super) fn another_may_serve(&self, request: &super::Request) -> bool {
-        self.berths.iter().any(|berth| {
-            may_serve(berth, request.model)
-                && !berth.state.browser().is_some_and(|browser| request.failed_on(browser))
-        })
-    }
-}
-
-/// Whether a slot runs a model or will. One that starts or recovers may: nobody knows yet what its page offers.
-fn may_serve(berth: &Berth, model: ModelId) -> bool {
-    match &berth.state {
-        BrowserState::Wanted | BrowserState::Starting { .. } | BrowserState::Recovering { .. } => {
-            true
+    /// Whether a slot answers requests of a model or could. One that starts or recovers could: nobody knows yet what its
+    /// page offers. One that is ready and does not hold the model could be given it.
+    pub(super) fn may_serve(&self, index: usize, model: ModelId) -> bool {
+        if self.config.slots[index].role == Role::Fallback {
+            return false;
         }
-        BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => {
-            live.placements.get(&model).is_some_and(|placement| placement.stage != Stage::Refused)
+        match &self.berths[index].state {
+            BrowserState::Wanted
+            | BrowserState::Starting { .. }
+            | BrowserState::Recovering { .. } => true,
+            BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => live
+                .placements
+                .get(&model)
+                .is_none_or(|placement| placement.stage != Stage::Refused),
+            BrowserState::Retired { .. } | BrowserState::Stopped => false,
         }
-        BrowserState::Retired { .. } | BrowserState::Stopped => false,
     }
 }
 

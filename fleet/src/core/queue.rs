@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_protocol::RequestId;
 
-use super::requests::Request;
+use super::{ladder::Target, requests::Request};
 use crate::event::ModelId;
 
 /// A request's place in the queue: those that a browser has lost before come first, then in order of arrival.
@@ -29,12 +29,30 @@ struct Line {
 pub(super) struct Queue {
     lines: BTreeMap<ModelId, Line>,
     len: u32,
+    /// Requests that will be inserted once they are recorded.
+    reserved: u32,
+    /// Waiting requests that only a fallback browser may run.
+    fallback: u32,
 }
 
 impl Queue {
-    /// How many requests wait.
+    /// How many requests wait, those that are being recorded included.
     pub(super) fn len(&self) -> u32 {
-        self.len
+        self.len + self.reserved
+    }
+
+    /// Keeps a place for a request that is being recorded.
+    pub(super) fn reserve(&mut self) {
+        self.reserved += 1;
+    }
+
+    pub(super) fn unreserve(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
+    }
+
+    /// Whether a request waits that only a fallback browser may run.
+    pub(super) fn wants_fallback(&self) -> bool {
+        self.fallback > 0
     }
 
     pub(super) fn insert(&mut self, place: Place, request: &Request) {
@@ -43,6 +61,7 @@ impl Queue {
             line.rows += u64::from(request.rows);
             line.tokens += request.tokens();
             self.len += 1;
+            self.fallback += u32::from(request.target() == Target::Fallback);
         }
     }
 
@@ -52,6 +71,7 @@ impl Queue {
             line.rows -= u64::from(request.rows);
             line.tokens -= request.tokens();
             self.len -= 1;
+            self.fallback -= u32::from(request.target() == Target::Fallback);
         }
         if line.waiting.is_empty() {
             self.lines.remove(&request.model);

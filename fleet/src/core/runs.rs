@@ -7,11 +7,14 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 use super::Fleet;
 use crate::{
     event::{Action, Instant, ModelId, SlotId},
-    recovery::{self, Failure, FailureKind, Repair},
+    recovery::{Failure, FailureKind},
 };
 
 /// Failed runs in a row after which a browser is replaced, whatever each failure was.
 const RUN_FAILURES_MAX: u32 = 3;
+/// Weight of a run in its browser's slowness, and the most that one counts for: one outlier is none of the browser's doing.
+const SLOWNESS_WEIGHT: f64 = 0.1;
+const SLOWNESS_CAP: f64 = 10.0;
 
 /// An execution that a page has not ended. It stays known when nobody waits for it, because the page is busy with it.
 #[derive(Debug)]
@@ -35,23 +38,32 @@ pub(super) struct Run {
 impl Fleet {
     pub(super) fn run_done(&mut self, id: RunId, epoch: Epoch) {
         let Some((run, took)) = self.end_run(id, epoch) else { return };
-        self.speeds.learn(run.model, SlotId(run.berth as u32), run.backend, run.tokens, took);
-        if let Some(live) = self.berths[run.berth].state.live_mut() {
-            live.run_failures = 0;
+        let slot = SlotId(run.berth as u32);
+        let slowness = self.speeds.slowness(run.model, slot, run.backend, run.tokens, took);
+        self.speeds.learn(run.model, slot, run.backend, run.tokens, took);
+        let now = self.now;
+        let berth = self.berth_mut(run.berth);
+        berth.resets = 0;
+        if let Some(live) = berth.state.live_mut() {
+            Fleet::proved(live, now);
+            live.jobs += 1;
+            if let Some(slowness) = slowness {
+                live.slowness += SLOWNESS_WEIGHT * (slowness.min(SLOWNESS_CAP) - live.slowness);
+            }
         }
         for request in run.requests {
             self.answer(request, id);
         }
+        self.unload_left(run.berth);
     }
 
     pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
         let Some(run) = self.current_run(id, epoch) else { return };
         let (index, model) = (run.berth, run.model);
-        let Some(live) = self.berths[index].state.live_mut() else { return };
+        let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         // The page says which run it was at, so this one is first in line whatever was thought.
         live.runs.retain(|&other| other != id);
         live.runs.push_front(id);
-        let repair = recovery::repair(failure.kind);
         // Inputs that are refused are the request's fault, and so is not counted against the browser.
         if failure.kind != FailureKind::UnsupportedOperation {
             live.run_failures += 1;
@@ -59,12 +71,7 @@ impl Fleet {
         if live.run_failures >= RUN_FAILURES_MAX {
             self.browser_down(index, failure.clone());
         } else {
-            match repair {
-                Repair::Nothing => {}
-                Repair::Reload => self.reload(index, &[model], failure),
-                Repair::RenewDevice => self.device_lost(index, failure.clone()),
-                Repair::Replace => self.browser_down(index, failure.clone()),
-            }
+            self.repair(index, Some(model), failure.clone());
         }
         // A repair that took the run with it has sent its requests up the ladder.
         if let Some((run, _)) = self.end_run(id, epoch) {
@@ -75,12 +82,7 @@ impl Fleet {
                 self.climb(request, run.browser, failure, run.joined);
             }
         }
-    }
-
-    pub(super) fn device_lost_event(&mut self, browser: BrowserId, reason: &str) {
-        if let Some(&index) = self.homes.get(&browser) {
-            self.device_lost(index, Failure::new(FailureKind::DeviceLost, reason));
-        }
+        self.unload_left(index);
     }
 
     /// A run that is in flight in this epoch.
@@ -99,7 +101,7 @@ impl Fleet {
     fn end_run(&mut self, id: RunId, epoch: Epoch) -> Option<(Run, Duration)> {
         self.current_run(id, epoch)?;
         let run = self.runs.remove(&id)?;
-        let live = self.berths[run.berth].state.live_mut()?;
+        let live = self.berth_mut(run.berth).state.live_mut()?;
         let busy_since = if live.runs.front() == Some(&id) { live.head_since } else { run.sent_at };
         self.unlist(run.berth, &[id]);
         Some((run, self.now.since(busy_since)))
@@ -107,11 +109,13 @@ impl Fleet {
 
     /// Takes runs off a browser's list; the clock of the one that is now the first starts.
     pub(super) fn unlist(&mut self, berth: usize, gone: &[RunId]) {
-        let Some(live) = self.berths[berth].state.live_mut() else { return };
+        let now = self.now;
+        let Some(live) = self.berth_mut(berth).state.live_mut() else { return };
         let head = live.runs.front().copied();
         live.runs.retain(|run| !gone.contains(run));
         if live.runs.front().copied() != head {
-            live.head_since = self.now;
+            live.head_since = now;
+            live.hedged_at = None;
         }
     }
 

@@ -8,6 +8,8 @@ use crate::event::{ModelId, SlotId};
 
 /// Weight that a sample keeps when the next one arrives: the last ten or so count.
 const DECAY: f64 = 0.9;
+/// The same of the line that stands for what is usual: some hundreds of samples count.
+const USUAL_DECAY: f64 = 0.998;
 /// Service time per token of a model that nobody has run yet. Only orders browsers; never shown.
 const GUESS_SECONDS: f64 = 1e-4;
 
@@ -23,17 +25,17 @@ struct Line {
 }
 
 impl Line {
-    fn learn(&mut self, tokens: f64, seconds: f64) {
+    fn learn(&mut self, tokens: f64, seconds: f64, decay: f64) {
         // The first run pays for pipelines and caches; it stands for itself only until there is another.
         if self.samples == 1 {
             *self = Line { samples: 1, ..Line::default() };
         }
         self.samples = self.samples.saturating_add(1);
-        self.weight = self.weight * DECAY + 1.0;
-        self.tokens = self.tokens * DECAY + tokens;
-        self.seconds = self.seconds * DECAY + seconds;
-        self.tokens_squared = self.tokens_squared * DECAY + tokens * tokens;
-        self.tokens_seconds = self.tokens_seconds * DECAY + tokens * seconds;
+        self.weight = self.weight * decay + 1.0;
+        self.tokens = self.tokens * decay + tokens;
+        self.seconds = self.seconds * decay + seconds;
+        self.tokens_squared = self.tokens_squared * decay + tokens * tokens;
+        self.tokens_seconds = self.tokens_seconds * decay + tokens * seconds;
     }
 
     fn predict(&self, tokens: f64) -> f64 {
@@ -57,6 +59,7 @@ impl Line {
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
     lines: BTreeMap<(ModelId, SlotId, Backend), Line>,
+    usual: BTreeMap<(ModelId, SlotId, Backend), Line>,
 }
 
 impl Speeds {
@@ -68,10 +71,23 @@ impl Speeds {
         tokens: u64,
         took: Duration,
     ) {
-        self.lines
-            .entry((model, slot, backend))
-            .or_default()
-            .learn(tokens as f64, took.as_secs_f64());
+        let (tokens, seconds) = (tokens as f64, took.as_secs_f64());
+        let key = (model, slot, backend);
+        self.lines.entry(key).or_default().learn(tokens, seconds, DECAY);
+        self.usual.entry(key).or_default().learn(tokens, seconds, USUAL_DECAY);
+    }
+
+    /// How much longer than usual a run took.
+    pub(super) fn slowness(
+        &self,
+        model: ModelId,
+        slot: SlotId,
+        backend: Backend,
+        tokens: u64,
+        took: Duration,
+    ) -> Option<f64> {
+        let usual = self.usual.get(&(model, slot, backend))?.predict(tokens as f64);
+        (usual > 0.0).then(|| took.as_secs_f64() / usual)
     }
 
     /// Service time of a run: from its own history, else from the mean of the other slots', else a guess.

@@ -6,11 +6,12 @@ use serde::Serialize;
 use super::{
     Fleet, Phase,
     browsers::{Berth, BrowserState, Live},
-    placements::Stage,
+    journal::stage_name,
+    requests::RequestState,
 };
 use crate::{
     config::Slot,
-    event::{ModelId, SlotId},
+    event::{ModelId, SlotId, TaskId},
 };
 
 /// The fleet at one moment.
@@ -26,6 +27,31 @@ pub struct Status {
     pub queued: u32,
     /// Requests that are on a browser.
     pub running: u32,
+    /// Requests whose acceptance or end is being recorded.
+    pub recording: u32,
+    /// Tasks that have a browser for themselves.
+    pub tasks: Vec<TaskId>,
+    /// Transactions that could not be written.
+    pub commit_failures: u64,
+}
+
+/// How much the fleet holds, for whoever watches that it stays bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// Accepted requests that have not ended.
+    pub requests: usize,
+    /// Runs that no page has ended.
+    pub runs: usize,
+    /// Placements on living browsers.
+    pub placements: usize,
+    /// Timers of requests.
+    pub timers: usize,
+    /// Records in memory.
+    pub records: usize,
+    /// Transactions that are not confirmed.
+    pub transactions: usize,
+    /// Actions that nobody has taken yet.
+    pub actions: usize,
 }
 
 /// A slot and its browser.
@@ -47,6 +73,16 @@ pub struct SlotStatus {
     pub failed_starts: u32,
     /// Runs that its page has not ended.
     pub runs_in_flight: u32,
+    /// Runs that it has ended.
+    pub jobs: u64,
+    /// Memory of its process tree in bytes, when it was last told.
+    pub used_bytes: u64,
+    /// How much slower than usual its runs were lately.
+    pub slowness: f64,
+    /// Why it gets no more work and is about to be replaced.
+    pub recycling: Option<String>,
+    /// The task that has it for itself.
+    pub task: Option<TaskId>,
     /// Models that are or will be here.
     pub placements: Vec<PlacementStatus>,
     /// Models that cannot be here.
@@ -62,7 +98,7 @@ pub struct PlacementStatus {
     pub model: ModelId,
     /// Where in the page it runs.
     pub backend: Backend,
-    /// `waiting`, `loading` or `ready`.
+    /// `waiting`, `loading`, `staged`, `ready` or `leaving`.
     pub state: &'static str,
     /// Why the backends that the slot prefers to this one are not used; `None` where this is the first choice.
     pub fallback: Option<String>,
@@ -93,7 +129,14 @@ pub struct ModelStatus {
 impl Fleet {
     /// The fleet as it is after the latest event.
     pub fn status(&self) -> Status {
-        let queued = self.queue.len();
+        let (mut queued, mut running, mut recording) = (0, 0, 0);
+        for request in self.requests.values() {
+            *match request.state {
+                RequestState::Queued(_) => &mut queued,
+                RequestState::Running(_) => &mut running,
+                RequestState::Accepting { .. } | RequestState::Ending(_) => &mut recording,
+            } += 1;
+        }
         Status {
             phase: match self.phase {
                 Phase::New | Phase::Serving => "serving",
@@ -103,8 +146,36 @@ impl Fleet {
             slots: (0..self.berths.len()).map(|index| self.slot_status(index)).collect(),
             models: self.models.keys().map(|&model| self.model_status(model)).collect(),
             queued,
-            running: self.requests.len() as u32 - queued,
+            running,
+            recording,
+            tasks: self.holding(),
+            commit_failures: self.journal.failures,
         }
+    }
+
+    /// How much the fleet holds.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            requests: self.requests.len(),
+            runs: self.runs.len(),
+            placements: self.placed.len(),
+            timers: self.deadlines.len() + self.rungs_due.len(),
+            records: self.journal.records.len(),
+            transactions: self.journal.open(),
+            actions: self.actions.len(),
+        }
+    }
+
+    /// What a record says.
+    pub fn record_of(&self, key: crate::state::Key) -> Option<&crate::state::Value> {
+        self.journal.records.get(key)
+    }
+
+    /// Why a placement is not on its slot's first choice of backends; `None` where it is, or is not there any more.
+    pub fn fallback(&self, placement: PlacementId) -> Option<String> {
+        let &(index, model) = self.placed.get(&placement)?;
+        let live = self.berths[index].state.live()?;
+        live.placements.get(&model)?.fallback(&self.config.slots[index])
     }
 
     fn slot_status(&self, index: usize) -> SlotStatus {
@@ -121,6 +192,11 @@ impl Fleet {
             last_failure: berth.last_failure.as_ref().map(ToString::to_string),
             failed_starts: berth.failed_starts,
             runs_in_flight: live.map_or(0, |live| live.runs.len() as u32),
+            jobs: live.map_or(0, |live| live.jobs),
+            used_bytes: live.map_or(0, |live| live.used_bytes),
+            slowness: live.map_or(1.0, |live| live.slowness),
+            recycling: live.and_then(|live| live.recycling.clone()),
+            task: live.and_then(|live| live.task),
             placements,
             refused,
         }
@@ -171,18 +247,12 @@ impl Fleet {
 fn placements(slot: &Slot, live: &Live) -> (Vec<PlacementStatus>, Vec<RefusalStatus>) {
     let (mut placements, mut refused) = (Vec::new(), Vec::new());
     for (&model, placement) in &live.placements {
-        let (backend, state) = match placement.stage {
-            Stage::Waiting { backend, .. } => (backend, "waiting"),
-            Stage::Loading { backend, .. } => (backend, "loading"),
-            Stage::Ready { backend } => (backend, "ready"),
-            Stage::Refused => {
-                refused.push(RefusalStatus {
-                    model,
-                    reason: placement.fallback(slot).unwrap_or_default(),
-                });
-                continue;
-            }
+        let Some(backend) = placement.backend() else {
+            let reason = placement.fallback(slot).unwrap_or_default();
+            refused.push(RefusalStatus { model, reason });
+            continue;
         };
+        let state = stage_name(&placement.stage);
         let fallback = placement.fallback(slot);
         placements.push(PlacementStatus {
             placement: placement.id,

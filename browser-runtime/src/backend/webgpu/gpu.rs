@@ -13,6 +13,10 @@ use futures_channel::{mpsc, oneshot};
 use super::adapter;
 use crate::kernels::{Shader, WORKGROUP};
 
+/// Most turns of the page's event loop between a map's refusal and the loss that explains it.
+#[cfg(target_arch = "wasm32")]
+const LOSS_TURNS_MAX: u32 = 50;
+
 /// A device was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceLoss {
@@ -161,6 +165,20 @@ impl Gpu {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner).lost.clone()
     }
 
+    /// Destroys the device without saying that this was meant, so that it counts as lost.
+    pub(crate) fn destroy(&self) {
+        self.device.destroy();
+        // A browser tells of the loss by itself; native callbacks are made here.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.condition
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .uncaptured
+                .get_or_insert(GpuError::Internal(error.to_string()));
+        }
+    }
+
     /// Pipelines made so far.
     pub(crate) fn created(&self) -> u32 {
         self.created.get()
@@ -303,18 +321,25 @@ impl Gpu {
         let receiver = self.nudged(receiver);
         match receiver.await {
             Ok(Ok(())) => self.error().map_or(Ok(()), Err),
-            Ok(Err(error)) => Err(self.error_or(GpuError::Internal(error.to_string()))),
+            Ok(Err(error)) => {
+                #[cfg(target_arch = "wasm32")]
+                self.await_loss().await;
+                Err(self.error_or(GpuError::Internal(error.to_string())))
+            }
             Err(_) => {
                 Err(self.error_or(GpuError::Internal("the device gave no answer".to_owned())))
             }
         }
     }
 
-    /// Waits for `future` while giving a browser that needs it something to look at.
+    /// Waits for `future` while giving a browser that needs it something to look at, unless the device is lost meanwhile.
     #[cfg(target_arch = "wasm32")]
-    async fn nudged<T>(&self, mut future: impl Future<Output = T> + Unpin) -> T {
+    async fn nudged<T>(&self, mut future: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
         use futures_util::future::{Either, select};
         while self.needs_nudging {
+            if self.lost().is_some() {
+                return Err(oneshot::Canceled);
+            }
             match select(future, Box::pin(crate::platform::pause(2))).await {
                 Either::Left((value, _)) => return value,
                 Either::Right((_, rest)) => future = rest,
@@ -322,6 +347,17 @@ impl Gpu {
             self.queue.submit([]);
         }
         future.await
+    }
+
+    /// Gives the browser time to tell that the device is lost: it may refuse to map first, in words that do not say why.
+    #[cfg(target_arch = "wasm32")]
+    async fn await_loss(&self) {
+        for _ in 0..LOSS_TURNS_MAX {
+            if self.lost().is_some() {
+                return;
+            }
+            crate::platform::pause(2).await;
+        }
     }
 
     /// What the device's callbacks have seen.

@@ -1,0 +1,88 @@
+//! Faults that a peer is given on purpose, so that whoever must notice them can be tested.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+};
+
+use flotilla_protocol::{DType, Tensor};
+
+use crate::{backend::webgpu::Gpu, platform};
+
+/// What a peer suffers from. Copies are the same switch; a peer without faults is not slowed down by it.
+#[derive(Clone, Default)]
+pub struct Faults(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    /// The runtime's present device.
+    gpu: RefCell<Weak<Gpu>>,
+    /// Times that a run takes longer, less one.
+    slowdown: Cell<f64>,
+    answers_wrongly: Cell<bool>,
+}
+
+impl Faults {
+    /// Destroys the runtime's present device as a driver's crash would: nobody has marked it as given up. Says whether
+    /// there was one.
+    pub fn lose_device(&self) -> bool {
+        let gpu = self.0.gpu.borrow().upgrade().filter(|gpu| gpu.lost().is_none());
+        if let Some(gpu) = &gpu {
+            gpu.destroy();
+        }
+        gpu.is_some()
+    }
+
+    /// Makes runs take `factor` times as long; 1 ends that.
+    pub fn slow_down(&self, factor: f64) {
+        self.0.slowdown.set((factor - 1.0).max(0.0));
+    }
+
+    /// Makes every number of later results wrong, though finite and in its place.
+    pub fn answer_wrongly(&self, wrongly: bool) {
+        self.0.answers_wrongly.set(wrongly);
+    }
+
+    /// Told by the runtime whenever it has a new device.
+    pub(crate) fn has_device(&self, gpu: &Rc<Gpu>) {
+        *self.0.gpu.borrow_mut() = Rc::downgrade(gpu);
+    }
+
+    /// Waits as long as a run that took `run_us` is to take longer.
+    pub(crate) async fn delay(&self, run_us: u64) {
+        let wait_ms = run_us as f64 / 1e3 * self.0.slowdown.get();
+        if wait_ms >= 1.0 {
+            platform::pause(wait_ms.min(f64::from(i32::MAX)) as i32).await;
+        }
+    }
+
+    /// Spoils results if they are to be wrong.
+    pub(crate) fn spoil(&self, outputs: &mut [Tensor]) {
+        if !self.0.answers_wrongly.get() {
+            return;
+        }
+        for output in outputs {
+            match output.dtype {
+                DType::F32 => {
+                    for bytes in output.bytes.as_chunks_mut::<4>().0 {
+                        *bytes = (f32::from_le_bytes(*bytes) + 1.0).to_le_bytes();
+                    }
+                }
+                // The sign and exponent of a half stay what they are.
+                DType::F16
+                | DType::I64
+                | DType::I32
+                | DType::I16
+                | DType::I8
+                | DType::U64
+                | DType::U32
+                | DType::U16
+                | DType::U8
+                | DType::Bool => {
+                    let width = output.dtype.bytes();
+                    output.bytes.iter_mut().step_by(width).for_each(|low| *low ^= 1);
+                }
+            }
+        }
+    }
+}

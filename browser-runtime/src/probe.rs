@@ -1,0 +1,260 @@
+//! Something tiny with a known answer: whoever runs it learns whether a page still computes, and computes rightly.
+//!
+//! The program has no weights, so nothing is fetched. It holds one matrix product with bias and GELU, one softmax and one
+//! sum, which is to say one of each sort of shader. A daemon loads it beside the models, as any other placement.
+
+use flotilla_model::{
+    dim::Dim,
+    program::{
+        Binary, DType, Expr, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Softmax, Source,
+        Step, Unary, Value, ValueId,
+    },
+};
+use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
+
+/// Rows and columns of every matrix.
+const SIZE: usize = 8;
+/// How far a number may lie from the exact one: devices approximate `exp` and `erf`.
+const DIFFERENCE_MAX: f64 = 1e-4;
+/// Number of the first placement kept for probes; the daemon counts its own from 0.
+const PLACEMENT_MIN: u64 = u64::MAX - 7;
+
+/// The placement that a backend's probe is loaded as; no model's has this number.
+pub fn placement(backend: Backend) -> PlacementId {
+    let offset = match backend {
+        Backend::WebGpu => 0,
+        Backend::WebNn => 1,
+        Backend::Cpu => 2,
+    };
+    PlacementId(PLACEMENT_MIN + offset)
+}
+
+/// The backend whose probe this placement is; `None` for a model's.
+pub fn backend(placement: PlacementId) -> Option<Backend> {
+    [Backend::WebGpu, Backend::WebNn, Backend::Cpu]
+        .into_iter()
+        .find(|&backend| self::placement(backend) == placement)
+}
+
+/// `softmax(gelu(a @ b + bias)) + a`, over `a` and `b` of `[8, 8]` and `bias` of `[8]`, all f32.
+pub fn program() -> Program {
+    let matrix = [SIZE, SIZE];
+    let shapes: [&[usize]; 6] = [&matrix, &matrix, &[SIZE], &matrix, &matrix, &matrix];
+    let values = shapes
+        .into_iter()
+        .enumerate()
+        .map(|(index, shape)| Value {
+            dtype: DType::F32,
+            shape: shape.iter().map(|&size| Dim::Fixed(size as i64)).collect(),
+            source: if index < 3 { Source::Input } else { Source::Node },
+        })
+        .collect();
+    let product = Op::MatMul(MatMul {
+        transpose_b: false,
+        alpha: 1.0,
+        bias: true,
+        activation: Some(Unary::GeluErf),
+        residual: false,
+    });
+    let sum = Op::Elementwise(Expr {
+        steps: vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Add, 0, 1)],
+    });
+    let node = |name: &str, op, inputs: &[u32], output| Node {
+        name: name.to_owned(),
+        op,
+        inputs: inputs.iter().copied().map(ValueId).collect(),
+        outputs: vec![ValueId(output)],
+    };
+    let port = |name: &str, value| Port {
+        name: name.to_owned(),
+        dtype: DType::F32,
+        value: ValueId(value),
+    };
+    Program {
+        version: PROGRAM_VERSION,
+        name: "probe".to_owned(),
+        symbols: Vec::new(),
+        values,
+        nodes: vec![
+            node("product", product, &[0, 1, 2], 3),
+            node("softmax", Op::Softmax(Softmax { axis: 1 }), &[3], 4),
+            node("sum", sum, &[4, 0], 5),
+        ],
+        inputs: vec![port("a", 0), port("b", 1), port("bias", 2)],
+        outputs: vec![port("output", 5)],
+        blobs: Vec::new(),
+    }
+}
+
+/// What the probe `run` is given. Every run has other numbers, so that an answer to an earlier one is a wrong answer.
+///
+/// # Errors
+/// Never: the shapes fit.
+pub fn inputs(run: RunId) -> Result<Vec<Tensor>, TensorError> {
+    let [a, b, bias] = numbers(run);
+    Ok(vec![
+        Tensor::from_f32(vec![SIZE, SIZE], &a)?,
+        Tensor::from_f32(vec![SIZE, SIZE], &b)?,
+        Tensor::from_f32(vec![SIZE], &bias)?,
+    ])
+}
+
+/// Compares results of the probe `run` with what they must be.
+///
+/// # Errors
+/// The first difference, in words.
+pub fn check(run: RunId, outputs: &[Tensor]) -> Result<(), String> {
+    let [output] = outputs else {
+        return Err(format!("the probe gave {} outputs, 1 is expected", outputs.len()));
+    };
+    if output.shape != [SIZE, SIZE] {
+        return Err(format!("the probe's output has the shape {:?}", output.shape));
+    }
+    let got = output.to_f32().map_err(|error| format!("the probe's output: {error}"))?;
+    for (element, (got, want)) in got.into_iter().zip(expected(run)).enumerate() {
+        // Written so that a NaN is a difference.
+        let is_near = (f64::from(got) - want).abs() <= DIFFERENCE_MAX;
+        if !is_near {
+            return Err(format!("the probe gave {got} at element {element}, {want} is expected"));
+        }
+    }
+    Ok(())
+}
+
+/// Exact binary fractions between -1 and 1, so that no rounding differs before the first product.
+fn numbers(run: RunId) -> [Vec<f32>; 3] {
+    let list = |seed: u64, count: usize| {
+        let term = |index: usize| {
+            let mixed = (index as u64 + 1) * 37 + seed * 101 + run.0 % 251 * 59;
+            (mixed % 127) as f32 / 64.0 - 0.984_375
+        };
+        (0..count).map(term).collect()
+    };
+    [list(1, SIZE * SIZE), list(2, SIZE * SIZE), list(3, SIZE)]
+}
+
+/// The same formula in `f64`, sharing nothing with the kernels.
+fn expected(run: RunId) -> Vec<f64> {
+    let [a, b, bias] = numbers(run).map(|list| list.into_iter().map(f64::from).collect::<Vec<_>>());
+    let mut output = Vec::with_capacity(SIZE * SIZE);
+    for row in 0..SIZE {
+        let activated: Vec<f64> = (0..SIZE)
+            .map(|column| {
+                let product: f64 =
+                    (0..SIZE).map(|inner| a[row * SIZE + inner] * b[inner * SIZE + column]).sum();
+                gelu(product + bias[column])
+            })
+            .collect();
+        let sum: f64 = activated.iter().map(|value| value.exp()).sum();
+        output
+            .extend((0..SIZE).map(|column| activated[column].exp() / sum + a[row * SIZE + column]));
+    }
+    output
+}
+
+/// See [`Unary::GeluErf`].
+fn gelu(x: f64) -> f64 {
+    x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2))
+}
+
+/// The error function by its Maclaurin series, which converges well where the probe's numbers lie.
+/// Source: NIST DLMF, 7.6.1.
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    2.0 / std::f64::consts::PI.sqrt() * sum
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_protocol::{BlobSource, Epoch, FromPage, ToPage};
+
+    use super::*;
+    use crate::{MemoryBlobs, Options, Peer};
+
+    /// Loads and runs the probe as a daemon does; `None` where the backend is not to be had here.
+    fn answers(backend: Backend, runs: &[RunId]) -> Option<Vec<Vec<Tensor>>> {
+        let mut peer = Peer::new(Options::default(), MemoryBlobs::default());
+        let mut say =
+            |message, tensors| {
+                let mut heard = Vec::new();
+                pollster::block_on(peer.handle(message, tensors, &mut |message, tensors| {
+                    heard.push((message, tensors))
+                }));
+                heard
+            };
+        let program = program().to_bytes().unwrap();
+        let blobs = BlobSource { url_prefix: String::new() };
+        let (placement, epoch) = (placement(backend), Epoch(1));
+        let heard = say(ToPage::Load { placement, epoch, backend, program, blobs }, Vec::new());
+        match &heard.last().expect("an answer").0 {
+            FromPage::Loaded { .. } => {}
+            FromPage::LoadFailed { error, .. } if backend == Backend::WebGpu => {
+                println!("skipped: {error}");
+                return None;
+            }
+            other => panic!("{other:?}"),
+        }
+        let answer = |&run: &RunId| {
+            let mut heard = say(ToPage::Run { run, placement, epoch }, inputs(run).unwrap());
+            let (message, outputs) = heard.pop().expect("an answer");
+            assert!(matches!(message, FromPage::Ran { .. }), "{message:?}");
+            outputs
+        };
+        Some(runs.iter().map(answer).collect())
+    }
+
+    #[test]
+    fn every_backend_passes_and_only_with_the_answer_to_its_own_run() {
+        let runs = [RunId(0), RunId(1), RunId(2), RunId(250), RunId(u64::MAX)];
+        for backend in [Backend::Cpu, Backend::WebGpu] {
+            let Some(answers) = answers(backend, &runs) else { continue };
+            for (outputs, run) in answers.iter().zip(runs) {
+                assert_eq!(check(run, outputs), Ok(()), "{backend} {run}");
+            }
+            assert!(check(RunId(1), &answers[0]).is_err(), "an answer to an earlier probe passed");
+        }
+    }
+
+    #[test]
+    fn a_spoilt_answer_fails() {
+        let mut outputs = answers(Backend::Cpu, &[RunId(3)]).unwrap().remove(0);
+        let faults = crate::Faults::default();
+        faults.spoil(&mut outputs);
+        assert_eq!(check(RunId(3), &outputs), Ok(()), "nothing is spoilt before it is ordered");
+        faults.answer_wrongly(true);
+        faults.spoil(&mut outputs);
+        assert!(check(RunId(3), &outputs).is_err());
+
+        let nan = Tensor::from_f32(vec![SIZE, SIZE], &[f32::NAN; SIZE * SIZE]).unwrap();
+        assert!(check(RunId(3), &[nan]).is_err());
+        assert!(check(RunId(3), &[]).is_err());
+        assert!(check(RunId(3), &inputs(RunId(3)).unwrap()[2..]).is_err());
+    }
+
+    #[test]
+    fn the_formula_is_the_textbook_one() {
+        // Abramowitz and Stegun, table 7.1.
+        for (x, want) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)]
+        {
+            assert!((erf(x) - want).abs() < 1e-9, "{x}");
+            assert!((erf(-x) + want).abs() < 1e-9, "{x}");
+        }
+        // What goes into `erf` stays where its series is exact.
+        let largest = (0..251).flat_map(|run| expected(RunId(run))).fold(0.0, f64::max);
+        assert!(largest < 2.0, "{largest}");
+    }
+
+    #[test]
+    fn placements_are_told_apart() {
+        for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
+            assert_eq!(super::backend(placement(backend)), Some(backend));
+        }
+        assert_eq!(super::backend(PlacementId(0)), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Faults that a browser is given on purpose, so that whoever must notice them can be tested.
+
+use flotilla_protocol::Link;
+use serde::{Deserialize, Serialize};
+
+use crate::browser::Kind;
+
+/// What a browser is made to suffer. A real one does it to itself, by its own means; a simulated one plays it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The browser's process ends.
+    Exit,
+    /// The page crashes, and with it both links; the browser's process lives.
+    Crash,
+    /// The page's main thread never comes back: no heartbeats. In a simulated browser the worker stops too.
+    Hang,
+    /// The worker never comes back, and the heartbeats go on.
+    Silence,
+    /// The webgpu device is lost, though nobody has given it up.
+    LoseDevice,
+    /// A link closes.
+    DropLink(Link),
+    /// Runs take this many times as long; 1 ends that.
+    SlowDown(f64),
+    /// Results are wrong, though finite and of the right shape; `false` ends that.
+    WrongAnswers(bool),
+    /// The page holds this many MB more. A simulated browser only says so.
+    Memory(u32),
+}
+
+/// Why a fault did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum FaultError {
+    #[error("too many orders wait, or the browser has ended")]
+    NotTaken,
+    #[error("the browser has no page that could suffer it")]
+    NoPage,
+    #[error("the page has nothing that could suffer it")]
+    NothingThere,
+    #[error("the driver says: {words}")]
+    Driver { words: String },
+}
+
+/// How a real browser is given a fault.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Means {
+    /// Its process is killed.
+    Kill,
+    /// The processes under it whose command line ends with this word are killed.
+    KillUnder(&'static str),
+    /// It is sent to this address.
+    Address(&'static str),
+    /// `flotillaFault(name, amount)` is called in its page; `web/runner/runner.js` says what that does.
+    Script(&'static str, f64),
+}
+
+impl Fault {
+    /// How a real browser of this kind is given the fault.
+    pub(super) fn means(self, kind: Kind) -> Means {
+        match self {
+            Fault::Exit => Means::Kill,
+            Fault::Crash => match kind {
+                Kind::Chrome => Means::Address("chrome://crash"),
+                // WebDriver is not let to `about:crashcontent`. Under geckodriver the whole browser ends with a page.
+                Kind::Firefox => Means::KillUnder("tab"),
+            },
+            Fault::Hang => Means::Script("hang", 0.0),
+            Fault::Silence => Means::Script("silence", 0.0),
+            Fault::LoseDevice => Means::Script("lose_device", 0.0),
+            Fault::DropLink(Link::Control) => Means::Script("drop_control", 0.0),
+            Fault::DropLink(Link::Data) => Means::Script("drop_data", 0.0),
+            Fault::SlowDown(factor) => Means::Script("slow_down", factor),
+            Fault::WrongAnswers(wrongly) => {
+                Means::Script("wrong_answers", f64::from(u8::from(wrongly)))
+            }
+            Fault::Memory(mb) => Means::Script("memory", f64::from(mb)),
+        }
+    }
+}

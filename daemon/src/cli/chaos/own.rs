@@ -1,0 +1,153 @@
+//! A pool of this process's own: faults in pages, and on their links through a proxy.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flotilla::{
+    browser::fault::{Fault, FaultError},
+    catalog::Catalog,
+    local::{Local, Wishes},
+    pool::Pool,
+};
+use flotilla_fault_injection::{
+    campaign::{Injected, Refused, Target},
+    daemon::{Browser, Daemon},
+    faults::{PageFault, Role, Scenario, What},
+    firing::Bell,
+    proxy::Proxy,
+};
+use flotilla_protocol::BrowserId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::chaos::Options;
+
+/// Longest wait for a page to do itself harm.
+const PAGE_MAX: Duration = Duration::from_secs(15);
+
+/// A pool in this process.
+pub(super) struct Own {
+    daemon: Daemon,
+    proxy: Option<Proxy>,
+    pool: Pool,
+    /// Its end is the order to stop.
+    stop: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Own {
+    pub(super) async fn start(
+        options: &Options,
+        catalog: Catalog,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Own> {
+        let mut proxy = None;
+        if scenario.faults.iter().any(|fault| matches!(fault.what, What::Link { .. })) {
+            proxy = Some(Proxy::bind().await?);
+        }
+        let mut wishes: Wishes = options.pool.wishes()?;
+        wishes.fleet.redundancy_factor = options.redundancy;
+        wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
+        wishes.page_origin = proxy.as_ref().map(Proxy::url);
+        let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
+        if let Some(proxy) = &mut proxy {
+            proxy.serve(local.address);
+        }
+        let model = local.catalog.models.first().map(|model| model.name.clone());
+        let daemon = Daemon::new(format!("http://{}", local.address), model.unwrap_or_default());
+        let pool = local.pool.clone();
+        let (stop, mut stopped) = mpsc::channel::<oneshot::Sender<()>>(1);
+        tokio::spawn(async move {
+            let done = stopped.recv().await;
+            local.stop().await;
+            // Whoever ordered it may have gone.
+            let _ = done.map(|done| done.send(()));
+        });
+        Ok(Own { daemon, proxy, pool, stop })
+    }
+
+    /// Ends every browser.
+    pub(super) async fn stop(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.stop.send(done).await.is_ok() {
+            // An error means that it has ended.
+            let _ = ended.await;
+        }
+    }
+}
+
+/// What a browser must suffer so that it happens; `None` where it is not the browser's to do.
+fn suffering(what: &What, is_simulated: bool) -> Option<Fault> {
+    match what {
+        What::Page { how } => Some(match *how {
+            PageFault::Crash => Fault::Crash,
+            PageFault::LoseDevice => Fault::LoseDevice,
+            PageFault::Hang => Fault::Hang,
+            PageFault::Silence => Fault::Silence,
+            PageFault::WrongAnswers => Fault::WrongAnswers(true),
+            PageFault::SlowDown { factor } => Fault::SlowDown(f64::from(factor)),
+            PageFault::HogMemory { megabytes } => Fault::Memory(megabytes),
+        }),
+        What::Kill { process } if is_simulated => Some(match process {
+            Role::Browser | Role::Driver => Fault::Exit,
+            Role::Renderer => Fault::Crash,
+            Role::Gpu => Fault::LoseDevice,
+        }),
+        What::Stop { process: Role::Browser | Role::Renderer, for_ms: None } if is_simulated => {
+            Some(Fault::Hang)
+        }
+        What::Kill { .. }
+        | What::Stop { .. }
+        | What::Link { .. }
+        | What::Daemon { .. }
+        | What::Driver { .. } => None,
+    }
+}
+
+impl Target for Own {
+    fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    fn refuses(&self, what: &What) -> Option<String> {
+        match what {
+            What::Daemon { .. } | What::Driver { .. } => {
+                Some("the daemon is this process itself".to_owned())
+            }
+            What::Kill { .. } | What::Stop { .. } | What::Page { .. } | What::Link { .. } => None,
+        }
+    }
+
+    async fn inject(
+        &self,
+        browser: Option<&Browser>,
+        what: &What,
+        _bell: &Bell,
+    ) -> Result<Injected, Refused> {
+        let id = browser
+            .and_then(|browser| browser.name.as_deref()?.strip_prefix('b')?.parse().ok())
+            .map(BrowserId)
+            .ok_or_else(|| Refused::Failed("the browser has no name".to_owned()))?;
+        let fault = suffering(what, browser.is_some_and(|browser| browser.is_simulated))
+            .ok_or_else(|| {
+                Refused::NotApplicable(format!("a simulated browser cannot suffer {what}"))
+            })?;
+        let at = Instant::now();
+        match tokio::time::timeout(PAGE_MAX, self.pool.fault(id, fault)).await {
+            Ok(Ok(())) => Ok(Injected::At(at)),
+            Ok(Err(FaultError::NothingThere)) => {
+                Err(Refused::NotApplicable(format!("{what}: {}", FaultError::NothingThere)))
+            }
+            Ok(Err(error)) => Err(Refused::Failed(error.to_string())),
+            Err(_) => Err(Refused::Failed(format!("the page did not do it within {PAGE_MAX:?}"))),
+        }
+    }
+
+    async fn heal(&self) {
+        // What pages suffer ends with them, and that is the pool's to bring about.
+    }
+}

@@ -1,0 +1,250 @@
+//! `flotilla simulate`: the fleet in virtual time, with seeded faults.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use flotilla_fault_injection::simulator::{Durations, Fault, Plan, Played, Report, play};
+use flotilla_fleet::Fleet;
+use serde::Serialize;
+
+/// Violations after which no further seeds are played.
+const VIOLATIONS_MAX: usize = 10;
+/// Browsers of a sized world, unless they are asked for.
+const BROWSERS: u32 = 1000;
+/// Hours of a sized world, unless they are asked for.
+const HOURS: f64 = 24.0;
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Browsers of the fleet. Without this and --hours each seed draws a small fleet with its own load and faults.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    browsers: Option<u32>,
+    /// Virtual hours to live.
+    #[arg(long, value_name = "HOURS")]
+    hours: Option<f64>,
+    /// The first seed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// How many seeds to play, one after the other.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    seeds: u64,
+    /// Requests per second of a fleet of that size, on average.
+    #[arg(long, value_name = "RATE/s", value_parser = rate)]
+    load: Option<f64>,
+    /// Faults instead of the usual ones: a JSON list such as [{"what":"hang","odds":0.5,"from_s":60,"until_s":600}].
+    /// Odds are times per hour (for each browser, or for the fleet) or percent of the occasions.
+    #[arg(long, value_name = "FILE")]
+    faults: Option<std::path::PathBuf>,
+    /// Print everything that was said, on stderr.
+    #[arg(long)]
+    trace: bool,
+    /// Print only JSON. Fields named wall_s or *_per_s depend on the machine, all others on the seed alone.
+    #[arg(long)]
+    json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err(format!("{text:?} is not a rate such as 20/s")),
+    }
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Output {
+    seed: u64,
+    seeds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    browsers: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hours: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<String>,
+    simulated_hours: f64,
+    #[serde(flatten)]
+    report: Report,
+    violations: Vec<Found>,
+    wall_s: f64,
+    simulated_hours_per_s: f64,
+    events_per_s: f64,
+}
+
+/// An invariant that did not hold.
+#[derive(Serialize)]
+struct Found {
+    seed: u64,
+    invariant: &'static str,
+    at_s: f64,
+    event: u64,
+    detail: String,
+    /// The line that plays it again.
+    replay: String,
+}
+
+impl Options {
+    /// The size of the fleet, where the seed does not draw it.
+    fn size(&self) -> Option<(u32, f64)> {
+        match (self.browsers, self.hours) {
+            (None, None) => None,
+            (browsers, hours) => Some((browsers.unwrap_or(BROWSERS), hours.unwrap_or(HOURS))),
+        }
+    }
+
+    fn load(&self) -> f64 {
+        self.load.unwrap_or(20.0)
+    }
+
+    fn plan(&self, seed: u64, faults: Option<&[Fault]>) -> anyhow::Result<Plan> {
+        let mut plan = match self.size() {
+            Some((browsers, hours)) => {
+                let life = Duration::try_from_secs_f64(hours * 3600.0)
+                    .with_context(|| format!("{hours} hours cannot be lived"))?;
+                Plan::sized(browsers, life, self.load())
+            }
+            None => Plan::drawn(seed),
+        };
+        if let Some(faults) = faults {
+            plan.faults = faults.to_vec();
+        }
+        Ok(plan)
+    }
+
+    /// The line that plays one seed again.
+    fn replay(&self, seed: u64) -> String {
+        let size = match self.size() {
+            Some((browsers, hours)) => {
+                format!(" --browsers {browsers} --hours {hours} --load {}/s", self.load())
+            }
+            None => String::new(),
+        };
+        let faults = match &self.faults {
+            Some(path) => format!(" --faults {}", path.display()),
+            None => String::new(),
+        };
+        format!("flotilla simulate{size}{faults} --seed {seed} --trace")
+    }
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    // Nothing waits for anything in virtual time: a thread of its own keeps the others free.
+    tokio::task::spawn_blocking(move || simulate(&options)).await?
+}
+
+fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
+    ensure!(
+        options.size().is_some() || options.load.is_none(),
+        "--load needs --browsers or --hours: without them each seed draws its own load"
+    );
+    let faults: Option<Vec<Fault>> = match &options.faults {
+        Some(path) => {
+            let text =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let faults = serde_json::from_slice(&text)
+                .with_context(|| format!("{} is no list of faults", path.display()))?;
+            Some(faults)
+        }
+        None => None,
+    };
+    let started = std::time::Instant::now();
+    let mut report = Report::default();
+    let mut violations = Vec::new();
+    for seed in options.seed..options.seed.saturating_add(options.seeds) {
+        let plan = options.plan(seed, faults.as_deref())?;
+        let Played { report: of_seed, violation, trace } = play::<Fleet>(seed, plan, options.trace);
+        for line in trace.text() {
+            eprintln!("{line}");
+        }
+        report.merge(&of_seed);
+        if let Some(violation) = violation {
+            let replay = options.replay(seed);
+            eprintln!("seed {seed}: {violation}\nreplayed by: {replay}");
+            violations.push(Found {
+                seed,
+                invariant: violation.invariant.name(),
+                at_s: violation.at.0.as_secs_f64(),
+                event: violation.step,
+                detail: violation.detail,
+                replay,
+            });
+        }
+        if violations.len() >= VIOLATIONS_MAX {
+            eprintln!("{VIOLATIONS_MAX} seeds failed; no more are played");
+            break;
+        }
+    }
+    let wall_s = started.elapsed().as_secs_f64();
+    let simulated_hours = report.virtual_s / 3600.0;
+    let sized = options.size();
+    let output = Output {
+        seed: options.seed,
+        seeds: options.seeds,
+        browsers: sized.map(|(browsers, _)| browsers),
+        hours: sized.map(|(_, hours)| hours),
+        load: sized.map(|_| format!("{}/s", options.load())),
+        simulated_hours,
+        simulated_hours_per_s: simulated_hours / wall_s.max(f64::MIN_POSITIVE),
+        events_per_s: report.events as f64 / wall_s.max(f64::MIN_POSITIVE),
+        report,
+        violations,
+        wall_s,
+    };
+    print(&output, options.json)?;
+    Ok(if output.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+fn print(output: &Output, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(output)?);
+        return Ok(());
+    }
+    let report = &output.report;
+    println!("fleet simulator: the real core in virtual time, no browsers and no numerics");
+    println!(
+        "{:.2} simulated hours in {:.2} s: {:.1} hours/s, {} events, {:.0} events/s",
+        output.simulated_hours,
+        output.wall_s,
+        output.simulated_hours_per_s,
+        report.events,
+        output.events_per_s
+    );
+    let requests = &report.requests;
+    println!(
+        "requests: {} sent, {} answered, {} failed{}, {} cancelled, {} lost with a killed daemon",
+        requests.sent,
+        requests.answered,
+        requests.failed.values().sum::<u64>(),
+        listed(&requests.failed),
+        requests.cancelled,
+        requests.lost_with_daemon,
+    );
+    println!("virtual time to the answer: {}", quantiles(&report.latency));
+    println!("faults: {}{}", report.faults_fired, listed(&report.faults));
+    for ((failure, rung), took) in &report.recoveries {
+        println!(
+            "recovered from {}, {}: {} times, {}",
+            failure.words(),
+            rung.words(),
+            took.count(),
+            quantiles(took)
+        );
+    }
+    println!("invariants checked: {}{}", report.invariants_checked, listed(&report.invariants));
+    println!("violations: {}", output.violations.len());
+    Ok(())
+}
+
+fn listed(counts: &std::collections::BTreeMap<&'static str, u64>) -> String {
+    let items: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    if items.is_empty() { String::new() } else { format!(" ({})", items.join(", ")) }
+}
+
+fn quantiles(durations: &Durations) -> String {
+    match (durations.percentile(50), durations.percentile(95)) {
+        (Some(p50), Some(p95)) => format!("p50 {p50:?}, p95 {p95:?}"),
+        _ => "none".to_owned(),
+    }
+}

@@ -1,0 +1,82 @@
+//! Results of runs on their way to clients.
+
+use std::sync::Arc;
+
+use flotilla_fleet::Attempt;
+use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
+
+use super::{Answer, AnswerError, Provenance, Reply, batch, state::State};
+use crate::browser::Kind;
+
+impl State {
+    pub(super) fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
+        let kept = self.waiting.get_mut(&request).and_then(|waiting| waiting.kept.take());
+        let answer = match kept {
+            // It was recorded, and by then the run's results may be gone.
+            Some(answer) => Ok(answer),
+            None => self.row(request, run, tried),
+        };
+        self.reply(request, answer);
+    }
+
+    pub(super) fn row(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) -> Reply {
+        let lost = || AnswerError::Lost { run: run.to_string() };
+        let flight = self.flights.get(&run).ok_or_else(lost)?;
+        let (outputs, report, known) = flight.done.as_ref().ok_or_else(lost)?;
+        let rows = flight.requests.len();
+        let index = flight.requests.iter().position(|&other| other == request).ok_or_else(lost)?;
+        let outputs = batch::row(outputs, index, rows, flight.tensors)?;
+        let provenance = match known {
+            // Rows of a run that were tried before have their own account.
+            Some(provenance) if tried.is_empty() => provenance.clone(),
+            Some(_) | None => {
+                let placement = flight.placement;
+                Arc::new(self.provenance(placement, *report, rows, tried).ok_or_else(lost)?)
+            }
+        };
+        if tried.is_empty()
+            && let Some(done) = self.flights.get_mut(&run).and_then(|flight| flight.done.as_mut())
+        {
+            done.2 = Some(provenance.clone());
+        }
+        Ok(Answer { outputs, provenance })
+    }
+
+    fn provenance(
+        &self,
+        placement: PlacementId,
+        report: RunReport,
+        rows: usize,
+        tried: &[Attempt],
+    ) -> Option<Provenance> {
+        let entry = self.placements.get(&placement)?;
+        let browser = self.browsers.get(&entry.browser)?;
+        let facts = browser.facts.as_ref()?;
+        let fallback = self.fleet.fallback(placement);
+        Some(Provenance {
+            browser: browser.wish.kind,
+            browser_version: facts.version.clone(),
+            browser_id: entry.browser.to_string(),
+            backend: entry.backend,
+            adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
+            webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
+                let is_chrome = browser.wish.kind == Kind::Chrome && !facts.simulated;
+                is_chrome && entry.backend == Backend::WebGpu
+            }),
+            fallback,
+            simulated: facts.simulated,
+            run_ms: report.run_us as f64 / 1e3,
+            rows,
+            pipelines_created: report.pipelines_created,
+            tried: Provenance::tried_words(tried),
+        })
+    }
+
+    pub(super) fn reply(&mut self, request: RequestId, reply: Reply) {
+        if let Some(waiting) = self.waiting.remove(&request) {
+            self.unwatch(waiting.job.as_ref().map(|(job, _)| job), request);
+            // The client may have gone in this moment; its answer has nowhere to go.
+            let _ = waiting.reply.send(reply);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What comes from browsers: their owners' reports, their pages' links and messages.
+
+use flotilla_browser_runtime::probe;
+use flotilla_fleet::{Event, Failure, FailureKind};
+use flotilla_protocol::{
+    Backend, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError, RunError, RunId, RunReport,
+    Tensor, ToPage, encode,
+};
+
+use super::{batch, state::State};
+use crate::{
+    browser::owner::OwnerReport,
+    link::{LinkId, LinkReport, Outbox},
+};
+
+impl State {
+    pub(super) fn hello(
+        &mut self,
+        hello: &Hello,
+        outbox: Outbox,
+    ) -> Result<(BrowserId, u32), String> {
+        for (&id, browser) in &mut self.browsers {
+            let (token, link) = match hello.link {
+                Link::Control => (&mut browser.tokens.0, &mut browser.control),
+                Link::Data => (&mut browser.tokens.1, &mut browser.data),
+            };
+            if token.as_deref() != Some(hello.token.as_str()) {
+                continue;
+            }
+            // Single use: nobody else can open this link again.
+            *token = None;
+            if hello.link == Link::Data {
+                let inspect = encode(&ToPage::Inspect, &[]).map_err(|error| error.to_string())?;
+                outbox.try_send(inspect.into()).map_err(|error| error.to_string())?;
+            }
+            *link = Some(outbox);
+            return Ok((id, self.options.heartbeat.as_millis() as u32));
+        }
+        Err("the link's token is unknown or was used before".to_owned())
+    }
+
+    pub(super) fn owner(&mut self, browser: BrowserId, report: OwnerReport) {
+        match report {
+            OwnerReport::Started(facts) => {
+                if let Some(entry) = self.browsers.get_mut(&browser) {
+                    tracing::info!(%browser, kind = %facts.kind, version = %facts.version, start_ms = facts.start_ms, "browser started");
+                    entry.facts = Some(facts);
+                    entry.opened = true;
+                }
+                self.check_up(browser);
+            }
+            OwnerReport::PageOpened => {
+                if let Some(entry) = self.browsers.get_mut(&browser) {
+                    entry.opened = true;
+                }
+                self.check_up(browser);
+            }
+            OwnerReport::Memory { used_bytes } => {
+                if let Some(entry) = self.browsers.get_mut(&browser) {
+                    entry.used_bytes = used_bytes;
+                }
+                self.event(Event::Memory { browser, used_bytes });
+            }
+            OwnerReport::Failed(failure) => self.down(browser, failure),
+        }
+    }
+
+    /// A browser is up when its session stands, its page is open, both links are too, and it has said what it offers.
+    fn check_up(&mut self, browser: BrowserId) {
+        let Some(entry) = self.browsers.get_mut(&browser) else { return };
+        let complete = entry.facts.is_some()
+            && entry.opened
+            && entry.control.is_some()
+            && entry.data.is_some()
+            && !entry.backends.is_empty();
+        if !complete || entry.is_up || entry.down {
+            return;
+        }
+        entry.is_up = true;
+        let mut backends = Vec::new();
+        let mut refused = Vec::new();
+        for report in &entry.backends {
+            match &report.outcome {
+                Ok(_) => backends.push(report.backend),
+                Err(words) => refused.push((report.backend, words.clone())),
+            }
+        }
+        self.event(Event::BrowserUp { browser, backends, refused });
+    }
+
+    /// The browser itself is of no more use.
+    pub(super) fn down(&mut self, browser: BrowserId, failure: Failure) {
+        let Some(entry) = self.browsers.get_mut(&browser) else { return };
+        if std::mem::replace(&mut entry.down, true) {
+            return;
+        }
+        tracing::warn!(%browser, %failure, "browser is down");
+        self.event(Event::BrowserDown { browser, failure });
+    }
+
+    /// The page is of no more use; its browser may be.
+    pub(super) fn page_down(&mut self, browser: BrowserId, failure: Failure) {
+        let Some(entry) = self.browsers.get(&browser) else { return };
+        if let Some(pid) = entry.facts.as_ref().and_then(|facts| facts.pid)
+            && !crate::guardian::is_alive(pid)
+        {
+            let words = format!("process {pid} ended");
+            self.down(browser, Failure::new(FailureKind::BrowserExited, words));
+            return;
+        }
+        tracing::warn!(%browser, %failure, "page is down");
+        self.event(Event::PageDown { browser, failure });
+    }
+
+    pub(super) fn link(&mut self, report: LinkReport) {
+        match report {
+            LinkReport::Closed { browser, id, link, reason } => {
+                if self.has_link(browser, id) {
+                    let words = format!("{link:?} link: {reason}");
+                    self.page_down(browser, Failure::new(FailureKind::ConnectionLost, words));
+                }
+            }
+            LinkReport::Message { browser, id, message, tensors } => {
+                if self.has_link(browser, id) {
+                    self.message(browser, message, tensors);
+                }
+            }
+        }
+    }
+
+    /// Whether a link is one of the browser's present page: what comes from another one says nothing about it.
+    fn has_link(&self, browser: BrowserId, id: LinkId) -> bool {
+        self.browsers.get(&browser).is_some_and(|entry| {
+            entry.control.iter().chain(&entry.data).any(|link| link.id() == id)
+        })
+    }
+
+    fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
+        match message {
+            FromPage::Hello(_) => {
+                self.down(
+                    browser,
+                    Failure::new(FailureKind::WrongResult, "the page said hello twice"),
+                );
+            }
+            FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => {
+                self.event(Event::Heartbeat { browser })
+            }
+            FromPage::Console { level, text } => match level {
+                Level::Error => tracing::error!(%browser, "console: {text}"),
+                Level::Warn => tracing::warn!(%browser, "console: {text}"),
+                Level::Info => tracing::info!(%browser, "console: {text}"),
+                Level::Debug => tracing::debug!(%browser, "console: {text}"),
+            },
+            FromPage::Backends(reports) => {
+                if let Some(entry) = self.browsers.get_mut(&browser) {
+                    entry.backends = reports;
+                }
+                self.check_up(browser);
+            }
+            FromPage::LoadProgress { placement, done_bytes, total_bytes } => {
+                if let Some(entry) =
+                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
+                {
+                    entry.progress = (done_bytes, total_bytes);
+                    let epoch = entry.epoch;
+                    self.event(Event::PlacementProgress { placement, epoch });
+                }
+            }
+            FromPage::Loaded { placement, .. } if probe::backend(placement).is_some() => {}
+            FromPage::LoadFailed { placement, error, .. }
+                if probe::backend(placement).is_some() =>
+            {
+                let backend = probe::backend(placement);
+                self.probes_failed(browser, backend, load_failure(&error));
+            }
+            FromPage::Loaded { placement, epoch, adapter, load_us } => {
+                if let Some(entry) =
+                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
+                {
+                    tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
+                    entry.ready = Some((adapter, load_us));
+                    self.event(Event::PlacementReady { placement, epoch });
+                }
+            }
+            FromPage::LoadFailed { placement, epoch, error } => {
+                tracing::warn!(%browser, %error, "load failed");
+                self.event(Event::PlacementFailed {
+                    placement,
+                    epoch,
+                    failure: load_failure(&error),
+                });
+            }
+            FromPage::Ran { run, epoch, report } => match self.take_probe(browser, run) {
+                Some(_) => self.probed(browser, run, &tensors),
+                None => self.ran(run, epoch, report, tensors),
+            },
+            FromPage::RunFailed { run, epoch, error } => {
+                tracing::warn!(%browser, %error, "run failed");
+                let failure = run_failure(&error);
+                match self.take_probe(browser, run) {
+                    Some(backend) => {
+                        self.forget_probe(browser, backend);
+                        self.event(Event::ProbeFailed { browser, probe: run, failure });
+                    }
+                    None => {
+                        self.event(Event::RunFailed { run, epoch, failure });
+                        self.flights.remove(&run);
+                    }
+                }
+            }
+            FromPage::DeviceLost { generation, reason } => {
+                tracing::warn!(%browser, generation, %reason, "device lost");
+                self.forget_probe(browser, Backend::WebGpu);
+                self.event(Event::DeviceLost { browser, reason });
+            }
+        }
+    }
+    fn ran(&mut self, run: RunId, epoch: Epoch, report: RunReport, outputs: Vec<Tensor>) {
+        // An unknown run was abandoned; the core is told all the same, for it counts what a page is busy with.
+        let event = match self.flights.get_mut(&run) {
+            Some(flight) => match batch::check(&outputs, flight.requests.len(), flight.tensors) {
+                Ok(()) => {
+                    flight.done = Some((outputs, report, None));
+                    Event::RunDone { run, epoch }
+                }
+                Err(wrong) => {
+                    tracing::warn!(%run, %wrong, "results are refused");
+                    let failure = Failure::new(FailureKind::WrongResult, wrong);
+                    Event::RunFailed { run, epoch, failure }
+                }
+            },
+            None => Event::RunDone { run, epoch },
+        };
+        self.event(event);
+        self.flights.remove(&run);
+    }
+    /// The backend of a probe that is under way, which it is no longer.
+    fn take_probe(&mut self, browser: BrowserId, run: RunId) -> Option<Backend> {
+        self.browsers.get_mut(&browser)?.probes.remove(&run)
+    }
+
+    fn probed(&mut self, browser: BrowserId, run: RunId, outputs: &[Tensor]) {
+        let event = match probe::check(run, outputs) {
+            Ok(()) => Event::ProbeDone { browser, probe: run },
+            Err(wrong) => {
+                tracing::warn!(%browser, %wrong, "probe failed");
+                let failure = Failure::new(FailureKind::WrongResult, wrong);
+                Event::ProbeFailed { browser, probe: run, failure }
+            }
+        };
+        self.event(event);
+    }
+
+    /// Every probe of a browser on a backend has failed.
+    fn probes_failed(&mut self, browser: BrowserId, backend: Option<Backend>, failure: Failure) {
+        let Some(entry) = self.browsers.get_mut(&browser) else { return };
+        let failed: Vec<RunId> = entry
+            .probes
+            .iter()
+            .filter(|&(_, &of)| backend == Some(of))
+            .map(|(&run, _)| run)
+            .collect();
+        if let Some(backend) = backend {
+            self.forget_probe(browser, backend);
+        }
+        for probe in failed {
+            self.take_probe(browser, probe);
+            self.event(Event::ProbeFailed { browser, probe, failure: failure.clone() });
+        }
+    }
+
+    /// The probe's program is to be loaded again before it is run on a backend.
+    fn forget_probe(&mut self, browser: BrowserId, backend: Backend) {
+        if let Some(entry) = self.browsers.get_mut(&browser) {
+            entry.probe_epochs.remove(&backend);
+        }
+    }
+}
+
+fn load_failure(error: &LoadError) -> Failure {
+    let kind = match error {
+        LoadError::BackendUnavailable { .. }
+        | LoadError::Unsupported { .. }
+        | LoadError::Program { .. } => FailureKind::UnsupportedOperation,
+        LoadError::Fetch { .. } => FailureKind::ConnectionLost,
+        LoadError::Corrupt { .. } => FailureKind::WrongResult,
+        LoadError::OutOfMemory { .. } => FailureKind::OutOfMemory,
+        LoadError::DeviceLost { .. } => FailureKind::DeviceLost,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+fn run_failure(error: &RunError) -> Failure {
+    let kind = match error {
+        RunError::NotLoaded { .. } | RunError::Node { .. } => FailureKind::WrongResult,
+        RunError::Inputs { .. } => FailureKind::UnsupportedOperation,
+        RunError::OutOfMemory { .. } => FailureKind::OutOfMemory,
+        RunError::DeviceLost { .. } => FailureKind::DeviceLost,
+    };
+    Failure::new(kind, error.to_string())
+}

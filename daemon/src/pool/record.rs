@@ -1,0 +1,231 @@
+//! Requests that outlive the daemon: what the core wants recorded goes to the store, and comes back at the next start.
+
+use std::time::SystemTime;
+
+use flotilla_fleet::{
+    Event, Persistence, Policy, Recovery,
+    state::{Key, Outcome, Partition, Records, Transaction, Value},
+};
+use flotilla_protocol::{FrameError, RequestId, Tensor, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Answer, Input, Provenance, recoveries,
+    state::{State, Waiting},
+};
+use crate::store::{
+    AuditEntry, Commit, JobId, OpenRequest, Opened, Payload, RecoveryEntry, Report, Store,
+};
+
+/// A store and what it held.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Where transactions go.
+    pub store: Store,
+    /// What it gave back when it was opened.
+    pub opened: Opened,
+}
+
+/// An input as it is kept, beside its tensors. The model is named: numbers of models do not outlive a daemon.
+#[derive(Serialize, Deserialize)]
+struct StoredInput {
+    model: String,
+    /// `None` where the input is tensors.
+    tokens: Option<Vec<u32>>,
+}
+
+/// The records that the core goes on from: those of requests that have ended are the store's alone.
+pub(super) fn records(opened: &Opened) -> Records {
+    let open = opened
+        .records
+        .iter()
+        .filter(|(_, _, value)| !matches!(value, Value::Request { outcome: Some(_), .. }));
+    Records::restore(open.cloned(), opened.transactions)
+}
+
+/// The first request id that no recorded request has.
+pub(super) fn first_request(opened: &Opened) -> u64 {
+    let ids = opened.records.iter().map(|(key, ..)| key);
+    let requests = ids.filter(|key| key.partition == Partition::Requests);
+    requests.map(|key| key.id + 1).max().unwrap_or_default()
+}
+
+fn encode_input(model: &str, input: &Input) -> Result<Vec<u8>, FrameError> {
+    let model = model.to_owned();
+    match input {
+        Input::Tokens(ids) => encode(&StoredInput { model, tokens: Some(ids.clone()) }, &[]),
+        Input::Tensors(tensors) => encode(&StoredInput { model, tokens: None }, tensors),
+    }
+}
+
+fn decode_input(bytes: &[u8]) -> Result<(String, Input), FrameError> {
+    let (StoredInput { model, tokens }, tensors) = decode(bytes)?;
+    Ok((model, tokens.map_or(Input::Tensors(tensors), Input::Tokens)))
+}
+
+/// Bytes of an answer, for the store.
+fn encode_answer(answer: &Answer) -> Result<Vec<u8>, FrameError> {
+    // As text: what postcard writes does not say which fields it has, and provenance gets new ones.
+    let provenance = serde_json::to_string(&*answer.provenance).unwrap_or_default();
+    encode(&provenance, &answer.outputs)
+}
+
+/// An answer that was recorded.
+///
+/// # Errors
+/// The bytes are not such an answer.
+pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, String> {
+    let (provenance, outputs): (String, Vec<Tensor>) =
+        decode(bytes).map_err(|error| error.to_string())?;
+    let provenance: Provenance =
+        serde_json::from_str(&provenance).map_err(|error| error.to_string())?;
+    Ok(Answer { outputs, provenance: provenance.into() })
+}
+
+impl State {
+    /// Gives the store a transaction. Without a store, what need not outlive the daemon counts as written.
+    pub(super) fn commit(&mut self, transaction: Transaction) -> Result<(), Event> {
+        let id = transaction.id;
+        let failed = |reason: String| Event::CommitFailed { transaction: id, reason };
+        let payloads = self.payloads(&transaction).map_err(failed)?;
+        match &self.store {
+            Some(store) => store
+                .commit(Commit { transaction, payloads })
+                .map_err(|error| failed(error.to_string())),
+            None if payloads.is_empty() => Err(Event::Committed { transaction: id }),
+            None => Err(failed("this daemon keeps no state".to_owned())),
+        }
+    }
+
+    /// Inputs and results of the requests that a transaction records.
+    fn payloads(&mut self, transaction: &Transaction) -> Result<Vec<Payload>, String> {
+        let mut payloads = Vec::new();
+        for write in &transaction.writes {
+            let Some(Value::Request { tried, outcome, .. }) = &write.value else { continue };
+            let request = RequestId(write.key.id);
+            let Some(waiting) = self.waiting.get(&request) else { continue };
+            let job = waiting.job.clone();
+            match outcome {
+                None => {
+                    let model = &self.catalog.models[waiting.model.0 as usize].name;
+                    let bytes =
+                        encode_input(model, &waiting.input).map_err(|error| error.to_string())?;
+                    payloads.push(Payload::Input { request, job, bytes });
+                }
+                Some(Outcome::Answered) => {
+                    let run = self.flights.iter().find_map(|(&run, flight)| {
+                        let holds = flight.done.is_some() && flight.requests.contains(&request);
+                        holds.then_some(run)
+                    });
+                    let run = run.ok_or("the results are gone")?;
+                    let answer =
+                        self.row(request, run, tried).map_err(|error| error.to_string())?;
+                    let bytes = encode_answer(&answer).map_err(|error| error.to_string())?;
+                    payloads.push(Payload::Results { request, job, bytes });
+                    if let Some(waiting) = self.waiting.get_mut(&request) {
+                        waiting.kept = Some(answer);
+                    }
+                }
+                Some(Outcome::Failed(_)) => {}
+            }
+        }
+        Ok(payloads)
+    }
+
+    pub(super) fn stored(&mut self, report: Report) {
+        match report {
+            Report::Committed(transaction) => self.event(Event::Committed { transaction }),
+            Report::CommitFailed { transaction, reason } => {
+                tracing::error!(%reason, "state could not be written");
+                self.event(Event::CommitFailed { transaction, reason });
+            }
+            Report::Found(finding) => tracing::warn!(?finding, "state was not as it was written"),
+            Report::Expired(requests) => {
+                tracing::debug!(count = requests.len(), "recorded requests are forgotten");
+            }
+            Report::CopyBehind(reason) => {
+                tracing::warn!(%reason, "the state's second copy cannot be written");
+            }
+            Report::CopyInStep => tracing::info!("the state's second copy is in step again"),
+        }
+    }
+
+    /// Accepts what an earlier daemon had accepted and not answered.
+    pub(super) fn resume(&mut self, open: Vec<OpenRequest>) {
+        if !open.is_empty() {
+            tracing::info!(count = open.len(), "requests of an earlier daemon are answered first");
+        }
+        let deadline = self.now().after(self.options.resume_timeout);
+        let mut events = Vec::new();
+        for OpenRequest { request, job, input } in open {
+            let Some(Value::Request { rows, length, .. }) =
+                self.fleet.record_of(Key::request(request)).cloned()
+            else {
+                continue;
+            };
+            let Some(Ok((name, input))) = input.as_deref().map(decode_input) else {
+                tracing::error!(%request, "the input of a recorded request cannot be read");
+                continue;
+            };
+            let Some(model) = self.catalog.by_name(&name).map(|model| model.id) else {
+                tracing::warn!(%request, model = name, "a recorded request waits for a daemon that serves its model");
+                continue;
+            };
+            self.watch(job.as_ref().map(|(job, _)| job), request);
+            let (reply, _) = tokio::sync::oneshot::channel();
+            self.waiting.insert(request, Waiting { model, input, reply, job, kept: None });
+            let policy = Policy { persistence: Persistence::Recorded, ..Policy::default() };
+            events.push(Event::Request { request, model, rows, length, deadline, policy });
+        }
+        self.event(Event::Together(events));
+    }
+
+    /// A job has one more open request.
+    pub(super) fn watch(&mut self, job: Option<&JobId>, request: RequestId) {
+        if let Some(job) = job {
+            self.jobs.entry(job.clone()).or_default().open.insert(request);
+        }
+    }
+
+    /// A request of a job has ended; whoever waits for the job hears of it when it was the last one.
+    pub(super) fn unwatch(&mut self, job: Option<&JobId>, request: RequestId) {
+        let Some(job) = job else { return };
+        let Some(entry) = self.jobs.get_mut(job) else { return };
+        entry.open.remove(&request);
+        if entry.open.is_empty() {
+            self.jobs.remove(job);
+        }
+    }
+
+    pub(super) fn audit(
+        &self,
+        what: &str,
+        subject: String,
+        reason: &str,
+        detail: serde_json::Value,
+    ) {
+        let Some(store) = &self.store else { return };
+        let (what, reason) = (what.to_owned(), reason.to_owned());
+        let entry = AuditEntry { time: SystemTime::now(), what, subject, reason, detail };
+        if let Err(error) = store.audit(entry) {
+            tracing::warn!(%error, "an entry of the audit trail is lost");
+        }
+    }
+
+    pub(super) fn recovered(&mut self, recovery: &Recovery) {
+        self.recoveries.add(recovery);
+        let Some(store) = &self.store else { return };
+        let (of, step) = recoveries::words(recovery);
+        let entry = RecoveryEntry {
+            time: SystemTime::now(),
+            failure: recovery.failure.name().to_owned(),
+            browser: recovery.browser.0,
+            what: format!("{of} {step}"),
+            took: recovery.took,
+            succeeded: recovery.succeeded,
+        };
+        if let Err(error) = store.recovery(entry) {
+            tracing::warn!(%error, "the record of a recovery is lost");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What goes wrong, on purpose: faults as plain data, and the worlds in which they are played.
+
+pub mod bert;
+pub mod campaign;
+pub mod daemon;
+pub mod driver;
+pub mod faults;
+pub mod firing;
+mod forward;
+pub mod process;
+pub mod proxy;
+pub mod questions;
+pub mod report;
+pub mod scenarios;
+pub mod simulator;

@@ -1,0 +1,372 @@
+//! Plays clients: they ask, lose patience, go away, and come back to a daemon that was killed.
+
+use std::time::Duration;
+
+use flotilla_fleet::{
+    Attempt, Event, ModelId, Persistence, Policy, RequestError, Rung, Strategy, TaskId,
+    state::{Outcome, Value},
+};
+use flotilla_protocol::{RequestId, RunId};
+
+use super::{
+    clients::{PEAK, PEAK_FACTOR, Request},
+    faults::What,
+    invariants::{Invariant, Violation},
+    pages::STALE,
+    pool::RunState,
+    world::{Core, Happening, World},
+};
+
+/// Requests that one client in ten sends together, at most and on average over all.
+const TOGETHER_MAX: u64 = 6;
+const REQUESTS_PER_CLIENT: f64 = 1.3;
+/// A request that waits for its first run and a browser that could run it may miss each other for this long, beside the
+/// time after which a browser is suspected: it may be promised to a task, or about to be replaced.
+const MISSED_MAX: Duration = Duration::from_secs(2);
+
+impl<C: Core> World<C> {
+    /// A client comes, and the next one is expected.
+    pub(super) fn ask(&mut self) -> Result<(), Violation> {
+        let peak = self.now < self.clients.peak_until;
+        let factor = if peak { PEAK_FACTOR } else { 1.0 };
+        let clients_per_second = self.plan.load.per_second * factor / REQUESTS_PER_CLIENT;
+        if let Ok(mean) = Duration::try_from_secs_f64(1.0 / clients_per_second)
+            && !self.is_draining()
+        {
+            let wait = self.random.wait(mean);
+            self.later(wait, Happening::Ask);
+        }
+        let many = if self.random.chance(10.0) { self.random.range(2, TOGETHER_MAX) } else { 1 };
+        if !self.is_up() {
+            self.clients.tally.unreachable += many;
+            return Ok(());
+        }
+        let events: Vec<Event> = (0..many).filter_map(|_| self.request(None)).collect();
+        self.tell_all(events)
+    }
+
+    /// A client asks the browser that it has for itself.
+    pub(super) fn ask_task(&mut self, task: TaskId) -> Result<(), Violation> {
+        if !self.pool.tasks.get(&task).is_some_and(|task| task.browser.is_some()) {
+            return Ok(());
+        }
+        let event = self.request(Some(task));
+        self.tell_all(event.into_iter().collect())
+    }
+
+    pub(super) fn tell_all(&mut self, mut events: Vec<Event>) -> Result<(), Violation> {
+        match (events.len(), events.pop()) {
+            (1, Some(event)) => self.tell(event),
+            (_, Some(event)) => {
+                events.push(event);
+                self.tell(Event::Together(events))
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    fn request(&mut self, task: Option<TaskId>) -> Option<Event> {
+        let models: Vec<ModelId> = self.plan.models.keys().copied().collect();
+        let model = self.random.one_of(&models)?;
+        let short = self.fault(What::DeadlineShort);
+        let (from, to) = self.plan.load.patience;
+        let patience = match short {
+            true => self.random.ms(1, 300),
+            false => self.random.ms(from.as_millis() as u64, to.as_millis() as u64),
+        };
+        let rows = self.random.range(1, self.plan.load.rows_max) as u32;
+        let length = self.random.range(1, self.plan.load.length_max) as u32;
+        let policy = self.policy(task);
+        let deadline = self.now.after(patience);
+        let request = Request::new(self.now, (model, rows, length), deadline, policy);
+        Some(self.send(request))
+    }
+
+    /// Gives a request a number and puts it among the open ones.
+    fn send(&mut self, request: Request) -> Event {
+        self.clients.asked += 1;
+        self.clients.tally.sent += 1;
+        let id = RequestId(self.clients.asked);
+        let Request { model, rows, length, deadline, policy, .. } = request;
+        self.clients.accept(id, request);
+        if self.fault(What::ClientCancels) {
+            let delay = self.random.ms(0, 500);
+            self.later(delay, Happening::Tell(Event::Cancel { request: id }));
+        }
+        Event::Request { request: id, model, rows, length, deadline, policy }
+    }
+
+    fn policy(&mut self, task: Option<TaskId>) -> Policy {
+        let load = &self.plan.load;
+        let (recorded, simulated, hasty) =
+            (load.recorded_percent, load.simulated_percent, load.hasty_percent);
+        let persistence = match self.random.chance(recorded) {
+            true => Persistence::Record,
+            false => Persistence::None,
+        };
+        let strategy = match self.random.chance(20.0) {
+            true => self.random.one_of(&Strategy::ALL),
+            false => None,
+        };
+        let hasty = self.random.chance(hasty);
+        let recovery_timeout = hasty.then(|| self.random.ms(500, 20_000));
+        let fallback_to_simulation = self.random.chance(simulated);
+        Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, task }
+    }
+
+    pub(super) fn start_peak(&mut self) {
+        self.clients.peak_until = self.now.after(PEAK);
+    }
+
+    /// A daemon that was started anew takes over what is recorded; clients come back for what they asked.
+    pub(super) fn take_over(&mut self) -> Result<(), Violation> {
+        if !self.is_up() {
+            return Ok(());
+        }
+        let mut orphans = std::mem::take(&mut self.clients.orphans);
+        let mut events = Vec::new();
+        for (id, value) in self.store.open() {
+            let Value::Request { model, rows, length, .. } = value else { continue };
+            let deadline = self.now.after(self.plan.load.patience.1);
+            let policy = Policy { persistence: Persistence::Recorded, ..Policy::default() };
+            let asked_at = orphans.remove(&id).map_or(self.now, |orphan| orphan.asked_at);
+            let mut request = Request::new(self.now, (model, rows, length), deadline, policy);
+            request.asked_at = asked_at;
+            self.clients.accept(id, request);
+            self.clients.tally.taken_over += 1;
+            events.push(Event::Request { request: id, model, rows, length, deadline, policy });
+        }
+        for (id, orphan) in orphans {
+            match self.store.outcome(id) {
+                // Its client comes with the same key and is given what is on disk.
+                Some(Some(_)) => self.clients.tally.from_record += 1,
+                Some(None) => {}
+                // Nobody had promised anything yet, so its client asks anew.
+                None => {
+                    self.clients.tally.asked_again += 1;
+                    let deadline = self.now.after(self.plan.load.patience.1);
+                    let policy = Policy { persistence: Persistence::Record, ..orphan.policy };
+                    let what = (orphan.model, orphan.rows, orphan.length);
+                    let request = Request::new(self.now, what, deadline, policy);
+                    let event = self.send(request);
+                    events.push(event);
+                }
+            }
+        }
+        self.tell_all(events)
+    }
+
+    /// A client has gone. A request that is to be recorded goes on: its client may come back.
+    pub(super) fn cancelled(&mut self, id: RequestId) {
+        if self.clients.get(id).is_some_and(|request| !request.persists())
+            && self.end_request(id).is_some()
+        {
+            self.clients.tally.cancelled += 1;
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        id: RequestId,
+        run: RunId,
+        tried: &[Attempt],
+    ) -> Result<(), Violation> {
+        let from =
+            self.judge.some(Invariant::AnswerFromResults, self.pool.runs.get(&run), || {
+                format!("{id} is answered from {run}, which is not there")
+            })?;
+        let good = from.state == RunState::Done && from.requests.contains(&id);
+        self.judge.holds(Invariant::AnswerFromResults, good, || {
+            format!(
+                "{id} is answered from {run}, which is {:?} with {:?}",
+                from.state, from.requests
+            )
+        })?;
+        let ended = self.end_request(id);
+        let request = self.judge.some(Invariant::OneAnswer, ended, || {
+            format!("{id} is answered and has ended before")
+        })?;
+        self.judge.holds(Invariant::OneRun, request.run == Some(run), || {
+            format!("{id} is answered from {run} and was in {:?}", request.run)
+        })?;
+        let told = request.outcome == Some(Outcome::Answered);
+        let may = !request.persists() || told || request.refused || self.is_hurried();
+        self.judge.holds(Invariant::RecordedFirst, may, || {
+            format!("{id} is answered, and on disk its outcome is {:?}", request.outcome)
+        })?;
+        let named = tried.iter().all(|attempt| attempt.rung.is_some());
+        self.judge.holds(Invariant::Budgets, named, || {
+            format!("{id} is answered after an attempt that had no next one: {tried:?}")
+        })?;
+        self.check_tried(id, &request, tried)?;
+        let took = self.now.since(request.asked_at);
+        let tally = &mut self.clients.tally;
+        tally.answered += 1;
+        tally.latency.add(took);
+        if let (Some(first), Some(Attempt { rung: Some(rung), .. })) = (tried.first(), tried.last())
+            && let Some((_, since)) = request.failed
+        {
+            let recovered = tally.recoveries.entry((first.failure.kind, *rung)).or_default();
+            recovered.add(self.now.since(since));
+        }
+        match self.plan.promise {
+            Some(promise) if request.asked_at >= promise.from => {
+                let kept = tried.is_empty() && took <= promise.within;
+                self.judge.holds(Invariant::Healed, kept, || {
+                    format!("{id} took {took:?} and {tried:?}, without a fault")
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn fail(&mut self, id: RequestId, error: &RequestError) -> Result<(), Violation> {
+        let ended = self.end_request(id);
+        let request = self.judge.some(Invariant::OneAnswer, ended, || {
+            format!("{id} fails of {error} and has ended before")
+        })?;
+        let draining = self.is_draining();
+        let known = self.clients.known.contains(&request.model);
+        let recovering = |limit: Duration| {
+            let since = request.failed.map(|(_, since)| since);
+            since.is_some_and(|since| since.after(limit) <= self.now)
+        };
+        let task_is_there = request.policy.task.is_some();
+        let (name, plausible, tried): (_, bool, &[Attempt]) = match error {
+            RequestError::Overloaded { queued, limit } => ("overloaded", queued >= limit, &[]),
+            RequestError::DeadlineExceeded { tried } => {
+                ("deadline_exceeded", request.deadline <= self.now, tried)
+            }
+            RequestError::Failed { tried } => ("failed", !tried.is_empty(), tried),
+            RequestError::Unplaceable { .. } => ("unplaceable", true, &[]),
+            RequestError::NotRecorded { .. } => ("not_recorded", request.refused, &[]),
+            RequestError::RecoveryTimeout { limit, tried } => {
+                ("recovery_timeout", recovering(*limit), tried)
+            }
+            RequestError::TaskEnded { tried } => ("task_ended", task_is_there, tried),
+            RequestError::Draining => ("draining", draining, &[]),
+            RequestError::UnknownModel => ("unknown_model", !known, &[]),
+        };
+        *self.clients.tally.failed.entry(name).or_default() += 1;
+        self.judge.holds(Invariant::OneAnswer, plausible, || {
+            format!("{id} fails without a reason: {error}; it is {request:?}")
+        })?;
+        self.check_tried(id, &request, tried)?;
+        self.check_recorded_failure(id, &request, error)?;
+        match self.plan.promise {
+            Some(promise) if request.asked_at >= promise.from => {
+                self.judge.holds(Invariant::Healed, draining, || {
+                    format!("{id} fails without a fault: {error}")
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// An error is an outcome too, unless the request was refused before anything was promised.
+    fn check_recorded_failure(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        error: &RequestError,
+    ) -> Result<(), Violation> {
+        let told = match &request.outcome {
+            Some(Outcome::Failed(_)) => true,
+            Some(Outcome::Answered) | None => false,
+        };
+        let may = match error {
+            RequestError::Overloaded { .. }
+            | RequestError::UnknownModel
+            | RequestError::NotRecorded { .. }
+            // Its record stays open, and the next daemon answers it.
+            | RequestError::Draining => true,
+            RequestError::DeadlineExceeded { .. }
+            | RequestError::Failed { .. }
+            | RequestError::Unplaceable { .. }
+            | RequestError::RecoveryTimeout { .. }
+            | RequestError::TaskEnded { .. } => {
+                let refused_at_once = request.asked_at == self.now;
+                told || request.refused || refused_at_once || self.is_hurried()
+            }
+        };
+        self.judge.holds(Invariant::RecordedFirst, may || !request.persists(), || {
+            format!("{id} fails of {error}, and on disk its outcome is {:?}", request.outcome)
+        })
+    }
+
+    /// Attempts stay within the budgets of their rungs, and none is the fault of a stale report.
+    fn check_tried(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        tried: &[Attempt],
+    ) -> Result<(), Violation> {
+        let stale = tried.iter().any(|attempt| attempt.failure.detail == STALE);
+        self.judge.holds(Invariant::StaleReports, !stale, || {
+            format!("a report of another epoch cost {id} an attempt: {tried:?}")
+        })?;
+        let taken = |of: Rung| tried.iter().filter(|attempt| attempt.rung == Some(of)).count();
+        let ladder = &self.plan.config.ladder;
+        // What a rung came to may have another name than what it was granted as, so the sum is what is bounded.
+        let within = tried.len() <= ladder.attempts_max() as usize && taken(Rung::Separate) <= 1;
+        self.judge
+            .holds(Invariant::Budgets, within, || format!("{id} was tried too often: {tried:?}"))?;
+        let simulated = taken(Rung::Simulate);
+        let may = request.policy.fallback_to_simulation
+            && simulated <= ladder.budget(Rung::Simulate).tries_max as usize;
+        self.judge.holds(Invariant::Fallback, simulated == 0 || may, || {
+            format!("{id} went to a simulated browser {simulated} times: {:?}", request.policy)
+        })
+    }
+
+    /// Takes a request out of the world, and out of its run.
+    fn end_request(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.clients.end(id)?;
+        if let Some(run) = request.run {
+            self.leave_run(run);
+        }
+        Some(request)
+    }
+
+    /// A request waits for a run no more.
+    pub(super) fn leave_run(&mut self, run: RunId) {
+        if let Some(there) = self.pool.runs.get_mut(&run) {
+            there.waits -= 1;
+            self.pool.touched.push(run);
+        }
+    }
+
+    /// What holds of the requests after every step.
+    pub(super) fn check_requests(&mut self) -> Result<(), Violation> {
+        let overdue = self.clients.overdue(self.now);
+        self.judge.holds(Invariant::Deadline, overdue.is_none(), || {
+            format!("{overdue:?} outlived its deadline")
+        })?;
+        let (queued, most) = (self.clients.queued, u64::from(self.plan.config.queue_max));
+        self.judge.holds(Invariant::QueueLimit, queued <= most, || {
+            format!("{queued} requests wait for their first run, the limit is {most}")
+        })?;
+        self.check_starvation()
+    }
+
+    /// A request that waits for its first run although a browser has had nothing to do for a while.
+    fn check_starvation(&mut self) -> Result<(), Violation> {
+        let config = &self.plan.config;
+        let patience = config.batch_delay + config.suspect_after + MISSED_MAX;
+        let mut starved = None;
+        for (model, fresh) in &self.clients.fresh {
+            let Some(&(since, id)) = fresh.first() else { continue };
+            if since.after(patience) >= self.now || self.pool.migrations.contains_key(model) {
+                continue;
+            }
+            let idle = self.pool.idle.get(model).into_iter().flatten().copied();
+            if let Some(browser) = idle.into_iter().find(|&browser| self.is_free(browser, patience))
+            {
+                starved = Some((id, browser));
+            }
+        }
+        self.judge.holds(Invariant::Starvation, starved.is_none(), || {
+            format!("{starved:?}: the request waits for a run, the browser is idle and ready")
+        })
+    }
+}

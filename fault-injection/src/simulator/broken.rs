@@ -1,0 +1,244 @@
+//! Cores that are broken on purpose, each in one way: a simulator that does not find them out proves nothing.
+//!
+//! Each wraps the real core and distorts what it hears or orders.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use flotilla_fleet::{
+    Action, Config, Event, Fleet, Instant, ModelId, Sizes, Status, state::Records,
+};
+use flotilla_protocol::{BrowserId, Epoch, PlacementId, RequestId, RunId};
+
+use super::world::Core;
+
+/// What no wrapper distorts.
+macro_rules! through_fleet {
+    () => {
+        fn poll_timeout(&self) -> Option<Instant> {
+            self.fleet.poll_timeout()
+        }
+
+        fn status(&self) -> Status {
+            self.fleet.status()
+        }
+
+        fn sizes(&self) -> Sizes {
+            self.fleet.sizes()
+        }
+    };
+}
+
+/// Takes reports of any epoch for reports of the present one.
+#[derive(Debug)]
+pub struct NoEpochCheck {
+    fleet: Fleet,
+    placements: BTreeMap<PlacementId, Epoch>,
+    runs: BTreeMap<RunId, Epoch>,
+}
+
+impl NoEpochCheck {
+    fn in_present_epoch(&self, event: Event) -> Event {
+        let of_placement =
+            |placement, epoch| self.placements.get(placement).copied().unwrap_or(epoch);
+        let of_run = |run, epoch| self.runs.get(run).copied().unwrap_or(epoch);
+        match event {
+            Event::PlacementReady { placement, epoch } => {
+                Event::PlacementReady { placement, epoch: of_placement(&placement, epoch) }
+            }
+            Event::PlacementFailed { placement, epoch, failure } => Event::PlacementFailed {
+                placement,
+                epoch: of_placement(&placement, epoch),
+                failure,
+            },
+            Event::RunDone { run, epoch } => Event::RunDone { run, epoch: of_run(&run, epoch) },
+            Event::RunFailed { run, epoch, failure } => {
+                Event::RunFailed { run, epoch: of_run(&run, epoch), failure }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Core for NoEpochCheck {
+    fn start(config: Config, records: Records) -> NoEpochCheck {
+        NoEpochCheck {
+            fleet: Core::start(config, records),
+            placements: BTreeMap::new(),
+            runs: BTreeMap::new(),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        let event = self.in_present_epoch(event);
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        let action = self.fleet.poll_action()?;
+        if let Action::Place { placement, epoch, .. } = &action {
+            self.placements.insert(*placement, *epoch);
+        }
+        if let Action::Dispatch { run, epoch, .. } = &action {
+            self.runs.insert(*run, *epoch);
+        }
+        Some(action)
+    }
+
+    through_fleet!();
+}
+
+/// Forgets a request that is to be tried again.
+#[derive(Debug)]
+pub struct ForgottenRetry {
+    fleet: Fleet,
+    now: Instant,
+    /// Requests that have been on a browser.
+    tried: BTreeSet<RequestId>,
+    /// Runs that nobody but the fleet knows of.
+    forgotten: BTreeSet<RunId>,
+}
+
+impl Core for ForgottenRetry {
+    fn start(config: Config, records: Records) -> ForgottenRetry {
+        ForgottenRetry {
+            fleet: Core::start(config, records),
+            now: Instant::default(),
+            tried: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.now = now;
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        loop {
+            let action = self.fleet.poll_action()?;
+            if let Action::Abandon { run } = &action
+                && self.forgotten.remove(run)
+            {
+                continue;
+            }
+            let Action::Dispatch { run, epoch, requests, .. } = &action else {
+                return Some(action);
+            };
+            let again = requests.iter().all(|request| self.tried.contains(request));
+            self.tried.extend(requests);
+            if !again {
+                return Some(action);
+            }
+            self.forgotten.insert(*run);
+            for &request in requests {
+                self.fleet.handle(self.now, Event::Cancel { request });
+            }
+            self.fleet.handle(self.now, Event::RunDone { run: *run, epoch: *epoch });
+        }
+    }
+
+    through_fleet!();
+}
+
+/// Sends requests to a second browser as well.
+#[derive(Debug)]
+pub struct DoubleAssignment {
+    fleet: Fleet,
+    ready: BTreeMap<PlacementId, (BrowserId, Epoch, ModelId)>,
+    more: VecDeque<Action>,
+}
+
+impl Core for DoubleAssignment {
+    fn start(config: Config, records: Records) -> DoubleAssignment {
+        DoubleAssignment {
+            fleet: Core::start(config, records),
+            ready: BTreeMap::new(),
+            more: VecDeque::new(),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.more.pop_front() {
+            return Some(action);
+        }
+        let action = self.fleet.poll_action()?;
+        if let Action::Place { browser, placement, epoch, model, .. } = &action {
+            self.ready.insert(*placement, (*browser, *epoch, *model));
+        }
+        if let Action::Kill { browser, .. } | Action::Reset { browser, .. } = &action {
+            self.ready.retain(|_, (on, ..)| on != browser);
+        }
+        if let Action::Dispatch { browser, placement, run, requests, .. } = &action {
+            let model = self.ready.get(placement).map(|&(.., model)| model);
+            let other = self
+                .ready
+                .iter()
+                .find(|(_, (on, _, of))| on != browser && Some(*of) == model)
+                .map(|(&placement, &(browser, epoch, _))| (placement, browser, epoch));
+            if let Some((placement, browser, epoch)) = other {
+                let (run, requests) = (RunId(run.0 + (1 << 40)), requests.clone());
+                let again = Action::Dispatch { browser, placement, epoch, run, requests };
+                self.more.push_back(again);
+            }
+        }
+        Some(action)
+    }
+
+    through_fleet!();
+}
+
+/// Refuses nobody.
+#[derive(Debug)]
+pub struct UnboundedQueue {
+    fleet: Fleet,
+}
+
+impl Core for UnboundedQueue {
+    fn start(config: Config, records: Records) -> UnboundedQueue {
+        let config = Config { queue_max: u32::MAX, ..config };
+        UnboundedQueue { fleet: Core::start(config, records) }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.fleet.poll_action()
+    }
+
+    through_fleet!();
+}
+
+/// Believes every transaction to be on disk and writes none.
+#[derive(Debug)]
+pub struct LostCommit {
+    fleet: Fleet,
+    now: Instant,
+}
+
+impl Core for LostCommit {
+    fn start(config: Config, records: Records) -> LostCommit {
+        LostCommit { fleet: Core::start(config, records), now: Instant::default() }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.now = now;
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        loop {
+            let action = self.fleet.poll_action()?;
+            let Action::Commit(transaction) = action else { return Some(action) };
+            let transaction = transaction.id;
+            self.fleet.handle(self.now, Event::Committed { transaction });
+        }
+    }
+
+    through_fleet!();
+}

@@ -1,0 +1,192 @@
+//! What must hold after every step, and how often it was looked at.
+
+use flotilla_fleet::Instant;
+use serde::Serialize;
+
+/// Something that holds whatever happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invariant {
+    /// A request that was not cancelled has one answer or one error, and never a second.
+    OneAnswer,
+    /// An answer comes from a run that has results and held the request.
+    AnswerFromResults,
+    /// A request is in one run at a time.
+    OneRun,
+    /// No placement is owned twice in an epoch, and epochs only grow.
+    OneOwner,
+    /// Orders name browsers, placements and epochs that are there.
+    KnownTarget,
+    /// Ids are never given away twice.
+    FreshIds,
+    /// Runs in flight on a browser and rows in a batch stay within their limits.
+    RunLimits,
+    /// No more requests wait for their first run than the queue may hold.
+    QueueLimit,
+    /// No rung of the ladder is taken more often than its budget allows.
+    Budgets,
+    /// What is reported of an epoch that is over counts for nothing.
+    StaleReports,
+    /// A run is abandoned when, and only when, nobody waits for it.
+    Abandoned,
+    /// No request outlives its deadline.
+    Deadline,
+    /// No request waits for its first run while a browser with its model is idle.
+    Starvation,
+    /// A request that is to be recorded runs only once it is, and its outcome is told only once that is.
+    RecordedFirst,
+    /// No transaction overwrites a later version of a record.
+    Versions,
+    /// A task's browser runs nothing else, and its requests run nowhere else.
+    Exclusive,
+    /// A task gets a browser or is told that it does not, in time.
+    Tasks,
+    /// A simulated browser answers only who allows it.
+    Fallback,
+    /// A migration is asked for and ends once.
+    Migrations,
+    /// A browser that was reported dead is killed, or gets a new page, at once.
+    DeadBrowsers,
+    /// The core's own counts are those of the world.
+    Counts,
+    /// What the core and the world remember stays within bounds.
+    Memory,
+    /// Waking the core at its own time never spins, and something will always happen until it is drained.
+    Progress,
+    /// Once every fault is healed, requests are answered at the first attempt and in time.
+    Healed,
+    /// After a drain nothing is left.
+    Drained,
+    /// The core does not panic.
+    NoPanic,
+}
+
+impl Invariant {
+    /// Every invariant, in order.
+    pub const ALL: [Invariant; 26] = [
+        Invariant::OneAnswer,
+        Invariant::AnswerFromResults,
+        Invariant::OneRun,
+        Invariant::OneOwner,
+        Invariant::KnownTarget,
+        Invariant::FreshIds,
+        Invariant::RunLimits,
+        Invariant::QueueLimit,
+        Invariant::Budgets,
+        Invariant::StaleReports,
+        Invariant::Abandoned,
+        Invariant::Deadline,
+        Invariant::Starvation,
+        Invariant::RecordedFirst,
+        Invariant::Versions,
+        Invariant::Exclusive,
+        Invariant::Tasks,
+        Invariant::Fallback,
+        Invariant::Migrations,
+        Invariant::DeadBrowsers,
+        Invariant::Counts,
+        Invariant::Memory,
+        Invariant::Progress,
+        Invariant::Healed,
+        Invariant::Drained,
+        Invariant::NoPanic,
+    ];
+
+    /// Name as in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Invariant::OneAnswer => "one_answer",
+            Invariant::AnswerFromResults => "answer_from_results",
+            Invariant::OneRun => "one_run",
+            Invariant::OneOwner => "one_owner",
+            Invariant::KnownTarget => "known_target",
+            Invariant::FreshIds => "fresh_ids",
+            Invariant::RunLimits => "run_limits",
+            Invariant::QueueLimit => "queue_limit",
+            Invariant::Budgets => "budgets",
+            Invariant::StaleReports => "stale_reports",
+            Invariant::Abandoned => "abandoned",
+            Invariant::Deadline => "deadline",
+            Invariant::Starvation => "starvation",
+            Invariant::RecordedFirst => "recorded_first",
+            Invariant::Versions => "versions",
+            Invariant::Exclusive => "exclusive",
+            Invariant::Tasks => "tasks",
+            Invariant::Fallback => "fallback",
+            Invariant::Migrations => "migrations",
+            Invariant::DeadBrowsers => "dead_browsers",
+            Invariant::Counts => "counts",
+            Invariant::Memory => "memory",
+            Invariant::Progress => "progress",
+            Invariant::Healed => "healed",
+            Invariant::Drained => "drained",
+            Invariant::NoPanic => "no_panic",
+        }
+    }
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{} does not hold at {:.6} s, step {step}: {detail}", invariant.name(), at.0.as_secs_f64())]
+pub struct Violation {
+    /// Which one.
+    pub invariant: Invariant,
+    /// Virtual time.
+    pub at: Instant,
+    /// How many events the core had been told.
+    pub step: u64,
+    /// What was seen instead.
+    pub detail: String,
+}
+
+/// Looks at invariants and counts how often.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    checked: [u64; Invariant::ALL.len()],
+    pub(super) now: Instant,
+    pub(super) step: u64,
+}
+
+impl Judge {
+    /// An error unless `condition` holds.
+    pub(super) fn holds(
+        &mut self,
+        invariant: Invariant,
+        condition: bool,
+        detail: impl FnOnce() -> String,
+    ) -> Result<(), Violation> {
+        self.checked[invariant as usize] += 1;
+        if condition { Ok(()) } else { Err(self.broken(invariant, detail())) }
+    }
+
+    /// The value, or an error where there is none.
+    pub(super) fn some<T>(
+        &mut self,
+        invariant: Invariant,
+        value: Option<T>,
+        detail: impl FnOnce() -> String,
+    ) -> Result<T, Violation> {
+        self.checked[invariant as usize] += 1;
+        value.ok_or_else(|| self.broken(invariant, detail()))
+    }
+
+    pub(super) fn broken(&self, invariant: Invariant, detail: String) -> Violation {
+        Violation { invariant, at: self.now, step: self.step, detail }
+    }
+
+    pub(super) fn each(&self) -> impl Iterator<Item = (Invariant, u64)> + '_ {
+        Invariant::ALL.into_iter().map(|invariant| (invariant, self.checked[invariant as usize]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_whole_and_in_order() {
+        for (index, invariant) in Invariant::ALL.into_iter().enumerate() {
+            assert_eq!(invariant as usize, index, "{invariant:?}");
+        }
+    }
+}

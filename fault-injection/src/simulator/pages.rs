@@ -1,0 +1,734 @@
+//! Plays browsers and their pages: starts, loads, runs, and every way in which they fail.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flotilla_fleet::{
+    Batching, Event, Failure, FailureKind, Instant, ModelId, Repair, Role, SlotId, TaskId, recovery,
+};
+use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
+
+use super::{
+    faults::{Scope, What},
+    invariants::{Invariant, Violation},
+    pool::{Browser, Life, Placed, Run, RunState, Stage},
+    world::{Core, Happening, World},
+};
+
+/// Words of a failure that was reported in an epoch that is over.
+pub(super) const STALE: &str = "stale";
+/// Words of every other failure.
+const PLAYED: &str = "played";
+/// A browser that slows down takes this many times as long, and no longer.
+const SLOWNESS_MAX: u32 = 50;
+/// Memory of a browser's processes, what it grows by in a second when it grows, and how many beats pass between two
+/// measurements otherwise.
+const MEMORY_BASE: u64 = 400 << 20;
+const MEMORY_GROWTH: u64 = 16 << 20;
+const MEMORY_BEATS: u64 = 6;
+/// Device losses that follow each other.
+const REPEATED_LOSSES: u64 = 3;
+/// What a run may fail of, as its page says.
+const RUN_FAILURES: [FailureKind; 5] = [
+    FailureKind::DeviceLost,
+    FailureKind::OutOfMemory,
+    FailureKind::UnsupportedOperation,
+    FailureKind::PageCrashed,
+    FailureKind::Overloaded,
+];
+
+/// What a probe may fail of.
+const PROBE_FAILURES: [FailureKind; 3] =
+    [FailureKind::WrongResult, FailureKind::DeviceLost, FailureKind::OutOfMemory];
+
+impl<C: Core> World<C> {
+    pub(super) fn launch(&mut self, id: BrowserId, slot: SlotId) -> Result<(), Violation> {
+        let highest = self.pool.browser_highest;
+        self.judge
+            .holds(Invariant::FreshIds, id.0 > highest, || format!("browser id {id} again"))?;
+        self.pool.browser_highest = id.0;
+        let before = self.pool.slots.insert(slot, id);
+        self.judge.holds(Invariant::OneOwner, before.is_none(), || {
+            format!("{id} is launched for {slot:?}, which has {before:?}")
+        })?;
+        let browser = Browser {
+            slot,
+            life: Life::Starting,
+            page: 1,
+            heard_at: self.now,
+            silent: false,
+            frozen: false,
+            stuck: false,
+            slows_since: None,
+            grows_since: None,
+            beats: 0,
+            probe: None,
+            task: None,
+            placements: BTreeMap::new(),
+            in_flight: Vec::new(),
+            busy_until: self.now,
+            head_since: self.now,
+            idle_since: None,
+        };
+        self.pool.browsers.insert(id, browser);
+        let delay = self.random.ms(200, 2000);
+        if self.fault(What::StartFails) {
+            let failure = Failure::new(FailureKind::DriverUnresponsive, PLAYED);
+            let event = Event::BrowserDown { browser: id, failure };
+            self.later(delay, Happening::Page { browser: id, page: 1, event });
+        } else if !self.fault(What::StartHangs) {
+            self.report_up(id, 1, delay);
+            // Beats are planned in order of time, so the first one is counted from here.
+            self.agenda.add_beat(self.now.after(self.plan.heartbeat), id);
+            for fault in 0..self.plan.faults.len() {
+                if self.plan.faults[fault].what.scope() == Scope::Browser {
+                    self.expect_strike(fault, |fault| Happening::Strike { browser: id, fault });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A page opens its links.
+    fn report_up(&mut self, id: BrowserId, page: u32, delay: Duration) {
+        let backends = match self.random.chance(50.0) {
+            true => vec![Backend::Cpu, Backend::WebGpu],
+            false => vec![Backend::Cpu],
+        };
+        let event = Event::BrowserUp { browser: id, backends, refused: Vec::new() };
+        self.later(delay, Happening::Page { browser: id, page, event });
+    }
+
+    pub(super) fn beat(&mut self, id: BrowserId) -> Result<(), Violation> {
+        let Some(browser) = self.pool.browsers.get_mut(&id) else { return Ok(()) };
+        self.agenda.add_beat(self.now.after(self.plan.heartbeat), id);
+        browser.beats += 1;
+        let speaks = browser.life == Life::Up && !browser.silent;
+        // Memory is measured from outside, whatever the page does; not with every beat where nothing happens to it.
+        let grown = browser.grows_since.map(|since| self.now.since(since).as_secs());
+        let measured = match browser.life {
+            Life::Up | Life::Doomed => {
+                grown.is_some() || browser.beats.is_multiple_of(MEMORY_BEATS)
+            }
+            Life::Starting => false,
+        };
+        let used_bytes = MEMORY_BASE + grown.unwrap_or(0) * MEMORY_GROWTH;
+        if speaks {
+            self.tell(Event::Heartbeat { browser: id })?;
+        }
+        match measured {
+            true => self.tell(Event::Memory { browser: id, used_bytes }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: BrowserId) -> Result<(), Violation> {
+        let runs = self.pool.clear(id);
+        let removed = self.pool.browsers.remove(&id);
+        let browser = self.judge.some(Invariant::KnownTarget, removed, || {
+            format!("{id} is killed, which is not there")
+        })?;
+        for run in runs {
+            self.run_over(run, FailureKind::BrowserExited);
+        }
+        let there = self.pool.slots.remove(&browser.slot);
+        self.judge.holds(Invariant::OneOwner, there == Some(id), || {
+            format!("{id} was in {:?}, where {there:?} is", browser.slot)
+        })
+    }
+
+    /// A browser gets a new page, if its process can still give one.
+    pub(super) fn reset(&mut self, id: BrowserId) -> Result<(), Violation> {
+        let runs = self.pool.clear(id);
+        for run in runs {
+            self.run_over(run, FailureKind::PageCrashed);
+        }
+        let browser =
+            self.judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
+                format!("a new page is ordered of {id}, which is not there")
+            })?;
+        let life = browser.life;
+        self.judge.holds(Invariant::KnownTarget, life != Life::Starting, || {
+            format!("a new page is ordered of {id}, which is {life:?}")
+        })?;
+        browser.life = Life::Starting;
+        browser.page += 1;
+        (browser.silent, browser.stuck) = (browser.frozen, false);
+        browser.busy_until = self.now;
+        let (page, frozen) = (browser.page, browser.frozen);
+        let delay = self.random.ms(100, 1000);
+        if self.fault(What::StartFails) {
+            let failure = Failure::new(FailureKind::DriverUnresponsive, PLAYED);
+            self.later(delay, Happening::Tell(Event::BrowserDown { browser: id, failure }));
+        } else if !frozen && !self.fault(What::StartHangs) {
+            self.report_up(id, page, delay);
+        }
+        Ok(())
+    }
+
+    /// A browser is asked something tiny with a known answer.
+    pub(super) fn probe(
+        &mut self,
+        id: BrowserId,
+        backend: Backend,
+        probe: RunId,
+    ) -> Result<(), Violation> {
+        let highest = self.pool.run_highest;
+        self.judge.holds(Invariant::FreshIds, probe.0 > highest, || format!("{probe} again"))?;
+        self.pool.run_highest = probe.0;
+        let browser =
+            self.judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
+                format!("{id} is probed, which is not there")
+            })?;
+        let ready = browser
+            .placements
+            .values()
+            .any(|placed| placed.backend == backend && placed.stage == Stage::Ready);
+        let life = browser.life;
+        self.judge.holds(Invariant::KnownTarget, life == Life::Up && ready, || {
+            format!("{id} is probed on {backend}, where nothing is ready; it is {life:?}")
+        })?;
+        browser.probe = Some(probe);
+        let (page, stuck) = (browser.page, browser.stuck);
+        let delay = self.random.ms(1, 100);
+        let from_page = |event| Happening::Page { browser: id, page, event };
+        if self.fault(What::ProbeFails)
+            && let Some(kind) = self.random.one_of(&PROBE_FAILURES)
+        {
+            let failure = Failure::new(kind, PLAYED);
+            self.later(delay, from_page(Event::ProbeFailed { browser: id, probe, failure }));
+        } else if !self.fault(What::ProbeHangs) && !stuck {
+            self.later(delay, from_page(Event::ProbeDone { browser: id, probe }));
+        }
+        Ok(())
+    }
+
+    /// A probe has ended, and the core is about to know.
+    pub(super) fn probed(&mut self, id: BrowserId, probe: RunId, failure: Option<FailureKind>) {
+        let Some(browser) = self.pool.browsers.get_mut(&id) else { return };
+        if browser.probe == Some(probe) {
+            browser.probe = None;
+            if failure == Some(FailureKind::DeviceLost) {
+                self.lose_device(id);
+            }
+        }
+    }
+
+    /// A browser's memory was measured; more than it may have is its end.
+    pub(super) fn measured(&mut self, id: BrowserId, used_bytes: u64) {
+        if self.plan.config.memory_bytes_max.is_some_and(|max| used_bytes > max) {
+            self.pool.doom(id, self.now);
+        }
+    }
+
+    /// A fault of the plan strikes a browser, and will again.
+    pub(super) fn strike(&mut self, id: BrowserId, index: usize) -> Result<(), Violation> {
+        if !self.pool.browsers.contains_key(&id) {
+            return Ok(());
+        }
+        self.expect_strike(index, |fault| Happening::Strike { browser: id, fault });
+        let fault = self.plan.faults[index];
+        let Some(browser) = self.pool.browsers.get_mut(&id) else { return Ok(()) };
+        if !fault.is_on(self.now) || browser.life != Life::Up {
+            return Ok(());
+        }
+        self.fired.count(fault.what);
+        let page_down = |kind| Event::PageDown { browser: id, failure: Failure::new(kind, PLAYED) };
+        match fault.what {
+            What::ProcessKilled => {
+                let failure = Failure::new(FailureKind::BrowserExited, PLAYED);
+                self.tell(Event::BrowserDown { browser: id, failure })
+            }
+            What::PageCrash => self.tell(page_down(FailureKind::PageCrashed)),
+            What::SocketDrop => self.tell(page_down(FailureKind::ConnectionLost)),
+            What::MemoryGrows => {
+                browser.grows_since.get_or_insert(self.now);
+                Ok(())
+            }
+            What::Hang => {
+                browser.silent = true;
+                // Of the page, which a new one cures, or of the process, which nothing does.
+                browser.frozen |= self.random.chance(50.0);
+                Ok(())
+            }
+            What::SlowsDown => {
+                browser.slows_since.get_or_insert(self.now);
+                Ok(())
+            }
+            What::DeviceLoss => {
+                self.tell(Event::DeviceLost { browser: id, reason: PLAYED.to_owned() })
+            }
+            What::DeviceLossRepeated => {
+                let page = browser.page;
+                for loss in 0..REPEATED_LOSSES {
+                    let delay = self.random.ms(2000 * loss, 2000 * loss + 2000);
+                    let event = Event::DeviceLost { browser: id, reason: PLAYED.to_owned() };
+                    self.later(delay, Happening::Page { browser: id, page, event });
+                }
+                Ok(())
+            }
+            What::DaemonKilled
+            | What::LoadPeak
+            | What::StartFails
+            | What::StartHangs
+            | What::LoadFails
+            | What::LoadHangs
+            | What::LoadUnsupported
+            | What::RunFails
+            | What::RunHangs
+            | What::RunSlow
+            | What::WrongResult
+            | What::ProbeFails
+            | What::ProbeHangs
+            | What::CommitFails
+            | What::CommitSlow
+            | What::StaleReport
+            | What::DuplicateReport
+            | What::LateReport
+            | What::ClientCancels
+            | What::DeadlineShort => Ok(()),
+        }
+    }
+
+    pub(super) fn place(
+        &mut self,
+        id: BrowserId,
+        placement: PlacementId,
+        epoch: Epoch,
+        model: ModelId,
+        backend: Backend,
+    ) -> Result<(), Violation> {
+        let judge = &mut self.judge;
+        let browser =
+            judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
+                format!("a load is ordered of {id}, which is not there")
+            })?;
+        judge.holds(Invariant::KnownTarget, browser.life == Life::Up, || {
+            format!("a load is ordered of {id}, which is {:?}", browser.life)
+        })?;
+        let loading = browser.placements.values().any(|placed| placed.stage == Stage::Loading);
+        judge.holds(Invariant::RunLimits, !loading, || {
+            format!("{id} is to load two models at once")
+        })?;
+        let owner = self.pool.owners.insert(placement, id);
+        judge.holds(Invariant::OneOwner, owner.is_none_or(|owner| owner == id), || {
+            format!("{placement} is loaded on {id} and is on {owner:?}")
+        })?;
+        let placed = Placed { epoch, model, backend, stage: Stage::Loading };
+        match browser.placements.insert(placement, placed) {
+            Some(last) => judge.holds(Invariant::OneOwner, epoch > last.epoch, || {
+                format!("{placement} is loaded again in {epoch} after {}", last.epoch)
+            })?,
+            None => {
+                let fresh = self.pool.placement_ids.insert(placement);
+                judge.holds(Invariant::FreshIds, fresh, || format!("{placement} again"))?;
+            }
+        }
+        let page = browser.page;
+        self.pool.refresh_idle(id, self.now);
+        self.load(id, page, placement, epoch);
+        Ok(())
+    }
+
+    /// Plays a load: progress, and then its end, if it has one.
+    fn load(&mut self, browser: BrowserId, page: u32, placement: PlacementId, epoch: Epoch) {
+        let from_page = |event| Happening::Page { browser, page, event };
+        let failed = |kind| {
+            let failure = Failure::new(kind, PLAYED);
+            from_page(Event::PlacementFailed { placement, epoch, failure })
+        };
+        let ready = from_page(Event::PlacementReady { placement, epoch });
+        let delay = self.random.ms(50, 1000);
+        self.later(delay, from_page(Event::PlacementProgress { placement, epoch }));
+        if self.fault(What::LoadUnsupported) {
+            self.later(delay * 2, failed(FailureKind::UnsupportedOperation));
+        } else if self.fault(What::LoadFails) {
+            self.later(delay * 2, failed(FailureKind::OutOfMemory));
+            if self.fault(What::StaleReport) {
+                // Of the epoch that has just failed, while the next one loads.
+                self.later(delay * 2 + Duration::from_millis(1), ready);
+            }
+        } else if !self.fault(What::LoadHangs) {
+            self.later(delay * 2, ready);
+        }
+    }
+
+    /// A load that is under way has ended.
+    pub(super) fn loaded(&mut self, placement: PlacementId, epoch: Epoch, ready: bool) {
+        let Some((browser, placed)) = self.pool.placed_mut(placement) else { return };
+        if placed.epoch == epoch && placed.stage == Stage::Loading {
+            placed.stage = if ready { Stage::Ready } else { Stage::Gone };
+            self.pool.refresh_idle(browser, self.now);
+        }
+    }
+
+    /// A placement is freed.
+    pub(super) fn unload(
+        &mut self,
+        id: BrowserId,
+        placement: PlacementId,
+    ) -> Result<(), Violation> {
+        let owner = self.pool.owners.remove(&placement);
+        let model = self
+            .pool
+            .browsers
+            .get_mut(&id)
+            .and_then(|browser| browser.placements.remove(&placement))
+            .map(|placed| placed.model);
+        if let Some(idle) = model.and_then(|model| self.pool.idle.get_mut(&model)) {
+            idle.remove(&id);
+        }
+        self.pool.refresh_idle(id, self.now);
+        // One that was to be loaded and never was is not known here.
+        self.judge.holds(Invariant::OneOwner, owner.is_none_or(|owner| owner == id), || {
+            format!("{placement} is unloaded from {id} and is on {owner:?}")
+        })
+    }
+
+    pub(super) fn dispatch(
+        &mut self,
+        id: BrowserId,
+        placement: PlacementId,
+        epoch: Epoch,
+        run: RunId,
+        requests: Vec<RequestId>,
+    ) -> Result<(), Violation> {
+        let highest = self.pool.run_highest;
+        self.judge.holds(Invariant::FreshIds, run.0 > highest, || format!("run id {run} again"))?;
+        self.pool.run_highest = run.0;
+        let model = self.check_batch(run, &requests)?;
+        let judge = &mut self.judge;
+        let browser =
+            judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
+                format!("{run} is sent to {id}, which is not there")
+            })?;
+        judge.holds(Invariant::KnownTarget, browser.life == Life::Up, || {
+            format!("{run} is sent to {id}, which is {:?}", browser.life)
+        })?;
+        let placed = judge.some(
+            Invariant::KnownTarget,
+            browser.placements.get(&placement).copied(),
+            || format!("{run} is sent to {placement}, which is not on {id}"),
+        )?;
+        judge.holds(
+            Invariant::KnownTarget,
+            (placed.epoch, placed.model) == (epoch, model),
+            || format!("{run} of {model:?} in {epoch} is sent to {placement}, which is {placed:?}"),
+        )?;
+        judge.holds(Invariant::KnownTarget, placed.stage == Stage::Ready, || {
+            format!("{run} is sent to {placement}, which is {placed:?}")
+        })?;
+        if browser.in_flight.is_empty() {
+            browser.head_since = self.now;
+        }
+        let (slot, task) = (browser.slot, browser.task);
+        browser.in_flight.push(run);
+        let (depth, most) = (browser.in_flight.len(), self.plan.config.runs_in_flight_max as usize);
+        judge.holds(Invariant::RunLimits, depth <= most, || {
+            format!("{depth} runs on {id}, the limit is {most}")
+        })?;
+        self.check_right(run, slot, task, &requests)?;
+        let waits = requests.len() as u32;
+        let state = RunState::InFlight;
+        let (is_slow, abandoned) = (false, false);
+        let order =
+            Run { browser: id, placement, epoch, requests, waits, is_slow, state, abandoned };
+        self.pool.runs.insert(run, order);
+        self.pool.refresh_idle(id, self.now);
+        self.execute(id, run, epoch);
+        Ok(())
+    }
+
+    /// A browser runs what it is there for: a task's what the task asks, a simulated one what allows it.
+    fn check_right(
+        &mut self,
+        run: RunId,
+        slot: SlotId,
+        task: Option<TaskId>,
+        requests: &[RequestId],
+    ) -> Result<(), Violation> {
+        let simulated = self
+            .plan
+            .config
+            .slots
+            .get(slot.0 as usize)
+            .is_some_and(|slot| slot.role == Role::Fallback);
+        for &id in requests {
+            let Some(policy) = self.clients.get(id).map(|request| request.policy) else { continue };
+            self.judge.holds(Invariant::Exclusive, policy.task == task, || {
+                format!("{id} of {:?} is in {run} on a browser of {task:?}", policy.task)
+            })?;
+            self.judge.holds(
+                Invariant::Fallback,
+                !simulated || policy.fallback_to_simulation,
+                || format!("{id} is in {run} on a simulated browser and does not allow it"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The requests of a run wait, are of one model and fit into a batch; from here on they run.
+    fn check_batch(&mut self, run: RunId, ids: &[RequestId]) -> Result<ModelId, Violation> {
+        let (mut rows, mut length, mut model) = (0, 0, None);
+        for &id in ids {
+            let (request, before) = self.clients.start_run(id, run, &mut self.judge)?;
+            if let Some(before) = before {
+                // It was sent elsewhere without a word because its run is slow.
+                let slow = self.is_slow_run(before);
+                self.judge.holds(Invariant::OneRun, slow, || {
+                    format!("{id} is in {run} and in {before}, which is not slow")
+                })?;
+                self.leave_run(before);
+            }
+            let first = *model.get_or_insert(request.model);
+            self.judge.holds(Invariant::KnownTarget, first == request.model, || {
+                format!("{run} is of {first:?} and of {:?}", request.model)
+            })?;
+            rows += request.rows;
+            length = length.max(request.length);
+        }
+        let model = self.judge.some(Invariant::RunLimits, model, || format!("{run} is empty"))?;
+        let batching = self.plan.models.get(&model).copied();
+        let Batching { rows_max, tokens_max } =
+            self.judge.some(Invariant::KnownTarget, batching, || format!("no {model:?}"))?;
+        let fits = rows <= rows_max && rows * length <= tokens_max;
+        self.judge.holds(Invariant::RunLimits, fits || ids.len() == 1, || {
+            format!("{rows} rows of {length} in {run}, the limits are {rows_max} and {tokens_max}")
+        })?;
+        Ok(model)
+    }
+
+    /// Plays the page: runs one after the other, or fails, hangs, or says what is no longer asked.
+    fn execute(&mut self, id: BrowserId, run: RunId, epoch: Epoch) {
+        let slow = self.fault(What::RunSlow);
+        let took = if slow { self.random.ms(1000, 20_000) } else { self.random.ms(5, 100) };
+        let hangs = self.fault(What::RunHangs);
+        let now = self.now;
+        let Some(browser) = self.pool.browsers.get_mut(&id) else { return };
+        browser.stuck |= hangs;
+        if browser.stuck {
+            return;
+        }
+        let slowness = match browser.slows_since {
+            Some(since) => 1 + (now.since(since).as_secs() / 60) as u32,
+            None => 1,
+        };
+        let took = took * slowness.min(SLOWNESS_MAX);
+        browser.busy_until = browser.busy_until.max(now).after(took);
+        let (page, delay) = (browser.page, browser.busy_until.since(now));
+        let failed = |epoch, kind, words: &str| Event::RunFailed {
+            run,
+            epoch,
+            failure: Failure::new(kind, words),
+        };
+        let from_page = |event| Happening::Page { browser: id, page, event };
+        if self.fault(What::WrongResult) {
+            self.later(delay, from_page(failed(epoch, FailureKind::WrongResult, PLAYED)));
+            return;
+        }
+        if self.fault(What::RunFails)
+            && let Some(kind) = self.random.one_of(&RUN_FAILURES)
+        {
+            self.later(delay, from_page(failed(epoch, kind, PLAYED)));
+            return;
+        }
+        let done = Event::RunDone { run, epoch };
+        if self.fault(What::LateReport) {
+            // Long after, and whatever has become of the page.
+            let late = delay + self.random.ms(1000, 30_000);
+            self.later(late, Happening::Tell(done.clone()));
+        } else {
+            self.later(delay, from_page(done.clone()));
+        }
+        if self.fault(What::StaleReport) {
+            let other = match self.random.chance(50.0) {
+                true => Epoch(epoch.0.wrapping_add(1)),
+                false => Epoch(epoch.0.wrapping_sub(1)),
+            };
+            self.later(delay / 3, Happening::Tell(Event::RunDone { run, epoch: other }));
+            let stale = failed(other, FailureKind::PageCrashed, STALE);
+            self.later(delay / 3 * 2, Happening::Tell(stale));
+        }
+        if self.fault(What::DuplicateReport) {
+            self.later(delay * 2, Happening::Tell(done));
+        }
+    }
+
+    pub(super) fn run_done(&mut self, id: RunId, epoch: Epoch) {
+        let Some(run) = self.pool.runs.get_mut(&id) else { return };
+        if run.epoch == epoch && run.state == RunState::InFlight {
+            run.state = RunState::Done;
+            let browser = run.browser;
+            let is_slow = self.is_slow_run(id);
+            if let Some(run) = self.pool.runs.get_mut(&id) {
+                run.is_slow = is_slow;
+            }
+            self.pool.touched.push(id);
+            self.pool.leave_browser(id, browser, self.now);
+        }
+    }
+
+    /// Whether a run has taken so long, or its browser has been silent for so long, that its requests may be sent
+    /// elsewhere.
+    fn is_slow_run(&self, id: RunId) -> bool {
+        let Some(run) = self.pool.runs.get(&id) else { return true };
+        let Some(browser) = self.pool.browsers.get(&run.browser) else { return true };
+        let config = &self.plan.config;
+        run.is_slow
+            || browser.head_since.after(config.straggler_min) <= self.now
+            || browser.heard_at.after(config.suspect_after) <= self.now
+    }
+
+    pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
+        let Some(run) = self.pool.runs.get(&id) else { return };
+        if run.epoch != epoch || run.state != RunState::InFlight {
+            return;
+        }
+        let (browser, placement) = (run.browser, run.placement);
+        self.pool.leave_browser(id, browser, self.now);
+        self.run_over(id, failure.kind);
+        match recovery::repair(failure.kind) {
+            Repair::RenewDevice => self.lose_device(browser),
+            Repair::Reload => self.lose_placement(placement),
+            // Whatever the core does about it, it says so.
+            Repair::Nothing | Repair::ResetPage | Repair::Replace => {}
+        }
+    }
+
+    /// A page's GPU device is gone, and with it all that was ready there.
+    pub(super) fn lose_device(&mut self, id: BrowserId) {
+        let Some(browser) = self.pool.browsers.get(&id) else { return };
+        let lost: Vec<PlacementId> = browser
+            .placements
+            .iter()
+            .filter(|(_, placed)| placed.stage == Stage::Ready && placed.backend == Backend::WebGpu)
+            .map(|(&placement, _)| placement)
+            .collect();
+        lost.into_iter().for_each(|placement| self.lose_placement(placement));
+    }
+
+    /// Nothing may be sent to a placement until it is loaded anew, and its runs are no more.
+    fn lose_placement(&mut self, placement: PlacementId) {
+        let Some((id, placed)) = self.pool.placed_mut(placement) else { return };
+        if placed.stage != Stage::Ready {
+            return;
+        }
+        placed.stage = Stage::Gone;
+        let Some(browser) = self.pool.browsers.get(&id) else { return };
+        let of_placement =
+            |run: &RunId| self.pool.runs.get(run).is_some_and(|run| run.placement == placement);
+        let lost: Vec<RunId> = browser.in_flight.iter().copied().filter(of_placement).collect();
+        for run in lost {
+            self.pool.leave_browser(run, id, self.now);
+            self.run_over(run, FailureKind::DeviceLost);
+        }
+        self.pool.refresh_idle(id, self.now);
+    }
+
+    /// A run has ended without results: whoever waited for it waits for another one.
+    fn run_over(&mut self, id: RunId, why: FailureKind) {
+        let Some(run) = self.pool.runs.remove(&id) else { return };
+        for request in run.requests {
+            self.clients.lose_run(request, id, why, self.now);
+        }
+    }
+
+    pub(super) fn abandon(&mut self, id: RunId) -> Result<(), Violation> {
+        let run = self.judge.some(Invariant::Abandoned, self.pool.runs.get_mut(&id), || {
+            format!("{id} is abandoned and is not there")
+        })?;
+        self.judge
+            .holds(Invariant::Abandoned, !run.abandoned, || format!("{id} is abandoned again"))?;
+        run.abandoned = true;
+        let left = run.requests.clone();
+        let slow = self.is_slow_run(id);
+        for request in left {
+            // Those that have not ended were sent elsewhere, or will be.
+            if self.clients.get(request).is_some_and(|request| request.run == Some(id)) {
+                self.judge.holds(Invariant::Abandoned, slow, || {
+                    format!("{id} is abandoned, is not slow, and {request} waits for it")
+                })?;
+                self.clients.lose_run(request, id, FailureKind::DeadlineExceeded, self.now);
+                self.leave_run(id);
+            }
+        }
+        self.pool.touched.push(id);
+        Ok(())
+    }
+
+    /// What holds of the runs and browsers that this step has changed.
+    pub(super) fn check_runs(&mut self) -> Result<(), Violation> {
+        for id in std::mem::take(&mut self.pool.touched) {
+            let Some(run) = self.pool.runs.get(&id) else { continue };
+            let (waits, abandoned) = (run.waits, run.abandoned);
+            match run.state {
+                RunState::InFlight => {
+                    self.judge.holds(Invariant::Abandoned, (waits == 0) == abandoned, || {
+                        format!("{waits} requests wait for {id}; abandoned: {abandoned}")
+                    })?;
+                }
+                RunState::Done => self.check_done(id)?,
+            }
+        }
+        for id in std::mem::take(&mut self.pool.doomed) {
+            let kept = self.pool.browsers.get(&id).is_some_and(|there| there.life == Life::Doomed);
+            self.judge.holds(Invariant::DeadBrowsers, !kept, || {
+                format!("{id} was reported to be of no more use and goes on")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whoever waits for results that are there has them, or waits for nothing but the record of its end.
+    fn check_done(&mut self, id: RunId) -> Result<(), Violation> {
+        let Some(run) = self.pool.runs.get(&id) else { return Ok(()) };
+        let is_slow = run.is_slow;
+        let mut waits = 0;
+        for request in run.requests.clone() {
+            let Some(open) = self.clients.get(request) else { continue };
+            if open.run != Some(id) {
+                continue;
+            }
+            if open.is_ending() {
+                waits += 1;
+                continue;
+            }
+            self.judge.holds(Invariant::OneAnswer, is_slow, || {
+                format!("{id} has results, and {request} still waits for them")
+            })?;
+            // It had left the run without a word.
+            self.clients.lose_run(request, id, FailureKind::DeadlineExceeded, self.now);
+        }
+        if waits == 0 {
+            self.pool.runs.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Whether a browser has for a while been able to start a run of a model that is ready there.
+    pub(super) fn is_free(&self, id: BrowserId, patience: Duration) -> bool {
+        let Some(browser) = self.pool.browsers.get(&id) else { return false };
+        let is_regular = self
+            .plan
+            .config
+            .slots
+            .get(browser.slot.0 as usize)
+            .is_some_and(|slot| slot.role == Role::Regular);
+        // One that is not heard of for a while is suspected, and rightly gets no work.
+        let heard: Instant = browser.heard_at.after(self.plan.config.suspect_after);
+        is_regular
+            && browser.life == Life::Up
+            && browser.task.is_none()
+            && heard > self.now
+            && browser.idle_since.is_some_and(|since| since.after(patience) < self.now)
+    }
+
+    pub(super) fn check_pool_memory(&mut self, open: u64) -> Result<(), Violation> {
+        let most = self.plan.config.slots.len() as u64
+            * u64::from(self.plan.config.runs_in_flight_max)
+            + open;
+        let runs = self.pool.runs.len() as u64;
+        self.judge.holds(Invariant::Memory, runs <= most, || {
+            format!("{runs} runs are known, the limit is {most}")
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! What was said, as text or as its digest.
+
+use std::fmt::{self, Debug, Write as _};
+
+use flotilla_fleet::{Action, Event, Instant};
+
+/// FNV-1a's 64-bit prime.
+const PRIME: u64 = 0x0100_0000_01b3;
+
+/// Everything that the core was told and ordered, in order.
+///
+/// A long life's text would not fit into memory, so its digest (after FNV-1a, 64 bits) is what is always kept.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    digest: Digest,
+    text: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Digest(u64);
+
+impl Digest {
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(PRIME).rotate_left(29);
+    }
+
+    fn debug(&mut self, said: &impl Debug) {
+        write!(self, "{said:?}").expect("a digest takes every text");
+    }
+}
+
+impl fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(PRIME);
+        }
+        Ok(())
+    }
+}
+
+impl Trace {
+    pub(super) fn new(keep_text: bool) -> Trace {
+        Trace { digest: Digest(0xcbf2_9ce4_8422_2325), text: keep_text.then(Vec::new) }
+    }
+
+    /// The digest of all that was said.
+    pub fn digest(&self) -> u64 {
+        self.digest.0
+    }
+
+    /// The lines, if they were to be kept.
+    pub fn text(&self) -> &[String] {
+        self.text.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn event(&mut self, now: Instant, event: &Event) {
+        self.digest.mix(now.0.as_nanos() as u64);
+        match event {
+            // There are so many that formatting them would be most of the work.
+            Event::Heartbeat { browser } => self.digest.mix(browser.0),
+            event => self.digest.debug(event),
+        }
+        if let Some(text) = &mut self.text {
+            text.push(format!("{:>12.6} <- {event:?}", now.0.as_secs_f64()));
+        }
+    }
+
+    pub(super) fn action(&mut self, now: Instant, action: &Action) {
+        self.digest.debug(action);
+        if let Some(text) = &mut self.text {
+            text.push(format!("{:>12.6} -> {action:?}", now.0.as_secs_f64()));
+        }
+    }
+}

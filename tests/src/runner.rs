@@ -1,0 +1,289 @@
+//! The daemon's side of a page, played by a test: serves the runner page and accepts its links, so that a browser can be
+//! tested without a pool that would repair what the test breaks.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use flotilla_protocol::{FRAME_BYTES_MAX, FromPage, Hello, Link, Tensor, ToPage, decode, encode};
+use tungstenite::{Message, WebSocket, protocol::WebSocketConfig};
+
+/// How often a page's main thread shows that it lives.
+const HEARTBEAT_MS: u32 = 100;
+/// Longest head of a request.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Longest wait for the rest of a request that has begun.
+const REQUEST_MAX: Duration = Duration::from_secs(20);
+
+/// A server for runner pages on a free port.
+#[derive(Debug)]
+pub struct Runner {
+    address: SocketAddr,
+    links: mpsc::Receiver<PageLink>,
+    ended: Arc<AtomicBool>,
+    accepting: Option<std::thread::JoinHandle<()>>,
+}
+
+/// A page's link that has said hello and was welcomed.
+#[derive(Debug)]
+pub struct PageLink {
+    /// Which of the two.
+    pub link: Link,
+    /// The token that the page has shown.
+    pub token: String,
+    socket: WebSocket<TcpStream>,
+}
+
+/// What was heard on a link, or not.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message.
+    Message(Box<FromPage>, Vec<Tensor>),
+    /// Nothing within the time given.
+    Nothing,
+    /// The link has ended, in these words.
+    End(String),
+}
+
+impl Runner {
+    /// Starts serving.
+    ///
+    /// # Panics
+    /// No port can be had.
+    pub fn start() -> Runner {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (linked, links) = mpsc::sync_channel(64);
+        let ended = Arc::new(AtomicBool::new(false));
+        let ending = ended.clone();
+        let accepting = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if ending.load(Ordering::Acquire) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let linked = linked.clone();
+                std::thread::spawn(move || {
+                    if let Err(error) = serve(stream, &linked) {
+                        eprintln!("runner: {error:#}");
+                    }
+                });
+            }
+        });
+        Runner { address, links, ended, accepting: Some(accepting) }
+    }
+
+    /// Where it is.
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits for both links of the page with these tokens: control, data. Other pages' are dropped.
+    ///
+    /// # Panics
+    /// They are not opened within `limit`.
+    pub fn page(&self, tokens: &(String, String), limit: Duration) -> (PageLink, PageLink) {
+        let deadline = Instant::now() + limit;
+        let (mut control, mut data) = (None, None);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(link) = self.links.recv_timeout(left) else {
+                panic!("no page within {limit:?}: control {control:?}, data {data:?}");
+            };
+            match link.link {
+                Link::Control if link.token == tokens.0 => control = Some(link),
+                Link::Data if link.token == tokens.1 => data = Some(link),
+                Link::Control | Link::Data => {}
+            }
+            match (control, data) {
+                (Some(control), Some(data)) => return (control, data),
+                (one, other) => (control, data) = (one, other),
+            }
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        // Wakes the thread that accepts; a listener that is gone already needs no waking.
+        let _ = TcpStream::connect(self.address);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl PageLink {
+    /// Sends a message.
+    ///
+    /// # Panics
+    /// The link has ended.
+    pub fn say(&mut self, message: &ToPage, tensors: &[Tensor]) {
+        let frame = encode(message, tensors).expect("a frame");
+        self.socket.send(Message::Binary(frame.into())).expect("the link takes a frame");
+    }
+
+    /// The next message that comes before `deadline`.
+    pub fn hear(&mut self, deadline: Instant) -> Heard {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Heard::Nothing;
+            }
+            if let Err(error) = self.socket.get_ref().set_read_timeout(Some(left)) {
+                return Heard::End(error.to_string());
+            }
+            match self.socket.read() {
+                Ok(Message::Binary(frame)) => match decode(&frame) {
+                    Ok((message, tensors)) => return Heard::Message(Box::new(message), tensors),
+                    Err(error) => return Heard::End(error.to_string()),
+                },
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error))
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) => {}
+                Err(error) => return Heard::End(error.to_string()),
+            }
+        }
+    }
+
+    /// Waits for a message that `pick` takes; others are dropped.
+    ///
+    /// # Panics
+    /// None comes within `limit`, or the link ends.
+    pub fn wait<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut pick: impl FnMut(FromPage, Vec<Tensor>) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.hear(deadline) {
+                Heard::Message(message, tensors) => {
+                    if let Some(picked) = pick(*message, tensors) {
+                        return picked;
+                    }
+                }
+                Heard::Nothing => panic!("no {what} within {limit:?}"),
+                Heard::End(words) => panic!("the link ended before {what}: {words}"),
+            }
+        }
+    }
+
+    /// Waits for the end of the link; says whether it came within `limit`.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.hear(deadline) {
+                Heard::Message(..) => {}
+                Heard::Nothing => return false,
+                Heard::End(_) => return true,
+            }
+        }
+    }
+
+    /// Whether this page's thread answers a ping within `limit`.
+    pub fn answers(&mut self, nonce: u64, limit: Duration) -> bool {
+        self.say(&ToPage::Ping { nonce }, &[]);
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.hear(deadline) {
+                Heard::Message(message, _) if *message == (FromPage::Pong { nonce }) => {
+                    return true;
+                }
+                Heard::Message(..) => {}
+                Heard::Nothing | Heard::End(_) => return false,
+            }
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, linked: &mpsc::SyncSender<PageLink>) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(REQUEST_MAX))?;
+    let Some(head) = peek_head(&stream)? else { return Ok(()) };
+    let path = head.split(' ').nth(1).context("a request has a path")?.to_owned();
+    if path == "/link" {
+        return accept(stream, linked);
+    }
+    let length: usize = head
+        .lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+        })
+        .unwrap_or(0);
+    let mut request = vec![0; head.len() + length];
+    stream.read_exact(&mut request)?;
+    if length > 0 {
+        eprintln!("runner: {path}: {}", String::from_utf8_lossy(&request[head.len()..]));
+    }
+    let name = match path.strip_prefix("/runner/") {
+        Some("") => "index.html",
+        Some(name) => name,
+        None => "",
+    };
+    match flotilla_web::runner_asset(name) {
+        Some(asset) => {
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                asset.content_type,
+                asset.bytes.len()
+            )?;
+            stream.write_all(asset.bytes)?;
+        }
+        None => stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        )?,
+    }
+    Ok(())
+}
+
+/// The head of a request, which stays unread; `None` for a connection that was opened for nothing.
+fn peek_head(stream: &TcpStream) -> anyhow::Result<Option<String>> {
+    let mut bytes = vec![0; HEAD_BYTES_MAX];
+    let deadline = Instant::now() + REQUEST_MAX;
+    loop {
+        let count = match stream.peek(&mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(count) => count,
+            // Browsers open connections ahead of their needs.
+            Err(_) => return Ok(None),
+        };
+        let text = String::from_utf8_lossy(&bytes[..count]);
+        if let Some(end) = text.find("\r\n\r\n") {
+            return Ok(Some(text[..end + 4].to_owned()));
+        }
+        ensure!(count < HEAD_BYTES_MAX, "the head of a request is too long");
+        ensure!(Instant::now() < deadline, "a request was begun and not ended");
+        std::thread::yield_now();
+    }
+}
+
+fn accept(stream: TcpStream, linked: &mpsc::SyncSender<PageLink>) -> anyhow::Result<()> {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    let mut socket = tungstenite::accept_with_config(stream, Some(config))
+        .map_err(|error| anyhow::anyhow!("no WebSocket: {error}"))?;
+    let Message::Binary(frame) = socket.read()? else { bail!("the first frame is not binary") };
+    let (FromPage::Hello(Hello { token, link, .. }), _) = decode(&frame)? else {
+        bail!("the first frame is no hello");
+    };
+    let welcome = encode(&ToPage::Welcome { heartbeat_ms: HEARTBEAT_MS }, &[])?;
+    socket.send(Message::Binary(welcome.into()))?;
+    // The test may have ended.
+    let _ = linked.send(PageLink { link, token, socket });
+    Ok(())
+}
