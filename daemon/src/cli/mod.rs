@@ -18,8 +18,8 @@ mod progress;
 mod pull;
 mod reliability;
 mod serve;
-mod state;
 mod simulate;
+mod state;
 mod table;
 
 #[derive(Parser)]
