@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use flotilla_fleet::state::{
-    Conflict, Draft, Durability, Key, Partition, Records, Transaction, Value, Version,
+    Conflict, Draft, Durability, Key, Partition, Records, Transaction, TransactionId, Value,
+    Version,
 };
 use proptest::prelude::*;
 
@@ -74,9 +75,11 @@ enum Done {
 }
 
 /// Does transactions one after the other to plain numbers and checks that each sees what it saw.
-fn replay(committed: &[Vec<Done>]) -> Result<BTreeMap<u64, u32>, TestCaseError> {
+fn replay(
+    committed: &BTreeMap<TransactionId, Vec<Done>>,
+) -> Result<BTreeMap<u64, u32>, TestCaseError> {
     let mut plain: BTreeMap<u64, u32> = BTreeMap::new();
-    for transaction in committed {
+    for transaction in committed.values() {
         for done in transaction {
             match *done {
                 Done::Saw(id, saw) => {
@@ -102,13 +105,13 @@ fn present(records: &Records) -> BTreeMap<u64, u32> {
 }
 
 proptest! {
-    /// Whatever was interleaved, the committed transactions give what they give one after the other, in the order of
-    /// their names for those that meet at a record.
+    /// Whatever was interleaved, the committed transactions give what they give one after the other in the order of
+    /// their names, which is that in which they were prepared and not that in which they were confirmed.
     #[test]
     fn committed_transactions_are_serializable(steps in steps()) {
         let mut records = Records::default();
         let mut open: Vec<Open> = vec![Open::default(); DRAFTS];
-        let mut committed: Vec<Vec<Done>> = Vec::new();
+        let mut committed: BTreeMap<TransactionId, Vec<Done>> = BTreeMap::new();
         for (index, step) in steps {
             let this = &mut open[index];
             match (step, this.prepared.take()) {
@@ -138,7 +141,7 @@ proptest! {
                 (Step::Commit, Some(transaction)) => {
                     prop_assert!(records.commit(transaction.id).is_some());
                     prop_assert!(records.commit(transaction.id).is_none(), "it is over");
-                    committed.push(std::mem::take(&mut open[index]).done);
+                    committed.insert(transaction.id, std::mem::take(&mut open[index]).done);
                 }
                 (Step::Rollback, Some(transaction)) => {
                     prop_assert_eq!(records.rollback(transaction.id), Some(transaction));
