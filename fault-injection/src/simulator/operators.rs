@@ -91,6 +91,8 @@ impl<C: Core> World<C> {
             format!("{task:?} gets {id}, and is over or was never asked")
         })?;
         let before = hold.browser.replace(id);
+        // How long it waited is no part of how long it may have the browser.
+        hold.deadline = self.now.after(self.plan.config.run_timeout);
         self.judge.holds(Invariant::Tasks, before.is_none(), || {
             format!("{task:?} gets {id} and has {before:?}")
         })?;
@@ -98,10 +100,15 @@ impl<C: Core> World<C> {
             self.judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
                 format!("{task:?} gets {id}, which is not there")
             })?;
+        let slot = there.slot;
         let (life, runs, other) = (there.life, there.in_flight.len(), there.task.replace(task));
         let free = life == Life::Up && runs == 0 && other.is_none();
         self.judge.holds(Invariant::Exclusive, free, || {
             format!("{task:?} gets {id}, which is {life:?}, has {runs} runs and is {other:?}'s")
+        })?;
+        let may = self.plan.config.worker_slots.as_ref().is_none_or(|slots| slots.contains(&slot));
+        self.judge.holds(Invariant::Exclusive, may, || {
+            format!("{task:?} gets {id} in {slot:?}, which is not for tasks")
         })?;
         for _ in 0..self.random.range(0, 3) {
             let delay = self.random.ms(1, 5000);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, Strategy};
+use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, SlotId, Strategy};
 use flotilla_protocol::Backend;
 
 use super::{
@@ -174,6 +174,7 @@ impl Plan {
             recycle_jobs: random.chance(20.0).then(|| random.range(1, 20)),
             recycle_age: random.chance(20.0).then(|| random.ms(2000, 20_000)),
             workers_max: random.chance(30.0).then(|| random.range(1, 3) as u32),
+            worker_slots: random.chance(20.0).then(|| vec![SlotId(0)]),
             strategy: random.one_of(&Strategy::ALL).unwrap_or_default(),
             redundancy_factor: random.chance(50.0).then(|| random.range(1, 3) as u32),
             ..Config::default()
