@@ -243,7 +243,7 @@ fn rebuild(context: &Context, state: &JobState, begin: Instant) -> Result<Value,
         .catalog
         .by_name(&state.job.model)
         .ok_or_else(|| unreadable(format!("model {} is not served any more", state.job.model)))?;
-    let embeddings: Vec<Embedding> = state
+    let mut embeddings: Vec<Embedding> = state
         .requests
         .iter()
         .zip(&kept.tokens)
@@ -255,6 +255,14 @@ fn rebuild(context: &Context, state: &JobState, begin: Instant) -> Result<Value,
             embed::embedding(model, &answer, tokens).map_err(embeddings::api_error)
         })
         .collect::<Result<_, ApiError>>()?;
+    // Rows of one run share their account, as they did when they were answered first.
+    for at in 1..embeddings.len() {
+        let known =
+            embeddings[..at].iter().find(|known| known.provenance == embeddings[at].provenance);
+        if let Some(provenance) = known.map(|known| known.provenance.clone()) {
+            embeddings[at].provenance = provenance;
+        }
+    }
     Ok(embeddings::answer(model, &embeddings, kept.encoding, begin))
 }
 

@@ -59,6 +59,10 @@ impl State {
                 if let Some(entry) = self.browsers.get_mut(&browser) {
                     entry.used_bytes = used_bytes;
                 }
+                // Kept with the task too: when it is told why it lost the browser, that is gone.
+                for task in self.tasks.values_mut().filter(|task| task.browser == Some(browser)) {
+                    task.used_bytes = used_bytes;
+                }
                 self.event(Event::Memory { browser, used_bytes });
             }
             OwnerReport::Failed(failure) => self.down(browser, failure),

@@ -173,8 +173,7 @@ impl State {
 
     fn revoked(&mut self, task: TaskId, failure: Failure) {
         let Some(entry) = self.tasks.remove(&task) else { return };
-        let used_bytes = entry.used_bytes.max(self.used_bytes(entry.browser));
-        let memory = (used_bytes, self.options.fleet.memory_bytes_max.unwrap_or_default());
+        let memory = (entry.used_bytes, self.options.fleet.memory_bytes_max.unwrap_or_default());
         let allowed = self.options.fleet.run_timeout;
         let subject = entry.browser.map_or_else(String::new, |browser| browser.to_string());
         self.audit("revoke", subject, &failure.to_string(), json!({ "task": entry.name }));
@@ -188,10 +187,6 @@ impl State {
         );
         // The task may have ended in this moment.
         let _ = entry.told.send(Told::Over(over));
-    }
-
-    fn used_bytes(&self, browser: Option<BrowserId>) -> u64 {
-        browser.and_then(|id| self.browsers.get(&id)).map_or(0, |entry| entry.used_bytes)
     }
 
     fn place(

@@ -60,6 +60,9 @@ impl Line {
 pub(super) struct Speeds {
     lines: BTreeMap<(ModelId, SlotId, Backend), Line>,
     usual: BTreeMap<(ModelId, SlotId, Backend), Line>,
+    /// Over all slots, for those without a history of their own.
+    of_backend: BTreeMap<(ModelId, Backend), Line>,
+    of_model: BTreeMap<ModelId, Line>,
 }
 
 impl Speeds {
@@ -75,6 +78,8 @@ impl Speeds {
         let key = (model, slot, backend);
         self.lines.entry(key).or_default().learn(tokens, seconds, DECAY);
         self.usual.entry(key).or_default().learn(tokens, seconds, USUAL_DECAY);
+        self.of_backend.entry((model, backend)).or_default().learn(tokens, seconds, DECAY);
+        self.of_model.entry(model).or_default().learn(tokens, seconds, DECAY);
     }
 
     /// How much longer than usual a run took.
@@ -90,7 +95,7 @@ impl Speeds {
         (usual > 0.0).then(|| took.as_secs_f64() / usual)
     }
 
-    /// Service time of a run: from its own history, else from the mean of the other slots', else a guess.
+    /// Service time of a run: from its own history, else from what the other slots took lately, else a guess.
     pub(super) fn predict(
         &self,
         model: ModelId,
@@ -102,24 +107,10 @@ impl Speeds {
         let seconds = self
             .lines
             .get(&(model, slot, backend))
-            .map(|line| line.predict(tokens))
-            .or_else(|| self.mean(model, |other| other == backend, tokens))
-            .or_else(|| self.mean(model, |_| true, tokens))
-            .unwrap_or(GUESS_SECONDS * tokens);
+            .or_else(|| self.of_backend.get(&(model, backend)))
+            .or_else(|| self.of_model.get(&model))
+            .map_or(GUESS_SECONDS * tokens, |line| line.predict(tokens));
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
-    }
-
-    fn mean(&self, model: ModelId, like: impl Fn(Backend) -> bool, tokens: f64) -> Option<f64> {
-        let of_model =
-            (model, SlotId(0), Backend::WebGpu)..=(model, SlotId(u32::MAX), Backend::Cpu);
-        let (count, seconds) = self
-            .lines
-            .range(of_model)
-            .filter(|((_, _, backend), _)| like(*backend))
-            .fold((0.0, 0.0), |(count, seconds), (_, line)| {
-                (count + 1.0, seconds + line.predict(tokens))
-            });
-        (count > 0.0).then(|| seconds / count)
     }
 }
 
