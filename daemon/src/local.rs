@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use flotilla_fleet::Batching;
+use flotilla_fleet::{Batching, SlotId};
 use flotilla_protocol::Backend;
 use tokio::sync::oneshot;
 
@@ -47,6 +47,10 @@ pub struct Wishes {
     pub state: Option<store::Options>,
     /// Longest run; `None` for a third of `timeout`.
     pub worker_timeout: Option<Duration>,
+    /// Most browsers that workers hold at once; `None` for as many as there are.
+    pub max_workers: Option<u32>,
+    /// Kinds of browsers that workers may hold; `None` for all.
+    pub devices: Option<Vec<Kind>>,
     /// How long recorded requests and their answers are kept.
     pub idempotency_ttl: Duration,
     /// Whether a simulated browser stands by for requests that allow it as the last resort.
@@ -69,6 +73,8 @@ impl Wishes {
             page_origin: None,
             state: None,
             worker_timeout: None,
+            max_workers: None,
+            devices: None,
             idempotency_ttl: Duration::from_secs(24 * 3600),
             fallback_to_simulation: false,
         }
@@ -155,6 +161,12 @@ impl Local {
                 // A hung run must be noticed while its requests still have time for another browser.
                 run_timeout: wishes.worker_timeout.unwrap_or_else(|| {
                     wishes.fleet.run_timeout.min((wishes.timeout / 3).max(RUN_TIMEOUT_MIN))
+                }),
+                workers_max: wishes.max_workers,
+                worker_slots: wishes.devices.as_ref().map(|devices| {
+                    let slots = (0..).zip(&wishes.kinds);
+                    let held = slots.filter(|(_, kind)| devices.contains(kind));
+                    held.map(|(slot, _)| SlotId(slot)).collect()
                 }),
                 ..wishes.fleet.clone()
             },

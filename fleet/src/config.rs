@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use flotilla_protocol::Backend;
 
-use crate::recovery::{Ladder, Strategy};
+use crate::{
+    event::SlotId,
+    recovery::{Ladder, Strategy},
+};
 
 /// The wish for one browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct Config {
     pub recycle_jobs: Option<u64>,
     /// Most tasks that hold a browser at once; `None` for as many as there are browsers.
     pub workers_max: Option<u32>,
+    /// Slots whose browsers tasks may hold; `None` for all.
+    pub worker_slots: Option<Vec<SlotId>>,
     /// How requests recover, unless they say otherwise.
     pub strategy: Strategy,
     /// What a request may spend on recovery.
@@ -103,6 +108,7 @@ impl Default for Config {
             recycle_age: None,
             recycle_jobs: None,
             workers_max: None,
+            worker_slots: None,
             strategy: Strategy::default(),
             ladder: Ladder::default(),
             redundancy_factor: None,

@@ -120,7 +120,8 @@ fn scenarios_that_make_no_sense_here_are_refused_before_anything_starts() {
 #[test]
 fn a_killed_daemon_answers_what_it_had_accepted() {
     let home = tempfile::tempdir().expect("a folder");
-    let kill = json!({ "what": { "daemon": { "how": "kill" } }, "when": { "at_ms": [1000, 3500] } });
+    let kill =
+        json!({ "what": { "daemon": { "how": "kill" } }, "when": { "at_ms": [1000, 3500] } });
     let killed = json!({ "name": "killed", "keyed": true, "faults": [kill] });
     let path = scenario(home.path(), &killed);
     let arguments = ["--scenario", &path, "--duration", "6s"];

@@ -7,3 +7,5 @@ mod clients;
 mod commands;
 mod ending;
 mod links;
+mod persistence;
+mod workers;

@@ -9,6 +9,8 @@ use flotilla::{
 };
 use flotilla_protocol::Backend;
 
+mod audit;
+#[cfg(feature = "fault-injection")]
 mod chaos;
 mod demo;
 mod doctor;
@@ -17,7 +19,9 @@ mod progress;
 mod pull;
 mod reliability;
 mod serve;
+#[cfg(feature = "fault-injection")]
 mod simulate;
+mod state;
 mod table;
 
 #[derive(Parser)]
@@ -43,10 +47,13 @@ enum Command {
     Doctor(doctor::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
+    #[cfg(feature = "fault-injection")]
     /// Let the fleet live in virtual time, with seeded faults, and check what must hold after every step.
     Simulate(simulate::Options),
+    #[cfg(feature = "fault-injection")]
     /// Disturb a pool under load and account for every request.
     Chaos(chaos::Options),
+    #[cfg(feature = "fault-injection")]
     /// Stand in front of a driver and fail when told to (started by `chaos` itself).
     #[command(hide = true)]
     FaultyDriver {
@@ -60,6 +67,10 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Verify, show or repair the state that outlives the daemon.
+    State(state::Options),
+    /// Show who acquired, released and ended what, and why.
+    Audit(audit::Options),
     /// Stand between a daemon and a driver (started by the daemon itself).
     #[command(hide = true)]
     Guardian {
@@ -175,11 +186,16 @@ pub(crate) fn main() -> ExitCode {
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
             Command::Pull(options) => pull::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::Simulate(options) => simulate::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::Chaos(options) => chaos::run(options).await,
+            #[cfg(feature = "fault-injection")]
             Command::FaultyDriver { real, control, arguments } => {
                 chaos::faulty_driver(&real, &arguments, &control).await
             }
+            Command::State(options) => state::run(options).await,
+            Command::Audit(options) => audit::run(options).await,
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });

@@ -1,10 +1,17 @@
 //! `flotilla simulate`: the fleet in virtual time, with seeded faults.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use flotilla_fault_injection::simulator::{Durations, Fault, Plan, Played, Report, play};
+use flotilla_fault_injection::simulator::{
+    Durations, Fault, Plan, Played, Report, Violation, play,
+};
 use flotilla_fleet::Fleet;
 use serde::Serialize;
 
@@ -35,7 +42,7 @@ pub(super) struct Options {
     /// Faults instead of the usual ones: a JSON list such as [{"what":"hang","odds":0.5,"from_s":60,"until_s":600}].
     /// Odds are times per hour (for each browser, or for the fleet) or percent of the occasions.
     #[arg(long, value_name = "FILE")]
-    faults: Option<std::path::PathBuf>,
+    faults: Option<PathBuf>,
     /// Print everything that was said, on stderr.
     #[arg(long)]
     trace: bool,
@@ -82,6 +89,19 @@ struct Found {
     detail: String,
     /// The line that plays it again.
     replay: String,
+}
+
+impl Found {
+    fn new(seed: u64, violation: Violation, replay: String) -> Found {
+        Found {
+            seed,
+            invariant: violation.invariant.name(),
+            at_s: violation.at.0.as_secs_f64(),
+            event: violation.step,
+            detail: violation.detail,
+            replay,
+        }
+    }
 }
 
 impl Options {
@@ -134,20 +154,17 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
+    let output = live(options)?;
+    print(&output, options.json)?;
+    Ok(if output.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn live(options: &Options) -> anyhow::Result<Output> {
     ensure!(
         options.size().is_some() || options.load.is_none(),
         "--load needs --browsers or --hours: without them each seed draws its own load"
     );
-    let faults: Option<Vec<Fault>> = match &options.faults {
-        Some(path) => {
-            let text =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let faults = serde_json::from_slice(&text)
-                .with_context(|| format!("{} is no list of faults", path.display()))?;
-            Some(faults)
-        }
-        None => None,
-    };
+    let faults = options.faults.as_deref().map(read_faults).transpose()?;
     let started = std::time::Instant::now();
     let mut report = Report::default();
     let mut violations = Vec::new();
@@ -161,14 +178,7 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
         if let Some(violation) = violation {
             let replay = options.replay(seed);
             eprintln!("seed {seed}: {violation}\nreplayed by: {replay}");
-            violations.push(Found {
-                seed,
-                invariant: violation.invariant.name(),
-                at_s: violation.at.0.as_secs_f64(),
-                event: violation.step,
-                detail: violation.detail,
-                replay,
-            });
+            violations.push(Found::new(seed, violation, replay));
         }
         if violations.len() >= VIOLATIONS_MAX {
             eprintln!("{VIOLATIONS_MAX} seeds failed; no more are played");
@@ -178,7 +188,7 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     let wall_s = started.elapsed().as_secs_f64();
     let simulated_hours = report.virtual_s / 3600.0;
     let sized = options.size();
-    let output = Output {
+    Ok(Output {
         seed: options.seed,
         seeds: options.seeds,
         browsers: sized.map(|(browsers, _)| browsers),
@@ -190,9 +200,13 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
         report,
         violations,
         wall_s,
-    };
-    print(&output, options.json)?;
-    Ok(if output.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+fn read_faults(path: &Path) -> anyhow::Result<Vec<Fault>> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no list of faults", path.display()))
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
@@ -221,13 +235,32 @@ fn print(output: &Output, json: bool) -> anyhow::Result<()> {
         requests.cancelled,
         requests.lost_with_daemon,
     );
+    println!(
+        "recorded: {} requests, {} transactions ({} refused); of killed daemons {} requests were taken over, {} answered \
+         from the record, {} asked again",
+        requests.recorded,
+        report.transactions.confirmed,
+        report.transactions.refused,
+        requests.taken_over,
+        requests.from_record,
+        requests.asked_again
+    );
     println!("virtual time to the answer: {}", quantiles(&report.latency));
     println!("faults: {}{}", report.faults_fired, listed(&report.faults));
     for ((failure, rung), took) in &report.recoveries {
         println!(
-            "recovered from {}, {}: {} times, {}",
+            "requests recovered from {}, {}: {} times, {}",
             failure.words(),
             rung.words(),
+            took.count(),
+            quantiles(took)
+        );
+    }
+    for ((failure, repair), took) in &report.repairs {
+        println!(
+            "browsers recovered from {}, {}: {} times, {}",
+            failure.words(),
+            repair.name(),
             took.count(),
             quantiles(took)
         );
@@ -237,7 +270,7 @@ fn print(output: &Output, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listed(counts: &std::collections::BTreeMap<&'static str, u64>) -> String {
+fn listed(counts: &BTreeMap<&'static str, u64>) -> String {
     let items: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     if items.is_empty() { String::new() } else { format!(" ({})", items.join(", ")) }
 }
@@ -246,5 +279,56 @@ fn quantiles(durations: &Durations) -> String {
     match (durations.percentile(50), durations.percentile(95)) {
         (Some(p50), Some(p95)) => format!("p50 {p50:?}, p95 {p95:?}"),
         _ => "none".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// What is printed as JSON, without what depends on the machine.
+    fn printed(arguments: &[&str]) -> Value {
+        let arguments = std::iter::once(&"simulate").chain(arguments);
+        let options = Command::parse_from(arguments).options;
+        let output = live(&options).expect("a life");
+        let mut json = serde_json::to_value(&output).expect("JSON");
+        let fields = json.as_object_mut().expect("an object");
+        fields.retain(|name, _| name != "wall_s" && !name.ends_with("_per_s"));
+        json
+    }
+
+    #[test]
+    fn a_seed_prints_the_same_twice_and_another_seed_something_else() {
+        for arguments in
+            [&["--seeds", "20"][..], &["--browsers", "30", "--hours", "0.1", "--load", "5/s"]]
+        {
+            let first = printed(arguments);
+            assert_eq!(first["violations"], Value::Array(Vec::new()));
+            assert_eq!(first, printed(arguments));
+            let other = printed(&[arguments, &["--seed", "40"]].concat());
+            assert_ne!(first["trace"], other["trace"]);
+        }
+    }
+
+    #[test]
+    fn the_line_that_replays_a_seed_names_its_world() {
+        let replay = |arguments: &[&str]| {
+            let arguments = std::iter::once(&"simulate").chain(arguments);
+            Command::parse_from(arguments).options.replay(7)
+        };
+        assert_eq!(replay(&["--seeds", "200"]), "flotilla simulate --seed 7 --trace");
+        assert_eq!(
+            replay(&["--browsers", "30", "--load", "5/s"]),
+            "flotilla simulate --browsers 30 --hours 24 --load 5/s --seed 7 --trace"
+        );
     }
 }

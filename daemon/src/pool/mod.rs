@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use flotilla_fleet::{Attempt, Batching, ModelId, Policy, RequestError, Status, TaskId};
+use flotilla_fleet::{
+    Attempt, Batching, Failure, FailureKind, ModelId, Policy, RequestError, Status, TaskId,
+};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError,
 };
@@ -198,6 +200,16 @@ pub(crate) enum Command {
         reply: oneshot::Sender<(TaskId, watch::Receiver<Told>)>,
         released: oneshot::Receiver<()>,
     },
+    Migrate {
+        model: ModelId,
+        from: BrowserId,
+        to: BrowserId,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Recycle {
+        browser: BrowserId,
+        reason: String,
+    },
     Workers {
         reply: oneshot::Sender<PoolStatus>,
     },
@@ -310,6 +322,30 @@ impl Pool {
         if self.commands.send(Command::WaitJob { job: job.clone(), reply }).await.is_ok() {
             let _ = ended.await;
         }
+    }
+
+    /// Moves a model from one browser to another: it is loaded there, that is recorded, and only then it is unloaded here.
+    ///
+    /// # Errors
+    /// What failed on the way; everything is as it was.
+    pub async fn migrate(
+        &self,
+        model: ModelId,
+        from: BrowserId,
+        to: BrowserId,
+    ) -> Result<(), Failure> {
+        let (reply, moved) = oneshot::channel();
+        let ended = || Failure::new(FailureKind::BrowserExited, "the pool has ended");
+        let command = Command::Migrate { model, from, to, reply };
+        self.commands.send(command).await.map_err(|_| ended())?;
+        moved.await.map_err(|_| ended())?
+    }
+
+    /// Replaces a browser as soon as it has ended what it runs.
+    pub async fn recycle(&self, browser: BrowserId, reason: &str) {
+        // A pool that has ended has no browser left.
+        let command = Command::Recycle { browser, reason: reason.to_owned() };
+        let _ = self.commands.send(command).await;
     }
 
     /// Gives a browser a fault on purpose.

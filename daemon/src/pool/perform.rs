@@ -50,8 +50,12 @@ impl State {
             Action::Revoked { task, failure } => self.revoked(task, failure),
             Action::Migrated { model, from, to, failure } => {
                 let name = self.catalog.models[model.0 as usize].name.clone();
-                let reason = failure.map_or_else(String::new, |failure| failure.to_string());
+                let reason = failure.as_ref().map(ToString::to_string).unwrap_or_default();
                 self.audit("migrate", name, &reason, json!({ "from": from.0, "to": to.0 }));
+                if let Some(reply) = self.migrations.remove(&(model, from, to)) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(failure.map_or(Ok(()), Err));
+                }
             }
             Action::Recovered(recovery) => self.recovered(&recovery),
             Action::Drained => self.drained = true,

@@ -138,6 +138,9 @@ pub(super) struct State {
     /// Jobs with open requests.
     pub(super) jobs: BTreeMap<JobId, JobWatch>,
     pub(super) recoveries: Recoveries,
+    /// Who waits for the end of a migration.
+    pub(super) migrations:
+        BTreeMap<(ModelId, BrowserId, BrowserId), oneshot::Sender<Result<(), Failure>>>,
     pub(super) ending: Vec<tokio::task::JoinHandle<()>>,
     pub(super) drained: bool,
 }
@@ -193,6 +196,7 @@ impl State {
             left_open,
             jobs: BTreeMap::new(),
             recoveries: Recoveries::default(),
+            migrations: BTreeMap::new(),
             ending: Vec::new(),
             drained: false,
         }
@@ -329,6 +333,18 @@ impl State {
                 let deadline = self.now().after(self.options.fleet.run_timeout);
                 self.event(Event::Acquire { task, deadline });
             }
+            Command::Migrate { model, from, to, reply } => {
+                let key = (model, from, to);
+                if self.migrations.contains_key(&key) {
+                    let words = "the model is on its way already";
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(Failure::new(FailureKind::Overloaded, words)));
+                    return;
+                }
+                self.migrations.insert(key, reply);
+                self.event(Event::Migrate { model, from, to });
+            }
+            Command::Recycle { browser, reason } => self.event(Event::Recycle { browser, reason }),
             Command::Workers { reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.workers());

@@ -26,7 +26,7 @@ fn holder_words(pid: Option<u32>) -> String {
 /// Held as long as it lives; the operating system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -62,6 +62,15 @@ impl Lock {
         if let Err(error) = note {
             tracing::warn!(%error, path = %path.display(), "the lock does not name this process");
         }
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A process that is just being started shares the open file for a moment, so closing ours would not be enough.
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the state's lock could not be given back");
+        }
     }
 }

@@ -178,6 +178,8 @@ impl Store {
             .name("flotilla-store".to_owned())
             .spawn(move || {
                 let closed = writer.run(&queue);
+                // From here on commits are refused here, and another process may open the files.
+                drop(queue);
                 drop(lock);
                 if let Some((reply, outcome)) = closed {
                     // Whoever closed it may have gone.

@@ -288,6 +288,8 @@ fn absorb(
     let writing = target.begin()?;
     writing.apply(&changes)?;
     let mut lost = LostRows::default();
+    let told: BTreeSet<(Table, Vec<u8>)> =
+        image.bad.iter().map(|(_, row)| (row.table, row.key())).collect();
     if let Some((source, theirs)) = source {
         let mut chunk = Vec::new();
         for ((table, key), place) in &theirs.good {
@@ -297,7 +299,9 @@ fn absorb(
                 continue;
             }
             let Some(row) = source.row(*table, place.rowid)? else { continue };
-            lost.note(&row, image);
+            if !told.contains(&(*table, key.clone())) {
+                lost.note(&row, image);
+            }
             chunk.push(Change::Put(row));
             if chunk.len() >= CHUNK {
                 writing.apply(&chunk)?;

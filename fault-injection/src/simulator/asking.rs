@@ -47,7 +47,7 @@ impl<C: Core> World<C> {
 
     /// A client asks the browser that it has for itself.
     pub(super) fn ask_task(&mut self, task: TaskId) -> Result<(), Violation> {
-        if !self.pool.tasks.get(&task).is_some_and(|task| task.browser.is_some()) {
+        if self.pool.tasks.get(&task).is_none_or(|hold| hold.browser.is_none()) {
             return Ok(());
         }
         let event = self.request(Some(task));
@@ -123,9 +123,9 @@ impl<C: Core> World<C> {
         if !self.is_up() {
             return Ok(());
         }
-        let mut orphans = std::mem::take(&mut self.clients.orphans);
+        let (open, mut orphans) = std::mem::take(&mut self.inheritance);
         let mut events = Vec::new();
-        for (id, value) in self.store.open() {
+        for (id, value) in open {
             let Value::Request { model, rows, length, .. } = value else { continue };
             let deadline = self.now.after(self.plan.load.patience.1);
             let policy = Policy { persistence: Persistence::Recorded, ..Policy::default() };
@@ -227,10 +227,8 @@ impl<C: Core> World<C> {
         })?;
         let draining = self.is_draining();
         let known = self.clients.known.contains(&request.model);
-        let recovering = |limit: Duration| {
-            let since = request.failed.map(|(_, since)| since);
-            since.is_some_and(|since| since.after(limit) <= self.now)
-        };
+        // Its run may have been given up for slow, which the core alone knows the time of.
+        let recovering = |limit: Duration| request.asked_at.after(limit) <= self.now;
         let task_is_there = request.policy.task.is_some();
         let (name, plausible, tried): (_, bool, &[Attempt]) = match error {
             RequestError::Overloaded { queued, limit } => ("overloaded", queued >= limit, &[]),
@@ -241,7 +239,7 @@ impl<C: Core> World<C> {
             RequestError::Unplaceable { .. } => ("unplaceable", true, &[]),
             RequestError::NotRecorded { .. } => ("not_recorded", request.refused, &[]),
             RequestError::RecoveryTimeout { limit, tried } => {
-                ("recovery_timeout", recovering(*limit), tried)
+                ("recovery_timeout", recovering(*limit) && !tried.is_empty(), tried)
             }
             RequestError::TaskEnded { tried } => ("task_ended", task_is_there, tried),
             RequestError::Draining => ("draining", draining, &[]),
@@ -312,8 +310,7 @@ impl<C: Core> World<C> {
         self.judge
             .holds(Invariant::Budgets, within, || format!("{id} was tried too often: {tried:?}"))?;
         let simulated = taken(Rung::Simulate);
-        let may = request.policy.fallback_to_simulation
-            && simulated <= ladder.budget(Rung::Simulate).tries_max as usize;
+        let may = request.policy.fallback_to_simulation;
         self.judge.holds(Invariant::Fallback, simulated == 0 || may, || {
             format!("{id} went to a simulated browser {simulated} times: {:?}", request.policy)
         })

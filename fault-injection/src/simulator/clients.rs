@@ -37,6 +37,8 @@ pub(super) struct Request {
     is_recorded: bool,
     /// Its outcome is on disk.
     pub(super) outcome: Option<Outcome>,
+    /// Its end is decided, and on its way to the disk.
+    ends: bool,
     /// A transaction that it was in could not be written.
     pub(super) refused: bool,
 }
@@ -62,6 +64,7 @@ impl Request {
             recording: None,
             is_recorded: policy.persistence == Persistence::Recorded,
             outcome: None,
+            ends: false,
             refused: false,
         }
     }
@@ -76,17 +79,22 @@ impl Request {
 
     /// Whether its outcome is on disk or on its way there.
     pub(super) fn is_ending(&self) -> bool {
-        self.recording.is_some() || self.outcome.is_some() || self.refused
+        self.ends
     }
 
     /// Whether it waits in the queue for its first run, on whatever browser.
     fn is_fresh(&self) -> bool {
-        !self.dispatched && self.policy.task.is_none() && (!self.persists() || self.is_recorded)
+        !self.dispatched
+            && !self.ends
+            && self.policy.task.is_none()
+            // It may be on its way to a simulated browser already when a real one comes back.
+            && !self.policy.fallback_to_simulation
+            && (!self.persists() || self.is_recorded)
     }
 
     /// Whether the queue's limit is for it: an accepted request of an earlier daemon is always taken in.
     fn counts(&self) -> bool {
-        !self.dispatched && self.policy.persistence != Persistence::Recorded
+        !self.dispatched && !self.ends && self.policy.persistence != Persistence::Recorded
     }
 }
 
@@ -173,7 +181,7 @@ impl Clients {
         judge.holds(Invariant::RecordedFirst, may, || {
             format!("{id} runs in {run}, and is not recorded yet")
         })?;
-        let ends = request.recording.is_some() || request.outcome.is_some();
+        let ends = request.ends;
         judge.holds(Invariant::OneAnswer, !ends, || {
             format!("{id} runs in {run}, and its outcome is being recorded")
         })?;
@@ -216,6 +224,7 @@ impl Clients {
         &mut self,
         id: RequestId,
         transaction: TransactionId,
+        ends: bool,
         judge: &mut Judge,
     ) -> Result<(), Violation> {
         let request = judge.some(Invariant::RecordedFirst, self.open.get_mut(&id), || {
@@ -227,6 +236,13 @@ impl Clients {
                 "{transaction} records {id}, which is in {before:?}; to be recorded: {persists}"
             )
         })?;
+        if ends {
+            self.queued -= u64::from(request.counts());
+            request.ends = true;
+            if let Some(fresh) = self.fresh.get_mut(&request.model) {
+                fresh.remove(&(request.since, id));
+            }
+        }
         // What it waits for now is the disk, and no deadline makes that faster.
         self.deadlines.remove(&(request.deadline, id));
         Ok(())

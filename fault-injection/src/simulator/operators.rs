@@ -69,9 +69,16 @@ impl<C: Core> World<C> {
 
     fn migrate(&mut self, up: &[BrowserId]) -> Result<(), Violation> {
         let models: Vec<ModelId> = self.plan.models.keys().copied().collect();
-        let (model, from, to) =
-            (self.random.one_of(&models), self.random.one_of(up), self.random.one_of(up));
-        let (Some(model), Some(from), Some(to)) = (model, from, to) else { return Ok(()) };
+        let Some(model) = self.random.one_of(&models) else { return Ok(()) };
+        // Mostly what can be done, and now and then what cannot.
+        let sensible = self.random.chance(90.0);
+        let (holding, lacking): (Vec<BrowserId>, Vec<BrowserId>) =
+            up.iter().copied().partition(|&browser| self.pool.has_ready(browser, model));
+        let (from, to) = match sensible {
+            true => (self.random.one_of(&holding), self.random.one_of(&lacking)),
+            false => (self.random.one_of(up), self.random.one_of(up)),
+        };
+        let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
         if self.pool.migrations.contains_key(&model) {
             return Ok(());
         }
@@ -84,6 +91,8 @@ impl<C: Core> World<C> {
             format!("{task:?} gets {id}, and is over or was never asked")
         })?;
         let before = hold.browser.replace(id);
+        // How long it waited is no part of how long it may have the browser.
+        hold.deadline = self.now.after(self.plan.config.run_timeout);
         self.judge.holds(Invariant::Tasks, before.is_none(), || {
             format!("{task:?} gets {id} and has {before:?}")
         })?;
@@ -91,10 +100,15 @@ impl<C: Core> World<C> {
             self.judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
                 format!("{task:?} gets {id}, which is not there")
             })?;
+        let slot = there.slot;
         let (life, runs, other) = (there.life, there.in_flight.len(), there.task.replace(task));
         let free = life == Life::Up && runs == 0 && other.is_none();
         self.judge.holds(Invariant::Exclusive, free, || {
             format!("{task:?} gets {id}, which is {life:?}, has {runs} runs and is {other:?}'s")
+        })?;
+        let may = self.plan.config.worker_slots.as_ref().is_none_or(|slots| slots.contains(&slot));
+        self.judge.holds(Invariant::Exclusive, may, || {
+            format!("{task:?} gets {id} in {slot:?}, which is not for tasks")
         })?;
         for _ in 0..self.random.range(0, 3) {
             let delay = self.random.ms(1, 5000);
@@ -143,12 +157,7 @@ impl<C: Core> World<C> {
             return Ok(());
         }
         self.migrations_done += 1;
-        let is_there = self.pool.browsers.get(&to).is_some_and(|browser| {
-            browser
-                .placements
-                .values()
-                .any(|placed| placed.model == model && placed.stage == Stage::Ready)
-        });
+        let is_there = self.pool.has_ready(to, model);
         self.judge.holds(Invariant::Migrations, is_there, || {
             format!("{model:?} is said to be on {to} and is not ready there")
         })?;

@@ -627,43 +627,59 @@ impl<C: Core> World<C> {
     /// A run has ended without results: whoever waited for it waits for another one.
     fn run_over(&mut self, id: RunId, why: FailureKind) {
         let Some(run) = self.pool.runs.remove(&id) else { return };
+        self.pool.lost.push(id);
         for request in run.requests {
             self.clients.lose_run(request, id, why, self.now);
         }
     }
 
     pub(super) fn abandon(&mut self, id: RunId) -> Result<(), Violation> {
+        if self.pool.lost.contains(&id) {
+            // Both follow from the same event, and neither is wrong.
+            return Ok(());
+        }
         let run = self.judge.some(Invariant::Abandoned, self.pool.runs.get_mut(&id), || {
             format!("{id} is abandoned and is not there")
         })?;
         self.judge
             .holds(Invariant::Abandoned, !run.abandoned, || format!("{id} is abandoned again"))?;
         run.abandoned = true;
+        self.pool.touched.push(id);
+        Ok(())
+    }
+
+    /// Whoever waited for a run that is abandoned has ended, or was sent elsewhere because the run is slow.
+    fn check_abandoned(&mut self, id: RunId) -> Result<(), Violation> {
+        let Some(run) = self.pool.runs.get(&id) else { return Ok(()) };
         let left = run.requests.clone();
         let slow = self.is_slow_run(id);
         for request in left {
-            // Those that have not ended were sent elsewhere, or will be.
-            if self.clients.get(request).is_some_and(|request| request.run == Some(id)) {
-                self.judge.holds(Invariant::Abandoned, slow, || {
-                    format!("{id} is abandoned, is not slow, and {request} waits for it")
-                })?;
-                self.clients.lose_run(request, id, FailureKind::DeadlineExceeded, self.now);
-                self.leave_run(id);
-            }
+            let Some(open) = self.clients.get(request).filter(|open| open.run == Some(id)) else {
+                continue;
+            };
+            let ends = open.is_ending();
+            self.judge.holds(Invariant::Abandoned, slow || ends, || {
+                format!("{id} is abandoned, is not slow, and {request} waits for it")
+            })?;
+            self.clients.lose_run(request, id, FailureKind::DeadlineExceeded, self.now);
         }
-        self.pool.touched.push(id);
+        if let Some(run) = self.pool.runs.get_mut(&id) {
+            run.waits = 0;
+        }
         Ok(())
     }
 
     /// What holds of the runs and browsers that this step has changed.
     pub(super) fn check_runs(&mut self) -> Result<(), Violation> {
+        self.pool.lost.clear();
         for id in std::mem::take(&mut self.pool.touched) {
             let Some(run) = self.pool.runs.get(&id) else { continue };
             let (waits, abandoned) = (run.waits, run.abandoned);
             match run.state {
+                RunState::InFlight if abandoned => self.check_abandoned(id)?,
                 RunState::InFlight => {
-                    self.judge.holds(Invariant::Abandoned, (waits == 0) == abandoned, || {
-                        format!("{waits} requests wait for {id}; abandoned: {abandoned}")
+                    self.judge.holds(Invariant::Abandoned, waits > 0, || {
+                        format!("nobody waits for {id}, and it is not abandoned")
                     })?;
                 }
                 RunState::Done => self.check_done(id)?,

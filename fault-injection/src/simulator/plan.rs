@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, Strategy};
+use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, SlotId, Strategy};
 use flotilla_protocol::Backend;
 
 use super::{
@@ -90,7 +90,7 @@ impl Plan {
         };
         let mut plan = Plan::small(&mut random);
         match weather {
-            Weather::Calm => plan.promise(Instant(plan.load.from)),
+            Weather::Calm => plan.promise(Instant(plan.load.from), plan.load.patience.0),
             Weather::Clearing => plan.clear_up(&mut random),
             Weather::Storm => {
                 plan.faults = storm(&mut random);
@@ -174,6 +174,7 @@ impl Plan {
             recycle_jobs: random.chance(20.0).then(|| random.range(1, 20)),
             recycle_age: random.chance(20.0).then(|| random.ms(2000, 20_000)),
             workers_max: random.chance(30.0).then(|| random.range(1, 3) as u32),
+            worker_slots: random.chance(20.0).then(|| vec![SlotId(0)]),
             strategy: random.one_of(&Strategy::ALL).unwrap_or_default(),
             redundancy_factor: random.chance(50.0).then(|| random.range(1, 3) as u32),
             ..Config::default()
@@ -211,16 +212,16 @@ impl Plan {
     }
 
     /// Answers are promised to whoever asks from a moment on.
-    fn promise(&mut self, from: Instant) {
+    fn promise(&mut self, from: Instant, within: Duration) {
         self.config.queue_max = 1000;
         self.second_drain = None;
-        self.promise = Some(Promise { from, within: self.load.patience.0 });
+        self.promise = Some(Promise { from, within });
     }
 
     /// Everything that can be repaired goes wrong for a minute.
     fn clear_up(&mut self, random: &mut Random) {
         let (healed, settled) = (Duration::from_secs(60), Duration::from_secs(150));
-        self.promise(Instant(settled));
+        self.promise(Instant(settled), Duration::from_secs(3));
         // Nothing is given up for good, so all must come back.
         self.config.restarts_max = 100;
         self.config.load_restarts_max = 100;
@@ -282,7 +283,7 @@ fn severity(what: What) -> f64 {
         What::ProcessKilled | What::PageCrash | What::SocketDrop | What::DeviceLoss => 10.0,
         What::Hang | What::SlowsDown | What::MemoryGrows | What::DeviceLossRepeated => 4.0,
         What::DaemonKilled => 3.0,
-        What::LoadPeak => 10.0,
+        What::LoadPeak => 3.0,
         What::StaleReport | What::DuplicateReport | What::LateReport => 2.0,
         What::StartFails
         | What::LoadFails

@@ -116,6 +116,8 @@ pub(super) struct Pool {
     pub(super) touched: Vec<RunId>,
     /// Browsers that this step has reported to be of no more use.
     pub(super) doomed: Vec<BrowserId>,
+    /// Runs that this step has ended with their browser or page.
+    pub(super) lost: Vec<RunId>,
     /// Tasks whose browser this step has taken away.
     pub(super) bereft: Vec<TaskId>,
 }
@@ -200,6 +202,14 @@ impl Pool {
             self.bereft.push(task);
         }
         std::mem::take(&mut browser.in_flight)
+    }
+
+    /// Whether a model is ready on a browser.
+    pub(super) fn has_ready(&self, browser: BrowserId, model: ModelId) -> bool {
+        self.browsers.get(&browser).is_some_and(|browser| {
+            let mut placed = browser.placements.values();
+            placed.any(|placed| placed.model == model && placed.stage == Stage::Ready)
+        })
     }
 
     /// The placement, wherever it is.

@@ -14,6 +14,7 @@ use flotilla_fleet::{
 use flotilla_protocol::RequestId;
 
 use super::{
+    clients::Request,
     faults::What,
     invariants::{Invariant, Violation},
     world::{Core, Happening, World},
@@ -36,6 +37,8 @@ pub(super) struct Store {
     pub(super) refused: u64,
 }
 
+/// Recorded requests without an outcome, and requests whose daemon was killed before they ended.
+pub(super) type Inheritance = (Vec<(RequestId, Value)>, BTreeMap<RequestId, Request>);
 /// A request in a transaction: whether it ends it, and how.
 pub(super) type Mention = (RequestId, Option<Outcome>);
 
@@ -43,6 +46,11 @@ impl Store {
     /// How many outcomes are kept.
     pub(super) fn kept(&self) -> usize {
         self.ended.len()
+    }
+
+    /// How many transactions are on their way to the disk.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
     }
 
     /// How many records there are on disk.
@@ -110,7 +118,9 @@ impl Store {
     pub(super) fn write(&mut self, transaction: &Transaction, now: Instant) -> Option<Key> {
         let mut conflict = None;
         for write in &transaction.writes {
-            if let Some(&(version, _)) = self.records.get(&write.key)
+            // A relaxed one may have been lost, and what follows it is then written over something older than it knows.
+            if transaction.durability == Durability::Critical
+                && let Some(&(version, _)) = self.records.get(&write.key)
                 && version >= write.version
             {
                 conflict.get_or_insert(write.key);
@@ -142,12 +152,12 @@ impl<C: Core> World<C> {
         let (id, highest) = (transaction.id, self.store.highest);
         self.judge.holds(Invariant::FreshIds, id.0 > highest, || format!("{id} again"))?;
         self.store.highest = id.0;
-        for (request, _) in Store::mentions(&transaction) {
+        for (request, outcome) in Store::mentions(&transaction) {
             let critical = transaction.durability == Durability::Critical;
             self.judge.holds(Invariant::RecordedFirst, critical, || {
                 format!("{id} records {request} and need not be on disk to be confirmed")
             })?;
-            self.clients.begin_recording(request, id, &mut self.judge)?;
+            self.clients.begin_recording(request, id, outcome.is_some(), &mut self.judge)?;
         }
         let slow = self.fault(What::CommitSlow);
         let delay = if slow { self.random.ms(500, 5000) } else { self.random.ms(0, 20) };

@@ -18,7 +18,7 @@ use super::{
     plan::Plan,
     pool::Pool,
     random::Random,
-    store::Store,
+    store::{Inheritance, Store},
     trace::Trace,
 };
 
@@ -144,6 +144,8 @@ pub struct World<C> {
     pub(super) pool: Pool,
     pub(super) clients: Clients,
     pub(super) store: Store,
+    /// What the present daemon has found on disk, and whose clients come back for what they asked of the one before.
+    pub(super) inheritance: Inheritance,
     pub(super) judge: Judge,
     pub(super) fired: Fired,
     trace: Trace,
@@ -176,6 +178,7 @@ impl<C: Core> World<C> {
             pool: Pool::default(),
             clients: Clients::default(),
             store: Store::default(),
+            inheritance: Inheritance::default(),
             judge: Judge::default(),
             fired: Fired::default(),
             trace: Trace::new(keep_text),
@@ -425,6 +428,7 @@ impl<C: Core> World<C> {
             let delay = self.random.ms(0, slowest);
             self.later(delay, Happening::Tell(Event::ModelAdded { model, batching }));
         }
+        self.inheritance = (self.store.open(), std::mem::take(&mut self.clients.orphans));
         // Models first: without them there is nothing to go on with.
         self.later(self.plan.load.from, Happening::TakeOver);
     }
@@ -575,7 +579,7 @@ impl<C: Core> World<C> {
             && sizes.placements <= placements_max
             && sizes.timers <= 2 * open
             && sizes.records <= records_max
-            && sizes.transactions <= open + models
+            && sizes.transactions <= self.store.in_flight()
             && sizes.actions == 0;
         self.judge.holds(Invariant::Memory, within, || {
             format!(

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Role,
-    event::{Action, Batching, Instant, ModelId, SlotId},
+    event::{Action, Batching, Instant, ModelId, SlotId, TaskId},
 };
 
 /// A browser that failed is avoided for this long.
@@ -132,7 +132,7 @@ impl Fleet {
             .index
             .open(model, self.run_ids as usize % self.berths.len().max(1))
             .take(CANDIDATES_MAX)
-            .filter_map(|berth| self.candidate(berth, model))
+            .filter_map(|berth| self.candidate(berth, model, None))
             .collect();
         // Requests that wait for a certain browser come first, but for those of tasks, which may be anywhere.
         let only_some = open.is_empty() && self.tasks.is_empty();
@@ -159,7 +159,8 @@ impl Fleet {
     /// The browsers that a request may run on, of those that have room.
     fn usable(&self, seed: &Request, open: &[Candidate]) -> Vec<Candidate> {
         let at = |berth: Option<usize>| {
-            berth.and_then(|berth| self.candidate(berth, seed.model)).into_iter().collect()
+            let candidate = |berth| self.candidate(berth, seed.model, seed.policy.task);
+            berth.and_then(candidate).into_iter().collect()
         };
         let those = |fit: &dyn Fn(&Candidate) -> bool| {
             open.iter().copied().filter(|candidate| fit(candidate)).collect()
@@ -180,7 +181,7 @@ impl Fleet {
                 let fallbacks = self.config.slots.iter().enumerate();
                 fallbacks
                     .filter(|(_, slot)| slot.role == Role::Fallback)
-                    .filter_map(|(berth, _)| self.candidate(berth, seed.model))
+                    .filter_map(|(berth, _)| self.candidate(berth, seed.model, None))
                     .collect()
             }
         }
@@ -198,11 +199,14 @@ impl Fleet {
         live.placements.iter().filter(is_ready).map(|(&model, _)| model).collect()
     }
 
-    /// A berth's browser, if it is ready to run a model and has room.
-    fn candidate(&self, berth: usize, model: ModelId) -> Option<Candidate> {
+    /// A berth's browser, if it is ready to run a model, has room, and is there for the task or for everybody.
+    fn candidate(&self, berth: usize, model: ModelId, task: Option<TaskId>) -> Option<Candidate> {
         let state = self.berths.get(berth)?;
         let BrowserState::Ready(live) = &state.state else { return None };
         if live.recycling.is_some() || live.runs.len() >= self.config.runs_in_flight_max as usize {
+            return None;
+        }
+        if live.task != task {
             return None;
         }
         let placement = live.placements.get(&model)?;

@@ -94,7 +94,16 @@ impl Fleet {
         let Some(request) = self.requests.get(&id) else { return };
         match self.next_rung(request, failure, browser, berth, joined) {
             Some(step) => self.grant(id, step, failure, browser, since),
-            None => self.end_with(id, |tried| RequestError::Failed { tried }),
+            None => {
+                let reason = self.unplaceable(request.model);
+                self.end_with(id, |tried| match tried.is_empty() {
+                    // It was to go to a simulated browser because no other would do, and there was none.
+                    true => RequestError::Unplaceable {
+                        reason: reason.unwrap_or_else(|| "no browser took it in time".to_owned()),
+                    },
+                    false => RequestError::Failed { tried },
+                });
+            }
         }
     }
 

@@ -50,6 +50,7 @@ use self::{
 use crate::{
     config::Config,
     event::{Action, Batching, Event, Instant, ModelId, TaskId},
+    recovery::{Failure, FailureKind},
     state::Records,
 };
 
@@ -261,6 +262,10 @@ impl Fleet {
     }
 
     fn end_browsers(&mut self) {
+        for model in self.migrations.keys().copied().collect::<Vec<_>>() {
+            let failure = Failure::new(FailureKind::BrowserExited, "the daemon is shutting down");
+            self.undo_migration(model, failure);
+        }
         for index in 0..self.berths.len() {
             let berth = self.berth_mut(index);
             let state = std::mem::replace(&mut berth.state, BrowserState::Stopped);

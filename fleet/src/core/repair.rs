@@ -2,11 +2,12 @@
 
 use std::mem;
 
-use flotilla_protocol::{Backend, BrowserId, RunId};
+use flotilla_protocol::{Backend, BrowserId, PlacementId, RunId};
 
 use super::{
     Fleet,
     browsers::{BrowserState, Live},
+    placements::Stage,
 };
 use crate::{
     event::{Action, Instant, ModelId, Recovered, Recovery, SlotId},
@@ -75,6 +76,7 @@ impl Fleet {
     /// One loss may be told several times, by an event and by the runs that failed of it: where no webgpu placement is
     /// ready, it was told before.
     pub(super) fn device_lost(&mut self, index: usize, failure: Failure) {
+        self.lose_staged(index, &failure);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         let lost: Vec<ModelId> = live
             .placements
@@ -93,6 +95,20 @@ impl Fleet {
         let browser = live.browser;
         self.begin_repair(index, browser, failure.kind, Repair::RenewDevice);
         self.reload(index, &lost, &failure);
+    }
+
+    /// What a migration has loaded is lost with the device too, though nothing ran on it yet.
+    fn lose_staged(&mut self, index: usize, failure: &Failure) {
+        let Some(live) = self.berths[index].state.live() else { return };
+        let staged: Vec<PlacementId> = live
+            .placements
+            .values()
+            .filter(|each| each.stage == Stage::Staged { backend: Backend::WebGpu })
+            .map(|each| each.id)
+            .collect();
+        for placement in staged {
+            self.migration_failed_on(placement, failure);
+        }
     }
 
     pub(super) fn device_lost_event(&mut self, browser: BrowserId, reason: &str) {

@@ -279,6 +279,10 @@ impl Fleet {
         error: impl FnOnce(Vec<Attempt>) -> RequestError,
     ) {
         let Some(request) = self.requests.get_mut(&id) else { return };
+        if let RequestState::Ending(_) = request.state {
+            // Its end is decided, and on its way to the disk.
+            return;
+        }
         let error = error(request.attempts_of_the_end());
         if let RequestState::Accepting { doomed } = &mut request.state {
             *doomed = Some(error);

@@ -3,7 +3,7 @@
 use super::{Fleet, placements::Stage};
 use crate::{
     config::Role,
-    event::{Action, Instant, RequestError, TaskId},
+    event::{Action, Instant, RequestError, SlotId, TaskId},
     recovery::{Failure, FailureKind},
 };
 
@@ -103,8 +103,10 @@ impl Fleet {
                 continue;
             };
             let browser = live.browser;
+            // How long it waited is no part of how long it may have the browser.
+            let deadline = self.now.after(self.config.run_timeout);
             if let Some(entry) = self.tasks.get_mut(&task) {
-                entry.state = TaskState::Holding(index);
+                *entry = Task { deadline, state: TaskState::Holding(index) };
             }
             self.actions.push_back(Action::Acquired { task, browser });
         }
@@ -115,6 +117,10 @@ impl Fleet {
     fn freest(&self) -> Option<usize> {
         (0..self.berths.len())
             .filter(|&index| self.config.slots[index].role == Role::Regular)
+            .filter(|&index| {
+                let slots = self.config.worker_slots.as_ref();
+                slots.is_none_or(|slots| slots.contains(&SlotId(index as u32)))
+            })
             .filter_map(|index| {
                 let live = self.berths[index].state.usable()?;
                 let settled = live

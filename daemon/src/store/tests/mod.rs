@@ -18,7 +18,7 @@ use flotilla_fleet::{
 };
 use flotilla_protocol::RequestId;
 
-use super::{Commit, Job, JobId, Opened, Options, Payload, Report, Store};
+use super::{Commit, Job, JobId, Opened, Options, Payload, Report};
 
 /// Longest wait for anything, after which a test fails.
 const WAIT_MAX: Duration = Duration::from_secs(60);

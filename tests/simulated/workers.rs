@@ -1,0 +1,167 @@
+//! The library's workers: a browser for oneself, within limits that are enforced.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla::{
+    browser::{Kind, fault::Fault},
+    catalog::Catalog,
+    local::{Local, Wishes},
+    pool::{Input, PoolStatus, WorkerError},
+};
+use flotilla_fleet::ModelId;
+use flotilla_tests::model;
+
+/// A pool of two simulated browsers with the small model, ready.
+async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small");
+    let catalog = Arc::new(Catalog::open(&[small]));
+    let mut wishes = Wishes {
+        simulated: true,
+        backends: vec![flotilla_protocol::Backend::Cpu],
+        ..Wishes::of(vec![Kind::Chrome, Kind::Firefox])
+    };
+    change(&mut wishes);
+    let local = Local::start(&wishes, catalog.clone(), 0).await.expect("a pool");
+    let wanted = wishes.fleet.redundancy_factor.unwrap_or(2);
+    let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == wanted);
+    local.pool.wait_until(ready).await.expect("ready");
+    (local, catalog.models[0].id, folder)
+}
+
+fn input() -> Input {
+    Input::Tokens(vec![1, 2, 3])
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_somebody_s_own_until_it_is_dropped() {
+    let (local, model, _folder) = pool(|_| {}).await;
+    let pool = local.pool.clone();
+    let first = pool.acquire_worker("first").await.expect("a worker");
+    let second = pool.acquire_worker("second").await.expect("another");
+    assert_ne!(first.browser(), second.browser());
+    let status = pool.get_pool_status().await.expect("a pool");
+    let want = PoolStatus {
+        available_workers: 0,
+        total_workers: 2,
+        active_tasks: 2,
+        active_task_ids: vec!["first".to_owned(), "second".to_owned()],
+    };
+    assert_eq!(status, want);
+    let answer = first.run(model, input(), LONG).await.expect("an answer");
+    assert_eq!(answer.provenance.browser_id, first.browser().to_string());
+
+    let mut third = Box::pin(pool.acquire_worker("third"));
+    tokio::select! {
+        biased;
+        third = &mut third => panic!("a third of two: {third:?}"),
+        status = pool.get_pool_status() => assert_eq!(status.expect("a pool").active_tasks, 2),
+    }
+    let freed = first.browser();
+    drop(first);
+    let third = third.await.expect("the one that was freed");
+    assert_eq!(third.browser(), freed);
+    drop((second, third));
+    local.pool.wait_until(|view| view.status.tasks.is_empty()).await.expect("all given back");
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_max_workers() {
+    let (local, ..) = pool(|wishes| {
+        wishes.max_workers = Some(1);
+        wishes.worker_timeout = Some(Duration::from_secs(1));
+    })
+    .await;
+    let first = local.pool.acquire_worker("first").await.expect("a worker");
+    let second = local.pool.acquire_worker("second").await;
+    // Either it waited in vain, or it got its turn when the first one's time was over.
+    let first_over = first.lost().await;
+    assert!(matches!(first_over, WorkerError::WorkerTimeout { .. }), "{first_over}");
+    match second {
+        Ok(_) | Err(WorkerError::Unavailable { .. }) => {}
+        Err(other) => panic!("{other}"),
+    }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_hold_the_devices_that_they_may() {
+    let (local, ..) = pool(|wishes| {
+        wishes.devices = Some(vec![Kind::Firefox]);
+        wishes.worker_timeout = Some(Duration::from_secs(1));
+    })
+    .await;
+    let first = local.pool.acquire_worker("first").await.expect("a worker");
+    let view = local.pool.view().await.expect("a pool");
+    let held = view.status.slots.iter().find(|slot| slot.browser == Some(first.browser()));
+    assert_eq!(held.expect("a slot").kind, "firefox");
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_takes_too_long_is_ended() {
+    let (local, model, _folder) =
+        pool(|wishes| wishes.worker_timeout = Some(Duration::from_secs(1))).await;
+    let worker = local.pool.acquire_worker("slow").await.expect("a worker");
+    local.pool.fault(worker.browser(), Fault::Silence).await.expect("it can be silenced");
+    let error = worker.run(model, input(), LONG).await.expect_err("it never answers");
+    match &error {
+        WorkerError::WorkerTimeout { task, used, allowed } => {
+            assert_eq!((task.as_str(), *allowed), ("slow", Duration::from_secs(1)));
+            assert!(used >= allowed, "{error}");
+        }
+        other => panic!("{other}"),
+    }
+    // The browser is repaired and serves again.
+    local
+        .pool
+        .wait_until(|view| view.status.models.iter().all(|model| model.ready == 2))
+        .await
+        .expect("repaired");
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_takes_too_much_memory_is_ended() {
+    let (local, _model, _folder) =
+        pool(|wishes| wishes.fleet.memory_bytes_max = Some(1 << 30)).await;
+    let worker = local.pool.acquire_worker("hungry").await.expect("a worker");
+    local.pool.fault(worker.browser(), Fault::Memory(2000)).await.expect("it can say so");
+    match worker.lost().await {
+        WorkerError::WorkerMemory { task, used_bytes, allowed_bytes } => {
+            assert_eq!((task.as_str(), allowed_bytes), ("hungry", 1 << 30));
+            assert!(used_bytes > allowed_bytes, "{used_bytes} bytes");
+        }
+        other => panic!("{other}"),
+    }
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_moves_or_stays_as_it_was() {
+    let (local, model, _folder) = pool(|wishes| wishes.fleet.redundancy_factor = Some(1)).await;
+    let pool = &local.pool;
+    let holds = |view: &flotilla::pool::View, slot: usize| {
+        view.status.slots[slot].placements.iter().any(|placement| placement.state == "ready")
+    };
+    let up = |view: &flotilla::pool::View| view.status.slots.iter().all(|s| s.state == "ready");
+    let view = pool.wait_until(up).await.expect("a pool");
+    let from = usize::from(!holds(&view, 0));
+    let browser = |slot: usize| view.status.slots[slot].browser.expect("a browser");
+    // To itself, or to nobody: refused, and nothing has changed.
+    let refused = pool.migrate(model, browser(from), browser(from)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(pool.migrate(model, browser(from), flotilla_protocol::BrowserId(99)).await.is_err());
+    let after = pool.view().await.expect("a pool");
+    assert_eq!(after.status.slots[from].placements, view.status.slots[from].placements);
+
+    pool.migrate(model, browser(from), browser(1 - from)).await.expect("it moves");
+    let moved = pool.view().await.expect("a pool");
+    assert!(holds(&moved, 1 - from) && !holds(&moved, from), "{:#?}", moved.status.slots);
+    let answer = pool.run(model, input(), LONG).await.expect("an answer");
+    assert_eq!(answer.provenance.browser_id, browser(1 - from).to_string());
+    local.stop().await;
+}
