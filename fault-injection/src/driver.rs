@@ -24,7 +24,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader, Lines},
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines},
     net::TcpListener,
     process::Command,
 };
@@ -202,10 +202,7 @@ pub async fn run(
 }
 
 /// Passes the driver's lines on until the one with its port, in which `own` stands instead.
-async fn port(
-    lines: &mut Lines<impl AsyncRead + Unpin + tokio::io::AsyncBufRead>,
-    own: u16,
-) -> Result<u16, DriverError> {
+async fn port(lines: &mut Lines<impl AsyncBufRead + Unpin>, own: u16) -> Result<u16, DriverError> {
     let mut words = String::new();
     while let Some(line) = lines.next_line().await.map_err(DriverError::Output)? {
         let found = PORT_AFTER.iter().find_map(|after| {

@@ -29,7 +29,14 @@ pub fn named(name: &str) -> Option<Scenario> {
     let keyed = matches!(name, "daemon-kill" | "corrupt-store");
     let faults = match name {
         "crash-storm" => vec![every(SLOW_MS, What::Kill { process: Role::Browser })],
-        "hang" => vec![every(2 * SLOW_MS, What::Stop { process: Role::Browser, for_ms: None })],
+        // A stopped renderer is a page that hangs; a stopped main process may leave its page as it is.
+        "hang" => vec![
+            every(4 * SLOW_MS, What::Stop { process: Role::Renderer, for_ms: None }),
+            Fault {
+                when: When { from_ms: Some(FIRST_MS + 2 * SLOW_MS), ..period(4 * SLOW_MS) },
+                ..every(4 * SLOW_MS, What::Stop { process: Role::Browser, for_ms: None })
+            },
+        ],
         "device-loss" => vec![every(SLOW_MS, What::Page { how: PageFault::LoseDevice })],
         "page-crash" => vec![every(SLOW_MS, What::Page { how: PageFault::Crash })],
         "memory-hog" => {

@@ -254,9 +254,12 @@ mod tests {
         out.iter().map(|(at, frame)| (*at, frame[0])).collect()
     }
 
+    /// A fault, how many frames it happens to, and which frame comes out after how many milliseconds.
+    type Case = (LinkFault, u32, &'static [(u128, u8)]);
+
     #[test]
     fn each_fault_does_what_it_says() {
-        let table: [(LinkFault, u32, &[(u128, u8)]); 7] = [
+        let table: [Case; 7] = [
             (LinkFault::Delay { by_ms: 20 }, 1, &[(20, 0), (20, 1), (20, 2)]),
             (LinkFault::Delay { by_ms: 20 }, 2, &[(20, 0), (40, 1), (40, 2)]),
             (LinkFault::Throttle { bytes_per_s: 1000 }, 9, &[(10, 0), (20, 1), (30, 2)]),
