@@ -8,4 +8,5 @@ mod commands;
 mod ending;
 mod links;
 mod persistence;
+mod state;
 mod workers;

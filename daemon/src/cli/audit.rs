@@ -6,16 +6,22 @@ use std::{
 };
 
 use clap::Args;
-use flotilla::store::{self, AuditEntry, Options as StoreOptions, Snapshot};
+use flotilla::store::{self, AuditEntry, Snapshot, ViewError};
 use serde_json::json;
 
-use super::{embed::print_json, table};
+use super::{
+    embed::print_json,
+    state::{Place, shown},
+    table,
+};
 
 #[derive(Args)]
 pub(super) struct Options {
     /// How far to look back: 30s, 15m, 1h, 2d.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = store::duration)]
     since: Duration,
+    #[command(flatten)]
+    place: Place,
     /// Print only JSON.
     #[arg(long)]
     json: bool,
@@ -24,18 +30,20 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let now = SystemTime::now();
     let since = now.checked_sub(options.since).unwrap_or(SystemTime::UNIX_EPOCH);
-    let entries = tokio::task::spawn_blocking(move || {
-        let store = StoreOptions::of(&flotilla::pull::home_dir());
-        Snapshot::read(&store)?.audit(since)
+    let store = options.place.store();
+    let (snapshot, entries) = tokio::task::spawn_blocking(move || {
+        let mut snapshot = Snapshot::read(&store)?;
+        let entries = snapshot.audit(since)?;
+        Ok::<_, ViewError>((snapshot, entries))
     })
     .await??;
     if options.json {
-        print_json(&json!({ "entries": entries }))?;
+        print_json(&json!({ "entries": entries, "findings": snapshot.findings() }))?;
     } else {
         let rows: Vec<Vec<String>> = entries.iter().map(|entry| row(entry, now)).collect();
         table::print(&["age", "what", "subject", "reason", "detail"], &rows);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(shown(&snapshot))
 }
 
 fn row(entry: &AuditEntry, now: SystemTime) -> Vec<String> {

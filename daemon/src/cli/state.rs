@@ -1,6 +1,6 @@
 //! `flotilla state`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use flotilla::store::{self, Options as StoreOptions, Snapshot};
@@ -16,12 +16,34 @@ const BODY_MAX: usize = 120;
 pub(super) struct Options {
     #[command(subcommand)]
     command: Command,
-    /// Folder of the state's second copy, if the daemon was told to keep it elsewhere.
-    #[arg(long, value_name = "DIR", global = true)]
-    state_copy_dir: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Print only JSON.
     #[arg(long, global = true)]
     json: bool,
+}
+
+/// Where the daemon keeps its state, told as to the daemon.
+#[derive(Args)]
+pub(super) struct Place {
+    /// Folder of the second copy of the state, if the daemon was told to keep it elsewhere.
+    #[arg(long, value_name = "DIR", env = "FLOTILLA_STATE_COPY", global = true)]
+    state_copy: Option<PathBuf>,
+    /// 1 if the daemon was told to keep a single copy.
+    #[arg(long, value_name = "N", env = "FLOTILLA_REDUNDANCY_FACTOR", global = true)]
+    redundancy_factor: Option<u32>,
+}
+
+impl Place {
+    pub(super) fn store(self) -> StoreOptions {
+        let store = StoreOptions::of(&flotilla::pull::home_dir());
+        let copy_dir = match (self.state_copy, self.redundancy_factor) {
+            (Some(dir), _) => Some(dir),
+            (None, Some(0 | 1)) => None,
+            (None, _) => store.copy_dir.clone(),
+        };
+        StoreOptions { copy_dir, ..store }
+    }
 }
 
 #[derive(Subcommand)]
@@ -46,10 +68,7 @@ fn partition(name: &str) -> Result<Partition, String> {
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let mut store = StoreOptions::of(&flotilla::pull::home_dir());
-    if let Some(dir) = options.state_copy_dir {
-        store.copy_dir = Some(dir);
-    }
+    let store = options.place.store();
     // Files are read and written here; the runtime's threads are for what must not wait.
     tokio::task::spawn_blocking(move || match options.command {
         Command::Verify => verify(&store, options.json),
@@ -98,7 +117,11 @@ fn show(
     let snapshot = Snapshot::read(store)?;
     let records = snapshot.records(partition);
     if as_json {
-        print_json(&json!({ "file": snapshot.path(), "records": records }))?;
+        print_json(&json!({
+            "file": snapshot.path(),
+            "records": records,
+            "findings": snapshot.findings(),
+        }))?;
     } else {
         let rows: Vec<Vec<String>> = records
             .iter()
@@ -119,7 +142,15 @@ fn show(
             .collect();
         table::print(&["partition", "id", "version", "transaction", "record"], &rows);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(shown(&snapshot))
+}
+
+/// Says what could not be shown.
+pub(super) fn shown(snapshot: &Snapshot) -> ExitCode {
+    for finding in snapshot.findings() {
+        eprintln!("flotilla: not shown: {finding}");
+    }
+    if snapshot.findings().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[expect(clippy::print_stdout, reason = "a command's result")]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     LockError, OpenError, Options,
-    file::{File, FileError, Image},
+    file::{File, Image},
     files::bad_row,
     job::millis,
     journal::{self, Folded, number},
@@ -48,12 +48,21 @@ pub struct RecordView {
     pub body: serde_json::Value,
 }
 
-/// What a store says at one moment; a daemon may go on writing it.
+/// What a store says at one moment; a daemon may go on writing it. Rows that are not what was written are read from the other
+/// file.
 #[derive(Debug)]
 pub struct Snapshot {
-    file: File,
-    path: PathBuf,
+    /// The files that can be opened; the first one is read.
+    sources: Vec<Source>,
     folded: Folded,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug)]
+struct Source {
+    which: Which,
+    path: PathBuf,
+    file: File,
 }
 
 impl Snapshot {
@@ -63,25 +72,51 @@ impl Snapshot {
     /// There is no state, or neither file can be read.
     pub fn read(options: &Options) -> Result<Snapshot, ViewError> {
         let paths = options.paths();
-        let mut last = None;
-        for path in [Which::First, Which::Copy].into_iter().filter_map(|which| paths.of(which)) {
-            if !path.exists() {
-                continue;
-            }
-            match snapshot(path) {
-                Ok((file, folded)) => return Ok(Snapshot { file, path: path.to_owned(), folded }),
+        let mut unreadable = None;
+        let mut sources = Vec::new();
+        for which in [Which::First, Which::Copy] {
+            let Some(path) = paths.of(which).filter(|path| path.exists()) else { continue };
+            let path = path.to_owned();
+            match File::open_to_read(&path) {
+                Ok(file) => sources.push(Source { which, path, file }),
                 Err(error) => {
                     let reason = error.to_string();
-                    last.get_or_insert(ViewError::Unreadable { path: path.to_owned(), reason });
+                    unreadable.get_or_insert(ViewError::Unreadable { path, reason });
                 }
             }
         }
-        Err(last.unwrap_or_else(|| ViewError::Absent { dir: options.dir.clone() }))
+        while let Some(source) = sources.first() {
+            let read = source.file.together(|file| {
+                let records = file.select(Table::Records, "ORDER BY rowid", &[])?;
+                let rows = file.select(Table::Journal, "ORDER BY rowid", &[])?;
+                Ok((records, rows))
+            });
+            match read {
+                Ok((records, rows)) => {
+                    let mut findings = Vec::new();
+                    let records = good(&sources, records, &mut findings);
+                    let rows = good(&sources, rows, &mut findings);
+                    let folded = journal::fold(records, rows, !findings.is_empty());
+                    return Ok(Snapshot { sources, folded, findings });
+                }
+                Err(error) => {
+                    let Source { path, .. } = sources.remove(0);
+                    let reason = error.to_string();
+                    unreadable.get_or_insert(ViewError::Unreadable { path, reason });
+                }
+            }
+        }
+        Err(unreadable.unwrap_or_else(|| ViewError::Absent { dir: options.dir.clone() }))
     }
 
     /// Which file was read.
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
+    pub fn path(&self) -> Option<&std::path::Path> {
+        self.sources.first().map(|source| source.path.as_path())
+    }
+
+    /// Rows that cannot be shown, because no file has them as they were written.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// The records of a partition, or all.
@@ -107,7 +142,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn audit(&self, since: SystemTime) -> Result<Vec<AuditEntry>, ViewError> {
+    pub fn audit(&mut self, since: SystemTime) -> Result<Vec<AuditEntry>, ViewError> {
         self.since(Table::Audit, since, AuditEntry::from_row)
     }
 
@@ -115,44 +150,60 @@ impl Snapshot {
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn recoveries(&self, since: SystemTime) -> Result<Vec<RecoveryEntry>, ViewError> {
+    pub fn recoveries(&mut self, since: SystemTime) -> Result<Vec<RecoveryEntry>, ViewError> {
         self.since(Table::Recoveries, since, RecoveryEntry::from_row)
     }
 
     fn since<T>(
-        &self,
+        &mut self,
         table: Table,
         since: SystemTime,
         read: impl Fn(&Row) -> Option<T>,
     ) -> Result<Vec<T>, ViewError> {
-        let found = self
-            .file
-            .select(table, "WHERE time_ms >= ? ORDER BY rowid", &[number(millis(since))])
-            .map_err(|error| ViewError::Unreadable {
-                path: self.path.clone(),
-                reason: error.to_string(),
-            })?;
-        Ok(good(found).iter().filter_map(read).collect())
+        let mut unreadable = None;
+        for (at, source) in self.sources.iter().enumerate() {
+            let parameters = [number(millis(since))];
+            match source.file.select(table, "WHERE time_ms >= ? ORDER BY rowid", &parameters) {
+                Ok(found) => {
+                    let rows = good(&self.sources[at..], found, &mut self.findings);
+                    return Ok(rows.iter().filter_map(read).collect());
+                }
+                Err(error) => {
+                    let (path, reason) = (source.path.clone(), error.to_string());
+                    unreadable.get_or_insert(ViewError::Unreadable { path, reason });
+                }
+            }
+        }
+        unreadable.map_or(Ok(Vec::new()), Err)
     }
 }
 
-fn snapshot(path: &std::path::Path) -> Result<(File, Folded), FileError> {
-    let file = File::open_to_read(path)?;
-    let (records, rows) = file.together(|file| {
-        let records = file.select(Table::Records, "ORDER BY rowid", &[])?;
-        let rows = file.select(Table::Journal, "ORDER BY rowid", &[])?;
-        Ok((records, rows))
-    })?;
-    let folded = journal::fold(good(records), good(rows), false);
-    Ok((file, folded))
-}
-
-fn good(found: Vec<Found>) -> Vec<Row> {
-    let row = |found| match found {
-        Found::Good(_, row) => Some(row),
-        Found::Bad(..) => None,
-    };
-    found.into_iter().filter_map(row).collect()
+/// The rows that were found in the first of some files, bad ones as another of them has them. One that none has is told.
+fn good(sources: &[Source], found: Vec<Found>, findings: &mut Vec<Finding>) -> Vec<Row> {
+    let mut rows = Vec::with_capacity(found.len());
+    for found in found {
+        match found {
+            Found::Good(_, row) => rows.push(row),
+            Found::Bad(_, bad) => {
+                let key = &bad.cells[..bad.table.key_columns()];
+                let other = sources.iter().skip(1).find_map(|source| {
+                    // A file that cannot be read does not have the row.
+                    match source.file.get(bad.table, key) {
+                        Ok(Some(Found::Good(_, row))) => Some(row),
+                        Ok(Some(Found::Bad(..)) | None) | Err(_) => None,
+                    }
+                });
+                match other {
+                    Some(row) => rows.push(row),
+                    None => {
+                        let which = sources.first().map_or(Which::First, |source| source.which);
+                        findings.push(bad_row(which, &bad, Remedy::None));
+                    }
+                }
+            }
+        }
+    }
+    rows
 }
 
 /// What verification of one file gave.

@@ -288,8 +288,8 @@ async fn audit_and_recoveries_are_kept_for_their_time() {
     };
     store.recovery(recovery).unwrap();
     store.flush().await.unwrap();
-    let snapshot = Snapshot::read(&options).unwrap();
-    let whats = |since| -> Vec<String> {
+    let mut snapshot = Snapshot::read(&options).unwrap();
+    let mut whats = |since| -> Vec<String> {
         snapshot.audit(since).unwrap().into_iter().map(|entry| entry.what).collect()
     };
     assert_eq!(whats(now - hour), ["kill"]);
