@@ -240,7 +240,7 @@ async fn open_state(wishes: &Wishes) -> Result<Option<Recorded>, StartError> {
     match opened.map_err(|error| store::OpenError::Read(error.to_string()))? {
         Ok((store, opened)) => {
             for finding in &opened.report.findings {
-                tracing::warn!(?finding, "state was not as it was written");
+                tracing::warn!(%finding, "state was not as it was written");
             }
             let rolled_back = opened.report.rolled_back.len();
             if rolled_back > 0 {

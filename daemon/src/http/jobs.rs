@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -29,6 +29,10 @@ use crate::{
 
 /// Longest key that a client may choose.
 const KEY_BYTES_MAX: usize = 255;
+/// Time between two looks for the requests of a job that another client has just made.
+const ACCEPT_LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Most such looks. A job that has no open request after them waits for something else, such as a model that is not served.
+const ACCEPT_LOOKS_MAX: usize = 50;
 /// Header that names the request on every answer that was recorded.
 const REQUEST_ID: &str = "flotilla-request-id";
 /// Header of an answer that was given before, or to another who asked the same.
@@ -126,10 +130,7 @@ pub(super) async fn answer(
         Claim::Existing(job) if wish.respond_async => {
             return Ok(named(accepted(&job.id), &job.id, true));
         }
-        Claim::Existing(job) => {
-            context.pool.wait_job(&job.id).await;
-            return replay(context, store, &job.id, asked.begin).await;
-        }
+        Claim::Existing(job) => return replay(context, store, &job.id, asked.begin).await,
     }
     if wish.respond_async {
         let (context, id) = (context.clone(), id.clone());
@@ -208,18 +209,23 @@ async fn replay(
     id: &JobId,
     begin: Instant,
 ) -> Result<Response, ApiError> {
-    let state = load(store, id).await?;
-    match outcome(context, &state, begin) {
-        Some(Ok(answer)) => Ok(named(Json(answer).into_response(), id, true)),
-        Some(Err(error)) => Ok(named(error.into_response(), id, true)),
-        None => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_ended",
-            format!(
-                "request {id} has not ended; ask again with the same key, or GET /api/requests/{id}"
-            ),
-        )),
+    for _ in 0..ACCEPT_LOOKS_MAX {
+        context.pool.wait_job(id).await;
+        let state = load(store, id).await?;
+        match outcome(context, &state, begin) {
+            Some(Ok(answer)) => return Ok(named(Json(answer).into_response(), id, true)),
+            Some(Err(error)) => return Ok(named(error.into_response(), id, true)),
+            // Whoever made the job may not have handed its requests to the pool yet, which then knows nothing to wait for.
+            None => tokio::time::sleep(ACCEPT_LOOK_AGAIN).await,
+        }
     }
+    Err(ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not_ended",
+        format!(
+            "request {id} has not ended; ask again with the same key, or GET /api/requests/{id}"
+        ),
+    ))
 }
 
 /// How a job ended; `None` while it has not.

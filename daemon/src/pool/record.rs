@@ -139,7 +139,7 @@ impl State {
                 tracing::error!(%reason, "state could not be written");
                 self.event(Event::CommitFailed { transaction, reason });
             }
-            Report::Found(finding) => tracing::warn!(?finding, "state was not as it was written"),
+            Report::Found(finding) => tracing::warn!(%finding, "state was not as it was written"),
             Report::Expired(requests) => {
                 tracing::debug!(count = requests.len(), "recorded requests are forgotten");
             }

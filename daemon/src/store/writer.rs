@@ -555,7 +555,10 @@ impl Writer {
             let request = RequestId(payload.number(0));
             let outcome = match self.record(Key::request(request)).map_err(unreadable)? {
                 Some(Value::Request { outcome, .. }) => outcome,
-                Some(_) | None => None,
+                // It is written together with its input, so it has been set aside, and nobody will ever end it.
+                Some(_) | None => {
+                    return Err(AskError::Read(format!("the record of {request} is lost")));
+                }
             };
             let entry = requests.entry(index).or_insert(JobRequest {
                 request,
