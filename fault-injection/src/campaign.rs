@@ -427,24 +427,30 @@ impl<T: Target> Campaign<T> {
                     Refused::NotApplicable(format!("{}: {error}", browser.kind))
                 }
             };
-            let pid = process::find(browser.roots, role).map_err(refused)?;
+            let pids = process::find(browser.roots, role).map_err(refused)?;
             let at = Instant::now();
-            process::send(pid, signal).map_err(refused)?;
-            Ok((pid, at))
+            for &pid in &pids {
+                process::send(pid, signal).map_err(refused)?;
+            }
+            Ok((pids, at))
         };
         match what {
             What::Kill { process } if !browser.is_simulated => {
                 signal(*process, Signal::KILL).map(|(_, at)| Injected::At(at))
             }
             What::Stop { process, for_ms } if !browser.is_simulated => {
-                let (pid, at) = signal(*process, Signal::STOP)?;
-                // Whoever heals goes on with it, too, in case this task is ended before.
-                let _ = stopped.send(pid).await;
+                let (pids, at) = signal(*process, Signal::STOP)?;
+                for &pid in &pids {
+                    // Whoever heals goes on with it, too, in case this task is ended before.
+                    let _ = stopped.send(pid).await;
+                }
                 bell.ring_at(at).await;
                 if let Some(for_ms) = for_ms {
                     tokio::time::sleep(Duration::from_millis(*for_ms)).await;
-                    // It may have been killed meanwhile, which is what a pool does to those that hang.
-                    let _ = process::send(pid, Signal::CONT);
+                    for pid in pids {
+                        // It may have been killed meanwhile, which is what a pool does to those that hang.
+                        let _ = process::send(pid, Signal::CONT);
+                    }
                 }
                 Ok(Injected::Armed)
             }

@@ -31,26 +31,26 @@ struct Process {
     pid: u32,
     parent: u32,
     arguments: Vec<String>,
-    resident_kb: u64,
 }
 
-/// The process of a role. Of several renderers, the one with the most memory: browsers keep spare ones.
+/// The processes of a role, at least one. Browsers keep spare renderers, which nothing tells from the page's, so a renderer is
+/// all of them.
 ///
 /// # Errors
 /// There is no such process.
-pub fn find(roots: Roots, role: Role) -> Result<u32, FindError> {
+pub fn find(roots: Roots, role: Role) -> Result<Vec<u32>, FindError> {
     let told = |pid: Option<u32>| pid.ok_or(FindError::NotTold { role });
     match role {
-        Role::Browser => alive(told(roots.browser)?),
-        Role::Driver => alive(told(roots.driver)?),
+        Role::Browser => Ok(vec![alive(told(roots.browser)?)?]),
+        Role::Driver => Ok(vec![alive(told(roots.driver)?)?]),
         Role::Renderer | Role::Gpu => {
             let browser = alive(told(roots.browser)?)?;
             let all = processes();
-            below(browser, &all)
+            let found: Vec<u32> = below(browser, &all)
                 .filter(|process| is(process, role))
-                .max_by_key(|process| process.resident_kb)
                 .map(|process| process.pid)
-                .ok_or(FindError::None { role })
+                .collect();
+            if found.is_empty() { Err(FindError::None { role }) } else { Ok(found) }
         }
     }
 }
@@ -118,9 +118,7 @@ fn read(pid: u32) -> Option<Process> {
     // Chromium's processes overwrite their arguments with one text in which blanks separate them.
     let arguments: Vec<String> =
         text.split(['\0', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = status.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(Process { pid, parent, arguments, resident_kb: pages * 4 })
+    Some(Process { pid, parent, arguments })
 }
 
 #[cfg(test)]
@@ -164,7 +162,7 @@ mod tests {
         ];
         for (arguments, role, want) in table {
             let arguments: Vec<String> = arguments.iter().map(|&part| part.to_owned()).collect();
-            let process = Process { pid: 1, parent: 0, arguments, resident_kb: 0 };
+            let process = Process { pid: 1, parent: 0, arguments };
             assert_eq!(is(&process, role), want, "{process:?} {role:?}");
         }
     }
@@ -173,8 +171,8 @@ mod tests {
     fn processes_below_the_browser_are_found_and_signalled() {
         let mut renderer = process(&["-contentproc", "tab"]);
         let own = Roots { browser: Some(std::process::id()), driver: Some(renderer.0.id()) };
-        assert_eq!(find(own, Role::Renderer), Ok(renderer.0.id()));
-        assert_eq!(find(own, Role::Driver), Ok(renderer.0.id()));
+        assert_eq!(find(own, Role::Renderer), Ok(vec![renderer.0.id()]));
+        assert_eq!(find(own, Role::Driver), Ok(vec![renderer.0.id()]));
         assert_eq!(find(own, Role::Gpu), Err(FindError::None { role: Role::Gpu }));
         let nothing = Roots::default();
         assert_eq!(find(nothing, Role::Browser), Err(FindError::NotTold { role: Role::Browser }));

@@ -5,7 +5,7 @@ use crate::faults::{
 };
 
 /// Names of the built-in scenarios.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "crash-storm",
     "hang",
     "device-loss",
@@ -13,6 +13,7 @@ pub const NAMES: [&str; 8] = [
     "corrupt-store",
     "memory-hog",
     "page-crash",
+    "socket-drop",
     "daemon-kill",
 ];
 
@@ -38,6 +39,10 @@ pub fn named(name: &str) -> Option<Scenario> {
             },
         ],
         "device-loss" => vec![every(SLOW_MS, What::Page { how: PageFault::LoseDevice })],
+        "socket-drop" => {
+            let (how, link) = (LinkFault::Drop, LinkName::Data);
+            vec![every(SLOW_MS, What::Link { how, link, toward: Toward::Any, frames: 1 })]
+        }
         "page-crash" => vec![every(SLOW_MS, What::Page { how: PageFault::Crash })],
         "memory-hog" => {
             vec![every(2 * SLOW_MS, What::Page { how: PageFault::HogMemory { megabytes: HOG_MB } })]

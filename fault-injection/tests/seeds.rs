@@ -2,9 +2,7 @@
 //!
 //! A failure says how to play its seed alone: `FLEET_SEED=<seed>` plays that one and prints what was said.
 
-use flotilla_fault_injection::simulator::{
-    Core, Invariant, Plan, Played, Report, Violation, broken, play,
-};
+use flotilla_fault_injection::simulator::{Core, Invariant, Plan, Played, Report, broken, play};
 use flotilla_fleet::Fleet;
 
 const SEEDS: u64 = 200;
@@ -43,60 +41,44 @@ fn the_fleet_lives_through_every_seed() {
     }
 }
 
-/// The first seed that finds a core out.
-fn found_out<C: Core>() -> (u64, Violation) {
-    (0..SEEDS)
-        .find_map(|seed| {
-            play::<C>(seed, Plan::drawn(seed), false).violation.map(|violation| (seed, violation))
-        })
-        .unwrap_or_else(|| panic!("{} is not found out", std::any::type_name::<C>()))
+/// A core is found out when one of the seeds shows what is broken in it. Other invariants may fail first elsewhere: what is
+/// wrong in one place is soon wrong in others.
+fn found_out<C: Core>(by: &[Invariant]) {
+    let violations =
+        (0..SEEDS).filter_map(|seed| play::<C>(seed, Plan::drawn(seed), false).violation);
+    let mut others = Vec::new();
+    for violation in violations {
+        if by.contains(&violation.invariant) {
+            return;
+        }
+        others.push(violation.to_string());
+    }
+    panic!("{} is not found out by {by:?}, but by {others:?}", std::any::type_name::<C>());
 }
 
 #[test]
 fn a_core_without_epoch_checks_is_found_out() {
-    let (seed, violation) = found_out::<broken::NoEpochCheck>();
-    eprintln!("seed {seed}: {violation}");
-    assert!(
-        matches!(
-            violation.invariant,
-            Invariant::AnswerFromResults | Invariant::StaleReports | Invariant::KnownTarget
-        ),
-        "{violation}"
-    );
+    found_out::<broken::NoEpochCheck>(&[Invariant::AnswerFromResults, Invariant::StaleReports]);
 }
 
 #[test]
 fn a_core_that_forgets_a_retry_is_found_out() {
-    let (seed, violation) = found_out::<broken::ForgottenRetry>();
-    eprintln!("seed {seed}: {violation}");
-    assert!(
-        matches!(
-            violation.invariant,
-            Invariant::Deadline | Invariant::Counts | Invariant::OneAnswer
-        ),
-        "{violation}"
-    );
+    found_out::<broken::ForgottenRetry>(&[Invariant::Counts, Invariant::OneAnswer]);
 }
 
 #[test]
 fn a_core_that_assigns_twice_is_found_out() {
-    let (seed, violation) = found_out::<broken::DoubleAssignment>();
-    eprintln!("seed {seed}: {violation}");
-    assert_eq!(violation.invariant, Invariant::OneRun, "{violation}");
+    found_out::<broken::DoubleAssignment>(&[Invariant::OneRun]);
 }
 
 #[test]
 fn a_core_that_loses_commits_is_found_out() {
-    let (seed, violation) = found_out::<broken::LostCommit>();
-    eprintln!("seed {seed}: {violation}");
-    assert_eq!(violation.invariant, Invariant::RecordedFirst, "{violation}");
+    found_out::<broken::LostCommit>(&[Invariant::RecordedFirst]);
 }
 
 #[test]
 fn a_core_with_an_unbounded_queue_is_found_out() {
-    let (seed, violation) = found_out::<broken::UnboundedQueue>();
-    eprintln!("seed {seed}: {violation}");
-    assert_eq!(violation.invariant, Invariant::QueueLimit, "{violation}");
+    found_out::<broken::UnboundedQueue>(&[Invariant::QueueLimit]);
 }
 
 #[test]

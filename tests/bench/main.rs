@@ -4,8 +4,10 @@
 mod bridge;
 mod figures;
 mod page;
+mod reliability;
 mod serve;
 mod theirs;
+mod transactions;
 mod versus;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -49,8 +51,14 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
     backends: Vec<BackendName>,
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size", "transactions", "simulator"])]
     groups: Vec<Group>,
+    /// How long campaigns of killed browsers are played; others for a fifth of it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    duration: u32,
+    /// File whose table of reliability is written anew.
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
     /// Print only JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -76,6 +84,12 @@ enum Group {
     Serve,
     /// Size of what a page loads.
     Size,
+    /// Requests per second, recorded and not.
+    Transactions,
+    /// A day of a thousand browsers in virtual time.
+    Simulator,
+    /// What campaigns of faults cost. Takes over three times `--duration`, and is measured only when asked for.
+    Reliability,
 }
 
 impl Group {
@@ -88,6 +102,9 @@ impl Group {
             Group::Load => "load",
             Group::Serve => "serve",
             Group::Size => "size",
+            Group::Transactions => "transactions",
+            Group::Simulator => "simulator",
+            Group::Reliability => "reliability",
         }
     }
 }
@@ -166,6 +183,17 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
             eprintln!("measuring flotilla serve with {set:?}");
             let figures = serve::figures(set, &model.name, arguments).await;
             measured.extend(figures.into_iter().map(|figure| (Group::Serve, figure)));
+        }
+    }
+    let groups: [(Group, &(dyn Fn() -> Vec<Figure> + Sync)); 3] = [
+        (Group::Transactions, &transactions::figures),
+        (Group::Simulator, &|| transactions::simulated(arguments)),
+        (Group::Reliability, &|| reliability::figures(arguments)),
+    ];
+    for (group, figures) in groups {
+        if arguments.groups.contains(&group) {
+            let figures = tokio::task::block_in_place(figures);
+            measured.extend(figures.into_iter().map(|figure| (group, figure)));
         }
     }
     if arguments.groups.contains(&Group::Size) {

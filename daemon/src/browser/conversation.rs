@@ -191,24 +191,35 @@ impl Conversation<'_> {
         }
     }
 
-    /// Asks the driver whether it is ready; any answer will do. The session is not asked, so no page can delay this.
+    /// Asks the driver whether it is ready, and through it the browser for its windows; any answer will do. The page is
+    /// not asked, so none can delay this. A stopped browser process may leave its page running, for processes of their own
+    /// compute and hold the connections; it is noticed here.
     fn poll_driver(&self, http: &HttpClient<HttpConnector, Empty<bytes::Bytes>>) -> Saying {
         let limit = self.limits.driver_answer_max;
         let uri = Uri::try_from(format!("http://127.0.0.1:{}/status", self.driver_port));
-        let http = http.clone();
+        let (http, session) = (http.clone(), self.session.clone());
         async move {
             let uri = match uri {
                 Ok(uri) => uri,
                 Err(error) => return Said::Failed(unresponsive(error.to_string())),
             };
             match timeout(limit, http.get(uri)).await {
-                Ok(Ok(_)) => Said::Done,
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
-                    Said::Failed(unresponsive(format!("the driver cannot be asked: {error}")))
+                    let words = format!("the driver cannot be asked: {error}");
+                    return Said::Failed(unresponsive(words));
                 }
-                Err(_) => Said::Failed(unresponsive(format!(
-                    "the driver gave no answer within {limit:?}"
-                ))),
+                Err(_) => {
+                    let words = format!("the driver gave no answer within {limit:?}");
+                    return Said::Failed(unresponsive(words));
+                }
+            }
+            match timeout(limit, session.windows()).await {
+                Ok(_) => Said::Done,
+                Err(_) => {
+                    let words = format!("the browser gave its driver no answer within {limit:?}");
+                    Said::Failed(unresponsive(words))
+                }
             }
         }
         .boxed()

@@ -38,6 +38,11 @@ impl Line {
         self.tokens_seconds = self.tokens_seconds * decay + tokens * seconds;
     }
 
+    /// Whether it knows more than a first run.
+    fn is_settled(&self) -> bool {
+        self.samples > 1
+    }
+
     fn predict(&self, tokens: f64) -> f64 {
         let spread = self.weight * self.tokens_squared - self.tokens * self.tokens;
         // Runs of all but one size say nothing about the fixed cost.
@@ -78,8 +83,10 @@ impl Speeds {
         let key = (model, slot, backend);
         self.lines.entry(key).or_default().learn(tokens, seconds, DECAY);
         self.usual.entry(key).or_default().learn(tokens, seconds, USUAL_DECAY);
-        self.of_backend.entry((model, backend)).or_default().learn(tokens, seconds, DECAY);
-        self.of_model.entry(model).or_default().learn(tokens, seconds, DECAY);
+        if self.lines.get(&key).is_some_and(Line::is_settled) {
+            self.of_backend.entry((model, backend)).or_default().learn(tokens, seconds, DECAY);
+            self.of_model.entry(model).or_default().learn(tokens, seconds, DECAY);
+        }
     }
 
     /// How much longer than usual a run took.
@@ -104,11 +111,13 @@ impl Speeds {
         tokens: u64,
     ) -> Duration {
         let tokens = tokens as f64;
-        let seconds = self
-            .lines
-            .get(&(model, slot, backend))
+        let own = self.lines.get(&(model, slot, backend));
+        // A slot that was slow once, at its first run, would never be asked again if it were judged by that.
+        let seconds = own
+            .filter(|line| line.is_settled())
             .or_else(|| self.of_backend.get(&(model, backend)))
             .or_else(|| self.of_model.get(&model))
+            .or(own)
             .map_or(GUESS_SECONDS * tokens, |line| line.predict(tokens));
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
@@ -150,12 +159,17 @@ mod tests {
 
     #[test]
     fn a_slot_without_history_is_judged_by_the_others() {
-        let mut speeds = learned(&[(100, 50)]);
+        let mut speeds = learned(&[(100, 900), (100, 50)]);
         let ms = |speeds: &Speeds, backend| speeds.predict(MODEL, THERE, backend, 100).as_millis();
         assert_eq!(ms(&speeds, Backend::Cpu), 50);
         assert_eq!(ms(&speeds, Backend::WebGpu), 50);
-        speeds.learn(MODEL, HERE, Backend::WebGpu, 100, Duration::from_millis(10));
+        for took in [800, 10] {
+            speeds.learn(MODEL, HERE, Backend::WebGpu, 100, Duration::from_millis(took));
+        }
         assert_eq!(ms(&speeds, Backend::WebGpu), 10);
+        assert_eq!(ms(&speeds, Backend::Cpu), 50);
+        // Its own first run is no reason not to ask it again.
+        speeds.learn(MODEL, THERE, Backend::Cpu, 100, Duration::from_millis(3000));
         assert_eq!(ms(&speeds, Backend::Cpu), 50);
     }
 }
