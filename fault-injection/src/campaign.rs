@@ -396,6 +396,7 @@ impl<T: Target> Campaign<T> {
         let is_all_ready = fitting.iter().all(|browser| browser.is_ready);
         fitting.retain(|browser| {
             browser.is_ready
+                && browser.holds
                 && place.kind.as_ref().is_none_or(|kind| *kind == browser.kind)
                 && place.slot.is_none_or(|slot| slot == browser.slot)
         });

@@ -35,6 +35,8 @@ pub struct Browser {
     pub name: Option<String>,
     /// Whether it and all of its placements are ready.
     pub is_ready: bool,
+    /// It has the model, and so is what faults are aimed at.
+    pub holds: bool,
     /// Whether native code plays it.
     pub is_simulated: bool,
     /// Its processes.
@@ -135,7 +137,13 @@ impl Daemon {
     /// The daemon does not answer, or not with an account of its pool.
     pub async fn browsers(&self) -> Result<Vec<Browser>, LookError> {
         let pool = self.pool().await?;
-        Ok(pool["browsers"].as_array().into_iter().flatten().map(browser).collect())
+        let mut browsers: Vec<Browser> =
+            pool["browsers"].as_array().into_iter().flatten().map(browser).collect();
+        // Where a model is held by some browsers only, the others are as ready as they will be.
+        if !browsers.iter().any(|browser| browser.is_ready && browser.holds) {
+            browsers.iter_mut().for_each(|browser| browser.is_ready &= browser.holds);
+        }
+        Ok(browsers)
     }
 
     /// `GET /api/pool`.
@@ -231,14 +239,14 @@ fn browser(slot: &Value) -> Browser {
     let facts = &slot["facts"];
     let pid = |name: &str| facts[name].as_u64().and_then(|pid| u32::try_from(pid).ok());
     let placements = slot["placements"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_loaded =
-        !placements.is_empty() && placements.iter().all(|each| each["state"] == "ready");
+    let is_loaded = placements.iter().all(|each| each["state"] == "ready");
     let word = |name: &str| slot[name].as_str().unwrap_or_default();
     Browser {
         slot: slot["slot"].as_u64().unwrap_or(u64::MAX),
         kind: word("kind").to_owned(),
         name: slot["browser"].as_str().map(str::to_owned),
         is_ready: slot["state"] == "ready" && facts.is_object() && is_loaded,
+        holds: is_loaded && !placements.is_empty(),
         is_simulated: facts["simulated"] == true,
         roots: Roots { browser: pid("pid"), driver: pid("driver_pid") },
         words: [word("state"), word("detail"), word("last_failure")]

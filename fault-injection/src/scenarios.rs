@@ -30,12 +30,13 @@ pub fn named(name: &str) -> Option<Scenario> {
     let keyed = matches!(name, "daemon-kill" | "corrupt-store");
     let faults = match name {
         "crash-storm" => vec![every(SLOW_MS, What::Kill { process: Role::Browser })],
-        // A stopped renderer is a page that hangs; a stopped main process may leave its page as it is.
+        // A stopped renderer is a page that hangs; a stopped main process may leave its page as it is. It takes a pool some
+        // time to give up on what only says nothing, and one hang is to be seen at a time.
         "hang" => vec![
-            every(4 * SLOW_MS, What::Stop { process: Role::Renderer, for_ms: None }),
+            every(8 * SLOW_MS, What::Stop { process: Role::Renderer, for_ms: None }),
             Fault {
-                when: When { from_ms: Some(FIRST_MS + 2 * SLOW_MS), ..period(4 * SLOW_MS) },
-                ..every(4 * SLOW_MS, What::Stop { process: Role::Browser, for_ms: None })
+                when: When { from_ms: Some(FIRST_MS + 4 * SLOW_MS), ..period(8 * SLOW_MS) },
+                ..every(8 * SLOW_MS, What::Stop { process: Role::Browser, for_ms: None })
             },
         ],
         "device-loss" => vec![every(SLOW_MS, What::Page { how: PageFault::LoseDevice })],

@@ -56,6 +56,9 @@ struct Arguments {
     /// How long campaigns of killed browsers are played; others for a fifth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     duration: u32,
+    /// Campaigns to play, by scenario; all unless given.
+    #[arg(long, value_name = "SCENARIO,..", value_delimiter = ',')]
+    campaigns: Vec<String>,
     /// File whose table of reliability is written anew.
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,

@@ -37,7 +37,7 @@ const CAMPAIGNS: [Campaign; 8] = [
         redundancy: Some(1),
         part: 1,
     },
-    Campaign { words: "hang (SIGSTOP)", scenario: "hang", redundancy: None, part: 5 },
+    Campaign { words: "hang (SIGSTOP)", scenario: "hang", redundancy: None, part: 2 },
     Campaign { words: "GPU device lost", scenario: "device-loss", redundancy: None, part: 5 },
     Campaign { words: "socket dropped", scenario: "socket-drop", redundancy: None, part: 5 },
     Campaign { words: "page crashed", scenario: "page-crash", redundancy: None, part: 5 },
@@ -62,7 +62,11 @@ const END: &str = "<!-- end of reliability -->";
 pub(crate) fn figures(arguments: &Arguments) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut reports = Vec::new();
-    for campaign in &CAMPAIGNS {
+    let wanted = |campaign: &&Campaign| {
+        arguments.campaigns.is_empty()
+            || arguments.campaigns.iter().any(|name| name == campaign.scenario)
+    };
+    for campaign in CAMPAIGNS.iter().filter(wanted) {
         let seconds = (arguments.duration / campaign.part).max(DURATION_MIN_S);
         eprintln!("playing {} for {seconds} s", campaign.words);
         let place = Place {

@@ -117,7 +117,7 @@ pub(super) async fn create(
     check_dimensions(&model, body.dimensions)?;
     let policy = policy(body.fault_tolerance.unwrap_or_default(), body.fallback_to_simulation)?;
     let rows = embed::tokenize(&model, texts, cut).await.map_err(api_error)?;
-    let terms = Terms { timeout: context.timeout, policy, job: None };
+    let terms = Terms { timeout: context.timeout, policy, job: None, recorded: None };
     let body_hash = *blake3::hash(&bytes).as_bytes();
     jobs::answer(&context, wish, Asked { model, rows, encoding, terms, body_hash, begin }).await
 }

@@ -14,6 +14,7 @@ use axum::{
 use flotilla_fleet::{Persistence, RequestError, state::Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::{
     Context,
@@ -133,18 +134,25 @@ pub(super) async fn answer(
         Claim::Existing(job) => return replay(context, store, &job.id, asked.begin).await,
     }
     if wish.respond_async {
-        let (context, id) = (context.clone(), id.clone());
-        let accepted = named(accepted(&id), &id, false);
-        tokio::spawn(async move {
-            if let Err(error) = run(&context, asked, id).await {
-                // Whoever asks for the answer is told; here is nobody.
-                tracing::debug!(?error, "a request that nobody waits for has failed");
-            }
-        });
-        return Ok(accepted);
+        return run_async(context.clone(), asked, id).await;
     }
     let response = run(context, asked, id.clone()).await?;
     Ok(named(response, &id, false))
+}
+
+/// Answers as soon as a request is recorded; from then on it is answered, whatever happens to client or daemon.
+async fn run_async(context: Context, mut asked: Asked, id: JobId) -> Result<Response, ApiError> {
+    let (recorded, mut told) = mpsc::channel(1);
+    asked.terms.recorded = Some(recorded);
+    let running = {
+        let id = id.clone();
+        tokio::spawn(async move { run(&context, asked, id).await })
+    };
+    if told.recv().await.is_some() {
+        return Ok(named(accepted(&id), &id, false));
+    }
+    // It has ended before it was recorded: it was refused.
+    running.await.map_err(unreadable)?.map(|response| named(response, &id, false))
 }
 
 /// Runs a request that is new.

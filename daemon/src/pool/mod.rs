@@ -85,11 +85,13 @@ pub struct Terms {
     pub policy: Policy,
     /// The recorded job that they are; they are then [`flotilla_fleet::Persistence::Record`].
     pub job: Option<JobId>,
+    /// Told once the job is recorded; dropped if it never is.
+    pub recorded: Option<mpsc::Sender<()>>,
 }
 
 impl From<Duration> for Terms {
     fn from(timeout: Duration) -> Terms {
-        Terms { timeout, policy: Policy::default(), job: None }
+        Terms { timeout, policy: Policy::default(), job: None, recorded: None }
     }
 }
 

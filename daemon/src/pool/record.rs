@@ -1,6 +1,6 @@
 //! Requests that outlive the daemon: what the core wants recorded goes to the store, and comes back at the next start.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use flotilla_fleet::{
     Event, Persistence, Policy, Recovery,
@@ -88,6 +88,16 @@ impl State {
         let id = transaction.id;
         let failed = |reason: String| Event::CommitFailed { transaction: id, reason };
         let payloads = self.payloads(&transaction).map_err(failed)?;
+        let jobs: BTreeSet<JobId> = payloads
+            .iter()
+            .filter_map(|payload| match payload {
+                Payload::Input { job, .. } => job.as_ref().map(|(job, _)| job.clone()),
+                Payload::Results { .. } => None,
+            })
+            .collect();
+        if !jobs.is_empty() {
+            self.accepting.insert(id, jobs);
+        }
         match &self.store {
             Some(store) => store
                 .commit(Commit { transaction, payloads })
@@ -134,8 +144,18 @@ impl State {
 
     pub(super) fn stored(&mut self, report: Report) {
         match report {
-            Report::Committed(transaction) => self.event(Event::Committed { transaction }),
+            Report::Committed(transaction) => {
+                for job in self.accepting.remove(&transaction).unwrap_or_default() {
+                    let recorded = self.jobs.get_mut(&job).and_then(|job| job.recorded.take());
+                    if let Some(recorded) = recorded {
+                        // There is room for the one that is ever sent; whoever waited may have gone.
+                        let _ = recorded.try_send(());
+                    }
+                }
+                self.event(Event::Committed { transaction });
+            }
             Report::CommitFailed { transaction, reason } => {
+                self.accepting.remove(&transaction);
                 tracing::error!(%reason, "state could not be written");
                 self.event(Event::CommitFailed { transaction, reason });
             }

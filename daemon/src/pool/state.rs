@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flotilla_fleet::{Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId};
+use flotilla_fleet::{
+    Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId, state::TransactionId,
+};
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId,
     RunReport, Tensor,
@@ -115,6 +117,8 @@ pub(super) struct Task {
 pub(super) struct JobWatch {
     pub(super) open: BTreeSet<RequestId>,
     pub(super) waiting: Vec<oneshot::Sender<()>>,
+    /// Who waits for its record.
+    pub(super) recorded: Option<mpsc::Sender<()>>,
 }
 
 pub(super) struct State {
@@ -137,6 +141,8 @@ pub(super) struct State {
     left_open: Vec<OpenRequest>,
     /// Jobs with open requests.
     pub(super) jobs: BTreeMap<JobId, JobWatch>,
+    /// Jobs that each unconfirmed transaction records.
+    pub(super) accepting: BTreeMap<TransactionId, BTreeSet<JobId>>,
     pub(super) recoveries: Recoveries,
     /// Who waits for the end of a migration.
     pub(super) migrations:
@@ -195,6 +201,7 @@ impl State {
             store,
             left_open,
             jobs: BTreeMap::new(),
+            accepting: BTreeMap::new(),
             recoveries: Recoveries::default(),
             migrations: BTreeMap::new(),
             ending: Vec::new(),
@@ -305,6 +312,9 @@ impl State {
                     self.waiting.insert(request, Waiting { model, input, reply, job, kept: None });
                     let policy = terms.policy;
                     events.push(Event::Request { request, model, rows, length, deadline, policy });
+                }
+                if let Some(job) = terms.job.and_then(|job| self.jobs.get_mut(&job)) {
+                    job.recorded = terms.recorded;
                 }
                 self.event(Event::Together(events));
             }

@@ -78,7 +78,7 @@ impl Worker {
         timeout: Duration,
     ) -> Result<Answer, WorkerError> {
         let policy = Policy { task: Some(self.task), ..Policy::default() };
-        let terms = Terms { timeout, policy, job: None };
+        let terms = Terms { timeout, policy, job: None, recorded: None };
         match self.pool.run(model, input, terms).await {
             Ok(answer) => Ok(answer),
             Err(error) => Err(self.over(error).await),
