@@ -99,7 +99,11 @@ pub(crate) fn simulated(arguments: &Arguments) -> Vec<Figure> {
                 figure("simulator, requests", number("/requests/sent"), "requests"),
                 figure("simulator, faults", sum("/faults"), "faults"),
                 figure("simulator, invariants checked", sum("/invariants"), "checks"),
-                figure("simulator, violations", number("/violations"), "violations"),
+                figure(
+                    "simulator, violations",
+                    report["violations"].as_array().map(|violations| violations.len() as f64),
+                    "violations",
+                ),
             ]
         }
         Err(error) => vec![Figure::missing("simulator", &place, "s", &error)],

@@ -136,7 +136,12 @@ pub(super) async fn answer(
     if wish.respond_async {
         return run_async(context.clone(), asked, id).await;
     }
-    let response = run(context, asked, id.clone()).await?;
+    // In a task of its own: a client that goes away now must not leave a key that nothing is computed for.
+    let running = {
+        let (context, id) = (context.clone(), id.clone());
+        tokio::spawn(async move { run(&context, asked, id).await })
+    };
+    let response = running.await.map_err(unreadable)??;
     Ok(named(response, &id, false))
 }
 

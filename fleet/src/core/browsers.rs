@@ -238,6 +238,10 @@ impl Fleet {
                 self.plan_placement(index, model);
             }
         }
+        // One that is to hold nothing is as ready as it will be.
+        if self.berths[index].state.live().is_some_and(|live| live.placements.is_empty()) {
+            self.end_repair(index, true);
+        }
     }
 
     pub(super) fn heartbeat(&mut self, browser: BrowserId) {
