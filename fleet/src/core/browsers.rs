@@ -91,8 +91,6 @@ pub(super) struct Live {
     pub(super) slowness: f64,
     /// Why it gets no more work and is replaced as soon as it has none.
     pub(super) recycling: Option<String>,
-    /// It runs only what nothing else can.
-    pub(super) is_fallback: bool,
     /// The task that has it for itself, or will as soon as its runs have ended.
     pub(super) task: Option<TaskId>,
 }
@@ -185,12 +183,17 @@ impl Fleet {
         self.actions.push_back(Action::Launch { browser, slot: SlotId(index as u32) });
     }
 
+    /// Whether a slot's browser runs only what nothing else can.
+    pub(super) fn is_fallback(&self, index: usize) -> bool {
+        match self.config.slots[index].role {
+            Role::Regular => false,
+            Role::Fallback => true,
+        }
+    }
+
     /// Whether a slot's browser is to be launched at all.
     pub(super) fn is_wanted(&self, index: usize) -> bool {
-        match self.config.slots[index].role {
-            Role::Regular => true,
-            Role::Fallback => self.queue.wants_fallback(),
-        }
+        !self.is_fallback(index) || self.queue.wants_fallback()
     }
 
     pub(super) fn browser_up(
@@ -201,7 +204,7 @@ impl Fleet {
     ) {
         let Some(&index) = self.homes.get(&browser) else { return };
         let now = self.now;
-        let is_fallback = self.config.slots[index].role == Role::Fallback;
+        let is_fallback = self.is_fallback(index);
         let berth = self.berth_mut(index);
         if !matches!(berth.state, BrowserState::Starting { .. }) {
             // It has reported before; what it offered then is what its placements were chosen by.
@@ -226,7 +229,6 @@ impl Fleet {
             jobs: 0,
             slowness: 1.0,
             recycling: None,
-            is_fallback,
             task: None,
         });
         let models: Vec<ModelId> = self.models.keys().copied().collect();
@@ -295,6 +297,9 @@ impl Fleet {
             let delay = restart_delay(config.restart_delay, berth.failed_starts);
             BrowserState::Recovering { relaunch_at: now.after(delay) }
         };
+        if let Some(live) = &live {
+            self.blame_load(index, live, &failure);
+        }
         self.lose_browser(index, browser, live, &failure);
     }
 
@@ -311,18 +316,9 @@ impl Fleet {
             self.lose_target(browser);
             return;
         };
-        let berth = &mut self.berths[index];
-        for (&model, placement) in &live.placements {
+        for placement in live.placements.values() {
             self.placed.remove(&placement.id);
             self.journal.placement_gone(placement.id);
-            if let Some(backend) = placement.loading_on() {
-                let (restarts, last) = berth
-                    .load_restarts
-                    .entry((model, backend))
-                    .or_insert_with(|| (0, failure.clone()));
-                *restarts += 1;
-                *last = failure.clone();
-            }
         }
         self.leave_plans(index);
         self.migrations_lost(browser, failure);
@@ -332,6 +328,19 @@ impl Fleet {
         let head = live.runs.front().copied();
         self.lose_runs(live.runs.into(), head, browser, failure);
         self.lose_target(browser);
+    }
+
+    /// Remembers the load that a failure has cut off: a model may be what ends its browsers.
+    pub(super) fn blame_load(&mut self, index: usize, live: &Live, failure: &Failure) {
+        let load_restarts = &mut self.berths[index].load_restarts;
+        for (&model, placement) in &live.placements {
+            if let Some(backend) = placement.loading_on() {
+                let (restarts, last) =
+                    load_restarts.entry((model, backend)).or_insert_with(|| (0, failure.clone()));
+                *restarts += 1;
+                *last = failure.clone();
+            }
+        }
     }
 
     /// Remembers that something failed on a slot, so that others are preferred for a while.
@@ -355,34 +364,23 @@ impl Fleet {
 
     /// Replaces a browser that was to be recycled and has nothing to do any more. Not a failure.
     pub(super) fn replace_recycled(&mut self, index: usize) {
-        let now = self.now;
-        let Some(live) = self.berths[index].state.live() else { return };
-        let Some(reason) = live.recycling.clone() else { return };
-        let browser = live.browser;
+        let relaunch_at = self.now;
+        let live = self.berths[index].state.live();
+        let Some(reason) = live.and_then(|live| live.recycling.clone()) else { return };
         let berth = self.berth_mut(index);
-        let live =
-            match mem::replace(&mut berth.state, BrowserState::Recovering { relaunch_at: now }) {
-                BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => Some(live),
-                BrowserState::Wanted
-                | BrowserState::Starting { .. }
-                | BrowserState::Recovering { .. }
-                | BrowserState::Retired { .. }
-                | BrowserState::Stopped => None,
-            };
+        let live = match mem::replace(&mut berth.state, BrowserState::Recovering { relaunch_at }) {
+            BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => live,
+            other => {
+                berth.state = other;
+                return;
+            }
+        };
+        let browser = live.browser;
         self.homes.remove(&browser);
         self.actions.push_back(Action::Kill { browser, reason: format!("recycled: {reason}") });
-        // It has no runs; a placement that was loading is loaded again on the next one.
+        // It has neither runs nor a task, and a load that is cut off here is nobody's fault.
         let failure = Failure::new(FailureKind::Overloaded, reason);
-        if let Some(live) = live {
-            for placement in live.placements.values() {
-                self.placed.remove(&placement.id);
-                self.journal.placement_gone(placement.id);
-            }
-            self.leave_plans(index);
-            self.migrations_lost(browser, &failure);
-            self.lose_runs(live.runs.into(), None, browser, &failure);
-            self.lose_target(browser);
-        }
+        self.lose_browser(index, browser, Some(live), &failure);
     }
 }
 

@@ -6,16 +6,13 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 
 use super::{
     Fleet, Phase,
-    browsers::{Berth, BrowserState, Live},
+    browsers::{BrowserState, Live},
     ladder::Target,
     placements::Placement,
     requests::{Request, RequestState},
     runs::Run,
 };
-use crate::{
-    config::Role,
-    event::{Action, Batching, Instant, ModelId, SlotId, TaskId},
-};
+use crate::event::{Action, Batching, Instant, ModelId, SlotId, TaskId};
 
 /// A browser that failed is avoided for this long.
 const DISTRUST: Duration = Duration::from_secs(30);
@@ -178,21 +175,19 @@ impl Fleet {
             Target::Browser(browser) => at(self.homes.get(&browser).copied()),
             Target::Slot(berth) => at(Some(berth)),
             Target::Fallback => {
-                let fallbacks = self.config.slots.iter().enumerate();
-                fallbacks
-                    .filter(|(_, slot)| slot.role == Role::Fallback)
-                    .filter_map(|(berth, _)| self.candidate(berth, seed.model, None))
-                    .collect()
+                let fallbacks = (0..self.berths.len()).filter(|&berth| self.is_fallback(berth));
+                fallbacks.filter_map(|berth| self.candidate(berth, seed.model, None)).collect()
             }
         }
     }
 
     /// Models that a berth's browser could take a run of, from whoever asks.
-    pub(super) fn open_for(&self, berth: &Berth) -> Vec<ModelId> {
-        let Some(live) = berth.state.usable().filter(|live| live.task.is_none()) else {
+    pub(super) fn open_for(&self, berth: usize) -> Vec<ModelId> {
+        let state = &self.berths[berth].state;
+        let Some(live) = state.usable().filter(|live| live.task.is_none()) else {
             return Vec::new();
         };
-        if live.runs.len() >= self.config.runs_in_flight_max as usize || live.is_fallback {
+        if live.runs.len() >= self.config.runs_in_flight_max as usize || self.is_fallback(berth) {
             return Vec::new();
         }
         let is_ready = |(_, placement): &(&ModelId, &Placement)| placement.ready_on().is_some();

@@ -92,7 +92,7 @@ impl Fleet {
     pub(super) fn refresh(&mut self) {
         for berth in std::mem::take(&mut self.index.touched) {
             let due = self.berth_timeout(&self.berths[berth]);
-            let open_for = self.open_for(&self.berths[berth]);
+            let open_for = self.open_for(berth);
             self.index.set(berth, due, open_for);
             self.index.unrecorded.insert(berth);
         }

@@ -8,7 +8,6 @@ use super::{
     requests::{Request, RequestState},
 };
 use crate::{
-    config::Role,
     event::{Action, Instant, ModelId, Recovered, Recovery, RequestError},
     recovery::{Attempt, Entry, Failure, FailureKind, Rung, Strategy, entry},
 };
@@ -148,8 +147,8 @@ impl Fleet {
     }
 
     fn touch_fallbacks(&mut self) {
-        for (index, slot) in self.config.slots.iter().enumerate() {
-            if slot.role == Role::Fallback {
+        for index in 0..self.berths.len() {
+            if self.is_fallback(index) {
                 self.index.touch(index);
             }
         }
@@ -257,7 +256,7 @@ impl Fleet {
             Rung::Reconstruct => {
                 let coming = |index: usize| match &self.berths[index].state {
                     BrowserState::Wanted | BrowserState::Recovering { .. } => {
-                        self.config.slots[index].role == Role::Regular
+                        !self.is_fallback(index)
                     }
                     BrowserState::Starting { .. }
                     | BrowserState::Ready(_)
@@ -269,7 +268,7 @@ impl Fleet {
             }
             Rung::Simulate => {
                 let is_there = |index: usize| {
-                    self.config.slots[index].role == Role::Fallback
+                    self.is_fallback(index)
                         && !matches!(
                             self.berths[index].state,
                             BrowserState::Retired { .. } | BrowserState::Stopped
@@ -287,10 +286,10 @@ impl Fleet {
     }
 
     fn is_warm(&self, model: ModelId, request: &Request, but: BrowserId) -> bool {
-        self.berths.iter().filter_map(|berth| berth.state.usable()).any(|live| {
+        let regular = (0..self.berths.len()).filter(|&index| !self.is_fallback(index));
+        regular.filter_map(|index| self.berths[index].state.usable()).any(|live| {
             live.browser != but
                 && live.task.is_none()
-                && !live.is_fallback
                 && !request.failed_on(live.browser)
                 && live.placements.get(&model).is_some_and(|each| each.ready_on().is_some())
         })
@@ -342,14 +341,14 @@ impl Fleet {
     /// Says of a request's rung what it came to, now that a browser takes the request.
     pub(super) fn name_rung(&mut self, id: RequestId, browser: BrowserId, berth: usize) {
         let resets = self.berths[berth].resets;
-        let role = self.config.slots[berth].role;
+        let is_fallback = self.is_fallback(berth);
         let Some(request) = self.requests.get_mut(&id) else { return };
         let Some(climb) = &mut request.climb else { return };
         self.rungs_due.remove(&(climb.until, id));
         climb.rung = match climb.rung {
             Rung::Separate => Rung::Separate,
             Rung::Retry | Rung::Reset | Rung::Migrate | Rung::Reconstruct | Rung::Simulate => {
-                if role == Role::Fallback {
+                if is_fallback {
                     Rung::Simulate
                 } else if browser == climb.browser {
                     if resets > 0 { Rung::Reset } else { Rung::Retry }

@@ -305,7 +305,7 @@ impl Fleet {
     /// Whether a slot answers requests of a model or could. One that starts or recovers could: nobody knows yet what its
     /// page offers. One that is ready and does not hold the model could be given it.
     pub(super) fn may_serve(&self, index: usize, model: ModelId) -> bool {
-        if self.config.slots[index].role == Role::Fallback {
+        if self.is_fallback(index) {
             return false;
         }
         match &self.berths[index].state {

@@ -6,7 +6,6 @@ use flotilla_protocol::{Backend, BrowserId, PlacementId};
 
 use super::{Fleet, browsers::BrowserState, journal::Pending, placements::Stage};
 use crate::{
-    config::Role,
     event::{Action, ModelId, SlotId},
     recovery::{Failure, FailureKind},
     state::{Durability, Key, Partition, TransactionId, Value},
@@ -57,9 +56,7 @@ impl Fleet {
 
     /// A slot's browser is gone or about to go: models that need not wait for its next one are planned elsewhere.
     pub(super) fn leave_plans(&mut self, index: usize) {
-        if self.config.redundancy_factor.is_none()
-            || self.config.slots[index].role == Role::Fallback
-        {
+        if self.config.redundancy_factor.is_none() || self.is_fallback(index) {
             return;
         }
         let models: Vec<ModelId> = self.models.keys().copied().collect();

@@ -68,6 +68,7 @@ impl Fleet {
         self.actions.push_back(Action::Reset { browser, reason: failure.to_string() });
         self.distrust(index, &failure);
         self.begin_repair(index, browser, failure.kind, Repair::ResetPage);
+        self.blame_load(index, &live, &failure);
         self.lose_browser(index, browser, Some(live), &failure);
     }
 

@@ -2,7 +2,6 @@
 
 use super::{Fleet, placements::Stage};
 use crate::{
-    config::Role,
     event::{Action, Instant, RequestError, SlotId, TaskId},
     recovery::{Failure, FailureKind},
 };
@@ -116,7 +115,7 @@ impl Fleet {
     /// The browser with the fewest runs that nobody has for himself.
     fn freest(&self) -> Option<usize> {
         (0..self.berths.len())
-            .filter(|&index| self.config.slots[index].role == Role::Regular)
+            .filter(|&index| !self.is_fallback(index))
             .filter(|&index| {
                 let slots = self.config.worker_slots.as_ref();
                 slots.is_none_or(|slots| slots.contains(&SlotId(index as u32)))
