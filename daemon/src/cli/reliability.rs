@@ -73,14 +73,12 @@ impl Reliability {
         wishes.fallback_to_simulation = self.fallback_to_simulation;
         wishes.idempotency_ttl = Duration::from_secs(self.idempotency_ttl_s);
         if !self.no_state {
-            let mut state = store::Options::of(&flotilla::pull::home_dir());
-            state.sync_interval = Duration::from_millis(self.state_sync_interval);
-            state.copy_dir = match (&self.state_copy, self.redundancy_factor) {
-                (Some(dir), _) => Some(dir.clone()),
-                (None, Some(0 | 1)) => None,
-                (None, _) => state.copy_dir,
-            };
-            wishes.state = Some(state);
+            let sync_interval = Duration::from_millis(self.state_sync_interval);
+            let state = store::Options::of(&flotilla::pull::home_dir());
+            wishes.state = Some(store::Options {
+                sync_interval,
+                ..state.with_copies(self.state_copy.clone(), self.redundancy_factor)
+            });
         }
     }
 }

@@ -36,13 +36,8 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn store(self) -> StoreOptions {
-        let store = StoreOptions::of(&flotilla::pull::home_dir());
-        let copy_dir = match (self.state_copy, self.redundancy_factor) {
-            (Some(dir), _) => Some(dir),
-            (None, Some(0 | 1)) => None,
-            (None, _) => store.copy_dir.clone(),
-        };
-        StoreOptions { copy_dir, ..store }
+        StoreOptions::of(&flotilla::pull::home_dir())
+            .with_copies(self.state_copy, self.redundancy_factor)
     }
 }
 

@@ -87,7 +87,17 @@ impl From<AnswerError> for ApiError {
                         Some(FailureKind::MemoryLimitExceeded | FailureKind::OutOfMemory) => {
                             (StatusCode::INSUFFICIENT_STORAGE, "worker_memory")
                         }
-                        _ => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
+                        Some(
+                            FailureKind::ConnectionLost
+                            | FailureKind::PageCrashed
+                            | FailureKind::BrowserExited
+                            | FailureKind::DriverUnresponsive
+                            | FailureKind::DeviceLost
+                            | FailureKind::UnsupportedOperation
+                            | FailureKind::WrongResult
+                            | FailureKind::Overloaded,
+                        )
+                        | None => (StatusCode::BAD_GATEWAY, "every_attempt_failed"),
                     }
                 }
                 RequestError::Unplaceable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_browser"),

@@ -56,10 +56,7 @@ impl State {
                 self.check_up(browser);
             }
             OwnerReport::Memory { used_bytes } => {
-                if let Some(entry) = self.browsers.get_mut(&browser) {
-                    entry.used_bytes = used_bytes;
-                }
-                // Kept with the task too: when it is told why it lost the browser, that is gone.
+                // Kept with the task: when it is told why it lost the browser, that is gone.
                 for task in self.tasks.values_mut().filter(|task| task.browser == Some(browser)) {
                     task.used_bytes = used_bytes;
                 }

@@ -87,7 +87,6 @@ impl State {
             opened: false,
             is_up: false,
             down: false,
-            used_bytes: 0,
             probes: BTreeMap::new(),
             probe_epochs: BTreeMap::new(),
             probe_loads: 0,

@@ -67,7 +67,6 @@ pub(super) struct Browser {
     pub(super) opened: bool,
     pub(super) is_up: bool,
     pub(super) down: bool,
-    pub(super) used_bytes: u64,
     /// Probes under way.
     pub(super) probes: BTreeMap<RunId, Backend>,
     /// The present life of the probe's program on each backend that the page holds it on.

@@ -288,21 +288,30 @@ pub(super) fn set_aside_row(entry: &mut i64, which: Which, bad: &Row, reason: &s
     )
 }
 
-/// Makes a copy of a file at a path, in place of what is there.
-pub(super) fn copy_from(first: &File, path: &Path) -> Result<File, FileError> {
-    let refused =
-        |error: std::io::Error| FileError::Refused(format!("{}: {error}", path.display()));
+/// Where a file is made that is to take another one's place: its folder is there, and nothing is left of an earlier try.
+pub(super) fn new_beside(path: &Path) -> Result<PathBuf, FileError> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(refused)?;
+        std::fs::create_dir_all(folder).map_err(refused(path))?;
     }
     let new = beside(path, ".new");
-    file::remove(&new).map_err(refused)?;
+    file::remove(&new).map_err(refused(path))?;
+    Ok(new)
+}
+
+/// The system's refusal, about a path.
+pub(super) fn refused(path: &Path) -> impl Fn(std::io::Error) -> FileError {
+    move |error| FileError::Refused(format!("{}: {error}", path.display()))
+}
+
+/// Makes a copy of a file at a path, in place of what is there.
+pub(super) fn copy_from(first: &File, path: &Path) -> Result<File, FileError> {
+    let new = new_beside(path)?;
     if let Err(error) = first.copy_to(&new) {
         // The space it takes may be what the first file needs.
-        file::remove(&new).map_err(refused)?;
+        file::remove(&new).map_err(refused(path))?;
         return Err(error);
     }
-    replace(&new, path).map_err(refused)?;
+    replace(&new, path).map_err(refused(path))?;
     File::open(path)
 }
 

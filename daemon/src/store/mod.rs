@@ -81,6 +81,17 @@ impl Options {
         }
     }
 
+    /// The same with the copies that a daemon is told to keep: the second one in a folder of its own if one is given, none
+    /// where the redundancy factor is 1.
+    pub fn with_copies(self, copy_dir: Option<PathBuf>, redundancy_factor: Option<u32>) -> Options {
+        let copy_dir = match (copy_dir, redundancy_factor) {
+            (Some(dir), _) => Some(dir),
+            (None, Some(0 | 1)) => None,
+            (None, _) => self.copy_dir,
+        };
+        Options { copy_dir, ..self }
+    }
+
     fn paths(&self) -> Paths {
         Paths {
             first: self.dir.join("state.sqlite"),

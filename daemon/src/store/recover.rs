@@ -13,8 +13,11 @@ use flotilla_fleet::state::{Key, TransactionId, Value, Version};
 use rusqlite::types::Value as Cell;
 
 use super::{
-    file::{self, File, FileError, Image, SCHEMA, beside, meta_row},
-    files::{Copy, Files, Paths, Purpose, bad_row, copy_from, replace_keeping, set_aside_row},
+    file::{self, File, FileError, Image, SCHEMA, meta_row},
+    files::{
+        Copy, Files, Paths, Purpose, bad_row, copy_from, new_beside, refused, replace_keeping,
+        set_aside_row,
+    },
     journal::{self, Folded, Stored, number},
     report::{Finding, OpenReport, RecordName, Remedy, Which},
     row::{Change, Found, Row, Table},
@@ -219,13 +222,7 @@ fn rebuild(
     report: &mut OpenReport,
 ) -> Result<(File, Image), FileError> {
     let path = &paths.first;
-    let refused =
-        |error: std::io::Error| FileError::Refused(format!("{}: {error}", path.display()));
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(refused)?;
-    }
-    let new = beside(path, ".new");
-    file::remove(&new).map_err(refused)?;
+    let new = new_beside(path)?;
     let mut file = File::open(&new)?;
     file.create(&identity.store, identity.generation)?;
     let (why, what) = match damaged {
@@ -243,15 +240,15 @@ fn rebuild(
         }
     };
     file.close()?;
-    file::sync(&new).map_err(refused)?;
+    file::sync(&new).map_err(refused(path))?;
     let finding = |remedy| Finding { file: Which::First, what, record: None, remedy };
     match why {
         Some(why) => {
-            let aside = replace_keeping(&new, path, why).map_err(refused)?;
+            let aside = replace_keeping(&new, path, why).map_err(refused(path))?;
             report.findings.push(finding(Remedy::Restored { aside }));
         }
         None => {
-            super::files::replace(&new, path).map_err(refused)?;
+            super::files::replace(&new, path).map_err(refused(path))?;
             if source.is_some() {
                 report.findings.push(finding(Remedy::Repaired));
             }
