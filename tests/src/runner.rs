@@ -274,9 +274,9 @@ fn serve(
     if length > 0 {
         eprintln!("runner: {path}: {}", String::from_utf8_lossy(&request[head.len()..]));
     }
-    let blob = path.strip_prefix("/blobs/").and_then(|name| {
-        blobs.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    });
+    let blob = path
+        .strip_prefix("/blobs/")
+        .and_then(|name| blobs.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned());
     let name = match path.strip_prefix("/runner/") {
         Some("") => "index.html",
         Some(name) => name,

@@ -76,7 +76,10 @@ impl Browser {
         });
         let reports = reports.map_err(|Gone(words)| anyhow::Error::msg(words))?;
         let report = reports.into_iter().find(|report| report.backend == backend);
-        report.context("the page does not know the backend")?.outcome.map_err(anyhow::Error::msg)?;
+        report
+            .context("the page does not know the backend")?
+            .outcome
+            .map_err(anyhow::Error::msg)?;
         browser.page = Some(page);
         Ok(browser)
     }
@@ -191,9 +194,8 @@ impl Browser {
             let _entered = self.runtime.enter();
             Owner::launch(launch, sender)
         };
-        let begun = self
-            .runtime
-            .block_on(async { tokio::time::timeout(START_MAX, reports.recv()).await });
+        let begun =
+            self.runtime.block_on(async { tokio::time::timeout(START_MAX, reports.recv()).await });
         match begun {
             Ok(Some((_, OwnerReport::Started(_)))) => {}
             other => return Err(format!("{} did not start: {other:?}", self.kind)),

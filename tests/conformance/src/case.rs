@@ -93,8 +93,7 @@ impl Index {
     /// There is none, or it is not one.
     pub fn read(cases: &Path) -> anyhow::Result<Index> {
         let path = cases.join(INDEX);
-        let text =
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is no index", path.display()))
     }
 }
@@ -138,7 +137,9 @@ fn data_set(bytes: &[u8]) -> anyhow::Result<DataSet> {
         match direction {
             "in" => set.inputs.push(array),
             "out" => set.outputs.push(array),
-            other => bail!("a tensor is called {other}.{name}, which is neither in.NAME nor out.NAME"),
+            other => {
+                bail!("a tensor is called {other}.{name}, which is neither in.NAME nor out.NAME")
+            }
         }
     }
     Ok(set)

@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_is_not_as_the_table_says_is_a_surprise() {
-        let table = "# known\nall test_a.* not yet\nchrome-webgpu,firefox-webgpu test_b no such type\n";
+        let table =
+            "# known\nall test_a.* not yet\nchrome-webgpu,firefox-webgpu test_b no such type\n";
         let expected = Expected::parse(table).expect("a table");
         let results = [
             judged("test_a1", failed()),

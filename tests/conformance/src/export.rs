@@ -47,10 +47,8 @@ pub fn cases() -> anyhow::Result<PathBuf> {
 /// Cargo's target folder.
 pub fn target() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || workspace.unwrap_or(Path::new(".")).join("target"),
-        PathBuf::from,
-    )
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.unwrap_or(Path::new(".")).join("target"), PathBuf::from)
 }
 
 /// A file that says what something was made of.

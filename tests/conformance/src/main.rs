@@ -89,9 +89,7 @@ fn main() -> anyhow::Result<ExitCode> {
         results.iter().map(|(runtime, judged)| Report::new(*runtime, &suite, judged)).collect();
     let surprises: Vec<(RuntimeName, Surprises)> = results
         .iter()
-        .map(|(runtime, judged)| {
-            (*runtime, expected.surprises(*runtime, judged, chosen == all))
-        })
+        .map(|(runtime, judged)| (*runtime, expected.surprises(*runtime, judged, chosen == all)))
         .collect();
     if let Some(path) = &arguments.summary {
         let text = serde_json::to_string_pretty(&reports)? + "\n";
@@ -152,7 +150,9 @@ fn run(arguments: &Arguments, suite: &Suite, runtime: RuntimeName) -> anyhow::Re
         RuntimeName::NativeCpu => native(arguments, suite, Backend::Cpu, limit, &progress),
         RuntimeName::NativeWebgpu => native(arguments, suite, Backend::WebGpu, limit, &progress),
         #[cfg(feature = "browsers")]
-        RuntimeName::ChromeWebgpu => browser(suite, Kind::Chrome, Backend::WebGpu, limit, &progress),
+        RuntimeName::ChromeWebgpu => {
+            browser(suite, Kind::Chrome, Backend::WebGpu, limit, &progress)
+        }
         #[cfg(feature = "browsers")]
         RuntimeName::FirefoxWebgpu => {
             browser(suite, Kind::Firefox, Backend::WebGpu, limit, &progress)
@@ -177,9 +177,8 @@ fn native(
     if let Some(reason) = Native::new(backend).missing() {
         bail!("{reason}");
     }
-    let threads = arguments
-        .threads
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let threads =
+        arguments.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     Ok(suite.run_native(backend, threads, limit, progress))
 }
 

@@ -123,7 +123,10 @@ impl FromStr for RuntimeName {
 
     fn from_str(text: &str) -> Result<RuntimeName, String> {
         RuntimeName::ALL.into_iter().find(|runtime| runtime.name() == text).ok_or_else(|| {
-            format!("no runtime is called {text:?}; there are {}", RuntimeName::ALL.map(RuntimeName::name).join(", "))
+            format!(
+                "no runtime is called {text:?}; there are {}",
+                RuntimeName::ALL.map(RuntimeName::name).join(", ")
+            )
         })
     }
 }

@@ -6,6 +6,7 @@ use flotilla_browser_runtime::computing_nodes;
 use flotilla_model::{
     import::{self, LoadOptions, MemoryResolver},
     program::{BlobId, Program},
+    reference::ReferenceTensor,
 };
 use flotilla_protocol::Tensor;
 
@@ -53,9 +54,12 @@ pub fn prepare(cases: &Path, facts: &Facts) -> Result<Vec<Trial>, Failure> {
 }
 
 fn trial(name: &str, resolver: &MemoryResolver, set: DataSet) -> Result<Trial, Failure> {
-    let options = LoadOptions::named(name);
-    let model = import::load(resolver, &options)
-        .map_err(|error| Failure::of(Stage::Import, &error))?;
+    let mut options = LoadOptions::named(name);
+    for Array { name, dtype, shape, bytes } in set.inputs.iter().cloned() {
+        options.values.insert(name.clone(), ReferenceTensor { name, dtype, shape, bytes });
+    }
+    let model =
+        import::load(resolver, &options).map_err(|error| Failure::of(Stage::Import, &error))?;
     let program = model.program;
     let find = |arrays: &[Array], direction: &str, name: &str| {
         arrays.iter().find(|array| array.name == name).cloned().ok_or_else(|| {

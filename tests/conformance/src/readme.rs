@@ -7,7 +7,8 @@ use anyhow::{Context as _, ensure};
 use crate::report::Report;
 
 /// Marks in the README between which the table stands.
-const BEGIN: &str = "<!-- conformance: written by `cargo xtask conformance --readme README.md` -->\n";
+const BEGIN: &str =
+    "<!-- conformance: written by `cargo xtask conformance --readme README.md` -->\n";
 const END: &str = "<!-- end of conformance -->";
 
 /// One row per runtime.

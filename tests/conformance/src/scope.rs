@@ -83,7 +83,11 @@ impl Rule {
         match self {
             Rule::Strings => has_type(&|name| name == "string"),
             Rule::Sequences => has_kind("sequence") || has_kind("map"),
-            Rule::Optionals => has_kind("optional"),
+            // These operators also take plain tensors, which says nothing about tensors.
+            Rule::Optionals => {
+                has_kind("optional")
+                    || facts.operators.iter().any(|operator| operator.starts_with("Optional"))
+            }
             Rule::Sparse => has_kind("sparse"),
             Rule::Training => facts.domains.contains(TRAINING_DOMAIN),
             Rule::Random => {
@@ -165,6 +169,7 @@ mod tests {
             (of_kind("sequence"), Rule::Sequences),
             (of_kind("map"), Rule::Sequences),
             (of_kind("optional"), Rule::Optionals),
+            (operator("OptionalHasElement"), Rule::Optionals),
             (of_kind("sparse"), Rule::Sparse),
             (training, Rule::Training),
             (operator("RandomUniformLike"), Rule::Random),

@@ -107,9 +107,9 @@ impl Suite {
         let work = || {
             let mut guard = guard();
             while let Some(facts) = self.in_scope.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let outcome = guard.call(facts.clone()).unwrap_or_else(|broken| {
-                    Outcome::Failed(Failure::new(Stage::Run, broken))
-                });
+                let outcome = guard
+                    .call(facts.clone())
+                    .unwrap_or_else(|broken| Outcome::Failed(Failure::new(Stage::Run, broken)));
                 let one = Judged { facts: facts.clone(), outcome };
                 progress(&one);
                 if let Ok(mut judged) = judged.lock() {
