@@ -2,6 +2,9 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod control;
+mod losses;
+mod products;
+mod selection;
 mod shapes;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -9,7 +12,13 @@ use std::{collections::HashMap, sync::LazyLock};
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] = &[control::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] = &[
+    control::OPERATORS,
+    losses::OPERATORS,
+    products::OPERATORS,
+    selection::OPERATORS,
+    shapes::OPERATORS,
+];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
