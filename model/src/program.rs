@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::dim::{Dim, Symbol};
 
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 2;
+pub const PROGRAM_VERSION: u32 = 3;
 
 /// Bytes of one element inside a page, whatever its type.
 pub const WORD_BYTES: usize = 4;
@@ -188,6 +188,15 @@ pub struct Port {
     pub value: ValueId,
 }
 
+/// An input that decides shapes, and the value that the program was made for: a run with another one is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assumption {
+    /// Index in [`Program::inputs`].
+    pub input: u32,
+    /// The elements, row-major, in the form that a page stores them in.
+    pub words: Vec<u32>,
+}
+
 /// One operator application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -218,6 +227,8 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Results of a run.
     pub outputs: Vec<Port>,
+    /// What must hold of the inputs' values.
+    pub assumptions: Vec<Assumption>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -262,6 +273,26 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether every element of the result is one of an operand, or a number that any type holds, so that a result of a
+    /// narrow type needs no rounding.
+    pub fn moves_elements(&self) -> bool {
+        match self {
+            Op::Gather(_)
+            | Op::Transpose(_)
+            | Op::Reshape
+            | Op::Broadcast
+            | Op::Concat(_)
+            | Op::Slice(_) => true,
+            Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
+            Op::MatMul(_)
+            | Op::Attention(_)
+            | Op::LayerNorm(_)
+            | Op::Softmax(_)
+            | Op::Elementwise(_)
+            | Op::Range(_) => false,
+        }
+    }
+
     /// The operator's name in messages and tables.
     pub fn name(&self) -> &'static str {
         match self {
@@ -614,6 +645,9 @@ impl Program {
                     _ => return fail(&node.name, "an output is unknown or computed twice"),
                 }
             }
+        }
+        if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
+            return fail("assumptions", "one is about an input that is not there");
         }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {

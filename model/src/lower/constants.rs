@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 
-use super::draft::Data;
-use crate::program::DType;
+use super::{draft::Data, element_type};
+use crate::program::{DType, WORD_BYTES};
 
 /// Why a constant cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -38,20 +38,9 @@ pub(crate) fn storage_data(tensor: &Arc<Tensor>) -> Result<(DType, Data), Consta
     })
 }
 
-/// Our name for an element type of at most 32 bits.
+/// Our name for an element type that is stored as it is.
 pub(super) fn plain_dtype(datum_type: DatumType) -> Option<DType> {
-    Some(match datum_type {
-        DatumType::F32 => DType::F32,
-        DatumType::F16 => DType::F16,
-        DatumType::I32 => DType::I32,
-        DatumType::I16 => DType::I16,
-        DatumType::I8 => DType::I8,
-        DatumType::U32 => DType::U32,
-        DatumType::U16 => DType::U16,
-        DatumType::U8 => DType::U8,
-        DatumType::Bool => DType::Bool,
-        _ => return None,
-    })
+    element_type(datum_type).filter(|dtype| dtype.wire_bytes() <= WORD_BYTES)
 }
 
 /// Elements of a narrow type as little-endian words of its storage type.

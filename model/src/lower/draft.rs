@@ -8,7 +8,8 @@ use super::constants::{plain_dtype, widened};
 use crate::{
     dim::Dim,
     program::{
-        Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId, WORD_BYTES,
+        Assumption, Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId,
+        WORD_BYTES,
     },
 };
 
@@ -82,6 +83,7 @@ pub(crate) struct Draft {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
+    pub(crate) assumptions: Vec<Assumption>,
 }
 
 impl Draft {
