@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::{
     tract_core::ops::{
         binary::TypedBinOp,
         element_wise::ElementWiseOp,
-        math::{PowConst, Round},
+        math::{IsInf, IsNan, PowConst, Round},
         nn::{GeluApproximate, HardSwish, LeakyRelu},
     },
 };
