@@ -105,7 +105,7 @@ pub(super) fn case(
     use flotilla_model::program::Op;
 
     let expr = Expr { steps };
-    let types = types(&expr, |index| inputs[index].dtype)
+    let types = types(&expr, |index| inputs[index].dtype.storage())
         .unwrap_or_else(|reason| panic!("{name}: {reason}"));
     let expected = Array::build(result_type(&types), out, |index| {
         exact(&expr, &types, |input| {
