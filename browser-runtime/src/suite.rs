@@ -33,7 +33,9 @@ impl Tolerance {
             Tolerance::Close => 2e-6,
             Tolerance::Approximate => 1e-5,
         };
-        got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound * want.abs().max(1.0)
+        got == want
+            || (got.is_nan() && want.is_nan())
+            || (got - want).abs() <= bound * want.abs().max(1.0)
     }
 }
 

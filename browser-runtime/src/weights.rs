@@ -26,8 +26,7 @@ impl Constants {
             .iter()
             .map(|value| match value.source {
                 Source::Constant(constant) => {
-                    let key =
-                        (constant.blob, constant.offset, constant.bytes, constant.dtype);
+                    let key = (constant.blob, constant.offset, constant.bytes, constant.dtype);
                     Some(*known.entry(key).or_insert_with(|| {
                         refs.push(constant);
                         refs.len() - 1

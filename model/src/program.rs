@@ -724,10 +724,9 @@ impl Expr {
                 match step {
                     Step::Input(input) => (*input as usize) < inputs,
                     Step::Float(_) | Step::Int(_) | Step::Dim(_) => true,
-                    Step::Unary(_, a)
-                    | Step::Cast(_, a)
-                    | Step::Bits(_, a)
-                    | Step::Test(_, a) => earlier(a),
+                    Step::Unary(_, a) | Step::Cast(_, a) | Step::Bits(_, a) | Step::Test(_, a) => {
+                        earlier(a)
+                    }
                     Step::Binary(_, a, b) => earlier(a) && earlier(b),
                     Step::Select(a, b, c) => earlier(a) && earlier(b) && earlier(c),
                 }

@@ -83,9 +83,7 @@ fn floats(to: DType, a: &[u32], target: &mut [u32]) {
 fn integers(to: DType, a: &[u32], target: &mut [u32], number: impl Fn(u32) -> f32) {
     match to {
         DType::F32 => each(a, target, |word| number(word).to_bits()),
-        DType::F16 => {
-            each(a, target, |word| half::f16::from_f32(number(word)).to_f32().to_bits())
-        }
+        DType::F16 => each(a, target, |word| half::f16::from_f32(number(word)).to_f32().to_bits()),
         DType::BF16 => {
             each(a, target, |word| half::bf16::from_f32(number(word)).to_f32().to_bits())
         }

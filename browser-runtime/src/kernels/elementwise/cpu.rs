@@ -3,9 +3,8 @@
 use flotilla_model::program::{Binary, DType, Expr, Step, Test, Unary};
 
 use super::{
-    convert, dim_value,
     super::{Operand, math},
-    types,
+    convert, dim_value, types,
 };
 use crate::call::{Call, broadcast_strides};
 
@@ -254,9 +253,7 @@ fn unsigned_block(binary: Binary, a: &Register, b: &Register, target: &mut Regis
         Binary::Sub => lanes(a, b, target, u32::wrapping_sub),
         Binary::Mul => lanes(a, b, target, u32::wrapping_mul),
         Binary::Div => lanes(a, b, target, |a, b| a.checked_div(b).unwrap_or(a)),
-        Binary::Rem | Binary::Mod => {
-            lanes(a, b, target, |a, b| a.checked_rem(b).unwrap_or(0))
-        }
+        Binary::Rem | Binary::Mod => lanes(a, b, target, |a, b| a.checked_rem(b).unwrap_or(0)),
         Binary::Pow => lanes(a, b, target, u32::wrapping_pow),
         Binary::Min => lanes(a, b, target, u32::min),
         Binary::Max => lanes(a, b, target, u32::max),

@@ -174,7 +174,10 @@ mod tests {
         assert!(check(sum(), DType::I32).is_err());
         assert!(check(vec![Step::Input(0), Step::Unary(Unary::Exp, 0)], DType::I32).is_err());
         assert!(check(vec![Step::Input(0), Step::Select(0, 0, 0)], DType::F32).is_err());
-        assert_eq!(check(vec![Step::Input(0), Step::Cast(DType::F16, 0)], DType::F32), Ok(DType::F32));
+        assert_eq!(
+            check(vec![Step::Input(0), Step::Cast(DType::F16, 0)], DType::F32),
+            Ok(DType::F32)
+        );
         assert!(check(vec![Step::Input(0), Step::Bits(DType::F16, 0)], DType::F32).is_err());
         assert!(check(vec![Step::Input(0), Step::Test(Test::Nan, 0)], DType::I32).is_err());
     }

@@ -103,28 +103,26 @@ pub(super) fn shader(expr: &Expr, signature: &Signature<'_>) -> Shader {
                 dim += 1;
                 param(dim - 1)
             }
-            Step::Unary(unary, a) => {
-                match (unary, types[*a as usize]) {
-                    (Unary::Not, DType::Bool) => format!("!v{a}"),
-                    (Unary::Not, _) => format!("~v{a}"),
-                    (Unary::Relu, DType::I32) => format!("max(v{a}, 0i)"),
-                    (Unary::Relu | Unary::Abs, DType::U32) => format!("v{a}"),
-                    (Unary::Neg, DType::U32) => format!("(0u - v{a})"),
-                    (Unary::Sign, DType::U32) => format!("min(v{a}, 1u)"),
-                    (Unary::Neg, _) => format!("-v{a}"),
-                    (Unary::Abs, _) => format!("abs(v{a})"),
-                    (Unary::Sign, _) => format!("sign(v{a})"),
-                    (Unary::Square, _) => format!("v{a} * v{a}"),
-                    (unary, _) => {
-                        let name = format!("f_{unary:?}").to_lowercase();
-                        if !used.contains(unary) {
-                            used.push(*unary);
-                            functions += &math::wgsl(*unary, &name, "f32");
-                        }
-                        format!("{name}(v{a})")
+            Step::Unary(unary, a) => match (unary, types[*a as usize]) {
+                (Unary::Not, DType::Bool) => format!("!v{a}"),
+                (Unary::Not, _) => format!("~v{a}"),
+                (Unary::Relu, DType::I32) => format!("max(v{a}, 0i)"),
+                (Unary::Relu | Unary::Abs, DType::U32) => format!("v{a}"),
+                (Unary::Neg, DType::U32) => format!("(0u - v{a})"),
+                (Unary::Sign, DType::U32) => format!("min(v{a}, 1u)"),
+                (Unary::Neg, _) => format!("-v{a}"),
+                (Unary::Abs, _) => format!("abs(v{a})"),
+                (Unary::Sign, _) => format!("sign(v{a})"),
+                (Unary::Square, _) => format!("v{a} * v{a}"),
+                (unary, _) => {
+                    let name = format!("f_{unary:?}").to_lowercase();
+                    if !used.contains(unary) {
+                        used.push(*unary);
+                        functions += &math::wgsl(*unary, &name, "f32");
                     }
+                    format!("{name}(v{a})")
                 }
-            }
+            },
             Step::Binary(binary, a, b) => binary_wgsl(*binary, types[*a as usize], *a, *b, expr),
             Step::Select(condition, a, b) => format!("select(v{b}, v{a}, v{condition})"),
             Step::Cast(to, a) => convert::wgsl(types[*a as usize], *to, &format!("v{a}")),

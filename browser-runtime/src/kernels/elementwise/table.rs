@@ -317,4 +317,3 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(extremes::cases());
     cases
 }
-
