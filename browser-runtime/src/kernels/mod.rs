@@ -8,14 +8,20 @@
 mod attention;
 mod broadcast;
 mod concat;
+mod dft;
 mod elementwise;
 mod gather;
+mod grid_sample;
 mod layer_norm;
 mod math;
 mod matmul;
+mod ngram_counts;
+mod pad;
 mod range;
 mod reduce;
+mod resample;
 mod reshape;
+mod roi_align;
 mod shader;
 mod slice;
 mod softmax;
@@ -23,6 +29,7 @@ mod strided;
 #[cfg(test)]
 mod tests;
 mod transpose;
+mod triangular;
 
 use flotilla_model::program::Op;
 
@@ -122,6 +129,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Pad(op) => op,
+        Op::Resample(op) => op,
+        Op::GridSample(op) => op,
+        Op::RoiAlign(op) => op,
+        Op::Dft(op) => op,
+        Op::Triangular => &triangular::Triangular,
+        Op::NgramCounts(op) => op,
     }
 }
 
@@ -142,6 +156,13 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        pad::cases(),
+        resample::cases(),
+        grid_sample::cases(),
+        roi_align::cases(),
+        dft::cases(),
+        triangular::cases(),
+        ngram_counts::cases(),
     ]
     .concat()
 }
