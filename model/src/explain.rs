@@ -83,10 +83,7 @@ impl Program {
             Op::Gather(gather) => format!("axis {}", gather.axis),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
             Op::Reshape | Op::Broadcast | Op::Triangular => String::new(),
-            Op::Pad(pad) => {
-                let before: Vec<String> = pad.before.iter().map(|dim| self.dim_text(dim)).collect();
-                format!("{:?}, before [{}]", pad.mode, before.join(", "))
-            }
+            Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
             Op::Resample(resample) => format!("axis {}", resample.axis),
             Op::GridSample(sample) => format!(
                 "{:?}, outside {:?}, align_corners {}",

@@ -2,13 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dim::Dim;
-
 /// See [`Op::Pad`](super::Op::Pad).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pad {
     /// Elements put before each dimension; a negative number takes as many away.
-    pub before: Vec<Dim>,
+    pub before: Vec<i64>,
     /// What the new elements are.
     pub mode: PadMode,
 }
