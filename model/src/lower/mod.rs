@@ -9,6 +9,7 @@ pub(crate) mod draft;
 mod einsum;
 mod elementwise;
 mod finish;
+mod geometry;
 mod nodes;
 mod reductions;
 mod shapes;

@@ -9,8 +9,8 @@ use tract_onnx::{
         tract_core::ops::{
             array::CumSum,
             array::{
-                DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Range, Slice,
-                TypedConcat,
+                DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Pad, Range,
+                Slice, TypedConcat,
             },
             binary::TypedBinOp,
             cast::Cast,
@@ -19,7 +19,7 @@ use tract_onnx::{
             identity::Identity,
             konst::Const,
             logic::Iff,
-            nn::{Reduce, RmsNorm, Softmax},
+            nn::{GridSample, Reduce, RmsNorm, Softmax},
         },
     },
 };
@@ -81,6 +81,10 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<Pad>() {
+            self.pad(node, op)?
+        } else if let Some(op) = node.op_as::<GridSample>() {
+            self.grid_sample(node, op)?
         } else if node.op_is::<Range>() {
             self.range(node)?
         } else if let Some(op) = node.op_as::<CumSum>() {

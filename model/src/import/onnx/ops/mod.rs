@@ -2,21 +2,44 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod control;
+mod features;
+mod matrices;
+mod padding;
+mod rearrange;
+mod resize;
+mod sampling;
 mod shapes;
+mod signal;
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] = &[control::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] = &[
+    control::OPERATORS,
+    features::OPERATORS,
+    matrices::OPERATORS,
+    padding::OPERATORS,
+    rearrange::OPERATORS,
+    resize::OPERATORS,
+    sampling::OPERATORS,
+    shapes::OPERATORS,
+    signal::OPERATORS,
+];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
 
 /// How to wire an operator, where that is ours to say.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
-    if domain.is_empty() { OPERATORS.get(name).copied() } else { None }
+    match domain {
+        "" => OPERATORS.get(name).copied(),
+        "ai.onnx.ml" => {
+            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use tract_onnx::{
     prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{ToDim, bail},
+    tract_hir::internal::{DimLike as _, ToDim, bail},
 };
 
 use crate::{
@@ -147,8 +147,7 @@ fn resize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 fn upsample(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
-    let scales =
-        if w.opset < 9 { w.node.get_attr_vec::<f32>("scales")? } else { w.known_f32s(1)? };
+    let scales = if w.opset < 9 { w.node.get_attr_vec::<f32>("scales")? } else { w.known_f32s(1)? };
     let mode = match w.text("mode")?.unwrap_or("nearest") {
         "nearest" => Mode::Nearest(Rounding::Floor),
         "linear" => Mode::Linear,
@@ -185,9 +184,10 @@ fn lines(
     let shape = w.shape(x);
     let (count, stays): (usize, Vec<bool>) = match targets {
         Targets::Scales(scales) => (scales.len(), scales.iter().map(|&s| s == 1.0).collect()),
-        Targets::Sizes(sizes) => {
-            (sizes.len(), sizes.iter().zip(axes).map(|(size, &axis)| *size == shape[axis]).collect())
-        }
+        Targets::Sizes(sizes) => (
+            sizes.len(),
+            sizes.iter().zip(axes).map(|(size, &axis)| *size == shape[axis]).collect(),
+        ),
     };
     if count != axes.len() {
         bail!("{count} targets for {} dimensions", axes.len());
@@ -401,13 +401,7 @@ mod tests {
     use super::*;
 
     fn resizing(mode: Mode, coordinates: Coordinates) -> Resizing {
-        Resizing {
-            mode,
-            coordinates,
-            antialias: false,
-            exclude_outside: false,
-            extrapolation: 0.0,
-        }
+        Resizing { mode, coordinates, antialias: false, exclude_outside: false, extrapolation: 0.0 }
     }
 
     fn line(size: usize, resized: usize) -> Line {

@@ -58,7 +58,8 @@ fn affine_grid(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
             .collect();
     }
     let count = places.len();
-    let homogeneous: Vec<f32> = places.into_iter().flat_map(|place| [place, vec![1.0]].concat()).collect();
+    let homogeneous: Vec<f32> =
+        places.into_iter().flat_map(|place| [place, vec![1.0]].concat()).collect();
     let grid = Tensor::from_shape(&[1, count, sizes.len() + 1], &homogeneous)?;
     let dtype = w.dtype(theta);
     let images = w.shape(theta)[0].clone();
