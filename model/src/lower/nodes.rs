@@ -14,6 +14,7 @@ use tract_onnx::{
             },
             binary::TypedBinOp,
             cast::Cast,
+            downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
             identity::Identity,
@@ -81,6 +82,8 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            self.downsample(node, op)?
         } else if let Some(op) = node.op_as::<Pad>() {
             self.pad(node, op)?
         } else if let Some(op) = node.op_as::<GridSample>() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tract_onnx::{
     prelude::{DatumType, OutletId, Tensor, TractResult},
-    tract_hir::internal::{ToDim, bail},
+    tract_hir::internal::{ToDim, bail, tract_core::ops::logic::CompGT},
 };
 
 use crate::{
@@ -34,7 +34,7 @@ fn binarizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let dtype = w.dtype(x);
     let threshold = w.node.get_attr_opt::<f32>("threshold")?.unwrap_or(0.0);
     let threshold = w.scalar(dtype, f64::from(threshold))?;
-    let above = w.onnx("Greater", &[], &[Some(x), Some(threshold)])?[0];
+    let above = w.binary(CompGT, x, threshold)?;
     Ok(vec![w.cast(above, dtype)?])
 }
 

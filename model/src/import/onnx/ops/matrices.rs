@@ -1,7 +1,6 @@
 //! Operators on the last two dimensions.
 
 use tract_onnx::{
-    pb::tensor_proto::DataType,
     prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
     tract_hir::internal::{
         DimLike as _, ToDim, bail,
@@ -10,13 +9,11 @@ use tract_onnx::{
 };
 
 use crate::{
-    dim::Dim,
     import::onnx::wiring::{Wire, Wiring},
-    program::{Op, Range},
+    program::Op,
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] =
-    &[("Det", det), ("EyeLike", eye_like), ("Trilu", trilu)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[("Det", det), ("Trilu", trilu)];
 
 /// The product of the diagonal, once a matrix is triangular.
 fn det(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
@@ -73,24 +70,4 @@ fn trilu(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let zero = Tensor::zero_scalar_dt(w.dtype(x))?;
     let zero = w.tensor(zero)?;
     Ok(vec![w.select(kept, x, zero)?])
-}
-
-/// Ones on a diagonal, computed where they are used.
-fn eye_like(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let x = w.input(0)?;
-    let shape = w.shape(x);
-    let [rows, columns] = shape.as_slice() else {
-        bail!("{} dimensions, a matrix has two", shape.len());
-    };
-    let diagonal = w.node.get_attr_opt::<i64>("k")?.unwrap_or(0);
-    let dtype = match w.node.get_attr_opt::<i64>("dtype")? {
-        Some(number) => DataType::try_from(i32::try_from(number)?)?.try_into()?,
-        None => w.dtype(x),
-    };
-    let numbers = |start: i64| Op::Range(Range { start: Dim::Fixed(start), stride: Dim::Fixed(1) });
-    let row = w.program_op(numbers(diagonal), &[], DatumType::I64, vec![rows.clone()])?;
-    let column = w.program_op(numbers(0), &[], DatumType::I64, vec![columns.clone()])?;
-    let row = w.unsqueeze(row, 1)?;
-    let ones = w.onnx("Equal", &[], &[Some(row), Some(column)])?[0];
-    Ok(vec![w.cast(ones, dtype)?])
 }

@@ -3,6 +3,7 @@
 
 mod control;
 mod features;
+mod generators;
 mod matrices;
 mod padding;
 mod rearrange;
@@ -19,6 +20,7 @@ use super::wiring::Wire;
 const FAMILIES: &[&[(&str, Wire)]] = &[
     control::OPERATORS,
     features::OPERATORS,
+    generators::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
     rearrange::OPERATORS,

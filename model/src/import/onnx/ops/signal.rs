@@ -6,10 +6,10 @@ use tract_onnx::{
     tract_hir::internal::{DimLike as _, ToDim, bail, tract_core::ops::math},
 };
 
+use super::generators::positions;
 use crate::{
-    dim::Dim,
     import::onnx::wiring::{Wire, Wiring},
-    program::{Dft, Op, Range},
+    program::{Dft, Op},
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
@@ -134,8 +134,7 @@ fn cosines(w: &mut Wiring<'_, '_>, [a0, a1, a2]: [f64; 3]) -> TractResult<Vec<Ou
     let periodic = w.node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
     let dtype = output_type(w)?;
     let turns = if periodic { size } else { size - 1 }.max(1);
-    let range = Op::Range(Range { start: Dim::Fixed(0), stride: Dim::Fixed(1) });
-    let at = w.program_op(range, &[], DatumType::I64, vec![size.to_dim()])?;
+    let at = positions(w, 0, size.to_dim())?;
     let at = w.cast(at, DatumType::F32)?;
     let mut window = w.scalar(DatumType::F32, a0)?;
     for (factor, harmonic) in [(-a1, 1.0), (a2, 2.0)] {
