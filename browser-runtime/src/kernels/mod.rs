@@ -5,29 +5,37 @@
     expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
 )]
 
+mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
+mod cumulative;
 mod dft;
 mod elementwise;
 mod gather;
+mod gather_elements;
+mod gather_nd;
 mod grid_sample;
 mod layer_norm;
 mod math;
 mod matmul;
 mod ngram_counts;
+mod order;
 mod pad;
+mod places;
 mod range;
 mod reduce;
 mod resample;
 mod reshape;
 mod roi_align;
+mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod transpose;
 mod triangular;
 
@@ -136,6 +144,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Dft(op) => op,
         Op::Triangular => &triangular::Triangular,
         Op::NgramCounts(op) => op,
+        Op::GatherElements(op) => op,
+        Op::GatherNd(op) => op,
+        Op::ScatterElements(op) => op,
+        Op::ScatterNd(op) => op,
+        Op::TopK(op) => op,
+        Op::ArgReduce(op) => op,
+        Op::Cumulative(op) => op,
     }
 }
 
@@ -163,6 +178,12 @@ pub(crate) fn cases() -> Vec<Case> {
         dft::cases(),
         triangular::cases(),
         ngram_counts::cases(),
+        gather_elements::cases(),
+        gather_nd::cases(),
+        scatter::cases(),
+        top_k::cases(),
+        arg_reduce::cases(),
+        cumulative::cases(),
     ]
     .concat()
 }

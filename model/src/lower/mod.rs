@@ -12,6 +12,7 @@ mod finish;
 mod geometry;
 mod nodes;
 mod reductions;
+mod selection;
 mod shapes;
 
 use std::{collections::HashMap, sync::Arc};

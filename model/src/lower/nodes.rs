@@ -7,10 +7,10 @@ use tract_onnx::{
     tract_hir::internal::{
         AxisOp, TypedNode,
         tract_core::ops::{
-            array::CumSum,
             array::{
-                DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Pad, Range,
-                Slice, TypedConcat,
+                CumSum, DynSlice, FiniteReshape, Gather, GatherElements, GatherNd,
+                MultiBroadcastTo, OneHot, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
+                TypedConcat,
             },
             binary::TypedBinOp,
             cast::Cast,
@@ -88,6 +88,16 @@ impl<'m> Lowering<'m> {
             self.pad(node, op)?
         } else if let Some(op) = node.op_as::<GridSample>() {
             self.grid_sample(node, op)?
+        } else if let Some(op) = node.op_as::<GatherNd>() {
+            self.gather_nd(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterElements>() {
+            self.scatter_elements(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterNd>() {
+            self.scatter_nd(node, op)?
+        } else if let Some(op) = node.op_as::<Topk>() {
+            return self.top_k(node, op);
+        } else if let Some(op) = node.op_as::<OneHot>() {
+            self.one_hot(node, op)?
         } else if node.op_is::<Range>() {
             self.range(node)?
         } else if let Some(op) = node.op_as::<CumSum>() {
@@ -123,6 +133,18 @@ impl<'m> Lowering<'m> {
         };
         let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
         Ok(Lowered::Value(self.draft.add_value(dtype, shape, Origin::Constant(data))))
+    }
+
+    /// A constant that an operator brings along.
+    pub(super) fn constant_value(
+        &mut self,
+        node: &TypedNode,
+        tensor: &Arc<Tensor>,
+    ) -> LowerResult<ValueId> {
+        let (dtype, data) = storage_data(tensor)
+            .map_err(|source| LowerError::Constant { node: node.name.clone(), source })?;
+        let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
+        Ok(self.draft.add_value(dtype, shape, Origin::Constant(data)))
     }
 
     /// Casts between integer types and dimensions change nothing in a page, where all are 32 bits wide.
