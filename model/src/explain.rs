@@ -151,6 +151,8 @@ impl Program {
                     format!("select({}, {}, {})", of(condition), of(yes), of(no))
                 }
                 Step::Cast(dtype, a) => format!("{dtype:?}({})", of(a)),
+                Step::Bits(dtype, a) => format!("bits{dtype:?}({})", of(a)),
+                Step::Test(test, a) => format!("is{test:?}({})", of(a)),
             });
         }
         texts.pop().unwrap_or_default()
@@ -222,7 +224,9 @@ fn binary_text(function: Binary, a: &str, b: &str) -> String {
         Binary::And => "&",
         Binary::Or => "|",
         Binary::Xor => "^",
-        Binary::Pow | Binary::Min | Binary::Max => {
+        Binary::ShiftLeft => "<<",
+        Binary::ShiftRight => ">>",
+        Binary::Pow | Binary::Min | Binary::Max | Binary::Mod => {
             return format!("{}({a}, {b})", format!("{function:?}").to_lowercase());
         }
     };
