@@ -339,7 +339,9 @@ impl Op {
             | Op::GatherElements(_)
             | Op::GatherNd(_)
             | Op::TopK(_)
-            | Op::ArgReduce(_) => true,
+            | Op::ArgReduce(_)
+            | Op::Pad(_) => true,
+            Op::GridSample(sample) => sample.interpolation == Interpolation::Nearest,
             Op::ScatterElements(scatter) => scatter.combine == Combine::Replace,
             Op::ScatterNd(scatter) => scatter.combine == Combine::Replace,
             Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
@@ -349,6 +351,11 @@ impl Op {
             | Op::Softmax(_)
             | Op::Elementwise(_)
             | Op::Cumulative(_)
+            | Op::Resample(_)
+            | Op::RoiAlign(_)
+            | Op::Dft(_)
+            | Op::Triangular
+            | Op::NgramCounts(_)
             | Op::Range(_) => false,
         }
     }
