@@ -82,7 +82,21 @@ impl Program {
             Op::Reduce(reduce) => format!("{:?}, axes {:?}", reduce.kind, reduce.axes),
             Op::Gather(gather) => format!("axis {}", gather.axis),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
-            Op::Reshape | Op::Broadcast => String::new(),
+            Op::Reshape | Op::Broadcast | Op::Triangular => String::new(),
+            Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
+            Op::Resample(resample) => format!("axis {}", resample.axis),
+            Op::GridSample(sample) => format!(
+                "{:?}, outside {:?}, align_corners {}",
+                sample.interpolation, sample.outside, sample.align_corners
+            ),
+            Op::RoiAlign(align) => format!(
+                "samples {}, scale {}, half_pixel {}, max {}",
+                align.samples, align.scale, align.half_pixel, align.max
+            ),
+            Op::Dft(dft) => {
+                format!("axis {}, inverse {}, mirrored {}", dft.axis, dft.inverse, dft.mirrored)
+            }
+            Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {
                 format!(

@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
+mod geometry;
+
+pub use geometry::{
+    Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
+};
+
 /// Version of the serialized form; a page refuses another one.
 pub const PROGRAM_VERSION: u32 = 3;
 
@@ -270,6 +276,31 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
+    /// Input `data` of any type, then, in [`PadMode::Constant`], one element: `data` with elements put around or taken
+    /// away; the output's shape says how many come after it.
+    Pad(Pad),
+    /// Inputs `x` (F32), `indices` `[m, taps]` (I32) and `weights` `[m, taps]`: along `axis`, element `i` of the
+    /// output is the sum of `weights[i, tap] * x[indices[i, tap]]`. Interpolation in one dimension.
+    Resample(Resample),
+    /// Inputs `x` `[n, c, (d,) h, w]` and `grid` `[n, (d2,) h2, w2, 2 or 3]`, whose last dimension holds coordinates
+    /// `(x, y)` or `(x, y, z)` in -1..1: the output `[n, c, (d2,) h2, w2]` has the input's elements there.
+    /// Source: ONNX operators, "GridSample".
+    GridSample(GridSample),
+    /// Inputs `x` `[n, c, h, w]`, `regions` `[r, 4]` (`x1, y1, x2, y2`) and `batches` `[r]` (I32): the output
+    /// `[r, c, h2, w2]` has each region of its image pooled to `h2 x w2` cells.
+    /// Source: He et al., "Mask R-CNN", 3; ONNX operators, "RoiAlign".
+    RoiAlign(RoiAlign),
+    /// Discrete Fourier transform of length `n` along `axis`: inputs `x`, whose last dimension is 1 (real) or 2
+    /// (complex), and `twiddles` `[n, 2]`, cosine and sine of `2 pi i / n`. Missing elements count as 0, and the output
+    /// has the first ones of its axis; its last dimension is 1 when only real parts are kept, else 2.
+    Dft(Dft),
+    /// Each matrix of `[.., n, n]` in upper triangular form by Gaussian elimination with partial pivoting. Exchanged rows
+    /// change their sign, so that the determinant stays.
+    Triangular,
+    /// Inputs `x` `[rows, length]` (I32), `grams` `[g, longest]` (I32), `lengths` `[g]` (I32) and `starts`
+    /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
+    /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
+    NgramCounts(NgramCounts),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -308,7 +339,9 @@ impl Op {
             | Op::GatherElements(_)
             | Op::GatherNd(_)
             | Op::TopK(_)
-            | Op::ArgReduce(_) => true,
+            | Op::ArgReduce(_)
+            | Op::Pad(_) => true,
+            Op::GridSample(sample) => sample.interpolation == Interpolation::Nearest,
             Op::ScatterElements(scatter) => scatter.combine == Combine::Replace,
             Op::ScatterNd(scatter) => scatter.combine == Combine::Replace,
             Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
@@ -318,6 +351,11 @@ impl Op {
             | Op::Softmax(_)
             | Op::Elementwise(_)
             | Op::Cumulative(_)
+            | Op::Resample(_)
+            | Op::RoiAlign(_)
+            | Op::Dft(_)
+            | Op::Triangular
+            | Op::NgramCounts(_)
             | Op::Range(_) => false,
         }
     }
@@ -338,6 +376,13 @@ impl Op {
             Op::Concat(_) => "Concat",
             Op::Slice(_) => "Slice",
             Op::Range(_) => "Range",
+            Op::Pad(_) => "Pad",
+            Op::Resample(_) => "Resample",
+            Op::GridSample(_) => "GridSample",
+            Op::RoiAlign(_) => "RoiAlign",
+            Op::Dft(_) => "Dft",
+            Op::Triangular => "Triangular",
+            Op::NgramCounts(_) => "NgramCounts",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",

@@ -10,18 +10,24 @@ mod attention;
 mod broadcast;
 mod concat;
 mod cumulative;
+mod dft;
 mod elementwise;
 mod gather;
 mod gather_elements;
 mod gather_nd;
+mod grid_sample;
 mod layer_norm;
 mod math;
 mod matmul;
+mod ngram_counts;
 mod order;
+mod pad;
 mod places;
 mod range;
 mod reduce;
+mod resample;
 mod reshape;
+mod roi_align;
 mod scatter;
 mod shader;
 mod slice;
@@ -31,6 +37,7 @@ mod strided;
 mod tests;
 mod top_k;
 mod transpose;
+mod triangular;
 
 use flotilla_model::program::Op;
 
@@ -130,6 +137,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Pad(op) => op,
+        Op::Resample(op) => op,
+        Op::GridSample(op) => op,
+        Op::RoiAlign(op) => op,
+        Op::Dft(op) => op,
+        Op::Triangular => &triangular::Triangular,
+        Op::NgramCounts(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
@@ -157,6 +171,13 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        pad::cases(),
+        resample::cases(),
+        grid_sample::cases(),
+        roi_align::cases(),
+        dft::cases(),
+        triangular::cases(),
+        ngram_counts::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),

@@ -9,6 +9,7 @@ pub(crate) mod draft;
 mod einsum;
 mod elementwise;
 mod finish;
+mod geometry;
 mod narrow;
 mod nodes;
 mod reductions;

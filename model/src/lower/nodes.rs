@@ -9,17 +9,18 @@ use tract_onnx::{
         tract_core::ops::{
             array::{
                 CumSum, DynSlice, FiniteReshape, Gather, GatherElements, GatherNd,
-                MultiBroadcastTo, OneHot, Range, ScatterElements, ScatterNd, Slice, Topk,
+                MultiBroadcastTo, OneHot, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
                 TypedConcat,
             },
             binary::TypedBinOp,
             cast::Cast,
+            downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
             identity::Identity,
             konst::Const,
             logic::Iff,
-            nn::{Reduce, RmsNorm, Softmax},
+            nn::{GridSample, Reduce, RmsNorm, Softmax},
         },
     },
 };
@@ -82,6 +83,12 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            self.downsample(node, op)?
+        } else if let Some(op) = node.op_as::<Pad>() {
+            self.pad(node, op)?
+        } else if let Some(op) = node.op_as::<GridSample>() {
+            self.grid_sample(node, op)?
         } else if let Some(op) = node.op_as::<GatherNd>() {
             self.gather_nd(node, op)?
         } else if let Some(op) = node.op_as::<ScatterElements>() {

@@ -2,10 +2,18 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod control;
+mod features;
+mod generators;
 mod losses;
+mod matrices;
+mod padding;
 mod products;
+mod rearrange;
+mod resize;
+mod sampling;
 mod selection;
 mod shapes;
+mod signal;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -18,6 +26,15 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     products::OPERATORS,
     selection::OPERATORS,
     shapes::OPERATORS,
+    features::OPERATORS,
+    generators::OPERATORS,
+    matrices::OPERATORS,
+    padding::OPERATORS,
+    rearrange::OPERATORS,
+    resize::OPERATORS,
+    sampling::OPERATORS,
+    shapes::OPERATORS,
+    signal::OPERATORS,
 ];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
@@ -25,7 +42,13 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 
 /// How to wire an operator, where that is ours to say.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
-    if domain.is_empty() { OPERATORS.get(name).copied() } else { None }
+    match domain {
+        "" => OPERATORS.get(name).copied(),
+        "ai.onnx.ml" => {
+            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
