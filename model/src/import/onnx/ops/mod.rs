@@ -22,17 +22,16 @@ use super::wiring::Wire;
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
     control::OPERATORS,
-    losses::OPERATORS,
-    products::OPERATORS,
-    selection::OPERATORS,
-    shapes::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
+    losses::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
+    products::OPERATORS,
     rearrange::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
+    selection::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
 ];
