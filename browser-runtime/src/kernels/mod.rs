@@ -24,6 +24,7 @@ mod order;
 mod pad;
 mod places;
 mod range;
+mod recurrent;
 mod reduce;
 mod resample;
 mod reshape;
@@ -150,6 +151,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::ScatterNd(op) => op,
         Op::TopK(op) => op,
         Op::ArgReduce(op) => op,
+        Op::Recurrent(op) => op,
         Op::Cumulative(op) => op,
     }
 }
@@ -183,6 +185,7 @@ pub(crate) fn cases() -> Vec<Case> {
         scatter::cases(),
         top_k::cases(),
         arg_reduce::cases(),
+        recurrent::cases(),
         cumulative::cases(),
     ]
     .concat()

@@ -9,6 +9,7 @@ mod matrices;
 mod padding;
 mod products;
 mod rearrange;
+mod recurrent;
 mod resize;
 mod sampling;
 mod selection;
@@ -29,6 +30,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     padding::OPERATORS,
     products::OPERATORS,
     rearrange::OPERATORS,
+    recurrent::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
