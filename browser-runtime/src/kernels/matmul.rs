@@ -11,7 +11,7 @@ use crate::call::{Call, Signature, broadcast_strides};
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Columns of a panel of a packed matrix.
-const PANEL: usize = 8;
+pub(super) const PANEL: usize = 8;
 /// Rows that one pass of the cpu kernel computes.
 const BLOCK: usize = 4;
 /// Rows between two visits of the same panel: few enough that their results stay in cache for the epilogue.
@@ -405,6 +405,17 @@ impl PackedMatrix {
         let mut packed = PackedMatrix::default();
         packed.repack(matrix, k, n, row, column);
         packed
+    }
+
+    /// A matrix `[k, n]` whose panels, `k` lines each, are given as they are kept.
+    pub(super) fn of_panels(k: usize, n: usize, panels: Vec<[f32; PANEL]>) -> PackedMatrix {
+        assert_eq!(panels.len(), n.div_ceil(PANEL) * k, "a matrix of {k}x{n} has other panels");
+        PackedMatrix { k, n, panels }
+    }
+
+    /// The memory of the panels, to be used again.
+    pub(super) fn into_panels(self) -> Vec<[f32; PANEL]> {
+        self.panels
     }
 
     /// Packs anew, in the same memory, a matrix whose element `[i, j]` is `matrix[i * row + j * column]`.

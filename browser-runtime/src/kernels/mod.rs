@@ -8,11 +8,15 @@
 mod attention;
 mod broadcast;
 mod concat;
+mod conv;
+mod conv_cpu;
+mod deformable_columns;
 mod elementwise;
 mod gather;
 mod layer_norm;
 mod math;
 mod matmul;
+mod pool;
 mod range;
 mod reduce;
 mod reshape;
@@ -23,6 +27,7 @@ mod strided;
 #[cfg(test)]
 mod tests;
 mod transpose;
+mod window;
 
 use flotilla_model::program::Op;
 
@@ -122,6 +127,9 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Conv(op) => op,
+        Op::Pool(op) => op,
+        Op::DeformableColumns(op) => op,
     }
 }
 
@@ -142,6 +150,9 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        conv::cases(),
+        pool::cases(),
+        deformable_columns::cases(),
     ]
     .concat()
 }
