@@ -12,6 +12,7 @@ mod finish;
 mod nodes;
 mod reductions;
 mod shapes;
+mod windows;
 
 use std::collections::HashMap;
 

@@ -7,6 +7,7 @@ use tract_onnx::{
     tract_hir::internal::{
         AxisOp, TypedNode,
         tract_core::ops::{
+            Downsample,
             array::CumSum,
             array::{
                 DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Range, Slice,
@@ -14,6 +15,7 @@ use tract_onnx::{
             },
             binary::TypedBinOp,
             cast::Cast,
+            cnn::{Conv, Deconv, MaxPool, SumPool},
             einsum::EinSum,
             element_wise::ElementWiseOp,
             identity::Identity,
@@ -87,6 +89,16 @@ impl<'m> Lowering<'m> {
             self.reduce(node, op)?
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
+        } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(op) = node.op_as::<Deconv>() {
+            self.deconv(node, op)?
+        } else if let Some(op) = node.op_as::<MaxPool>() {
+            self.max_pool(node, op)?
+        } else if let Some(op) = node.op_as::<SumPool>() {
+            self.sum_pool(node, op)?
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            self.downsample(node, op)?
         } else {
             return Err(self.unsupported(node, "there is no lowering for this operator"));
         };
