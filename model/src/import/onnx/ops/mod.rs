@@ -2,14 +2,24 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod control;
+mod convolution;
+mod pooling;
+mod quantized;
 mod shapes;
+mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] = &[control::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] = &[
+    control::OPERATORS,
+    convolution::OPERATORS,
+    pooling::OPERATORS,
+    quantized::OPERATORS,
+    shapes::OPERATORS,
+];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
