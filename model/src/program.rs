@@ -245,8 +245,8 @@ pub enum Op {
     /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
     /// Source: ONNX operators, "Conv" and "ConvTranspose".
     Conv(Conv),
-    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool",
-    /// "AveragePool" and "LpPool".
+    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool"
+    /// and "AveragePool".
     Pool(Pool),
     /// The elements of `x` `[n, c, h, w]` that a deformable convolution multiplies, one column per place of the window: inputs
     /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
@@ -440,8 +440,6 @@ pub enum PoolKind {
     Mean,
     /// The sum through the number of elements in the window, those of the padding included.
     PaddedMean,
-    /// `(sum |x|^p)^(1/p)`.
-    Norm(u32),
 }
 
 /// See [`Op::DeformableColumns`].

@@ -94,8 +94,8 @@ struct Specialization {
     k: Option<i64>,
     /// Columns of an invocation, in `vec4`s.
     units: u32,
-    /// Whether elements are I32 and not F32.
-    integers: bool,
+    /// WGSL's name of the type of an element.
+    element: &'static str,
 }
 
 fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
@@ -114,12 +114,16 @@ fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
             || signature.input(0).shape.len() < b.len(),
         n,
         k,
-        integers: signature.input(0).dtype == DType::I32,
+        element: match signature.input(0).dtype {
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => "i32",
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Bool => "u32",
+            DType::F32 | DType::F16 => "f32",
+        },
     }
 }
 
 fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
-    let scalar = if special.integers { "i32" } else { "f32" };
+    let scalar = special.element;
     let vector = format!("vec4<{scalar}>");
     let element = if special.vectors { vector.as_str() } else { scalar };
     let mut reads = vec![("a", element), ("b", element)];
@@ -269,8 +273,10 @@ impl Kernel for MatMul {
         signature.expect_all(dtype)?;
         match dtype {
             DType::F32 => {}
-            DType::I32 if self.alpha == 1.0 && self.activation.is_none() => {}
-            DType::I32 => return Err("a factor or an activation of integers".to_owned()),
+            DType::I32 | DType::U32 if self.alpha == 1.0 && self.activation.is_none() => {}
+            DType::I32 | DType::U32 => {
+                return Err("a factor or an activation of integers".to_owned());
+            }
             other => return Err(format!("a product of {other:?}")),
         }
         let lead = signature.output().shape.len().saturating_sub(2);
@@ -318,7 +324,7 @@ impl Kernel for MatMul {
     ) -> Result<(), String> {
         let geometry = geometry(self, call)?;
         let Geometry { m, n, k, .. } = geometry;
-        if call.signature.input(0).dtype == DType::I32 {
+        if call.signature.input(0).dtype != DType::F32 {
             multiply_integers(self, &geometry, operands, bytemuck::cast_slice_mut(output));
             return Ok(());
         }
@@ -364,44 +370,44 @@ impl Kernel for MatMul {
     }
 }
 
-/// Products of integers, which wrap around.
+/// Products of integers, which wrap around; those without a sign have the same bits.
 fn multiply_integers(
     op: &MatMul,
     geometry: &Geometry,
     operands: &[Operand<'_>],
     output: &mut [i32],
 ) {
-        let Geometry { m, n, k, .. } = *geometry;
-        if m * n == 0 {
-            return;
-        }
-        let bias = op.bias.then(|| operands[2].i32());
-        let residual = op.residual.then(|| operands[inputs(op) - 1].i32());
-        for (index, row) in output.chunks_exact_mut(n).enumerate() {
-            let (a_at, b_at) = geometry.offsets(index / m);
-            let a = &operands[0].i32()[a_at + index % m * k..][..k];
-            let b = &operands[1].i32()[b_at..b_at + k * n];
-            row.fill(0);
-            let mut add = |column: usize, a: i32, b: i32| {
-                row[column] = row[column].wrapping_add(a.wrapping_mul(b));
-            };
-            if op.transpose_b {
-                for (column, b) in b.chunks_exact(k.max(1)).enumerate() {
-                    a.iter().zip(b).for_each(|(&a, &b)| add(column, a, b));
-                }
-            } else {
-                for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
-                    b.iter().enumerate().for_each(|(column, &b)| add(column, a, b));
-                }
+    let Geometry { m, n, k, .. } = *geometry;
+    if m * n == 0 {
+        return;
+    }
+    let bias = op.bias.then(|| operands[2].i32());
+    let residual = op.residual.then(|| operands[inputs(op) - 1].i32());
+    for (index, row) in output.chunks_exact_mut(n).enumerate() {
+        let (a_at, b_at) = geometry.offsets(index / m);
+        let a = &operands[0].i32()[a_at + index % m * k..][..k];
+        let b = &operands[1].i32()[b_at..b_at + k * n];
+        row.fill(0);
+        let mut add = |column: usize, a: i32, b: i32| {
+            row[column] = row[column].wrapping_add(a.wrapping_mul(b));
+        };
+        if op.transpose_b {
+            for (column, b) in b.chunks_exact(k.max(1)).enumerate() {
+                a.iter().zip(b).for_each(|(&a, &b)| add(column, a, b));
             }
-            if let Some(bias) = bias {
-                bias.iter().enumerate().for_each(|(column, &bias)| add(column, bias, 1));
-            }
-            if let Some(residual) = residual {
-                let residual = &residual[index * n..][..n];
-                residual.iter().enumerate().for_each(|(column, &term)| add(column, term, 1));
+        } else {
+            for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
+                b.iter().enumerate().for_each(|(column, &b)| add(column, a, b));
             }
         }
+        if let Some(bias) = bias {
+            bias.iter().enumerate().for_each(|(column, &bias)| add(column, bias, 1));
+        }
+        if let Some(residual) = residual {
+            let residual = &residual[index * n..][..n];
+            residual.iter().enumerate().for_each(|(column, &term)| add(column, term, 1));
+        }
+    }
 }
 
 impl Geometry {
@@ -621,11 +627,15 @@ pub(crate) fn cases() -> Vec<Case> {
         ("transposed integers", &turned, &[9, 16], &[20, 16], &[9, 20], true),
         ("batches of integers", &plain, &[2, 1, 4, 6], &[3, 6, 5], &[2, 3, 4, 5], false),
     ];
+    let unsigned: [(&str, &MatMul, &[usize], &[usize], &[usize], bool); 1] =
+        [("unsigned integers", &turned, &[3, 5], &[7, 5], &[3, 7], false)];
     let floats = table.map(|row| (DType::F32, row));
+    let unsigned = unsigned.map(|row| (DType::U32, row));
     let integers = integers.map(|row| (DType::I32, row));
     floats
         .into_iter()
         .chain(integers)
+        .chain(unsigned)
         .enumerate()
         .map(|(seed, (dtype, (name, op, a, b, out, constant)))| {
             let seed = seed as u64 * 10;
@@ -634,6 +644,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 let noise = Array::noise(seed + offset, shape);
                 match dtype {
                     DType::I32 => Array { dtype, ..noise.map(|x| (x * 200.0).trunc()) },
+                    DType::U32 => Array { dtype, ..noise.map(|x| (x.abs() * 200.0).trunc()) },
                     _ => noise,
                 }
             };

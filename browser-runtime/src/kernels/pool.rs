@@ -1,4 +1,4 @@
-//! Windows that slide over the spatial dimensions and keep their maximum, sum, mean or norm.
+//! Windows that slide over the spatial dimensions and keep their maximum, sum or mean.
 
 use flotilla_model::program::{DType, Pool, PoolKind};
 
@@ -48,15 +48,12 @@ impl Kernel for Pool {
             PoolKind::MaxPosition { .. } => {
                 to == DType::I32 && matches!(from, DType::F32 | DType::I32 | DType::U32)
             }
-            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean | PoolKind::Norm(_) => {
+            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
                 from == DType::F32 && to == DType::F32
             }
         };
         if !accepted {
             return Err(format!("{:?} of {from:?} as {to:?}", self.kind));
-        }
-        if self.kind == PoolKind::Norm(0) {
-            return Err("a norm of order 0".to_owned());
         }
         let rank = signature.input(0).shape.len();
         if self.kernel.len() + 2 != rank || self.pads_after.len() != self.kernel.len() {
@@ -87,12 +84,6 @@ impl Kernel for Pool {
             PoolKind::Sum => ("best += value;".to_owned(), "best".to_owned()),
             PoolKind::Mean => ("best += value;".to_owned(), "best / f32(found)".to_owned()),
             PoolKind::PaddedMean => ("best += value;".to_owned(), "best / f32(padded)".to_owned()),
-            PoolKind::Norm(1) => ("best += abs(value);".to_owned(), "best".to_owned()),
-            PoolKind::Norm(2) => ("best += value * value;".to_owned(), "sqrt(best)".to_owned()),
-            PoolKind::Norm(order) => {
-                let factors = vec!["abs(value)"; order as usize].join(" * ");
-                (format!("best += {factors};"), format!("pow(best, {:?})", 1.0 / f64::from(order)))
-            }
         };
         let mut text = include_str!("pool.wgsl").to_owned();
         for (name, part) in [
@@ -135,7 +126,7 @@ impl Kernel for Pool {
             (PoolKind::Max | PoolKind::MaxPosition { .. }, _) => {
                 pooling.largest(x.f32(), output, f32::to_bits);
             }
-            (PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean | PoolKind::Norm(_), _) => {
+            (PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean, _) => {
                 pooling.sums(x.f32(), bytemuck::cast_slice_mut(output));
             }
         }
@@ -206,14 +197,9 @@ impl Pooling<'_> {
                 (PoolKind::MaxPosition { .. }, best) => {
                     (start + best.map_or(0, |(flat, _)| flat)) as u32
                 }
-                (
-                    PoolKind::Max
-                    | PoolKind::Sum
-                    | PoolKind::Mean
-                    | PoolKind::PaddedMean
-                    | PoolKind::Norm(_),
-                    best,
-                ) => bits(best.map_or(T::default(), |(_, value)| value)),
+                (PoolKind::Max | PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean, best) => {
+                    bits(best.map_or(T::default(), |(_, value)| value))
+                }
             };
         }
     }
@@ -223,18 +209,13 @@ impl Pooling<'_> {
         for (index, result) in output.iter_mut().enumerate() {
             let x = &x[index / places * plane..][..plane];
             let (mut sum, mut count) = (0.0f32, 0usize);
-            let order =
-                if let PoolKind::Norm(order) = self.op.kind { Some(order as i32) } else { None };
             self.visit(index % places, |flat| {
-                sum += order.map_or(x[flat], |order| x[flat].abs().powi(order));
+                sum += x[flat];
                 count += 1;
             });
             *result = match self.op.kind {
                 PoolKind::Mean => sum / count as f32,
                 PoolKind::PaddedMean => sum / self.padded_count(index % places) as f32,
-                PoolKind::Norm(1) => sum,
-                PoolKind::Norm(2) => sum.sqrt(),
-                PoolKind::Norm(order) => sum.powf(1.0 / order as f32),
                 PoolKind::Sum | PoolKind::Max | PoolKind::MaxPosition { .. } => sum,
             };
         }
@@ -282,11 +263,6 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
             PoolKind::Sum => sum,
             PoolKind::Mean => sum / under.len() as f64,
             PoolKind::PaddedMean => sum / padded,
-            PoolKind::Norm(order) => under
-                .iter()
-                .map(|(value, _)| value.abs().powi(order as i32))
-                .sum::<f64>()
-                .powf(1.0 / f64::from(order)),
         }
     })
 }
@@ -302,9 +278,6 @@ pub(crate) fn cases() -> Vec<Case> {
         PoolKind::Sum,
         PoolKind::Mean,
         PoolKind::PaddedMean,
-        PoolKind::Norm(1),
-        PoolKind::Norm(2),
-        PoolKind::Norm(3),
     ];
     let table: [(&str, &[u32], &[u32], &[u32], &[i32], &[i32], &[usize], &[usize]); 4] = [
         ("a line", &[3], &[2], &[1], &[0], &[0], &[2, 3, 9], &[2, 3, 4]),

@@ -46,7 +46,22 @@ pub(super) fn convolution(
     let sliding = Sliding::of(w, kernel.to_vec(), &spatial)?;
     ensure!(outputs % groups == 0, "{outputs} channels in {groups} groups");
     let inputs = inputs * groups;
-    ensure!(w.shape(x)[1] == inputs.to_dim(), "{} channels for {inputs}", w.shape(x)[1]);
+    let from = w.shape(x);
+    ensure!(from[1] == inputs.to_dim(), "{} channels for {inputs}", from[1]);
+    if w.dtype(x) == DatumType::I32 {
+        // tract's convolution of integers quantizes, too.
+        let conv = program::Op::Conv(program::Conv {
+            window: sliding.window(),
+            groups: u32::try_from(groups)?,
+            transposed: false,
+            bias: bias.is_some(),
+            residual: false,
+            activation: None,
+        });
+        let operands: Vec<OutletId> = [x, weights].into_iter().chain(bias).collect();
+        let shape = sliding.output(&from[0], outputs);
+        return w.program_op(conv, &operands, DatumType::I32, shape);
+    }
     convolve(w, sliding.spec(inputs, outputs), groups, x, weights, bias)
 }
 
@@ -185,8 +200,7 @@ fn deform_conv(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let columns = w.program_op(columns, &operands, w.dtype(x), unfolded)?;
     let places: TDim = sliding.places.iter().product();
     let line = (inputs * taps).to_dim();
-    let columns =
-        w.reshape(columns, &[from[0].clone(), groups.to_dim(), line.clone(), places])?;
+    let columns = w.reshape(columns, &[from[0].clone(), groups.to_dim(), line.clone(), places])?;
     let weights =
         w.reshape(weights, &[1.to_dim(), groups.to_dim(), (outputs / groups).to_dim(), line])?;
     let product = w.matmul(weights, columns)?;

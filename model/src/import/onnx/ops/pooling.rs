@@ -43,8 +43,7 @@ fn sliding(w: &Wiring<'_, '_>, x: OutletId) -> TractResult<(Sliding, usize)> {
 fn max_pool(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let (sliding, channels) = sliding(w, x)?;
-    let pool =
-        MaxPool { pool_spec: sliding.spec(channels, channels), with_index_outputs: None };
+    let pool = MaxPool { pool_spec: sliding.spec(channels, channels), with_index_outputs: None };
     let mut results = vec![w.wire(pool, &[x])?];
     if w.wants(1) {
         let column_major = w.node.get_attr_opt::<i64>("storage_order")?.unwrap_or(0) != 0;
@@ -149,8 +148,7 @@ fn max_unpool(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let zero = w.scalar(w.dtype(x), 0.0)?;
     let zeros = w.broadcast_to(zero, &[total])?;
     let (x, indices) = (w.reshape(x, &[given.clone()])?, w.reshape(indices, &[given])?);
-    let scattered =
-        w.onnx("ScatterElements", &[], &[Some(zeros), Some(indices), Some(x)])?[0];
+    let scattered = w.onnx("ScatterElements", &[], &[Some(zeros), Some(indices), Some(x)])?[0];
     let mut result = w.reshape(scattered, &inferred)?;
     // A larger output has the places that are inferred in its first corner.
     if w.optional(2).is_some() {
@@ -182,9 +180,9 @@ fn lrn(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let (dtype, shape) = (w.dtype(x), w.shape(x));
     let square = w.mul(x, x)?;
     let rest: TDim = shape[2..].iter().product();
-    let lines =
-        w.reshape(square, &[shape[0].clone(), 1.to_dim(), shape[1].clone(), rest])?;
-    let list = |first: usize, second: usize| -> TVec<usize> { [first, second].into_iter().collect() };
+    let lines = w.reshape(square, &[shape[0].clone(), 1.to_dim(), shape[1].clone(), rest])?;
+    let list =
+        |first: usize, second: usize| -> TVec<usize> { [first, second].into_iter().collect() };
     let pool_spec = PoolSpec {
         data_format: DataFormat::NCHW,
         kernel_shape: list(size, 1),

@@ -39,11 +39,7 @@ fn per_channel(
 }
 
 /// `x - zero` in 32 bits.
-fn centred(
-    w: &mut Wiring<'_, '_>,
-    x: OutletId,
-    zero: Option<OutletId>,
-) -> TractResult<OutletId> {
+fn centred(w: &mut Wiring<'_, '_>, x: OutletId, zero: Option<OutletId>) -> TractResult<OutletId> {
     let x = w.cast(x, DatumType::I32)?;
     match zero {
         Some(zero) => {
@@ -89,8 +85,7 @@ fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let (a_zero, b_zero) = (row_zero(w, 2)?, w.optional(5));
     let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
     let product = w.matmul(a, b)?;
-    let (a_scale, b_scale, y_scale, y_zero) =
-        (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
+    let (a_scale, b_scale, y_scale, y_zero) = (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
     let a_scale = per_row(w, a_scale)?;
     let y_scale = per_row(w, y_scale)?;
     let zero = per_row(w, y_zero)?;
@@ -105,8 +100,7 @@ fn qlinear_conv(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let weights_zero = channel_zero(w, 5, weights)?;
     let (x, centred_weights) = (centred(w, x, x_zero)?, centred(w, weights, weights_zero)?);
     let sums = convolution(w, x, centred_weights, bias)?;
-    let (x_scale, w_scale, y_scale, y_zero) =
-        (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
+    let (x_scale, w_scale, y_scale, y_zero) = (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
     let w_scale = per_channel(w, w_scale, 1, w.rank(sums))?;
     let target = w.dtype(y_zero);
     let scale = joint_scale(w, x_scale, w_scale, y_scale)?;
