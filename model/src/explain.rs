@@ -94,6 +94,25 @@ impl Program {
                     slice.stride
                 )
             }
+            Op::GatherElements(gather) => format!("axis {}", gather.axis),
+            Op::GatherNd(gather) => format!("batch_dims {}", gather.batch_dims),
+            Op::ScatterElements(scatter) => {
+                format!("axis {}, {:?}", scatter.axis, scatter.combine)
+            }
+            Op::ScatterNd(scatter) => format!("{:?}", scatter.combine),
+            Op::TopK(top) => {
+                format!("axis {}, {} first", top.axis, extreme(top.largest))
+            }
+            Op::ArgReduce(arg) => {
+                let last = if arg.last { ", last" } else { "" };
+                format!("axis {}, {}{last}", arg.axis, extreme(arg.largest))
+            }
+            Op::Cumulative(cumulative) => {
+                let kind = if cumulative.product { "product" } else { "sum" };
+                let exclusive = if cumulative.exclusive { ", exclusive" } else { "" };
+                let reverse = if cumulative.reverse { ", reverse" } else { "" };
+                format!("axis {}, {kind}{exclusive}{reverse}", cumulative.axis)
+            }
             Op::Range(range) => {
                 format!(
                     "start {}, stride {}",
@@ -205,6 +224,10 @@ fn conv_text(conv: &Conv) -> String {
         text.push_str(&unary_text(activation));
     }
     text
+}
+
+fn extreme(largest: bool) -> &'static str {
+    if largest { "largest" } else { "smallest" }
 }
 
 fn unary_text(function: Unary) -> String {

@@ -252,6 +252,28 @@ pub enum Op {
     /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
     /// Output `[n, c, kh * kw, oh, ow]`. Source: ONNX operators, "DeformConv"; Zhu et al., "Deformable ConvNets v2", eq. 1.
     DeformableColumns(DeformableColumns),
+    /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
+    /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
+    /// Source: ONNX operators, "GatherElements".
+    GatherElements(GatherElements),
+    /// Inputs `data`, `indices` (I32) `[batch.., picked.., depth]`: the slices of `data` at the tuples of `depth` indices that
+    /// follow the batch dimensions. Indices are as in [`Op::Gather`]. Source: ONNX operators, "GatherND".
+    GatherNd(GatherNd),
+    /// Inputs `data`, `indices` (I32), `updates` of one rank: `data` with every update put where [`Op::GatherElements`] would have
+    /// read it. An index out of range is a run-time error on cpu; webgpu leaves its update out.
+    /// Source: ONNX operators, "ScatterElements".
+    ScatterElements(ScatterElements),
+    /// Inputs `data`, `indices` (I32) `[picked.., depth]`, `updates` `[picked.., slice..]`: `data` with slices put at tuples of
+    /// indices, as in [`Op::ScatterElements`]. Source: ONNX operators, "ScatterND".
+    ScatterNd(ScatterNd),
+    /// Positions (I32) along `axis` of its first elements in order of size; the output's shape says how many. Of equal
+    /// elements the earlier one comes first. Source: ONNX operators, "TopK".
+    TopK(TopK),
+    /// Position (I32) along `axis`, which stays as a dimension of 1, of the smallest or largest element.
+    /// Source: ONNX operators, "ArgMax" and "ArgMin".
+    ArgReduce(ArgReduce),
+    /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
+    Cumulative(Cumulative),
 }
 
 impl Op {
@@ -274,6 +296,13 @@ impl Op {
             Op::Conv(_) => "Conv",
             Op::Pool(_) => "Pool",
             Op::DeformableColumns(_) => "DeformableColumns",
+            Op::GatherElements(_) => "GatherElements",
+            Op::GatherNd(_) => "GatherNd",
+            Op::ScatterElements(_) => "ScatterElements",
+            Op::ScatterNd(_) => "ScatterNd",
+            Op::TopK(_) => "TopK",
+            Op::ArgReduce(_) => "ArgReduce",
+            Op::Cumulative(_) => "Cumulative",
         }
     }
 }
@@ -453,6 +482,81 @@ pub struct DeformableColumns {
     pub offset_groups: u32,
     /// Whether a third input weighs the elements.
     pub mask: bool,
+}
+
+/// See [`Op::GatherElements`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatherElements {
+    /// Dimension that indices are positions of.
+    pub axis: u32,
+}
+
+/// See [`Op::GatherNd`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatherNd {
+    /// How many leading dimensions data and indices have in common.
+    pub batch_dims: u32,
+}
+
+/// See [`Op::ScatterElements`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScatterElements {
+    /// Dimension that indices are positions of.
+    pub axis: u32,
+    /// How an update and what is there become one.
+    pub combine: Combine,
+}
+
+/// See [`Op::ScatterNd`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScatterNd {
+    /// How an update and what is there become one.
+    pub combine: Combine,
+}
+
+/// How an update and what is there become one. With [`Combine::Replace`] one of several updates of one place stays, and it is
+/// not said which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after what it does")]
+pub enum Combine {
+    Replace,
+    Add,
+    Multiply,
+    Min,
+    Max,
+}
+
+/// See [`Op::TopK`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopK {
+    /// Dimension that is put in order.
+    pub axis: u32,
+    /// Whether the largest come first.
+    pub largest: bool,
+}
+
+/// See [`Op::ArgReduce`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArgReduce {
+    /// Dimension that becomes 1.
+    pub axis: u32,
+    /// Whether the largest element is meant.
+    pub largest: bool,
+    /// Whether of equal elements the last one counts.
+    pub last: bool,
+}
+
+/// See [`Op::Cumulative`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cumulative {
+    /// Dimension that is gone along.
+    pub axis: u32,
+    /// Products instead of sums.
+    pub product: bool,
+    /// Whether an element does not count for itself.
+    pub exclusive: bool,
+    /// Whether it goes from the last element to the first.
+    pub reverse: bool,
 }
 
 /// An element-wise expression in single-assignment form; the last step is the result.

@@ -5,27 +5,35 @@
     expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
 )]
 
+mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
 mod conv;
 mod conv_cpu;
+mod cumulative;
 mod deformable_columns;
 mod elementwise;
 mod gather;
+mod gather_elements;
+mod gather_nd;
 mod layer_norm;
 mod math;
 mod matmul;
+mod order;
+mod places;
 mod pool;
 mod range;
 mod reduce;
 mod reshape;
+mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod transpose;
 mod window;
 
@@ -130,6 +138,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Conv(op) => op,
         Op::Pool(op) => op,
         Op::DeformableColumns(op) => op,
+        Op::GatherElements(op) => op,
+        Op::GatherNd(op) => op,
+        Op::ScatterElements(op) => op,
+        Op::ScatterNd(op) => op,
+        Op::TopK(op) => op,
+        Op::ArgReduce(op) => op,
+        Op::Cumulative(op) => op,
     }
 }
 
@@ -153,6 +168,12 @@ pub(crate) fn cases() -> Vec<Case> {
         conv::cases(),
         pool::cases(),
         deformable_columns::cases(),
+        gather_elements::cases(),
+        gather_nd::cases(),
+        scatter::cases(),
+        top_k::cases(),
+        arg_reduce::cases(),
+        cumulative::cases(),
     ]
     .concat()
 }

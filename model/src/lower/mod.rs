@@ -11,6 +11,7 @@ mod elementwise;
 mod finish;
 mod nodes;
 mod reductions;
+mod selection;
 mod shapes;
 mod windows;
 

@@ -8,9 +8,9 @@ use tract_onnx::{
         AxisOp, TypedNode,
         tract_core::ops::{
             Downsample,
-            array::CumSum,
             array::{
-                DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Range, Slice,
+                CumSum, DynSlice, FiniteReshape, Gather, GatherElements, GatherNd,
+                MultiBroadcastTo, OneHot, Range, ScatterElements, ScatterNd, Slice, Topk,
                 TypedConcat,
             },
             binary::TypedBinOp,
@@ -83,6 +83,16 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<GatherNd>() {
+            self.gather_nd(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterElements>() {
+            self.scatter_elements(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterNd>() {
+            self.scatter_nd(node, op)?
+        } else if let Some(op) = node.op_as::<Topk>() {
+            return self.top_k(node, op);
+        } else if let Some(op) = node.op_as::<OneHot>() {
+            self.one_hot(node, op)?
         } else if node.op_is::<Range>() {
             self.range(node)?
         } else if let Some(op) = node.op_as::<CumSum>() {
@@ -128,6 +138,18 @@ impl<'m> Lowering<'m> {
         };
         let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
         Ok(Lowered::Value(self.draft.add_value(dtype, shape, Origin::Constant(data))))
+    }
+
+    /// A constant that an operator brings along.
+    pub(super) fn constant_value(
+        &mut self,
+        node: &TypedNode,
+        tensor: &Arc<Tensor>,
+    ) -> LowerResult<ValueId> {
+        let (dtype, data) = storage_data(tensor)
+            .map_err(|source| LowerError::Constant { node: node.name.clone(), source })?;
+        let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
+        Ok(self.draft.add_value(dtype, shape, Origin::Constant(data)))
     }
 
     /// Casts between integer types and dimensions change nothing in a page, where all are 32 bits wide.

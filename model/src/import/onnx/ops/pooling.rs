@@ -147,7 +147,8 @@ fn max_unpool(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let given: TDim = shape.iter().product();
     let zero = w.scalar(w.dtype(x), 0.0)?;
     let zeros = w.broadcast_to(zero, &[total])?;
-    let (x, indices) = (w.reshape(x, &[given.clone()])?, w.reshape(indices, &[given])?);
+    let flat = [given];
+    let (x, indices) = (w.reshape(x, &flat)?, w.reshape(indices, &flat)?);
     let scattered = w.onnx("ScatterElements", &[], &[Some(zeros), Some(indices), Some(x)])?[0];
     let mut result = w.reshape(scattered, &inferred)?;
     // A larger output has the places that are inferred in its first corner.
