@@ -84,7 +84,21 @@ impl Program {
             Op::Reduce(reduce) => format!("{:?}, axes {:?}", reduce.kind, reduce.axes),
             Op::Gather(gather) => format!("axis {}", gather.axis),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
-            Op::Reshape | Op::Broadcast => String::new(),
+            Op::Reshape | Op::Broadcast | Op::Triangular => String::new(),
+            Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
+            Op::Resample(resample) => format!("axis {}", resample.axis),
+            Op::GridSample(sample) => format!(
+                "{:?}, outside {:?}, align_corners {}",
+                sample.interpolation, sample.outside, sample.align_corners
+            ),
+            Op::RoiAlign(align) => format!(
+                "samples {}, scale {}, half_pixel {}, max {}",
+                align.samples, align.scale, align.half_pixel, align.max
+            ),
+            Op::Dft(dft) => {
+                format!("axis {}, inverse {}, mirrored {}", dft.axis, dft.inverse, dft.mirrored)
+            }
+            Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {
                 format!(
@@ -152,6 +166,8 @@ impl Program {
                     format!("select({}, {}, {})", of(condition), of(yes), of(no))
                 }
                 Step::Cast(dtype, a) => format!("{dtype:?}({})", of(a)),
+                Step::Bits(dtype, a) => format!("bits{dtype:?}({})", of(a)),
+                Step::Test(test, a) => format!("is{test:?}({})", of(a)),
             });
         }
         texts.pop().unwrap_or_default()
@@ -250,7 +266,9 @@ fn binary_text(function: Binary, a: &str, b: &str) -> String {
         Binary::And => "&",
         Binary::Or => "|",
         Binary::Xor => "^",
-        Binary::Pow | Binary::Min | Binary::Max => {
+        Binary::ShiftLeft => "<<",
+        Binary::ShiftRight => ">>",
+        Binary::Pow | Binary::Min | Binary::Max | Binary::Mod => {
             return format!("{}({a}, {b})", format!("{function:?}").to_lowercase());
         }
     };

@@ -13,19 +13,25 @@ mod conv;
 mod conv_cpu;
 mod cumulative;
 mod deformable_columns;
+mod dft;
 mod elementwise;
 mod gather;
 mod gather_elements;
 mod gather_nd;
+mod grid_sample;
 mod layer_norm;
 mod math;
 mod matmul;
+mod ngram_counts;
 mod order;
+mod pad;
 mod places;
 mod pool;
 mod range;
 mod reduce;
+mod resample;
 mod reshape;
+mod roi_align;
 mod scatter;
 mod shader;
 mod slice;
@@ -35,6 +41,7 @@ mod strided;
 mod tests;
 mod top_k;
 mod transpose;
+mod triangular;
 mod window;
 
 use flotilla_model::program::Op;
@@ -138,6 +145,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Conv(op) => op,
         Op::Pool(op) => op,
         Op::DeformableColumns(op) => op,
+        Op::Pad(op) => op,
+        Op::Resample(op) => op,
+        Op::GridSample(op) => op,
+        Op::RoiAlign(op) => op,
+        Op::Dft(op) => op,
+        Op::Triangular => &triangular::Triangular,
+        Op::NgramCounts(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
@@ -168,6 +182,13 @@ pub(crate) fn cases() -> Vec<Case> {
         conv::cases(),
         pool::cases(),
         deformable_columns::cases(),
+        pad::cases(),
+        resample::cases(),
+        grid_sample::cases(),
+        roi_align::cases(),
+        dft::cases(),
+        triangular::cases(),
+        ngram_counts::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),

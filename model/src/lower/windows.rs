@@ -8,7 +8,6 @@ use tract_onnx::{
     tract_hir::internal::{
         TypedNode,
         tract_core::ops::{
-            Downsample,
             cnn::{Conv, Deconv, KernelFormat, MaxPool, PaddingSpec, PoolSpec, SumPool},
             nn::DataFormat,
         },
@@ -63,20 +62,6 @@ impl<'m> Lowering<'m> {
             (true, true) => PoolKind::PaddedMean,
         };
         self.pool(node, &op.pool_spec, kind)
-    }
-
-    pub(super) fn downsample(
-        &mut self,
-        node: &'m TypedNode,
-        op: &Downsample,
-    ) -> LowerResult<ValueId> {
-        let input = self.value_of(node.inputs[0])?;
-        let axis = op.axis as u32;
-        let (start, stride) = (Dim::Fixed(op.modulo as i64), op.stride as i64);
-        if stride <= 0 {
-            return Err(self.unsupported(node, "only a positive stride can be had"));
-        }
-        self.single(node, Op::Slice(program::Slice { axis, start, stride }), vec![input])
     }
 
     fn pool(

@@ -229,7 +229,10 @@ fn col2im(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let shape = w.shape(x);
     let taps: usize = kernel.iter().product();
     let columns = shape.get(1).and_then(|dim| dim.to_i64().ok()).unwrap_or(0) as usize;
-    ensure!(columns > 0 && columns.is_multiple_of(taps), "{columns} lines of columns for {taps} elements");
+    ensure!(
+        columns > 0 && columns.is_multiple_of(taps),
+        "{columns} lines of columns for {taps} elements"
+    );
     let channels = columns / taps;
     let (mut blocks, mut rests) = (Vec::new(), TVec::new());
     for axis in 0..rank {

@@ -3,9 +3,17 @@
 
 mod control;
 mod convolution;
+mod features;
+mod generators;
+mod matrices;
+mod padding;
 mod pooling;
 mod quantized;
+mod rearrange;
+mod resize;
+mod sampling;
 mod shapes;
+mod signal;
 mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -16,9 +24,17 @@ use super::wiring::Wire;
 const FAMILIES: &[&[(&str, Wire)]] = &[
     control::OPERATORS,
     convolution::OPERATORS,
+    features::OPERATORS,
+    generators::OPERATORS,
+    matrices::OPERATORS,
+    padding::OPERATORS,
     pooling::OPERATORS,
     quantized::OPERATORS,
+    rearrange::OPERATORS,
+    resize::OPERATORS,
+    sampling::OPERATORS,
     shapes::OPERATORS,
+    signal::OPERATORS,
 ];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
@@ -26,7 +42,13 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 
 /// How to wire an operator, where that is ours to say.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
-    if domain.is_empty() { OPERATORS.get(name).copied() } else { None }
+    match domain {
+        "" => OPERATORS.get(name).copied(),
+        "ai.onnx.ml" => {
+            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
