@@ -33,7 +33,7 @@ fn wgsl_element(dtype: DType) -> &'static str {
     match dtype {
         DType::I32 => "i32",
         DType::U32 | DType::Bool => "u32",
-        DType::F32 | DType::F16 => "f32",
+        DType::F32 | DType::F16 | DType::BF16 => "f32",
         DType::I64 | DType::I16 | DType::I8 => "i32",
         DType::U64 | DType::U16 | DType::U8 => "u32",
     }

@@ -5,13 +5,16 @@ mod control;
 mod convolution;
 mod features;
 mod generators;
+mod losses;
 mod matrices;
 mod padding;
 mod pooling;
+mod products;
 mod quantized;
 mod rearrange;
 mod resize;
 mod sampling;
+mod selection;
 mod shapes;
 mod signal;
 mod window;
@@ -26,13 +29,16 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     convolution::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
+    losses::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
     pooling::OPERATORS,
+    products::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
+    selection::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
 ];
