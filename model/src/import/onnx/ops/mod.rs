@@ -3,6 +3,7 @@
 
 mod control;
 mod convolution;
+mod counted;
 mod features;
 mod generators;
 mod losses;
@@ -27,6 +28,7 @@ use super::wiring::Wire;
 const FAMILIES: &[&[(&str, Wire)]] = &[
     control::OPERATORS,
     convolution::OPERATORS,
+    counted::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
     losses::OPERATORS,
