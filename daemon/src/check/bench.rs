@@ -125,8 +125,10 @@ pub async fn bench(
     options: &Options,
     tell: &dyn Fn(&str),
 ) -> Vec<Row> {
-    let batches: Vec<(i64, Result<Subject, String>)> =
-        options.batches.iter().map(|&batch| (batch, batched(subject, batch, options))).collect();
+    let mut batches: Vec<(i64, Result<Subject, String>)> = Vec::new();
+    for &batch in &options.batches {
+        batches.push((batch, batched(subject, batch, options).await));
+    }
     let mut sessions = Vec::new();
     let mut cells = Vec::new();
     for &target in targets {
@@ -186,12 +188,12 @@ pub async fn bench(
 }
 
 /// The same model with so many rows; why not, where it cannot take them.
-fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
+async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
     match inputs::batch_symbol(&subject.program) {
         Some(symbol) => {
             let mut dims = options.dims.clone();
             dims.insert(symbol.to_owned(), batch);
-            subject.remade(&dims, options.seed).map_err(|error| error.to_string())
+            subject.remade(&dims, options.seed).await.map_err(|error| error.to_string())
         }
         None => {
             let fixed = subject.inputs.first().and_then(|tensor| tensor.shape.first().copied());

@@ -247,6 +247,7 @@ mod tests {
                 port("table", DType::F32, ValueId(2)),
             ],
             outputs: vec![port("out", DType::F32, ValueId(4))],
+            assumptions: Vec::new(),
             blobs: Vec::new(),
         }
     }

@@ -97,6 +97,8 @@ pub struct Row {
     pub reason: Option<String>,
     /// Where the right answers come from.
     pub reference: Option<subject::Source>,
+    /// Why they are not independent, if they are not.
+    pub reference_reason: Option<String>,
     /// Types and shapes of the inputs.
     pub inputs: Option<String>,
     /// Sizes that were chosen for symbolic dimensions.
@@ -152,6 +154,7 @@ impl Row {
             status: Status::Skipped,
             reason: None,
             reference: None,
+            reference_reason: None,
             inputs: None,
             dims: BTreeMap::new(),
             max_abs_err: None,
@@ -233,6 +236,7 @@ pub async fn check(
     let mut row = Row::new(&subject.name, &subject.path, target);
     row.model_hash = Some(subject.hash.clone());
     row.reference = Some(subject.source);
+    row.reference_reason.clone_from(&subject.source_reason);
     row.inputs = Some(subject.shapes());
     row.dims.clone_from(&subject.dims);
     if let Some(missing) = target.host.missing() {

@@ -9,13 +9,17 @@ use std::{
 use flotilla_browser_runtime::wire_dtype;
 use flotilla_model::{
     golden::{Golden, GoldenError},
+    import::ImportError,
     program::{BlobId, DType, Program},
     reference::ReferenceTensor,
 };
-use flotilla_protocol::{Tensor, TensorError};
+use flotilla_protocol::{Backend, Tensor, TensorError};
 use serde::Serialize;
 
-use super::inputs::{self, InputError};
+use super::{
+    inputs::{self, InputError},
+    native::Native,
+};
 use crate::{
     catalog::{self, ModelError},
     reference::{self, OpenError},
@@ -38,8 +42,11 @@ pub struct Given {
 pub enum Source {
     /// The file of `--io`.
     Io,
-    /// tract on this machine's processor.
+    /// tract on this machine's processor, which shares nothing with what pages run.
     Native,
+    /// Our own kernels on this machine's processor, where tract has no implementation of an operator: browsers are compared
+    /// with each other rather than with somebody else.
+    Kernels,
 }
 
 /// A model, its inputs and its right outputs.
@@ -61,6 +68,8 @@ pub struct Subject {
     pub want: Vec<ReferenceTensor>,
     /// Where they come from.
     pub source: Source,
+    /// Why there is no independent answer, if there is none.
+    pub source_reason: Option<String>,
     /// Sizes that were chosen for symbolic dimensions; empty for recorded inputs.
     pub dims: BTreeMap<String, i64>,
     /// Token ids are below this, where the model's files say so.
@@ -91,68 +100,67 @@ pub enum SubjectError {
     Tensor { input: String, source: TensorError },
     #[error("there is nothing to compare with: {}; name a file of outputs with --io", chain(.0))]
     Reference(#[from] OpenError),
+    #[error("there is nothing to compare with: {0}; name a file of outputs with --io")]
+    Kernels(String),
+    #[error("reading it panicked; its words are on standard error")]
+    Panicked,
 }
 
 impl Subject {
-    /// Reads a model's folder or file and finds out what it must answer. Takes seconds: call it where blocking is allowed.
+    /// Reads a model's folder or file and finds out what it must answer. Takes seconds.
     ///
     /// # Errors
     /// The model or its recorded inputs cannot be used, or nothing says what is right.
-    pub fn open(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
-        let recorded = match &given.io {
-            Some(file) => Some((file, read(file)?)),
-            None => None,
+    pub async fn open(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
+        let opening = {
+            let (path, given) = (path.to_owned(), given.clone());
+            tokio::task::spawn_blocking(move || read_model(&path, &given))
         };
-        let imported = catalog::import(path)?;
-        let program = imported.program;
-        let vocabulary = imported.limits.vocabulary.and_then(|size| u32::try_from(size).ok());
-        let (inputs, want, dims) = match recorded {
-            Some((file, golden)) => {
-                let inputs = ordered(&program, file, golden.inputs)?;
-                check_outputs(&program, file, &golden.outputs)?;
-                (inputs, golden.outputs, BTreeMap::new())
-            }
-            None => {
-                let made = inputs::make(&program, vocabulary, &given.dims, given.seed)?;
-                (made.inputs, Vec::new(), made.dims)
-            }
-        };
-        let (want, source) = match want.is_empty() {
-            false => (want, Source::Io),
-            true => (right_outputs(path, &inputs)?, Source::Native),
-        };
-        let mut hasher = blake3::Hasher::new();
-        for file in &imported.files {
-            hasher.update(file.blake3.as_bytes());
-        }
-        Ok(Subject {
-            name: catalog::name_of(path),
-            path: path.to_owned(),
-            hash: hasher.finalize().to_hex().to_string(),
-            inputs: inputs.into_iter().map(to_wire).collect::<Result<_, _>>()?,
-            program,
-            blobs: imported.weights.blobs,
-            want,
-            source,
-            dims,
-            vocabulary,
-        })
+        let (subject, inputs) = opening.await.map_err(|_| SubjectError::Panicked)??;
+        if subject.want.is_empty() { subject.answered(inputs).await } else { Ok(subject) }
     }
 
     /// Other inputs for the same program, with what it must answer to them.
     ///
     /// # Errors
     /// As [`Subject::open`].
-    pub fn remade(&self, dims: &BTreeMap<String, i64>, seed: u64) -> Result<Subject, SubjectError> {
+    pub async fn remade(
+        &self,
+        dims: &BTreeMap<String, i64>,
+        seed: u64,
+    ) -> Result<Subject, SubjectError> {
         let made = inputs::make(&self.program, self.vocabulary, dims, seed)?;
-        let want = right_outputs(&self.path, &made.inputs)?;
-        Ok(Subject {
-            inputs: made.inputs.into_iter().map(to_wire).collect::<Result<_, _>>()?,
-            want,
-            source: Source::Native,
+        let subject = Subject {
+            inputs: made.inputs.iter().map(to_wire).collect::<Result<_, _>>()?,
             dims: made.dims,
             ..self.clone()
-        })
+        };
+        subject.answered(made.inputs).await
+    }
+
+    /// With what the native reference answers; where it has no implementation of an operator, with what our own kernels do.
+    async fn answered(self, inputs: Vec<ReferenceTensor>) -> Result<Subject, SubjectError> {
+        let path = self.path.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let values = by_name(&inputs);
+            Ok(reference::open_for(&path, &values)?.run(&inputs)?)
+        });
+        match asked.await.map_err(|_| SubjectError::Panicked)? {
+            Ok(want) => Ok(Subject { want, source: Source::Native, source_reason: None, ..self }),
+            Err(OpenError::Import(error @ ImportError::Reference { .. })) => {
+                let want = self.kernels_answer().await?;
+                let source_reason = Some(chain(&error));
+                Ok(Subject { want, source: Source::Kernels, source_reason, ..self })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn kernels_answer(&self) -> Result<Vec<ReferenceTensor>, SubjectError> {
+        let open = Native::open(self.program.clone(), self.blobs.clone(), Backend::Cpu);
+        let (native, _) = open.await.map_err(SubjectError::Kernels)?;
+        let run = native.run(self.inputs.clone()).await.map_err(SubjectError::Kernels)?;
+        Ok(self.named(run.outputs))
     }
 
     /// Types and shapes of the inputs, such as `input_ids:I64[1,8]`: what a time is measured for.
@@ -176,6 +184,51 @@ impl Subject {
         });
         named.collect()
     }
+}
+
+/// Reads a model and what it is given; what is right is not known yet where no file says it.
+fn read_model(path: &Path, given: &Given) -> Result<(Subject, Vec<ReferenceTensor>), SubjectError> {
+    let recorded = match &given.io {
+        Some(file) => Some((file, read(file)?)),
+        None => None,
+    };
+    let values = recorded.as_ref().map(|(_, golden)| by_name(&golden.inputs)).unwrap_or_default();
+    let imported = catalog::import_for(path, values)?;
+    let program = imported.program;
+    let vocabulary = imported.limits.vocabulary.and_then(|size| u32::try_from(size).ok());
+    let (inputs, want, dims) = match recorded {
+        Some((file, golden)) => {
+            let inputs = ordered(&program, file, golden.inputs)?;
+            check_outputs(&program, file, &golden.outputs)?;
+            (inputs, golden.outputs, BTreeMap::new())
+        }
+        None => {
+            let made = inputs::make(&program, vocabulary, &given.dims, given.seed)?;
+            (made.inputs, Vec::new(), made.dims)
+        }
+    };
+    let mut hasher = blake3::Hasher::new();
+    for file in &imported.files {
+        hasher.update(file.blake3.as_bytes());
+    }
+    let subject = Subject {
+        name: catalog::name_of(path),
+        path: path.to_owned(),
+        hash: hasher.finalize().to_hex().to_string(),
+        inputs: inputs.iter().map(to_wire).collect::<Result<_, _>>()?,
+        program,
+        blobs: imported.weights.blobs,
+        want,
+        source: Source::Io,
+        source_reason: None,
+        dims,
+        vocabulary,
+    };
+    Ok((subject, inputs))
+}
+
+fn by_name(tensors: &[ReferenceTensor]) -> BTreeMap<String, ReferenceTensor> {
+    tensors.iter().map(|tensor| (tensor.name.clone(), tensor.clone())).collect()
 }
 
 fn read(file: &Path) -> Result<Golden, SubjectError> {
@@ -225,18 +278,9 @@ fn check_outputs(
     }
 }
 
-/// What the native reference answers.
-fn right_outputs(
-    path: &Path,
-    inputs: &[ReferenceTensor],
-) -> Result<Vec<ReferenceTensor>, OpenError> {
-    Ok(reference::open(path)?.run(inputs)?)
-}
-
-fn to_wire(tensor: ReferenceTensor) -> Result<Tensor, SubjectError> {
-    let ReferenceTensor { name, dtype, shape, bytes } = tensor;
-    Tensor::new(wire_dtype(dtype), shape, bytes)
-        .map_err(|source| SubjectError::Tensor { input: name, source })
+fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
+    Tensor::new(wire_dtype(tensor.dtype), tensor.shape.clone(), tensor.bytes.clone())
+        .map_err(|source| SubjectError::Tensor { input: tensor.name.clone(), source })
 }
 
 /// An error with its causes.

@@ -66,7 +66,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut broken = false;
     for model in &options.models {
         let name = shown_name(model, &options.models);
-        let subject = match open(model, &name, options.inputs.given(None)).await? {
+        let subject = match open(model, &name, options.inputs.given(None)).await {
             Ok(subject) => subject,
             Err(reason) => {
                 eprintln!("flotilla: {name} is refused: {reason}");

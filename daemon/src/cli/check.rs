@@ -164,7 +164,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     for (at, model) in options.models.iter().enumerate() {
         let given = options.inputs.given(options.io.get(at).cloned());
         let name = shown_name(model, &options.models);
-        let checked = check_model(model, &name, given, &options, history.as_ref()).await?;
+        let checked = check_model(model, &name, given, &options, history.as_ref()).await;
         if let Some(history) = history.as_mut().filter(|_| options.history) {
             for row in &checked {
                 check::record(row, history).context("the history cannot be written")?;
@@ -193,27 +193,26 @@ pub(super) fn wrong_usage(models: &[PathBuf], io: &[PathBuf]) -> Option<String> 
 
 /// A model's name, or its path where another one has the same name.
 pub(super) fn shown_name(model: &Path, models: &[PathBuf]) -> String {
-    let name = catalog::name_of(model);
-    let same = models.iter().filter(|other| catalog::name_of(other) == name).count();
+    let name = short_name(model);
+    let same = models.iter().filter(|other| short_name(other) == name).count();
     if same > 1 { model.display().to_string() } else { name }
 }
 
-/// Reads a model where blocking is allowed.
-pub(super) async fn open(
-    model: &Path,
-    name: &str,
-    given: Given,
-) -> anyhow::Result<Result<Subject, String>> {
-    let path = model.to_owned();
-    let opening = tokio::task::spawn_blocking(move || Subject::open(&path, &given));
-    let opened = progress::spinner(&format!("importing {name}"), opening).await?;
-    Ok(match opened {
-        Ok(mut subject) => {
-            name.clone_into(&mut subject.name);
-            Ok(subject)
-        }
-        Err(error) => Err(error.to_string()),
-    })
+/// The folder's name for a file that is called like every other one.
+fn short_name(model: &Path) -> String {
+    match model.file_name().filter(|file| *file == "model.onnx").and(model.parent()) {
+        Some(folder) => catalog::name_of(folder),
+        None => catalog::name_of(model),
+    }
+}
+
+/// Reads a model, under the name that is shown for it.
+pub(super) async fn open(model: &Path, name: &str, given: Given) -> Result<Subject, String> {
+    let opening = Subject::open(model, &given);
+    let opened = progress::spinner(&format!("importing {name}"), opening).await;
+    let mut subject = opened.map_err(|error| error.to_string())?;
+    name.clone_into(&mut subject.name);
+    Ok(subject)
 }
 
 async fn check_model(
@@ -222,8 +221,8 @@ async fn check_model(
     given: Given,
     options: &Options,
     history: Option<&History>,
-) -> anyhow::Result<Vec<Row>> {
-    let opened = open(model, name, given).await?;
+) -> Vec<Row> {
+    let opened = open(model, name, given).await;
     let settings = check::Options {
         tolerance: options.inputs.tolerance(),
         runs: options.runs,
@@ -241,7 +240,7 @@ async fn check_model(
         };
         rows.push(row);
     }
-    Ok(rows)
+    rows
 }
 
 /// Everything that is told about the rows.
@@ -302,9 +301,19 @@ fn print(rows: &[Row]) {
         "memory",
     ];
     table::print(&header, &cells);
+    for alike in rows.chunk_by(|a, b| (&a.model, &a.reason) == (&b.model, &b.reason)) {
+        let targets: Vec<String> = alike.iter().map(|row| row.target().to_string()).collect();
+        if let [Row { model, status, reason: Some(reason), .. }, ..] = alike {
+            println!("\n{model} {} in {}: {reason}", status.name(), targets.join(", "));
+        }
+    }
+    let mut told: Vec<&str> = Vec::new();
     for row in rows {
-        if let Some(reason) = &row.reason {
-            println!("\n{} {} in {}: {reason}", row.model, row.status.name(), row.target());
+        if let Some(reason) = &row.reference_reason
+            && !told.contains(&row.model.as_str())
+        {
+            told.push(&row.model);
+            println!("\n{} is compared with our own kernels: {reason}", row.model);
         }
     }
     for row in rows {
