@@ -49,8 +49,15 @@ pub struct Divergence {
 impl std::fmt::Display for Divergence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Divergence { output, index, got, want, allowed } = self;
+        let (got, want) = (shown(*got), shown(*want));
         write!(f, "output {output}{index:?} is {got}, {want} is right, {allowed:.1e} is allowed")
     }
+}
+
+/// With the digits that the number had before it was widened.
+fn shown(number: f64) -> String {
+    let narrow = number as f32;
+    if f64::from(narrow) == number { narrow.to_string() } else { number.to_string() }
 }
 
 /// Outputs that cannot be compared.
