@@ -1,16 +1,19 @@
 //! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
+mod activations;
 mod control;
 mod features;
 mod generators;
 mod matrices;
 mod padding;
+mod quantize;
 mod rearrange;
 mod resize;
 mod sampling;
 mod shapes;
 mod signal;
+mod values;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -18,16 +21,19 @@ use super::wiring::Wire;
 
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
+    activations::OPERATORS,
     control::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
+    quantize::OPERATORS,
     rearrange::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
+    values::OPERATORS,
 ];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
