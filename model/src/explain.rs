@@ -4,7 +4,9 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use crate::{
     dim::{Dim, Symbol},
-    program::{Binary, Expr, MatMul, Node, Op, Program, Source, Step, Unary, ValueId},
+    program::{
+        Binary, Conv, Expr, MatMul, Node, Op, Program, Source, Step, Unary, ValueId, Window,
+    },
 };
 
 impl Display for Program {
@@ -132,6 +134,19 @@ impl Program {
                     self.dim_text(&range.stride)
                 )
             }
+            Op::Conv(conv) => conv_text(conv),
+            Op::Pool(pool) => {
+                format!("{:?}, kernel {:?}, {}", pool.kind, pool.kernel, window_text(&pool.window))
+            }
+            Op::DeformableColumns(columns) => {
+                let mask = if columns.mask { ", mask" } else { "" };
+                format!(
+                    "kernel {:?}, {}, offset groups {}{mask}",
+                    columns.kernel,
+                    window_text(&columns.window),
+                    columns.offset_groups
+                )
+            }
         }
     }
 
@@ -196,6 +211,33 @@ fn matmul_text(matmul: &MatMul) -> String {
         text.push_str(if text.is_empty() { "" } else { ", " });
         // Writing to a `String` cannot fail.
         let _ = write!(text, "alpha {}", matmul.alpha);
+    }
+    text
+}
+
+fn window_text(window: &Window) -> String {
+    format!(
+        "strides {:?}, dilations {:?}, pads {:?}",
+        window.strides, window.dilations, window.pads
+    )
+}
+
+fn conv_text(conv: &Conv) -> String {
+    let mut text = window_text(&conv.window);
+    if conv.groups != 1 {
+        text.push_str(&format!(", groups {}", conv.groups));
+    }
+    for (present, word) in
+        [(conv.transposed, "transposed"), (conv.bias, "bias"), (conv.residual, "residual")]
+    {
+        if present {
+            text.push_str(", ");
+            text.push_str(word);
+        }
+    }
+    if let Some(activation) = conv.activation {
+        text.push_str(", ");
+        text.push_str(&unary_text(activation));
     }
     text
 }

@@ -276,6 +276,18 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
+    /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
+    /// `[n, c, d1, ..]`, `w` `[m, c / groups, k1, ..]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
+    /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
+    /// Source: ONNX operators, "Conv" and "ConvTranspose".
+    Conv(Conv),
+    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool"
+    /// and "AveragePool".
+    Pool(Pool),
+    /// The elements of `x` `[n, c, h, w]` that a deformable convolution multiplies, one column per place of the window: inputs
+    /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
+    /// Output `[n, c, kh * kw, oh, ow]`. Source: ONNX operators, "DeformConv"; Zhu et al., "Deformable ConvNets v2", eq. 1.
+    DeformableColumns(DeformableColumns),
     /// Input `data` of any type, then, in [`PadMode::Constant`], one element: `data` with elements put around or taken
     /// away; the output's shape says how many come after it.
     Pad(Pad),
@@ -345,7 +357,12 @@ impl Op {
             Op::ScatterElements(scatter) => scatter.combine == Combine::Replace,
             Op::ScatterNd(scatter) => scatter.combine == Combine::Replace,
             Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
+            Op::Pool(pool) => {
+                matches!(pool.kind, PoolKind::Max | PoolKind::MaxPosition { .. })
+            }
             Op::MatMul(_)
+            | Op::Conv(_)
+            | Op::DeformableColumns(_)
             | Op::Attention(_)
             | Op::LayerNorm(_)
             | Op::Softmax(_)
@@ -376,6 +393,9 @@ impl Op {
             Op::Concat(_) => "Concat",
             Op::Slice(_) => "Slice",
             Op::Range(_) => "Range",
+            Op::Conv(_) => "Conv",
+            Op::Pool(_) => "Pool",
+            Op::DeformableColumns(_) => "DeformableColumns",
             Op::Pad(_) => "Pad",
             Op::Resample(_) => "Resample",
             Op::GridSample(_) => "GridSample",
@@ -496,6 +516,79 @@ pub struct Range {
     pub start: Dim,
     /// Difference between neighbours.
     pub stride: Dim,
+}
+
+/// How a window slides: one number per spatial dimension each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Distance between neighbouring places of the window; not 0.
+    pub strides: Vec<u32>,
+    /// Distance between neighbouring elements inside of it; not 0.
+    pub dilations: Vec<u32>,
+    /// How far the first place lies before the first element.
+    pub pads: Vec<i32>,
+}
+
+/// See [`Op::Conv`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conv {
+    /// The window; when `transposed`, that of the convolution whose transpose this is.
+    pub window: Window,
+    /// Groups of channels that do not see each other.
+    pub groups: u32,
+    /// Whether the gradient of a convolution with respect to its input is computed instead.
+    pub transposed: bool,
+    /// Whether a third input `[m]` is added.
+    pub bias: bool,
+    /// Whether the last input, of the output's shape, is added.
+    pub residual: bool,
+    /// Applied at the end.
+    pub activation: Option<Unary>,
+}
+
+/// See [`Op::Pool`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// What is computed of the elements in a window.
+    pub kind: PoolKind,
+    /// Size of the window.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// How many elements of padding lie behind the last one; only [`PoolKind::PaddedMean`] asks.
+    pub pads_after: Vec<i32>,
+}
+
+/// What a [`Pool`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PoolKind {
+    /// The largest.
+    Max,
+    /// Where the largest is, as a row-major index into all of `x` (I32); the first one, when several are. With
+    /// `column_major` the spatial part of the index counts the first spatial dimension fastest.
+    MaxPosition {
+        /// Order of the spatial part.
+        column_major: bool,
+    },
+    /// The sum.
+    Sum,
+    /// The sum through the number of elements of `x` in the window.
+    Mean,
+    /// The sum through the number of elements in the window, those of the padding included.
+    PaddedMean,
+}
+
+/// See [`Op::DeformableColumns`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeformableColumns {
+    /// Size of the window, `[kh, kw]`.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// Groups of channels that share their offsets.
+    pub offset_groups: u32,
+    /// Whether a third input weighs the elements.
+    pub mask: bool,
 }
 
 /// See [`Op::GatherElements`].

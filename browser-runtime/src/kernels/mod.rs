@@ -9,7 +9,10 @@ mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
+mod conv;
+mod conv_cpu;
 mod cumulative;
+mod deformable_columns;
 mod dft;
 mod elementwise;
 mod gather;
@@ -23,6 +26,7 @@ mod ngram_counts;
 mod order;
 mod pad;
 mod places;
+mod pool;
 mod range;
 mod reduce;
 mod resample;
@@ -38,6 +42,7 @@ mod tests;
 mod top_k;
 mod transpose;
 mod triangular;
+mod window;
 
 use flotilla_model::program::Op;
 
@@ -137,6 +142,9 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Conv(op) => op,
+        Op::Pool(op) => op,
+        Op::DeformableColumns(op) => op,
         Op::Pad(op) => op,
         Op::Resample(op) => op,
         Op::GridSample(op) => op,
@@ -171,6 +179,9 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        conv::cases(),
+        pool::cases(),
+        deformable_columns::cases(),
         pad::cases(),
         resample::cases(),
         grid_sample::cases(),

@@ -15,6 +15,7 @@ mod nodes;
 mod reductions;
 mod selection;
 mod shapes;
+mod windows;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -14,6 +14,7 @@ use tract_onnx::{
             },
             binary::TypedBinOp,
             cast::Cast,
+            cnn::{Conv, Deconv, MaxPool, SumPool},
             downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
@@ -109,6 +110,14 @@ impl<'m> Lowering<'m> {
             self.reduce(node, op)?
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
+        } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(op) = node.op_as::<Deconv>() {
+            self.deconv(node, op)?
+        } else if let Some(op) = node.op_as::<MaxPool>() {
+            self.max_pool(node, op)?
+        } else if let Some(op) = node.op_as::<SumPool>() {
+            self.sum_pool(node, op)?
         } else {
             return Err(self.unsupported(node, "there is no lowering for this operator"));
         };

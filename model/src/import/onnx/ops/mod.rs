@@ -3,17 +3,24 @@
 
 mod activations;
 mod control;
+mod convolution;
 mod features;
 mod generators;
+mod losses;
 mod matrices;
 mod padding;
+mod pooling;
+mod products;
 mod quantize;
+mod quantized;
 mod rearrange;
 mod resize;
 mod sampling;
+mod selection;
 mod shapes;
 mod signal;
 mod values;
+mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -23,14 +30,20 @@ use super::wiring::Wire;
 const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     control::OPERATORS,
+    convolution::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
+    losses::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
+    pooling::OPERATORS,
+    products::OPERATORS,
     quantize::OPERATORS,
+    quantized::OPERATORS,
     rearrange::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
+    selection::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
     values::OPERATORS,
