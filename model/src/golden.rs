@@ -67,6 +67,7 @@ fn dtype(dtype: Dtype) -> Option<DType> {
     let known = [
         (Dtype::F32, DType::F32),
         (Dtype::F16, DType::F16),
+        (Dtype::BF16, DType::BF16),
         (Dtype::I64, DType::I64),
         (Dtype::I32, DType::I32),
         (Dtype::I16, DType::I16),

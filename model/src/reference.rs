@@ -56,6 +56,7 @@ impl ReferenceTensor {
         match self.dtype {
             DType::F32 => read(&self.bytes, |bytes| f64::from(f32::from_le_bytes(bytes))),
             DType::F16 => read(&self.bytes, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
+            DType::BF16 => read(&self.bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
             DType::I64 => read(&self.bytes, |bytes| i64::from_le_bytes(bytes) as f64),
             DType::I32 => read(&self.bytes, |bytes| f64::from(i32::from_le_bytes(bytes))),
             DType::I16 => read(&self.bytes, |bytes| f64::from(i16::from_le_bytes(bytes))),

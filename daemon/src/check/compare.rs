@@ -176,13 +176,9 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
             let place = if number.is_sign_negative() { -magnitude } else { magnitude };
             number.is_finite().then_some(place)
         }),
-        DType::F16 => largest(&got.bytes, &want.bytes, |bytes| {
-            let bits = u16::from_le_bytes(bytes);
-            let magnitude = i64::from(bits & 0x7fff);
-            // An exponent of all ones is an infinity or not a number.
-            let is_finite = bits & 0x7c00 != 0x7c00;
-            is_finite.then_some(if bits & 0x8000 == 0 { magnitude } else { -magnitude })
-        }),
+        // An exponent of all ones is an infinity or not a number.
+        DType::F16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7c00)),
+        DType::BF16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7f80)),
         DType::I64
         | DType::I32
         | DType::I16
@@ -193,6 +189,14 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
         | DType::U8
         | DType::Bool => 0,
     }
+}
+
+/// Where a finite 16-bit number stands among all of its kind, whose exponent has these bits.
+fn half_place(bytes: [u8; 2], exponent: u16) -> Option<i64> {
+    let bits = u16::from_le_bytes(bytes);
+    let magnitude = i64::from(bits & 0x7fff);
+    let place = if bits & 0x8000 == 0 { magnitude } else { -magnitude };
+    (bits & exponent != exponent).then_some(place)
 }
 
 #[cfg(test)]

@@ -151,6 +151,11 @@ fn tensor(
     let bytes: Vec<u8> = match port.dtype {
         DType::F32 => repeat(elements, || random.unit().to_le_bytes()),
         DType::F16 => repeat(elements, || f16_bits(random.sixteenths()).to_le_bytes()),
+        // A sixteenth has four bits: the upper half of its F32 is all of it.
+        DType::BF16 => repeat(elements, || {
+            let number = random.sixteenths() as f32 / 16.0;
+            ((number.to_bits() >> 16) as u16).to_le_bytes()
+        }),
         DType::I64 => repeat(elements, || integer().to_le_bytes()),
         DType::U64 => repeat(elements, || (integer() as u64).to_le_bytes()),
         DType::I32 => repeat(elements, || (integer() as i32).to_le_bytes()),
