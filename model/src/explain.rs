@@ -279,7 +279,7 @@ fn binary_text(function: Binary, a: &str, b: &str) -> String {
         Binary::Xor => "^",
         Binary::ShiftLeft => "<<",
         Binary::ShiftRight => ">>",
-        Binary::Pow | Binary::Min | Binary::Max | Binary::Mod => {
+        Binary::Pow | Binary::Min | Binary::Max => {
             return format!("{}({a}, {b})", format!("{function:?}").to_lowercase());
         }
     };

@@ -803,8 +803,6 @@ pub enum Binary {
     And,
     Or,
     Xor,
-    /// With the divisor's sign; integers modulo zero give 0.
-    Mod,
     /// By the second operand; by 32 and more, or a negative number, everything is shifted out.
     ShiftLeft,
     /// As [`Binary::ShiftLeft`]; the sign of an `I32` is shifted in.

@@ -13,6 +13,7 @@ mod ops;
 mod order;
 mod products;
 mod program_op;
+mod quotient;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;

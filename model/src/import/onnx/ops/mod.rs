@@ -1,6 +1,7 @@
 //! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
+mod activations;
 mod control;
 mod convolution;
 mod counted;
@@ -11,6 +12,7 @@ mod matrices;
 mod padding;
 mod pooling;
 mod products;
+mod quantize;
 mod quantized;
 mod rearrange;
 mod resize;
@@ -18,6 +20,7 @@ mod sampling;
 mod selection;
 mod shapes;
 mod signal;
+mod values;
 mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -26,6 +29,7 @@ use super::wiring::Wire;
 
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
+    activations::OPERATORS,
     control::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
@@ -36,6 +40,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     padding::OPERATORS,
     pooling::OPERATORS,
     products::OPERATORS,
+    quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
     resize::OPERATORS,
@@ -43,6 +48,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     selection::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
+    values::OPERATORS,
 ];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
