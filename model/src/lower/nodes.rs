@@ -14,6 +14,7 @@ use tract_onnx::{
             },
             binary::TypedBinOp,
             cast::Cast,
+            cnn::{Conv, Deconv, MaxPool, SumPool},
             downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
-    import::ProgramOp,
+    import::{Counted, ProgramOp},
     program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
@@ -54,6 +55,8 @@ impl<'m> Lowering<'m> {
             return Ok(vec![self.cast(node, op.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
+        } else if let Some(op) = node.op_as::<Counted>() {
+            self.counted(node, op)?
         } else if let Some(op) = node.op_as::<ProgramOp>() {
             let inputs = self.values(node)?;
             self.single(node, Op::clone(&op.op), inputs)?
@@ -109,6 +112,14 @@ impl<'m> Lowering<'m> {
             self.reduce(node, op)?
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
+        } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(op) = node.op_as::<Deconv>() {
+            self.deconv(node, op)?
+        } else if let Some(op) = node.op_as::<MaxPool>() {
+            self.max_pool(node, op)?
+        } else if let Some(op) = node.op_as::<SumPool>() {
+            self.sum_pool(node, op)?
         } else {
             return Err(self.unsupported(node, "there is no lowering for this operator"));
         };

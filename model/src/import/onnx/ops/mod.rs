@@ -1,13 +1,19 @@
 //! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
+mod activations;
 mod control;
+mod convolution;
+mod counted;
 mod features;
 mod generators;
 mod losses;
 mod matrices;
 mod padding;
+mod pooling;
 mod products;
+mod quantize;
+mod quantized;
 mod rearrange;
 mod recurrent;
 mod resize;
@@ -15,6 +21,8 @@ mod sampling;
 mod selection;
 mod shapes;
 mod signal;
+mod values;
+mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -22,13 +30,19 @@ use super::wiring::Wire;
 
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
+    activations::OPERATORS,
     control::OPERATORS,
+    convolution::OPERATORS,
+    counted::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
     losses::OPERATORS,
     matrices::OPERATORS,
     padding::OPERATORS,
+    pooling::OPERATORS,
     products::OPERATORS,
+    quantize::OPERATORS,
+    quantized::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
     resize::OPERATORS,
@@ -36,6 +50,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     selection::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
+    values::OPERATORS,
 ];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
