@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::{DType, Program, Source};
+use flotilla_model::program::Program;
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, LoadError, RunError, RunReport, Tensor,
 };
@@ -182,12 +182,6 @@ pub fn computing_nodes(program: &Program) -> usize {
 
 /// Refuses the first node that a backend cannot run.
 fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
-    if let Some(value) = program.values.iter().find(|value| value.dtype == DType::F16) {
-        let what = if matches!(value.source, Source::Constant(_)) { "constant" } else { "value" };
-        return Err(LoadError::Program {
-            reason: format!("a {what} is F16, which this runtime does not compute with"),
-        });
-    }
     for node in &program.nodes {
         let signature = Signature { program, node };
         kernel(&node.op).supports(&signature).map_err(|reason| {

@@ -112,7 +112,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
     let bytes = weights.len() as u64;
     let rows = || vec![Dim::Symbol(Symbol(0)), Dim::Fixed(WIDTH as i64)];
     let square = vec![Dim::Fixed(WIDTH as i64), Dim::Fixed(WIDTH as i64)];
-    let constant = Source::Constant(ConstantRef { blob, offset: 0, bytes });
+    let constant = Source::Constant(ConstantRef { blob, offset: 0, bytes, dtype: DType::F32 });
     let mut values = vec![
         Value { dtype: DType::F32, shape: rows(), source: Source::Input },
         Value { dtype: DType::F32, shape: square, source: constant },

@@ -92,6 +92,25 @@ impl Program {
                     slice.stride
                 )
             }
+            Op::GatherElements(gather) => format!("axis {}", gather.axis),
+            Op::GatherNd(gather) => format!("batch_dims {}", gather.batch_dims),
+            Op::ScatterElements(scatter) => {
+                format!("axis {}, {:?}", scatter.axis, scatter.combine)
+            }
+            Op::ScatterNd(scatter) => format!("{:?}", scatter.combine),
+            Op::TopK(top) => {
+                format!("axis {}, {} first", top.axis, extreme(top.largest))
+            }
+            Op::ArgReduce(arg) => {
+                let last = if arg.last { ", last" } else { "" };
+                format!("axis {}, {}{last}", arg.axis, extreme(arg.largest))
+            }
+            Op::Cumulative(cumulative) => {
+                let kind = if cumulative.product { "product" } else { "sum" };
+                let exclusive = if cumulative.exclusive { ", exclusive" } else { "" };
+                let reverse = if cumulative.reverse { ", reverse" } else { "" };
+                format!("axis {}, {kind}{exclusive}{reverse}", cumulative.axis)
+            }
             Op::Range(range) => {
                 format!(
                     "start {}, stride {}",
@@ -118,6 +137,8 @@ impl Program {
                     format!("select({}, {}, {})", of(condition), of(yes), of(no))
                 }
                 Step::Cast(dtype, a) => format!("{dtype:?}({})", of(a)),
+                Step::Bits(dtype, a) => format!("bits{dtype:?}({})", of(a)),
+                Step::Test(test, a) => format!("is{test:?}({})", of(a)),
             });
         }
         texts.pop().unwrap_or_default()
@@ -165,6 +186,10 @@ fn matmul_text(matmul: &MatMul) -> String {
     text
 }
 
+fn extreme(largest: bool) -> &'static str {
+    if largest { "largest" } else { "smallest" }
+}
+
 fn unary_text(function: Unary) -> String {
     format!("{function:?}").to_lowercase()
 }
@@ -185,7 +210,9 @@ fn binary_text(function: Binary, a: &str, b: &str) -> String {
         Binary::And => "&",
         Binary::Or => "|",
         Binary::Xor => "^",
-        Binary::Pow | Binary::Min | Binary::Max => {
+        Binary::ShiftLeft => "<<",
+        Binary::ShiftRight => ">>",
+        Binary::Pow | Binary::Min | Binary::Max | Binary::Mod => {
             return format!("{}({a}, {b})", format!("{function:?}").to_lowercase());
         }
     };

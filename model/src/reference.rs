@@ -166,6 +166,8 @@ pub(crate) fn to_tensor(input: &ReferenceTensor) -> Result<Tensor, ReferenceErro
     let tensor = match input.dtype {
         DType::F32 => elements(input, f32::from_le_bytes),
         DType::F16 => elements(input, half::f16::from_le_bytes),
+        // tract has no such type; what a graph knows as BF16 is F32 to it.
+        DType::BF16 => elements(input, |half| half::bf16::from_le_bytes(half).to_f32()),
         DType::I64 => elements(input, i64::from_le_bytes),
         DType::I32 => elements(input, i32::from_le_bytes),
         DType::I16 => elements(input, i16::from_le_bytes),

@@ -5,23 +5,31 @@
     expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
 )]
 
+mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
+mod cumulative;
 mod elementwise;
 mod gather;
+mod gather_elements;
+mod gather_nd;
 mod layer_norm;
 mod math;
 mod matmul;
+mod order;
+mod places;
 mod range;
 mod reduce;
 mod reshape;
+mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod transpose;
 
 use flotilla_model::program::Op;
@@ -122,6 +130,13 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::GatherElements(op) => op,
+        Op::GatherNd(op) => op,
+        Op::ScatterElements(op) => op,
+        Op::ScatterNd(op) => op,
+        Op::TopK(op) => op,
+        Op::ArgReduce(op) => op,
+        Op::Cumulative(op) => op,
     }
 }
 
@@ -142,6 +157,12 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        gather_elements::cases(),
+        gather_nd::cases(),
+        scatter::cases(),
+        top_k::cases(),
+        arg_reduce::cases(),
+        cumulative::cases(),
     ]
     .concat()
 }

@@ -44,7 +44,12 @@ impl Builder {
             self.blob.extend_from_slice(&(around + noise * scale).to_le_bytes());
         }
         let bytes = self.blob.len() as u64 - offset;
-        let source = Source::Constant(ConstantRef { blob: BlobId([0; 32]), offset, bytes });
+        let source = Source::Constant(ConstantRef {
+            blob: BlobId([0; 32]),
+            offset,
+            bytes,
+            dtype: DType::F32,
+        });
         self.value(DType::F32, shape.iter().map(|&dim| Dim::Fixed(dim)).collect(), source)
     }
 

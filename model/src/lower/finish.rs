@@ -11,7 +11,7 @@ use crate::{
 
 enum Pending {
     Done(Source),
-    Constant(Placed),
+    Constant(Placed, DType),
 }
 
 /// Removes nodes that nothing depends on, and the data of constants that no node reads.
@@ -64,7 +64,10 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
         let source = match value.origin {
             Origin::Input => Pending::Done(Source::Input),
             Origin::Node => Pending::Done(Source::Node),
-            Origin::Constant(data) => Pending::Constant(pack(&mut packer, data)),
+            Origin::Constant(data) => {
+                let stored = data.elements().0.unwrap_or(value.dtype);
+                Pending::Constant(pack(&mut packer, data), stored)
+            }
         };
         pending.push((value.dtype, value.shape, source));
     }
@@ -74,7 +77,9 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
         .map(|(dtype, shape, source)| {
             let source = match source {
                 Pending::Done(source) => source,
-                Pending::Constant(placed) => Source::Constant(placed.resolve(shared)),
+                Pending::Constant(placed, stored) => {
+                    Source::Constant(placed.resolve(shared, stored))
+                }
             };
             Value { dtype, shape, source }
         })
@@ -106,7 +111,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
 
 fn pack(packer: &mut Packer, data: Data) -> Placed {
     match data {
-        Data::Bytes(bytes) => packer.add(&bytes, Some(bytes.clone())),
-        tensor @ Data::Tensor(_) => packer.add(&tensor.bytes(), None),
+        Data::Bytes(bytes) | Data::Narrow(_, bytes) => packer.add(&bytes, Some(bytes.clone())),
+        tensor @ Data::Tensor(_) => packer.add(&tensor.elements().1, None),
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     call::Signature,
     kernels::{PackedMatrix, kernel},
     lifetimes::Lifetimes,
-    weights::{Constants, Sink},
+    weights::{Constants, Sink, memory_bytes},
 };
 
 /// How a constant is wanted.
@@ -59,7 +59,7 @@ impl Loading {
         Loading {
             wanted,
             memory: constants.refs.iter().map(|_| Constant::default()).collect(),
-            missing: constants.refs.iter().map(|constant| constant.bytes).collect(),
+            missing: constants.refs.iter().map(memory_bytes).collect(),
         }
     }
 
