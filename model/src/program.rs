@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
+mod counts;
+mod geometry;
+
+pub use counts::Count;
+pub use geometry::{
+    Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
+    Suppress,
+};
+
 /// Version of the serialized form; a page refuses another one.
 pub const PROGRAM_VERSION: u32 = 3;
 
@@ -229,6 +238,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
+    /// Dimensions that the data decide.
+    pub counts: Vec<Count>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -270,6 +281,53 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
+    /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
+    /// `[n, c, d1, ..]`, `w` `[m, c / groups, k1, ..]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
+    /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
+    /// Source: ONNX operators, "Conv" and "ConvTranspose".
+    Conv(Conv),
+    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool"
+    /// and "AveragePool".
+    Pool(Pool),
+    /// The elements of `x` `[n, c, h, w]` that a deformable convolution multiplies, one column per place of the window: inputs
+    /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
+    /// Output `[n, c, kh * kw, oh, ow]`. Source: ONNX operators, "DeformConv"; Zhu et al., "Deformable ConvNets v2", eq. 1.
+    DeformableColumns(DeformableColumns),
+    /// Input `data` of any type, then, in [`PadMode::Constant`], one element: `data` with elements put around or taken
+    /// away; the output's shape says how many come after it.
+    Pad(Pad),
+    /// Inputs `x` (F32), `indices` `[m, taps]` (I32) and `weights` `[m, taps]`: along `axis`, element `i` of the
+    /// output is the sum of `weights[i, tap] * x[indices[i, tap]]`. Interpolation in one dimension.
+    Resample(Resample),
+    /// Inputs `x` `[n, c, (d,) h, w]` and `grid` `[n, (d2,) h2, w2, 2 or 3]`, whose last dimension holds coordinates
+    /// `(x, y)` or `(x, y, z)` in -1..1: the output `[n, c, (d2,) h2, w2]` has the input's elements there.
+    /// Source: ONNX operators, "GridSample".
+    GridSample(GridSample),
+    /// Inputs `x` `[n, c, h, w]`, `regions` `[r, 4]` (`x1, y1, x2, y2`) and `batches` `[r]` (I32): the output
+    /// `[r, c, h2, w2]` has each region of its image pooled to `h2 x w2` cells.
+    /// Source: He et al., "Mask R-CNN", 3; ONNX operators, "RoiAlign".
+    RoiAlign(RoiAlign),
+    /// Discrete Fourier transform of length `n` along `axis`: inputs `x`, whose last dimension is 1 (real) or 2
+    /// (complex), and `twiddles` `[n, 2]`, cosine and sine of `2 pi i / n`. Missing elements count as 0, and the output
+    /// has the first ones of its axis; its last dimension is 1 when only real parts are kept, else 2.
+    Dft(Dft),
+    /// Each matrix of `[.., n, n]` in upper triangular form by Gaussian elimination with partial pivoting. Exchanged rows
+    /// change their sign, so that the determinant stays.
+    Triangular,
+    /// Inputs `x` `[rows, length]` (I32), `grams` `[g, longest]` (I32), `lengths` `[g]` (I32) and `starts`
+    /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
+    /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
+    NgramCounts(NgramCounts),
+    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`,
+    /// `n` where there is none. Of running counts these are the places of what was counted.
+    FirstAbove,
+    /// Input `x` `[n, m]`: the output `[n]` (I32) has the position of each row among all of them in lexicographic order;
+    /// of equal rows the earlier one comes first.
+    RowRanks,
+    /// Inputs `boxes` `[b, n, 4]`, `scores` `[b, c, n]` and `order` `[b, c, n]` (I32), the boxes by falling score: the output
+    /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
+    /// Source: ONNX operators, "NonMaxSuppression".
+    Suppress(Suppress),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -308,16 +366,31 @@ impl Op {
             | Op::GatherElements(_)
             | Op::GatherNd(_)
             | Op::TopK(_)
-            | Op::ArgReduce(_) => true,
+            | Op::ArgReduce(_)
+            | Op::Pad(_) => true,
+            Op::GridSample(sample) => sample.interpolation == Interpolation::Nearest,
             Op::ScatterElements(scatter) => scatter.combine == Combine::Replace,
             Op::ScatterNd(scatter) => scatter.combine == Combine::Replace,
             Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
+            Op::Pool(pool) => {
+                matches!(pool.kind, PoolKind::Max | PoolKind::MaxPosition { .. })
+            }
             Op::MatMul(_)
+            | Op::Conv(_)
+            | Op::DeformableColumns(_)
             | Op::Attention(_)
             | Op::LayerNorm(_)
             | Op::Softmax(_)
             | Op::Elementwise(_)
             | Op::Cumulative(_)
+            | Op::Resample(_)
+            | Op::RoiAlign(_)
+            | Op::Dft(_)
+            | Op::Triangular
+            | Op::NgramCounts(_)
+            | Op::FirstAbove
+            | Op::RowRanks
+            | Op::Suppress(_)
             | Op::Range(_) => false,
         }
     }
@@ -338,6 +411,19 @@ impl Op {
             Op::Concat(_) => "Concat",
             Op::Slice(_) => "Slice",
             Op::Range(_) => "Range",
+            Op::Conv(_) => "Conv",
+            Op::Pool(_) => "Pool",
+            Op::DeformableColumns(_) => "DeformableColumns",
+            Op::Pad(_) => "Pad",
+            Op::Resample(_) => "Resample",
+            Op::GridSample(_) => "GridSample",
+            Op::RoiAlign(_) => "RoiAlign",
+            Op::Dft(_) => "Dft",
+            Op::Triangular => "Triangular",
+            Op::NgramCounts(_) => "NgramCounts",
+            Op::FirstAbove => "FirstAbove",
+            Op::RowRanks => "RowRanks",
+            Op::Suppress(_) => "Suppress",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",
@@ -451,6 +537,79 @@ pub struct Range {
     pub start: Dim,
     /// Difference between neighbours.
     pub stride: Dim,
+}
+
+/// How a window slides: one number per spatial dimension each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Distance between neighbouring places of the window; not 0.
+    pub strides: Vec<u32>,
+    /// Distance between neighbouring elements inside of it; not 0.
+    pub dilations: Vec<u32>,
+    /// How far the first place lies before the first element.
+    pub pads: Vec<i32>,
+}
+
+/// See [`Op::Conv`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conv {
+    /// The window; when `transposed`, that of the convolution whose transpose this is.
+    pub window: Window,
+    /// Groups of channels that do not see each other.
+    pub groups: u32,
+    /// Whether the gradient of a convolution with respect to its input is computed instead.
+    pub transposed: bool,
+    /// Whether a third input `[m]` is added.
+    pub bias: bool,
+    /// Whether the last input, of the output's shape, is added.
+    pub residual: bool,
+    /// Applied at the end.
+    pub activation: Option<Unary>,
+}
+
+/// See [`Op::Pool`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// What is computed of the elements in a window.
+    pub kind: PoolKind,
+    /// Size of the window.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// How many elements of padding lie behind the last one; only [`PoolKind::PaddedMean`] asks.
+    pub pads_after: Vec<i32>,
+}
+
+/// What a [`Pool`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PoolKind {
+    /// The largest.
+    Max,
+    /// Where the largest is, as a row-major index into all of `x` (I32); the first one, when several are. With
+    /// `column_major` the spatial part of the index counts the first spatial dimension fastest.
+    MaxPosition {
+        /// Order of the spatial part.
+        column_major: bool,
+    },
+    /// The sum.
+    Sum,
+    /// The sum through the number of elements of `x` in the window.
+    Mean,
+    /// The sum through the number of elements in the window, those of the padding included.
+    PaddedMean,
+}
+
+/// See [`Op::DeformableColumns`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeformableColumns {
+    /// Size of the window, `[kh, kw]`.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// Groups of channels that share their offsets.
+    pub offset_groups: u32,
+    /// Whether a third input weighs the elements.
+    pub mask: bool,
 }
 
 /// See [`Op::GatherElements`].
@@ -644,8 +803,6 @@ pub enum Binary {
     And,
     Or,
     Xor,
-    /// With the divisor's sign; integers modulo zero give 0.
-    Mod,
     /// By the second operand; by 32 and more, or a negative number, everything is shifted out.
     ShiftLeft,
     /// As [`Binary::ShiftLeft`]; the sign of an `I32` is shifted in.
@@ -760,6 +917,12 @@ impl Program {
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
         }
+        self.check_counts()?;
+        for count in &self.counts {
+            if known.get(count.value.index()) != Some(&true) {
+                return fail("counts", "one of them is never computed");
+            }
+        }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {
                 return fail(&port.name, "the port's value is never computed");
@@ -804,6 +967,7 @@ impl Program {
                 }
             }
         }
+        self.bind_counts(&mut bound);
         let bound: Vec<i64> = bound
             .into_iter()
             .enumerate()

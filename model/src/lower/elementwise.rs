@@ -161,7 +161,8 @@ fn binary_named(name: &str) -> Option<(Binary, bool)> {
         "SubF" => (Binary::Sub, true),
         // DimMul is ours: see `import::onnx`.
         "Mul" | "DimMul" => (Binary::Mul, false),
-        "Div" => (Binary::Div, false),
+        // Quotient is ours: see `import::onnx`.
+        "Div" | "Quotient" => (Binary::Div, false),
         "Rem" => (Binary::Rem, false),
         "Pow" => (Binary::Pow, false),
         "Min" => (Binary::Min, false),

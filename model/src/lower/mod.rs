@@ -4,16 +4,19 @@
 //! `crate::fuse`'s rules rewrite our own form ([`Phase::Fused`]), so the two can be compared.
 
 mod constants;
+mod counts;
 mod dims;
 pub(crate) mod draft;
 mod einsum;
 mod elementwise;
 mod finish;
+mod geometry;
 mod narrow;
 mod nodes;
 mod reductions;
 mod selection;
 mod shapes;
+mod windows;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -46,7 +46,7 @@ fn fits(steps: &[Step], dtype: DType) -> bool {
                     of(a) && of(b)
                 }
                 Binary::ShiftRight => of(a),
-                Binary::Rem | Binary::Mod => !dtype.is_float() && of(a) && of(b),
+                Binary::Rem => !dtype.is_float() && of(a) && of(b),
                 _ => false,
             },
             Step::Cast(to, _) => *to == dtype,

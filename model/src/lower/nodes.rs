@@ -9,17 +9,19 @@ use tract_onnx::{
         tract_core::ops::{
             array::{
                 CumSum, DynSlice, FiniteReshape, Gather, GatherElements, GatherNd,
-                MultiBroadcastTo, OneHot, Range, ScatterElements, ScatterNd, Slice, Topk,
+                MultiBroadcastTo, OneHot, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
                 TypedConcat,
             },
             binary::TypedBinOp,
             cast::Cast,
+            cnn::{Conv, Deconv, MaxPool, SumPool},
+            downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
             identity::Identity,
             konst::Const,
             logic::Iff,
-            nn::{Reduce, RmsNorm, Softmax},
+            nn::{GridSample, Reduce, RmsNorm, Softmax},
         },
     },
 };
@@ -33,7 +35,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
-    import::ProgramOp,
+    import::{Counted, ProgramOp},
     program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
@@ -53,6 +55,8 @@ impl<'m> Lowering<'m> {
             return Ok(vec![self.cast(node, op.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
+        } else if let Some(op) = node.op_as::<Counted>() {
+            self.counted(node, op)?
         } else if let Some(op) = node.op_as::<ProgramOp>() {
             let inputs = self.values(node)?;
             self.single(node, Op::clone(&op.op), inputs)?
@@ -82,6 +86,12 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            self.downsample(node, op)?
+        } else if let Some(op) = node.op_as::<Pad>() {
+            self.pad(node, op)?
+        } else if let Some(op) = node.op_as::<GridSample>() {
+            self.grid_sample(node, op)?
         } else if let Some(op) = node.op_as::<GatherNd>() {
             self.gather_nd(node, op)?
         } else if let Some(op) = node.op_as::<ScatterElements>() {
@@ -102,6 +112,14 @@ impl<'m> Lowering<'m> {
             self.reduce(node, op)?
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
+        } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(op) = node.op_as::<Deconv>() {
+            self.deconv(node, op)?
+        } else if let Some(op) = node.op_as::<MaxPool>() {
+            self.max_pool(node, op)?
+        } else if let Some(op) = node.op_as::<SumPool>() {
+            self.sum_pool(node, op)?
         } else {
             return Err(self.unsupported(node, "there is no lowering for this operator"));
         };

@@ -2,7 +2,10 @@
 
 use tract_onnx::{
     prelude::TDim,
-    tract_hir::internal::{AxisOp, TypedNode, tract_core::ops::array::MultiBroadcastTo},
+    tract_hir::internal::{
+        AxisOp, ToDim, TypedNode,
+        tract_core::ops::{array::MultiBroadcastTo, downsample::Downsample},
+    },
 };
 
 use super::{LowerResult, Lowering};
@@ -58,6 +61,16 @@ impl Lowering<'_> {
             Op::Slice(program::Slice { axis: axis as u32, start, stride: 1 }),
             vec![input],
         )
+    }
+
+    /// Every so many elements of an axis, from the end where the stride is negative.
+    pub(super) fn downsample(&mut self, node: &TypedNode, op: &Downsample) -> LowerResult<ValueId> {
+        let input = self.value_of(node.inputs[0])?;
+        let size = self.model_fact(node.inputs[0]).shape[op.axis].clone();
+        let start = if op.stride < 0 { size - 1 } else { op.modulo.to_dim() };
+        let start = self.dim(node, &start)?;
+        let (axis, stride) = (op.axis as u32, op.stride as i64);
+        self.single(node, Op::Slice(program::Slice { axis, start, stride }), vec![input])
     }
 
     pub(super) fn range(&mut self, node: &TypedNode) -> LowerResult<ValueId> {

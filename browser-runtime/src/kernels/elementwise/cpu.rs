@@ -188,23 +188,9 @@ fn float_block(binary: Binary, a: &[f32; REGISTER], b: &[f32; REGISTER], target:
         Binary::Div => lanes(a, b, target, |a, b| a / b),
         Binary::Rem => lanes(a, b, target, |a, b| a % b),
         Binary::Pow => lanes(a, b, target, f32::powf),
-        Binary::Mod => lanes(a, b, target, floored_remainder),
         // Either operand's NaN is the result, as in numpy.
         Binary::Min => lanes(a, b, target, |a, b| if a < b || a.is_nan() { a } else { b }),
         _ => lanes(a, b, target, |a, b| if a > b || a.is_nan() { a } else { b }),
-    }
-}
-
-/// The remainder with the divisor's sign, which a remainder of zero has too. Source: Python, "Binary arithmetic
-/// operations", and numpy's `mod`.
-fn floored_remainder(a: f32, b: f32) -> f32 {
-    let remainder = a % b;
-    if remainder == 0.0 {
-        0f32.copysign(b)
-    } else if (remainder < 0.0) != (b < 0.0) {
-        remainder + b
-    } else {
-        remainder
     }
 }
 
@@ -232,10 +218,6 @@ fn signed_block(binary: Binary, a: &[i32; REGISTER], b: &[i32; REGISTER], target
     match binary {
         Binary::Div => lanes(a, b, result, |a, b| if b == 0 { a } else { a.wrapping_div(b) }),
         Binary::Rem => lanes(a, b, result, |a, b| if b == 0 { 0 } else { a.wrapping_rem(b) }),
-        Binary::Mod => lanes(a, b, result, |a, b| {
-            let remainder = if b == 0 { 0 } else { a.wrapping_rem(b) };
-            if remainder != 0 && (remainder < 0) != (b < 0) { remainder + b } else { remainder }
-        }),
         Binary::Pow => lanes(a, b, result, signed_power),
         Binary::ShiftLeft => {
             lanes(a, b, result, |a, b| if (0..32).contains(&b) { a << b } else { 0 })
@@ -253,7 +235,7 @@ fn unsigned_block(binary: Binary, a: &Register, b: &Register, target: &mut Regis
         Binary::Sub => lanes(a, b, target, u32::wrapping_sub),
         Binary::Mul => lanes(a, b, target, u32::wrapping_mul),
         Binary::Div => lanes(a, b, target, |a, b| a.checked_div(b).unwrap_or(a)),
-        Binary::Rem | Binary::Mod => lanes(a, b, target, |a, b| a.checked_rem(b).unwrap_or(0)),
+        Binary::Rem => lanes(a, b, target, |a, b| a.checked_rem(b).unwrap_or(0)),
         Binary::Pow => lanes(a, b, target, u32::wrapping_pow),
         Binary::Min => lanes(a, b, target, u32::min),
         Binary::Max => lanes(a, b, target, u32::max),

@@ -65,26 +65,10 @@ fn f_rem(x: f32, y: f32) -> f32 {
     }
     return bitcast<f32>(sign | (digits >> u32(1 - by_power)));
 }
-fn f_mod(x: f32, y: f32) -> f32 {
-    let remainder = f_rem(x, y);
-    let bits = bitcast<u32>(remainder);
-    let sign = bitcast<u32>(y) & 0x80000000u;
-    if ((bits & 0x7fffffffu) == 0u) {
-        return bitcast<f32>(sign);
-    }
-    return select(remainder, remainder + y, (bits & 0x80000000u) != sign);
-}
 fn i_rem(x: i32, y: i32) -> i32 {
     return x % y;
 }
-fn i_mod(x: i32, y: i32) -> i32 {
-    let remainder = x % y;
-    return select(remainder, remainder + y, remainder != 0 && ((remainder < 0) != (y < 0)));
-}
 fn u_rem(x: u32, y: u32) -> u32 {
-    return x % y;
-}
-fn u_mod(x: u32, y: u32) -> u32 {
     return x % y;
 }
 

@@ -175,7 +175,7 @@ fn binary_wgsl(binary: Binary, dtype: DType, a: u32, b: u32, expr: &Expr) -> Str
         Binary::Or => "|",
         Binary::Xor if dtype == DType::Bool => "!=",
         Binary::Xor => "^",
-        Binary::Rem | Binary::Mod | Binary::ShiftLeft | Binary::ShiftRight => {
+        Binary::Rem | Binary::ShiftLeft | Binary::ShiftRight => {
             let kind = if dtype == DType::F32 { "f" } else { &wgsl_type(dtype)[..1] };
             return format!("{kind}_{}(v{a}, v{b})", format!("{binary:?}").to_lowercase());
         }

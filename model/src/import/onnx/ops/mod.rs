@@ -1,22 +1,68 @@
 //! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
+mod activations;
 mod control;
+mod convolution;
+mod counted;
+mod features;
+mod generators;
+mod losses;
+mod matrices;
+mod padding;
+mod pooling;
+mod products;
+mod quantize;
+mod quantized;
+mod rearrange;
+mod resize;
+mod sampling;
+mod selection;
 mod shapes;
+mod signal;
+mod values;
+mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] = &[control::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] = &[
+    activations::OPERATORS,
+    control::OPERATORS,
+    convolution::OPERATORS,
+    counted::OPERATORS,
+    features::OPERATORS,
+    generators::OPERATORS,
+    losses::OPERATORS,
+    matrices::OPERATORS,
+    padding::OPERATORS,
+    pooling::OPERATORS,
+    products::OPERATORS,
+    quantize::OPERATORS,
+    quantized::OPERATORS,
+    rearrange::OPERATORS,
+    resize::OPERATORS,
+    sampling::OPERATORS,
+    selection::OPERATORS,
+    shapes::OPERATORS,
+    signal::OPERATORS,
+    values::OPERATORS,
+];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
 
 /// How to wire an operator, where that is ours to say.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
-    if domain.is_empty() { OPERATORS.get(name).copied() } else { None }
+    match domain {
+        "" => OPERATORS.get(name).copied(),
+        "ai.onnx.ml" => {
+            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
