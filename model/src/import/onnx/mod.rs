@@ -14,6 +14,7 @@ mod order;
 mod products;
 mod program_op;
 mod quotient;
+mod reals;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
@@ -26,6 +27,7 @@ use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
 use external::ExternalData;
 pub(crate) use program_op::{Counted, ProgramOp};
+pub(crate) use reals::ToReal;
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
@@ -93,5 +95,6 @@ pub(super) fn import(
     let graph::Built { mut graph, outputs, fixed } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
+    reals::protect(&mut graph);
     Ok(Imported { graph, family: Family::Tensors, outputs, fixed })
 }
