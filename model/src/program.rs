@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
+mod counts;
 mod geometry;
 
+pub use counts::Count;
 pub use geometry::{
     Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
+    Suppress,
 };
 
 /// Version of the serialized form; a page refuses another one.
@@ -235,6 +238,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
+    /// Dimensions that the data decide.
+    pub counts: Vec<Count>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -313,6 +318,16 @@ pub enum Op {
     /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
     /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
     NgramCounts(NgramCounts),
+    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`,
+    /// `n` where there is none. Of running counts these are the places of what was counted.
+    FirstAbove,
+    /// Input `x` `[n, m]`: the output `[n]` (I32) has the position of each row among all of them in lexicographic order;
+    /// of equal rows the earlier one comes first.
+    RowRanks,
+    /// Inputs `boxes` `[b, n, 4]`, `scores` `[b, c, n]` and `order` `[b, c, n]` (I32), the boxes by falling score: the output
+    /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
+    /// Source: ONNX operators, "NonMaxSuppression".
+    Suppress(Suppress),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -333,6 +348,13 @@ pub enum Op {
     /// Position (I32) along `axis`, which stays as a dimension of 1, of the smallest or largest element.
     /// Source: ONNX operators, "ArgMax" and "ArgMin".
     ArgReduce(ArgReduce),
+    /// One direction of a recurrent layer. Inputs: the share of the layer's input in its gates with all biases
+    /// `[steps, batch, gates * hidden]`, the recurrent weights `[gates * hidden, hidden]`, the state before the first step
+    /// `[batch, hidden]` (LSTM: `[batch, 2 * hidden]`, hidden and cell state); then, when `lengths`, how many steps each sequence
+    /// has (I32) `[batch]`; then what the cell adds. Output `[steps + 1, batch, 2 * hidden]`: after each step the hidden state and
+    /// what the cell keeps beside it, 0 after a sequence's end; the last row has the state after the last step.
+    /// Source: ONNX operators, "RNN", "GRU" and "LSTM".
+    Recurrent(Recurrent),
     /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
     Cumulative(Cumulative),
 }
@@ -368,11 +390,15 @@ impl Op {
             | Op::Softmax(_)
             | Op::Elementwise(_)
             | Op::Cumulative(_)
+            | Op::Recurrent(_)
             | Op::Resample(_)
             | Op::RoiAlign(_)
             | Op::Dft(_)
             | Op::Triangular
             | Op::NgramCounts(_)
+            | Op::FirstAbove
+            | Op::RowRanks
+            | Op::Suppress(_)
             | Op::Range(_) => false,
         }
     }
@@ -403,12 +429,16 @@ impl Op {
             Op::Dft(_) => "Dft",
             Op::Triangular => "Triangular",
             Op::NgramCounts(_) => "NgramCounts",
+            Op::FirstAbove => "FirstAbove",
+            Op::RowRanks => "RowRanks",
+            Op::Suppress(_) => "Suppress",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",
             Op::ScatterNd(_) => "ScatterNd",
             Op::TopK(_) => "TopK",
             Op::ArgReduce(_) => "ArgReduce",
+            Op::Recurrent(_) => "Recurrent",
             Op::Cumulative(_) => "Cumulative",
         }
     }
@@ -651,6 +681,75 @@ pub struct ArgReduce {
     pub largest: bool,
     /// Whether of equal elements the last one counts.
     pub last: bool,
+}
+
+/// See [`Op::Recurrent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recurrent {
+    /// What a step computes.
+    pub cell: Cell,
+    /// Whether each sequence is gone through from its end.
+    pub reverse: bool,
+    /// Whether there are lengths of sequences.
+    pub lengths: bool,
+    /// Bound on the absolute value of what goes into the activations.
+    pub clip: Option<f32>,
+}
+
+/// What a step of a [`Recurrent`] computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Cell {
+    /// One gate, which is the new hidden state.
+    Rnn {
+        /// Of the hidden state.
+        activation: Activation,
+    },
+    /// Gates update, reset, hidden. With `reset_after` the hidden gate's recurrent share is reset after the product, and the last
+    /// input is its bias `[hidden]`. Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2.3.
+    Gru {
+        /// Of the gates, then of the hidden gate.
+        activations: [Activation; 2],
+        /// `linear_before_reset`.
+        reset_after: bool,
+    },
+    /// Gates input, output, forget, cell. With `peepholes` the last input has the weights of the cell state in the input, output
+    /// and forget gates `[3 * hidden]`. Source: Hochreiter and Schmidhuber, "Long Short-Term Memory"; Gers et al., "Learning
+    /// Precise Timing with LSTM Recurrent Networks".
+    Lstm {
+        /// Of the gates, of the cell gate, of the cell state on its way out.
+        activations: [Activation; 3],
+        /// Whether there are peephole weights.
+        peepholes: bool,
+        /// Whether the forget gate is what the input gate leaves.
+        input_forget: bool,
+    },
+}
+
+/// A function inside of a [`Cell`]. Source: ONNX operators, "LSTM", attribute `activations`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `tanh(x)`.
+    Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `max(x, 0)`.
+    Relu,
+    /// `alpha * x + beta`.
+    Affine(f32, f32),
+    /// `x` where it is not negative, else `alpha * x`.
+    LeakyRelu(f32),
+    /// `x` where it is over `alpha`, else 0.
+    ThresholdedRelu(f32),
+    /// `alpha * tanh(beta * x)`.
+    ScaledTanh(f32, f32),
+    /// `alpha * x + beta`, kept within 0 and 1.
+    HardSigmoid(f32, f32),
+    /// `x` where it is not negative, else `alpha * (exp(x) - 1)`.
+    Elu(f32),
+    /// `x / (1 + |x|)`.
+    Softsign,
+    /// `ln(1 + exp(x))`.
+    Softplus,
 }
 
 /// See [`Op::Cumulative`].
@@ -896,6 +995,12 @@ impl Program {
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
         }
+        self.check_counts()?;
+        for count in &self.counts {
+            if known.get(count.value.index()) != Some(&true) {
+                return fail("counts", "one of them is never computed");
+            }
+        }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {
                 return fail(&port.name, "the port's value is never computed");
@@ -940,6 +1045,7 @@ impl Program {
                 }
             }
         }
+        self.bind_counts(&mut bound);
         let bound: Vec<i64> = bound
             .into_iter()
             .enumerate()

@@ -59,6 +59,26 @@ impl ReferenceTensor {
         ReferenceTensor { bytes: halves.collect(), dtype: DType::BF16, ..self }
     }
 
+    /// Its elements as `f64`, which holds every value that a page computes with.
+    pub fn numbers(&self) -> Vec<f64> {
+        fn read<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+            bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
+        }
+        match self.dtype {
+            DType::F32 => read(&self.bytes, |bytes| f64::from(f32::from_le_bytes(bytes))),
+            DType::F16 => read(&self.bytes, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
+            DType::BF16 => read(&self.bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
+            DType::I64 => read(&self.bytes, |bytes| i64::from_le_bytes(bytes) as f64),
+            DType::I32 => read(&self.bytes, |bytes| f64::from(i32::from_le_bytes(bytes))),
+            DType::I16 => read(&self.bytes, |bytes| f64::from(i16::from_le_bytes(bytes))),
+            DType::I8 => read(&self.bytes, |bytes| f64::from(i8::from_le_bytes(bytes))),
+            DType::U64 => read(&self.bytes, |bytes| u64::from_le_bytes(bytes) as f64),
+            DType::U32 => read(&self.bytes, |bytes| f64::from(u32::from_le_bytes(bytes))),
+            DType::U16 => read(&self.bytes, |bytes| f64::from(u16::from_le_bytes(bytes))),
+            DType::U8 | DType::Bool => read(&self.bytes, |[byte]: [u8; 1]| f64::from(byte)),
+        }
+    }
+
     /// Its elements, when they are `F32`.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let element = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);

@@ -15,6 +15,7 @@ mod cumulative;
 mod deformable_columns;
 mod dft;
 mod elementwise;
+mod first_above;
 mod gather;
 mod gather_elements;
 mod gather_nd;
@@ -28,15 +29,18 @@ mod pad;
 mod places;
 mod pool;
 mod range;
+mod recurrent;
 mod reduce;
 mod resample;
 mod reshape;
 mod roi_align;
+mod row_ranks;
 mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
+mod suppress;
 #[cfg(test)]
 mod tests;
 mod top_k;
@@ -48,6 +52,7 @@ use flotilla_model::program::Op;
 
 pub(crate) use matmul::PackedMatrix;
 pub(crate) use shader::{Launch, Shader, WORKGROUP};
+pub(crate) use strided::View;
 
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
@@ -152,12 +157,16 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Dft(op) => op,
         Op::Triangular => &triangular::Triangular,
         Op::NgramCounts(op) => op,
+        Op::FirstAbove => &first_above::FirstAbove,
+        Op::RowRanks => &row_ranks::RowRanks,
+        Op::Suppress(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
         Op::ScatterNd(op) => op,
         Op::TopK(op) => op,
         Op::ArgReduce(op) => op,
+        Op::Recurrent(op) => op,
         Op::Cumulative(op) => op,
     }
 }
@@ -189,11 +198,15 @@ pub(crate) fn cases() -> Vec<Case> {
         dft::cases(),
         triangular::cases(),
         ngram_counts::cases(),
+        first_above::cases(),
+        row_ranks::cases(),
+        suppress::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),
         top_k::cases(),
         arg_reduce::cases(),
+        recurrent::cases(),
         cumulative::cases(),
     ]
     .concat()

@@ -4,6 +4,7 @@
 mod activations;
 mod control;
 mod convolution;
+mod counted;
 mod features;
 mod generators;
 mod losses;
@@ -14,6 +15,7 @@ mod products;
 mod quantize;
 mod quantized;
 mod rearrange;
+mod recurrent;
 mod resize;
 mod sampling;
 mod selection;
@@ -31,6 +33,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     control::OPERATORS,
     convolution::OPERATORS,
+    counted::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
     losses::OPERATORS,
@@ -41,6 +44,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
+    recurrent::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
