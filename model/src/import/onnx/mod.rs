@@ -15,6 +15,7 @@ mod order;
 mod products;
 mod program_op;
 mod quotient;
+mod reals;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
@@ -27,6 +28,7 @@ use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
 use external::ExternalData;
 pub(crate) use program_op::{Counted, ProgramOp};
+pub(crate) use reals::ToReal;
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
@@ -94,5 +96,6 @@ pub(super) fn import(
     let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
+    reals::protect(&mut graph);
     Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
 }
