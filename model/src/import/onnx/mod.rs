@@ -6,6 +6,7 @@
 
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod arithmetic;
+mod bf16;
 mod external;
 mod graph;
 mod library;
@@ -92,9 +93,9 @@ pub(super) fn import(
         return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() }.into());
     }
     ExternalData { resolver, files: HashMap::new() }.inline_model(&mut proto)?;
-    let graph::Built { mut graph, outputs, fixed } = graph::build(&onnx, &proto, values)?;
+    let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
     reals::protect(&mut graph);
-    Ok(Imported { graph, family: Family::Tensors, outputs, fixed })
+    Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
 }
