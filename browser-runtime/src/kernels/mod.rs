@@ -11,6 +11,7 @@ mod concat;
 mod elementwise;
 mod gather;
 mod layer_norm;
+mod linear_attention;
 mod math;
 mod matmul;
 mod range;
@@ -111,6 +112,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
     match op {
         Op::MatMul(op) => op,
         Op::Attention(op) => op,
+        Op::LinearAttention(op) => op,
         Op::LayerNorm(op) => op,
         Op::Softmax(op) => op,
         Op::Elementwise(op) => op,
@@ -131,6 +133,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         matmul::cases(),
         attention::cases(),
+        linear_attention::cases(),
         layer_norm::cases(),
         softmax::cases(),
         elementwise::cases(),
