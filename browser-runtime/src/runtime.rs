@@ -213,6 +213,7 @@ impl Placement {
             Shapes::new(&program, symbols).map_err(|reason| RunError::Inputs { reason })?;
         let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
         let words = words.collect::<Result<Vec<_>, _>>()?;
+        check_assumptions(&program, &words)?;
         let (results, pipelines_created) = match &mut self.model {
             Model::Cpu(model) => (model.run(&program, &shapes, words)?, 0),
             Model::WebGpu(model) => {
@@ -225,6 +226,22 @@ impl Placement {
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }
+}
+
+/// Refuses inputs that decide shapes and have another value than the program was made for.
+fn check_assumptions(program: &Program, inputs: &[Vec<u32>]) -> Result<(), RunError> {
+    for assumed in &program.assumptions {
+        let index = assumed.input as usize;
+        if inputs[index] != assumed.words {
+            let name = &program.inputs[index].name;
+            return Err(RunError::Inputs {
+                reason: format!(
+                    "input {name} decides shapes, and the program was made for another value of it"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

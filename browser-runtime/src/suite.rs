@@ -242,6 +242,7 @@ impl Sketch {
             nodes: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            assumptions: Vec::new(),
             blobs: Vec::new(),
         };
         Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }

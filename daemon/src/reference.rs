@@ -30,7 +30,7 @@ pub enum OpenError {
 pub fn open(path: &Path) -> Result<Reference, OpenError> {
     let folder =
         Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
-    Ok(Reference::load(&folder)?)
+    Ok(Reference::load(&folder, &Default::default())?)
 }
 
 /// The reference's vector for one row of token ids: its first output, `[1, size]`, flattened.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::dim::{Dim, Symbol};
 
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 1;
+pub const PROGRAM_VERSION: u32 = 2;
 
 /// Element type of a tensor.
 ///
@@ -158,6 +158,15 @@ pub struct Port {
     pub value: ValueId,
 }
 
+/// An input that decides shapes, and the value that the program was made for: a run with another one is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assumption {
+    /// Index in [`Program::inputs`].
+    pub input: u32,
+    /// The elements, row-major, in the form that a page stores them in.
+    pub words: Vec<u32>,
+}
+
 /// One operator application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -188,6 +197,8 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Results of a run.
     pub outputs: Vec<Port>,
+    /// What must hold of the inputs' values.
+    pub assumptions: Vec<Assumption>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -574,6 +585,9 @@ impl Program {
                     _ => return fail(&node.name, "an output is unknown or computed twice"),
                 }
             }
+        }
+        if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
+            return fail("assumptions", "one is about an input that is not there");
         }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {

@@ -1,21 +1,23 @@
 //! The independent answer that browsers are compared with: tract on this machine's processor.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tract_onnx::prelude::{
-    Datum, DatumType, IntoRunnable, IntoTValue, TValue, TVec, Tensor, TractResult, TypedModel,
+    Datum, DatumType, IntoRunnable, IntoTValue, TValue, TVec, Tensor, TractResult,
     TypedRunnableModel,
 };
+use tract_onnx::tract_hir::internal::bail;
 
 use crate::{
-    import::{ImportError, Resolver, guarded, import, panicked},
-    lower::Phase,
+    import::{FixedInput, ImportError, Imported, ProgramOp, Resolver, guarded, import, panicked},
+    lower::{Phase, element_type},
     program::DType,
 };
 
 /// A model that tract runs. It comes from the typed graph and shares nothing with the lowering.
 pub struct Reference {
     inputs: Vec<String>,
+    fixed: Vec<FixedInput>,
     outputs: Vec<String>,
     plan: Arc<TypedRunnableModel>,
 }
@@ -59,6 +61,8 @@ impl ReferenceTensor {
 pub enum ReferenceError {
     #[error("no input is called {name}; there are {inputs:?}")]
     Unknown { name: String, inputs: Vec<String> },
+    #[error("input {name} decides shapes, and the model was loaded for another value of it")]
+    Fixed { name: String },
     #[error("input {name} is not given")]
     Missing { name: String },
     #[error("input {name} of shape {shape:?} does not have {bytes} bytes")]
@@ -72,25 +76,26 @@ impl Reference {
     ///
     /// # Errors
     /// As [`crate::import::load`].
-    pub fn load(resolver: &dyn Resolver) -> Result<Reference, ImportError> {
-        let graph = import(resolver, Phase::Typed)?.graph;
-        let prepare = || Reference::prepare(graph).map_err(ImportError::reference);
+    /// `values` has the inputs that decide shapes, as in [`crate::import::LoadOptions::values`].
+    pub fn load(
+        resolver: &dyn Resolver,
+        values: &BTreeMap<String, ReferenceTensor>,
+    ) -> Result<Reference, ImportError> {
+        let imported = import(resolver, Phase::Typed, values)?;
+        let prepare = || Reference::prepare(imported).map_err(ImportError::reference);
         guarded(prepare, panicked)
     }
 
-    fn prepare(graph: TypedModel) -> TractResult<Reference> {
+    fn prepare(imported: Imported) -> TractResult<Reference> {
+        let Imported { graph, outputs, fixed, .. } = imported;
+        if let Some(node) = graph.nodes.iter().find(|node| node.op_is::<ProgramOp>()) {
+            bail!("there is no independent implementation of {} ({})", node.name, node.op.name());
+        }
         let inputs = graph.inputs.iter().map(|input| graph.node(input.node).name.clone()).collect();
-        let outputs = graph
-            .outputs
-            .iter()
-            .map(|&output| {
-                graph.outlet_label(output).unwrap_or(&graph.node(output.node).name).to_owned()
-            })
-            .collect();
-        Ok(Reference { inputs, outputs, plan: graph.into_optimized()?.into_runnable()? })
+        Ok(Reference { inputs, fixed, outputs, plan: graph.into_optimized()?.into_runnable()? })
     }
 
-    /// Names of the inputs, in the model's order.
+    /// Names of the inputs, in the model's order, without those that decide shapes.
     pub fn inputs(&self) -> &[String] {
         &self.inputs
     }
@@ -100,7 +105,19 @@ impl Reference {
     /// # Errors
     /// Inputs that do not fit, or values that the model cannot take, such as a token outside its vocabulary.
     pub fn run(&self, inputs: &[ReferenceTensor]) -> Result<Vec<ReferenceTensor>, ReferenceError> {
-        if let Some(unknown) = inputs.iter().find(|input| !self.inputs.contains(&input.name)) {
+        for input in inputs {
+            let Some(fixed) = self.fixed.iter().find(|fixed| fixed.name == input.name) else {
+                continue;
+            };
+            if to_tensor(input)? != *fixed.tensor {
+                return Err(ReferenceError::Fixed { name: input.name.clone() });
+            }
+        }
+        let known = |input: &ReferenceTensor| {
+            self.inputs.contains(&input.name)
+                || self.fixed.iter().any(|fixed| fixed.name == input.name)
+        };
+        if let Some(unknown) = inputs.iter().find(|input| !known(input)) {
             return Err(ReferenceError::Unknown {
                 name: unknown.name.clone(),
                 inputs: self.inputs.clone(),
@@ -113,7 +130,7 @@ impl Reference {
                 let given = inputs.iter().find(|input| input.name == *name);
                 given
                     .ok_or_else(|| ReferenceError::Missing { name: name.clone() })
-                    .and_then(to_tract)
+                    .and_then(|input| Ok(to_tensor(input)?.into_tvalue()))
             })
             .collect::<Result<TVec<TValue>, _>>()?;
         let run = || {
@@ -126,7 +143,8 @@ impl Reference {
     }
 }
 
-fn to_tract(input: &ReferenceTensor) -> Result<TValue, ReferenceError> {
+/// The same elements as tract's tensor.
+pub(crate) fn to_tensor(input: &ReferenceTensor) -> Result<Tensor, ReferenceError> {
     fn elements<const N: usize, T: Datum + Copy>(
         input: &ReferenceTensor,
         read: fn([u8; N]) -> T,
@@ -158,26 +176,22 @@ fn to_tract(input: &ReferenceTensor) -> Result<TValue, ReferenceError> {
         DType::U8 => elements(input, u8::from_le_bytes),
         DType::Bool => elements(input, |[byte]: [u8; 1]| byte != 0),
     };
-    tensor.map(IntoTValue::into_tvalue).map_err(|_| length())
+    tensor.map_err(|_| length())
 }
 
 fn from_tract(name: &str, value: &Tensor) -> Result<ReferenceTensor, ReferenceError> {
-    let dtype = match value.datum_type() {
-        DatumType::F32 => DType::F32,
-        DatumType::F16 => DType::F16,
-        DatumType::I64 => DType::I64,
-        DatumType::I32 => DType::I32,
-        DatumType::I16 => DType::I16,
-        DatumType::I8 => DType::I8,
-        DatumType::U64 => DType::U64,
-        DatumType::U32 => DType::U32,
-        DatumType::U16 => DType::U16,
-        DatumType::U8 => DType::U8,
-        DatumType::Bool => DType::Bool,
-        other => {
-            return Err(ReferenceError::Run { reason: format!("output {name} holds {other:?}") });
-        }
-    };
+    let dtype = element_type(value.datum_type()).ok_or_else(|| ReferenceError::Run {
+        reason: format!("output {name} holds {:?}", value.datum_type()),
+    })?;
+    // Numbers known from shapes are 64-bit integers to clients.
+    let numbers = value
+        .cast_to_dt(if value.datum_type() == DatumType::TDim {
+            DatumType::I64
+        } else {
+            value.datum_type()
+        })
+        .map_err(|error| ReferenceError::Run { reason: format!("output {name}: {error:#}") })?;
+    let value = numbers.as_ref();
     let plain = value
         .try_as_plain_ram()
         .map_err(|error| ReferenceError::Run { reason: format!("output {name}: {error:#}") })?;

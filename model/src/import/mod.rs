@@ -4,16 +4,20 @@ mod hf;
 mod onnx;
 mod resolver;
 
-use tract_onnx::prelude::TypedModel;
+use std::{collections::BTreeMap, sync::Arc};
+
+use tract_onnx::prelude::{Tensor, TypedModel};
 
 use crate::{
     lower::{LowerError, Phase, lower, typed_text},
     program::Program,
+    reference::ReferenceTensor,
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
 pub use hf::HfError;
 pub use onnx::OnnxError;
+pub(crate) use onnx::ProgramOp;
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 
@@ -24,12 +28,15 @@ pub struct LoadOptions {
     pub name: String,
     /// Where to stop: [`Phase::Lowered`] leaves the program unfused.
     pub phase: Phase,
+    /// Values of inputs that decide shapes or axes, by name; the program is made for these values. Those of other inputs
+    /// are ignored, so that all inputs of a run may be given.
+    pub values: BTreeMap<String, ReferenceTensor>,
 }
 
 impl LoadOptions {
     /// Everything, under this name.
     pub fn named(name: impl Into<String>) -> LoadOptions {
-        LoadOptions { name: name.into(), phase: Phase::Fused }
+        LoadOptions { name: name.into(), phase: Phase::Fused, values: BTreeMap::new() }
     }
 }
 
@@ -110,6 +117,19 @@ impl ImportError {
 pub(crate) struct Imported {
     pub(crate) graph: TypedModel,
     pub(crate) family: Family,
+    /// Names of the graph's outputs.
+    pub(crate) outputs: Vec<String>,
+    /// Inputs that are constants of the graph.
+    pub(crate) fixed: Vec<FixedInput>,
+}
+
+/// An input that decides shapes: the graph was made for this value of it.
+#[derive(Clone, Debug)]
+pub(crate) struct FixedInput {
+    /// Which of all inputs.
+    pub(crate) position: usize,
+    pub(crate) name: String,
+    pub(crate) tensor: Arc<Tensor>,
 }
 
 /// Imports a model: a Hugging Face directory where there is a `modules.json`, else `model.onnx` where there is one, else
@@ -119,12 +139,12 @@ pub(crate) struct Imported {
 /// A missing, damaged or hostile file, or an operator that cannot be lowered.
 pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedModel, ImportError> {
     let recorder = Recorder::new(resolver);
-    let imported = import(&recorder, Phase::Typed)?;
+    let imported = import(&recorder, Phase::Typed, &options.values)?;
     let (positions_max, vocabulary) = hf::token_config(&recorder)?;
     let limits = TokenLimits::load(&recorder, positions_max, vocabulary)?;
     let text = TextEncoder::load(&recorder, limits)?;
-    let Imported { graph, family } = imported;
-    let work = || lower(&options.name, graph, options.phase).map_err(ImportError::from);
+    let family = imported.family;
+    let work = || lower(&options.name, imported, options.phase).map_err(ImportError::from);
     let (program, weights) = guarded(work, panicked)?;
     let files = recorder.into_files();
     Ok(ImportedModel { name: options.name.clone(), family, program, weights, limits, text, files })
@@ -137,18 +157,22 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
 pub fn explain(resolver: &dyn Resolver, options: &LoadOptions) -> Result<String, ImportError> {
     match options.phase {
         Phase::Import | Phase::Typed => {
-            Ok(typed_text(&import(&Recorder::new(resolver), options.phase)?.graph))
+            Ok(typed_text(&import(&Recorder::new(resolver), options.phase, &options.values)?.graph))
         }
         Phase::Lowered | Phase::Fused => Ok(load(resolver, options)?.program.to_string()),
     }
 }
 
 /// Imports up to [`Phase::Import`] or [`Phase::Typed`].
-pub(crate) fn import(resolver: &dyn Resolver, phase: Phase) -> Result<Imported, ImportError> {
+pub(crate) fn import(
+    resolver: &dyn Resolver,
+    phase: Phase,
+    values: &BTreeMap<String, ReferenceTensor>,
+) -> Result<Imported, ImportError> {
     let work = || {
         // With modules.json there is a pooling that an exported encoder does not have.
         let mut imported = if resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES) {
-            onnx::import(resolver)?
+            onnx::import(resolver, onnx::FILE, values)?
         } else if resolver.exists(hf::CONFIG) {
             hf::import(resolver)?
         } else {

@@ -6,7 +6,7 @@ use tract_onnx::prelude::Tensor;
 
 use crate::{
     dim::Dim,
-    program::{Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId},
+    program::{Assumption, Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId},
 };
 
 /// The data of a constant, in its value's storage type.
@@ -54,6 +54,7 @@ pub(crate) struct Draft {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
+    pub(crate) assumptions: Vec<Assumption>,
 }
 
 impl Draft {

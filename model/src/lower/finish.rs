@@ -43,7 +43,7 @@ pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
 /// Makes the program. Consumes the draft so that each constant can be freed as soon as it is in a blob.
 pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError> {
     drop_dead_nodes(&mut draft);
-    let Draft { name, symbols, values, mut nodes, mut inputs, mut outputs } = draft;
+    let Draft { name, symbols, values, mut nodes, mut inputs, mut outputs, assumptions } = draft;
 
     let mut order: Vec<ValueId> = inputs.iter().map(|port| port.value).collect();
     for node in &nodes {
@@ -89,8 +89,17 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
     }
     inputs.iter_mut().chain(&mut outputs).for_each(|Port { value, .. }| renumber(value));
 
-    let program =
-        Program { version: PROGRAM_VERSION, name, symbols, values, nodes, inputs, outputs, blobs };
+    let program = Program {
+        version: PROGRAM_VERSION,
+        name,
+        symbols,
+        values,
+        nodes,
+        inputs,
+        outputs,
+        assumptions,
+        blobs,
+    };
     program.check()?;
     Ok((program, weights))
 }

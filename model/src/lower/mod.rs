@@ -13,16 +13,18 @@ mod nodes;
 mod reductions;
 mod shapes;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use tract_onnx::{
-    prelude::{DatumType, OutletId, Symbol, TDim, TypedFact, TypedModel},
+    prelude::{DatumType, OutletId, Symbol, TDim, Tensor, TypedFact, TypedModel},
     tract_hir::internal::{TypedNode, tract_core::ops::source::TypedSource},
 };
 
 use crate::{
+    dim::Dim,
     fuse,
-    program::{DType, Port, Program, ProgramError, ValueId},
+    import::{FixedInput, Imported},
+    program::{Assumption, DType, Port, Program, ProgramError, ValueId},
     weights::Weights,
 };
 pub use constants::ConstantError;
@@ -70,6 +72,8 @@ impl std::fmt::Display for Phase {
 pub enum LowerError {
     #[error("node {node} ({op}, {dtype}, {shape}) cannot be lowered: {reason}")]
     Unsupported { node: String, op: String, dtype: String, shape: String, reason: String },
+    #[error("input {input} of type {dtype} cannot be used")]
+    Input { input: String, dtype: String },
     #[error("constant {node} cannot be used")]
     Constant { node: String, source: ConstantError },
     #[error("lowering made a bad program")]
@@ -82,13 +86,13 @@ pub enum LowerError {
 ///
 /// # Errors
 /// A node that has no counterpart, or a constant that does not fit.
-pub fn lower(
+pub(crate) fn lower(
     name: &str,
-    model: TypedModel,
+    imported: Imported,
     until: Phase,
 ) -> Result<(Program, Weights), LowerError> {
-    let mut draft = Lowering::run(name, &model)?;
-    drop(model);
+    let mut draft = Lowering::run(name, &imported)?;
+    drop(imported);
     if until == Phase::Fused {
         fuse::fuse(&mut draft);
     }
@@ -136,7 +140,8 @@ pub(crate) struct Lowering<'m> {
 }
 
 impl<'m> Lowering<'m> {
-    fn run(name: &str, model: &'m TypedModel) -> LowerResult<Draft> {
+    fn run(name: &str, imported: &'m Imported) -> LowerResult<Draft> {
+        let model = &imported.graph;
         let mut lowering = Lowering {
             model,
             draft: Draft { name: name.to_owned(), ..Draft::default() },
@@ -144,8 +149,10 @@ impl<'m> Lowering<'m> {
             outlets: HashMap::new(),
         };
         for &input in &model.inputs {
+            lowering.fixed_inputs(&imported.fixed)?;
             lowering.input(input)?;
         }
+        lowering.fixed_inputs(&imported.fixed)?;
         let order = model.eval_order().map_err(|error| LowerError::Unsupported {
             node: name.to_owned(),
             op: "graph".to_owned(),
@@ -163,8 +170,8 @@ impl<'m> Lowering<'m> {
                 lowering.outlets.insert(OutletId::new(id, slot), output);
             }
         }
-        for &output in &model.outputs {
-            lowering.output(output)?;
+        for (&output, name) in model.outputs.iter().zip(&imported.outputs) {
+            lowering.output(output, name)?;
         }
         Ok(lowering.draft)
     }
@@ -180,31 +187,42 @@ impl<'m> Lowering<'m> {
         Ok(())
     }
 
-    fn output(&mut self, outlet: OutletId) -> LowerResult<()> {
+    /// Ports for those inputs with fixed values that come next in the model's order.
+    fn fixed_inputs(&mut self, fixed: &[FixedInput]) -> LowerResult<()> {
+        while let Some(input) = fixed.iter().find(|input| input.position == self.draft.inputs.len())
+        {
+            let tensor: &Arc<Tensor> = &input.tensor;
+            let dtype = element_type(tensor.datum_type()).ok_or_else(|| LowerError::Input {
+                input: input.name.clone(),
+                dtype: format!("{:?}", tensor.datum_type()),
+            })?;
+            let (storage, data) = constants::storage_data(tensor)
+                .map_err(|source| LowerError::Constant { node: input.name.clone(), source })?;
+            let bytes = data.bytes();
+            let words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+            self.draft
+                .assumptions
+                .push(Assumption { input: self.draft.inputs.len() as u32, words: words.collect() });
+            let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
+            let value = self.draft.add_value(storage, shape, Origin::Input);
+            self.draft.inputs.push(Port { name: input.name.clone(), dtype, value });
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, outlet: OutletId, name: &str) -> LowerResult<()> {
         let node = self.model.node(outlet.node);
         let fact = &node.outputs[outlet.slot].fact;
         let dtype = self.dtype(node, fact)?;
         let value = self.value_of(outlet)?;
-        let name = self.model.outlet_label(outlet).unwrap_or(&node.name).to_owned();
-        self.draft.outputs.push(Port { name, dtype, value });
+        self.draft.outputs.push(Port { name: name.to_owned(), dtype, value });
         Ok(())
     }
 
     /// The element type of a fact as a client sees it; shape numbers are I64 to clients.
     fn dtype(&self, node: &TypedNode, fact: &TypedFact) -> LowerResult<DType> {
-        Ok(match fact.datum_type {
-            DatumType::F32 => DType::F32,
-            DatumType::F16 => DType::F16,
-            DatumType::I64 | DatumType::TDim => DType::I64,
-            DatumType::I32 => DType::I32,
-            DatumType::I16 => DType::I16,
-            DatumType::I8 => DType::I8,
-            DatumType::U64 => DType::U64,
-            DatumType::U32 => DType::U32,
-            DatumType::U16 => DType::U16,
-            DatumType::U8 => DType::U8,
-            DatumType::Bool => DType::Bool,
-            other => return Err(self.unsupported(node, format!("elements of type {other:?}"))),
+        element_type(fact.datum_type).ok_or_else(|| {
+            self.unsupported(node, format!("elements of type {:?}", fact.datum_type))
         })
     }
 
@@ -226,4 +244,22 @@ impl<'m> Lowering<'m> {
             reason: reason.into(),
         }
     }
+}
+
+/// Our name of one of tract's element types.
+pub(crate) fn element_type(dtype: DatumType) -> Option<DType> {
+    Some(match dtype {
+        DatumType::F32 => DType::F32,
+        DatumType::F16 => DType::F16,
+        DatumType::I64 | DatumType::TDim => DType::I64,
+        DatumType::I32 => DType::I32,
+        DatumType::I16 => DType::I16,
+        DatumType::I8 => DType::I8,
+        DatumType::U64 => DType::U64,
+        DatumType::U32 => DType::U32,
+        DatumType::U16 => DType::U16,
+        DatumType::U8 => DType::U8,
+        DatumType::Bool => DType::Bool,
+        _ => return None,
+    })
 }

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
+    import::ProgramOp,
     program::{self, DType, Expr, Op, Step, ValueId},
 };
 
@@ -51,6 +52,9 @@ impl<'m> Lowering<'m> {
             return Ok(vec![self.cast(node, op.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
+        } else if let Some(op) = node.op_as::<ProgramOp>() {
+            let inputs = self.values(node)?;
+            self.single(node, Op::clone(&op.op), inputs)?
         } else if let Some(op) = node.op_as::<ElementWiseOp>() {
             self.unary(node, op)?
         } else if node.op_is::<Iff>() {

@@ -10,7 +10,7 @@ use crate::models::{difference, hf_bert, io, small};
 const TOLERANCE: f32 = 1e-5;
 
 fn check(name: &str, resolver: &dyn Resolver, outputs: &[&str]) {
-    let reference = Reference::load(resolver).expect("loads");
+    let reference = Reference::load(resolver, &Default::default()).expect("loads");
     let results = reference.run(&io(name, "in.")).expect("runs");
     let wants = io(name, "out.");
     for output in outputs {
@@ -42,7 +42,7 @@ fn hugging_face_bert_agrees_with_pytorch() {
 fn batch_and_sequence_stay_dynamic() {
     let ids: Vec<i64> = (5..26).collect();
     for resolver in [small("bert", &["model.onnx"]), small("roberta", &["model.onnx"]), hf_bert()] {
-        let reference = Reference::load(&resolver).expect("loads");
+        let reference = Reference::load(&resolver, &Default::default()).expect("loads");
         for (batch, seq) in [(1, 1), (3, 7), (1, 21)] {
             let inputs = [
                 ReferenceTensor::from_i64("input_ids", vec![batch, seq], &ids[..batch * seq]),
@@ -60,7 +60,7 @@ fn batch_and_sequence_stay_dynamic() {
 
 #[test]
 fn inputs_that_do_not_fit_are_errors() {
-    let reference = Reference::load(&hf_bert()).expect("loads");
+    let reference = Reference::load(&hf_bert(), &Default::default()).expect("loads");
     let ids = ReferenceTensor::from_i64("input_ids", vec![1, 2], &[5, 6]);
     let mask = ReferenceTensor::from_i64("attention_mask", vec![1, 2], &[1, 1]);
     let unknown = ReferenceTensor { name: "token_types".to_owned(), ..mask.clone() };

@@ -10,7 +10,7 @@ use flotilla_model::{
 use crate::models::{hf_bert, small};
 
 fn lowered(resolver: &MemoryResolver, phase: Phase) -> ImportedModel {
-    load(resolver, &LoadOptions { name: "model".to_owned(), phase }).expect("loads")
+    load(resolver, &LoadOptions { phase, ..LoadOptions::named("model") }).expect("loads")
 }
 
 fn counts(program: &Program) -> String {
@@ -137,7 +137,7 @@ fn weights_of_right_operands_are_rows_of_k_by_n() {
 #[test]
 fn every_phase_can_be_printed() {
     for phase in Phase::ALL {
-        let text = explain(&hf_bert(), &LoadOptions { name: "model".to_owned(), phase })
+        let text = explain(&hf_bert(), &LoadOptions { phase, ..LoadOptions::named("model") })
             .expect("explains");
         assert!(text.contains("encoder.layer.1"), "{phase}");
     }

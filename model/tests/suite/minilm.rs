@@ -62,7 +62,7 @@ fn tokens_and_program() {
 #[test]
 fn reference_agrees_with_pytorch() {
     let Some(resolver) = minilm() else { return };
-    let reference = Reference::load(&resolver).expect("loads");
+    let reference = Reference::load(&resolver, &Default::default()).expect("loads");
     for row in rows() {
         let shape = vec![1, row.input_ids.len()];
         let ids: Vec<i64> = row.input_ids.iter().map(|&id| i64::from(id)).collect();

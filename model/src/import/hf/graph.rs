@@ -28,6 +28,7 @@ pub(super) struct Graph<'w> {
     model: TypedModel,
     weights: &'w WeightFile<'w>,
     outputs: Vec<OutletId>,
+    names: Vec<String>,
     batch: Symbol,
     seq: Symbol,
 }
@@ -40,11 +41,12 @@ impl<'w> Graph<'w> {
     pub(super) fn new(weights: &'w WeightFile<'w>) -> Graph<'w> {
         let model = TypedModel::default();
         let (batch, seq) = (model.symbols.sym("B"), model.symbols.sym("S"));
-        Graph { model, weights, outputs: Vec::new(), batch, seq }
+        Graph { model, weights, outputs: Vec::new(), names: Vec::new(), batch, seq }
     }
 
-    pub(super) fn finish(self) -> TypedModel {
-        self.model
+    /// The graph and the names of its outputs.
+    pub(super) fn finish(self) -> (TypedModel, Vec<String>) {
+        (self.model, self.names)
     }
 
     /// The symbol of the sequence length.
@@ -60,8 +62,8 @@ impl<'w> Graph<'w> {
 
     pub(super) fn output(&mut self, name: &str, outlet: OutletId) -> Result<(), HfError> {
         self.outputs.push(outlet);
-        self.model.select_output_outlets(&self.outputs).map_err(graph_error)?;
-        self.model.set_outlet_label(outlet, name.to_owned()).map_err(graph_error)
+        self.names.push(name.to_owned());
+        self.model.select_output_outlets(&self.outputs).map_err(graph_error)
     }
 
     pub(super) fn wire(

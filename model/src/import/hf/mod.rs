@@ -77,7 +77,8 @@ pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
             Family::Tensors
         }
     };
-    Ok(Imported { graph: graph.finish(), family })
+    let (graph, outputs) = graph.finish();
+    Ok(Imported { graph, family, outputs, fixed: Vec::new() })
 }
 
 /// Most positions and the number of tokens, from `config.json` where there is one.

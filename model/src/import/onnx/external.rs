@@ -1,4 +1,4 @@
-//! ONNX files, parsed and typed by tract.
+//! External data: tensors whose bytes lie in files beside the model.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -7,80 +7,20 @@ use tract_onnx::{
         AttributeProto, GraphProto, ModelProto, TensorProto,
         tensor_proto::{DataLocation, DataType},
     },
-    prelude::{
-        DatumType, Framework, InferenceModelExt, OutletId, SpecialOps, TDim, TVec, Tensor,
-        TractResult, TypedModel,
-    },
-    tract_hir::{
-        infer::{InferenceResult, ShapeFactoid, Solver, TensorProxy},
-        internal::{
-            AxisOp, Expansion, StaticName, expand,
-            tract_core::ops::{
-                binary::{BinMiniOp, TypedBinOp},
-                math::Mul,
-            },
-        },
-    },
+    prelude::DatumType,
 };
 
-use super::{Family, ImportError, Imported, Resolver, resolver::confined};
-
-/// The file that makes a folder an ONNX model.
-pub(super) const FILE: &str = "model.onnx";
-
-/// Why an ONNX file cannot be imported.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are what the messages say")]
-pub enum OnnxError {
-    #[error("it is not an ONNX file, or it is cut short: {reason}")]
-    Decode { reason: String },
-    #[error("tensor {tensor} has {got} bytes of data, its shape {shape:?} needs {want}")]
-    TensorData { tensor: String, shape: Vec<i64>, got: usize, want: u64 },
-    #[error("tensor {tensor} has an impossible shape {shape:?}")]
-    TensorShape { tensor: String, shape: Vec<i64> },
-    #[error("external data of tensor {tensor} is unusable: {reason}")]
-    External { tensor: String, reason: String },
-    #[error("its graph cannot be typed: {reason}")]
-    Graph { reason: String },
-}
-
-impl OnnxError {
-    /// With tract's chain of causes in one line.
-    pub(super) fn graph(error: tract_onnx::prelude::TractError) -> OnnxError {
-        OnnxError::Graph { reason: format!("{error:#}") }
-    }
-}
-
-/// Reads and types `model.onnx`, every symbolic dimension kept.
-pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
-    let bytes = resolver.read(FILE)?;
-    let mut onnx = tract_onnx::onnx();
-    onnx.op_register.insert("Flatten", |_, node| {
-        Ok((expand(Flatten { axis: node.get_attr_opt("axis")?.unwrap_or(1) }), vec![]))
-    });
-    let decode =
-        |error: tract_onnx::prelude::TractError| OnnxError::Decode { reason: format!("{error:#}") };
-    let mut proto = onnx.proto_model_for_read(&mut bytes.as_ref()).map_err(decode)?;
-    drop(bytes);
-    if proto.graph.is_none() {
-        return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() }.into());
-    }
-    ExternalData { resolver, files: HashMap::new() }.inline_model(&mut proto)?;
-    let model = onnx.model_for_proto_model(&proto).map_err(OnnxError::graph)?;
-    drop(proto);
-    let mut graph = model.into_typed().map_err(OnnxError::graph)?;
-    protect_dimension_products(&mut graph);
-    Ok(Imported { graph, family: Family::Tensors })
-}
+use super::OnnxError;
+use crate::import::{ImportError, Resolver, resolver::confined};
 
 /// Reads external data into the tensors themselves, so that tract opens no files.
-struct ExternalData<'r> {
-    resolver: &'r dyn Resolver,
-    files: HashMap<String, Cow<'r, [u8]>>,
+pub(super) struct ExternalData<'r> {
+    pub(super) resolver: &'r dyn Resolver,
+    pub(super) files: HashMap<String, Cow<'r, [u8]>>,
 }
 
 impl ExternalData<'_> {
-    fn inline_model(&mut self, model: &mut ModelProto) -> Result<(), ImportError> {
+    pub(super) fn inline_model(&mut self, model: &mut ModelProto) -> Result<(), ImportError> {
         for function in &mut model.functions {
             for node in &mut function.node {
                 node.attribute
@@ -168,82 +108,6 @@ fn check_length(tensor: &TensorProto) -> Result<(), OnnxError> {
         return Err(OnnxError::TensorData { tensor: name(), shape: shape(), got, want });
     }
     Ok(())
-}
-
-/// `Flatten` for any number of symbolic dimensions; tract's own allows one.
-/// Source: ONNX operators, "Flatten".
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Flatten {
-    axis: i64,
-}
-
-impl Flatten {
-    fn flattened(&self, shape: &[TDim]) -> TractResult<[TDim; 2]> {
-        let axis = if self.axis < 0 { self.axis + shape.len() as i64 } else { self.axis };
-        let axis = usize::try_from(axis)?.min(shape.len());
-        Ok([shape[..axis].iter().product(), shape[axis..].iter().product()])
-    }
-}
-
-impl Expansion for Flatten {
-    fn name(&self) -> StaticName {
-        "Flatten".into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        s.equals(&outputs[0].datum_type, &inputs[0].datum_type)?;
-        s.given(&inputs[0].shape, move |s, shape| {
-            s.equals(&outputs[0].shape, ShapeFactoid::from(self.flattened(&shape)?.to_vec()))
-        })
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        let from = model.outlet_fact(inputs[0])?.shape.to_tvec();
-        let to = self.flattened(&from)?.into_iter().collect();
-        model.wire_node(prefix, AxisOp::Reshape(0, from, to), inputs)
-    }
-}
-
-/// A product of dimension tensors. tract's simplifier wants to read the factors of its own product as numbers and fails
-/// where they are symbols, so such products are given an operator that it leaves alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct DimMul;
-
-impl BinMiniOp for DimMul {
-    fn name(&self) -> &'static str {
-        "DimMul"
-    }
-
-    fn result_datum_type(&self, a: DatumType, b: DatumType) -> TractResult<DatumType> {
-        Mul.result_datum_type(a, b)
-    }
-
-    fn eval_in_a(&self, a: &mut Tensor, b: &Tensor) -> TractResult<()> {
-        Mul.eval_in_a(a, b)
-    }
-
-    fn eval_out_of_place(&self, c: &mut Tensor, a: &Tensor, b: &Tensor) -> TractResult<()> {
-        Mul.eval_out_of_place(c, a, b)
-    }
-}
-
-fn protect_dimension_products(graph: &mut TypedModel) {
-    for node in &mut graph.nodes {
-        let of_dims = node.outputs.iter().any(|output| output.fact.datum_type == DatumType::TDim);
-        if of_dims && node.op_as::<TypedBinOp>().is_some_and(|op| op.0.is::<Mul>()) {
-            node.op = Box::new(TypedBinOp(Box::new(DimMul), None));
-        }
-    }
 }
 
 #[cfg(test)]

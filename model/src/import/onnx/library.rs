@@ -1,0 +1,120 @@
+//! Operators that tract's own importer wires: each is typed in a graph of its own, whose operands are already exact.
+
+use std::collections::HashMap;
+
+use tract_onnx::{
+    model::{OnnxOpRegister, ParsingContext},
+    pb::{NodeProto, TensorProto},
+    prelude::{
+        InferenceFact, InferenceModel, InferenceModelExt, OutletId, SpecialOps, Tensor, TractResult,
+    },
+    tract_hir::{
+        infer::Factoid,
+        internal::{EvalContext, TractErrorContext as _, bail},
+    },
+};
+
+use super::graph::Walk;
+
+/// Whether tract has an operator of this name.
+pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
+    let OnnxOpRegister(operators) = &walk.onnx.op_register;
+    domain.is_empty() && operators.contains_key(op)
+}
+
+/// The contents of a tensor in a file.
+pub(super) fn tensor(walk: &Walk<'_>, proto: &TensorProto) -> TractResult<Tensor> {
+    context(walk, 0).load_tensor(proto)
+}
+
+fn context<'w>(walk: &'w Walk<'_>, opset: i64) -> ParsingContext<'w> {
+    let mut template = InferenceModel::default();
+    template.symbols = walk.target.symbols.clone();
+    ParsingContext {
+        onnx_operator_set_version: opset,
+        framework: walk.onnx,
+        model: walk.proto,
+        parent_graphs: walk.proto.graph.iter().collect(),
+        model_dir: None,
+        template,
+    }
+}
+
+/// Wires a node as tract's importer does.
+pub(super) fn wire(
+    walk: &mut Walk<'_>,
+    node: &NodeProto,
+    inputs: &[Option<OutletId>],
+    label: &str,
+    opset: i64,
+) -> TractResult<Vec<OutletId>> {
+    let context = context(walk, opset);
+    let OnnxOpRegister(operators) = &walk.onnx.op_register;
+    let builder = operators.get(&node.op_type).context("the operator is not known")?;
+    // tract numbers operands and results without the ones that are left out, and so do the edges below.
+    let (op, closures) = builder(&context, node)?;
+    if !closures.is_empty() {
+        bail!("its subgraphs take values from around them");
+    }
+    let mut alone = InferenceModel::default();
+    alone.symbols = walk.target.symbols.clone();
+    let mut mapping = HashMap::new();
+    let mut operands = Vec::new();
+    for (index, outlet) in inputs.iter().enumerate() {
+        let Some(outlet) = outlet else { continue };
+        let fact = walk.target.outlet_fact(*outlet)?.clone();
+        let name = format!("operand{index}");
+        let source = match &fact.konst {
+            Some(tensor) => {
+                let constant = tract_onnx::tract_hir::ops::konst::Const::new(tensor.clone())?;
+                let facts = [InferenceFact::from(&fact)];
+                OutletId::new(alone.add_node(name, constant, facts.into_iter().collect())?, 0)
+            }
+            None => alone.add_source(name, InferenceFact::from(&fact))?,
+        };
+        mapping.insert(source, *outlet);
+        operands.push(source);
+    }
+    let results = node.output.iter().filter(|name| !name.is_empty()).count();
+    let facts = (0..results.max(1)).map(|_| InferenceFact::default()).collect();
+    let name = walk.unique(label);
+    let id = alone.add_node(name.clone(), op, facts)?;
+    for (slot, operand) in operands.iter().enumerate() {
+        alone.add_edge(*operand, tract_onnx::prelude::InletId::new(id, slot))?;
+    }
+    let outlets: Vec<OutletId> = (0..results.max(1)).map(|slot| OutletId::new(id, slot)).collect();
+    alone.select_output_outlets(&outlets)?;
+    alone.analyse(false)?;
+    let typed = alone.node(id);
+    let stateless = typed.op.state(&EvalContext::out_of_plan())?.is_none();
+    let wired: Vec<OutletId> = if stateless
+        && typed.outputs.iter().all(|output| output.fact.value.is_concrete())
+    {
+        let mut wired = Vec::new();
+        for output in &typed.outputs {
+            let value = output.fact.value.concretize().context("a value is known and not known")?;
+            let name = walk.unique(&format!("{name}.value"));
+            wired.push(walk.target.add_const(name, value)?);
+        }
+        wired
+    } else {
+        let wired = typed.op.to_typed(&alone, typed, &mut walk.target, &mapping)?;
+        for outlet in &wired {
+            walk.target.outlet_fact(*outlet)?.consistent()?;
+        }
+        wired.into_iter().collect()
+    };
+    // Back to one outlet per output; one that is left out stands for nothing and is never asked for.
+    let mut present = wired.into_iter();
+    let mut outlets = Vec::new();
+    for output in &node.output {
+        match (output.is_empty(), outlets.last().copied()) {
+            (false, _) => {
+                outlets.push(present.next().context("the importer gives too few results")?)
+            }
+            (true, Some(last)) => outlets.push(last),
+            (true, None) => bail!("its first result is left out"),
+        }
+    }
+    Ok(outlets)
+}

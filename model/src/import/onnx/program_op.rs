@@ -1,0 +1,48 @@
+//! One of our own operators inside tract's typed graph.
+
+use std::sync::Arc;
+
+use tract_onnx::{
+    prelude::{DatumType, TDim, TVec, TractResult, TypedFact, tvec},
+    tract_hir::internal::{
+        EvalContext, EvalOp, Op, StaticName, TValue, TypedOp, as_op, bail, not_out_of_plan,
+        op_as_typed_op,
+    },
+};
+
+use crate::program;
+
+/// Carries an operator of a [`Program`](crate::program::Program) through the typed graph untouched; tract cannot evaluate it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ProgramOp {
+    pub(crate) op: Arc<program::Op>,
+    pub(crate) dtype: DatumType,
+    pub(crate) shape: TVec<TDim>,
+}
+
+// Factors and thresholds of operators are floats; a NaN among them only makes two equal nodes stay two.
+impl Eq for ProgramOp {}
+
+impl Op for ProgramOp {
+    fn name(&self) -> StaticName {
+        self.op.name().into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for ProgramOp {
+    not_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, _inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        bail!("{} has no independent reference", self.op.name())
+    }
+}
+
+impl TypedOp for ProgramOp {
+    as_op!();
+
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(TypedFact::dt_shape(self.dtype, &self.shape)))
+    }
+}
