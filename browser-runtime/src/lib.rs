@@ -30,4 +30,4 @@ pub use fetch::{BlobFetcher, BlobStream, MemoryBlobs};
 pub use peer::{Losses, Peer};
 pub use platform::now_us;
 pub use ports::wire_dtype;
-pub use runtime::{Options, Placement, Runtime};
+pub use runtime::{Options, Placement, Runtime, computing_nodes};

@@ -163,6 +163,23 @@ impl Runtime {
     }
 }
 
+/// How many nodes of a program compute: their kernel runs, and an output needs what it gives. What only gives a value another
+/// shape does not compute.
+pub fn computing_nodes(program: &Program) -> usize {
+    let mut needed = vec![false; program.values.len()];
+    for port in &program.outputs {
+        needed[port.value.index()] = true;
+    }
+    let mut count = 0;
+    for node in program.nodes.iter().rev() {
+        if node.outputs.iter().any(|output| needed[output.index()]) {
+            count += usize::from(!kernel(&node.op).is_alias());
+            node.inputs.iter().for_each(|input| needed[input.index()] = true);
+        }
+    }
+    count
+}
+
 /// Refuses the first node that a backend cannot run.
 fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
     if let Some(value) = program.values.iter().find(|value| value.dtype == DType::F16) {

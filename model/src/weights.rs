@@ -72,7 +72,9 @@ impl Packer {
             self.blobs.insert(id, owned.unwrap_or_else(|| Arc::from(bytes)));
             Placed::Own(ConstantRef { blob: id, offset: 0, bytes: length })
         } else {
-            self.shared.resize(self.shared.len().next_multiple_of(PACK_ALIGNMENT), 0);
+            // Something must be there for constants without elements, too: they lie at its start.
+            let begin = self.shared.len().next_multiple_of(PACK_ALIGNMENT);
+            self.shared.resize(if bytes.is_empty() { begin.max(PACK_ALIGNMENT) } else { begin }, 0);
             let offset = self.shared.len() as u64;
             self.shared.extend_from_slice(bytes);
             Placed::Shared { offset, bytes: length }

@@ -2,10 +2,11 @@
 //! tested without a pool that would repair what the test breaks.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -29,8 +30,12 @@ pub struct Runner {
     address: SocketAddr,
     links: mpsc::Receiver<PageLink>,
     ended: Arc<AtomicBool>,
+    blobs: Blobs,
     accepting: Option<std::thread::JoinHandle<()>>,
 }
+
+/// Weights that pages can fetch, by their names.
+type Blobs = Arc<Mutex<BTreeMap<String, Arc<[u8]>>>>;
 
 /// A page's link that has said hello and was welcomed.
 #[derive(Debug)]
@@ -64,21 +69,23 @@ impl Runner {
         let (linked, links) = mpsc::sync_channel(64);
         let ended = Arc::new(AtomicBool::new(false));
         let ending = ended.clone();
+        let blobs = Blobs::default();
+        let offered = blobs.clone();
         let accepting = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ending.load(Ordering::Acquire) {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                let linked = linked.clone();
+                let (linked, offered) = (linked.clone(), offered.clone());
                 std::thread::spawn(move || {
-                    if let Err(error) = serve(stream, &linked) {
+                    if let Err(error) = serve(stream, &linked, &offered) {
                         eprintln!("runner: {error:#}");
                     }
                 });
             }
         });
-        Runner { address, links, ended, accepting: Some(accepting) }
+        Runner { address, links, ended, blobs, accepting: Some(accepting) }
     }
 
     /// Where it is.
@@ -86,17 +93,44 @@ impl Runner {
         format!("http://{}", self.address)
     }
 
+    /// Where pages fetch blobs from: `<prefix>/<name>`.
+    pub fn blob_prefix(&self) -> String {
+        format!("{}/blobs", self.origin())
+    }
+
+    /// What pages can fetch from now on, by name; what was offered before is gone.
+    pub fn offer(&self, blobs: BTreeMap<String, Arc<[u8]>>) {
+        *self.blobs.lock().unwrap_or_else(PoisonError::into_inner) = blobs;
+    }
+
     /// Waits for both links of the page with these tokens: control, data. Other pages' are dropped.
     ///
     /// # Panics
     /// They are not opened within `limit`.
     pub fn page(&self, tokens: &(String, String), limit: Duration) -> (PageLink, PageLink) {
+        match self.try_page(tokens, limit) {
+            Ok(links) => links,
+            Err(words) => panic!("{words}"),
+        }
+    }
+
+    /// As [`Runner::page`].
+    ///
+    /// # Errors
+    /// They are not opened within `limit`.
+    pub fn try_page(
+        &self,
+        tokens: &(String, String),
+        limit: Duration,
+    ) -> Result<(PageLink, PageLink), String> {
         let deadline = Instant::now() + limit;
         let (mut control, mut data) = (None, None);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(link) = self.links.recv_timeout(left) else {
-                panic!("no page within {limit:?}: control {control:?}, data {data:?}");
+                return Err(format!(
+                    "no page within {limit:?}: control {control:?}, data {data:?}"
+                ));
             };
             match link.link {
                 Link::Control if link.token == tokens.0 => control = Some(link),
@@ -104,7 +138,7 @@ impl Runner {
                 Link::Control | Link::Data => {}
             }
             match (control, data) {
-                (Some(control), Some(data)) => return (control, data),
+                (Some(control), Some(data)) => return Ok((control, data)),
                 (one, other) => (control, data) = (one, other),
             }
         }
@@ -128,8 +162,16 @@ impl PageLink {
     /// # Panics
     /// The link has ended.
     pub fn say(&mut self, message: &ToPage, tensors: &[Tensor]) {
-        let frame = encode(message, tensors).expect("a frame");
-        self.socket.send(Message::Binary(frame.into())).expect("the link takes a frame");
+        self.try_say(message, tensors).expect("the link takes a frame");
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The link has ended, or the message is too long for a frame.
+    pub fn try_say(&mut self, message: &ToPage, tensors: &[Tensor]) -> Result<(), String> {
+        let frame = encode(message, tensors).map_err(|error| error.to_string())?;
+        self.socket.send(Message::Binary(frame.into())).map_err(|error| error.to_string())
     }
 
     /// The next message that comes before `deadline`.
@@ -210,7 +252,11 @@ impl PageLink {
     }
 }
 
-fn serve(mut stream: TcpStream, linked: &mpsc::SyncSender<PageLink>) -> anyhow::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    linked: &mpsc::SyncSender<PageLink>,
+    blobs: &Blobs,
+) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(REQUEST_MAX))?;
     let Some(head) = peek_head(&stream)? else { return Ok(()) };
     let path = head.split(' ').nth(1).context("a request has a path")?.to_owned();
@@ -228,26 +274,31 @@ fn serve(mut stream: TcpStream, linked: &mpsc::SyncSender<PageLink>) -> anyhow::
     if length > 0 {
         eprintln!("runner: {path}: {}", String::from_utf8_lossy(&request[head.len()..]));
     }
+    let blob = path
+        .strip_prefix("/blobs/")
+        .and_then(|name| blobs.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned());
     let name = match path.strip_prefix("/runner/") {
         Some("") => "index.html",
         Some(name) => name,
         None => "",
     };
-    match flotilla_web::runner_asset(name) {
-        Some(asset) => {
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                asset.content_type,
-                asset.bytes.len()
-            )?;
-            stream.write_all(asset.bytes)?;
-        }
-        None => stream.write_all(
+    match (blob, flotilla_web::runner_asset(name)) {
+        (Some(blob), _) => respond(&mut stream, "application/octet-stream", &blob)?,
+        (None, Some(asset)) => respond(&mut stream, asset.content_type, asset.bytes)?,
+        (None, None) => stream.write_all(
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         )?,
     }
     Ok(())
+}
+
+fn respond(stream: &mut TcpStream, content_type: &str, bytes: &[u8]) -> std::io::Result<()> {
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        bytes.len()
+    )?;
+    stream.write_all(bytes)
 }
 
 /// The head of a request, which stays unread; `None` for a connection that was opened for nothing.

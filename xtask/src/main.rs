@@ -1,6 +1,7 @@
-//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `bench`, `tidy`.
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `bench`, `tidy`.
 
 mod bench;
+mod conformance;
 mod console;
 mod demo;
 mod setup;
@@ -46,6 +47,15 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Run the ONNX backend test suite on every runtime; writes target/conformance/summary.json.
+    Conformance {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Passed on to the program that runs it: --runtime, --filter, --list-failures, --bless, --readme.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
     /// Measure this machine, side by side with onnxruntime-web; writes target/bench/*.json.
     Bench {
         /// Print only JSON on stdout.
@@ -82,6 +92,9 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test { json } => suite::run(&workspace, &console, json),
+        Task::Conformance { json, passed_on } => {
+            conformance::run(&workspace, &console, json, &passed_on)
+        }
         Task::Bench { json, passed_on } => bench::run(&workspace, &console, json, &passed_on),
         Task::Wasm => {
             setup::wasm_toolchain(&workspace, &console)?;

@@ -21,9 +21,10 @@ const DAEMON: &str = "flotilla";
 const WEB: &str = "flotilla-web";
 const FAULTS: &str = "flotilla-fault-injection";
 const TESTS: &str = "flotilla-tests";
+const CONFORMANCE: &str = "flotilla-conformance";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     Layer {
         name: PROTOCOL,
         may_use: &[],
@@ -63,7 +64,12 @@ const LAYERS: [Layer; 10] = [
     Layer {
         name: TESTS,
         may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, DAEMON, FAULTS],
-        why: "nobody depends on tests",
+        why: "only other tests depend on tests",
+    },
+    Layer {
+        name: CONFORMANCE,
+        may_use: &[PROTOCOL, MODEL, RUNTIME, DAEMON, TESTS],
+        why: "it runs models and has no opinion of the fleet",
     },
     Layer {
         name: XTASK,

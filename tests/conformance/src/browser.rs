@@ -1,0 +1,258 @@
+//! `browser-runtime` in a real browser: one page that loads, runs and forgets one program after the other.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use flotilla::browser::{
+    Adapter, Kind, Wish, adapter,
+    owner::{Launch, Limits, Owner, OwnerReport},
+};
+use flotilla_protocol::{
+    Backend, BlobSource, BrowserId, Epoch, FromPage, PlacementId, RunId, Tensor, ToPage,
+};
+use flotilla_tests::{
+    place,
+    runner::{Heard, PageLink, Runner},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    outcome::{Failure, Stage},
+    prepare::Trial,
+};
+
+/// Longest start of a browser.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Longest end of one.
+const END_MAX: Duration = Duration::from_secs(20);
+/// The one placement of a page.
+const PLACEMENT: PlacementId = PlacementId(1);
+/// Most reports of an owner that wait.
+const REPORTS_MAX: usize = 64;
+
+/// A browser for programs. One that hangs or dies is replaced by the next run.
+pub struct Browser {
+    kind: Kind,
+    backend: Backend,
+    limit: Duration,
+    runtime: tokio::runtime::Runtime,
+    runner: Runner,
+    page: Option<Page>,
+    /// How many were started; names tokens.
+    started: u32,
+    /// How many programs were loaded and run; names epochs and runs.
+    served: u64,
+}
+
+struct Page {
+    owner: Owner,
+    reports: mpsc::Receiver<(BrowserId, OwnerReport)>,
+    data: PageLink,
+}
+
+/// Why there is no answer: the page is of no more use.
+struct Gone(String);
+
+impl Browser {
+    /// Starts a browser; `limit` is the longest time for a load and for a run.
+    ///
+    /// # Errors
+    /// It does not start, or the backend is not there, in its own words.
+    pub fn start(kind: Kind, backend: Backend, limit: Duration) -> anyhow::Result<Browser> {
+        let runtime = tokio::runtime::Runtime::new().context("no threads can be had")?;
+        let runner = Runner::start();
+        let mut browser =
+            Browser { kind, backend, limit, runtime, runner, page: None, started: 0, served: 0 };
+        let mut page = browser.open().map_err(anyhow::Error::msg)?;
+        let said = page.data.try_say(&ToPage::Inspect, &[]).map_err(Gone);
+        let reports = said.and_then(|()| {
+            page.hear(START_MAX, |message, _| match message {
+                FromPage::Backends(reports) => Some(reports),
+                _ => None,
+            })
+        });
+        let reports = reports.map_err(|Gone(words)| anyhow::Error::msg(words))?;
+        let report = reports.into_iter().find(|report| report.backend == backend);
+        report
+            .context("the page does not know the backend")?
+            .outcome
+            .map_err(anyhow::Error::msg)?;
+        browser.page = Some(page);
+        Ok(browser)
+    }
+
+    /// Loads, runs and unloads.
+    ///
+    /// # Errors
+    /// The page's own refusals and failures; that it hung or died.
+    pub fn run(&mut self, trial: &Trial) -> Result<Vec<Tensor>, Failure> {
+        let mut page = match self.page.take() {
+            Some(page) => page,
+            None => self.open().map_err(|words| Failure::new(Stage::Load, words))?,
+        };
+        let outcome = self.load(&mut page, trial).and_then(|loaded| {
+            loaded.map_or_else(|failure| Ok(Err(failure)), |()| self.compute(&mut page, trial))
+        });
+        match outcome {
+            Ok(result) => {
+                self.page = Some(page);
+                result
+            }
+            Err((stage, Gone(words))) => {
+                self.close(page);
+                Err(Failure::new(stage, format!("the page is gone: {words}")))
+            }
+        }
+    }
+
+    /// Ends the browser and waits until nothing of it is left.
+    pub fn end(mut self) {
+        if let Some(page) = self.page.take() {
+            self.close(page);
+        }
+    }
+
+    fn load(
+        &mut self,
+        page: &mut Page,
+        trial: &Trial,
+    ) -> Result<Result<(), Failure>, (Stage, Gone)> {
+        self.served += 1;
+        let epoch = Epoch(self.served);
+        let program = match trial.program.to_bytes() {
+            Ok(program) => program,
+            Err(error) => return Ok(Err(Failure::of(Stage::Load, &error))),
+        };
+        let blobs = trial.blobs.iter().map(|(id, bytes)| (id.to_hex(), Arc::clone(bytes)));
+        self.runner.offer(blobs.collect());
+        let order = ToPage::Load {
+            placement: PLACEMENT,
+            epoch,
+            backend: self.backend,
+            program,
+            blobs: BlobSource { url_prefix: self.runner.blob_prefix() },
+        };
+        let told = page.data.try_say(&order, &[]).map_err(Gone);
+        let heard = told.and_then(|()| {
+            page.hear(self.limit, |message, _| match message {
+                FromPage::Loaded { epoch: loaded, .. } if loaded == epoch => Some(Ok(())),
+                FromPage::LoadFailed { epoch: failed, error, .. } if failed == epoch => {
+                    Some(Err(Failure::of(Stage::Load, &error)))
+                }
+                _ => None,
+            })
+        });
+        heard.map_err(|gone| (Stage::Load, gone))
+    }
+
+    fn compute(
+        &mut self,
+        page: &mut Page,
+        trial: &Trial,
+    ) -> Result<Result<Vec<Tensor>, Failure>, (Stage, Gone)> {
+        let (run, epoch) = (RunId(self.served), Epoch(self.served));
+        let order = ToPage::Run { run, placement: PLACEMENT, epoch };
+        let told = page.data.try_say(&order, &trial.inputs).map_err(Gone);
+        let heard = told.and_then(|()| {
+            page.hear(self.limit, |message, outputs| match message {
+                FromPage::Ran { run: done, .. } if done == run => Some(Ok(outputs)),
+                FromPage::RunFailed { run: failed, error, .. } if failed == run => {
+                    Some(Err(Failure::of(Stage::Run, &error)))
+                }
+                _ => None,
+            })
+        });
+        let unloaded = heard.and_then(|result| {
+            page.data.try_say(&ToPage::Unload { placement: PLACEMENT }, &[]).map_err(Gone)?;
+            Ok(result)
+        });
+        unloaded.map_err(|gone| (Stage::Run, gone))
+    }
+
+    fn open(&mut self) -> Result<Page, String> {
+        self.started += 1;
+        let tokens = (format!("control{}", self.started), format!("data{}", self.started));
+        let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
+        let launch = Launch {
+            browser: BrowserId(u64::from(self.started)),
+            wish: Wish {
+                kind: self.kind,
+                simulated: false,
+                backends: vec![self.backend],
+                adapter: adapter::decide(Adapter::Auto),
+            },
+            origin: self.runner.origin(),
+            tokens: tokens.clone(),
+            guardian: place::binary(),
+            data_dir_id: "conformance".to_owned(),
+            limits: Limits::default(),
+        };
+        let owner = {
+            let _entered = self.runtime.enter();
+            Owner::launch(launch, sender)
+        };
+        let begun =
+            self.runtime.block_on(async { tokio::time::timeout(START_MAX, reports.recv()).await });
+        match begun {
+            Ok(Some((_, OwnerReport::Started(_)))) => {}
+            other => return Err(format!("{} did not start: {other:?}", self.kind)),
+        }
+        let (control, data) = self.runner.try_page(&tokens, START_MAX)?;
+        // Heartbeats that nobody reads would fill the link.
+        std::thread::spawn(move || drain(control));
+        Ok(Page { owner, reports, data })
+    }
+
+    fn close(&mut self, page: Page) {
+        let Page { owner, .. } = page;
+        let ended =
+            self.runtime.block_on(async { tokio::time::timeout(END_MAX, owner.end()).await });
+        if ended.is_err() {
+            eprintln!("{} has not ended within {END_MAX:?}", self.kind);
+        }
+    }
+}
+
+impl Page {
+    /// Waits for a message that `pick` takes.
+    fn hear<T>(
+        &mut self,
+        limit: Duration,
+        mut pick: impl FnMut(FromPage, Vec<Tensor>) -> Option<T>,
+    ) -> Result<T, Gone> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.data.hear(deadline) {
+                Heard::Message(message, tensors) => {
+                    if let Some(picked) = pick(*message, tensors) {
+                        return Ok(picked);
+                    }
+                }
+                Heard::Nothing => return Err(Gone(format!("no answer within {limit:?}"))),
+                Heard::End(words) => return Err(Gone(words)),
+            }
+            // What an owner tells of its memory is of no interest, but it must not wait to be heard.
+            while let Ok((_, report)) = self.reports.try_recv() {
+                if let OwnerReport::Failed(failure) = report {
+                    return Err(Gone(failure.detail));
+                }
+            }
+        }
+    }
+}
+
+fn drain(mut control: PageLink) {
+    loop {
+        match control.hear(Instant::now() + START_MAX) {
+            Heard::Message(message, _) => {
+                if let FromPage::Console { level, text } = *message {
+                    eprintln!("page: {level:?}: {text}");
+                }
+            }
+            Heard::Nothing | Heard::End(_) => return,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How results are compared with what the suite expects.
+
+use flotilla_model::program::DType;
+use flotilla_protocol::{DType as Wire, Tensor};
+
+use crate::case::Array;
+
+/// Absolute part of the tolerance.
+const ABSOLUTE: f64 = 1e-5;
+/// Part of the tolerance that is relative to the largest expected number of the tensor.
+const RELATIVE: f64 = 1e-4;
+
+/// Compares a result with what is expected: the same type and shape, integers equal, floating-point numbers a and expected
+/// ones b with `|a-b| <= 1e-5 + 1e-4 max|b|`, where infinities and NaN only equal themselves.
+///
+/// # Errors
+/// The difference, in words.
+pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
+    let name = &want.name;
+    if got.dtype != wire(want.dtype) {
+        return Err(format!("{name} is {:?}, {:?} expected", got.dtype, want.dtype));
+    }
+    if got.shape != want.shape {
+        return Err(format!("{name} has shape {:?}, {:?} expected", got.shape, want.shape));
+    }
+    let (got, wanted) = (numbers(want.dtype, &got.bytes), numbers(want.dtype, &want.bytes));
+    if got.len() != wanted.len() {
+        return Err(format!("{name} has {} elements, {} expected", got.len(), wanted.len()));
+    }
+    let largest =
+        wanted.iter().filter(|number| number.is_finite()).fold(0.0f64, |max, b| max.max(b.abs()));
+    let bound = if want.dtype.is_float() { ABSOLUTE + RELATIVE * largest } else { 0.0 };
+    let differs = |a: f64, b: f64| {
+        !(a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (a - b).abs() <= bound))
+    };
+    let wrong: Vec<usize> =
+        (0..wanted.len()).filter(|&index| differs(got[index], wanted[index])).collect();
+    let Some(&first) = wrong.first() else { return Ok(()) };
+    Err(format!(
+        "{name} has {} at element {first}, {} expected ({} of {} differ)",
+        got[first],
+        wanted[first],
+        wrong.len(),
+        wanted.len()
+    ))
+}
+
+/// The protocol's name of a type.
+pub fn wire(dtype: DType) -> Wire {
+    flotilla_browser_runtime::wire_dtype(dtype)
+}
+
+/// Every integer that occurs in the suite is one that 53 bits hold.
+fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
+    }
+    match dtype {
+        DType::F32 => each(bytes, |chunk| f32::from_le_bytes(chunk).into()),
+        DType::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f64()),
+        DType::I64 => each(bytes, |chunk| i64::from_le_bytes(chunk) as f64),
+        DType::I32 => each(bytes, |chunk| i32::from_le_bytes(chunk).into()),
+        DType::I16 => each(bytes, |chunk| i16::from_le_bytes(chunk).into()),
+        DType::I8 => each(bytes, |chunk| i8::from_le_bytes(chunk).into()),
+        DType::U64 => each(bytes, |chunk| u64::from_le_bytes(chunk) as f64),
+        DType::U32 => each(bytes, |chunk| u32::from_le_bytes(chunk).into()),
+        DType::U16 => each(bytes, |chunk| u16::from_le_bytes(chunk).into()),
+        DType::U8 | DType::Bool => each(bytes, |[byte]: [u8; 1]| byte.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(got: &[f32], want: &[f32]) -> Result<(), String> {
+        let bytes = want.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let want = Array { name: "y".into(), dtype: DType::F32, shape: vec![want.len()], bytes };
+        compare(&Tensor::from_f32(vec![got.len()], got).expect("a tensor"), &want)
+    }
+
+    #[test]
+    fn the_tolerance_is_that_of_the_largest_number() {
+        assert_eq!(check(&[0.009, 100.0], &[0.0, 100.0]), Ok(()));
+        assert!(check(&[0.011, 100.0], &[0.0, 100.0]).is_err());
+        assert_eq!(check(&[9e-6], &[0.0]), Ok(()));
+        assert!(check(&[1.1e-5], &[0.0]).is_err());
+    }
+
+    #[test]
+    fn infinities_and_nan_equal_themselves_only() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        assert_eq!(check(&[inf, -inf, nan], &[inf, -inf, nan]), Ok(()));
+        for (got, want) in [(inf, -inf), (nan, 1.0), (1.0, nan), (3e38, inf), (inf, 3e38)] {
+            assert!(check(&[got], &[want]).is_err(), "{got} {want}");
+        }
+        // An infinity does not widen the tolerance of its neighbours.
+        assert!(check(&[inf, 1.1], &[inf, 1.0]).is_err());
+    }
+
+    #[test]
+    fn integers_are_equal_and_types_and_shapes_too() {
+        let want = |dtype, bytes: &[u8]| Array {
+            name: "y".into(),
+            dtype,
+            shape: vec![1],
+            bytes: bytes.to_vec(),
+        };
+        let got = Tensor::from_i64(vec![1], &[100_000]).expect("a tensor");
+        assert_eq!(compare(&got, &want(DType::I64, &100_000i64.to_le_bytes())), Ok(()));
+        assert!(compare(&got, &want(DType::I64, &100_001i64.to_le_bytes())).is_err());
+        assert!(compare(&got, &want(DType::I32, &100_000i32.to_le_bytes())).is_err());
+        let got = Tensor::from_i64(vec![1, 1], &[100_000]).expect("a tensor");
+        assert!(compare(&got, &want(DType::I64, &100_000i64.to_le_bytes())).is_err());
+    }
+}

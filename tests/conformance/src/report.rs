@@ -1,0 +1,123 @@
+//! What a run says: counts, and every failure with its stage and reason.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use serde::Serialize;
+
+use crate::{
+    outcome::{Outcome, RuntimeName, Stage},
+    scope::Rule,
+    suite::{Judged, Suite},
+};
+
+/// One runtime's results. `in_scope` is `passed + failed`: a case in which no kernel ran shows nothing about a runtime, so it
+/// is neither, and is counted for itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub runtime: &'static str,
+    /// Cases that count.
+    pub in_scope: usize,
+    /// Those that are right.
+    pub passed: usize,
+    /// Those that are wrong or could not be run.
+    pub failed: usize,
+    /// Cases that a rule excludes.
+    pub out_of_scope: usize,
+    /// Cases whose outputs are right and in which no kernel ran.
+    pub no_kernel: usize,
+    /// How many each rule excludes.
+    pub rules: BTreeMap<&'static str, usize>,
+    /// Every failure.
+    pub failures: Vec<Line>,
+    /// The cases in which no kernel ran.
+    pub without_kernel: Vec<String>,
+}
+
+/// A case that failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// The case.
+    pub case: String,
+    /// How far it came.
+    pub stage: Stage,
+    /// Why not further.
+    pub reason: String,
+    /// Its operators.
+    pub operators: BTreeSet<String>,
+}
+
+impl Report {
+    /// Of the results of a suite.
+    pub fn new(runtime: RuntimeName, suite: &Suite, judged: &[Judged]) -> Report {
+        let mut rules: BTreeMap<&str, usize> =
+            Rule::ALL.iter().map(|rule| (rule.name(), 0)).collect();
+        for (_, rule) in &suite.out_of_scope {
+            *rules.entry(rule.name()).or_default() += 1;
+        }
+        let (mut passed, mut failures, mut without_kernel) = (0, Vec::new(), Vec::new());
+        for Judged { facts, outcome } in judged {
+            match outcome {
+                Outcome::Passed => passed += 1,
+                Outcome::NoKernel => without_kernel.push(facts.name.clone()),
+                Outcome::Failed(failure) => failures.push(Line {
+                    case: facts.name.clone(),
+                    stage: failure.stage,
+                    reason: failure.reason.clone(),
+                    operators: facts.operators.clone(),
+                }),
+            }
+        }
+        Report {
+            runtime: runtime.name(),
+            in_scope: passed + failures.len(),
+            passed,
+            failed: failures.len(),
+            out_of_scope: suite.out_of_scope.len(),
+            no_kernel: without_kernel.len(),
+            rules,
+            failures,
+            without_kernel,
+        }
+    }
+
+    /// Passed cases in percent of those in scope.
+    pub fn share(&self) -> f64 {
+        100.0 * self.passed as f64 / self.in_scope.max(1) as f64
+    }
+
+    /// For a person; `list` adds every failure.
+    pub fn text(&self, list: bool) -> String {
+        let mut text = String::new();
+        if list {
+            let width = self.failures.iter().map(|line| line.case.len()).max().unwrap_or(0);
+            for Line { case, stage, reason, .. } in &self.failures {
+                let _ = writeln!(text, "{case:<width$}  {stage:<7}  {reason}");
+            }
+            if !self.without_kernel.is_empty() {
+                let _ = writeln!(text, "no kernel ran: {}", self.without_kernel.join(" "));
+            }
+        }
+        let _ = writeln!(
+            text,
+            "{}: {} passed of {} ({:.1} %), {} failed, {} in which no kernel ran",
+            self.runtime,
+            self.passed,
+            self.in_scope,
+            self.share(),
+            self.failed,
+            self.no_kernel
+        );
+        let rules: Vec<String> = self
+            .rules
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(rule, count)| format!("{rule} {count}"))
+            .collect();
+        let _ = write!(text, "out of scope: {} ({})", self.out_of_scope, rules.join(", "));
+        text
+    }
+}

@@ -1,0 +1,171 @@
+//! Runs cases on a runtime, each within its time limit, so that one that hangs, panics or kills a page costs no other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_protocol::Backend;
+
+#[cfg(feature = "browsers")]
+use crate::browser::Browser;
+use crate::{
+    case::{Facts, Index},
+    guard::Guard,
+    native::Native,
+    outcome::{Failure, Outcome, Stage},
+    prepare::{judge, prepare},
+    scope::{Rule, excluded_by},
+};
+
+/// Most cases that are prepared ahead of a browser; real networks take hundreds of megabytes each.
+#[cfg(feature = "browsers")]
+const PREPARED_MAX: usize = 1;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// The folder of cases.
+    pub cases: PathBuf,
+    /// Those that are in scope.
+    pub in_scope: Vec<Facts>,
+    /// The others, with the rule that says so.
+    pub out_of_scope: Vec<(Facts, Rule)>,
+}
+
+/// How one case ended.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The case.
+    pub facts: Facts,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Suite {
+    /// The cases of an index that `wanted` takes by name.
+    pub fn new(cases: &Path, index: Index, wanted: impl Fn(&str) -> bool) -> Suite {
+        let mut suite =
+            Suite { cases: cases.to_owned(), in_scope: Vec::new(), out_of_scope: Vec::new() };
+        for facts in index.cases {
+            if !wanted(&facts.name) {
+                continue;
+            }
+            match excluded_by(&facts) {
+                Some(rule) => suite.out_of_scope.push((facts, rule)),
+                None => suite.in_scope.push(facts),
+            }
+        }
+        suite
+    }
+
+    /// A selection that has every operator: of each, the first case that is about as few operators as can be.
+    pub fn one_per_operator(&self) -> Suite {
+        let mut simplest: BTreeMap<&str, &Facts> = BTreeMap::new();
+        for facts in &self.in_scope {
+            for operator in &facts.operators {
+                let known = simplest.entry(operator).or_insert(facts);
+                if facts.operators.len() < known.operators.len() {
+                    *known = facts;
+                }
+            }
+        }
+        let names: BTreeSet<&str> = simplest.values().map(|facts| facts.name.as_str()).collect();
+        let in_scope = self.in_scope.iter().filter(|facts| names.contains(facts.name.as_str()));
+        Suite {
+            cases: self.cases.clone(),
+            in_scope: in_scope.cloned().collect(),
+            out_of_scope: Vec::new(),
+        }
+    }
+
+    /// Runs what is in scope on a native backend, `threads` cases at a time.
+    pub fn run_native(
+        &self,
+        backend: Backend,
+        threads: usize,
+        limit: Duration,
+        progress: &(dyn Fn(&Judged) + Sync),
+    ) -> Vec<Judged> {
+        let guard = || {
+            let cases = self.cases.clone();
+            Guard::new(limit, move || {
+                let (cases, mut native) = (cases.clone(), Native::new(backend));
+                Box::new(move |facts: Facts| match prepare(&cases, &facts) {
+                    Ok(trials) => judge(&trials, |trial| native.run(trial)),
+                    Err(failure) => Outcome::Failed(failure),
+                })
+            })
+        };
+        let next = AtomicUsize::new(0);
+        let judged = Mutex::new(Vec::new());
+        let work = || {
+            let mut guard = guard();
+            while let Some(facts) = self.in_scope.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let outcome = guard
+                    .call(facts.clone())
+                    .unwrap_or_else(|broken| Outcome::Failed(Failure::new(Stage::Run, broken)));
+                let one = Judged { facts: facts.clone(), outcome };
+                progress(&one);
+                if let Ok(mut judged) = judged.lock() {
+                    judged.push(one);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                scope.spawn(work);
+            }
+        });
+        let mut judged = judged.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        judged.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
+        judged
+    }
+
+    /// Runs what is in scope in a browser, which is ended. While a case runs there, the next one is prepared here.
+    #[cfg(feature = "browsers")]
+    pub fn run_browser(
+        &self,
+        mut browser: Browser,
+        limit: Duration,
+        progress: &dyn Fn(&Judged),
+    ) -> Vec<Judged> {
+        let (sender, prepared) = std::sync::mpsc::sync_channel(PREPARED_MAX);
+        let prepare_all = move || {
+            let cases = self.cases.clone();
+            let mut guard = Guard::new(limit, move || {
+                let cases = cases.clone();
+                Box::new(move |facts: Facts| prepare(&cases, &facts))
+            });
+            for facts in &self.in_scope {
+                let trials = guard
+                    .call(facts.clone())
+                    .unwrap_or_else(|broken| Err(Failure::new(Stage::Import, broken)));
+                if sender.send((facts.clone(), trials)).is_err() {
+                    return;
+                }
+            }
+        };
+        let mut judged = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(prepare_all);
+            for (facts, trials) in prepared {
+                let outcome = match trials {
+                    Ok(trials) => judge(&trials, |trial| browser.run(trial)),
+                    Err(failure) => Outcome::Failed(failure),
+                };
+                let one = Judged { facts, outcome };
+                progress(&one);
+                judged.push(one);
+            }
+        });
+        browser.end();
+        judged.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
+        judged
+    }
+}

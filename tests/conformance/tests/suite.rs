@@ -1,0 +1,109 @@
+//! The ONNX backend test suite as `cargo xtask test` runs it: all cases natively, and one per operator in browsers.
+
+use std::{thread, time::Duration};
+
+use flotilla::browser::Kind;
+use flotilla_conformance::{
+    browser::Browser,
+    case::{Index, Kind as CaseKind},
+    expected::Expected,
+    export,
+    native::Native,
+    outcome::RuntimeName,
+    report::Report,
+    scope::NODE_CASES_MIN,
+    suite::{Judged, Suite},
+};
+use flotilla_protocol::Backend;
+use flotilla_tests::skip::{has_browsers, skip};
+
+/// Longest time for one case.
+const CASE_MAX: Duration = Duration::from_secs(60);
+
+/// All cases; `None` where Python or its packages cannot be had.
+fn suite() -> Option<Suite> {
+    match export::cases() {
+        Ok(cases) => {
+            let index = Index::read(&cases).expect("an index");
+            Some(Suite::new(&cases, index, |_| true))
+        }
+        Err(error) => {
+            skip(&format!("the onnx package for Python cannot be had: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Fails unless every case ended as the table of expected failures says.
+fn check(runtime: RuntimeName, suite: &Suite, judged: &[Judged], whole: bool) {
+    let report = Report::new(runtime, suite, judged);
+    eprintln!("{}", report.text(false));
+    assert_eq!(judged.len(), suite.in_scope.len(), "every case is judged");
+    let expected = Expected::committed().expect("a table");
+    let surprises = expected.surprises(runtime, judged, whole);
+    assert!(surprises.is_empty(), "not as the table of expected failures says: {surprises:#?}");
+}
+
+fn check_native(runtime: RuntimeName, backend: Backend) {
+    let Some(suite) = suite() else { return };
+    if let Some(reason) = Native::new(backend).missing() {
+        return skip(&format!("{runtime}: {reason}"));
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let judged = suite.run_native(backend, threads, CASE_MAX, &|_| {});
+    check(runtime, &suite, &judged, true);
+}
+
+fn check_browser(runtime: RuntimeName, kind: Kind, backend: Backend) {
+    if !has_browsers(&[kind]) {
+        return;
+    }
+    let Some(suite) = suite() else { return };
+    let suite = suite.one_per_operator();
+    let browser = Browser::start(kind, backend, CASE_MAX).expect("a browser");
+    let judged = suite.run_browser(browser, CASE_MAX, &|_| {});
+    check(runtime, &suite, &judged, false);
+}
+
+#[test]
+fn the_rules_leave_enough_cases() {
+    let Some(suite) = suite() else { return };
+    let of_nodes = suite.in_scope.iter().filter(|facts| facts.kind == CaseKind::Node).count();
+    assert!(of_nodes >= NODE_CASES_MIN, "{of_nodes} node cases are in scope");
+    let small = suite.one_per_operator();
+    assert!(small.in_scope.len() * 4 < suite.in_scope.len(), "{}", small.in_scope.len());
+    for facts in &suite.in_scope {
+        assert!(!facts.data.is_empty(), "{} is in scope and has no data", facts.name);
+        for operator in &facts.operators {
+            assert!(
+                small.in_scope.iter().any(|one| one.operators.contains(operator)),
+                "{operator} is not in the selection"
+            );
+        }
+    }
+}
+
+#[test]
+fn native_cpu_passes_the_suite() {
+    check_native(RuntimeName::NativeCpu, Backend::Cpu);
+}
+
+#[test]
+fn native_webgpu_passes_the_suite() {
+    check_native(RuntimeName::NativeWebgpu, Backend::WebGpu);
+}
+
+#[test]
+fn browser_chrome_webgpu_passes_a_selection() {
+    check_browser(RuntimeName::ChromeWebgpu, Kind::Chrome, Backend::WebGpu);
+}
+
+#[test]
+fn browser_firefox_webgpu_passes_a_selection() {
+    check_browser(RuntimeName::FirefoxWebgpu, Kind::Firefox, Backend::WebGpu);
+}
+
+#[test]
+fn browser_chrome_cpu_passes_a_selection() {
+    check_browser(RuntimeName::ChromeCpu, Kind::Chrome, Backend::Cpu);
+}
