@@ -74,10 +74,13 @@ impl Program {
                 format!("heads {}, scale {}{mask}", attention.heads, attention.scale)
             }
             Op::LinearAttention(attention) => {
-                let words =
-                    [(attention.past, "past"), (attention.decay, "decay"), (attention.rate, "rate")]
-                        .map(|(present, word)| if present { format!(", {word}") } else { String::new() })
-                        .concat();
+                let words = [
+                    (attention.past, "past"),
+                    (attention.decay, "decay"),
+                    (attention.rate, "rate"),
+                ]
+                .map(|(present, word)| if present { format!(", {word}") } else { String::new() })
+                .concat();
                 format!(
                     "heads {}, key heads {}, scale {}{words}",
                     attention.heads, attention.key_heads, attention.scale

@@ -206,7 +206,8 @@ impl Kernel for LinearAttention {
                 let head_of_batch = batch * at.key_heads + head;
                 match past {
                     Some(past) => {
-                        state.copy_from_slice(&past[head_of_batch * state.len()..][..state.len()]);
+                        let elements = state.len();
+                        state.copy_from_slice(&past[head_of_batch * elements..][..elements]);
                     }
                     None => state.fill(0.0),
                 }
@@ -234,11 +235,9 @@ impl Kernel for LinearAttention {
                     }
                     for reader in head * group..(head + 1) * group {
                         let query = &query[(row * at.heads + reader) * keys..][..keys];
-                        let answer =
-                            &mut output[(step * at.heads + reader) * columns..][..columns];
+                        let answer = &mut output[(step * at.heads + reader) * columns..][..columns];
                         answer.fill(0.0);
-                        for (&query, line) in query.iter().zip(state.chunks_exact(columns.max(1)))
-                        {
+                        for (&query, line) in query.iter().zip(state.chunks_exact(columns.max(1))) {
                             answer.iter_mut().zip(line).for_each(|(a, s)| *a += query * s);
                         }
                         answer.iter_mut().for_each(|answer| *answer *= self.scale);

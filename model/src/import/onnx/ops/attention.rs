@@ -4,11 +4,7 @@ use tract_onnx::{
     prelude::{DatumType, OutletId, TDim, Tensor, TractResult, tensor1},
     tract_hir::internal::{
         TractErrorContext as _, bail,
-        tract_core::ops::{
-            array::Range,
-            logic, math,
-            nn::Reducer,
-        },
+        tract_core::ops::{array::Range, logic, math, nn::Reducer},
     },
 };
 
@@ -221,7 +217,8 @@ fn bias(
         }
         None => None,
     };
-    let may_close = allowed.is_some() || added.is_some() || filled.is_some() || left >= 0 || right >= 0;
+    let may_close =
+        allowed.is_some() || added.is_some() || filled.is_some() || left >= 0 || right >= 0;
     if causal || left >= 0 || right >= 0 || filled.is_some() {
         let key = counted(w, &keys, 3)?;
         let mut rules = Vec::new();
@@ -350,9 +347,8 @@ fn linear_attention(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     };
     // The recurrence is computed in full precision, whatever comes in and goes out.
     let operands = inputs.into_iter().chain(past).chain(decay).chain(rate);
-    let operands = operands
-        .map(|operand| w.cast(operand, DatumType::F32))
-        .collect::<TractResult<Vec<_>>>()?;
+    let operands =
+        operands.map(|operand| w.cast(operand, DatumType::F32)).collect::<TractResult<Vec<_>>>()?;
     let answer_width = value_dim.clone() * i64::from(heads);
     let answers = answer_width.clone() * length;
     let state_shape =

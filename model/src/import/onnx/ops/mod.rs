@@ -11,7 +11,8 @@ use std::{collections::HashMap, sync::LazyLock};
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] = &[attention::OPERATORS, control::OPERATORS, norm::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] =
+    &[attention::OPERATORS, control::OPERATORS, norm::OPERATORS, shapes::OPERATORS];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());

@@ -33,30 +33,53 @@ struct Standardized {
     inverse_deviation: OutletId,
 }
 
-/// Inference only: statistics are given. Source: Ioffe and Szegedy, "Batch Normalization", algorithm 2.
+/// Statistics are given, or, in training mode, those of the batch, which also move the given ones.
+/// Source: Ioffe and Szegedy, "Batch Normalization", algorithms 1 and 2.
 fn batch_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    if w.node.get_attr_opt::<i64>("training_mode")?.unwrap_or(0) != 0 {
-        bail!("training mode computes statistics, only inference can be had");
-    }
-    let x = w.input(0)?;
+    let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.input(2)?);
+    let (given_mean, given_variance) = (w.input(3)?, w.input(4)?);
     let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
-    let (out, computed) = (w.dtype(x), w.dtype(w.input(1)?));
-    let mut channels = Vec::new();
-    for index in 1..5 {
-        let channel = w.input(index)?;
-        let channel = w.cast(channel, computed)?;
-        channels.push(per_channel(w, channel, x)?);
-    }
-    let [scale, bias, mean, variance] = channels[..] else { bail!("four statistics are needed") };
+    let training = w.node.get_attr_opt::<i64>("training_mode")?.unwrap_or(0) != 0;
+    let (out, wide) = (w.dtype(x), w.dtype(given_mean));
+    let x = w.cast(x, wide)?;
+    let mut outputs = Vec::new();
+    let (mean, variance) = if training {
+        let axes: Vec<usize> = (0..w.rank(x)).filter(|&axis| axis != 1).collect();
+        let Centered { mean, variance, .. } = centered(w, x, &axes)?;
+        let momentum = w.node.get_attr_opt("momentum")?.unwrap_or(0.9f32);
+        for (old, new) in [(given_mean, mean), (given_variance, variance)] {
+            outputs.push(moved(w, old, new, momentum)?);
+        }
+        (mean, variance)
+    } else {
+        (per_channel(w, given_mean, x)?, per_channel(w, given_variance, x)?)
+    };
+    let (scale, bias) = (w.cast(scale, wide)?, w.cast(bias, wide)?);
+    let (scale, bias) = (per_channel(w, scale, x)?, per_channel(w, bias, x)?);
+    // Statistics that are given are constants in most models, which leaves one product and one sum.
     let factor = inverse_root(w, variance, epsilon)?;
     let factor = w.mul(scale, factor)?;
-    // Both are constants in most models, which leaves one product and one sum.
     let shift = w.mul(mean, factor)?;
     let shift = w.sub(bias, shift)?;
-    let x = w.cast(x, computed)?;
     let scaled = w.mul(x, factor)?;
     let y = w.add(scaled, shift)?;
-    Ok(vec![w.cast(y, out)?])
+    outputs.insert(0, w.cast(y, out)?);
+    Ok(outputs)
+}
+
+/// `momentum * old + (1 - momentum) * new`, in the shape of `old`.
+fn moved(
+    w: &mut Wiring<'_, '_>,
+    old: OutletId,
+    new: OutletId,
+    momentum: f32,
+) -> TractResult<OutletId> {
+    let shape = w.shape(old);
+    let new = w.reshape(new, &shape)?;
+    let keep = w.scalar(w.dtype(old), f64::from(momentum))?;
+    let take = w.scalar(w.dtype(old), f64::from(1.0 - momentum))?;
+    let (kept, taken) = (w.mul(old, keep)?, w.mul(new, take)?);
+    w.add(kept, taken)
 }
 
 /// Source: Wu and He, "Group Normalization", eq. 1 to 4. Since operator set 21 scale and bias are per channel, before
@@ -66,7 +89,9 @@ fn group_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let groups = w.node.get_attr::<i64>("num_groups")?;
     let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
     let (shape, out) = (w.shape(x), w.dtype(x));
-    let [batch, channels, spatial @ ..] = &shape[..] else { bail!("at least two dimensions are needed") };
+    let [batch, channels, spatial @ ..] = &shape[..] else {
+        bail!("at least two dimensions are needed")
+    };
     let group = channels.clone() / groups;
     let mut grouped = vec![batch.clone(), groups.into(), group.clone()];
     grouped.extend_from_slice(spatial);
@@ -155,7 +180,8 @@ fn lp_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 fn mean_variance_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let axes = w.node.get_attr_opt_vec::<i64>("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
-    let axes = axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<TractResult<Vec<_>>>()?;
+    let axes =
+        axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<TractResult<Vec<_>>>()?;
     let Centered { deviation, variance, .. } = centered(w, x, &axes)?;
     let spread = w.unary(math::sqrt(), variance)?;
     let least = w.scalar(w.dtype(x), DEVIATION_MIN)?;
