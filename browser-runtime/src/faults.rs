@@ -70,6 +70,7 @@ impl Faults {
                 }
                 // The sign and exponent of a half stay what they are.
                 DType::F16
+                | DType::BF16
                 | DType::I64
                 | DType::I32
                 | DType::I16

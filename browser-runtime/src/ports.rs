@@ -17,6 +17,7 @@ pub fn wire_dtype(dtype: DType) -> Wire {
         DType::U16 => Wire::U16,
         DType::U8 => Wire::U8,
         DType::Bool => Wire::Bool,
+        DType::BF16 => Wire::BF16,
     }
 }
 
@@ -41,17 +42,6 @@ pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Vec<u32>, RunErro
         ),
     };
     match port.dtype {
-        DType::F32 | DType::I32 | DType::U32 => {
-            Ok(bytes.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk)).collect())
-        }
-        DType::F16 => {
-            Ok(halves(bytes).map(|bits| half::f16::from_bits(bits).to_f32().to_bits()).collect())
-        }
-        DType::I16 => Ok(halves(bytes).map(|bits| i32::from(bits as i16) as u32).collect()),
-        DType::U16 => Ok(halves(bytes).map(u32::from).collect()),
-        DType::I8 => Ok(bytes.iter().map(|&byte| i32::from(byte as i8) as u32).collect()),
-        DType::U8 => Ok(bytes.iter().map(|&byte| u32::from(byte)).collect()),
-        DType::Bool => Ok(bytes.iter().map(|&byte| u32::from(byte != 0)).collect()),
         DType::I64 => bytes
             .as_chunks::<8>()
             .0
@@ -66,6 +56,34 @@ pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Vec<u32>, RunErro
             .map(|chunk| u64::from_le_bytes(*chunk))
             .map(|value| u32::try_from(value).map_err(|_| over(&value)))
             .collect(),
+        DType::F32
+        | DType::F16
+        | DType::BF16
+        | DType::I32
+        | DType::I16
+        | DType::I8
+        | DType::U32
+        | DType::U16
+        | DType::U8
+        | DType::Bool => Ok(words(port.dtype, bytes)),
+    }
+}
+
+/// Elements of a type as 32-bit words; of 64-bit ones only the lower half is kept.
+pub(crate) fn words(dtype: DType, bytes: &[u8]) -> Vec<u32> {
+    fn each<const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> u32) -> Vec<u32> {
+        bytes.as_chunks::<N>().0.iter().map(|element| word(*element)).collect()
+    }
+    match dtype {
+        DType::F32 | DType::I32 | DType::U32 => each(bytes, u32::from_le_bytes),
+        DType::F16 => each(bytes, |half| half::f16::from_le_bytes(half).to_f32().to_bits()),
+        DType::BF16 => each(bytes, |half| half::bf16::from_le_bytes(half).to_f32().to_bits()),
+        DType::I64 | DType::U64 => each(bytes, |wide| u64::from_le_bytes(wide) as u32),
+        DType::I16 => each(bytes, |half| i32::from(i16::from_le_bytes(half)) as u32),
+        DType::U16 => each(bytes, |half| u32::from(u16::from_le_bytes(half))),
+        DType::I8 => each(bytes, |[byte]| i32::from(byte as i8) as u32),
+        DType::U8 => each(bytes, |[byte]| u32::from(byte)),
+        DType::Bool => each(bytes, |[byte]| u32::from(byte != 0)),
     }
 }
 
@@ -87,6 +105,10 @@ pub(crate) fn to_tensor(port: &Port, shape: &[usize], words: &[u32]) -> Result<T
             .iter()
             .flat_map(|&word| half::f16::from_f32(f32::from_bits(word)).to_le_bytes())
             .collect(),
+        DType::BF16 => words
+            .iter()
+            .flat_map(|&word| half::bf16::from_f32(f32::from_bits(word)).to_le_bytes())
+            .collect(),
         DType::I64 => words.iter().flat_map(|&word| signed(word).to_le_bytes()).collect(),
         DType::U64 => words.iter().flat_map(|&word| u64::from(word).to_le_bytes()).collect(),
         DType::I16 => narrow(words, |word| {
@@ -104,10 +126,6 @@ pub(crate) fn to_tensor(port: &Port, shape: &[usize], words: &[u32]) -> Result<T
         DType::Bool => words.iter().map(|&word| u8::from(word != 0)).collect(),
     };
     Ok(Tensor { dtype: wire_dtype(port.dtype), shape: shape.to_vec(), bytes })
-}
-
-fn halves(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.as_chunks::<2>().0.iter().map(|chunk| u16::from_le_bytes(*chunk))
 }
 
 fn narrow<const N: usize>(
@@ -144,19 +162,7 @@ mod tests {
 
     #[test]
     fn every_type_comes_back() {
-        for dtype in [
-            DType::F32,
-            DType::F16,
-            DType::I64,
-            DType::I32,
-            DType::I16,
-            DType::I8,
-            DType::U64,
-            DType::U32,
-            DType::U16,
-            DType::U8,
-            DType::Bool,
-        ] {
+        for dtype in DType::ALL {
             let port = port(dtype);
             let ones = if dtype.is_float() { 1f32.to_bits() } else { 1 };
             let tensor = to_tensor(&port, &[3], &[0, ones, 0]).unwrap();

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::{DType, Program, Source};
+use flotilla_model::program::Program;
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, LoadError, RunError, RunReport, Tensor,
 };
@@ -17,6 +17,7 @@ use crate::{
     faults::Faults,
     fetch::BlobFetcher,
     kernels::kernel,
+    lengths::Lengths,
     platform::now_us,
     ports::{to_tensor, to_words},
     weights::{Constants, stream},
@@ -167,8 +168,8 @@ impl Runtime {
 /// shape does not compute.
 pub fn computing_nodes(program: &Program) -> usize {
     let mut needed = vec![false; program.values.len()];
-    for port in &program.outputs {
-        needed[port.value.index()] = true;
+    for value in program.results() {
+        needed[value.index()] = true;
     }
     let mut count = 0;
     for node in program.nodes.iter().rev() {
@@ -182,12 +183,6 @@ pub fn computing_nodes(program: &Program) -> usize {
 
 /// Refuses the first node that a backend cannot run.
 fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
-    if let Some(value) = program.values.iter().find(|value| value.dtype == DType::F16) {
-        let what = if matches!(value.source, Source::Constant(_)) { "constant" } else { "value" };
-        return Err(LoadError::Program {
-            reason: format!("a {what} is F16, which this runtime does not compute with"),
-        });
-    }
     for node in &program.nodes {
         let signature = Signature { program, node };
         kernel(&node.op).supports(&signature).map_err(|reason| {
@@ -238,8 +233,12 @@ impl Placement {
                 (results, model.pipelines_created())
             }
         };
+        let lengths = Lengths::new(&program, &shapes, &results)?;
         let tensors = program.outputs.iter().zip(&results);
-        let tensors = tensors.map(|(port, words)| to_tensor(port, shapes.of(port.value), words));
+        let tensors = tensors.map(|(port, words)| {
+            let (shape, words) = lengths.cut(port.value, words)?;
+            to_tensor(port, &shape, &words)
+        });
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }

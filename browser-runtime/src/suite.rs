@@ -33,7 +33,9 @@ impl Tolerance {
             Tolerance::Close => 2e-6,
             Tolerance::Approximate => 1e-5,
         };
-        got == want || (got - want).abs() <= bound * want.abs().max(1.0)
+        got == want
+            || (got.is_nan() && want.is_nan())
+            || (got - want).abs() <= bound * want.abs().max(1.0)
     }
 }
 
@@ -134,6 +136,12 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
             .iter()
             .map(|chunk| half::f16::from_le_bytes(*chunk).to_f64())
             .collect(),
+        Wire::BF16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|chunk| half::bf16::from_le_bytes(*chunk).to_f64())
+            .collect(),
     }
 }
 
@@ -194,24 +202,31 @@ impl Array {
         Array { dtype, shape: shape.to_vec(), numbers }
     }
 
-    fn storage(&self) -> Vec<u8> {
-        self.numbers
-            .iter()
-            .flat_map(|&number| match self.dtype {
-                DType::F32 => (number as f32).to_le_bytes(),
-                DType::U32 | DType::Bool => (number as u32).to_le_bytes(),
-                _ => (number as i32).to_le_bytes(),
-            })
-            .collect()
+    /// Elements as a client sends them, and as a blob holds them.
+    fn bytes(&self) -> Vec<u8> {
+        fn each<const N: usize>(numbers: &[f64], element: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
+            numbers.iter().flat_map(|&number| element(number)).collect()
+        }
+        let numbers = &self.numbers;
+        match self.dtype {
+            DType::F32 => each(numbers, |number| (number as f32).to_le_bytes()),
+            DType::F16 => each(numbers, |number| half::f16::from_f64(number).to_le_bytes()),
+            DType::BF16 => each(numbers, |number| half::bf16::from_f64(number).to_le_bytes()),
+            DType::I64 => each(numbers, |number| (number as i64).to_le_bytes()),
+            DType::I32 => each(numbers, |number| (number as i32).to_le_bytes()),
+            DType::I16 => each(numbers, |number| (number as i16).to_le_bytes()),
+            DType::I8 => each(numbers, |number| (number as i8).to_le_bytes()),
+            DType::U64 => each(numbers, |number| (number as u64).to_le_bytes()),
+            DType::U32 => each(numbers, |number| (number as u32).to_le_bytes()),
+            DType::U16 => each(numbers, |number| (number as u16).to_le_bytes()),
+            DType::U8 => each(numbers, |number| (number as u8).to_le_bytes()),
+            DType::Bool => each(numbers, |number| [u8::from(number != 0.0)]),
+        }
     }
 
     fn tensor(&self) -> Tensor {
         let dtype = crate::ports::wire_dtype(self.dtype);
-        let bytes = match self.dtype {
-            DType::Bool => self.numbers.iter().map(|&number| u8::from(number != 0.0)).collect(),
-            _ => self.storage(),
-        };
-        Tensor { dtype, shape: self.shape.clone(), bytes }
+        Tensor { dtype, shape: self.shape.clone(), bytes: self.bytes() }
     }
 }
 
@@ -243,6 +258,7 @@ impl Sketch {
             inputs: Vec::new(),
             outputs: Vec::new(),
             assumptions: Vec::new(),
+            counts: Vec::new(),
             blobs: Vec::new(),
         };
         Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }
@@ -250,7 +266,7 @@ impl Sketch {
 
     fn value(&mut self, dtype: DType, shape: &[usize], source: Source) -> ValueId {
         let shape = shape.iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
-        self.program.values.push(Value { dtype, shape, source });
+        self.program.values.push(Value { dtype: dtype.storage(), shape, source });
         ValueId(self.program.values.len() as u32 - 1)
     }
 
@@ -266,15 +282,18 @@ impl Sketch {
     }
 
     pub(crate) fn constant(&mut self, array: &Array) -> ValueId {
-        let blob = array.storage();
-        let (id, bytes) = (BlobId(*blake3::hash(&blob).as_bytes()), blob.len() as u64);
+        let mut blob = array.bytes();
+        let bytes = blob.len() as u64;
+        blob.resize(blob.len().next_multiple_of(4), 0);
+        let id = BlobId(*blake3::hash(&blob).as_bytes());
+        let length = blob.len() as u64;
         if self.weights.insert(id, blob).is_none() {
-            self.program.blobs.push(BlobRef { id, bytes });
+            self.program.blobs.push(BlobRef { id, bytes: length });
         }
         self.value(
             array.dtype,
             &array.shape,
-            Source::Constant(ConstantRef { blob: id, offset: 0, bytes }),
+            Source::Constant(ConstantRef { blob: id, offset: 0, bytes, dtype: array.dtype }),
         )
     }
 

@@ -1,9 +1,12 @@
 //! Streams blobs into constants, verified on the way, so that a model is never in memory twice.
 
-use flotilla_model::program::{ConstantRef, Program, Source, ValueId};
+use flotilla_model::program::{ConstantRef, Program, Source, ValueId, WORD_BYTES};
 use flotilla_protocol::{BlobSource, LoadError};
 
-use crate::fetch::{BlobFetcher, BlobStream};
+use crate::{
+    fetch::{BlobFetcher, BlobStream},
+    ports::words,
+};
 
 /// Bytes between two reports of progress and two flushes of a backend.
 const FLUSH_BYTES: u64 = 16 << 20;
@@ -23,7 +26,7 @@ impl Constants {
             .iter()
             .map(|value| match value.source {
                 Source::Constant(constant) => {
-                    let key = (constant.blob, constant.offset, constant.bytes);
+                    let key = (constant.blob, constant.offset, constant.bytes, constant.dtype);
                     Some(*known.entry(key).or_insert_with(|| {
                         refs.push(constant);
                         refs.len() - 1
@@ -40,9 +43,14 @@ impl Constants {
     }
 }
 
+/// Bytes that a constant has in memory, where every element is a word.
+pub(crate) fn memory_bytes(constant: &ConstantRef) -> u64 {
+    constant.elements() * WORD_BYTES as u64
+}
+
 /// What takes the constants in.
 pub(crate) trait Sink {
-    /// Some bytes of a constant; offset and length are multiples of 4.
+    /// Some words of a constant; offset and length in bytes are multiples of 4.
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError>;
 
     /// Waits until what was written no longer occupies memory of its own.
@@ -124,12 +132,57 @@ fn write_parts(
         }
         let (from, to) = (part.offset.max(at), (part.offset + part.bytes).min(end));
         if from < to {
-            sink.write(
-                *constant,
-                from - part.offset,
-                &bytes[(from - at) as usize..(to - at) as usize],
-            )?;
+            let elements = &bytes[(from - at) as usize..(to - at) as usize];
+            let width = part.dtype.wire_bytes() as u64;
+            let offset = (from - part.offset) / width * WORD_BYTES as u64;
+            if part.dtype.wire_bytes() == WORD_BYTES {
+                sink.write(*constant, offset, elements)?;
+            } else {
+                let words = words(part.dtype, elements);
+                sink.write(*constant, offset, bytemuck::cast_slice(&words))?;
+            }
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_model::program::{BlobId, DType};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Words(Vec<u32>);
+
+    impl Sink for Words {
+        fn write(&mut self, _: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
+            let words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+            self.0.resize(offset as usize / WORD_BYTES, 0);
+            self.0.extend(words);
+            Ok(())
+        }
+
+        async fn flush(&mut self) -> Result<(), LoadError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn narrow_constants_are_widened_wherever_chunks_end() {
+        let halves = [0x3c00u16, 0xc000, 0x7c00];
+        let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let blob = [&[0; 16], bytes.as_slice(), &[0; 2]].concat();
+        let constant =
+            ConstantRef { blob: BlobId([0; 32]), offset: 16, bytes: 6, dtype: DType::F16 };
+        for split in [16, 20] {
+            let mut words = Words::default();
+            write_parts(&[(0, constant)], 0, &blob[..split], &mut words).expect("is taken");
+            write_parts(&[(0, constant)], split as u64, &blob[split..], &mut words)
+                .expect("is taken");
+            let want = [1.0, -2.0, f32::INFINITY].map(f32::to_bits);
+            assert_eq!(words.0, want, "split at {split}");
+        }
+        assert_eq!(memory_bytes(&constant), 12);
+    }
 }

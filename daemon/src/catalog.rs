@@ -10,6 +10,7 @@ use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
     program::{BlobId, DType, Port, Program, ProgramError},
+    reference::ReferenceTensor,
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
@@ -208,12 +209,23 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
 /// # Errors
 /// Not a model, or one that cannot be used, and why.
 pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
+    import_for(path, BTreeMap::new())
+}
+
+/// Imports a model for these values of the inputs that decide shapes; values of other inputs are ignored.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_for(
+    path: &Path,
+    values: BTreeMap<String, ReferenceTensor>,
+) -> Result<ImportedModel, ModelError> {
     let folder =
         Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }
-    let options = LoadOptions::named(name_of(path));
+    let options = LoadOptions { values, ..LoadOptions::named(name_of(path)) };
     let imported = flotilla_model::import::load(&folder, &options)
         .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;
     check_manifest(path, &imported.files)?;

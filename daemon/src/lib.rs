@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod catalog;
+pub mod check;
 pub mod client;
 pub mod embed;
 pub mod folder;

@@ -112,7 +112,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
     let bytes = weights.len() as u64;
     let rows = || vec![Dim::Symbol(Symbol(0)), Dim::Fixed(WIDTH as i64)];
     let square = vec![Dim::Fixed(WIDTH as i64), Dim::Fixed(WIDTH as i64)];
-    let constant = Source::Constant(ConstantRef { blob, offset: 0, bytes });
+    let constant = Source::Constant(ConstantRef { blob, offset: 0, bytes, dtype: DType::F32 });
     let mut values = vec![
         Value { dtype: DType::F32, shape: rows(), source: Source::Input },
         Value { dtype: DType::F32, shape: square, source: constant },
@@ -146,6 +146,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         nodes,
         inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0) }],
         outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last }],
+        assumptions: Vec::new(),
         blobs: vec![BlobRef { id: blob, bytes }],
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))

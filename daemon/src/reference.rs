@@ -1,6 +1,6 @@
 //! The native reference of a model on disk.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use flotilla_model::{
     import::ImportError,
@@ -28,9 +28,20 @@ pub enum OpenError {
 /// # Errors
 /// As an import.
 pub fn open(path: &Path) -> Result<Reference, OpenError> {
+    open_for(path, &BTreeMap::new())
+}
+
+/// Prepares the reference for these values of the inputs that decide shapes; values of other inputs are ignored.
+///
+/// # Errors
+/// As an import.
+pub fn open_for(
+    path: &Path,
+    values: &BTreeMap<String, ReferenceTensor>,
+) -> Result<Reference, OpenError> {
     let folder =
         Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
-    Ok(Reference::load(&folder, &Default::default())?)
+    Ok(Reference::load(&folder, values)?)
 }
 
 /// The reference's vector for one row of token ids: its first output, `[1, size]`, flattened.

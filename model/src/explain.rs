@@ -4,7 +4,9 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use crate::{
     dim::{Dim, Symbol},
-    program::{Binary, Expr, MatMul, Node, Op, Program, Source, Step, Unary, ValueId},
+    program::{
+        Binary, Conv, Expr, MatMul, Node, Op, Program, Source, Step, Unary, ValueId, Window,
+    },
 };
 
 impl Display for Program {
@@ -15,6 +17,11 @@ impl Display for Program {
         }
         for node in &self.nodes {
             self.write_node(f, node)?;
+        }
+        for count in &self.counts {
+            let symbol = self.dim_text(&Dim::Symbol(count.symbol));
+            let most = self.dim_text(&count.most);
+            writeln!(f, "cut {symbol} = {}, at most {most}", self.operand(count.value))?;
         }
         for port in &self.outputs {
             writeln!(f, "out {} = {} ({:?})", self.operand(port.value), port.name, port.dtype)?;
@@ -95,7 +102,27 @@ impl Program {
             Op::Reduce(reduce) => format!("{:?}, axes {:?}", reduce.kind, reduce.axes),
             Op::Gather(gather) => format!("axis {}", gather.axis),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
-            Op::Reshape | Op::Broadcast => String::new(),
+            Op::Reshape | Op::Broadcast | Op::Triangular | Op::FirstAbove | Op::RowRanks => {
+                String::new()
+            }
+            Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
+            Op::Resample(resample) => format!("axis {}", resample.axis),
+            Op::GridSample(sample) => format!(
+                "{:?}, outside {:?}, align_corners {}",
+                sample.interpolation, sample.outside, sample.align_corners
+            ),
+            Op::RoiAlign(align) => format!(
+                "samples {}, scale {}, half_pixel {}, max {}",
+                align.samples, align.scale, align.half_pixel, align.max
+            ),
+            Op::Dft(dft) => {
+                format!("axis {}, inverse {}, mirrored {}", dft.axis, dft.inverse, dft.mirrored)
+            }
+            Op::Suppress(suppress) => format!(
+                "overlap_max {}, score_min {:?}, centres {}",
+                suppress.overlap_max, suppress.score_min, suppress.centres
+            ),
+            Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {
                 format!(
@@ -105,11 +132,43 @@ impl Program {
                     slice.stride
                 )
             }
+            Op::GatherElements(gather) => format!("axis {}", gather.axis),
+            Op::GatherNd(gather) => format!("batch_dims {}", gather.batch_dims),
+            Op::ScatterElements(scatter) => {
+                format!("axis {}, {:?}", scatter.axis, scatter.combine)
+            }
+            Op::ScatterNd(scatter) => format!("{:?}", scatter.combine),
+            Op::TopK(top) => {
+                format!("axis {}, {} first", top.axis, extreme(top.largest))
+            }
+            Op::ArgReduce(arg) => {
+                let last = if arg.last { ", last" } else { "" };
+                format!("axis {}, {}{last}", arg.axis, extreme(arg.largest))
+            }
+            Op::Cumulative(cumulative) => {
+                let kind = if cumulative.product { "product" } else { "sum" };
+                let exclusive = if cumulative.exclusive { ", exclusive" } else { "" };
+                let reverse = if cumulative.reverse { ", reverse" } else { "" };
+                format!("axis {}, {kind}{exclusive}{reverse}", cumulative.axis)
+            }
             Op::Range(range) => {
                 format!(
                     "start {}, stride {}",
                     self.dim_text(&range.start),
                     self.dim_text(&range.stride)
+                )
+            }
+            Op::Conv(conv) => conv_text(conv),
+            Op::Pool(pool) => {
+                format!("{:?}, kernel {:?}, {}", pool.kind, pool.kernel, window_text(&pool.window))
+            }
+            Op::DeformableColumns(columns) => {
+                let mask = if columns.mask { ", mask" } else { "" };
+                format!(
+                    "kernel {:?}, {}, offset groups {}{mask}",
+                    columns.kernel,
+                    window_text(&columns.window),
+                    columns.offset_groups
                 )
             }
         }
@@ -131,6 +190,8 @@ impl Program {
                     format!("select({}, {}, {})", of(condition), of(yes), of(no))
                 }
                 Step::Cast(dtype, a) => format!("{dtype:?}({})", of(a)),
+                Step::Bits(dtype, a) => format!("bits{dtype:?}({})", of(a)),
+                Step::Test(test, a) => format!("is{test:?}({})", of(a)),
             });
         }
         texts.pop().unwrap_or_default()
@@ -178,6 +239,37 @@ fn matmul_text(matmul: &MatMul) -> String {
     text
 }
 
+fn window_text(window: &Window) -> String {
+    format!(
+        "strides {:?}, dilations {:?}, pads {:?}",
+        window.strides, window.dilations, window.pads
+    )
+}
+
+fn conv_text(conv: &Conv) -> String {
+    let mut text = window_text(&conv.window);
+    if conv.groups != 1 {
+        text.push_str(&format!(", groups {}", conv.groups));
+    }
+    for (present, word) in
+        [(conv.transposed, "transposed"), (conv.bias, "bias"), (conv.residual, "residual")]
+    {
+        if present {
+            text.push_str(", ");
+            text.push_str(word);
+        }
+    }
+    if let Some(activation) = conv.activation {
+        text.push_str(", ");
+        text.push_str(&unary_text(activation));
+    }
+    text
+}
+
+fn extreme(largest: bool) -> &'static str {
+    if largest { "largest" } else { "smallest" }
+}
+
 fn unary_text(function: Unary) -> String {
     format!("{function:?}").to_lowercase()
 }
@@ -198,6 +290,8 @@ fn binary_text(function: Binary, a: &str, b: &str) -> String {
         Binary::And => "&",
         Binary::Or => "|",
         Binary::Xor => "^",
+        Binary::ShiftLeft => "<<",
+        Binary::ShiftRight => ">>",
         Binary::Pow | Binary::Min | Binary::Max => {
             return format!("{}({a}, {b})", format!("{function:?}").to_lowercase());
         }

@@ -13,6 +13,8 @@ mod explain;
 #[cfg(feature = "import")]
 mod fuse;
 #[cfg(feature = "import")]
+pub mod golden;
+#[cfg(feature = "import")]
 pub mod import;
 #[cfg(feature = "import")]
 pub mod lower;

@@ -8,13 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
+mod counts;
+mod geometry;
+
+pub use counts::Count;
+pub use geometry::{
+    Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
+    Suppress,
+};
+
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 2;
+pub const PROGRAM_VERSION: u32 = 3;
+
+/// Bytes of one element inside a page, whatever its type.
+pub const WORD_BYTES: usize = 4;
 
 /// Element type of a tensor.
 ///
-/// Nodes compute in `F32`, `F16`, `I32`, `U32` and `Bool` only (see [`DType::storage`]); the others occur in ports, as
-/// what a client sends and receives.
+/// Inside a page every element is a 32-bit word of type `F32`, `I32`, `U32` or `Bool` (see [`DType::storage`]). The others
+/// occur in ports, as what a client sends and receives, in constants, as what lies in a blob, and in [`Step::Cast`], as what
+/// a word is rounded or wrapped to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant is named after the type it stands for")]
 pub enum DType {
@@ -29,15 +42,32 @@ pub enum DType {
     U16,
     U8,
     Bool,
+    /// The upper half of an `F32`.
+    BF16,
 }
 
 impl DType {
-    /// The type that holds this one's values inside a page: integers of any width run as 32-bit ones and are
-    /// range-checked on their way in and out, because WGSL has no others.
+    /// Every type.
+    pub const ALL: [DType; 12] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I64,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
+        DType::U8,
+        DType::Bool,
+    ];
+
+    /// The type that holds this one's values inside a page, because WGSL has no others everywhere: floats of any width are
+    /// `F32`, integers of any width 32-bit ones. Those of 64 bits are range-checked on their way in and out.
     pub fn storage(self) -> DType {
         match self {
-            DType::F32 => DType::F32,
-            DType::F16 => DType::F16,
+            DType::F32 | DType::F16 | DType::BF16 => DType::F32,
             DType::I64 | DType::I32 | DType::I16 | DType::I8 => DType::I32,
             DType::U64 | DType::U32 | DType::U16 | DType::U8 => DType::U32,
             DType::Bool => DType::Bool,
@@ -49,19 +79,19 @@ impl DType {
         match self {
             DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::F16 | DType::I16 | DType::U16 => 2,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
 
-    /// Bytes of one element inside a page (`Bool` is a 32-bit 0 or 1 there).
-    pub fn storage_bytes(self) -> usize {
-        if self.storage() == DType::F16 { 2 } else { 4 }
-    }
-
     /// Whether values are floating point.
     pub fn is_float(self) -> bool {
-        matches!(self, DType::F32 | DType::F16)
+        self.storage() == DType::F32
+    }
+
+    /// Whether a word holds numbers that this type does not, so that results have to be rounded or wrapped.
+    pub fn is_narrow(self) -> bool {
+        self != DType::Bool && self.wire_bytes() < WORD_BYTES
     }
 }
 
@@ -94,15 +124,24 @@ impl std::fmt::Debug for BlobId {
     }
 }
 
-/// A range of a blob that holds one constant: little-endian, row-major, in the value's storage type.
+/// A range of a blob that holds one constant: little-endian, row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConstantRef {
     /// The blob.
     pub blob: BlobId,
-    /// Where the constant starts, in bytes; a multiple of 4.
+    /// Where the constant starts, in bytes; a multiple of [`WORD_BYTES`].
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
+    /// Its elements' type: the value's, or a narrower one that is widened to words when it is loaded. Not of 64 bits.
+    pub dtype: DType,
+}
+
+impl ConstantRef {
+    /// Its number of elements.
+    pub fn elements(&self) -> u64 {
+        self.bytes / self.dtype.wire_bytes() as u64
+    }
 }
 
 /// A weight blob that a program's constants lie in.
@@ -199,6 +238,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
+    /// Dimensions that the data decide.
+    pub counts: Vec<Count>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -250,9 +291,121 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
+    /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
+    /// `[n, c, d1, ..]`, `w` `[m, c / groups, k1, ..]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
+    /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
+    /// Source: ONNX operators, "Conv" and "ConvTranspose".
+    Conv(Conv),
+    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool"
+    /// and "AveragePool".
+    Pool(Pool),
+    /// The elements of `x` `[n, c, h, w]` that a deformable convolution multiplies, one column per place of the window: inputs
+    /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
+    /// Output `[n, c, kh * kw, oh, ow]`. Source: ONNX operators, "DeformConv"; Zhu et al., "Deformable ConvNets v2", eq. 1.
+    DeformableColumns(DeformableColumns),
+    /// Input `data` of any type, then, in [`PadMode::Constant`], one element: `data` with elements put around or taken
+    /// away; the output's shape says how many come after it.
+    Pad(Pad),
+    /// Inputs `x` (F32), `indices` `[m, taps]` (I32) and `weights` `[m, taps]`: along `axis`, element `i` of the
+    /// output is the sum of `weights[i, tap] * x[indices[i, tap]]`. Interpolation in one dimension.
+    Resample(Resample),
+    /// Inputs `x` `[n, c, (d,) h, w]` and `grid` `[n, (d2,) h2, w2, 2 or 3]`, whose last dimension holds coordinates
+    /// `(x, y)` or `(x, y, z)` in -1..1: the output `[n, c, (d2,) h2, w2]` has the input's elements there.
+    /// Source: ONNX operators, "GridSample".
+    GridSample(GridSample),
+    /// Inputs `x` `[n, c, h, w]`, `regions` `[r, 4]` (`x1, y1, x2, y2`) and `batches` `[r]` (I32): the output
+    /// `[r, c, h2, w2]` has each region of its image pooled to `h2 x w2` cells.
+    /// Source: He et al., "Mask R-CNN", 3; ONNX operators, "RoiAlign".
+    RoiAlign(RoiAlign),
+    /// Discrete Fourier transform of length `n` along `axis`: inputs `x`, whose last dimension is 1 (real) or 2
+    /// (complex), and `twiddles` `[n, 2]`, cosine and sine of `2 pi i / n`. Missing elements count as 0, and the output
+    /// has the first ones of its axis; its last dimension is 1 when only real parts are kept, else 2.
+    Dft(Dft),
+    /// Each matrix of `[.., n, n]` in upper triangular form by Gaussian elimination with partial pivoting. Exchanged rows
+    /// change their sign, so that the determinant stays.
+    Triangular,
+    /// Inputs `x` `[rows, length]` (I32), `grams` `[g, longest]` (I32), `lengths` `[g]` (I32) and `starts`
+    /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
+    /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
+    NgramCounts(NgramCounts),
+    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`,
+    /// `n` where there is none. Of running counts these are the places of what was counted.
+    FirstAbove,
+    /// Input `x` `[n, m]`: the output `[n]` (I32) has the position of each row among all of them in lexicographic order;
+    /// of equal rows the earlier one comes first.
+    RowRanks,
+    /// Inputs `boxes` `[b, n, 4]`, `scores` `[b, c, n]` and `order` `[b, c, n]` (I32), the boxes by falling score: the output
+    /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
+    /// Source: ONNX operators, "NonMaxSuppression".
+    Suppress(Suppress),
+    /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
+    /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
+    /// Source: ONNX operators, "GatherElements".
+    GatherElements(GatherElements),
+    /// Inputs `data`, `indices` (I32) `[batch.., picked.., depth]`: the slices of `data` at the tuples of `depth` indices that
+    /// follow the batch dimensions. Indices are as in [`Op::Gather`]. Source: ONNX operators, "GatherND".
+    GatherNd(GatherNd),
+    /// Inputs `data`, `indices` (I32), `updates` of one rank: `data` with every update put where [`Op::GatherElements`] would have
+    /// read it. An index out of range is a run-time error on cpu; webgpu leaves its update out.
+    /// Source: ONNX operators, "ScatterElements".
+    ScatterElements(ScatterElements),
+    /// Inputs `data`, `indices` (I32) `[picked.., depth]`, `updates` `[picked.., slice..]`: `data` with slices put at tuples of
+    /// indices, as in [`Op::ScatterElements`]. Source: ONNX operators, "ScatterND".
+    ScatterNd(ScatterNd),
+    /// Positions (I32) along `axis` of its first elements in order of size; the output's shape says how many. Of equal
+    /// elements the earlier one comes first. Source: ONNX operators, "TopK".
+    TopK(TopK),
+    /// Position (I32) along `axis`, which stays as a dimension of 1, of the smallest or largest element.
+    /// Source: ONNX operators, "ArgMax" and "ArgMin".
+    ArgReduce(ArgReduce),
+    /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
+    Cumulative(Cumulative),
 }
 
 impl Op {
+    /// Whether every element of the result is one of an operand, or a number that any type holds, so that a result of a
+    /// narrow type needs no rounding.
+    pub fn moves_elements(&self) -> bool {
+        match self {
+            Op::Gather(_)
+            | Op::Transpose(_)
+            | Op::Reshape
+            | Op::Broadcast
+            | Op::Concat(_)
+            | Op::Slice(_)
+            | Op::GatherElements(_)
+            | Op::GatherNd(_)
+            | Op::TopK(_)
+            | Op::ArgReduce(_)
+            | Op::Pad(_) => true,
+            Op::GridSample(sample) => sample.interpolation == Interpolation::Nearest,
+            Op::ScatterElements(scatter) => scatter.combine == Combine::Replace,
+            Op::ScatterNd(scatter) => scatter.combine == Combine::Replace,
+            Op::Reduce(reduce) => matches!(reduce.kind, ReduceKind::Min | ReduceKind::Max),
+            Op::Pool(pool) => {
+                matches!(pool.kind, PoolKind::Max | PoolKind::MaxPosition { .. })
+            }
+            Op::MatMul(_)
+            | Op::Conv(_)
+            | Op::DeformableColumns(_)
+            | Op::Attention(_)
+            | Op::LinearAttention(_)
+            | Op::LayerNorm(_)
+            | Op::Softmax(_)
+            | Op::Elementwise(_)
+            | Op::Cumulative(_)
+            | Op::Resample(_)
+            | Op::RoiAlign(_)
+            | Op::Dft(_)
+            | Op::Triangular
+            | Op::NgramCounts(_)
+            | Op::FirstAbove
+            | Op::RowRanks
+            | Op::Suppress(_)
+            | Op::Range(_) => false,
+        }
+    }
+
     /// The operator's name in messages and tables.
     pub fn name(&self) -> &'static str {
         match self {
@@ -270,6 +423,26 @@ impl Op {
             Op::Concat(_) => "Concat",
             Op::Slice(_) => "Slice",
             Op::Range(_) => "Range",
+            Op::Conv(_) => "Conv",
+            Op::Pool(_) => "Pool",
+            Op::DeformableColumns(_) => "DeformableColumns",
+            Op::Pad(_) => "Pad",
+            Op::Resample(_) => "Resample",
+            Op::GridSample(_) => "GridSample",
+            Op::RoiAlign(_) => "RoiAlign",
+            Op::Dft(_) => "Dft",
+            Op::Triangular => "Triangular",
+            Op::NgramCounts(_) => "NgramCounts",
+            Op::FirstAbove => "FirstAbove",
+            Op::RowRanks => "RowRanks",
+            Op::Suppress(_) => "Suppress",
+            Op::GatherElements(_) => "GatherElements",
+            Op::GatherNd(_) => "GatherNd",
+            Op::ScatterElements(_) => "ScatterElements",
+            Op::ScatterNd(_) => "ScatterNd",
+            Op::TopK(_) => "TopK",
+            Op::ArgReduce(_) => "ArgReduce",
+            Op::Cumulative(_) => "Cumulative",
         }
     }
 }
@@ -395,6 +568,154 @@ pub struct Range {
     pub stride: Dim,
 }
 
+/// How a window slides: one number per spatial dimension each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Distance between neighbouring places of the window; not 0.
+    pub strides: Vec<u32>,
+    /// Distance between neighbouring elements inside of it; not 0.
+    pub dilations: Vec<u32>,
+    /// How far the first place lies before the first element.
+    pub pads: Vec<i32>,
+}
+
+/// See [`Op::Conv`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conv {
+    /// The window; when `transposed`, that of the convolution whose transpose this is.
+    pub window: Window,
+    /// Groups of channels that do not see each other.
+    pub groups: u32,
+    /// Whether the gradient of a convolution with respect to its input is computed instead.
+    pub transposed: bool,
+    /// Whether a third input `[m]` is added.
+    pub bias: bool,
+    /// Whether the last input, of the output's shape, is added.
+    pub residual: bool,
+    /// Applied at the end.
+    pub activation: Option<Unary>,
+}
+
+/// See [`Op::Pool`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// What is computed of the elements in a window.
+    pub kind: PoolKind,
+    /// Size of the window.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// How many elements of padding lie behind the last one; only [`PoolKind::PaddedMean`] asks.
+    pub pads_after: Vec<i32>,
+}
+
+/// What a [`Pool`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PoolKind {
+    /// The largest.
+    Max,
+    /// Where the largest is, as a row-major index into all of `x` (I32); the first one, when several are. With
+    /// `column_major` the spatial part of the index counts the first spatial dimension fastest.
+    MaxPosition {
+        /// Order of the spatial part.
+        column_major: bool,
+    },
+    /// The sum.
+    Sum,
+    /// The sum through the number of elements of `x` in the window.
+    Mean,
+    /// The sum through the number of elements in the window, those of the padding included.
+    PaddedMean,
+}
+
+/// See [`Op::DeformableColumns`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeformableColumns {
+    /// Size of the window, `[kh, kw]`.
+    pub kernel: Vec<u32>,
+    /// Its places.
+    pub window: Window,
+    /// Groups of channels that share their offsets.
+    pub offset_groups: u32,
+    /// Whether a third input weighs the elements.
+    pub mask: bool,
+}
+
+/// See [`Op::GatherElements`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatherElements {
+    /// Dimension that indices are positions of.
+    pub axis: u32,
+}
+
+/// See [`Op::GatherNd`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatherNd {
+    /// How many leading dimensions data and indices have in common.
+    pub batch_dims: u32,
+}
+
+/// See [`Op::ScatterElements`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScatterElements {
+    /// Dimension that indices are positions of.
+    pub axis: u32,
+    /// How an update and what is there become one.
+    pub combine: Combine,
+}
+
+/// See [`Op::ScatterNd`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScatterNd {
+    /// How an update and what is there become one.
+    pub combine: Combine,
+}
+
+/// How an update and what is there become one. With [`Combine::Replace`] one of several updates of one place stays, and it is
+/// not said which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after what it does")]
+pub enum Combine {
+    Replace,
+    Add,
+    Multiply,
+    Min,
+    Max,
+}
+
+/// See [`Op::TopK`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopK {
+    /// Dimension that is put in order.
+    pub axis: u32,
+    /// Whether the largest come first.
+    pub largest: bool,
+}
+
+/// See [`Op::ArgReduce`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArgReduce {
+    /// Dimension that becomes 1.
+    pub axis: u32,
+    /// Whether the largest element is meant.
+    pub largest: bool,
+    /// Whether of equal elements the last one counts.
+    pub last: bool,
+}
+
+/// See [`Op::Cumulative`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cumulative {
+    /// Dimension that is gone along.
+    pub axis: u32,
+    /// Products instead of sums.
+    pub product: bool,
+    /// Whether an element does not count for itself.
+    pub exclusive: bool,
+    /// Whether it goes from the last element to the first.
+    pub reverse: bool,
+}
+
 /// An element-wise expression in single-assignment form; the last step is the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expr {
@@ -422,8 +743,22 @@ pub enum Step {
     Binary(Binary, StepId, StepId),
     /// The second where the first (Bool) is true, else the third.
     Select(StepId, StepId, StepId),
-    /// Conversion to a storage type; floats truncate towards zero, `Bool` is "not equal to 0".
+    /// Conversion to any type; the result is a word of its storage type. Floats round to the nearest narrower one, halves to
+    /// even, and truncate towards zero to integers; integers wrap to narrower ones; `Bool` is "not equal to 0".
     Cast(DType, StepId),
+    /// The same 32 bits read as another storage type; not `Bool`.
+    Bits(DType, StepId),
+    /// A question about a floating-point number (Bool).
+    Test(Test, StepId),
+}
+
+/// What a [`Step::Test`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after what it asks for")]
+pub enum Test {
+    Nan,
+    PositiveInfinity,
+    NegativeInfinity,
 }
 
 /// A function of one operand.
@@ -456,7 +791,18 @@ pub enum Unary {
     Ceil,
     /// To the nearest integer, halves to even.
     Round,
+    /// Logical of a `Bool`, bit by bit of an integer.
     Not,
+    Acos,
+    Acosh,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
+    Cosh,
+    Sinh,
+    /// `ln(1 + exp(x))`.
+    Softplus,
 }
 
 /// A function of two operands.
@@ -466,10 +812,14 @@ pub enum Binary {
     Add,
     Sub,
     Mul,
+    /// Of integers towards zero; by zero it gives the dividend.
     Div,
+    /// With the dividend's sign; integers modulo zero give 0.
     Rem,
     Pow,
+    /// Not a number if either operand is not.
     Min,
+    /// Not a number if either operand is not.
     Max,
     /// Comparisons give `Bool`.
     Eq,
@@ -478,9 +828,14 @@ pub enum Binary {
     Le,
     Gt,
     Ge,
+    /// Logical of `Bool`s, bit by bit of integers, as the next two.
     And,
     Or,
     Xor,
+    /// By the second operand; by 32 and more, or a negative number, everything is shifted out.
+    ShiftLeft,
+    /// As [`Binary::ShiftLeft`]; the sign of an `I32` is shifted in.
+    ShiftRight,
 }
 
 /// Why bytes are not a program that can be used.
@@ -561,9 +916,11 @@ impl Program {
                 let elements = value.shape.iter().try_fold(1u64, |product, dim| {
                     product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
                 });
-                if elements.and_then(|n| n.checked_mul(value.dtype.storage_bytes() as u64))
-                    != Some(constant.bytes)
-                {
+                let width = constant.dtype.wire_bytes();
+                if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
+                    return fail(&format!("value {index}"), "its blob holds another type");
+                }
+                if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
                     return fail(&format!("value {index}"), "its length does not fit its shape");
                 }
             }
@@ -588,6 +945,12 @@ impl Program {
         }
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
+        }
+        self.check_counts()?;
+        for count in &self.counts {
+            if known.get(count.value.index()) != Some(&true) {
+                return fail("counts", "one of them is never computed");
+            }
         }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {
@@ -633,6 +996,7 @@ impl Program {
                 }
             }
         }
+        self.bind_counts(&mut bound);
         let bound: Vec<i64> = bound
             .into_iter()
             .enumerate()
@@ -664,7 +1028,9 @@ impl Expr {
                 match step {
                     Step::Input(input) => (*input as usize) < inputs,
                     Step::Float(_) | Step::Int(_) | Step::Dim(_) => true,
-                    Step::Unary(_, a) | Step::Cast(_, a) => earlier(a),
+                    Step::Unary(_, a) | Step::Cast(_, a) | Step::Bits(_, a) | Step::Test(_, a) => {
+                        earlier(a)
+                    }
                     Step::Binary(_, a, b) => earlier(a) && earlier(b),
                     Step::Select(a, b, c) => earlier(a) && earlier(b) && earlier(c),
                 }

@@ -48,6 +48,26 @@ impl ReferenceTensor {
         ReferenceTensor { name: name.into(), dtype: DType::F32, shape, bytes }
     }
 
+    /// Its elements as `f64`, which holds every value that a page computes with.
+    pub fn numbers(&self) -> Vec<f64> {
+        fn read<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+            bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
+        }
+        match self.dtype {
+            DType::F32 => read(&self.bytes, |bytes| f64::from(f32::from_le_bytes(bytes))),
+            DType::F16 => read(&self.bytes, |bytes| half::f16::from_le_bytes(bytes).to_f64()),
+            DType::BF16 => read(&self.bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
+            DType::I64 => read(&self.bytes, |bytes| i64::from_le_bytes(bytes) as f64),
+            DType::I32 => read(&self.bytes, |bytes| f64::from(i32::from_le_bytes(bytes))),
+            DType::I16 => read(&self.bytes, |bytes| f64::from(i16::from_le_bytes(bytes))),
+            DType::I8 => read(&self.bytes, |bytes| f64::from(i8::from_le_bytes(bytes))),
+            DType::U64 => read(&self.bytes, |bytes| u64::from_le_bytes(bytes) as f64),
+            DType::U32 => read(&self.bytes, |bytes| f64::from(u32::from_le_bytes(bytes))),
+            DType::U16 => read(&self.bytes, |bytes| f64::from(u16::from_le_bytes(bytes))),
+            DType::U8 | DType::Bool => read(&self.bytes, |[byte]: [u8; 1]| f64::from(byte)),
+        }
+    }
+
     /// Its elements, when they are `F32`.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let element = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
@@ -166,6 +186,8 @@ pub(crate) fn to_tensor(input: &ReferenceTensor) -> Result<Tensor, ReferenceErro
     let tensor = match input.dtype {
         DType::F32 => elements(input, f32::from_le_bytes),
         DType::F16 => elements(input, half::f16::from_le_bytes),
+        // tract has no such type; what a graph knows as BF16 is F32 to it.
+        DType::BF16 => elements(input, |half| half::bf16::from_le_bytes(half).to_f32()),
         DType::I64 => elements(input, i64::from_le_bytes),
         DType::I32 => elements(input, i32::from_le_bytes),
         DType::I16 => elements(input, i16::from_le_bytes),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::program::{BlobId, BlobRef, ConstantRef};
+use crate::program::{BlobId, BlobRef, ConstantRef, DType, WORD_BYTES};
 
 /// Constants of at least this size have a blob of their own; smaller ones share one.
 pub const OWN_BLOB_BYTES_MIN: usize = 64 << 10;
@@ -48,7 +48,7 @@ pub fn blob_id(bytes: &[u8]) -> BlobId {
 /// Where a packed constant lies, once the shared blob is complete.
 #[derive(Clone, Copy)]
 pub(crate) enum Placed {
-    Own(ConstantRef),
+    Own { blob: BlobId, bytes: u64 },
     Shared { offset: u64, bytes: u64 },
 }
 
@@ -69,8 +69,16 @@ impl Packer {
         }
         let length = bytes.len() as u64;
         let placed = if bytes.len() >= OWN_BLOB_BYTES_MIN {
-            self.blobs.insert(id, owned.unwrap_or_else(|| Arc::from(bytes)));
-            Placed::Own(ConstantRef { blob: id, offset: 0, bytes: length })
+            // Pages take blobs in by words.
+            let rest = bytes.len().next_multiple_of(WORD_BYTES) - bytes.len();
+            let (blob, contents) = if rest == 0 {
+                (id, owned.unwrap_or_else(|| Arc::from(bytes)))
+            } else {
+                let padded = [bytes, &[0; WORD_BYTES][..rest]].concat();
+                (blob_id(&padded), padded.into())
+            };
+            self.blobs.insert(blob, contents);
+            Placed::Own { blob, bytes: length }
         } else {
             // Something must be there for constants without elements, too: they lie at its start.
             let begin = self.shared.len().next_multiple_of(PACK_ALIGNMENT);
@@ -98,10 +106,11 @@ impl Packer {
 }
 
 impl Placed {
-    pub(crate) fn resolve(self, shared: BlobId) -> ConstantRef {
+    /// The constant's place, where its elements have the type `dtype`.
+    pub(crate) fn resolve(self, shared: BlobId, dtype: DType) -> ConstantRef {
         match self {
-            Placed::Own(constant) => constant,
-            Placed::Shared { offset, bytes } => ConstantRef { blob: shared, offset, bytes },
+            Placed::Own { blob, bytes } => ConstantRef { blob, offset: 0, bytes, dtype },
+            Placed::Shared { offset, bytes } => ConstantRef { blob: shared, offset, bytes, dtype },
         }
     }
 }
@@ -113,19 +122,22 @@ mod tests {
     #[test]
     fn large_constants_have_their_own_blob_and_equal_ones_share() {
         let large = vec![1u8; OWN_BLOB_BYTES_MIN];
+        let odd = vec![4u8; OWN_BLOB_BYTES_MIN + 1];
         let mut packer = Packer::default();
-        let placed: Vec<Placed> = [&large[..], &[2; 4], &[3; 20], &[2; 4], &large[..]]
+        let placed: Vec<Placed> = [&large[..], &[2; 4], &[3; 20], &[2; 4], &large[..], &odd]
             .iter()
             .map(|bytes| packer.add(bytes, None))
             .collect();
         let (weights, list, shared) = packer.finish();
-        assert_eq!(list.len(), 2);
+        assert_eq!(list.len(), 3);
+        assert!(list.iter().all(|blob| blob.bytes % WORD_BYTES as u64 == 0));
         let constants: Vec<ConstantRef> =
-            placed.into_iter().map(|placed| placed.resolve(shared)).collect();
+            placed.into_iter().map(|placed| placed.resolve(shared, DType::U8)).collect();
         assert_eq!(constants[0], constants[4]);
         assert_eq!(constants[1], constants[3]);
         assert_eq!(constants[2].offset, 16);
         assert_eq!(weights.constant(constants[2]), Some(&[3u8; 20][..]));
         assert_eq!(weights.constant(constants[0]), Some(&large[..]));
+        assert_eq!(weights.constant(constants[5]), Some(&odd[..]));
     }
 }

@@ -20,6 +20,7 @@ pub enum DType {
     U16,
     U8,
     Bool,
+    BF16,
 }
 
 impl DType {
@@ -28,7 +29,7 @@ impl DType {
         match self {
             DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::F16 | DType::I16 | DType::U16 => 2,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }

@@ -3,6 +3,8 @@
 mod answers;
 mod bad_input;
 mod broken_models;
+mod broken_onnx;
+mod check;
 mod clients;
 mod commands;
 mod ending;

@@ -7,6 +7,7 @@ pub mod command;
 pub mod daemon;
 pub mod http;
 pub mod model;
+pub mod onnx;
 pub mod place;
 pub mod process;
 pub mod python;

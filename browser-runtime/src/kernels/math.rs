@@ -1,6 +1,8 @@
 //! Functions of one operand: on the cpu as branch-free code that vectorizes, in WGSL where the language's own are
 //! missing or too inexact.
 
+mod inverse;
+
 use flotilla_model::program::Unary;
 
 /// `exp`, to within 2 roundings. Range reduction to `|r| <= ln 2 / 2` and a Taylor polynomial of degree 7.
@@ -126,11 +128,20 @@ pub(crate) fn apply(unary: Unary, values: &mut [f32]) {
             each(values, |x| 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))))
         }
         Unary::Erf => each(values, erf),
-        Unary::Relu => each(values, |x| x.max(0.0)),
+        Unary::Relu => each(values, |x| if x < 0.0 { 0.0 } else { x }),
         Unary::Floor => each(values, f32::floor),
         Unary::Ceil => each(values, f32::ceil),
         Unary::Round => each(values, f32::round_ties_even),
         Unary::Not => each(values, |x| f32::from(x == 0.0)),
+        Unary::Acos => each(values, f32::acos),
+        Unary::Acosh => each(values, f32::acosh),
+        Unary::Asin => each(values, f32::asin),
+        Unary::Asinh => each(values, f32::asinh),
+        Unary::Atan => each(values, f32::atan),
+        Unary::Atanh => each(values, f32::atanh),
+        Unary::Cosh => each(values, f32::cosh),
+        Unary::Sinh => each(values, f32::sinh),
+        Unary::Softplus => each(values, |x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
     }
 }
 
@@ -179,11 +190,20 @@ pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
             format!("{} return 0.5 * x * ({ty}(1.0) + e);", tanh(&inner))
         }
         Unary::Erf => format!("{} return e;", erf("x")),
-        Unary::Relu => format!("return max(x, {ty}(0.0));"),
+        Unary::Relu => format!("return select(x, {ty}(0.0), x < {ty}(0.0));"),
         Unary::Floor => "return floor(x);".to_owned(),
         Unary::Ceil => "return ceil(x);".to_owned(),
         Unary::Round => "return round(x);".to_owned(),
         Unary::Not => format!("return select({ty}(0.0), {ty}(1.0), x == {ty}(0.0));"),
+        Unary::Acos => inverse::acos(ty),
+        Unary::Acosh => inverse::acosh(ty),
+        Unary::Asin => inverse::asin(ty),
+        Unary::Asinh => inverse::asinh(ty),
+        Unary::Atan => inverse::atan(ty),
+        Unary::Atanh => inverse::atanh(ty),
+        Unary::Cosh => inverse::cosh(),
+        Unary::Sinh => inverse::sinh(ty),
+        Unary::Softplus => inverse::softplus(ty),
     };
     format!("fn {name}(x: {ty}) -> {ty} {{\n    {body}\n}}\n")
 }
@@ -242,6 +262,15 @@ pub(crate) fn exact(unary: Unary, x: f64) -> f64 {
         Unary::Ceil => x.ceil(),
         Unary::Round => x.round_ties_even(),
         Unary::Not => f64::from(x == 0.0),
+        Unary::Acos => x.acos(),
+        Unary::Acosh => x.acosh(),
+        Unary::Asin => x.asin(),
+        Unary::Asinh => x.asinh(),
+        Unary::Atan => x.atan(),
+        Unary::Atanh => x.atanh(),
+        Unary::Cosh => x.cosh(),
+        Unary::Sinh => x.sinh(),
+        Unary::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::call::{Call, Signature, broadcast_strides};
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Columns of a panel of a packed matrix.
-const PANEL: usize = 8;
+pub(super) const PANEL: usize = 8;
 /// Rows that one pass of the cpu kernel computes.
 const BLOCK: usize = 4;
 /// Rows between two visits of the same panel: few enough that their results stay in cache for the epilogue.
@@ -94,6 +94,8 @@ struct Specialization {
     k: Option<i64>,
     /// Columns of an invocation, in `vec4`s.
     units: u32,
+    /// WGSL's name of the type of an element.
+    element: &'static str,
 }
 
 fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
@@ -112,12 +114,18 @@ fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
             || signature.input(0).shape.len() < b.len(),
         n,
         k,
+        element: match signature.input(0).dtype {
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => "i32",
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Bool => "u32",
+            DType::F32 | DType::F16 | DType::BF16 => "f32",
+        },
     }
 }
 
 fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
-    let vectors = special.vectors;
-    let element = if vectors { "vec4<f32>" } else { "f32" };
+    let scalar = special.element;
+    let vector = format!("vec4<{scalar}>");
+    let element = if special.vectors { vector.as_str() } else { scalar };
     let mut reads = vec![("a", element), ("b", element)];
     if op.bias {
         reads.push(("bias", element));
@@ -141,7 +149,7 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
     } else {
         ""
     };
-    let mut body = include_str!("matmul.wgsl").to_owned();
+    let mut body = format!("alias Four = {vector};\n{}", include_str!("matmul.wgsl"));
     for (name, text) in [
         ("rows", rows.to_string()),
         ("columns", (4 * special.units).to_string()),
@@ -149,7 +157,7 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
         ("k", number(special.k, "k")),
         ("batch", batch.to_owned()),
         ("setup", setup(rows, special)),
-        ("step", if vectors { "4" } else { "1" }.to_owned()),
+        ("step", if special.vectors { "4" } else { "1" }.to_owned()),
         ("body", product(op.transpose_b, rows, special)),
         ("store", store(op, rows, special)),
     ] {
@@ -167,7 +175,7 @@ fn setup(rows: u32, special: &Specialization) -> String {
     for row in 0..rows {
         text += &format!("    var a{row} = (a_batch + min(row + {row}u, m - 1u) * k){scale};\n");
         for unit in 0..special.units {
-            text += &format!("    var sum{row}_{unit} = vec4<f32>();\n");
+            text += &format!("    var sum{row}_{unit} = Four();\n");
         }
     }
     if special.vectors {
@@ -190,7 +198,7 @@ fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
                 true => format!("b[b_batch + c{lane} * k + step]"),
             })
             .collect();
-        text += &format!("        let b0 = vec4<f32>({});\n", columns.join(", "));
+        text += &format!("        let b0 = Four({});\n", columns.join(", "));
         for row in 0..rows {
             text += &format!("        sum{row}_0 += a[a{row}] * b0;\n        a{row}++;\n");
         }
@@ -215,7 +223,7 @@ fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
                 true => {
                     let dots: Vec<String> =
                         (0..4).map(|lane| format!("dot(x{row}, b{lane}_{unit})")).collect();
-                    format!("vec4<f32>({})", dots.join(", "))
+                    format!("Four({})", dots.join(", "))
                 }
             };
             text += &format!("        sum{row}_{unit} += {product};\n");
@@ -229,11 +237,11 @@ fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
     let mut text = String::new();
     for unit in 0..special.units {
         let sums: Vec<String> = (0..rows).map(|row| format!("sum{row}_{unit}")).collect();
-        text += &format!("    var sums{unit} = array<vec4<f32>, {rows}>({});\n", sums.join(", "));
+        text += &format!("    var sums{unit} = array<Four, {rows}>({});\n", sums.join(", "));
         if op.bias && special.vectors {
             text += &format!("    let bias{unit} = bias[unit + {unit}u];\n");
         } else if op.bias {
-            text += "    let bias0 = vec4<f32>(bias[c0], bias[c1], bias[c2], bias[c3]);\n";
+            text += "    let bias0 = Four(bias[c0], bias[c1], bias[c2], bias[c3]);\n";
         }
     }
     let residual = if op.residual { " + residual[at]" } else { "" };
@@ -261,7 +269,16 @@ fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
 impl Kernel for MatMul {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(inputs(self))?;
-        signature.expect_all(DType::F32)?;
+        let dtype = signature.input(0).dtype;
+        signature.expect_all(dtype)?;
+        match dtype {
+            DType::F32 => {}
+            DType::I32 | DType::U32 if self.alpha == 1.0 && self.activation.is_none() => {}
+            DType::I32 | DType::U32 => {
+                return Err("a factor or an activation of integers".to_owned());
+            }
+            other => return Err(format!("a product of {other:?}")),
+        }
         let lead = signature.output().shape.len().saturating_sub(2);
         if lead > LEAD_MAX {
             return Err(format!("{lead} leading dimensions, the limit is {LEAD_MAX}"));
@@ -307,6 +324,10 @@ impl Kernel for MatMul {
     ) -> Result<(), String> {
         let geometry = geometry(self, call)?;
         let Geometry { m, n, k, .. } = geometry;
+        if call.signature.input(0).dtype != DType::F32 {
+            multiply_integers(self, &geometry, operands, bytemuck::cast_slice_mut(output));
+            return Ok(());
+        }
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
         let epilogue = Epilogue {
             alpha: self.alpha,
@@ -342,8 +363,50 @@ impl Kernel for MatMul {
     }
 
     fn packing(&self, signature: &Signature<'_>) -> Option<Packing> {
-        let fits = signature.is_constant(1) && signature.input(1).shape.len() == 2;
+        let fits = signature.is_constant(1)
+            && signature.input(1).shape.len() == 2
+            && signature.input(1).dtype == DType::F32;
         fits.then_some(Packing { input: 1, transposed: self.transpose_b })
+    }
+}
+
+/// Products of integers, which wrap around; those without a sign have the same bits.
+fn multiply_integers(
+    op: &MatMul,
+    geometry: &Geometry,
+    operands: &[Operand<'_>],
+    output: &mut [i32],
+) {
+    let Geometry { m, n, k, .. } = *geometry;
+    if m * n == 0 {
+        return;
+    }
+    let bias = op.bias.then(|| operands[2].i32());
+    let residual = op.residual.then(|| operands[inputs(op) - 1].i32());
+    for (index, row) in output.chunks_exact_mut(n).enumerate() {
+        let (a_at, b_at) = geometry.offsets(index / m);
+        let a = &operands[0].i32()[a_at + index % m * k..][..k];
+        let b = &operands[1].i32()[b_at..b_at + k * n];
+        row.fill(0);
+        let mut add = |column: usize, a: i32, b: i32| {
+            row[column] = row[column].wrapping_add(a.wrapping_mul(b));
+        };
+        if op.transpose_b {
+            for (column, b) in b.chunks_exact(k.max(1)).enumerate() {
+                a.iter().zip(b).for_each(|(&a, &b)| add(column, a, b));
+            }
+        } else {
+            for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
+                b.iter().enumerate().for_each(|(column, &b)| add(column, a, b));
+            }
+        }
+        if let Some(bias) = bias {
+            bias.iter().enumerate().for_each(|(column, &bias)| add(column, bias, 1));
+        }
+        if let Some(residual) = residual {
+            let residual = &residual[index * n..][..n];
+            residual.iter().enumerate().for_each(|(column, &term)| add(column, term, 1));
+        }
     }
 }
 
@@ -405,6 +468,17 @@ impl PackedMatrix {
         let mut packed = PackedMatrix::default();
         packed.repack(matrix, k, n, row, column);
         packed
+    }
+
+    /// A matrix `[k, n]` whose panels, `k` lines each, are given as they are kept.
+    pub(super) fn of_panels(k: usize, n: usize, panels: Vec<[f32; PANEL]>) -> PackedMatrix {
+        assert_eq!(panels.len(), n.div_ceil(PANEL) * k, "a matrix of {k}x{n} has other panels");
+        PackedMatrix { k, n, panels }
+    }
+
+    /// The memory of the panels, to be used again.
+    pub(super) fn into_panels(self) -> Vec<[f32; PANEL]> {
+        self.panels
     }
 
     /// Packs anew, in the same memory, a matrix whose element `[i, j]` is `matrix[i * row + j * column]`.
@@ -511,7 +585,7 @@ fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
         array.at(&index)
     };
     let k = a.shape[a.shape.len() - 1];
-    Array::build(DType::F32, out, |index| {
+    Array::build(a.dtype, out, |index| {
         let (lead, i, j) =
             (&index[..index.len() - 2], index[index.len() - 2], index[index.len() - 1]);
         let b_at = |step| if op.transpose_b { at(b, lead, j, step) } else { at(b, lead, step, j) };
@@ -545,18 +619,41 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a long sum", &plain, &[4, 1536], &[1536, 8], &[4, 8], true),
         ("many rows", &plain, &[131, 12], &[12, 20], &[131, 20], true),
     ];
-    table
+    let sums = MatMul { bias: true, residual: true, ..plain.clone() };
+    let turned = MatMul { transpose_b: true, ..plain.clone() };
+    let integers: [(&str, &MatMul, &[usize], &[usize], &[usize], bool); 4] = [
+        ("integers", &plain, &[16, 32], &[32, 24], &[16, 24], true),
+        ("odd integers with everything", &sums, &[5, 7], &[7, 9], &[5, 9], false),
+        ("transposed integers", &turned, &[9, 16], &[20, 16], &[9, 20], true),
+        ("batches of integers", &plain, &[2, 1, 4, 6], &[3, 6, 5], &[2, 3, 4, 5], false),
+    ];
+    let unsigned: [(&str, &MatMul, &[usize], &[usize], &[usize], bool); 1] =
+        [("unsigned integers", &turned, &[3, 5], &[7, 5], &[3, 7], false)];
+    let floats = table.map(|row| (DType::F32, row));
+    let unsigned = unsigned.map(|row| (DType::U32, row));
+    let integers = integers.map(|row| (DType::I32, row));
+    floats
         .into_iter()
+        .chain(integers)
+        .chain(unsigned)
         .enumerate()
-        .map(|(seed, (name, op, a, b, out, constant))| {
+        .map(|(seed, (dtype, (name, op, a, b, out, constant)))| {
             let seed = seed as u64 * 10;
             let n = out[out.len() - 1];
-            let mut arrays = vec![Array::noise(seed, a), Array::noise(seed + 1, b)];
+            let noise = |offset: u64, shape: &[usize]| {
+                let noise = Array::noise(seed + offset, shape);
+                match dtype {
+                    DType::I32 => Array { dtype, ..noise.map(|x| (x * 200.0).trunc()) },
+                    DType::U32 => Array { dtype, ..noise.map(|x| (x.abs() * 200.0).trunc()) },
+                    _ => noise,
+                }
+            };
+            let mut arrays = vec![noise(0, a), noise(1, b)];
             if op.bias {
-                arrays.push(Array::noise(seed + 2, &[n]));
+                arrays.push(noise(2, &[n]));
             }
             if op.residual {
-                arrays.push(Array::noise(seed + 3, out));
+                arrays.push(noise(3, out));
             }
             let expected = expected(op, &arrays.iter().collect::<Vec<_>>(), out);
             let mut sketch = Sketch::new(&format!("matmul/{name}"));
@@ -571,7 +668,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     }
                 })
                 .collect();
-            let output = sketch.node(Op::MatMul(op.clone()), &ids, DType::F32, out);
+            let output = sketch.node(Op::MatMul(op.clone()), &ids, dtype, out);
             sketch.case(output, &expected, Tolerance::Approximate)
         })
         .collect()

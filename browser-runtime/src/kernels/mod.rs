@@ -5,30 +5,54 @@
     expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
 )]
 
+mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
+mod conv;
+mod conv_cpu;
+mod cumulative;
+mod deformable_columns;
+mod dft;
 mod elementwise;
+mod first_above;
 mod gather;
+mod gather_elements;
+mod gather_nd;
+mod grid_sample;
 mod layer_norm;
 mod linear_attention;
 mod math;
 mod matmul;
+mod ngram_counts;
+mod order;
+mod pad;
+mod places;
+mod pool;
 mod range;
 mod reduce;
+mod resample;
 mod reshape;
+mod roi_align;
+mod row_ranks;
+mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
+mod suppress;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod transpose;
+mod triangular;
+mod window;
 
 use flotilla_model::program::Op;
 
 pub(crate) use matmul::PackedMatrix;
 pub(crate) use shader::{Launch, Shader, WORKGROUP};
+pub(crate) use strided::View;
 
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
@@ -124,6 +148,26 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Conv(op) => op,
+        Op::Pool(op) => op,
+        Op::DeformableColumns(op) => op,
+        Op::Pad(op) => op,
+        Op::Resample(op) => op,
+        Op::GridSample(op) => op,
+        Op::RoiAlign(op) => op,
+        Op::Dft(op) => op,
+        Op::Triangular => &triangular::Triangular,
+        Op::NgramCounts(op) => op,
+        Op::FirstAbove => &first_above::FirstAbove,
+        Op::RowRanks => &row_ranks::RowRanks,
+        Op::Suppress(op) => op,
+        Op::GatherElements(op) => op,
+        Op::GatherNd(op) => op,
+        Op::ScatterElements(op) => op,
+        Op::ScatterNd(op) => op,
+        Op::TopK(op) => op,
+        Op::ArgReduce(op) => op,
+        Op::Cumulative(op) => op,
     }
 }
 
@@ -145,6 +189,25 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        conv::cases(),
+        pool::cases(),
+        deformable_columns::cases(),
+        pad::cases(),
+        resample::cases(),
+        grid_sample::cases(),
+        roi_align::cases(),
+        dft::cases(),
+        triangular::cases(),
+        ngram_counts::cases(),
+        first_above::cases(),
+        row_ranks::cases(),
+        suppress::cases(),
+        gather_elements::cases(),
+        gather_nd::cases(),
+        scatter::cases(),
+        top_k::cases(),
+        arg_reduce::cases(),
+        cumulative::cases(),
     ]
     .concat()
 }

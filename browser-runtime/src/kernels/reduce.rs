@@ -54,28 +54,30 @@ impl Kernel for Reduce {
         }
         match (dtype, self.kind) {
             (DType::F32, _) => Ok(()),
-            (DType::I32, kind) if kind != ReduceKind::Mean => Ok(()),
+            (DType::I32 | DType::U32, kind) if kind != ReduceKind::Mean => Ok(()),
+            (DType::Bool, ReduceKind::Min | ReduceKind::Max) => Ok(()),
             (dtype, kind) => Err(format!("{kind:?} of {dtype:?}")),
         }
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
-        let float = signature.input(0).dtype == DType::F32;
-        let element = if float { "f32" } else { "i32" };
-        let (first, join) = match (self.kind, float) {
-            (ReduceKind::Sum | ReduceKind::Mean, _) => ("0", "a + b"),
-            (ReduceKind::SumOfSquares, _) => ("0", "a + b * b"),
-            (ReduceKind::Product, _) => ("1", "a * b"),
-            (ReduceKind::Min, true) => ("3.4028234e38", "min(a, b)"),
-            (ReduceKind::Max, true) => ("-3.4028234e38", "max(a, b)"),
-            (ReduceKind::Min, false) => ("2147483647", "min(a, b)"),
-            (ReduceKind::Max, false) => ("i32(-2147483648)", "max(a, b)"),
+        let element = match signature.input(0).dtype {
+            DType::F32 => "f32",
+            DType::I32 => "i32",
+            _ => "u32",
+        };
+        let join = match self.kind {
+            ReduceKind::Sum | ReduceKind::Mean => "a + b",
+            ReduceKind::SumOfSquares => "a + b * b",
+            ReduceKind::Product => "a * b",
+            ReduceKind::Min => "min(a, b)",
+            ReduceKind::Max => "max(a, b)",
         };
         let last = if self.kind == ReduceKind::Mean { "x * params.inverse" } else { "x" };
         let body = format!(
-            "const FIRST: {element} = {first};
-fn join(a: {element}, b: {element}) -> {element} {{ return {join}; }}
-fn finish(x: {element}) -> {element} {{ return {last}; }}
+            "alias Element = {element};
+fn join(a: Element, b: Element) -> Element {{ return {join}; }}
+fn finish(x: Element) -> Element {{ return {last}; }}
 {}",
             include_str!("reduce.wgsl")
         );
@@ -87,7 +89,8 @@ fn finish(x: {element}) -> {element} {{ return {last}; }}
         let (total, steps) = (count(&kept), count(&reduced));
         let mut params =
             [total, kept.len(), steps, reduced.len()].map(|count| count as u32).to_vec();
-        params.extend([(1.0 / steps as f32).to_bits(), 0, 0, 0]);
+        let first = first(self.kind, call.signature.input(0).dtype);
+        params.extend([(1.0 / steps as f32).to_bits(), first, 0, 0]);
         for dims in [&kept, &reduced] {
             params.extend((0..8).map(|axis| dims.get(axis).map_or(1, |dim| dim.0 as u32)));
             params.extend((0..8).map(|axis| dims.get(axis).map_or(0, |dim| dim.1 as u32)));
@@ -102,39 +105,73 @@ fn finish(x: {element}) -> {element} {{ return {last}; }}
         output: &mut [u32],
     ) -> Result<(), String> {
         let Geometry { kept, reduced } = geometry(self, call)?;
-        let steps = count(&reduced);
-        if call.signature.input(0).dtype == DType::I32 {
-            let (x, output) = (operands[0].i32(), bytemuck::cast_slice_mut::<u32, i32>(output));
-            let (first, join): (i32, fn(i32, i32) -> i32) = match self.kind {
-                ReduceKind::Sum | ReduceKind::Mean => (0, i32::wrapping_add),
-                ReduceKind::SumOfSquares => (0, |a, b| a.wrapping_add(b.wrapping_mul(b))),
-                ReduceKind::Product => (1, i32::wrapping_mul),
-                ReduceKind::Min => (i32::MAX, i32::min),
-                ReduceKind::Max => (i32::MIN, i32::max),
-            };
-            for (index, value) in output.iter_mut().enumerate() {
-                let start = offset(&kept, index);
-                *value = (0..steps)
-                    .fold(first, |result, step| join(result, x[start + offset(&reduced, step)]));
+        let dtype = call.signature.input(0).dtype;
+        let (x, first) = (operands[0].words(), first(self.kind, dtype));
+        let factor = if self.kind == ReduceKind::Mean { 1.0 / count(&reduced) as f32 } else { 1.0 };
+        match dtype {
+            DType::F32 => {
+                let join: fn(f32, f32) -> f32 = match self.kind {
+                    ReduceKind::Sum | ReduceKind::Mean => |a, b| a + b,
+                    ReduceKind::SumOfSquares => |a, b| a + b * b,
+                    ReduceKind::Product => |a, b| a * b,
+                    ReduceKind::Min => f32::min,
+                    ReduceKind::Max => f32::max,
+                };
+                let output: &mut [f32] = bytemuck::cast_slice_mut(output);
+                fold(&kept, &reduced, operands[0].f32(), output, f32::from_bits(first), join);
+                if factor != 1.0 {
+                    output.iter_mut().for_each(|value| *value *= factor);
+                }
             }
-            return Ok(());
-        }
-        let (x, output) = (operands[0].f32(), bytemuck::cast_slice_mut::<u32, f32>(output));
-        let (first, join): (f32, fn(f32, f32) -> f32) = match self.kind {
-            ReduceKind::Sum | ReduceKind::Mean => (0.0, |a, b| a + b),
-            ReduceKind::SumOfSquares => (0.0, |a, b| a + b * b),
-            ReduceKind::Product => (1.0, |a, b| a * b),
-            ReduceKind::Min => (f32::MAX, f32::min),
-            ReduceKind::Max => (f32::MIN, f32::max),
-        };
-        let factor = if self.kind == ReduceKind::Mean { 1.0 / steps as f32 } else { 1.0 };
-        for (index, value) in output.iter_mut().enumerate() {
-            let start = offset(&kept, index);
-            *value = factor
-                * (0..steps)
-                    .fold(first, |result, step| join(result, x[start + offset(&reduced, step)]));
+            DType::I32 if matches!(self.kind, ReduceKind::Min | ReduceKind::Max) => {
+                let join = if self.kind == ReduceKind::Min { i32::min } else { i32::max };
+                let output = bytemuck::cast_slice_mut(output);
+                fold(&kept, &reduced, operands[0].i32(), output, first as i32, join);
+            }
+            // Sums and products that wrap around have the same bits with and without a sign.
+            _ => {
+                let join: fn(u32, u32) -> u32 = match self.kind {
+                    ReduceKind::Sum | ReduceKind::Mean => u32::wrapping_add,
+                    ReduceKind::SumOfSquares => |a, b| a.wrapping_add(b.wrapping_mul(b)),
+                    ReduceKind::Product => u32::wrapping_mul,
+                    ReduceKind::Min => u32::min,
+                    ReduceKind::Max => u32::max,
+                };
+                fold(&kept, &reduced, x, output, first, join);
+            }
         }
         Ok(())
+    }
+}
+
+/// What the reduction of nothing gives, as a word. Source: ONNX operators, "ReduceMax" and its like.
+fn first(kind: ReduceKind, dtype: DType) -> u32 {
+    match (kind, dtype) {
+        (ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumOfSquares, _) => 0,
+        (ReduceKind::Product, DType::F32) => 1.0f32.to_bits(),
+        (ReduceKind::Product, _) => 1,
+        (ReduceKind::Min, DType::F32) => f32::INFINITY.to_bits(),
+        (ReduceKind::Max, DType::F32) => f32::NEG_INFINITY.to_bits(),
+        (ReduceKind::Min, DType::I32) => i32::MAX as u32,
+        (ReduceKind::Max, DType::I32) => i32::MIN as u32,
+        (ReduceKind::Min, DType::Bool) => 1,
+        (ReduceKind::Min, _) => u32::MAX,
+        (ReduceKind::Max, _) => 0,
+    }
+}
+
+fn fold<T: Copy>(
+    kept: &[(usize, usize)],
+    reduced: &[(usize, usize)],
+    x: &[T],
+    output: &mut [T],
+    first: T,
+    join: impl Fn(T, T) -> T,
+) {
+    let steps: Vec<usize> = (0..count(reduced)).map(|step| offset(reduced, step)).collect();
+    for (index, value) in output.iter_mut().enumerate() {
+        let start = offset(kept, index);
+        *value = steps.iter().fold(first, |result, step| join(result, x[start + step]));
     }
 }
 
@@ -161,23 +198,34 @@ pub(crate) fn cases() -> Vec<Case> {
         ReduceKind::Min,
         ReduceKind::Max,
     ];
-    let tables: [(&[usize], &[u32], DType); 4] = [
+    let tables: [(&[usize], &[u32], DType); 8] = [
         (&[3, 5, 4], &[1], DType::F32),
         (&[3, 70], &[1], DType::F32),
         (&[2, 3, 4], &[0, 2], DType::F32),
         (&[4, 3], &[0], DType::I32),
+        (&[4, 3], &[1], DType::U32),
+        (&[3, 3], &[1], DType::Bool),
+        (&[2, 0], &[1], DType::F32),
+        (&[], &[], DType::F32),
     ];
     let mut cases = Vec::new();
     for (shape, axes, dtype) in tables {
         for kind in kinds {
-            if dtype == DType::I32 && kind == ReduceKind::Mean {
+            let extreme = matches!(kind, ReduceKind::Min | ReduceKind::Max);
+            let refused = match dtype {
+                DType::F32 => kind == ReduceKind::Mean && shape.contains(&0),
+                DType::Bool => !extreme,
+                _ => kind == ReduceKind::Mean,
+            };
+            if refused {
                 continue;
             }
             let noise = Array::noise(3700, shape);
-            let input = if dtype == DType::I32 {
-                Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) }
-            } else {
-                noise
+            let input = match dtype {
+                DType::I32 => Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) },
+                DType::U32 => Array { dtype, ..noise.map(|x| (x * 4.0 + 4.0).trunc()) },
+                DType::Bool => Array { dtype, ..noise.map(|x| f64::from(x > 0.3)) },
+                _ => noise,
             };
             let is_reduced = |axis: usize| axes.contains(&(axis as u32));
             let out: Vec<usize> = shape

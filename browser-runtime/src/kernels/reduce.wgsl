@@ -4,6 +4,8 @@ struct Params {
     count: u32,
     reduced_rank: u32,
     inverse: f32,
+    // The result of nothing; it may be infinite, which WGSL has no literal for.
+    first: u32,
     sizes: array<vec4<u32>, 2>,
     strides: array<vec4<u32>, 2>,
     reduced_sizes: array<vec4<u32>, 2>,
@@ -25,7 +27,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         start += (rest % size) * params.strides[at / 4u][at % 4u];
         rest /= size;
     }
-    var result = FIRST;
+    var result = bitcast<Element>(params.first);
     for (var step = 0u; step < params.count; step++) {
         var place = start;
         rest = step;

@@ -44,7 +44,12 @@ impl Builder {
             self.blob.extend_from_slice(&(around + noise * scale).to_le_bytes());
         }
         let bytes = self.blob.len() as u64 - offset;
-        let source = Source::Constant(ConstantRef { blob: BlobId([0; 32]), offset, bytes });
+        let source = Source::Constant(ConstantRef {
+            blob: BlobId([0; 32]),
+            offset,
+            bytes,
+            dtype: DType::F32,
+        });
         self.value(DType::F32, shape.iter().map(|&dim| Dim::Fixed(dim)).collect(), source)
     }
 
@@ -103,6 +108,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
         inputs: Vec::new(),
         outputs: Vec::new(),
         assumptions: Vec::new(),
+        counts: Vec::new(),
         blobs: Vec::new(),
     };
     let mut b = Builder { program, blob: Vec::new(), seed: 7 };

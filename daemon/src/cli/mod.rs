@@ -10,8 +10,10 @@ use flotilla::{
 use flotilla_protocol::Backend;
 
 mod audit;
+mod bench;
 #[cfg(feature = "fault-injection")]
 mod chaos;
+mod check;
 mod demo;
 mod doctor;
 mod embed;
@@ -45,6 +47,10 @@ enum Command {
     Demo(demo::Options),
     /// Show what is installed and which browser offers which backend.
     Doctor(doctor::Options),
+    /// Run models in every browser and backend, and compare with what is right.
+    Check(check::Options),
+    /// Measure how fast models are in every browser and backend.
+    Bench(bench::Options),
     /// Fetch a model into the data folder.
     Pull(pull::Options),
     #[cfg(feature = "fault-injection")]
@@ -185,6 +191,8 @@ pub(crate) fn main() -> ExitCode {
             Command::Embed(options) => embed::run(options).await,
             Command::Demo(options) => demo::run(options).await,
             Command::Doctor(options) => doctor::run(options).await,
+            Command::Check(options) => check::run(options).await,
+            Command::Bench(options) => bench::run(options).await,
             Command::Pull(options) => pull::run(options).await,
             #[cfg(feature = "fault-injection")]
             Command::Simulate(options) => simulate::run(options).await,

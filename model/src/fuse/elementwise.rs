@@ -128,6 +128,8 @@ impl Joined {
                 Step::Binary(function, a, b) => Step::Binary(*function, at(a), at(b)),
                 Step::Select(condition, yes, no) => Step::Select(at(condition), at(yes), at(no)),
                 Step::Cast(dtype, a) => Step::Cast(*dtype, at(a)),
+                Step::Bits(dtype, a) => Step::Bits(*dtype, at(a)),
+                Step::Test(test, a) => Step::Test(*test, at(a)),
                 Step::Float(_) | Step::Int(_) | Step::Dim(_) => step.clone(),
             };
             let last = index + 1 == expr.steps.len();

@@ -3,7 +3,7 @@
 use crate::{
     dim::Dim,
     lower::draft::{Data, Draft, Origin},
-    program::{DType, Op, Step},
+    program::{DType, Op, Step, WORD_BYTES},
 };
 
 /// Larger constants are not multiplied by broadcasting.
@@ -24,14 +24,13 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
         let (Some(from), Some(to)) = (fixed(&input.shape), fixed(draft.shape(output))) else {
             continue;
         };
-        let width = input.dtype.storage_bytes();
         let data = match &node.op {
             Op::Reshape => data.clone(),
             Op::Transpose(transpose) => {
-                Data::Bytes(transposed(&data.bytes(), &from, &transpose.perm, width).into())
+                data.reordered(|bytes, width| transposed(bytes, &from, &transpose.perm, width))
             }
-            Op::Broadcast if to.iter().product::<usize>() * width <= BROADCAST_BYTES_MAX => {
-                Data::Bytes(broadcast(&data.bytes(), &from, &to, width).into())
+            Op::Broadcast if to.iter().product::<usize>() * WORD_BYTES <= BROADCAST_BYTES_MAX => {
+                data.reordered(|bytes, width| broadcast(bytes, &from, &to, width))
             }
             Op::Elementwise(expr) => match (expr.steps.as_slice(), input.dtype) {
                 ([Step::Input(0), Step::Cast(DType::F32, 0)], DType::I32) => {

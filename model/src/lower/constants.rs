@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 
-use super::draft::Data;
-use crate::program::DType;
+use super::{draft::Data, element_type};
+use crate::program::{DType, WORD_BYTES};
 
 /// Why a constant cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -17,41 +17,46 @@ pub enum ConstantError {
     Range { value: String },
 }
 
-/// A tensor's elements as little-endian bytes of the storage type.
+/// A tensor's elements as a page stores them: narrow ones stay narrow until they are loaded.
 pub(crate) fn storage_data(tensor: &Arc<Tensor>) -> Result<(DType, Data), ConstantError> {
-    let shared = || Data::Tensor(Arc::clone(tensor));
     Ok(match tensor.datum_type() {
-        DatumType::F32 => (DType::F32, shared()),
-        DatumType::F16 => (DType::F16, shared()),
-        DatumType::I32 => (DType::I32, shared()),
-        DatumType::U32 => (DType::U32, shared()),
         // i64::MAX and its neighbours stand for "to the end" in slices, which are lowered from dimensions and never
         // get here; anywhere else a number that does not fit would change the result.
         DatumType::I64 => (
             DType::I32,
             narrowed(tensor, |value: i64| Some(i32::try_from(value).ok()?.to_le_bytes()))?,
         ),
-        DatumType::I16 => {
-            (DType::I32, narrowed(tensor, |value: i16| Some(i32::from(value).to_le_bytes()))?)
-        }
-        DatumType::I8 => {
-            (DType::I32, narrowed(tensor, |value: i8| Some(i32::from(value).to_le_bytes()))?)
-        }
         DatumType::U64 => (
             DType::U32,
             narrowed(tensor, |value: u64| Some(u32::try_from(value).ok()?.to_le_bytes()))?,
         ),
-        DatumType::U16 => {
-            (DType::U32, narrowed(tensor, |value: u16| Some(u32::from(value).to_le_bytes()))?)
+        other => {
+            let dtype = plain_dtype(other)
+                .ok_or_else(|| ConstantError::Type { dtype: format!("{other:?}") })?;
+            (dtype.storage(), Data::Tensor(Arc::clone(tensor)))
         }
-        DatumType::U8 => {
-            (DType::U32, narrowed(tensor, |value: u8| Some(u32::from(value).to_le_bytes()))?)
-        }
-        DatumType::Bool => {
-            (DType::Bool, narrowed(tensor, |value: bool| Some(u32::from(value).to_le_bytes()))?)
-        }
-        other => return Err(ConstantError::Type { dtype: format!("{other:?}") }),
     })
+}
+
+/// Our name for an element type that is stored as it is.
+pub(super) fn plain_dtype(datum_type: DatumType) -> Option<DType> {
+    element_type(datum_type).filter(|dtype| dtype.wire_bytes() <= WORD_BYTES)
+}
+
+/// Elements of a narrow type as little-endian words of its storage type.
+pub(super) fn widened(dtype: DType, bytes: &[u8]) -> Vec<u8> {
+    fn words<const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> [u8; 4]) -> Vec<u8> {
+        bytes.as_chunks::<N>().0.iter().flat_map(|element| word(*element)).collect()
+    }
+    match dtype {
+        DType::F16 => words(bytes, |half| half::f16::from_le_bytes(half).to_f32().to_le_bytes()),
+        DType::BF16 => words(bytes, |half| half::bf16::from_le_bytes(half).to_f32().to_le_bytes()),
+        DType::I16 => words(bytes, |half| i32::from(i16::from_le_bytes(half)).to_le_bytes()),
+        DType::U16 => words(bytes, |half| u32::from(u16::from_le_bytes(half)).to_le_bytes()),
+        DType::I8 => words(bytes, |byte| i32::from(i8::from_le_bytes(byte)).to_le_bytes()),
+        DType::U8 | DType::Bool => words(bytes, |[byte]| u32::from(byte).to_le_bytes()),
+        DType::F32 | DType::I32 | DType::U32 | DType::I64 | DType::U64 => bytes.to_vec(),
+    }
 }
 
 fn narrowed<T: Datum + Copy>(

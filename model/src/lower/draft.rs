@@ -4,28 +4,57 @@ use std::{borrow::Cow, sync::Arc};
 
 use tract_onnx::prelude::Tensor;
 
+use super::constants::{plain_dtype, widened};
 use crate::{
     dim::Dim,
-    program::{Assumption, Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId},
+    program::{
+        Assumption, Attention, Binary, Count, DType, Expr, Node, Op, Port, Step, Unary, ValueId,
+        WORD_BYTES,
+    },
 };
 
-/// The data of a constant, in its value's storage type.
+/// The data of a constant: words of its value's storage type, or elements of a narrower one.
 #[derive(Clone)]
 pub(crate) enum Data {
     /// Shared with the typed graph, as long as that lives: most weights are used as they are.
     Tensor(Arc<Tensor>),
-    /// Made here.
+    /// Words made here.
     Bytes(Arc<[u8]>),
+    /// Elements of a narrow type that were put into another order here.
+    Narrow(DType, Arc<[u8]>),
 }
 
 impl Data {
+    /// Words of the value's storage type.
     pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.elements() {
+            (Some(narrow), elements) => Cow::Owned(widened(narrow, &elements)),
+            (None, words) => words,
+        }
+    }
+
+    /// The elements as they are stored, and their type if it is narrower than the words of a page.
+    pub(crate) fn elements(&self) -> (Option<DType>, Cow<'_, [u8]>) {
         match self {
             // Only plain tensors are put here; another storage has no bytes and fails the length check that follows.
             Data::Tensor(tensor) => {
-                Cow::Borrowed(tensor.as_plain_ram().map_or(&[], |plain| plain.as_bytes()))
+                let bytes = tensor.as_plain_ram().map_or(&[][..], |plain| plain.as_bytes());
+                let narrow = plain_dtype(tensor.datum_type())
+                    .filter(|dtype| dtype.wire_bytes() < WORD_BYTES);
+                (narrow, Cow::Borrowed(bytes))
             }
-            Data::Bytes(bytes) => Cow::Borrowed(bytes),
+            Data::Bytes(bytes) => (None, Cow::Borrowed(bytes)),
+            Data::Narrow(dtype, bytes) => (Some(*dtype), Cow::Borrowed(bytes)),
+        }
+    }
+
+    /// The same with its elements moved around by `order`, which is told their width in bytes.
+    pub(crate) fn reordered(&self, order: impl FnOnce(&[u8], usize) -> Vec<u8>) -> Data {
+        match self.elements() {
+            (Some(narrow), elements) => {
+                Data::Narrow(narrow, order(&elements, narrow.wire_bytes()).into())
+            }
+            (None, words) => Data::Bytes(order(&words, WORD_BYTES).into()),
         }
     }
 }
@@ -55,6 +84,7 @@ pub(crate) struct Draft {
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
     pub(crate) assumptions: Vec<Assumption>,
+    pub(crate) counts: Vec<Count>,
 }
 
 impl Draft {
@@ -70,6 +100,12 @@ impl Draft {
         let id = ValueId(self.values.len() as u32);
         self.values.push(DraftValue { dtype, shape, origin });
         id
+    }
+
+    /// Values that a run gives back.
+    pub(crate) fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
+        let outputs = self.outputs.iter().map(|port| port.value);
+        outputs.chain(self.counts.iter().map(|count| count.value))
     }
 
     /// Appends a node with one output and gives the output.
@@ -137,8 +173,8 @@ impl Links {
                 uses[input.index()] += 1;
             }
         }
-        for port in &draft.outputs {
-            uses[port.value.index()] += 1;
+        for value in draft.results() {
+            uses[value.index()] += 1;
         }
         Links { producers, uses }
     }

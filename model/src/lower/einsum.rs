@@ -35,8 +35,8 @@ impl Lowering<'_> {
         if op.q_params.is_some() || node.inputs.len() != 2 {
             return Err(self.unsupported(node, "only sums over two plain operands can be had"));
         }
-        if !matches!(result_type, DType::F32 | DType::F16) {
-            return Err(self.unsupported(node, "only floating-point products can be had"));
+        if result_type == DType::Bool {
+            return Err(self.unsupported(node, "only products of numbers can be had"));
         }
         let mut operands = [self.value_of(node.inputs[0])?, self.value_of(node.inputs[1])?];
         let mut places = op

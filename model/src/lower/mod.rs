@@ -4,14 +4,19 @@
 //! `crate::fuse`'s rules rewrite our own form ([`Phase::Fused`]), so the two can be compared.
 
 mod constants;
+mod counts;
 mod dims;
 pub(crate) mod draft;
 mod einsum;
 mod elementwise;
 mod finish;
+mod geometry;
+mod narrow;
 mod nodes;
 mod reductions;
+mod selection;
 mod shapes;
+mod windows;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -31,6 +36,7 @@ pub use constants::ConstantError;
 use draft::{Draft, Origin};
 pub(crate) use finish::drop_dead_nodes;
 use finish::finish;
+use narrow::narrow;
 
 /// Where lowering can be stopped and looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,7 +171,17 @@ impl<'m> Lowering<'m> {
             if node.op_is::<TypedSource>() {
                 continue;
             }
-            let outputs = lowering.node(node)?;
+            let known = lowering.draft.values.len();
+            let mut outputs = lowering.node(node)?;
+            for (output, typed) in outputs.iter_mut().zip(&node.outputs) {
+                if let (Lowered::Value(value), Some(dtype)) =
+                    (output, element_type(typed.fact.datum_type))
+                    && dtype.is_narrow()
+                    && value.index() >= known
+                {
+                    *value = narrow(&mut lowering.draft, *value, dtype);
+                }
+            }
             for (slot, output) in outputs.into_iter().enumerate() {
                 lowering.outlets.insert(OutletId::new(id, slot), output);
             }

@@ -7,19 +7,21 @@ use tract_onnx::{
     tract_hir::internal::{
         AxisOp, TypedNode,
         tract_core::ops::{
-            array::CumSum,
             array::{
-                DynSlice, FiniteReshape, Gather, GatherElements, MultiBroadcastTo, Range, Slice,
+                CumSum, DynSlice, FiniteReshape, Gather, GatherElements, GatherNd,
+                MultiBroadcastTo, OneHot, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
                 TypedConcat,
             },
             binary::TypedBinOp,
             cast::Cast,
+            cnn::{Conv, Deconv, MaxPool, SumPool},
+            downsample::Downsample,
             einsum::EinSum,
             element_wise::ElementWiseOp,
             identity::Identity,
             konst::Const,
             logic::Iff,
-            nn::{Reduce, RmsNorm, Softmax},
+            nn::{GridSample, Reduce, RmsNorm, Softmax},
         },
     },
 };
@@ -29,11 +31,12 @@ use super::{
     constants::storage_data,
     dims::tensor_dims,
     draft::{Data, Origin},
+    element_type,
 };
 use crate::{
     dim::Dim,
-    import::ProgramOp,
-    program::{self, DType, Expr, Op, Step, ValueId},
+    import::{Counted, ProgramOp},
+    program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
 impl<'m> Lowering<'m> {
@@ -52,6 +55,8 @@ impl<'m> Lowering<'m> {
             return Ok(vec![self.cast(node, op.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
+        } else if let Some(op) = node.op_as::<Counted>() {
+            self.counted(node, op)?
         } else if let Some(op) = node.op_as::<ProgramOp>() {
             let inputs = self.values(node)?;
             self.single(node, Op::clone(&op.op), inputs)?
@@ -81,6 +86,22 @@ impl<'m> Lowering<'m> {
             self.single(node, Op::Gather(program::Gather { axis: op.axis as u32 }), inputs)?
         } else if let Some(op) = node.op_as::<GatherElements>() {
             self.gather_elements(node, op.axis)?
+        } else if let Some(op) = node.op_as::<Downsample>() {
+            self.downsample(node, op)?
+        } else if let Some(op) = node.op_as::<Pad>() {
+            self.pad(node, op)?
+        } else if let Some(op) = node.op_as::<GridSample>() {
+            self.grid_sample(node, op)?
+        } else if let Some(op) = node.op_as::<GatherNd>() {
+            self.gather_nd(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterElements>() {
+            self.scatter_elements(node, op)?
+        } else if let Some(op) = node.op_as::<ScatterNd>() {
+            self.scatter_nd(node, op)?
+        } else if let Some(op) = node.op_as::<Topk>() {
+            return self.top_k(node, op);
+        } else if let Some(op) = node.op_as::<OneHot>() {
+            self.one_hot(node, op)?
         } else if node.op_is::<Range>() {
             self.range(node)?
         } else if let Some(op) = node.op_as::<CumSum>() {
@@ -91,6 +112,14 @@ impl<'m> Lowering<'m> {
             self.reduce(node, op)?
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
+        } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(op) = node.op_as::<Deconv>() {
+            self.deconv(node, op)?
+        } else if let Some(op) = node.op_as::<MaxPool>() {
+            self.max_pool(node, op)?
+        } else if let Some(op) = node.op_as::<SumPool>() {
+            self.sum_pool(node, op)?
         } else {
             return Err(self.unsupported(node, "there is no lowering for this operator"));
         };
@@ -118,32 +147,33 @@ impl<'m> Lowering<'m> {
         Ok(Lowered::Value(self.draft.add_value(dtype, shape, Origin::Constant(data))))
     }
 
-    /// Casts between integer types and dimensions change nothing in a page, where all are 32 bits wide.
+    /// A constant that an operator brings along.
+    pub(super) fn constant_value(
+        &mut self,
+        node: &TypedNode,
+        tensor: &Arc<Tensor>,
+    ) -> LowerResult<ValueId> {
+        let (dtype, data) = storage_data(tensor)
+            .map_err(|source| LowerError::Constant { node: node.name.clone(), source })?;
+        let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
+        Ok(self.draft.add_value(dtype, shape, Origin::Constant(data)))
+    }
+
+    /// Casts that every element survives unchanged, such as between 32 and 64 bits, which a page does not tell apart, are
+    /// nothing.
     fn cast(&mut self, node: &TypedNode, to: DatumType) -> LowerResult<Lowered> {
-        let from = self.model_fact(node.inputs[0]);
-        let source = self.dtype(node, from)?;
-        let target = self.dtype(node, &node.outputs[0].fact)?;
-        let narrows = !source.is_float()
-            && !target.is_float()
-            && target != DType::Bool
-            && source != DType::Bool
-            && (target.wire_bytes() < 4 && target != source);
-        if narrows
-            || (source.is_float()
-                && target.storage() != DType::I32
-                && !target.is_float()
-                && target != DType::Bool)
-        {
-            return Err(self.unsupported(
-                node,
-                format!("cast from {source:?} to {to:?} would need to wrap around"),
-            ));
-        }
-        if source.storage() == target.storage() {
+        let source = self.dtype(node, self.model_fact(node.inputs[0]))?;
+        let target = element_type(to)
+            .ok_or_else(|| self.unsupported(node, format!("elements of type {to:?}")))?;
+        let same = source.storage() == target.storage();
+        let widens = source.wire_bytes().min(WORD_BYTES) <= target.wire_bytes();
+        let exact = source == target || !target.is_narrow() || source.is_narrow() && widens;
+        let halves = source != target && source.is_narrow() && target.is_narrow();
+        if same && exact && !(source.is_float() && halves) {
             return Ok(self.outlets[&node.inputs[0]].clone());
         }
         let input = self.value_of(node.inputs[0])?;
-        let steps = vec![Step::Input(0), Step::Cast(target.storage(), 0)];
+        let steps = vec![Step::Input(0), Step::Cast(target, 0)];
         Ok(Lowered::Value(self.single(node, Op::Elementwise(Expr { steps }), vec![input])?))
     }
 

@@ -2,16 +2,13 @@
 
 use tract_onnx::tract_hir::internal::{
     TypedNode,
-    tract_core::ops::{
-        array::CumSum,
-        nn::{Reduce, Reducer, RmsNorm, Softmax, SoftmaxKind},
-    },
+    tract_core::ops::nn::{Reduce, Reducer, RmsNorm, Softmax, SoftmaxKind},
 };
 
 use super::{LowerResult, Lowering};
 use crate::{
     dim::Dim,
-    program::{self, Binary, DType, Expr, Op, ReduceKind, Step, Unary, ValueId},
+    program::{self, Binary, Expr, Op, ReduceKind, Step, Unary, ValueId},
 };
 
 impl Lowering<'_> {
@@ -44,11 +41,9 @@ impl Lowering<'_> {
                 );
                 return self.single(node, mean(&op.axes), vec![squares]);
             }
-            Reducer::ArgMax(_) | Reducer::ArgMin(_) | Reducer::All | Reducer::Any => {
-                return Err(
-                    self.unsupported(node, format!("there is no lowering for {:?}", op.reducer))
-                );
-            }
+            Reducer::All => ReduceKind::Min,
+            Reducer::Any => ReduceKind::Max,
+            Reducer::ArgMax(_) | Reducer::ArgMin(_) => return self.arg_reduce(node, op),
         };
         let axes = sorted(&op.axes);
         self.single(node, Op::Reduce(program::Reduce { kind, axes }), vec![input])
@@ -76,73 +71,6 @@ impl Lowering<'_> {
         let inverse = self.elementwise(node, steps, mean);
         let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Mul, 0, 1)];
         self.single(node, Op::Elementwise(Expr { steps }), vec![input, inverse])
-    }
-
-    /// A cumulative sum as a sum over the pairs of positions that count: quadratic in the axis, which is a sequence
-    /// of token positions wherever this occurs, and made of operators that every backend has.
-    pub(super) fn cumulative_sum(&mut self, node: &TypedNode, op: &CumSum) -> LowerResult<ValueId> {
-        let input = self.value_of(node.inputs[0])?;
-        let dtype = self.draft.value(input).dtype;
-        let shape = self.draft.shape(input).to_vec();
-        if op.axis + 1 != shape.len() {
-            return Err(self.unsupported(node, "only the last axis can be summed up cumulatively"));
-        }
-        let (rank, length) = (shape.len(), shape[op.axis].clone());
-        let mut sources = shape[..op.axis].to_vec();
-        sources.extend([Dim::Fixed(1), length.clone()]);
-        let source = self.reshaped(node, input, sources.clone());
-
-        let range = program::Range { start: Dim::Fixed(0), stride: Dim::Fixed(1) };
-        let positions = self.draft.add_node(
-            &node.name,
-            Op::Range(range),
-            Vec::new(),
-            DType::I32,
-            vec![length.clone()],
-        );
-        let mut from_shape = vec![Dim::Fixed(1); rank + 1];
-        from_shape[rank] = length.clone();
-        let from = self.reshaped(node, positions, from_shape);
-        let mut to_shape = vec![Dim::Fixed(1); rank + 1];
-        to_shape[rank - 1] = length.clone();
-        let to = self.reshaped(node, positions, to_shape);
-
-        let counts = match (op.reverse, op.exclusive) {
-            (false, false) => Binary::Le,
-            (false, true) => Binary::Lt,
-            (true, false) => Binary::Ge,
-            (true, true) => Binary::Gt,
-        };
-        let zero = match dtype {
-            DType::F32 => Step::Float(0.0),
-            DType::I32 => Step::Int(0),
-            other => {
-                return Err(
-                    self.unsupported(node, format!("cumulative sums of {other:?} cannot be had"))
-                );
-            }
-        };
-        let steps = vec![
-            Step::Input(0),
-            Step::Input(1),
-            Step::Input(2),
-            Step::Binary(counts, 1, 2),
-            zero,
-            Step::Select(3, 0, 4),
-        ];
-        let mut pairs = sources;
-        pairs[op.axis] = length;
-        let terms = self.draft.add_node(
-            &node.name,
-            Op::Elementwise(Expr { steps }),
-            vec![source, from, to],
-            dtype,
-            pairs.clone(),
-        );
-        pairs[rank] = Dim::Fixed(1);
-        let sum = Op::Reduce(program::Reduce { kind: ReduceKind::Sum, axes: vec![rank as u32] });
-        let summed = self.draft.add_node(&node.name, sum, vec![terms], dtype, pairs);
-        self.single(node, Op::Reshape, vec![summed])
     }
 
     /// An expression of one input that the typed graph does not have.

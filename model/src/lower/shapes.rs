@@ -2,7 +2,10 @@
 
 use tract_onnx::{
     prelude::TDim,
-    tract_hir::internal::{AxisOp, TypedNode, tract_core::ops::array::MultiBroadcastTo},
+    tract_hir::internal::{
+        AxisOp, ToDim, TypedNode,
+        tract_core::ops::{array::MultiBroadcastTo, downsample::Downsample},
+    },
 };
 
 use super::{LowerResult, Lowering};
@@ -60,29 +63,14 @@ impl Lowering<'_> {
         )
     }
 
-    /// Gathers along an axis that is the only one longer than 1 in the data, where it is the same as a plain gather.
-    /// Data that repeats such a row is as good as the row.
-    pub(super) fn gather_elements(
-        &mut self,
-        node: &TypedNode,
-        axis: usize,
-    ) -> LowerResult<ValueId> {
-        let repeated = self.model.node(node.inputs[0].node);
-        let source =
-            if repeated.op_is::<MultiBroadcastTo>() { repeated.inputs[0] } else { node.inputs[0] };
-        let (data, indices) = (self.value_of(source)?, self.value_of(node.inputs[1])?);
-        let shape = self.draft.shape(data);
-        let one_row = shape.len() == self.draft.shape(indices).len()
-            && shape
-                .iter()
-                .enumerate()
-                .all(|(index, dim)| index == axis || dim.as_fixed() == Some(1));
-        if !one_row || shape[axis].as_fixed() == Some(1) {
-            return Err(self.unsupported(node, "only data of one row can be had"));
-        }
-        let flat = vec![shape[axis].clone()];
-        let data = self.reshaped(node, data, flat);
-        self.single(node, Op::Gather(program::Gather { axis: 0 }), vec![data, indices])
+    /// Every so many elements of an axis, from the end where the stride is negative.
+    pub(super) fn downsample(&mut self, node: &TypedNode, op: &Downsample) -> LowerResult<ValueId> {
+        let input = self.value_of(node.inputs[0])?;
+        let size = self.model_fact(node.inputs[0]).shape[op.axis].clone();
+        let start = if op.stride < 0 { size - 1 } else { op.modulo.to_dim() };
+        let start = self.dim(node, &start)?;
+        let (axis, stride) = (op.axis as u32, op.stride as i64);
+        self.single(node, Op::Slice(program::Slice { axis, start, stride }), vec![input])
     }
 
     pub(super) fn range(&mut self, node: &TypedNode) -> LowerResult<ValueId> {

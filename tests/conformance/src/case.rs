@@ -149,6 +149,7 @@ fn dtype(dtype: Dtype) -> anyhow::Result<DType> {
     Ok(match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
         Dtype::I64 => DType::I64,
         Dtype::I32 => DType::I32,
         Dtype::I16 => DType::I16,

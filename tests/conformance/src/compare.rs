@@ -58,6 +58,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     match dtype {
         DType::F32 => each(bytes, |chunk| f32::from_le_bytes(chunk).into()),
         DType::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f64()),
+        DType::BF16 => each(bytes, |chunk| half::bf16::from_le_bytes(chunk).to_f64()),
         DType::I64 => each(bytes, |chunk| i64::from_le_bytes(chunk) as f64),
         DType::I32 => each(bytes, |chunk| i32::from_le_bytes(chunk).into()),
         DType::I16 => each(bytes, |chunk| i16::from_le_bytes(chunk).into()),

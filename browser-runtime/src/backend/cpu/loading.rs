@@ -8,7 +8,7 @@ use crate::{
     call::Signature,
     kernels::{PackedMatrix, kernel},
     lifetimes::Lifetimes,
-    weights::{Constants, Sink},
+    weights::{Constants, Sink, memory_bytes},
 };
 
 /// How a constant is wanted.
@@ -51,15 +51,15 @@ impl Loading {
                 }
             }
         }
-        for port in &program.outputs {
-            if let Some(constant) = constants.of(lifetimes.root(port.value)) {
+        for value in program.results() {
+            if let Some(constant) = constants.of(lifetimes.root(value)) {
                 wanted[constant].plain = true;
             }
         }
         Loading {
             wanted,
             memory: constants.refs.iter().map(|_| Constant::default()).collect(),
-            missing: constants.refs.iter().map(|constant| constant.bytes).collect(),
+            missing: constants.refs.iter().map(memory_bytes).collect(),
         }
     }
 

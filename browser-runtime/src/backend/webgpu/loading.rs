@@ -9,7 +9,7 @@ use super::{Gpu, GpuModel, gpu::Pipeline};
 use crate::{
     call::Signature,
     kernels::kernel,
-    weights::{Constants, Sink},
+    weights::{Constants, Sink, memory_bytes},
 };
 
 /// Buffers that are being filled, and the pipelines that will read them.
@@ -34,7 +34,7 @@ impl Loading {
             .map(|constant| {
                 gpu.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("constant"),
-                    size: constant.bytes.max(16).next_multiple_of(16),
+                    size: memory_bytes(constant).max(16).next_multiple_of(16),
                     usage: wgpu::BufferUsages::STORAGE
                         | wgpu::BufferUsages::COPY_DST
                         | wgpu::BufferUsages::COPY_SRC,
@@ -85,7 +85,7 @@ fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result
         };
         for value in &node.inputs {
             if let Some(constant) = constants.of(*value) {
-                let bytes = constants.refs[constant].bytes;
+                let bytes = memory_bytes(&constants.refs[constant]);
                 if bytes > limit {
                     return refuse(
                         value.index(),

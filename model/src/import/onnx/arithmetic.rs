@@ -224,6 +224,16 @@ impl Wiring<'_, '_> {
         self.wire(Softmax { axes, quant_output_dt: None, kind: SoftmaxKind::Softmax }, &[x])
     }
 
+    /// `x - ln(sum(exp(x)))` over `axes`, with the largest element taken away first.
+    pub(super) fn log_softmax(&mut self, x: OutletId, axes: &[usize]) -> TractResult<OutletId> {
+        let largest = self.reduce(Reducer::Max, x, axes, true)?;
+        let shifted = self.sub(x, largest)?;
+        let weights = self.unary(math::exp(), shifted)?;
+        let total = self.reduce(Reducer::Sum, weights, axes, true)?;
+        let total = self.unary(math::ln(), total)?;
+        self.sub(shifted, total)
+    }
+
     /// Slices of `data` along an axis, picked by index.
     pub(super) fn gather(
         &mut self,

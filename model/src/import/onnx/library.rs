@@ -28,8 +28,8 @@ pub(super) fn tensor(walk: &Walk<'_>, proto: &TensorProto) -> TractResult<Tensor
 }
 
 fn context<'w>(walk: &'w Walk<'_>, opset: i64) -> ParsingContext<'w> {
-    let mut template = InferenceModel::default();
-    template.symbols = walk.target.symbols.clone();
+    let template =
+        InferenceModel { symbols: walk.target.symbols.clone(), ..InferenceModel::default() };
     ParsingContext {
         onnx_operator_set_version: opset,
         framework: walk.onnx,
@@ -56,8 +56,8 @@ pub(super) fn wire(
     if !closures.is_empty() {
         bail!("its subgraphs take values from around them");
     }
-    let mut alone = InferenceModel::default();
-    alone.symbols = walk.target.symbols.clone();
+    let mut alone =
+        InferenceModel { symbols: walk.target.symbols.clone(), ..InferenceModel::default() };
     let mut mapping = HashMap::new();
     let mut operands = Vec::new();
     for (index, outlet) in inputs.iter().enumerate() {

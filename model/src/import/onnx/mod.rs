@@ -13,6 +13,7 @@ mod ops;
 mod order;
 mod products;
 mod program_op;
+mod quotient;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
@@ -24,7 +25,7 @@ use tract_onnx::prelude::Framework;
 use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
 use external::ExternalData;
-pub(crate) use program_op::ProgramOp;
+pub(crate) use program_op::{Counted, ProgramOp};
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";

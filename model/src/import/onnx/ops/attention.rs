@@ -20,7 +20,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 ];
 
 /// Those of the domain `ai.onnx.preview`.
-pub(super) const PREVIEW: &[(&str, Wire)] = &[("FlexAttention", flex_attention)];
+pub(super) const PREVIEW_OPERATORS: &[(&str, Wire)] = &[("FlexAttention", flex_attention)];
 
 /// What the output `qk_matmul_output` shows, as its mode says.
 #[derive(Clone, Copy, PartialEq, Eq)]

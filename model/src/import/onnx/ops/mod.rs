@@ -1,18 +1,59 @@
 //! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
+mod activations;
 mod attention;
 mod control;
+mod convolution;
+mod counted;
+mod features;
+mod generators;
+mod losses;
+mod matrices;
 mod norm;
+mod padding;
+mod pooling;
+mod products;
+mod quantize;
+mod quantized;
+mod rearrange;
+mod resize;
+mod sampling;
+mod selection;
 mod shapes;
+mod signal;
+mod values;
+mod window;
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::wiring::Wire;
 
 /// The families of the standard's own domain.
-const FAMILIES: &[&[(&str, Wire)]] =
-    &[attention::OPERATORS, control::OPERATORS, norm::OPERATORS, shapes::OPERATORS];
+const FAMILIES: &[&[(&str, Wire)]] = &[
+    activations::OPERATORS,
+    attention::OPERATORS,
+    control::OPERATORS,
+    convolution::OPERATORS,
+    counted::OPERATORS,
+    features::OPERATORS,
+    generators::OPERATORS,
+    losses::OPERATORS,
+    matrices::OPERATORS,
+    norm::OPERATORS,
+    padding::OPERATORS,
+    pooling::OPERATORS,
+    products::OPERATORS,
+    quantize::OPERATORS,
+    quantized::OPERATORS,
+    rearrange::OPERATORS,
+    resize::OPERATORS,
+    sampling::OPERATORS,
+    selection::OPERATORS,
+    shapes::OPERATORS,
+    signal::OPERATORS,
+    values::OPERATORS,
+];
 
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
@@ -21,12 +62,14 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.preview" => {
-            let found = attention::PREVIEW.iter().find(|(known, _)| *known == name);
-            found.map(|(_, wire)| *wire)
-        }
+        "ai.onnx.ml" => named(features::ML_OPERATORS, name),
+        "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }
+}
+
+fn named(family: &[(&str, Wire)], name: &str) -> Option<Wire> {
+    family.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
 }
 
 #[cfg(test)]

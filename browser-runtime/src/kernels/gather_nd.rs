@@ -1,0 +1,98 @@
+//! Slices, picked by tuples of indices.
+
+use flotilla_model::program::{DType, GatherNd};
+
+use super::{
+    Kernel, Launch, Operand, Shader,
+    places::{Places, TUPLE_PLACES, TuplePlaces},
+};
+use crate::call::{Call, Signature};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::suite::{Array, Case, Sketch, Tolerance};
+
+fn places(op: &GatherNd, call: &Call<'_>) -> Result<TuplePlaces, String> {
+    let (data, indices) = (call.input(0), call.input(1));
+    call.expect_output(&TuplePlaces::moved(data, indices, op.batch_dims))?;
+    TuplePlaces::new(data, indices, op.batch_dims)
+}
+
+impl Kernel for GatherNd {
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
+        signature.expect_operands(2)?;
+        if signature.input(1).dtype != DType::I32 {
+            return Err(format!("indices are {:?}, I32 is needed", signature.input(1).dtype));
+        }
+        if signature.input(0).dtype != signature.output().dtype {
+            return Err("data and output are of different types".to_owned());
+        }
+        Ok(())
+    }
+
+    fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
+        let body = format!("{TUPLE_PLACES}{}", include_str!("gather_places.wgsl"));
+        vec![Shader::new("GatherNd", &[("data", "u32"), ("indices", "i32")], "u32", &body)]
+    }
+
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
+        let places = places(self, call)?;
+        let invocations = places.total() as u64;
+        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params: places.params(), invocations }])
+    }
+
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String> {
+        let places = places(self, call)?;
+        let (data, indices) = (operands[0].words(), operands[1].i32());
+        for (flat, value) in output.iter_mut().enumerate() {
+            *value = data[places.at(flat, indices)?];
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn cases() -> Vec<Case> {
+    use flotilla_model::program::Op;
+
+    let table: [(&str, &[usize], &[usize], &[i32], u32); 5] = [
+        ("elements", &[3, 4], &[3, 2], &[0, 3, -1, 1, 2, 2], 0),
+        ("rows", &[3, 4, 2], &[2, 2, 1], &[2, 0, -3, 1], 0),
+        ("rows of a batch", &[2, 3, 4], &[2, 1], &[2, -2], 1),
+        (
+            "several of a batch",
+            &[2, 3, 2, 2],
+            &[2, 3, 2],
+            &[0, 1, 2, 0, 1, 1, -1, -1, 0, 0, 1, 0],
+            1,
+        ),
+        ("everything", &[2, 3], &[2, 0], &[], 0),
+    ];
+    table
+        .into_iter()
+        .map(|(name, shape, picked_shape, picked, batch_dims)| {
+            let data = Array::noise(4200, shape);
+            let numbers = picked.iter().map(|&index| f64::from(index)).collect();
+            let indices = Array::of(DType::I32, picked_shape, numbers);
+            let (batch, depth) = (batch_dims as usize, picked_shape[picked_shape.len() - 1]);
+            let picks = picked_shape.len() - 1;
+            let out = [&picked_shape[..picks], &shape[batch + depth..]].concat();
+            let expected = Array::build(DType::F32, &out, |index| {
+                let mut own = index[..batch].to_vec();
+                for at in 0..depth {
+                    let place = [&index[..picks], &[at]].concat();
+                    let size = shape[batch + at] as i64;
+                    own.push((indices.at(&place) as i64).rem_euclid(size) as usize);
+                }
+                own.extend(&index[picks..]);
+                data.at(&own)
+            });
+            let op = Op::GatherNd(GatherNd { batch_dims });
+            let name = format!("gather_nd/{name}");
+            Sketch::single(&name, op, &[&data, &indices], &expected, Tolerance::Exact)
+        })
+        .collect()
+}

@@ -1,0 +1,341 @@
+//! How fast one model is: browsers x backends x batch x concurrency, in interleaved rounds.
+//!
+//! All browsers are open at once and take turns, so that whatever else the machine does meets all of them alike.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+
+use flotilla_protocol::{Backend, Tensor};
+use futures_util::future::try_join_all;
+use serde::Serialize;
+
+use super::{
+    Host, Settings, Status, Subject, Target, Tolerance, compare, inputs, percentile,
+    session::Session,
+};
+use crate::browser::Adapter;
+
+/// Fewest requests of a round.
+const REQUESTS_MIN: usize = 4;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Rows of a request.
+    pub batches: Vec<i64>,
+    /// Requests at once.
+    pub concurrencies: Vec<usize>,
+    /// Times that everything has its turn.
+    pub rounds: u32,
+    /// Sizes of other dimensions.
+    pub dims: BTreeMap<String, i64>,
+    /// Seed of the inputs.
+    pub seed: u64,
+    /// What may differ from the right answers: nobody needs the speed of wrong ones.
+    pub tolerance: Tolerance,
+    /// How browsers are started.
+    pub settings: Settings,
+}
+
+/// Median, smallest and largest of the rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Half of the rounds had no more.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+}
+
+/// Times of all requests in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Times {
+    /// Half of them took no longer.
+    pub p50: f64,
+    /// 95 % of them took no longer.
+    pub p95: f64,
+    /// The shortest.
+    pub min: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// A model in one browser on one backend, with requests of so many rows, so many at once.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the model.
+    pub model: String,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// The browser.
+    pub browser: Host,
+    /// Its own version; this program's where there is no browser.
+    pub browser_version: Option<String>,
+    /// The backend.
+    pub backend: Backend,
+    /// What it ran on, in the browser's words.
+    pub adapter: Option<String>,
+    /// Chromium's route to WebGPU.
+    pub webgpu_adapter: Option<Adapter>,
+    /// Whether native code played the browser.
+    pub simulated: bool,
+    /// Rows of a request.
+    pub batch: i64,
+    /// Requests at once.
+    pub concurrency: usize,
+    /// How it ended.
+    pub status: Status,
+    /// Why it has no figures.
+    pub reason: Option<String>,
+    /// Types and shapes of the inputs.
+    pub inputs: Option<String>,
+    /// Largest absolute error of the first run.
+    pub max_abs_err: Option<f64>,
+    /// From request to answer.
+    pub latency_ms: Option<Times>,
+    /// Inside the page.
+    pub run_ms: Option<Times>,
+    /// Rows answered in a second, by round.
+    pub rows_per_s: Option<Spread>,
+    /// Rounds that are in the figures.
+    pub rounds: u32,
+    /// Requests that are in the figures.
+    pub requests: usize,
+    /// From the order to load until the model answered, in milliseconds.
+    pub load_ms: Option<f64>,
+    /// Memory of the browser's processes (PSS) at the end; of this process where there is no browser.
+    pub memory_bytes: Option<u64>,
+}
+
+/// One of the rows while it is measured.
+struct Cell {
+    row: Row,
+    /// Which of the open sessions; `None` for a row that has none.
+    session: Option<usize>,
+    inputs: Vec<Tensor>,
+    latencies_ms: Vec<f64>,
+    runs_ms: Vec<f64>,
+    rows_per_s: Vec<f64>,
+}
+
+/// Measures a model on every target. `tell` hears what is about to be done.
+pub async fn bench(
+    subject: &Subject,
+    targets: &[Target],
+    options: &Options,
+    tell: &dyn Fn(&str),
+) -> Vec<Row> {
+    let mut batches: Vec<(i64, Result<Subject, String>)> = Vec::new();
+    for &batch in &options.batches {
+        batches.push((batch, batched(subject, batch, options).await));
+    }
+    let mut sessions = Vec::new();
+    let mut cells = Vec::new();
+    for &target in targets {
+        tell(&format!("{}: starting {target}", subject.name));
+        let opened = open(subject, target, options.settings).await;
+        let (session, refused) = match opened {
+            Ok(session) => {
+                sessions.push(session);
+                (Some(sessions.len() - 1), None)
+            }
+            Err(refused) => (None, Some(refused)),
+        };
+        for (batch, batched) in &batches {
+            for &concurrency in &options.concurrencies {
+                let row = Row::new(subject, target, *batch, concurrency);
+                let mut cell = Cell::new(row, session);
+                match (&refused, batched) {
+                    (Some((status, reason)), _) => cell.end(*status, reason),
+                    (None, Err(reason)) => cell.end(Status::Skipped, reason),
+                    (None, Ok(batched)) => {
+                        cell.row.inputs = Some(batched.shapes());
+                        cell.inputs.clone_from(&batched.inputs);
+                        if let Some(session) = session.and_then(|at| sessions.get(at)) {
+                            cell.verify(batched, session, options.tolerance).await;
+                        }
+                    }
+                }
+                cells.push(cell);
+            }
+        }
+    }
+    for round in 0..options.rounds {
+        tell(&format!("{}: round {} of {}", subject.name, round + 1, options.rounds));
+        let count = cells.len();
+        for at in 0..count {
+            // Every round begins with another one: who comes first has no advantage.
+            if let Some(cell) = cells.get_mut((at + round as usize) % count.max(1)) {
+                let session = cell.session.and_then(|at| sessions.get(at));
+                if let (Some(session), Status::Pass) = (session, cell.row.status) {
+                    cell.round(session).await;
+                }
+            }
+        }
+    }
+    let mut memory = Vec::new();
+    for session in &sessions {
+        memory.push(session.memory_bytes().await);
+    }
+    for session in sessions {
+        session.close().await;
+    }
+    let finished = cells.into_iter().map(|cell| {
+        let memory_bytes = cell.session.and_then(|at| memory.get(at).copied().flatten());
+        Row { memory_bytes, ..cell.finish() }
+    });
+    finished.collect()
+}
+
+/// The same model with so many rows; why not, where it cannot take them.
+async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
+    match inputs::batch_symbol(&subject.program) {
+        Some(symbol) => {
+            let mut dims = options.dims.clone();
+            dims.insert(symbol.to_owned(), batch);
+            subject.remade(&dims, options.seed).await.map_err(|error| error.to_string())
+        }
+        None => {
+            let fixed = subject.inputs.first().and_then(|tensor| tensor.shape.first().copied());
+            match fixed {
+                Some(fixed) if fixed as i64 == batch => Ok(subject.clone()),
+                Some(fixed) => Err(format!("its first dimension is fixed at {fixed}")),
+                None => Err("its first input has no dimension".to_owned()),
+            }
+        }
+    }
+}
+
+async fn open(
+    subject: &Subject,
+    target: Target,
+    settings: Settings,
+) -> Result<Session, (Status, String)> {
+    if let Some(missing) = target.host.missing() {
+        return Err((Status::Skipped, missing));
+    }
+    let opened = Session::open(subject, target, settings).await;
+    opened.map_err(|refusal| (Status::Refused, refusal.reason))
+}
+
+impl Row {
+    fn new(subject: &Subject, target: Target, batch: i64, concurrency: usize) -> Row {
+        Row {
+            model: subject.name.clone(),
+            path: subject.path.clone(),
+            browser: target.host,
+            browser_version: None,
+            backend: target.backend,
+            adapter: None,
+            webgpu_adapter: None,
+            simulated: target.host == Host::Simulated,
+            batch,
+            concurrency,
+            status: Status::Skipped,
+            reason: None,
+            inputs: None,
+            max_abs_err: None,
+            latency_ms: None,
+            run_ms: None,
+            rows_per_s: None,
+            rounds: 0,
+            requests: 0,
+            load_ms: None,
+            memory_bytes: None,
+        }
+    }
+}
+
+impl Cell {
+    fn new(row: Row, session: Option<usize>) -> Cell {
+        Cell {
+            row,
+            session,
+            inputs: Vec::new(),
+            latencies_ms: Vec::new(),
+            runs_ms: Vec::new(),
+            rows_per_s: Vec::new(),
+        }
+    }
+
+    fn end(&mut self, status: Status, reason: &str) {
+        self.row.status = status;
+        self.row.reason = Some(reason.to_owned());
+    }
+
+    /// The first run, which is not timed: its numbers must be right.
+    async fn verify(&mut self, subject: &Subject, session: &Session, tolerance: Tolerance) {
+        let facts = session.facts();
+        self.row.browser_version.clone_from(&facts.version);
+        self.row.adapter.clone_from(&facts.adapter);
+        self.row.webgpu_adapter = facts.webgpu_adapter;
+        self.row.load_ms = facts.load_ms;
+        let compared = match session.run(&self.inputs).await {
+            Ok(run) => compare::compare(&subject.named(run.outputs), &subject.want, tolerance)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match compared {
+            Err(reason) => self.end(Status::Fail, &reason),
+            Ok(difference) => {
+                self.row.max_abs_err = Some(difference.max_abs).filter(|number| number.is_finite());
+                match difference.first {
+                    Some(divergence) => self.end(Status::Fail, &divergence.to_string()),
+                    None => self.row.status = Status::Pass,
+                }
+            }
+        }
+    }
+
+    /// One turn: so many clients that ask again as soon as they are answered.
+    async fn round(&mut self, session: &Session) {
+        let clients = self.row.concurrency.max(1);
+        let each = REQUESTS_MIN.div_ceil(clients).max(2);
+        let inputs = &self.inputs;
+        let begin = Instant::now();
+        let asking = (0..clients).map(async |_| {
+            let mut times = Vec::new();
+            for _ in 0..each {
+                let asked = Instant::now();
+                let run = session.run(inputs).await?;
+                times.push((asked.elapsed().as_secs_f64() * 1e3, run.run_ms));
+            }
+            Ok::<_, String>(times)
+        });
+        match try_join_all(asking).await {
+            Err(reason) => self.end(Status::Fail, &reason),
+            Ok(times) => {
+                let rows = (clients * each) as f64 * self.row.batch as f64;
+                self.rows_per_s.push(rows / begin.elapsed().as_secs_f64());
+                for (latency_ms, run_ms) in times.into_iter().flatten() {
+                    self.latencies_ms.push(latency_ms);
+                    self.runs_ms.push(run_ms);
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Row {
+        self.row.rounds = self.rows_per_s.len() as u32;
+        self.row.requests = self.latencies_ms.len();
+        self.row.latency_ms = times(&mut self.latencies_ms);
+        self.row.run_ms = times(&mut self.runs_ms);
+        self.row.rows_per_s = spread(&mut self.rows_per_s);
+        self.row
+    }
+}
+
+fn times(values: &mut [f64]) -> Option<Times> {
+    values.sort_by(f64::total_cmp);
+    Some(Times {
+        p50: percentile(values, 50.0)?,
+        p95: percentile(values, 95.0)?,
+        min: *values.first()?,
+        max: *values.last()?,
+    })
+}
+
+fn spread(values: &mut [f64]) -> Option<Spread> {
+    values.sort_by(f64::total_cmp);
+    Some(Spread { median: percentile(values, 50.0)?, min: *values.first()?, max: *values.last()? })
+}

@@ -1,0 +1,298 @@
+//! Inputs that nobody recorded: seeded, of the right types, in shapes that are chosen by name.
+
+use std::collections::BTreeMap;
+
+use flotilla_model::{
+    dim::Dim,
+    program::{DType, Op, Port, Program, Step},
+    reference::ReferenceTensor,
+};
+
+/// Most elements of an input that is made up.
+const ELEMENTS_MAX: usize = 1 << 28;
+/// Sizes of dimensions by what their names hold, and of the others. A batch of one row and a few tokens show what a
+/// model computes; frames, samples and pictures must be larger than the kernels that run over them.
+const SIZES: [(&str, i64); 9] = [
+    ("batch", 1),
+    ("sample", 4000),
+    ("frame", 200),
+    ("time", 200),
+    ("height", 64),
+    ("width", 64),
+    ("channel", 3),
+    ("past", 4),
+    ("", 8),
+];
+
+/// Why no inputs can be made up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum InputError {
+    #[error("the model has no dimension {name}; it has {known:?}")]
+    NoDimension { name: String, known: Vec<String> },
+    #[error(
+        "input {input} has an impossible shape for {dims:?}: choose its dimensions with --dim NAME=N"
+    )]
+    Shape { input: String, dims: BTreeMap<String, i64> },
+}
+
+/// Inputs and the sizes that were chosen for the model's symbolic dimensions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// In the program's order.
+    pub inputs: Vec<ReferenceTensor>,
+    /// Sizes by the dimensions' names.
+    pub dims: BTreeMap<String, i64>,
+}
+
+/// Makes inputs up. Sizes are `wished` where they are, else by the dimension's name; floating-point numbers lie in
+/// `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` where the model's files say one, other
+/// integers are 0 or 1, masks are all 1. The same seed gives the same inputs.
+///
+/// # Errors
+/// A wished dimension that is not there, or a shape that cannot be.
+pub fn make(
+    program: &Program,
+    vocabulary: Option<u32>,
+    wished: &BTreeMap<String, i64>,
+    seed: u64,
+) -> Result<Made, InputError> {
+    if let Some(name) = wished.keys().find(|name| !program.symbols.contains(*name)) {
+        return Err(InputError::NoDimension { name: name.clone(), known: program.symbols.clone() });
+    }
+    let sizes: Vec<i64> = program
+        .symbols
+        .iter()
+        .map(|name| wished.get(name).copied().unwrap_or_else(|| size(name)))
+        .collect();
+    let dims: BTreeMap<String, i64> =
+        program.symbols.iter().cloned().zip(sizes.iter().copied()).collect();
+    let mut random = SplitMix(seed);
+    let inputs = program
+        .inputs
+        .iter()
+        .map(|port| {
+            let shape = shape(&program.value(port.value).shape, &sizes).ok_or_else(|| {
+                InputError::Shape { input: port.name.clone(), dims: dims.clone() }
+            })?;
+            Ok(tensor(port, shape, below(program, port, vocabulary), &mut random))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Made { inputs, dims })
+}
+
+/// The symbol that counts the rows of a model's inputs: the first dimension of its first input, if that is a symbol.
+pub fn batch_symbol(program: &Program) -> Option<&str> {
+    let port = program.inputs.first()?;
+    match program.value(port.value).shape.first()? {
+        Dim::Symbol(symbol) => program.symbols.get(symbol.0 as usize).map(String::as_str),
+        Dim::Fixed(_)
+        | Dim::Sum(_)
+        | Dim::Product(_)
+        | Dim::DivFloor(..)
+        | Dim::Min(_)
+        | Dim::Max(_)
+        | Dim::Broadcast(_) => None,
+    }
+}
+
+fn size(name: &str) -> i64 {
+    let name = name.to_lowercase();
+    SIZES.iter().find(|(part, _)| name.contains(part)).map_or(1, |(_, size)| *size)
+}
+
+fn shape(dims: &[Dim], sizes: &[i64]) -> Option<Vec<usize>> {
+    let shape: Vec<usize> =
+        dims.iter().map(|dim| usize::try_from(dim.eval(sizes)?).ok()).collect::<Option<_>>()?;
+    let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+    (elements <= ELEMENTS_MAX).then_some(shape)
+}
+
+/// What an integer input must be below: the length of every table that it picks rows of.
+fn below(program: &Program, port: &Port, vocabulary: Option<u32>) -> Option<i64> {
+    let mut same = vec![port.value];
+    let mut limit = vocabulary.filter(|_| port.name == "input_ids").map(i64::from);
+    for node in &program.nodes {
+        let uses = |at: usize| node.inputs.get(at).is_some_and(|input| same.contains(input));
+        if let Op::Gather(gather) = &node.op
+            && uses(1)
+        {
+            let table = &program.value(node.inputs[0]).shape;
+            if let Some(length) = table.get(gather.axis as usize).and_then(Dim::as_fixed) {
+                limit = Some(limit.map_or(length, |limit| limit.min(length)));
+            }
+        } else if uses(0) && keeps_numbers(&node.op) {
+            same.extend(node.outputs.iter().copied());
+        }
+    }
+    limit
+}
+
+/// Whether an operator's result holds its first input's numbers, in whatever shape or order.
+fn keeps_numbers(op: &Op) -> bool {
+    if let Op::Elementwise(expr) = op {
+        return expr.steps.iter().all(|step| matches!(step, Step::Input(0) | Step::Cast(..)));
+    }
+    matches!(op, Op::Reshape | Op::Transpose(_) | Op::Broadcast | Op::Slice(_))
+}
+
+fn tensor(
+    port: &Port,
+    shape: Vec<usize>,
+    below: Option<i64>,
+    random: &mut SplitMix,
+) -> ReferenceTensor {
+    let elements: usize = shape.iter().product();
+    let is_mask = port.name.to_lowercase().contains("mask");
+    let mut integer = || {
+        let limit = below.unwrap_or(2).max(1);
+        if is_mask { 1 } else { (random.next() % limit as u64) as i64 }
+    };
+    let bytes: Vec<u8> = match port.dtype {
+        DType::F32 => repeat(elements, || random.unit().to_le_bytes()),
+        DType::F16 => repeat(elements, || f16_bits(random.sixteenths()).to_le_bytes()),
+        // A sixteenth has four bits: the upper half of its F32 is all of it.
+        DType::BF16 => repeat(elements, || {
+            let number = random.sixteenths() as f32 / 16.0;
+            ((number.to_bits() >> 16) as u16).to_le_bytes()
+        }),
+        DType::I64 => repeat(elements, || integer().to_le_bytes()),
+        DType::U64 => repeat(elements, || (integer() as u64).to_le_bytes()),
+        DType::I32 => repeat(elements, || (integer() as i32).to_le_bytes()),
+        DType::U32 => repeat(elements, || (integer() as u32).to_le_bytes()),
+        DType::I16 => repeat(elements, || (integer() as i16).to_le_bytes()),
+        DType::U16 => repeat(elements, || (integer() as u16).to_le_bytes()),
+        DType::I8 => repeat(elements, || (integer() as i8).to_le_bytes()),
+        DType::U8 => repeat(elements, || (integer() as u8).to_le_bytes()),
+        DType::Bool => repeat(elements, || [u8::from(is_mask || random.next() % 2 == 1)]),
+    };
+    ReferenceTensor { name: port.name.clone(), dtype: port.dtype, shape, bytes }
+}
+
+fn repeat<const N: usize>(elements: usize, mut next: impl FnMut() -> [u8; N]) -> Vec<u8> {
+    std::iter::repeat_with(&mut next).take(elements).flatten().collect()
+}
+
+/// IEEE 754 half-precision bits of `n / 16` for `|n| <= 16`, which are exact.
+fn f16_bits(n: i32) -> u16 {
+    let sign = if n < 0 { 0x8000 } else { 0 };
+    let magnitude = n.unsigned_abs();
+    if magnitude == 0 {
+        return sign;
+    }
+    let log = magnitude.ilog2();
+    // The exponent of n / 16 is log - 4, its bias 15; the fraction has ten bits.
+    let exponent = (log + 15 - 4) as u16;
+    let fraction = ((magnitude << (10 - log)) & 0x3ff) as u16;
+    sign | (exponent << 10) | fraction
+}
+
+/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 16 (SplitMix64).
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `[-1, 1)`, a multiple of 2^-23, so that it is exact.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    /// From -16 to 16.
+    fn sixteenths(&mut self) -> i32 {
+        (self.next() % 33) as i32 - 16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_model::{
+        dim::Symbol,
+        program::{Gather, Node, PROGRAM_VERSION, Source, Value, ValueId},
+    };
+
+    use super::*;
+
+    /// A table of 7 rows that `ids` `[batch, seq]` picks from, a mask, and a picture beside them.
+    fn program() -> Program {
+        let rows = || vec![Dim::Symbol(Symbol(0)), Dim::Symbol(Symbol(1))];
+        let value = |dtype, shape, source| Value { dtype, shape, source };
+        let fixed = |sizes: &[i64]| sizes.iter().map(|&size| Dim::Fixed(size)).collect::<Vec<_>>();
+        let port = |name: &str, dtype, value| Port { name: name.to_owned(), dtype, value };
+        let node = |op, inputs: &[u32], output| Node {
+            name: "node".to_owned(),
+            op,
+            inputs: inputs.iter().map(|&id| ValueId(id)).collect(),
+            outputs: vec![ValueId(output)],
+        };
+        Program {
+            version: PROGRAM_VERSION,
+            name: "made".to_owned(),
+            symbols: vec!["batch".to_owned(), "seq".to_owned()],
+            values: vec![
+                value(DType::I32, rows(), Source::Input),
+                value(DType::I32, rows(), Source::Input),
+                value(DType::F32, fixed(&[7, 3]), Source::Input),
+                value(DType::I32, rows(), Source::Node),
+                value(DType::F32, fixed(&[1]), Source::Node),
+            ],
+            nodes: vec![
+                node(Op::Reshape, &[0], 3),
+                node(Op::Gather(Gather { axis: 0 }), &[2, 3], 4),
+            ],
+            inputs: vec![
+                port("ids", DType::I64, ValueId(0)),
+                port("attention_mask", DType::I64, ValueId(1)),
+                port("table", DType::F32, ValueId(2)),
+            ],
+            outputs: vec![port("out", DType::F32, ValueId(4))],
+            assumptions: Vec::new(),
+            blobs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn inputs_respect_what_the_program_does_with_them() {
+        let program = program();
+        let wished = [("seq".to_owned(), 1000)].into();
+        let made = make(&program, None, &wished, 1).expect("can be made");
+        assert_eq!(made.dims, [("batch".to_owned(), 1), ("seq".to_owned(), 1000)].into());
+        assert_eq!(made.inputs[0].shape, [1, 1000]);
+        let ids = made.inputs[0].numbers();
+        assert!(ids.iter().all(|&id| (0.0..7.0).contains(&id)), "within the table");
+        assert!((0..7).all(|id| ids.contains(&f64::from(id))), "all of it");
+        assert!(made.inputs[1].numbers().iter().all(|&mask| mask == 1.0));
+        assert!(made.inputs[2].numbers().iter().all(|x| (-1.0..1.0).contains(x)));
+        assert_eq!(make(&program, None, &wished, 1), Ok(made.clone()));
+        assert_ne!(make(&program, None, &wished, 2).expect("can be made"), made);
+        assert_eq!(batch_symbol(&program), Some("batch"));
+        let unknown = [("time".to_owned(), 1)].into();
+        let error = make(&program, None, &unknown, 1).expect_err("there is none").to_string();
+        assert!(error.contains("time") && error.contains("seq"), "{error}");
+        let huge = [("seq".to_owned(), i64::MAX)].into();
+        assert!(matches!(make(&program, None, &huge, 1), Err(InputError::Shape { .. })));
+    }
+
+    #[test]
+    fn sixteenths_are_exact_halves() {
+        // IEEE 754-2019, 3.4: 1.0, 0.0625, -0.75.
+        for (n, bits) in [(0, 0), (16, 0x3c00), (1, 0x2c00), (-12, 0xba00)] {
+            assert_eq!(f16_bits(n), bits, "{n}");
+        }
+        for n in -16..=16 {
+            let tensor = ReferenceTensor {
+                name: String::new(),
+                dtype: DType::F16,
+                shape: vec![1],
+                bytes: f16_bits(n).to_le_bytes().to_vec(),
+            };
+            assert_eq!(tensor.numbers(), [f64::from(n) / 16.0]);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Whether models run in each browser and backend, whether their numbers are right, and how long they take.
+//!
+//! A [`Subject`] is a model with inputs and right outputs; a [`Target`] is a browser and a backend; [`check`] makes one
+//! [`Row`] of the two. Every row has a browser of its own, so that neither a crash nor another model's memory is seen in it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use flotilla_protocol::Backend;
+use serde::Serialize;
+
+pub mod bench;
+pub mod compare;
+pub mod github;
+pub mod history;
+pub mod inputs;
+pub mod junit;
+mod native;
+pub mod session;
+pub mod subject;
+pub mod target;
+
+pub use compare::Tolerance;
+use compare::{Difference, Divergence};
+use history::{Comparison, Entry, History, Key};
+pub use session::Settings;
+use session::{Facts, Session};
+pub use subject::{Given, Subject, SubjectError};
+pub use target::{Host, Target, targets};
+
+use crate::browser::Adapter;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It ran, and its numbers are right.
+    Pass,
+    /// It ran, or was to run, and something was wrong.
+    Fail,
+    /// The importer, the browser or the backend does not take the model.
+    Refused,
+    /// This machine does not have the browser.
+    Skipped,
+}
+
+impl Status {
+    /// Name as in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Pass => "pass",
+            Status::Fail => "fail",
+            Status::Refused => "refused",
+            Status::Skipped => "skipped",
+        }
+    }
+}
+
+/// In-page times in milliseconds; nothing where it did not come so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Latency {
+    /// The first run after the load.
+    pub first: Option<f64>,
+    /// Median of the further runs.
+    pub p50: Option<f64>,
+    /// 95th percentile of the further runs.
+    pub p95: Option<f64>,
+}
+
+/// One model in one browser on one backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the model.
+    pub model: String,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// blake3 over its files; nothing for one that cannot be imported.
+    pub model_hash: Option<String>,
+    /// The browser.
+    pub browser: Host,
+    /// Its own version; this program's where there is no browser.
+    pub browser_version: Option<String>,
+    /// The backend.
+    pub backend: Backend,
+    /// What it ran on, in the browser's words.
+    pub adapter: Option<String>,
+    /// Chromium's route to WebGPU.
+    pub webgpu_adapter: Option<Adapter>,
+    /// Whether native code played the browser.
+    pub simulated: bool,
+    /// How it ended.
+    pub status: Status,
+    /// Why it did not pass.
+    pub reason: Option<String>,
+    /// Where the right answers come from.
+    pub reference: Option<subject::Source>,
+    /// Why they are not independent, if they are not.
+    pub reference_reason: Option<String>,
+    /// Types and shapes of the inputs.
+    pub inputs: Option<String>,
+    /// Sizes that were chosen for symbolic dimensions.
+    pub dims: BTreeMap<String, i64>,
+    /// Largest absolute error; nothing where it did not run or where the error is not finite.
+    pub max_abs_err: Option<f64>,
+    /// Largest absolute error as a part of its output's largest number.
+    pub max_rel_err: Option<f64>,
+    /// Largest error in units in the last place.
+    pub max_ulp: Option<u64>,
+    /// The first element that is wrong.
+    pub first_divergence: Option<Divergence>,
+    /// In-page times.
+    pub latency_ms: Latency,
+    /// Runs that are in them, the first included.
+    pub runs: u32,
+    /// From the order to load until the model answered, in milliseconds.
+    pub load_ms: Option<f64>,
+    /// Memory of the browser's processes (PSS) after the runs; of this process where there is no browser.
+    pub memory_bytes: Option<u64>,
+    /// Beside earlier checks, where there are any.
+    pub history: Option<Comparison>,
+    /// How long the check took.
+    pub seconds: f64,
+}
+
+/// How models are checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What may differ.
+    pub tolerance: Tolerance,
+    /// Runs after the first one.
+    pub runs: u32,
+    /// How browsers are started.
+    pub settings: Settings,
+    /// Slower than the history by so many percent is a failure.
+    pub slower_percent_max: Option<f64>,
+}
+
+impl Row {
+    /// A row in which nothing happened yet.
+    pub fn new(model: &str, path: &Path, target: Target) -> Row {
+        Row {
+            model: model.to_owned(),
+            path: path.to_owned(),
+            model_hash: None,
+            browser: target.host,
+            browser_version: None,
+            backend: target.backend,
+            adapter: None,
+            webgpu_adapter: None,
+            simulated: target.host == Host::Simulated,
+            status: Status::Skipped,
+            reason: None,
+            reference: None,
+            reference_reason: None,
+            inputs: None,
+            dims: BTreeMap::new(),
+            max_abs_err: None,
+            max_rel_err: None,
+            max_ulp: None,
+            first_divergence: None,
+            latency_ms: Latency::default(),
+            runs: 0,
+            load_ms: None,
+            memory_bytes: None,
+            history: None,
+            seconds: 0.0,
+        }
+    }
+
+    /// The browser and the backend.
+    pub fn target(&self) -> Target {
+        Target { host: self.browser, backend: self.backend }
+    }
+
+    /// Ended like this, for this reason.
+    #[must_use]
+    pub fn ended(self, status: Status, reason: impl Into<String>) -> Row {
+        Row { status, reason: Some(reason.into()), ..self }
+    }
+
+    fn tell(&mut self, facts: &Facts) {
+        self.browser_version.clone_from(&facts.version);
+        self.adapter.clone_from(&facts.adapter);
+        self.webgpu_adapter = facts.webgpu_adapter;
+        self.load_ms = facts.load_ms;
+    }
+
+    fn measured(&mut self, difference: Difference) {
+        let finite = |number: f64| Some(number).filter(|number| number.is_finite());
+        self.max_abs_err = finite(difference.max_abs);
+        self.max_rel_err = finite(difference.max_rel);
+        self.max_ulp = Some(difference.max_ulp);
+        self.first_divergence = difference.first;
+    }
+
+    /// What its latencies can be compared with; nothing where it did not run.
+    fn key(&self) -> Option<Key> {
+        Some(Key {
+            model_hash: self.model_hash.clone()?,
+            inputs: self.inputs.clone()?,
+            browser: self.browser.name().to_owned(),
+            backend: self.backend,
+            adapter: self.adapter.clone(),
+            webgpu_adapter: self.webgpu_adapter,
+        })
+    }
+
+    /// Compares it with the history; fails it where it is slower than is allowed.
+    fn judge_speed(&mut self, history: &History, slower_percent_max: Option<f64>) {
+        let (Some(key), Some(p50_ms)) = (self.key(), self.latency_ms.p50) else { return };
+        self.history = history.compare(&key, p50_ms);
+        if let (Some(limit), Some(compared), Status::Pass) =
+            (slower_percent_max, self.history, self.status)
+            && compared.slower_percent > limit
+        {
+            self.status = Status::Fail;
+            self.reason = Some(format!(
+                "the median of {p50_ms:.2} ms is {:.0} % slower than the {:.2} ms of {} earlier checks; {limit} % is allowed",
+                compared.slower_percent, compared.p50_ms, compared.checks
+            ));
+        }
+    }
+}
+
+/// Checks a model on a target. With a history the latency is compared with it; it is recorded by [`record`].
+pub async fn check(
+    subject: &Subject,
+    target: Target,
+    options: Options,
+    history: Option<&History>,
+) -> Row {
+    let begin = Instant::now();
+    let mut row = Row::new(&subject.name, &subject.path, target);
+    row.model_hash = Some(subject.hash.clone());
+    row.reference = Some(subject.source);
+    row.reference_reason.clone_from(&subject.source_reason);
+    row.inputs = Some(subject.shapes());
+    row.dims.clone_from(&subject.dims);
+    if let Some(missing) = target.host.missing() {
+        return row.ended(Status::Skipped, missing);
+    }
+    match Session::open(subject, target, options.settings).await {
+        Err(refusal) => {
+            row.tell(&refusal.facts);
+            row = row.ended(Status::Refused, refusal.reason);
+        }
+        Ok(session) => {
+            row.tell(session.facts());
+            match runs(subject, &session, options, &mut row).await {
+                Ok(()) => row.status = Status::Pass,
+                Err(reason) => row = row.ended(Status::Fail, reason),
+            }
+            row.memory_bytes = session.memory_bytes().await;
+            session.close().await;
+        }
+    }
+    if let Some(history) = history {
+        row.judge_speed(history, options.slower_percent_max);
+    }
+    row.seconds = begin.elapsed().as_secs_f64();
+    row
+}
+
+/// Runs a model and compares what every run gives.
+async fn runs(
+    subject: &Subject,
+    session: &Session,
+    options: Options,
+    row: &mut Row,
+) -> Result<(), String> {
+    let mut later = Vec::new();
+    let mut worst: Option<Difference> = None;
+    for at in 0..=options.runs {
+        let run = session.run(&subject.inputs).await.map_err(|error| match at {
+            0 => error,
+            _ => format!("run {} of {}: {error}", at + 1, options.runs + 1),
+        })?;
+        row.runs = at + 1;
+        if at == 0 {
+            row.latency_ms.first = Some(run.run_ms);
+        } else {
+            later.push(run.run_ms);
+        }
+        let outputs = subject.named(run.outputs);
+        let difference = compare::compare(&outputs, &subject.want, options.tolerance)
+            .map_err(|error| error.to_string())?;
+        if worst.as_ref().is_none_or(|worst| difference.max_abs > worst.max_abs) {
+            worst = Some(difference);
+        }
+    }
+    later.sort_by(f64::total_cmp);
+    row.latency_ms.p50 = percentile(&later, 50.0);
+    row.latency_ms.p95 = percentile(&later, 95.0);
+    row.measured(worst.unwrap_or_default());
+    match &row.first_divergence {
+        Some(divergence) => Err(divergence.to_string()),
+        None => Ok(()),
+    }
+}
+
+/// Records the latency of a row that passed.
+///
+/// # Errors
+/// The data folder cannot be written.
+pub fn record(row: &Row, history: &mut History) -> std::io::Result<()> {
+    let (Status::Pass, Some(key), Some(p50_ms)) = (row.status, row.key(), row.latency_ms.p50)
+    else {
+        return Ok(());
+    };
+    let at = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (model, browser_version) = (row.model.clone(), row.browser_version.clone());
+    history.record(Entry { at, model, key, browser_version, p50_ms })
+}
+
+/// The value that so many percent of the sorted values do not exceed (nearest rank); `None` of none.
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+    let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn row(model: &str, status: Status, reason: Option<&str>) -> Row {
+        let target = Target { host: Host::Native, backend: Backend::Cpu };
+        let mut row = Row::new(model, Path::new(&format!("{model}.onnx")), target);
+        row.status = status;
+        row.reason = reason.map(ToOwned::to_owned);
+        row
+    }
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let values: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(percentile(&values, 50.0), Some(10.0));
+        assert_eq!(percentile(&values, 95.0), Some(19.0));
+        assert_eq!(percentile(&[7.0], 95.0), Some(7.0));
+        assert_eq!(percentile(&[], 50.0), None);
+    }
+
+    #[test]
+    fn a_slower_row_fails_and_is_not_recorded() {
+        let home = tempfile::tempdir().expect("a folder");
+        let mut history = History::open(home.path()).expect("empty");
+        let passed = |p50| {
+            let mut row = row("m", Status::Pass, None);
+            row.model_hash = Some("00".to_owned());
+            row.inputs = Some("x:F32[1]".to_owned());
+            row.latency_ms.p50 = Some(p50);
+            row
+        };
+        let mut first = passed(10.0);
+        first.judge_speed(&history, Some(20.0));
+        assert_eq!((first.status, first.history), (Status::Pass, None));
+        record(&first, &mut history).expect("written");
+        let mut near = passed(11.9);
+        near.judge_speed(&history, Some(20.0));
+        assert_eq!(near.status, Status::Pass);
+        let mut slow = passed(12.1);
+        slow.judge_speed(&history, Some(20.0));
+        assert_eq!(slow.status, Status::Fail);
+        assert!(slow.reason.as_deref().is_some_and(|reason| reason.contains("21 % slower")));
+        record(&slow, &mut history).expect("nothing to write");
+        assert_eq!(history.compare(&slow.key().expect("it ran"), 10.0).map(|h| h.checks), Some(1));
+    }
+}

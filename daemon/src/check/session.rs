@@ -1,0 +1,297 @@
+//! One model loaded on one target. Its numbers come from that target, or there are none.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla_fleet::{Budget, Config, Ladder, ModelId};
+use flotilla_protocol::Tensor;
+
+use super::{
+    native::Native,
+    subject::Subject,
+    target::{Host, Target},
+};
+use crate::{
+    browser::{Adapter, Kind},
+    catalog::Catalog,
+    guardian,
+    local::{Local, Wishes},
+    pool::{Answer, Input, View},
+};
+
+/// Longest start of a browser, its page included.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Nobody measures while a probe runs.
+const NO_PROBES: Duration = Duration::from_secs(24 * 3600);
+
+/// What sessions are opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Where Chromium's WebGPU adapter comes from.
+    pub adapter: Adapter,
+    /// Longest load and longest run.
+    pub timeout: Duration,
+}
+
+/// What a target says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The browser's own version; this program's where there is no browser.
+    pub version: Option<String>,
+    /// What the backend runs on, in the browser's words.
+    pub adapter: Option<String>,
+    /// Chromium's route to WebGPU, where one was taken.
+    pub webgpu_adapter: Option<Adapter>,
+    /// From the order to load until the model answers, in milliseconds.
+    pub load_ms: Option<f64>,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// In the words of the browser, the driver or the runtime.
+    pub reason: String,
+    /// What was known by then.
+    pub facts: Facts,
+}
+
+/// A run's results.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// In the program's order.
+    pub outputs: Vec<Tensor>,
+    /// From decoded inputs to outputs in memory, inside the page, in milliseconds.
+    pub run_ms: f64,
+    /// Pipelines that were created since the load.
+    pub pipelines_created: u32,
+}
+
+/// A model that is loaded on a target.
+pub struct Session {
+    target: Target,
+    settings: Settings,
+    facts: Facts,
+    host: Running,
+}
+
+enum Running {
+    Pool(Box<Local>, ModelId),
+    Native(Native),
+}
+
+impl Session {
+    /// Starts the target's browser with this model and nothing else.
+    ///
+    /// # Errors
+    /// The browser does not start, or it or its backend refuses the model.
+    pub async fn open(
+        subject: &Subject,
+        target: Target,
+        settings: Settings,
+    ) -> Result<Session, Refusal> {
+        let (facts, host) = match target.host {
+            Host::Native => native(subject, target, settings).await?,
+            Host::Browser(kind) => pool(subject, target, settings, kind, false).await?,
+            Host::Simulated => pool(subject, target, settings, Kind::Chrome, true).await?,
+            Host::Edge => {
+                let reason = target.host.missing().unwrap_or_default();
+                return Err(Refusal { reason, facts: Facts::default() });
+            }
+        };
+        Ok(Session { target, settings, facts, host })
+    }
+
+    /// What the target says of itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Runs the model once.
+    ///
+    /// # Errors
+    /// The run failed, took too long, or was computed elsewhere.
+    pub async fn run(&self, inputs: &[Tensor]) -> Result<Run, String> {
+        match &self.host {
+            Running::Native(native) => {
+                let run = native.run(inputs.to_vec());
+                let limit = self.settings.timeout;
+                let late = |_| format!("it took longer than {} s", limit.as_secs());
+                tokio::time::timeout(limit, run).await.map_err(late)?
+            }
+            Running::Pool(local, model) => {
+                let input = Input::Tensors(inputs.to_vec());
+                let answer = local.pool.run(*model, input, self.settings.timeout).await;
+                let answer = answer.map_err(|error| error.to_string())?;
+                self.owned(answer)
+            }
+        }
+    }
+
+    /// An answer of the pool, if this target computed it at once.
+    fn owned(&self, answer: Answer) -> Result<Run, String> {
+        let provenance = &answer.provenance;
+        let (kind, simulated) = match self.target.host {
+            Host::Browser(kind) => (kind, false),
+            Host::Simulated | Host::Native | Host::Edge => (Kind::Chrome, true),
+        };
+        let is_own = provenance.browser == kind
+            && provenance.simulated == simulated
+            && provenance.backend == self.target.backend
+            && provenance.fallback.is_none();
+        if !is_own {
+            return Err(format!(
+                "{} {} answered, simulated: {}, fallback: {:?}",
+                provenance.browser, provenance.backend, provenance.simulated, provenance.fallback
+            ));
+        }
+        if !provenance.tried.is_empty() {
+            return Err(format!("it was tried before: {}", provenance.tried.join("; ")));
+        }
+        Ok(Run {
+            outputs: answer.outputs,
+            run_ms: provenance.run_ms,
+            pipelines_created: provenance.pipelines_created,
+        })
+    }
+
+    /// Memory of the browser's processes (PSS), or of this process where it plays the browser, in bytes. Takes some 50 ms.
+    pub async fn memory_bytes(&self) -> Option<u64> {
+        let root = match &self.host {
+            Running::Native(_) => std::process::id(),
+            Running::Pool(local, _) => {
+                let view = local.pool.view().await?;
+                let facts = view.browsers.first()?.facts.as_ref()?;
+                if facts.simulated { std::process::id() } else { facts.guardian_pid? }
+            }
+        };
+        let measuring = tokio::task::spawn_blocking(move || guardian::tree_pss_bytes(root));
+        measuring.await.ok().filter(|&bytes| bytes > 0)
+    }
+
+    /// Ends the browser.
+    pub async fn close(self) {
+        match self.host {
+            Running::Pool(local, _) => local.stop().await,
+            Running::Native(native) => drop(native),
+        }
+    }
+}
+
+async fn native(
+    subject: &Subject,
+    target: Target,
+    settings: Settings,
+) -> Result<(Facts, Running), Refusal> {
+    let mut facts = Facts { version: Some(own_version()), ..Facts::default() };
+    let open = Native::open(subject.program.clone(), subject.blobs.clone(), target.backend);
+    let opened = match tokio::time::timeout(settings.timeout, open).await {
+        Ok(opened) => opened,
+        Err(_) => Err(format!("the load took longer than {} s", settings.timeout.as_secs())),
+    };
+    match opened {
+        Ok((native, loaded)) => {
+            facts.adapter = Some(loaded.adapter.label());
+            facts.load_ms = Some(loaded.load_ms);
+            Ok((facts, Running::Native(native)))
+        }
+        Err(reason) => Err(Refusal { reason, facts }),
+    }
+}
+
+async fn pool(
+    subject: &Subject,
+    target: Target,
+    settings: Settings,
+    kind: Kind,
+    simulated: bool,
+) -> Result<(Facts, Running), Refusal> {
+    let refused = |reason: String| Refusal { reason, facts: Facts::default() };
+    let mut catalog = Catalog::default();
+    let model = catalog
+        .add_program(&subject.name, subject.program.clone(), subject.blobs.clone())
+        .map_err(|error| refused(error.to_string()))?;
+    let local = Local::start(&wishes(target, settings, kind, simulated), Arc::new(catalog), 0)
+        .await
+        .map_err(|error| refused(error.to_string()))?;
+    let over = |view: &View| ready_ms(view).is_some() || failure(view).is_some();
+    let waited = tokio::time::timeout(START_MAX + settings.timeout, local.pool.wait_until(over));
+    let view = waited.await.ok().flatten();
+    let facts = view.as_ref().map(|view| facts(view, target, settings)).unwrap_or_default();
+    match view.as_ref().map(|view| (failure(view), ready_ms(view))) {
+        Some((None, Some(_))) => Ok((facts, Running::Pool(Box::new(local), model))),
+        Some((failure, _)) => {
+            local.stop().await;
+            Err(Refusal { reason: failure.unwrap_or_default(), facts })
+        }
+        None => {
+            local.stop().await;
+            let reason = format!("no answer within {} s", (START_MAX + settings.timeout).as_secs());
+            Err(Refusal { reason, facts })
+        }
+    }
+}
+
+/// A pool of one browser and one backend in which nothing is tried twice: what fails here is what is to be told.
+fn wishes(target: Target, settings: Settings, kind: Kind, simulated: bool) -> Wishes {
+    let never = Budget { tries_max: 0, wait_max: Duration::ZERO };
+    let fleet = Config {
+        start_timeout: START_MAX,
+        load_timeout: settings.timeout,
+        probe_interval: NO_PROBES,
+        restarts_max: 0,
+        load_restarts_max: 0,
+        ladder: Ladder {
+            retry: never,
+            reset: never,
+            migrate: never,
+            reconstruct: never,
+            simulate: never,
+        },
+        ..Config::default()
+    };
+    Wishes {
+        simulated,
+        backends: vec![target.backend],
+        adapter: settings.adapter,
+        timeout: settings.timeout,
+        worker_timeout: Some(settings.timeout),
+        fleet,
+        ..Wishes::of(vec![kind])
+    }
+}
+
+/// How long the load took, once the model answers.
+fn ready_ms(view: &View) -> Option<f64> {
+    let is_ready = view.status.models.iter().any(|model| model.ready > 0);
+    let (_, _, load_us) = view.adapters.first().filter(|_| is_ready)?;
+    Some(*load_us as f64 / 1e3)
+}
+
+/// What the slot's browser failed of, or why it refuses the model.
+fn failure(view: &View) -> Option<String> {
+    let refused = view.status.models.iter().find_map(|model| model.unplaceable.clone());
+    refused.or_else(|| view.status.slots.iter().find_map(|slot| slot.last_failure.clone()))
+}
+
+fn facts(view: &View, target: Target, settings: Settings) -> Facts {
+    let browser = view.browsers.first();
+    let told = browser.and_then(|browser| browser.facts.as_ref());
+    let loaded = view.adapters.first().map(|(_, adapter, _)| adapter.label());
+    let offered = || {
+        let reports = browser.map(|browser| browser.backends.as_slice()).unwrap_or_default();
+        let report = reports.iter().find(|report| report.backend == target.backend)?;
+        report.outcome.as_ref().ok().map(flotilla_protocol::AdapterInfo::label)
+    };
+    Facts {
+        version: told.map(|facts| facts.version.clone()),
+        adapter: loaded.or_else(offered),
+        webgpu_adapter: (target.host == Host::Browser(Kind::Chrome)
+            && target.backend == flotilla_protocol::Backend::WebGpu)
+            .then(|| crate::browser::adapter::decide(settings.adapter)),
+        load_ms: ready_ms(view),
+    }
+}
+
+/// What stands in the place of a browser's version where there is none.
+fn own_version() -> String {
+    format!("flotilla {}", env!("CARGO_PKG_VERSION"))
+}

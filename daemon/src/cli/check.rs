@@ -1,0 +1,368 @@
+//! `flotilla check`.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use flotilla::{
+    browser::Adapter,
+    catalog,
+    check::{
+        self, Given, Host, Row, Settings, Status, Subject, Target, Tolerance, github,
+        history::History, junit, targets,
+    },
+};
+use flotilla_protocol::Backend;
+
+use super::{progress, table};
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+
+/// Where models are run, and on what.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Places {
+    /// Browsers: chrome, firefox, edge, native (this machine without a browser), simulated. One that is not installed is
+    /// skipped, with the reason.
+    #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values_t = Host::DEFAULT)]
+    browsers: Vec<Host>,
+    /// Backends: webgpu, webnn, cpu. Each has a row of its own; none stands in for another.
+    #[arg(long, value_name = "BACKEND,..", value_delimiter = ',', value_parser = backend,
+          default_values_t = [Backend::WebGpu, Backend::Cpu])]
+    backends: Vec<Backend>,
+    /// Where Chromium's WebGPU adapter comes from.
+    #[arg(long, value_enum, default_value = "auto")]
+    webgpu_adapter: Adapter,
+    /// Longest load and longest run, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    timeout: u64,
+}
+
+impl Places {
+    pub(super) fn targets(&self) -> Vec<Target> {
+        targets(&self.browsers, &self.backends)
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings { adapter: self.webgpu_adapter, timeout: Duration::from_secs(self.timeout) }
+    }
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    [Backend::WebGpu, Backend::WebNn, Backend::Cpu]
+        .into_iter()
+        .find(|backend| backend.name() == name)
+        .ok_or_else(|| format!("{name:?} is not a backend; known are webgpu, webnn and cpu"))
+}
+
+/// What models are given, and how far their answers may be off.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Inputs {
+    /// Size of a symbolic dimension of inputs that are made up. May be given again for another one.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
+    dims: Vec<(String, i64)>,
+    /// Seed of inputs that are made up.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Largest error for each unit of an output's largest number.
+    #[arg(long, default_value_t = Tolerance::default().relative, value_parser = allowance)]
+    rtol: f64,
+    /// Largest error of any number.
+    #[arg(long, default_value_t = Tolerance::default().absolute, value_parser = allowance)]
+    atol: f64,
+}
+
+impl Inputs {
+    pub(super) fn dims(&self) -> BTreeMap<String, i64> {
+        self.dims.iter().cloned().collect()
+    }
+
+    pub(super) fn given(&self, io: Option<PathBuf>) -> Given {
+        Given { io, dims: self.dims(), seed: self.seed }
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn tolerance(&self) -> Tolerance {
+        Tolerance { absolute: self.atol, relative: self.rtol }
+    }
+}
+
+fn dim(text: &str) -> Result<(String, i64), String> {
+    let (name, size) = text.split_once('=').ok_or("write NAME=N")?;
+    match size.parse() {
+        Ok(size) if (0..=i64::from(i32::MAX)).contains(&size) => Ok((name.to_owned(), size)),
+        Ok(_) | Err(_) => Err(format!("{size:?} is no size of a dimension")),
+    }
+}
+
+fn allowance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        Ok(_) | Err(_) => Err("a number that is not negative is needed".to_owned()),
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// An .onnx file or a model's folder.
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<PathBuf>,
+    /// Inputs (`in.NAME`) and right outputs (`out.NAME`) in a safetensors file; for several models one for each, in their
+    /// order. Without it inputs are made up, and the native reference says what is right.
+    #[arg(long, value_name = "FILE")]
+    io: Vec<PathBuf>,
+    #[command(flatten)]
+    places: Places,
+    #[command(flatten)]
+    inputs: Inputs,
+    /// Runs after the first one, whose median and 95th percentile are shown.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    runs: u32,
+    /// Print only JSON: one array with an object per row.
+    #[arg(long)]
+    json: bool,
+    /// Write a JUnit report.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Show latencies beside those of earlier checks, and record them in the data folder.
+    #[arg(long)]
+    history: bool,
+    /// Fail a row whose median latency is so many percent above the recorded one.
+    #[arg(long, value_name = "PERCENT", value_parser = allowance)]
+    fail_if_slower: Option<f64>,
+    /// A browser that is not installed is a failure.
+    #[arg(long)]
+    strict: bool,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    if let Some(wrong) = wrong_usage(&options.models, &options.io) {
+        eprintln!("flotilla: {wrong}");
+        return Ok(ExitCode::from(USAGE));
+    }
+    let mut history = match options.history || options.fail_if_slower.is_some() {
+        true => {
+            let home = flotilla::pull::home_dir();
+            let opened = History::open(&home);
+            Some(
+                opened
+                    .with_context(|| format!("the history in {} is not usable", home.display()))?,
+            )
+        }
+        false => None,
+    };
+    let mut rows = Vec::new();
+    for (at, model) in options.models.iter().enumerate() {
+        let given = options.inputs.given(options.io.get(at).cloned());
+        let name = shown_name(model, &options.models);
+        let checked = check_model(model, &name, given, &options, history.as_ref()).await;
+        if let Some(history) = history.as_mut().filter(|_| options.history) {
+            for row in &checked {
+                check::record(row, history).context("the history cannot be written")?;
+            }
+        }
+        rows.extend(checked);
+    }
+    report(&rows, &options)?;
+    let failed = rows.iter().any(|row| match row.status {
+        Status::Pass => false,
+        Status::Fail | Status::Refused => true,
+        Status::Skipped => options.strict,
+    });
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is wrong with the paths, if anything.
+pub(super) fn wrong_usage(models: &[PathBuf], io: &[PathBuf]) -> Option<String> {
+    if let Some(missing) = models.iter().chain(io).find(|path| !path.exists()) {
+        return Some(format!("{} is not there", missing.display()));
+    }
+    let (io, models) = (io.len(), models.len());
+    (io != 0 && io != models)
+        .then(|| format!("--io is given {io} times for {models} models; give one for each"))
+}
+
+/// A model's name, or its path where another one has the same name.
+pub(super) fn shown_name(model: &Path, models: &[PathBuf]) -> String {
+    let name = short_name(model);
+    let same = models.iter().filter(|other| short_name(other) == name).count();
+    if same > 1 { model.display().to_string() } else { name }
+}
+
+/// The folder's name for a file that is called like every other one.
+fn short_name(model: &Path) -> String {
+    match model.file_name().filter(|file| *file == "model.onnx").and(model.parent()) {
+        Some(folder) => catalog::name_of(folder),
+        None => catalog::name_of(model),
+    }
+}
+
+/// Reads a model, under the name that is shown for it.
+pub(super) async fn open(model: &Path, name: &str, given: Given) -> Result<Subject, String> {
+    let opening = Subject::open(model, &given);
+    let opened = progress::spinner(&format!("importing {name}"), opening).await;
+    let mut subject = opened.map_err(|error| error.to_string())?;
+    name.clone_into(&mut subject.name);
+    Ok(subject)
+}
+
+async fn check_model(
+    model: &Path,
+    name: &str,
+    given: Given,
+    options: &Options,
+    history: Option<&History>,
+) -> Vec<Row> {
+    let opened = open(model, name, given).await;
+    let settings = check::Options {
+        tolerance: options.inputs.tolerance(),
+        runs: options.runs,
+        settings: options.places.settings(),
+        slower_percent_max: options.fail_if_slower,
+    };
+    let mut rows = Vec::new();
+    for target in options.places.targets() {
+        let row = match &opened {
+            Err(reason) => Row::new(name, model, target).ended(Status::Refused, reason.clone()),
+            Ok(subject) => {
+                let checking = check::check(subject, target, settings, history);
+                progress::spinner(&format!("{name} in {target}"), checking).await
+            }
+        };
+        rows.push(row);
+    }
+    rows
+}
+
+/// Everything that is told about the rows.
+fn report(rows: &[Row], options: &Options) -> anyhow::Result<()> {
+    if options.json {
+        super::embed::print_json(&serde_json::to_value(rows)?)?;
+    } else {
+        print(rows);
+    }
+    if let Some(path) = &options.junit {
+        let xml = junit::report(rows, options.strict);
+        std::fs::write(path, xml)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
+        annotate(rows, options)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "GitHub reads its commands there")]
+fn annotate(rows: &[Row], options: &Options) -> anyhow::Result<()> {
+    for command in github::annotations(rows, options.strict) {
+        // Both streams are read for commands; with --json the one is for JSON alone.
+        if options.json {
+            eprintln!("{command}");
+        } else {
+            println!("{command}");
+        }
+    }
+    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(github::summary(rows).as_bytes()))
+            .with_context(|| format!("the summary {} cannot be written", path.display()))?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a command's result")]
+fn print(rows: &[Row]) {
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let header = [
+        "model",
+        "browser",
+        "backend",
+        "adapter",
+        "status",
+        "max error",
+        "relative",
+        "ulp",
+        "first",
+        "median",
+        "p95",
+        "memory",
+    ];
+    table::print(&header, &cells);
+    for alike in rows.chunk_by(|a, b| (&a.model, &a.reason) == (&b.model, &b.reason)) {
+        let targets: Vec<String> = alike.iter().map(|row| row.target().to_string()).collect();
+        if let [Row { model, status, reason: Some(reason), .. }, ..] = alike {
+            println!("\n{model} {} in {}: {reason}", status.name(), targets.join(", "));
+        }
+    }
+    let mut told: Vec<&str> = Vec::new();
+    for row in rows {
+        if let Some(reason) = &row.reference_reason
+            && !told.contains(&row.model.as_str())
+        {
+            told.push(&row.model);
+            println!("\n{} is compared with our own kernels: {reason}", row.model);
+        }
+    }
+    for row in rows {
+        if let Some(compared) = &row.history {
+            println!(
+                "\n{} in {}: {:+.0} % against the {:.2} ms of {} earlier checks",
+                row.model,
+                row.target(),
+                compared.slower_percent,
+                compared.p50_ms,
+                compared.checks
+            );
+        }
+    }
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let error = |error: Option<f64>| error.map_or("-".to_owned(), |error| format!("{error:.1e}"));
+    vec![
+        row.model.clone(),
+        browser_cell(row.browser, row.browser_version.as_deref()),
+        backend_cell(row.backend, row.webgpu_adapter),
+        row.adapter.clone().unwrap_or_else(|| "-".to_owned()),
+        row.status.name().to_owned(),
+        error(row.max_abs_err),
+        error(row.max_rel_err),
+        row.max_ulp.map_or("-".to_owned(), |ulp| ulp.to_string()),
+        ms_cell(row.latency_ms.first),
+        ms_cell(row.latency_ms.p50),
+        ms_cell(row.latency_ms.p95),
+        memory_cell(row.memory_bytes),
+    ]
+}
+
+pub(super) fn browser_cell(host: Host, version: Option<&str>) -> String {
+    format!("{host} {}", version.unwrap_or_default()).trim().to_owned()
+}
+
+pub(super) fn backend_cell(backend: Backend, route: Option<Adapter>) -> String {
+    match route {
+        Some(route) => format!("{backend} ({})", route.name()),
+        None => backend.to_string(),
+    }
+}
+
+pub(super) fn ms_cell(ms: Option<f64>) -> String {
+    ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms"))
+}
+
+pub(super) fn memory_cell(bytes: Option<u64>) -> String {
+    bytes.map_or("-".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
+}

@@ -1,0 +1,130 @@
+//! Operators that make features of numbers: those of the domain `ai.onnx.ml`, and counts of n-grams.
+
+use std::collections::BTreeMap;
+
+use tract_onnx::{
+    prelude::{DatumType, OutletId, Tensor, TractResult},
+    tract_hir::internal::{ToDim, bail, tract_core::ops::logic::CompGT},
+};
+
+use crate::{
+    import::onnx::wiring::{Wire, Wiring},
+    program::{NgramCounts, Op},
+};
+
+pub(super) const OPERATORS: &[(&str, Wire)] = &[("TfIdfVectorizer", tf_idf_vectorizer)];
+
+/// Those of the domain `ai.onnx.ml`.
+pub(super) const ML_OPERATORS: &[(&str, Wire)] =
+    &[("ArrayFeatureExtractor", array_feature_extractor), ("Binarizer", binarizer)];
+
+/// Elements of the last dimension.
+fn array_feature_extractor(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let (x, indices) = (w.input(0)?, w.input(1)?);
+    let count = w.shape(indices).iter().product();
+    let indices = w.reshape(indices, &[count])?;
+    let rank = w.rank(x);
+    let picked = w.gather(rank.saturating_sub(1), x, indices)?;
+    Ok(vec![if rank == 1 { w.unsqueeze(picked, 0)? } else { picked }])
+}
+
+/// 1 above a threshold, else 0.
+fn binarizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let x = w.input(0)?;
+    let dtype = w.dtype(x);
+    let threshold = w.node.get_attr_opt::<f32>("threshold")?.unwrap_or(0.0);
+    let threshold = w.scalar(dtype, f64::from(threshold))?;
+    let above = w.binary(CompGT, x, threshold)?;
+    Ok(vec![w.cast(above, dtype)?])
+}
+
+/// How often each n-gram of a pool occurs, or whether it does, weighted.
+fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let x = w.input(0)?;
+    let mut x_shape = w.shape(x);
+    let rows_given = x_shape.len() == 2;
+    if !rows_given {
+        x_shape.insert(0, 1.to_dim());
+    }
+    let [rows, _] = x_shape.as_slice() else {
+        bail!("{} dimensions, rows of items have two", x_shape.len());
+    };
+    let pool = w.node.get_attr_opt_vec::<i64>("pool_int64s")?;
+    let Some(pool) = pool.filter(|pool| !pool.is_empty()) else {
+        bail!("only n-grams of integers can be counted");
+    };
+    let counts = w.node.get_attr_vec::<usize>("ngram_counts")?;
+    let columns = w.node.get_attr_vec::<usize>("ngram_indexes")?;
+    let sizes = w.node.get_attr::<usize>("min_gram_length")?
+        ..=w.node.get_attr::<usize>("max_gram_length")?;
+    let distance_max = u32::try_from(w.node.get_attr::<i64>("max_skip_count")? + 1)?;
+    let weights = w.node.get_attr_opt_vec::<f32>("weights")?.unwrap_or_default();
+    let width = columns.iter().max().map_or(0, |column| column + 1);
+    let grams = grams(&pool, &counts, &columns, &sizes)?;
+    let longest = grams.keys().map(|gram| gram.len()).max().unwrap_or(1);
+    let mut by_column = vec![Vec::new(); width];
+    for (gram, column) in grams {
+        by_column[column].push(gram);
+    }
+    let (mut items, mut lengths, mut starts) = (Vec::new(), Vec::new(), vec![0i32]);
+    for gram in by_column.iter().flatten() {
+        for index in 0..longest {
+            items.push(i32::try_from(gram.get(index).copied().unwrap_or(0))?);
+        }
+        lengths.push(gram.len() as i32);
+    }
+    for grams in &by_column {
+        let start = starts.last().copied().unwrap_or(0);
+        starts.push(start + grams.len() as i32);
+    }
+    let items = w.tensor(Tensor::from_shape(&[lengths.len(), longest], &items)?)?;
+    let lengths = w.tensor(Tensor::from_shape(&[lengths.len()], &lengths)?)?;
+    let starts = w.tensor(Tensor::from_shape(&[width + 1], &starts)?)?;
+    let shape = vec![rows.clone(), width.to_dim()];
+    let x = w.reshape(x, &x_shape)?;
+    let op = Op::NgramCounts(NgramCounts { distance_max });
+    let mut result =
+        w.program_op(op, &[x, items, lengths, starts], DatumType::F32, shape.clone())?;
+    let mode = w.text("mode")?.unwrap_or_default().to_owned();
+    if mode == "IDF" {
+        let one = w.scalar(DatumType::F32, 1.0)?;
+        result = w.min(result, one)?;
+    }
+    match mode.as_str() {
+        "IDF" | "TFIDF" if !weights.is_empty() => {
+            let weights = w.tensor(Tensor::from_shape(&[1, weights.len()], &weights)?)?;
+            result = w.mul(result, weights)?;
+        }
+        "TF" | "IDF" | "TFIDF" => {}
+        mode => bail!("mode {mode:?} is not known"),
+    }
+    Ok(vec![if rows_given { result } else { w.reshape(result, &shape[1..])? }])
+}
+
+/// The n-grams that are counted, with the column of each. `counts` has where those of 1, 2, .. items start in the pool.
+fn grams(
+    pool: &[i64],
+    counts: &[usize],
+    columns: &[usize],
+    sizes: &std::ops::RangeInclusive<usize>,
+) -> TractResult<BTreeMap<Vec<i64>, usize>> {
+    let mut grams = BTreeMap::new();
+    let mut number = 0;
+    for (index, &start) in counts.iter().enumerate() {
+        let (size, end) = (index + 1, counts.get(index + 1).copied().unwrap_or(pool.len()));
+        let Some(items) = pool.get(start..end) else {
+            bail!("n-grams of {size} items lie at {start}..{end} of a pool of {}", pool.len());
+        };
+        for gram in items.chunks_exact(size) {
+            let Some(&column) = columns.get(number) else {
+                bail!("n-gram {number} has no column");
+            };
+            number += 1;
+            if sizes.contains(&size) {
+                // The last one of the same n-grams is the one that counts.
+                grams.insert(gram.to_vec(), column);
+            }
+        }
+    }
+    Ok(grams)
+}

@@ -1,0 +1,89 @@
+//! Losses over classes.
+
+use tract_onnx::{
+    prelude::{DatumType, OutletId, TractResult, tensor0},
+    tract_hir::internal::{
+        bail,
+        tract_core::ops::{array::GatherElements, logic::CompEq, math, nn::Reducer},
+    },
+};
+
+use crate::import::onnx::wiring::{Wire, Wiring};
+
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("NegativeLogLikelihoodLoss", negative_log_likelihood),
+    ("SoftmaxCrossEntropyLoss", softmax_cross_entropy),
+];
+
+/// Logarithms of probabilities are `[batch, classes, ..]`, targets `[batch, ..]`.
+fn negative_log_likelihood(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let logs = w.input(0)?;
+    Ok(vec![loss(w, logs)?])
+}
+
+fn softmax_cross_entropy(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let scores = w.input(0)?;
+    let logs = w.log_softmax(scores, &[1])?;
+    Ok(vec![loss(w, logs)?, logs])
+}
+
+fn loss(w: &mut Wiring<'_, '_>, logs: OutletId) -> TractResult<OutletId> {
+    let (target, weight) = (w.input(1)?, w.optional(2));
+    let ignored = w.node.get_attr_opt::<i64>("ignore_index")?;
+    let reduction = w.text("reduction")?.unwrap_or("mean").to_owned();
+    let dtype = w.dtype(logs);
+    let target = w.cast(target, DatumType::I64)?;
+    let zero = w.scalar(dtype, 0.0)?;
+
+    // A class that is ignored need not be one of the classes.
+    let ignored = match ignored {
+        Some(index) => {
+            let index = w.tensor(tensor0(index))?;
+            Some(w.binary(CompEq, target, index)?)
+        }
+        None => None,
+    };
+    let class = match ignored {
+        Some(ignored) => {
+            let first = w.tensor(tensor0(0i64))?;
+            w.select(ignored, first, target)?
+        }
+        None => target,
+    };
+    let column = w.unsqueeze(class, 1)?;
+    let picked = w.wire(GatherElements { axis: 1 }, &[logs, column])?;
+    let picked = w.squeeze(picked, 1)?;
+    let mut losses = w.unary(math::neg(), picked)?;
+
+    let counted = match (weight, ignored) {
+        (None, None) => None,
+        (weight, ignored) => {
+            let one = w.scalar(dtype, 1.0)?;
+            let share = match weight {
+                Some(weight) => w.gather(0, weight, class)?,
+                None => one,
+            };
+            let share = match ignored {
+                Some(ignored) => w.select(ignored, zero, share)?,
+                None => share,
+            };
+            losses = w.mul(losses, share)?;
+            Some(share)
+        }
+    };
+    let axes: Vec<usize> = (0..w.rank(losses)).collect();
+    match reduction.as_str() {
+        "none" => Ok(losses),
+        "sum" => w.reduce(Reducer::Sum, losses, &axes, false),
+        "mean" => {
+            let Some(counted) = counted else {
+                let mean = w.mean(losses, &axes)?;
+                return w.reshape(mean, &[]);
+            };
+            let sum = w.reduce(Reducer::Sum, losses, &axes, false)?;
+            let count = w.reduce(Reducer::Sum, counted, &axes, false)?;
+            w.div(sum, count)
+        }
+        other => bail!("reduction {other:?} is not known"),
+    }
+}

@@ -1,0 +1,201 @@
+//! ONNX files that are damaged or hostile: each is refused at once and by name, in bounded memory, and the model beside it
+//! is checked and served as if they were not there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use flotilla_tests::{
+    command,
+    daemon::Daemon,
+    model,
+    onnx::{FLOAT, INT64, Sketch},
+    place,
+};
+use serde_json::{Value, json};
+
+/// Longest time to refuse a model.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
+/// Most memory of the whole program, in KiB: what it needs for a small model, but none for what a file merely claims.
+const ADDRESSES_KIB_MAX: u64 = 4 << 20;
+
+/// `y = relu(x)`, which is right.
+fn good() -> Sketch {
+    Sketch::default().input("x", &[2]).node("Relu", &["x"], &["y"]).output("y", &[2])
+}
+
+/// Files by name, and what must be said of each.
+fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
+    let whole = fs::read(place::file("models/bert/model.onnx")).expect("committed");
+    let with_weight = |sketch: Sketch| {
+        sketch.input("x", &[2]).node("Add", &["x", "w"], &["y"]).output("y", &[2]).bytes()
+    };
+    let external =
+        |entries: &[(&str, &str)]| with_weight(Sketch::default().external("w", &[2], entries));
+    let cyclic = Sketch::default()
+        .input("x", &[2])
+        .node("Add", &["x", "b"], &["a"])
+        .node("Relu", &["a"], &["b"])
+        .output("b", &[2]);
+    let huge = (1i64 << 40).to_le_bytes();
+    vec![
+        ("cut", whole[..whole.len() / 2].to_vec(), &["cut short"]),
+        ("empty", Vec::new(), &["no graph"]),
+        ("text", b"this is no protobuf".to_vec(), &["not an ONNX file"]),
+        ("cyclic", cyclic.bytes(), &["cycle", "node of"]),
+        ("outside", external(&[("location", "../secret.bin")]), &["out of the model's folder", "secret.bin"]),
+        ("absolute", external(&[("location", "/etc/passwd")]), &["out of the model's folder", "/etc/passwd"]),
+        ("missing-data", external(&[("location", "nothing.bin")]), &["nothing.bin"]),
+        (
+            "past-the-end",
+            external(&[("location", "weights.bin"), ("length", "8796093022208")]),
+            &["tensor w", "weights.bin"],
+        ),
+        (
+            "larger-than-the-file",
+            with_weight(Sketch::default().initializer("w", FLOAT, &[1 << 40], &[0; 8])),
+            &["tensor w", "8 bytes", "4398046511104"],
+        ),
+        (
+            "no-data-at-all",
+            with_weight(Sketch::default().initializer("w", FLOAT, &[1 << 40], &[])),
+            &["tensor w"],
+        ),
+        (
+            "impossible-shape",
+            with_weight(Sketch::default().initializer("w", FLOAT, &[i64::MAX, 16], &[0; 8])),
+            &["tensor w"],
+        ),
+        (
+            "made-from-nothing",
+            Sketch::default()
+                .initializer("shape", INT64, &[1], &huge)
+                .node("ConstantOfShape", &["shape"], &["zeros"])
+                .node("ReduceSum", &["zeros"], &["y"])
+                .output("y", &[1])
+                .bytes(),
+            &["zeros"],
+        ),
+        (
+            "expanded",
+            Sketch::default()
+                .initializer("shape", INT64, &[1], &huge)
+                .initializer("one", FLOAT, &[1], &1f32.to_le_bytes())
+                .node("Expand", &["one", "shape"], &["many"])
+                .node("Exp", &["many"], &["y"])
+                .output("y", &[1 << 40])
+                .bytes(),
+            &["node of"],
+        ),
+        (
+            "from-the-future",
+            {
+                let sketch = Sketch::new(1000).input("x", &[2]).node("Relu", &["x"], &["y"]);
+                sketch.output("y", &[2]).bytes()
+            },
+            &["operator set", "1000"],
+        ),
+        (
+            "of-strangers",
+            {
+                let sketch = good().opset("com.example", 1);
+                sketch
+                    .node_of("com.example", "Frobnicate", &["x"], &["z"])
+                    .output("z", &[2])
+                    .bytes()
+            },
+            &["com.example"],
+        ),
+        (
+            "unknown-operator",
+            {
+                let sketch = Sketch::default().input("x", &[2]).node("Frobnicate", &["x"], &["y"]);
+                sketch.output("y", &[2]).bytes()
+            },
+            &["Frobnicate", "node of y"],
+        ),
+        (
+            "no-such-value",
+            {
+                let sketch = Sketch::default().input("x", &[2]).node("Relu", &["nobody"], &["y"]);
+                sketch.output("y", &[2]).bytes()
+            },
+            &["nobody"],
+        ),
+        ("no-such-output", good().output("z", &[2]).bytes(), &["output z"]),
+    ]
+}
+
+/// A folder with every broken model and a good one.
+fn written(folder: &Path) -> (PathBuf, Vec<(PathBuf, &'static [&'static str])>) {
+    fs::write(folder.join("secret.bin"), [0; 8]).expect("written");
+    let write = |name: &str, bytes: &[u8]| {
+        let model = folder.join(name);
+        fs::create_dir(&model).expect("a folder");
+        fs::write(model.join("weights.bin"), [0; 8]).expect("written");
+        fs::write(model.join("model.onnx"), bytes).expect("written");
+        model
+    };
+    let files = broken().into_iter().map(|(name, bytes, says)| (write(name, &bytes), says));
+    (write("good-relu", &good().bytes()), files.collect())
+}
+
+/// `flotilla check` of these models on the native cpu, with so much memory and no more.
+fn check(home: &Path, models: &[&Path]) -> Vec<Value> {
+    let mut shell = Command::new("sh");
+    let limited = format!("ulimit -v {ADDRESSES_KIB_MAX} && exec \"$0\" check \"$@\" --json");
+    shell.args(["-c", &limited]).arg(place::binary()).args(models);
+    shell.args(["--browsers", "native", "--backends", "cpu", "--runs", "1"]);
+    let output = command::run(shell.env("FLOTILLA_HOME", home), Duration::from_secs(120));
+    let rows: Value = match serde_json::from_str(&output.stdout) {
+        Ok(rows) => rows,
+        Err(error) => panic!("{error}: {output:#?}"),
+    };
+    rows.as_array().expect("an array").clone()
+}
+
+#[test]
+fn broken_files_are_refused_at_once_and_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (good, files) = written(folder.path());
+    for (file, says) in &files {
+        let begin = Instant::now();
+        let rows = check(folder.path(), &[file]);
+        let took = begin.elapsed();
+        assert_eq!(rows[0]["status"], "refused", "{rows:#?}");
+        let reason = rows[0]["reason"].as_str().expect("a reason");
+        for part in *says {
+            assert!(reason.contains(part), "{reason:?} does not say {part:?}");
+        }
+        assert!(took < REFUSAL_MAX, "{} took {took:?}", file.display());
+    }
+    let mut all: Vec<&Path> = files.iter().map(|(file, _)| file.as_path()).collect();
+    all.insert(all.len() / 2, &good);
+    let rows = check(folder.path(), &all);
+    let passed: Vec<&Value> = rows.iter().filter(|row| row["status"] == "pass").collect();
+    assert_eq!(passed.len(), 1, "{rows:#?}");
+    assert_eq!((passed[0]["model"].as_str(), rows.len()), (Some("good-relu"), all.len()));
+}
+
+#[test]
+fn broken_files_do_not_disturb_a_served_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small").display().to_string();
+    let (_, files) = written(folder.path());
+    let mut arguments = vec!["--simulate", "chrome=1", "--models", &small];
+    let paths: Vec<String> = files.iter().map(|(file, _)| file.display().to_string()).collect();
+    arguments.extend(paths.iter().map(String::as_str));
+    let daemon = Daemon::ready(&arguments);
+    let health = daemon.get("/healthz").json();
+    for (file, says) in &files {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        let models = health["models"].as_array().expect("models");
+        let words = models.iter().find(|model| model["id"] == *name).map(|model| &model["error"]);
+        let words = words.and_then(Value::as_str).unwrap_or_else(|| panic!("{name}: {health:#}"));
+        assert!(says.iter().all(|part| words.contains(part)), "{words:?} does not say {says:?}");
+    }
+    assert_eq!(daemon.embed("small", json!([1, 2, 3])).status, 200);
+}

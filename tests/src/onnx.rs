@@ -1,0 +1,135 @@
+//! ONNX files written field by field, so that a test can say what is wrong with one.
+//! Source of the field numbers: `onnx.proto` of ONNX 1.23.
+
+/// FLOAT of `TensorProto.DataType`.
+pub const FLOAT: i64 = 1;
+/// INT64 of `TensorProto.DataType`.
+pub const INT64: i64 = 7;
+
+/// A model under construction.
+#[derive(Clone, Debug)]
+pub struct Sketch {
+    opsets: Vec<(String, i64)>,
+    graph: Vec<u8>,
+}
+
+impl Default for Sketch {
+    fn default() -> Sketch {
+        Sketch::new(17)
+    }
+}
+
+impl Sketch {
+    /// An empty graph of an operator set.
+    pub fn new(opset: i64) -> Sketch {
+        Sketch { opsets: vec![(String::new(), opset)], graph: text(2, "sketch") }
+    }
+
+    /// One more operator set.
+    #[must_use]
+    pub fn opset(mut self, domain: &str, version: i64) -> Sketch {
+        self.opsets.push((domain.to_owned(), version));
+        self
+    }
+
+    /// An input of floats.
+    #[must_use]
+    pub fn input(mut self, name: &str, shape: &[i64]) -> Sketch {
+        self.graph.extend(message(11, &value_info(name, FLOAT, shape)));
+        self
+    }
+
+    /// An output of floats.
+    #[must_use]
+    pub fn output(mut self, name: &str, shape: &[i64]) -> Sketch {
+        self.graph.extend(message(12, &value_info(name, FLOAT, shape)));
+        self
+    }
+
+    /// A node of the standard operators.
+    #[must_use]
+    pub fn node(self, op: &str, inputs: &[&str], outputs: &[&str]) -> Sketch {
+        self.node_of("", op, inputs, outputs)
+    }
+
+    /// A node of another domain.
+    #[must_use]
+    pub fn node_of(mut self, domain: &str, op: &str, inputs: &[&str], outputs: &[&str]) -> Sketch {
+        let mut node: Vec<u8> = inputs.iter().flat_map(|name| text(1, name)).collect();
+        node.extend(outputs.iter().flat_map(|name| text(2, name)));
+        node.extend(text(3, &format!("node of {}", outputs.join(" "))));
+        node.extend(text(4, op));
+        node.extend(text(7, domain));
+        self.graph.extend(message(1, &node));
+        self
+    }
+
+    /// A constant whose bytes are in the file, as many as are given.
+    #[must_use]
+    pub fn initializer(mut self, name: &str, dtype: i64, shape: &[i64], raw: &[u8]) -> Sketch {
+        let mut tensor = tensor(name, dtype, shape);
+        tensor.extend(message(9, raw));
+        self.graph.extend(message(5, &tensor));
+        self
+    }
+
+    /// A constant of floats whose bytes are in another file.
+    #[must_use]
+    pub fn external(mut self, name: &str, shape: &[i64], entries: &[(&str, &str)]) -> Sketch {
+        let mut tensor = tensor(name, FLOAT, shape);
+        for (key, value) in entries {
+            tensor.extend(message(13, &[text(1, key), text(2, value)].concat()));
+        }
+        // EXTERNAL of `DataLocation`.
+        tensor.extend(number(14, 1));
+        self.graph.extend(message(5, &tensor));
+        self
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut model = number(1, 8);
+        model.extend(message(7, &self.graph));
+        for (domain, version) in &self.opsets {
+            model.extend(message(8, &[text(1, domain), number(2, *version)].concat()));
+        }
+        model
+    }
+}
+
+fn tensor(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
+    let mut tensor: Vec<u8> = shape.iter().flat_map(|&dim| number(1, dim)).collect();
+    tensor.extend(number(2, dtype));
+    tensor.extend(text(8, name));
+    tensor
+}
+
+fn value_info(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
+    let dims: Vec<u8> = shape.iter().flat_map(|&dim| message(1, &number(1, dim))).collect();
+    let of_tensor = [number(1, dtype), message(2, &dims)].concat();
+    [text(1, name), message(2, &message(1, &of_tensor))].concat()
+}
+
+/// A field of wire type 0.
+fn number(field: u64, value: i64) -> Vec<u8> {
+    [varint(field << 3), varint(value as u64)].concat()
+}
+
+/// A field of wire type 2.
+fn message(field: u64, bytes: &[u8]) -> Vec<u8> {
+    [varint((field << 3) | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
+}
+
+fn text(field: u64, text: &str) -> Vec<u8> {
+    message(field, text.as_bytes())
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
