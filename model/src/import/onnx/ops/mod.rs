@@ -17,6 +17,7 @@ mod products;
 mod quantize;
 mod quantized;
 mod rearrange;
+mod recurrent;
 mod resize;
 mod sampling;
 mod selection;
@@ -47,6 +48,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
+    recurrent::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
