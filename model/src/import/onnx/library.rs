@@ -6,7 +6,8 @@ use tract_onnx::{
     model::{OnnxOpRegister, ParsingContext},
     pb::{NodeProto, TensorProto},
     prelude::{
-        InferenceFact, InferenceModel, InferenceModelExt, OutletId, SpecialOps, Tensor, TractResult,
+        DatumType, InferenceFact, InferenceModel, InferenceModelExt, OutletId, SpecialOps, Tensor,
+        TractResult,
     },
     tract_hir::{
         infer::Factoid,
@@ -62,7 +63,8 @@ pub(super) fn wire(
     let mut operands = Vec::new();
     for (index, outlet) in inputs.iter().enumerate() {
         let Some(outlet) = outlet else { continue };
-        let fact = walk.target.outlet_fact(*outlet)?.clone();
+        let outlet = plain(walk, *outlet)?;
+        let fact = walk.target.outlet_fact(outlet)?.clone();
         let name = format!("operand{index}");
         let source = match &fact.konst {
             Some(tensor) => {
@@ -72,7 +74,7 @@ pub(super) fn wire(
             }
             None => alone.add_source(name, InferenceFact::from(&fact))?,
         };
-        mapping.insert(source, *outlet);
+        mapping.insert(source, outlet);
         operands.push(source);
     }
     let results = node.output.iter().filter(|name| !name.is_empty()).count();
@@ -117,4 +119,20 @@ pub(super) fn wire(
         }
     }
     Ok(outlets)
+}
+
+/// Dimensions that are all numbers as the integers that they are in the file; not every operator looks for dimensions.
+fn plain(walk: &mut Walk<'_>, outlet: OutletId) -> TractResult<OutletId> {
+    let known = walk.target.outlet_fact(outlet)?.konst.clone();
+    let Some(dims) = known.filter(|tensor| tensor.datum_type() == DatumType::TDim) else {
+        return Ok(outlet);
+    };
+    match dims.cast_to::<i64>() {
+        Ok(numbers) => {
+            let name = walk.unique("dimensions");
+            walk.constant(&name, numbers.into_owned())
+        }
+        // With a symbol among them they stay dimensions.
+        Err(_) => Ok(outlet),
+    }
 }
