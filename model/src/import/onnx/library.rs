@@ -14,7 +14,7 @@ use tract_onnx::{
     },
 };
 
-use super::graph::Walk;
+use super::{graph::Walk, size};
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
@@ -59,11 +59,12 @@ pub(super) fn wire(
     let mut alone =
         InferenceModel { symbols: walk.target.symbols.clone(), ..InferenceModel::default() };
     let mut mapping = HashMap::new();
-    let mut operands = Vec::new();
+    let (mut operands, mut known) = (Vec::new(), Vec::new());
     for (index, outlet) in inputs.iter().enumerate() {
         let Some(outlet) = outlet else { continue };
         let fact = walk.target.outlet_fact(*outlet)?.clone();
         let name = format!("operand{index}");
+        known.push(InferenceFact::from(&fact));
         let source = match &fact.konst {
             Some(tensor) => {
                 let constant = tract_onnx::tract_hir::ops::konst::Const::new(tensor.clone())?;
@@ -76,6 +77,7 @@ pub(super) fn wire(
         operands.push(source);
     }
     let results = node.output.iter().filter(|name| !name.is_empty()).count();
+    size::check_results(op.clone(), &known, results.max(1))?;
     let facts = (0..results.max(1)).map(|_| InferenceFact::default()).collect();
     let name = walk.unique(label);
     let id = alone.add_node(name.clone(), op, facts)?;
@@ -100,7 +102,9 @@ pub(super) fn wire(
     } else {
         let wired = typed.op.to_typed(&alone, typed, &mut walk.target, &mapping)?;
         for outlet in &wired {
-            walk.target.outlet_fact(*outlet)?.consistent()?;
+            let fact = walk.target.outlet_fact(*outlet)?;
+            fact.consistent()?;
+            size::check(fact)?;
         }
         wired.into_iter().collect()
     };

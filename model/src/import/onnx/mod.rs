@@ -14,6 +14,7 @@ mod order;
 mod products;
 mod program_op;
 mod quotient;
+mod size;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;

@@ -12,6 +12,7 @@ use super::{
     OnnxError,
     graph::{Scope, Walk},
     program_op::ProgramOp,
+    size,
 };
 use crate::program::Op;
 
@@ -177,6 +178,11 @@ impl Wiring<'_, '_> {
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
         let op = op.into();
+        let operands: TVec<TypedFact> = inputs.iter().map(|&outlet| self.fact(outlet)).collect();
+        // An operator that does not fit its operands is told of by the wiring itself.
+        for result in op.output_facts(&operands.iter().collect::<TVec<_>>()).iter().flatten() {
+            size::check(result)?;
+        }
         let name = self.walk.unique(&self.name);
         self.walk.target.wire_node(name, op, inputs)
     }
