@@ -13,6 +13,7 @@ mod call;
 mod faults;
 pub mod fetch;
 mod kernels;
+mod lengths;
 mod lifetimes;
 #[cfg(target_arch = "wasm32")]
 pub mod page;

@@ -23,8 +23,8 @@ impl Lifetimes {
                 last[roots[value.index()].index()] = Some(index);
             }
         }
-        for port in &program.outputs {
-            last[roots[port.value.index()].index()] = None;
+        for value in program.results() {
+            last[roots[value.index()].index()] = None;
         }
         let mut dying = vec![Vec::new(); program.nodes.len()];
         for (index, last) in last.into_iter().enumerate() {

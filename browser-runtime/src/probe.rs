@@ -83,6 +83,7 @@ pub fn program() -> Program {
         inputs: vec![port("a", 0), port("b", 1), port("bias", 2)],
         outputs: vec![port("output", 5)],
         assumptions: Vec::new(),
+        counts: Vec::new(),
         blobs: Vec::new(),
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     faults::Faults,
     fetch::BlobFetcher,
     kernels::kernel,
+    lengths::Lengths,
     platform::now_us,
     ports::{to_tensor, to_words},
     weights::{Constants, stream},
@@ -167,8 +168,8 @@ impl Runtime {
 /// shape does not compute.
 pub fn computing_nodes(program: &Program) -> usize {
     let mut needed = vec![false; program.values.len()];
-    for port in &program.outputs {
-        needed[port.value.index()] = true;
+    for value in program.results() {
+        needed[value.index()] = true;
     }
     let mut count = 0;
     for node in program.nodes.iter().rev() {
@@ -232,8 +233,12 @@ impl Placement {
                 (results, model.pipelines_created())
             }
         };
+        let lengths = Lengths::new(&program, &shapes, &results)?;
         let tensors = program.outputs.iter().zip(&results);
-        let tensors = tensors.map(|(port, words)| to_tensor(port, shapes.of(port.value), words));
+        let tensors = tensors.map(|(port, words)| {
+            let (shape, words) = lengths.cut(port.value, words)?;
+            to_tensor(port, &shape, &words)
+        });
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }

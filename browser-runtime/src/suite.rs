@@ -258,6 +258,7 @@ impl Sketch {
             inputs: Vec::new(),
             outputs: Vec::new(),
             assumptions: Vec::new(),
+            counts: Vec::new(),
             blobs: Vec::new(),
         };
         Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }

@@ -63,6 +63,20 @@ impl Dim {
         }
     }
 
+    /// Whether it depends on a symbol.
+    pub fn mentions(&self, symbol: Symbol) -> bool {
+        match self {
+            Dim::Fixed(_) => false,
+            Dim::Symbol(own) => *own == symbol,
+            Dim::DivFloor(dim, _) => dim.mentions(symbol),
+            Dim::Sum(dims)
+            | Dim::Product(dims)
+            | Dim::Min(dims)
+            | Dim::Max(dims)
+            | Dim::Broadcast(dims) => dims.iter().any(|dim| dim.mentions(symbol)),
+        }
+    }
+
     /// Whether every symbol's index is below `count`.
     pub fn symbols_below(&self, count: usize) -> bool {
         match self {

@@ -18,6 +18,11 @@ impl Display for Program {
         for node in &self.nodes {
             self.write_node(f, node)?;
         }
+        for count in &self.counts {
+            let symbol = self.dim_text(&Dim::Symbol(count.symbol));
+            let most = self.dim_text(&count.most);
+            writeln!(f, "cut {symbol} = {}, at most {most}", self.operand(count.value))?;
+        }
         for port in &self.outputs {
             writeln!(f, "out {} = {} ({:?})", self.operand(port.value), port.name, port.dtype)?;
         }
@@ -84,7 +89,9 @@ impl Program {
             Op::Reduce(reduce) => format!("{:?}, axes {:?}", reduce.kind, reduce.axes),
             Op::Gather(gather) => format!("axis {}", gather.axis),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
-            Op::Reshape | Op::Broadcast | Op::Triangular => String::new(),
+            Op::Reshape | Op::Broadcast | Op::Triangular | Op::FirstAbove | Op::RowRanks => {
+                String::new()
+            }
             Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
             Op::Resample(resample) => format!("axis {}", resample.axis),
             Op::GridSample(sample) => format!(
@@ -98,6 +105,10 @@ impl Program {
             Op::Dft(dft) => {
                 format!("axis {}, inverse {}, mirrored {}", dft.axis, dft.inverse, dft.mirrored)
             }
+            Op::Suppress(suppress) => format!(
+                "overlap_max {}, score_min {:?}, centres {}",
+                suppress.overlap_max, suppress.score_min, suppress.centres
+            ),
             Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
+mod counts;
 mod geometry;
 
+pub use counts::Count;
 pub use geometry::{
     Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
+    Suppress,
 };
 
 /// Version of the serialized form; a page refuses another one.
@@ -235,6 +238,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
+    /// Dimensions that the data decide.
+    pub counts: Vec<Count>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }
@@ -313,6 +318,16 @@ pub enum Op {
     /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
     /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
     NgramCounts(NgramCounts),
+    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`,
+    /// `n` where there is none. Of running counts these are the places of what was counted.
+    FirstAbove,
+    /// Input `x` `[n, m]`: the output `[n]` (I32) has the position of each row among all of them in lexicographic order;
+    /// of equal rows the earlier one comes first.
+    RowRanks,
+    /// Inputs `boxes` `[b, n, 4]`, `scores` `[b, c, n]` and `order` `[b, c, n]` (I32), the boxes by falling score: the output
+    /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
+    /// Source: ONNX operators, "NonMaxSuppression".
+    Suppress(Suppress),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -373,6 +388,9 @@ impl Op {
             | Op::Dft(_)
             | Op::Triangular
             | Op::NgramCounts(_)
+            | Op::FirstAbove
+            | Op::RowRanks
+            | Op::Suppress(_)
             | Op::Range(_) => false,
         }
     }
@@ -403,6 +421,9 @@ impl Op {
             Op::Dft(_) => "Dft",
             Op::Triangular => "Triangular",
             Op::NgramCounts(_) => "NgramCounts",
+            Op::FirstAbove => "FirstAbove",
+            Op::RowRanks => "RowRanks",
+            Op::Suppress(_) => "Suppress",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",
@@ -896,6 +917,12 @@ impl Program {
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
         }
+        self.check_counts()?;
+        for count in &self.counts {
+            if known.get(count.value.index()) != Some(&true) {
+                return fail("counts", "one of them is never computed");
+            }
+        }
         for port in self.inputs.iter().chain(&self.outputs) {
             if known.get(port.value.index()) != Some(&true) {
                 return fail(&port.name, "the port's value is never computed");
@@ -940,6 +967,7 @@ impl Program {
                 }
             }
         }
+        self.bind_counts(&mut bound);
         let bound: Vec<i64> = bound
             .into_iter()
             .enumerate()

@@ -40,13 +40,13 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
         .node("Add", &["x", "b"], &["a"])
         .node("Relu", &["a"], &["b"])
         .output("b", &[2]);
-    // Each asks for a value of four terabytes that is made of constants alone.
-    let long = 1i64 << 40;
-    let folded = |op: &str, inputs: &[&str]| {
+    // Each asks for a value of many gigabytes, or of terabytes, that is made of constants alone.
+    let folded_from = |op: &str, inputs: &[&str], long: i64| {
         let ends = [0, long].map(i64::to_le_bytes).concat();
         Sketch::default()
-            .initializer("long", INT64, &[1], &(long / 2).to_le_bytes())
+            .initializer("long", INT64, &[1], &long.to_le_bytes())
             .initializer("long-ends", INT64, &[2], &ends)
+            .initializer("one", FLOAT, &[1], &1f32.to_le_bytes())
             .initializer("pair", FLOAT, &[2], &[0, 0, 128, 63, 0, 0, 0, 64])
             .initializer("zero", INT64, &[], &0i64.to_le_bytes())
             .initializer("far", INT64, &[], &long.to_le_bytes())
@@ -55,6 +55,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
             .output("y", &[long])
             .bytes()
     };
+    let folded = |op: &str, inputs: &[&str]| folded_from(op, inputs, 1 << 30);
     let side = vec![1; 4 << 20];
     let crossed = Sketch::default()
         .initializer("column", FLOAT, &[1 << 20, 1], &side)
@@ -97,8 +98,9 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
             with_weight(Sketch::default().initializer("w", FLOAT, &[i64::MAX, 16], &[0; 8])),
             &["tensor w"],
         ),
+        ("dimension", folded_from("Expand", &["one", "long"], 1 << 40), &["y", "1099511627776"]),
         ("zeros", folded("ConstantOfShape", &["long"]), &["y", "over the limit"]),
-        ("expanded", folded("Expand", &["pair", "long"]), &["y", "over the limit"]),
+        ("expanded", folded("Expand", &["one", "long"]), &["y", "over the limit"]),
         ("tiled", folded("Tile", &["pair", "long"]), &["y", "over the limit"]),
         ("padded", folded("Pad", &["pair", "long-ends"]), &["y", "over the limit"]),
         ("ranged", folded("Range", &["zero", "far", "step"]), &["y", "over the limit"]),

@@ -15,6 +15,7 @@ mod cumulative;
 mod deformable_columns;
 mod dft;
 mod elementwise;
+mod first_above;
 mod gather;
 mod gather_elements;
 mod gather_nd;
@@ -32,11 +33,13 @@ mod reduce;
 mod resample;
 mod reshape;
 mod roi_align;
+mod row_ranks;
 mod scatter;
 mod shader;
 mod slice;
 mod softmax;
 mod strided;
+mod suppress;
 #[cfg(test)]
 mod tests;
 mod top_k;
@@ -48,6 +51,7 @@ use flotilla_model::program::Op;
 
 pub(crate) use matmul::PackedMatrix;
 pub(crate) use shader::{Launch, Shader, WORKGROUP};
+pub(crate) use strided::View;
 
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
@@ -152,6 +156,9 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::Dft(op) => op,
         Op::Triangular => &triangular::Triangular,
         Op::NgramCounts(op) => op,
+        Op::FirstAbove => &first_above::FirstAbove,
+        Op::RowRanks => &row_ranks::RowRanks,
+        Op::Suppress(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
@@ -189,6 +196,9 @@ pub(crate) fn cases() -> Vec<Case> {
         dft::cases(),
         triangular::cases(),
         ngram_counts::cases(),
+        first_above::cases(),
+        row_ranks::cases(),
+        suppress::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),

@@ -108,6 +108,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
         inputs: Vec::new(),
         outputs: Vec::new(),
         assumptions: Vec::new(),
+        counts: Vec::new(),
         blobs: Vec::new(),
     };
     let mut b = Builder { program, blob: Vec::new(), seed: 7 };

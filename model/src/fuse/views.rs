@@ -60,11 +60,12 @@ fn skip_identities(draft: &mut Draft) -> usize {
         resolved.insert(output, input);
     }
     let mut rewrites = 0;
-    let Draft { nodes, outputs, .. } = draft;
+    let Draft { nodes, outputs, counts, .. } = draft;
     for id in nodes
         .iter_mut()
         .flat_map(|node| &mut node.inputs)
         .chain(outputs.iter_mut().map(|port| &mut port.value))
+        .chain(counts.iter_mut().map(|count| &mut count.value))
     {
         if let Some(&input) = resolved.get(id) {
             *id = input;

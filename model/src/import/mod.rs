@@ -17,7 +17,7 @@ use crate::{
 };
 pub use hf::HfError;
 pub use onnx::OnnxError;
-pub(crate) use onnx::ProgramOp;
+pub(crate) use onnx::{Counted, ProgramOp};
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 

@@ -8,7 +8,7 @@ use super::constants::{plain_dtype, widened};
 use crate::{
     dim::Dim,
     program::{
-        Assumption, Attention, Binary, DType, Expr, Node, Op, Port, Step, Unary, ValueId,
+        Assumption, Attention, Binary, Count, DType, Expr, Node, Op, Port, Step, Unary, ValueId,
         WORD_BYTES,
     },
 };
@@ -84,6 +84,7 @@ pub(crate) struct Draft {
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
     pub(crate) assumptions: Vec<Assumption>,
+    pub(crate) counts: Vec<Count>,
 }
 
 impl Draft {
@@ -99,6 +100,12 @@ impl Draft {
         let id = ValueId(self.values.len() as u32);
         self.values.push(DraftValue { dtype, shape, origin });
         id
+    }
+
+    /// Values that a run gives back.
+    pub(crate) fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
+        let outputs = self.outputs.iter().map(|port| port.value);
+        outputs.chain(self.counts.iter().map(|count| count.value))
     }
 
     /// Appends a node with one output and gives the output.
@@ -166,8 +173,8 @@ impl Links {
                 uses[input.index()] += 1;
             }
         }
-        for port in &draft.outputs {
-            uses[port.value.index()] += 1;
+        for value in draft.results() {
+            uses[value.index()] += 1;
         }
         Links { producers, uses }
     }

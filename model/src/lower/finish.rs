@@ -2,6 +2,7 @@
 
 use super::{
     LowerError,
+    counts::check_counts,
     draft::{Data, Draft, Origin},
 };
 use crate::{
@@ -17,8 +18,8 @@ enum Pending {
 /// Removes nodes that nothing depends on, and the data of constants that no node reads.
 pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
     let mut live = vec![false; draft.values.len()];
-    for port in &draft.outputs {
-        live[port.value.index()] = true;
+    for value in draft.results() {
+        live[value.index()] = true;
     }
     let mut kept: Vec<_> = std::mem::take(&mut draft.nodes)
         .into_iter()
@@ -43,13 +44,24 @@ pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
 /// Makes the program. Consumes the draft so that each constant can be freed as soon as it is in a blob.
 pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError> {
     drop_dead_nodes(&mut draft);
-    let Draft { name, symbols, values, mut nodes, mut inputs, mut outputs, assumptions } = draft;
+    check_counts(&draft)?;
+    let Draft {
+        name,
+        symbols,
+        values,
+        mut nodes,
+        mut inputs,
+        mut outputs,
+        assumptions,
+        mut counts,
+    } = draft;
 
     let mut order: Vec<ValueId> = inputs.iter().map(|port| port.value).collect();
     for node in &nodes {
         order.extend(node.inputs.iter().chain(&node.outputs));
     }
     order.extend(outputs.iter().map(|port| port.value));
+    order.extend(counts.iter().map(|count| count.value));
 
     let mut renumbered: Vec<Option<ValueId>> = vec![None; values.len()];
     let mut values: Vec<Option<_>> = values.into_iter().map(Some).collect();
@@ -93,6 +105,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
         node.inputs.iter_mut().chain(&mut node.outputs).for_each(&mut renumber);
     }
     inputs.iter_mut().chain(&mut outputs).for_each(|Port { value, .. }| renumber(value));
+    counts.iter_mut().for_each(|count| renumber(&mut count.value));
 
     let program = Program {
         version: PROGRAM_VERSION,
@@ -103,6 +116,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
         inputs,
         outputs,
         assumptions,
+        counts,
         blobs,
     };
     program.check()?;

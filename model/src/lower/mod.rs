@@ -4,6 +4,7 @@
 //! `crate::fuse`'s rules rewrite our own form ([`Phase::Fused`]), so the two can be compared.
 
 mod constants;
+mod counts;
 mod dims;
 pub(crate) mod draft;
 mod einsum;

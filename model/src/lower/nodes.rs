@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
-    import::ProgramOp,
+    import::{Counted, ProgramOp},
     program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
@@ -55,6 +55,8 @@ impl<'m> Lowering<'m> {
             return Ok(vec![self.cast(node, op.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
+        } else if let Some(op) = node.op_as::<Counted>() {
+            self.counted(node, op)?
         } else if let Some(op) = node.op_as::<ProgramOp>() {
             let inputs = self.values(node)?;
             self.single(node, Op::clone(&op.op), inputs)?

@@ -89,6 +89,17 @@ pub struct Dft {
     pub mirrored: bool,
 }
 
+/// See [`Op::Suppress`](super::Op::Suppress).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suppress {
+    /// Boxes that overlap a selected one by a larger part of their union are left out.
+    pub overlap_max: f32,
+    /// Boxes whose score is not above it are left out.
+    pub score_min: Option<f32>,
+    /// Whether a box is its centre and its size (`x, y, width, height`), not two opposite corners (`y, x, y, x`).
+    pub centres: bool,
+}
+
 /// See [`Op::NgramCounts`](super::Op::NgramCounts).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NgramCounts {

@@ -51,8 +51,8 @@ impl Loading {
                 }
             }
         }
-        for port in &program.outputs {
-            if let Some(constant) = constants.of(lifetimes.root(port.value)) {
+        for value in program.results() {
+            if let Some(constant) = constants.of(lifetimes.root(value)) {
                 wanted[constant].plain = true;
             }
         }

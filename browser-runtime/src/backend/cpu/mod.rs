@@ -45,7 +45,8 @@ pub(crate) fn adapter() -> AdapterInfo {
 }
 
 impl CpuModel {
-    /// Executes every node; `inputs` are in the order of the program's, and so are the results.
+    /// Executes every node; `inputs` are in the order of the program's; what it gives back is in the order of
+    /// [`Program::results`].
     pub(crate) fn run(
         &mut self,
         program: &Program,
@@ -92,8 +93,8 @@ impl CpuModel {
                 self.pool.extend(values[root.index()].take());
             }
         }
-        let outputs = program.outputs.iter().map(|port| {
-            let root = self.lifetimes.root(port.value);
+        let outputs = program.results().map(|value| {
+            let root = self.lifetimes.root(value);
             match self.constants.of(root) {
                 Some(constant) => self.memory[constant].words.clone(),
                 None => values[root.index()].clone().unwrap_or_default(),

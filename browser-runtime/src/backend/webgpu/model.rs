@@ -53,7 +53,8 @@ impl GpuModel {
         self.gpu.created() - self.created_at_load
     }
 
-    /// Executes every node in one submit; `inputs` are in the order of the program's, and so are the results.
+    /// Executes every node in one submit; `inputs` are in the order of the program's; what it gives
+    /// back is in the order of [`Program::results`].
     pub(crate) async fn run(
         &mut self,
         program: &Program,

@@ -105,12 +105,12 @@ impl Plan {
         }
         let mut outputs = Vec::new();
         let mut staged = 0;
-        for port in &program.outputs {
-            let root = lifetimes.root(port.value);
-            let bytes = 4 * shapes.elements(port.value) as u64;
+        for value in program.results() {
+            let root = lifetimes.root(value);
+            let bytes = 4 * shapes.elements(value) as u64;
             let from = match &places.memory[root.index()] {
                 Some(buffer) => buffer.clone(),
-                None => places.place(&port.name, root)?,
+                None => places.place("result", root)?,
             };
             outputs.push(Readback { from, at: staged, bytes });
             staged += bytes.next_multiple_of(16);

@@ -26,7 +26,7 @@ use tract_onnx::prelude::Framework;
 use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
 use external::ExternalData;
-pub(crate) use program_op::ProgramOp;
+pub(crate) use program_op::{Counted, ProgramOp};
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";

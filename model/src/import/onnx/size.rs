@@ -2,17 +2,45 @@
 //! can ask for more memory than there is.
 
 use tract_onnx::{
-    prelude::{DatumType, InferenceFact, TractResult, TypedFact},
+    prelude::{DatumType, InferenceFact, OutletId, TractResult, TypedFact},
     tract_hir::{
         infer::{Factoid, InferenceOp},
         internal::{DimLike as _, TVec, bail},
     },
 };
 
+use super::{graph::Walk, structure};
+
 /// Largest value in bytes, as in pages: offsets inside one are 32-bit there.
 const VALUE_BYTES_MAX: u64 = 1 << 31;
 /// Fewest bytes of an element: pages compute with 32-bit words.
 const ELEMENT_BYTES_MIN: usize = 4;
+
+/// Refuses an operand that decides shapes and holds a number that no dimension has: tract's importer would take its lower
+/// 32 bits for it.
+pub(super) fn check_deciding(
+    walk: &Walk<'_>,
+    op: &str,
+    inputs: &[Option<OutletId>],
+) -> TractResult<()> {
+    // The ends of slices may be as large as can be, and mean the end.
+    if op == "Slice" {
+        return Ok(());
+    }
+    for &index in structure::operands(op) {
+        let Some(outlet) = inputs.get(index).copied().flatten() else { continue };
+        let Some(known) = &walk.target.outlet_fact(outlet)?.konst else { continue };
+        if known.datum_type() == DatumType::I64
+            && let Ok(numbers) = known.try_as_plain_ram()?.as_slice::<i64>()
+            && let Some(number) = numbers.iter().find(|&&number| i32::try_from(number).is_err())
+        {
+            bail!(
+                "operand {index} decides shapes and holds {number}, which is over the limit of 32 bits"
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Refuses a value that is too large, where its shape is known.
 pub(super) fn check(fact: &TypedFact) -> TractResult<()> {

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use tract_onnx::{
     pb::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType},
-    prelude::{DatumType, OutletId, SpecialOps, TDim, TVec, Tensor, TractResult, TypedFact},
+    prelude::{
+        DatumType, OutletId, SpecialOps, Symbol, TDim, TVec, Tensor, TractResult, TypedFact,
+    },
     tract_hir::internal::{DimLike as _, TractErrorContext as _, TypedOp, bail},
 };
 
 use super::{
     OnnxError,
     graph::{Scope, Walk},
-    program_op::ProgramOp,
+    program_op::{Counted, ProgramOp},
     size,
 };
 use crate::program::Op;
@@ -196,6 +198,24 @@ impl Wiring<'_, '_> {
         shape: Vec<TDim>,
     ) -> TractResult<OutletId> {
         self.wire(ProgramOp { op: Arc::new(op), dtype, shape: shape.into() }, inputs)
+    }
+
+    /// A dimension that a run's data decide.
+    pub(super) fn count_symbol(&mut self) -> Symbol {
+        self.walk.target.symbols.new_with_prefix("count")
+    }
+
+    /// `x` cut to `shape`, in which a symbol stands for what `count` becomes, `most` being the most that it can become.
+    pub(super) fn cut(
+        &mut self,
+        x: OutletId,
+        count: OutletId,
+        symbol: &Symbol,
+        most: &TDim,
+        shape: Vec<TDim>,
+    ) -> TractResult<OutletId> {
+        let (symbol, most) = (symbol.clone(), most.clone());
+        self.wire(Counted { symbol, most, shape: shape.into() }, &[x, count])
     }
 
     /// A constant.

@@ -4,6 +4,7 @@
 mod activations;
 mod control;
 mod convolution;
+mod counted;
 mod features;
 mod generators;
 mod losses;
@@ -31,6 +32,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     control::OPERATORS,
     convolution::OPERATORS,
+    counted::OPERATORS,
     features::OPERATORS,
     generators::OPERATORS,
     losses::OPERATORS,
