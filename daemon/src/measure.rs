@@ -147,6 +147,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0) }],
         outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last }],
         assumptions: Vec::new(),
+        counts: Vec::new(),
         blobs: vec![BlobRef { id: blob, bytes }],
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))
