@@ -19,7 +19,7 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, tract_core::ops::identity::Identity},
 };
 
-use super::{OPSET_MAX, OnnxError, library, ops, order::order, size, structure, wiring::Wiring};
+use super::{OPSET_MAX, OnnxError, library, ops, order::order, structure, wiring::Wiring};
 use crate::{
     import::FixedInput,
     reference::{ReferenceTensor, to_tensor},
@@ -308,7 +308,6 @@ impl<'p> Walk<'p> {
                 reason: format!("{error:#}"),
             },
         };
-        size::check_deciding(self, &node.op_type, inputs).map_err(|error| fail(self, error))?;
         let outlets = if let Some(wire) = ops::operator(domain, &node.op_type) {
             let mut wiring = Wiring { node, opset, name: label.clone(), inputs, scope, walk: self };
             wire(&mut wiring).map_err(|error| fail(self, error))?

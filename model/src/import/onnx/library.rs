@@ -48,6 +48,7 @@ pub(super) fn wire(
     label: &str,
     opset: i64,
 ) -> TractResult<Vec<OutletId>> {
+    size::check_deciding(walk, &node.op_type, inputs)?;
     let context = context(walk, opset);
     let OnnxOpRegister(operators) = &walk.onnx.op_register;
     let builder = operators.get(&node.op_type).context("the operator is not known")?;

@@ -109,6 +109,11 @@ impl Wiring<'_, '_> {
     /// The same as dimensions, which may have symbols in them.
     pub(super) fn known_dims(&self, index: usize) -> TractResult<Vec<TDim>> {
         let tensor = self.known(index)?;
+        if tensor.datum_type() == DatumType::I64 {
+            // tract's cast would take the lower 32 bits.
+            let numbers = tensor.try_as_plain_ram()?.as_slice::<i64>()?;
+            return Ok(numbers.iter().map(|&number| TDim::Val(number)).collect());
+        }
         let dims = tensor.cast_to::<TDim>()?;
         Ok(dims.try_as_plain_ram()?.as_slice::<TDim>()?.to_vec())
     }
