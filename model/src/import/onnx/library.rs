@@ -14,7 +14,11 @@ use tract_onnx::{
     },
 };
 
+<<<<<<< HEAD
 use super::{graph::Walk, size};
+=======
+use super::{bf16, graph::Walk};
+>>>>>>> main
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
@@ -24,6 +28,9 @@ pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
 
 /// The contents of a tensor in a file.
 pub(super) fn tensor(walk: &Walk<'_>, proto: &TensorProto) -> TractResult<Tensor> {
+    if bf16::is_bf16(proto.data_type) {
+        return bf16::tensor(proto);
+    }
     context(walk, 0).load_tensor(proto)
 }
 

@@ -127,7 +127,7 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// `0, 1, ..` up to a dimension.
-fn numbers(w: &mut Wiring<'_, '_>, count: &TDim) -> TractResult<OutletId> {
+pub(super) fn numbers(w: &mut Wiring<'_, '_>, count: &TDim) -> TractResult<OutletId> {
     let start = w.tensor(Tensor::from(0.to_dim()))?;
     let end = w.tensor(Tensor::from(count.clone()))?;
     let step = w.tensor(Tensor::from(1.to_dim()))?;
