@@ -14,11 +14,7 @@ use tract_onnx::{
     },
 };
 
-<<<<<<< HEAD
-use super::{graph::Walk, size};
-=======
-use super::{bf16, graph::Walk};
->>>>>>> main
+use super::{bf16, graph::Walk, size};
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
