@@ -15,7 +15,7 @@ use tract_onnx::{
     },
 };
 
-use super::graph::Walk;
+use super::{bf16, graph::Walk, size};
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
@@ -25,6 +25,9 @@ pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
 
 /// The contents of a tensor in a file.
 pub(super) fn tensor(walk: &Walk<'_>, proto: &TensorProto) -> TractResult<Tensor> {
+    if bf16::is_bf16(proto.data_type) {
+        return bf16::tensor(proto);
+    }
     context(walk, 0).load_tensor(proto)
 }
 
@@ -49,6 +52,7 @@ pub(super) fn wire(
     label: &str,
     opset: i64,
 ) -> TractResult<Vec<OutletId>> {
+    size::check_deciding(walk, &node.op_type, inputs)?;
     let context = context(walk, opset);
     let OnnxOpRegister(operators) = &walk.onnx.op_register;
     let builder = operators.get(&node.op_type).context("the operator is not known")?;
@@ -60,12 +64,13 @@ pub(super) fn wire(
     let mut alone =
         InferenceModel { symbols: walk.target.symbols.clone(), ..InferenceModel::default() };
     let mut mapping = HashMap::new();
-    let mut operands = Vec::new();
+    let (mut operands, mut known) = (Vec::new(), Vec::new());
     for (index, outlet) in inputs.iter().enumerate() {
         let Some(outlet) = outlet else { continue };
         let outlet = plain(walk, *outlet)?;
         let fact = walk.target.outlet_fact(outlet)?.clone();
         let name = format!("operand{index}");
+        known.push(InferenceFact::from(&fact));
         let source = match &fact.konst {
             Some(tensor) => {
                 let constant = tract_onnx::tract_hir::ops::konst::Const::new(tensor.clone())?;
@@ -78,6 +83,7 @@ pub(super) fn wire(
         operands.push(source);
     }
     let results = node.output.iter().filter(|name| !name.is_empty()).count();
+    size::check_results(op.clone(), &known, results.max(1))?;
     let facts = (0..results.max(1)).map(|_| InferenceFact::default()).collect();
     let name = walk.unique(label);
     let id = alone.add_node(name.clone(), op, facts)?;
@@ -102,7 +108,9 @@ pub(super) fn wire(
     } else {
         let wired = typed.op.to_typed(&alone, typed, &mut walk.target, &mapping)?;
         for outlet in &wired {
-            walk.target.outlet_fact(*outlet)?.consistent()?;
+            let fact = walk.target.outlet_fact(*outlet)?;
+            fact.consistent()?;
+            size::check(fact)?;
         }
         wired.into_iter().collect()
     };

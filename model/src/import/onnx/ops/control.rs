@@ -288,10 +288,9 @@ mod tests {
             tensor_shape_proto::{Dimension, dimension::Value as DimValue},
             type_proto::{self, Value as TypeValue},
         },
-        prelude::{IntoRunnable as _, IntoTValue as _, Tensor, TypedModel},
+        prelude::{IntoRunnable as _, IntoTValue as _, Tensor, TypedModel, tvec},
     };
 
-    use super::*;
     use crate::import::onnx::graph::build;
 
     fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -376,7 +375,7 @@ mod tests {
 
     fn run(graph: &TypedModel, x: f32) -> f32 {
         let plan = graph.clone().into_optimized().unwrap().into_runnable().unwrap();
-        let results = plan.run(tract_onnx::prelude::tvec!(Tensor::from(x).into_tvalue())).unwrap();
+        let results = plan.run(tvec!(Tensor::from(x).into_tvalue())).unwrap();
         results[0].cast_to_scalar::<f32>().unwrap()
     }
 
