@@ -21,6 +21,7 @@ mod sampling;
 mod selection;
 mod shapes;
 mod signal;
+mod trees;
 mod values;
 mod window;
 
@@ -61,7 +62,8 @@ pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
         "ai.onnx.ml" => {
-            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+            let operators = features::ML_OPERATORS.iter().chain(trees::OPERATORS);
+            operators.into_iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
         }
         _ => None,
     }
