@@ -258,6 +258,16 @@ pub enum Op {
     /// `[batch, heads, q_len, kv_len]` (rank 4). Output `[batch, q_len, heads * head_dim]`.
     /// Source: Vaswani et al., "Attention Is All You Need", 3.2.
     Attention(Attention),
+    /// Attention with a state `S` per batch and head of keys, `[key_dim, value_dim]`, that goes from position to position:
+    /// `S <- exp(decay) * S`, then `S <- S + key * written^T` and `answer = scale * query^T S`, where `written` is
+    /// `rate * (value - S^T key)` with a rate and `value` without.
+    /// Inputs `query` `[batch, len, heads * key_dim]`, `key` `[batch, len, key_heads * key_dim]`, `value`
+    /// `[batch, len, key_heads * value_dim]`, then, when `past`, the state at the start
+    /// `[batch, key_heads, key_dim, value_dim]`; then, when `decay`, `[batch, len, key_heads]` or
+    /// `[batch, len, key_heads * key_dim]`; then, when `rate`, `[batch, len, key_heads]` or `[batch, len, 1]`.
+    /// Output `[batch, len * heads * value_dim + key_heads * key_dim * value_dim]`: the answers
+    /// `[len, heads * value_dim]` and behind them the state at the end. Source: ONNX operators, "LinearAttention".
+    LinearAttention(LinearAttention),
     /// Layer normalization over the last dimension: inputs `x` `[.., n]`, `gamma` `[n]`, `beta` `[n]`, then, when
     /// `residual`, a tensor of `x`'s shape that is added to `x` first. Source: Ba et al., "Layer Normalization", eq. 3.
     LayerNorm(LayerNorm),
@@ -394,6 +404,7 @@ impl Op {
             | Op::Conv(_)
             | Op::DeformableColumns(_)
             | Op::Attention(_)
+            | Op::LinearAttention(_)
             | Op::LayerNorm(_)
             | Op::Softmax(_)
             | Op::Elementwise(_)
@@ -417,6 +428,7 @@ impl Op {
         match self {
             Op::MatMul(_) => "MatMul",
             Op::Attention(_) => "Attention",
+            Op::LinearAttention(_) => "LinearAttention",
             Op::LayerNorm(_) => "LayerNorm",
             Op::Softmax(_) => "Softmax",
             Op::Elementwise(_) => "Elementwise",
@@ -478,6 +490,23 @@ pub struct Attention {
     pub scale: f32,
     /// Whether a fourth input, the additive mask, is there.
     pub mask: bool,
+}
+
+/// See [`Op::LinearAttention`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearAttention {
+    /// Number of heads of the queries; a multiple of `key_heads`.
+    pub heads: u32,
+    /// Number of heads of keys, values and states.
+    pub key_heads: u32,
+    /// Factor on the answers.
+    pub scale: f32,
+    /// Whether the state at the start is given; else it is zero.
+    pub past: bool,
+    /// Whether a decay is given.
+    pub decay: bool,
+    /// Whether a rate is given.
+    pub rate: bool,
 }
 
 /// See [`Op::LayerNorm`].
