@@ -17,7 +17,7 @@ use crate::{
 };
 pub use hf::HfError;
 pub use onnx::OnnxError;
-pub(crate) use onnx::{Counted, ProgramOp};
+pub(crate) use onnx::{Convolve, Counted, ProgramOp};
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 
