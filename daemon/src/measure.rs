@@ -148,6 +148,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last }],
         assumptions: Vec::new(),
         blobs: vec![BlobRef { id: blob, bytes }],
+        assumptions: Vec::new(),
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))
 }

@@ -132,6 +132,12 @@ impl Program {
                 let last = if arg.last { ", last" } else { "" };
                 format!("axis {}, {}{last}", arg.axis, extreme(arg.largest))
             }
+            Op::Recurrent(recurrent) => {
+                let reverse = if recurrent.reverse { ", reverse" } else { "" };
+                let lengths = if recurrent.lengths { ", lengths" } else { "" };
+                let clip = recurrent.clip.map_or_else(String::new, |clip| format!(", clip {clip}"));
+                format!("{:?}{reverse}{lengths}{clip}", recurrent.cell)
+            }
             Op::Cumulative(cumulative) => {
                 let kind = if cumulative.product { "product" } else { "sum" };
                 let exclusive = if cumulative.exclusive { ", exclusive" } else { "" };

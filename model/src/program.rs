@@ -348,6 +348,13 @@ pub enum Op {
     /// Position (I32) along `axis`, which stays as a dimension of 1, of the smallest or largest element.
     /// Source: ONNX operators, "ArgMax" and "ArgMin".
     ArgReduce(ArgReduce),
+    /// One direction of a recurrent layer. Inputs: the share of the layer's input in its gates with all biases
+    /// `[steps, batch, gates * hidden]`, the recurrent weights `[gates * hidden, hidden]`, the state before the first step
+    /// `[batch, hidden]` (LSTM: `[batch, 2 * hidden]`, hidden and cell state); then, when `lengths`, how many steps each sequence
+    /// has (I32) `[batch]`; then what the cell adds. Output `[steps + 1, batch, 2 * hidden]`: after each step the hidden state and
+    /// what the cell keeps beside it, 0 after a sequence's end; the last row has the state after the last step.
+    /// Source: ONNX operators, "RNN", "GRU" and "LSTM".
+    Recurrent(Recurrent),
     /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
     Cumulative(Cumulative),
 }
@@ -383,6 +390,7 @@ impl Op {
             | Op::Softmax(_)
             | Op::Elementwise(_)
             | Op::Cumulative(_)
+            | Op::Recurrent(_)
             | Op::Resample(_)
             | Op::RoiAlign(_)
             | Op::Dft(_)
@@ -430,6 +438,7 @@ impl Op {
             Op::ScatterNd(_) => "ScatterNd",
             Op::TopK(_) => "TopK",
             Op::ArgReduce(_) => "ArgReduce",
+            Op::Recurrent(_) => "Recurrent",
             Op::Cumulative(_) => "Cumulative",
         }
     }
@@ -672,6 +681,75 @@ pub struct ArgReduce {
     pub largest: bool,
     /// Whether of equal elements the last one counts.
     pub last: bool,
+}
+
+/// See [`Op::Recurrent`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recurrent {
+    /// What a step computes.
+    pub cell: Cell,
+    /// Whether each sequence is gone through from its end.
+    pub reverse: bool,
+    /// Whether there are lengths of sequences.
+    pub lengths: bool,
+    /// Bound on the absolute value of what goes into the activations.
+    pub clip: Option<f32>,
+}
+
+/// What a step of a [`Recurrent`] computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Cell {
+    /// One gate, which is the new hidden state.
+    Rnn {
+        /// Of the hidden state.
+        activation: Activation,
+    },
+    /// Gates update, reset, hidden. With `reset_after` the hidden gate's recurrent share is reset after the product, and the last
+    /// input is its bias `[hidden]`. Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2.3.
+    Gru {
+        /// Of the gates, then of the hidden gate.
+        activations: [Activation; 2],
+        /// `linear_before_reset`.
+        reset_after: bool,
+    },
+    /// Gates input, output, forget, cell. With `peepholes` the last input has the weights of the cell state in the input, output
+    /// and forget gates `[3 * hidden]`. Source: Hochreiter and Schmidhuber, "Long Short-Term Memory"; Gers et al., "Learning
+    /// Precise Timing with LSTM Recurrent Networks".
+    Lstm {
+        /// Of the gates, of the cell gate, of the cell state on its way out.
+        activations: [Activation; 3],
+        /// Whether there are peephole weights.
+        peepholes: bool,
+        /// Whether the forget gate is what the input gate leaves.
+        input_forget: bool,
+    },
+}
+
+/// A function inside of a [`Cell`]. Source: ONNX operators, "LSTM", attribute `activations`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `tanh(x)`.
+    Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `max(x, 0)`.
+    Relu,
+    /// `alpha * x + beta`.
+    Affine(f32, f32),
+    /// `x` where it is not negative, else `alpha * x`.
+    LeakyRelu(f32),
+    /// `x` where it is over `alpha`, else 0.
+    ThresholdedRelu(f32),
+    /// `alpha * tanh(beta * x)`.
+    ScaledTanh(f32, f32),
+    /// `alpha * x + beta`, kept within 0 and 1.
+    HardSigmoid(f32, f32),
+    /// `x` where it is not negative, else `alpha * (exp(x) - 1)`.
+    Elu(f32),
+    /// `x / (1 + |x|)`.
+    Softsign,
+    /// `ln(1 + exp(x))`.
+    Softplus,
 }
 
 /// See [`Op::Cumulative`].

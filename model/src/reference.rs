@@ -1,6 +1,9 @@
 //! The independent answer that browsers are compared with: tract on this machine's processor.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tract_onnx::prelude::{
     Datum, DatumType, IntoRunnable, IntoTValue, TValue, TVec, Tensor, TractResult,
@@ -18,6 +21,7 @@ use crate::{
 pub struct Reference {
     inputs: Vec<String>,
     fixed: Vec<FixedInput>,
+    bf16: BTreeSet<String>,
     outputs: Vec<String>,
     plan: Arc<TypedRunnableModel>,
 }
@@ -46,6 +50,13 @@ impl ReferenceTensor {
     pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> ReferenceTensor {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         ReferenceTensor { name: name.into(), dtype: DType::F32, shape, bytes }
+    }
+
+    /// The same numbers in half the bytes, where they are `F32`.
+    fn into_bf16(self) -> ReferenceTensor {
+        let Some(numbers) = self.to_f32() else { return self };
+        let halves = numbers.iter().flat_map(|&number| half::bf16::from_f32(number).to_le_bytes());
+        ReferenceTensor { bytes: halves.collect(), dtype: DType::BF16, ..self }
     }
 
     /// Its elements as `f64`, which holds every value that a page computes with.
@@ -107,12 +118,18 @@ impl Reference {
     }
 
     fn prepare(imported: Imported) -> TractResult<Reference> {
-        let Imported { graph, outputs, fixed, .. } = imported;
+        let Imported { graph, outputs, fixed, bf16, .. } = imported;
         if let Some(node) = graph.nodes.iter().find(|node| node.op_is::<ProgramOp>()) {
             bail!("there is no independent implementation of {} ({})", node.name, node.op.name());
         }
         let inputs = graph.inputs.iter().map(|input| graph.node(input.node).name.clone()).collect();
-        Ok(Reference { inputs, fixed, outputs, plan: graph.into_optimized()?.into_runnable()? })
+        Ok(Reference {
+            inputs,
+            fixed,
+            outputs,
+            bf16,
+            plan: graph.into_optimized()?.into_runnable()?,
+        })
     }
 
     /// Names of the inputs, in the model's order, without those that decide shapes.
@@ -159,7 +176,12 @@ impl Reference {
                 .map_err(|error| ReferenceError::Run { reason: format!("{error:#}") })
         };
         let results = guarded(run, |what| ReferenceError::Run { reason: what })?;
-        self.outputs.iter().zip(&results).map(|(name, result)| from_tract(name, result)).collect()
+        let results = self.outputs.iter().zip(&results);
+        let results = results.map(|(name, result)| {
+            let result = from_tract(name, result)?;
+            Ok(if self.bf16.contains(name) { result.into_bf16() } else { result })
+        });
+        results.collect()
     }
 }
 

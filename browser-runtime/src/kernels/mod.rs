@@ -29,6 +29,7 @@ mod pad;
 mod places;
 mod pool;
 mod range;
+mod recurrent;
 mod reduce;
 mod resample;
 mod reshape;
@@ -165,6 +166,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::ScatterNd(op) => op,
         Op::TopK(op) => op,
         Op::ArgReduce(op) => op,
+        Op::Recurrent(op) => op,
         Op::Cumulative(op) => op,
     }
 }
@@ -204,6 +206,7 @@ pub(crate) fn cases() -> Vec<Case> {
         scatter::cases(),
         top_k::cases(),
         arg_reduce::cases(),
+        recurrent::cases(),
         cumulative::cases(),
     ]
     .concat()

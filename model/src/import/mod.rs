@@ -4,7 +4,10 @@ mod hf;
 mod onnx;
 mod resolver;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tract_onnx::prelude::{Tensor, TypedModel};
 
@@ -17,7 +20,7 @@ use crate::{
 };
 pub use hf::HfError;
 pub use onnx::OnnxError;
-pub(crate) use onnx::{Convolve, Counted, ProgramOp};
+pub(crate) use onnx::{Convolve, Counted, ProgramOp, ToReal};
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 
@@ -121,6 +124,8 @@ pub(crate) struct Imported {
     pub(crate) outputs: Vec<String>,
     /// Inputs that are constants of the graph.
     pub(crate) fixed: Vec<FixedInput>,
+    /// Inputs and outputs that are BF16 to clients and F32 to tract, which does not have that type.
+    pub(crate) bf16: BTreeSet<String>,
 }
 
 /// An input that decides shapes: the graph was made for this value of it.

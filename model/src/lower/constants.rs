@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 
 use super::{draft::Data, element_type};
-use crate::program::{DType, WORD_BYTES};
+use crate::{
+    program::{DType, WORD_BYTES},
+    weights::OWN_BLOB_BYTES_MIN,
+};
 
 /// Why a constant cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +33,23 @@ pub(crate) fn storage_data(tensor: &Arc<Tensor>) -> Result<(DType, Data), Consta
             DType::U32,
             narrowed(tensor, |value: u64| Some(u32::try_from(value).ok()?.to_le_bytes()))?,
         ),
+        DatumType::F32 if let Some(halves) = upper_halves(tensor) => {
+            (DType::F32, Data::Narrow(DType::BF16, halves.into()))
+        }
         other => {
             let dtype = plain_dtype(other)
                 .ok_or_else(|| ConstantError::Type { dtype: format!("{other:?}") })?;
             (dtype.storage(), Data::Tensor(Arc::clone(tensor)))
         }
     })
+}
+
+/// The upper halves of a large tensor's numbers, if the lower ones are empty: a model of BF16 comes as F32.
+fn upper_halves(tensor: &Tensor) -> Option<Vec<u8>> {
+    let bytes = tensor.as_plain_ram()?.as_bytes();
+    let words = bytes.as_chunks::<WORD_BYTES>().0;
+    let fits = bytes.len() >= OWN_BLOB_BYTES_MIN && words.iter().all(|word| word[..2] == [0; 2]);
+    fits.then(|| words.iter().flat_map(|word| [word[2], word[3]]).collect())
 }
 
 /// Our name for an element type that is stored as it is.

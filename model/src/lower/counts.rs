@@ -7,7 +7,7 @@ use tract_onnx::{prelude::TDim, tract_hir::internal::TypedNode};
 
 use super::{LowerError, LowerResult, Lowering, draft::Draft};
 use crate::{
-    dim::Dim,
+    dim::{Dim, Symbol},
     import::Counted,
     program::{Count, Expr, Node, Op, Step, ValueId},
 };
@@ -29,11 +29,8 @@ impl Lowering<'_> {
 
 /// Refuses the first node that would let elements without a meaning into others.
 pub(super) fn check_counts(draft: &Draft) -> LowerResult<()> {
-    if draft.counts.is_empty() {
-        return Ok(());
-    }
     for node in &draft.nodes {
-        if !keeps_apart(draft, node) {
+        if depends_on_unknown(draft, node) || !keeps_apart(draft, node) {
             let output = draft.value(node.outputs[0]);
             return Err(LowerError::Unsupported {
                 node: node.name.clone(),
@@ -45,6 +42,28 @@ pub(super) fn check_counts(draft: &Draft) -> LowerResult<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a number that only a cut would make known is needed where nothing is cut.
+fn depends_on_unknown(draft: &Draft, node: &Node) -> bool {
+    let known = |symbol: Symbol| {
+        let given = draft.inputs.iter().flat_map(|port| draft.shape(port.value));
+        draft.counts.iter().any(|count| count.symbol == symbol)
+            || given.into_iter().any(|dim| *dim == Dim::Symbol(symbol))
+    };
+    let unknown: Vec<Symbol> =
+        (0..draft.symbols.len() as u32).map(Symbol).filter(|&symbol| !known(symbol)).collect();
+    let mentions = |dim: &Dim| unknown.iter().any(|&symbol| dim.mentions(symbol));
+    let shapes = node.inputs.iter().chain(&node.outputs).flat_map(|&value| draft.shape(value));
+    let own = match &node.op {
+        Op::Elementwise(Expr { steps }) => {
+            steps.iter().any(|step| matches!(step, Step::Dim(dim) if mentions(dim)))
+        }
+        Op::Slice(slice) => mentions(&slice.start),
+        Op::Range(range) => mentions(&range.start) || mentions(&range.stride),
+        _ => false,
+    };
+    !unknown.is_empty() && (own || shapes.into_iter().any(mentions))
 }
 
 /// Whether what lies beyond the end of an operand stays beyond the end of the result.

@@ -62,6 +62,9 @@ impl Lowering<'_> {
                 Step::Unary(Unary::Sign, 0),
                 Step::Binary(Binary::Mul, 7, 8),
             ])
+        } else if op.name() == "RoundBf16" {
+            // It is ours: see `import::onnx`.
+            Ok(vec![Step::Input(0), Step::Cast(DType::BF16, 0)])
         } else if op.is::<IsNan>() {
             Ok(vec![Step::Input(0), Step::Test(Test::Nan, 0)])
         } else if let Some(infinite) = op.downcast_ref::<IsInf>() {

@@ -18,7 +18,10 @@ mod selection;
 mod shapes;
 mod windows;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tract_onnx::{
     prelude::{DatumType, OutletId, Symbol, TDim, Tensor, TypedFact, TypedModel},
@@ -139,6 +142,7 @@ enum Lowered {
 }
 
 pub(crate) struct Lowering<'m> {
+    bf16: &'m BTreeSet<String>,
     model: &'m TypedModel,
     draft: Draft,
     symbols: Vec<Symbol>,
@@ -149,6 +153,7 @@ impl<'m> Lowering<'m> {
     fn run(name: &str, imported: &'m Imported) -> LowerResult<Draft> {
         let model = &imported.graph;
         let mut lowering = Lowering {
+            bf16: &imported.bf16,
             model,
             draft: Draft { name: name.to_owned(), ..Draft::default() },
             symbols: Vec::new(),
@@ -198,6 +203,7 @@ impl<'m> Lowering<'m> {
         let dtype = self.dtype(node, fact)?;
         let shape = self.fact_shape(node, fact)?;
         let value = self.draft.add_value(dtype.storage(), shape, Origin::Input);
+        let dtype = self.port_dtype(&node.name, dtype);
         self.draft.inputs.push(Port { name: node.name.clone(), dtype, value });
         self.outlets.insert(outlet, Lowered::Value(value));
         Ok(())
@@ -221,6 +227,7 @@ impl<'m> Lowering<'m> {
                 .push(Assumption { input: self.draft.inputs.len() as u32, words: words.collect() });
             let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
             let value = self.draft.add_value(storage, shape, Origin::Input);
+            let dtype = self.port_dtype(&input.name, dtype);
             self.draft.inputs.push(Port { name: input.name.clone(), dtype, value });
         }
         Ok(())
@@ -231,8 +238,14 @@ impl<'m> Lowering<'m> {
         let fact = &node.outputs[outlet.slot].fact;
         let dtype = self.dtype(node, fact)?;
         let value = self.value_of(outlet)?;
+        let dtype = self.port_dtype(name, dtype);
         self.draft.outputs.push(Port { name: name.to_owned(), dtype, value });
         Ok(())
+    }
+
+    /// A port's type to clients, who have one more than tract.
+    fn port_dtype(&self, name: &str, dtype: DType) -> DType {
+        if dtype == DType::F32 && self.bf16.contains(name) { DType::BF16 } else { dtype }
     }
 
     /// The element type of a fact as a client sees it; shape numbers are I64 to clients.

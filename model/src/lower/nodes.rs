@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
-    import::{Convolve, Counted, ProgramOp},
+    import::{Convolve, Counted, ProgramOp, ToReal},
     program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
@@ -53,6 +53,8 @@ impl<'m> Lowering<'m> {
         }
         let value = if let Some(op) = node.op_as::<Cast>() {
             return Ok(vec![self.cast(node, op.to)?]);
+        } else if let Some(op) = node.op_as::<ToReal>() {
+            return Ok(vec![self.cast(node, op.cast.to)?]);
         } else if let Some(op) = node.op_as::<TypedBinOp>() {
             self.binary(node, op)?
         } else if let Some(op) = node.op_as::<Counted>() {

@@ -23,7 +23,7 @@ use flotilla_conformance::{
     native::Native,
     outcome::RuntimeName,
     readme,
-    report::Report,
+    report::{Report, Summary},
     suite::{Judged, Suite},
 };
 use flotilla_protocol::Backend;
@@ -51,7 +51,7 @@ struct Arguments {
     /// Print a table of expected failures of this run, by reason; reasons that the committed table knows are kept.
     #[arg(long)]
     bless: bool,
-    /// File that the results are written to, as JSON.
+    /// File that the counts are written to, as JSON.
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
     /// File whose table of coverage is written anew.
@@ -92,7 +92,8 @@ fn main() -> anyhow::Result<ExitCode> {
         .map(|(runtime, judged)| (*runtime, expected.surprises(*runtime, judged, chosen == all)))
         .collect();
     if let Some(path) = &arguments.summary {
-        let text = serde_json::to_string_pretty(&reports)? + "\n";
+        let summaries: Vec<Summary> = reports.iter().map(Report::summary).collect();
+        let text = serde_json::to_string_pretty(&summaries)? + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(readme) = &arguments.readme {

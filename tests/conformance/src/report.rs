@@ -37,6 +37,18 @@ pub struct Report {
     pub without_kernel: Vec<String>,
 }
 
+/// The counts of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "as in the report")]
+pub struct Summary {
+    pub runtime: &'static str,
+    pub in_scope: usize,
+    pub passed: usize,
+    pub failed: usize,
+    pub out_of_scope: usize,
+    pub no_kernel: usize,
+}
+
 /// A case that failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
@@ -84,6 +96,12 @@ impl Report {
         }
     }
 
+    /// The counts.
+    pub fn summary(&self) -> Summary {
+        let &Report { runtime, in_scope, passed, failed, out_of_scope, no_kernel, .. } = self;
+        Summary { runtime, in_scope, passed, failed, out_of_scope, no_kernel }
+    }
+
     /// Passed cases in percent of those in scope.
     pub fn share(&self) -> f64 {
         100.0 * self.passed as f64 / self.in_scope.max(1) as f64
@@ -119,5 +137,64 @@ impl Report {
             .collect();
         let _ = write!(text, "out of scope: {} ({})", self.out_of_scope, rules.join(", "));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        case::{Facts, Kind},
+        outcome::Failure,
+    };
+
+    #[test]
+    fn a_case_without_a_kernel_is_neither_passed_nor_failed() {
+        let facts = |name: &str| Facts {
+            name: name.to_owned(),
+            kind: Kind::Node,
+            data: Vec::new(),
+            no_data: None,
+            operators: BTreeSet::from(["Add".to_owned()]),
+            domains: BTreeSet::new(),
+            types: BTreeSet::new(),
+            kinds: BTreeSet::new(),
+            wide_integers: false,
+            random_dropout: false,
+        };
+        let suite = Suite {
+            cases: PathBuf::new(),
+            in_scope: ["a", "b", "c"].map(facts).to_vec(),
+            out_of_scope: vec![(facts("d"), Rule::Float64)],
+        };
+        let outcomes = [
+            Outcome::Passed,
+            Outcome::NoKernel,
+            Outcome::Failed(Failure::new(Stage::Run, "broken")),
+        ];
+        let judged: Vec<Judged> = suite
+            .in_scope
+            .iter()
+            .zip(outcomes)
+            .map(|(facts, outcome)| Judged { facts: facts.clone(), outcome })
+            .collect();
+        let report = Report::new(RuntimeName::NativeCpu, &suite, &judged);
+        let want = Summary {
+            runtime: "native-cpu",
+            in_scope: 2,
+            passed: 1,
+            failed: 1,
+            out_of_scope: 1,
+            no_kernel: 1,
+        };
+        assert_eq!(report.summary(), want);
+        let text = report.text(true);
+        for words in
+            ["c  run      broken", "no kernel ran: b", "1 passed of 2 (50.0 %)", "float64 1"]
+        {
+            assert!(text.contains(words), "{words:?} is not in {text}");
+        }
     }
 }

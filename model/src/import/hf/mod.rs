@@ -6,6 +6,8 @@ mod graph;
 mod pooling;
 mod weights;
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 
 use super::{Family, ImportError, Imported, Resolver};
@@ -78,7 +80,7 @@ pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
         }
     };
     let (graph, outputs) = graph.finish();
-    Ok(Imported { graph, family, outputs, fixed: Vec::new() })
+    Ok(Imported { graph, family, outputs, fixed: Vec::new(), bf16: BTreeSet::new() })
 }
 
 /// Most positions and the number of tokens, from `config.json` where there is one.

@@ -10,7 +10,7 @@ use tract_onnx::{
     prelude::DatumType,
 };
 
-use super::OnnxError;
+use super::{OnnxError, bf16::is_bf16};
 use crate::import::{ImportError, Resolver, resolver::confined};
 
 /// Reads external data into the tensors themselves, so that tract opens no files.
@@ -95,6 +95,7 @@ fn check_length(tensor: &TensorProto) -> Result<(), OnnxError> {
     let shape = || TensorProto::clone(tensor).dims;
     let name = || tensor.name.clone();
     let width = match DataType::try_from(tensor.data_type).ok().map(DatumType::try_from) {
+        _ if is_bf16(tensor.data_type) => 2,
         Some(Ok(DatumType::String)) | Some(Err(_)) | None => return Ok(()),
         Some(Ok(datum)) => datum.size_of() as u64,
     };

@@ -1,7 +1,7 @@
 //! The walk over a graph: every node in order, each wired into tract's typed graph.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, tract_core::ops::identity::Identity},
 };
 
-use super::{OPSET_MAX, OnnxError, library, ops, order::order, structure, wiring::Wiring};
+use super::{OPSET_MAX, OnnxError, bf16, library, ops, order::order, structure, wiring::Wiring};
 use crate::{
     import::FixedInput,
     reference::{ReferenceTensor, to_tensor},
@@ -38,6 +38,8 @@ pub(super) struct Built {
     /// Names of the outputs, in the file's order.
     pub(super) outputs: Vec<String>,
     pub(super) fixed: Vec<FixedInput>,
+    /// Names of inputs and outputs that are BF16.
+    pub(super) bf16: BTreeSet<String>,
 }
 
 /// Values by name; an inner scope sees the outer ones.
@@ -64,6 +66,8 @@ pub(super) struct Walk<'p> {
     pub(super) proto: &'p ModelProto,
     functions: HashMap<(&'p str, &'p str), &'p FunctionProto>,
     pub(super) target: TypedModel,
+    /// Outlets whose numbers are BF16.
+    pub(super) bf16: HashSet<OutletId>,
     names: HashMap<String, usize>,
 }
 
@@ -83,6 +87,7 @@ pub(super) fn build(
         proto,
         functions: functions.collect(),
         target: TypedModel::default(),
+        bf16: HashSet::new(),
         names: HashMap::new(),
     };
     let empty = GraphProto::default();
@@ -90,11 +95,11 @@ pub(super) fn build(
     let mut scope = Scope { opsets: Arc::new(opsets), ..Scope::default() };
     walk.initializers(graph, &mut scope)?;
     let deciding = structure::deciding(graph);
-    let mut fixed = Vec::new();
+    let (mut fixed, mut bf16) = (Vec::new(), BTreeSet::new());
     let inputs = graph.input.iter().filter(|input| !scope.values.contains_key(&input.name));
     let inputs: Vec<&ValueInfoProto> = inputs.collect();
     for (position, input) in inputs.into_iter().enumerate() {
-        let fact = walk.input_fact(input)?;
+        let (fact, is_bf16) = walk.input_fact(input)?;
         let decides = deciding.contains(input.name.as_str());
         let outlet = match values.get(&input.name).filter(|_| decides) {
             Some(value) if value.shape.iter().product::<usize>() <= DECIDING_ELEMENTS_MAX => {
@@ -111,6 +116,12 @@ pub(super) fn build(
                 walk.target.add_source(name, fact).map_err(OnnxError::graph)?
             }
         };
+        let outlet = if is_bf16 {
+            bf16.insert(input.name.clone());
+            walk.marked_bf16(&input.name, outlet).map_err(OnnxError::graph)?
+        } else {
+            outlet
+        };
         scope.values.insert(input.name.clone(), outlet);
     }
     walk.nodes(&graph.node, &mut scope)?;
@@ -120,6 +131,9 @@ pub(super) fn build(
         let name = &output.name;
         let outlet =
             *scope.values.get(name).ok_or_else(|| OnnxError::Output { output: name.clone() })?;
+        if walk.bf16.contains(&outlet) {
+            bf16.insert(name.clone());
+        }
         // An outlet that is an output twice, or that is an input, gets a node of its own for each.
         let node_name = walk.unique(&format!("{name}.output"));
         let outlet =
@@ -128,7 +142,7 @@ pub(super) fn build(
         outputs.push(name.clone());
     }
     walk.target.select_output_outlets(&outlets).map_err(OnnxError::graph)?;
-    Ok(Built { graph: walk.target, outputs, fixed })
+    Ok(Built { graph: walk.target, outputs, fixed, bf16 })
 }
 
 /// Versions by domain.
@@ -205,14 +219,17 @@ impl<'p> Walk<'p> {
                 reason: format!("{error:#}"),
             };
             let tensor = library::tensor(self, proto).map_err(fail)?;
-            let outlet = self.constant(&proto.name, tensor).map_err(fail)?;
+            let mut outlet = self.constant(&proto.name, tensor).map_err(fail)?;
+            if bf16::is_bf16(proto.data_type) {
+                outlet = self.marked_bf16(&proto.name, outlet).map_err(fail)?;
+            }
             scope.values.insert(proto.name.clone(), outlet);
         }
         Ok(())
     }
 
-    /// Type and shape of an input; a dimension that the file leaves open gets a symbol of its own.
-    fn input_fact(&mut self, input: &ValueInfoProto) -> Result<TypedFact, OnnxError> {
+    /// Type and shape of an input, and whether it is BF16; a dimension that the file leaves open gets a symbol of its own.
+    fn input_fact(&mut self, input: &ValueInfoProto) -> Result<(TypedFact, bool), OnnxError> {
         let refuse = |reason: &str| OnnxError::Input {
             input: input.name.clone(),
             reason: reason.to_owned(),
@@ -222,9 +239,11 @@ impl<'p> Walk<'p> {
         else {
             return Err(refuse("it is no tensor"));
         };
+        let is_bf16 = bf16::is_bf16(tensor.elem_type);
         let dtype: DatumType = DataType::try_from(tensor.elem_type)
             .ok()
             .and_then(|dtype| dtype.try_into().ok())
+            .or(is_bf16.then_some(DatumType::F32))
             .ok_or_else(|| {
                 refuse(&format!("its element type {} is not supported", tensor.elem_type))
             })?;
@@ -241,7 +260,7 @@ impl<'p> Walk<'p> {
                 _ => open(),
             });
         }
-        Ok(TypedFact::dt_shape(dtype, dims))
+        Ok((TypedFact::dt_shape(dtype, dims), is_bf16))
     }
 
     fn nodes(&mut self, nodes: &[NodeProto], scope: &mut Scope) -> Result<(), OnnxError> {
@@ -321,7 +340,7 @@ impl<'p> Walk<'p> {
                 version: opset,
             });
         };
-        Ok(outlets)
+        self.inherit_bf16(node, inputs, outlets, &label).map_err(|error| fail(self, error))
     }
 
     /// Wires the body of a function in its place.

@@ -14,7 +14,7 @@ use tract_onnx::{
     },
 };
 
-use super::graph::Walk;
+use super::{bf16, graph::Walk};
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
@@ -24,6 +24,9 @@ pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
 
 /// The contents of a tensor in a file.
 pub(super) fn tensor(walk: &Walk<'_>, proto: &TensorProto) -> TractResult<Tensor> {
+    if bf16::is_bf16(proto.data_type) {
+        return bf16::tensor(proto);
+    }
     context(walk, 0).load_tensor(proto)
 }
 

@@ -6,6 +6,7 @@
 
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod arithmetic;
+mod bf16;
 mod convolve;
 mod external;
 mod graph;
@@ -15,6 +16,7 @@ mod order;
 mod products;
 mod program_op;
 mod quotient;
+mod reals;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
@@ -28,6 +30,7 @@ use crate::reference::ReferenceTensor;
 pub(crate) use convolve::Convolve;
 use external::ExternalData;
 pub(crate) use program_op::{Counted, ProgramOp};
+pub(crate) use reals::ToReal;
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
@@ -92,8 +95,9 @@ pub(super) fn import(
         return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() }.into());
     }
     ExternalData { resolver, files: HashMap::new() }.inline_model(&mut proto)?;
-    let graph::Built { mut graph, outputs, fixed } = graph::build(&onnx, &proto, values)?;
+    let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
-    Ok(Imported { graph, family: Family::Tensors, outputs, fixed })
+    reals::protect(&mut graph);
+    Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
 }

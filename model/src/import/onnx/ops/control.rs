@@ -92,8 +92,8 @@ fn loop_(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
             }
             None => {
                 carried = next;
-                // Without a condition on its way in, the one on its way out counts all the same.
-                goes_on = Some(next_goes_on);
+                // Without a condition on its way in, the one on its way out is ignored.
+                goes_on = goes_on.map(|_| next_goes_on);
             }
         }
         rows.iter_mut().zip(scanned).for_each(|(rows, row)| rows.push(row));
@@ -273,4 +273,160 @@ fn scan_of_batch(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         batches.iter_mut().zip(results).for_each(|(rows, row)| rows.push(row));
     }
     batches.iter().map(|rows| stacked(w, rows, 0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tract_onnx::{
+        pb::{
+            AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+            TensorShapeProto, TypeProto, ValueInfoProto,
+            attribute_proto::AttributeType,
+            tensor_proto::DataType,
+            tensor_shape_proto::{Dimension, dimension::Value as DimValue},
+            type_proto::{self, Value as TypeValue},
+        },
+        prelude::{IntoRunnable as _, IntoTValue as _, Tensor, TypedModel, tvec},
+    };
+
+    use crate::import::onnx::graph::build;
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        NodeProto {
+            op_type: op.to_owned(),
+            input: names(inputs),
+            output: names(outputs),
+            ..NodeProto::default()
+        }
+    }
+
+    fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
+        node.attribute.push(AttributeProto {
+            name: name.to_owned(),
+            r#type: AttributeType::Graph as i32,
+            g: Some(graph),
+            ..AttributeProto::default()
+        });
+        node
+    }
+
+    fn value(name: &str, dtype: DataType, shape: &[i64]) -> ValueInfoProto {
+        let dim =
+            |&dim: &i64| Dimension { value: Some(DimValue::DimValue(dim)), ..Dimension::default() };
+        let tensor = type_proto::Tensor {
+            elem_type: dtype as i32,
+            shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
+        };
+        ValueInfoProto {
+            name: name.to_owned(),
+            r#type: Some(TypeProto {
+                value: Some(TypeValue::TensorType(tensor)),
+                ..TypeProto::default()
+            }),
+            ..ValueInfoProto::default()
+        }
+    }
+
+    fn number(name: &str, dtype: DataType, value: i64) -> TensorProto {
+        let raw_data = match dtype {
+            DataType::Float => (value as f32).to_le_bytes().to_vec(),
+            DataType::Bool => vec![value as u8],
+            _ => value.to_le_bytes().to_vec(),
+        };
+        TensorProto {
+            name: name.to_owned(),
+            data_type: dtype as i32,
+            raw_data,
+            ..TensorProto::default()
+        }
+    }
+
+    /// A graph that has what it needs from around it.
+    fn body(nodes: Vec<NodeProto>, inputs: &[&str], outputs: &[&str]) -> GraphProto {
+        let declared = |names: &[&str]| {
+            names.iter().map(|name| value(name, DataType::Float, &[])).collect::<Vec<_>>()
+        };
+        GraphProto {
+            node: nodes,
+            input: declared(inputs),
+            output: declared(outputs),
+            ..GraphProto::default()
+        }
+    }
+
+    fn graph(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Result<TypedModel, String> {
+        let graph = GraphProto {
+            initializer,
+            input: vec![value("x", DataType::Float, &[])],
+            ..body(nodes, &[], &["y"])
+        };
+        let proto = ModelProto {
+            graph: Some(graph),
+            opset_import: vec![OperatorSetIdProto { version: 17, ..Default::default() }],
+            ..ModelProto::default()
+        };
+        build(&tract_onnx::onnx(), &proto, &BTreeMap::new())
+            .map(|built| built.graph)
+            .map_err(|error| error.to_string())
+    }
+
+    fn run(graph: &TypedModel, x: f32) -> f32 {
+        let plan = graph.clone().into_optimized().unwrap().into_runnable().unwrap();
+        let results = plan.run(tvec!(Tensor::from(x).into_tvalue())).unwrap();
+        results[0].cast_to_scalar::<f32>().unwrap()
+    }
+
+    #[test]
+    fn a_condition_of_a_run_chooses_between_both_graphs() {
+        let condition = node("Greater", &["x", "limit"], &["c"]);
+        let chooses = with_graph(
+            node("If", &["c"], &["y"]),
+            "then_branch",
+            body(vec![node("Neg", &["x"], &["t"])], &[], &["t"]),
+        );
+        let chooses = with_graph(
+            chooses,
+            "else_branch",
+            body(vec![node("Add", &["x", "limit"], &["e"])], &[], &["e"]),
+        );
+        let limit = number("limit", DataType::Float, 3);
+        let graph = graph(vec![condition, chooses], vec![limit]).unwrap();
+        assert_eq!((run(&graph, 5.0), run(&graph, 2.0)), (-5.0, 5.0));
+    }
+
+    /// Doubles `x` until it is over 10, at most so many times.
+    fn doubling(count: Option<i64>) -> Result<TypedModel, String> {
+        let turn = vec![
+            node("Add", &["v", "v"], &["doubled"]),
+            node("LessOrEqual", &["doubled", "limit"], &["again"]),
+        ];
+        let name = if count.is_some() { "count" } else { "" };
+        let doubles = with_graph(
+            node("Loop", &[name, "go", "x"], &["y"]),
+            "body",
+            body(turn, &["i", "c", "v"], &["again", "doubled"]),
+        );
+        let numbers = vec![
+            number("limit", DataType::Float, 10),
+            number("go", DataType::Bool, 1),
+            number("count", DataType::Int64, count.unwrap_or(0)),
+        ];
+        graph(vec![doubles], numbers)
+    }
+
+    #[test]
+    fn turns_after_the_last_one_change_nothing() {
+        let graph = doubling(Some(4)).unwrap();
+        let doubled = [1.0, 3.0, 6.0, 20.0].map(|x| run(&graph, x));
+        assert_eq!(doubled, [16.0, 12.0, 12.0, 40.0]);
+    }
+
+    #[test]
+    fn turns_without_a_bound_are_refused() {
+        let refused = doubling(None).unwrap_err();
+        assert!(refused.contains("only known when it runs"), "{refused}");
+    }
 }

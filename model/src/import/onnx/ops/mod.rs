@@ -15,6 +15,7 @@ mod products;
 mod quantize;
 mod quantized;
 mod rearrange;
+mod recurrent;
 mod resize;
 mod sampling;
 mod selection;
@@ -43,6 +44,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
+    recurrent::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,

@@ -3,9 +3,13 @@
 
 use tract_onnx::{
     prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{DimLike as _, ToDim, bail},
+    tract_hir::internal::{
+        DimLike as _, ToDim, bail,
+        tract_core::ops::{logic::CompEq, math},
+    },
 };
 
+use super::rearrange::numbers;
 use crate::{
     import::onnx::wiring::{Wire, Wiring},
     program::{Op, Resample},
@@ -62,6 +66,21 @@ struct Line {
     length: f64,
     /// Start and end of the region of interest, of 0..1.
     region: (f64, f64),
+}
+
+/// One dimension that is resized and whose size is a symbol.
+#[derive(Clone, Debug)]
+struct OpenLine {
+    axis: usize,
+    resized: TDim,
+    /// `None` where the sizes decide it.
+    scale: Option<f64>,
+}
+
+/// All dimensions that are resized.
+struct Lines {
+    lines: Vec<Line>,
+    open: Vec<OpenLine>,
 }
 
 /// For each element of the result the elements of the input that it is made of.
@@ -180,7 +199,7 @@ fn lines(
     targets: &Targets,
     policy: &str,
     regions: &[f64],
-) -> TractResult<Vec<Line>> {
+) -> TractResult<Lines> {
     let shape = w.shape(x);
     let (count, stays): (usize, Vec<bool>) = match targets {
         Targets::Scales(scales) => (scales.len(), scales.iter().map(|&s| s == 1.0).collect()),
@@ -192,15 +211,19 @@ fn lines(
     if count != axes.len() {
         bail!("{count} targets for {} dimensions", axes.len());
     }
-    let mut lines = Vec::new();
+    let (mut lines, mut open) = (Vec::new(), Vec::new());
     for (index, &axis) in axes.iter().enumerate() {
         let region = (regions[index], regions[axes.len() + index]);
         if stays[index] && region == (0.0, 1.0) {
             continue;
         }
-        let size = shape[axis].to_usize();
-        let Ok(size) = size else {
-            bail!("dimension {axis} is {} and must be a number to be resized", shape[axis]);
+        let size = match shape[axis].to_usize() {
+            Ok(size) => size,
+            Err(_) if policy == "stretch" && region == (0.0, 1.0) => {
+                open.push(open_line(axis, &shape[axis], targets, index)?);
+                continue;
+            }
+            Err(_) => bail!("dimension {axis} is {} and must be a number here", shape[axis]),
         };
         let (resized, scale, length) = match targets {
             Targets::Scales(scales) => {
@@ -216,7 +239,7 @@ fn lines(
     }
     let scales = lines.iter().map(|line| line.scale);
     let kept = match (policy, targets) {
-        ("stretch", _) | (_, Targets::Scales(_)) => return Ok(lines),
+        ("stretch", _) | (_, Targets::Scales(_)) => return Ok(Lines { lines, open }),
         ("not_larger", Targets::Sizes(_)) => {
             // A dimension that stays as it is has a scale of 1.
             scales.chain(stays.contains(&true).then_some(1.0)).fold(f64::INFINITY, f64::min)
@@ -233,7 +256,25 @@ fn lines(
         let region = (regions[index], regions[axes.len() + index]);
         lines.push(Line { axis, size, resized, scale: kept, length: kept * size as f64, region });
     }
-    Ok(lines)
+    Ok(Lines { lines, open })
+}
+
+/// A dimension whose size is a symbol; its new size must be one, too, that shapes can be made of.
+fn open_line(axis: usize, size: &TDim, targets: &Targets, index: usize) -> TractResult<OpenLine> {
+    Ok(match targets {
+        Targets::Sizes(sizes) => OpenLine { axis, resized: sizes[index].clone(), scale: None },
+        Targets::Scales(scales) => {
+            let scale = scales[index];
+            let resized = if scale.fract() == 0.0 && scale >= 1.0 {
+                size.clone() * scale as i64
+            } else if scale > 0.0 && scale.recip().fract() == 0.0 {
+                size.clone() / scale.recip() as i64
+            } else {
+                bail!("dimension {axis} is {size}, which {scale} does not scale to a dimension");
+            };
+            OpenLine { axis, resized, scale: Some(scale) }
+        }
+    })
 }
 
 /// Resizes one dimension after the other.
@@ -241,11 +282,14 @@ fn resized(
     w: &mut Wiring<'_, '_>,
     x: OutletId,
     resizing: &Resizing,
-    lines: &[Line],
+    Lines { lines, open }: &Lines,
 ) -> TractResult<Vec<OutletId>> {
     let dtype = w.dtype(x);
     let nearest = matches!(resizing.mode, Mode::Nearest(_));
     let mut x = if nearest { x } else { w.cast(x, DatumType::F32)? };
+    for line in open {
+        x = resized_by_formula(w, x, resizing, line)?;
+    }
     let mut outside = Vec::new();
     for line in lines {
         let Table { taps, indices, weights, outside: extrapolated } = table(resizing, line);
@@ -296,6 +340,112 @@ fn between(
         weighted.push(w.mul(picked, weights)?);
     }
     w.add(weighted[0], weighted[1])
+}
+
+/// The same with places and weights that are computed when the program runs.
+fn resized_by_formula(
+    w: &mut Wiring<'_, '_>,
+    x: OutletId,
+    resizing: &Resizing,
+    line: &OpenLine,
+) -> TractResult<OutletId> {
+    let float = DatumType::F32;
+    let size = w.shape(x)[line.axis].clone();
+    let at = numbers(w, &line.resized)?;
+    let at = w.cast(at, float)?;
+    let scale = match line.scale {
+        Some(scale) => w.scalar(float, scale)?,
+        None => {
+            let (size, resized) =
+                (w.dimension(size.clone(), float)?, w.dimension(line.resized.clone(), float)?);
+            w.div(resized, size)?
+        }
+    };
+    let whole = line.scale.is_none_or(|scale| scale.fract() == 0.0);
+    let needs_whole =
+        matches!(resizing.coordinates, Coordinates::HalfPixelSymmetric | Coordinates::AlignCorners);
+    if needs_whole && !whole {
+        bail!("{size} elements may come to a part of one at {:?}", resizing.coordinates);
+    }
+    let (zero, half) = (w.scalar(float, 0.0)?, w.scalar(float, 0.5)?);
+    let at = match resizing.coordinates {
+        // For whole sizes the symmetric form is the same, and PyTorch's differs for a single element only.
+        Coordinates::HalfPixel
+        | Coordinates::HalfPixelSymmetric
+        | Coordinates::PytorchHalfPixel => {
+            let centre = w.add(at, half)?;
+            let centre = w.div(centre, scale)?;
+            let place = w.sub(centre, half)?;
+            if resizing.coordinates == Coordinates::PytorchHalfPixel {
+                let length = w.dimension(line.resized.clone(), DatumType::I64)?;
+                let one = w.scalar(DatumType::I64, 1.0)?;
+                let single = w.binary(CompEq, length, one)?;
+                w.select(single, zero, place)?
+            } else {
+                place
+            }
+        }
+        Coordinates::Asymmetric => w.div(at, scale)?,
+        Coordinates::AlignCorners => {
+            let last = w.dimension(size.clone() - 1, float)?;
+            let one = w.scalar(float, 1.0)?;
+            let steps = w.dimension(line.resized.clone() - 1, float)?;
+            let steps = w.max(steps, one)?;
+            let along = w.mul(at, last)?;
+            w.div(along, steps)?
+        }
+        Coordinates::CropAndResize => bail!("regions of {size} elements cannot be resized"),
+    };
+    let below = match resizing.mode {
+        Mode::Nearest(rounding) => {
+            let rounded = match rounding {
+                Rounding::Floor => w.unary(math::floor(), at)?,
+                Rounding::Ceil => w.unary(math::ceil(), at)?,
+                Rounding::PreferFloor => {
+                    let at = w.sub(at, half)?;
+                    w.unary(math::ceil(), at)?
+                }
+                Rounding::PreferCeil => {
+                    let at = w.add(at, half)?;
+                    w.unary(math::floor(), at)?
+                }
+            };
+            return picked(w, x, line.axis, rounded, &size);
+        }
+        Mode::Linear if !resizing.antialias && !resizing.exclude_outside => {
+            w.unary(math::floor(), at)?
+        }
+        Mode::Linear | Mode::Cubic(_) => {
+            bail!("{size} elements cannot be resized by {:?}", resizing.mode)
+        }
+    };
+    let one = w.scalar(float, 1.0)?;
+    let above = w.add(below, one)?;
+    let mut shape = vec![1.to_dim(); w.rank(x)];
+    shape[line.axis] = line.resized.clone();
+    let fraction = w.sub(at, below)?;
+    let fraction = w.reshape(fraction, &shape)?;
+    let rest = w.sub(one, fraction)?;
+    let below = picked(w, x, line.axis, below, &size)?;
+    let above = picked(w, x, line.axis, above, &size)?;
+    let (below, above) = (w.mul(below, rest)?, w.mul(above, fraction)?);
+    w.add(below, above)
+}
+
+/// Elements at places that may lie outside, where the nearest one is taken.
+fn picked(
+    w: &mut Wiring<'_, '_>,
+    x: OutletId,
+    axis: usize,
+    places: OutletId,
+    size: &TDim,
+) -> TractResult<OutletId> {
+    let (zero, last) =
+        (w.scalar(DatumType::F32, 0.0)?, w.dimension(size.clone() - 1, DatumType::F32)?);
+    let places = w.max(places, zero)?;
+    let places = w.min(places, last)?;
+    let places = w.cast(places, DatumType::I64)?;
+    w.gather(axis, x, places)
 }
 
 fn sums(

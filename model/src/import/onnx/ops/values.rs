@@ -1,18 +1,84 @@
 //! Operators on single elements that are about their types.
 
 use tract_onnx::{
-    pb::tensor_proto::DataType,
-    prelude::{DatumType, OutletId, TractResult},
+    pb::{TensorProto, tensor_proto::DataType},
+    prelude::{DatumType, OutletId, Tensor, TractResult},
     tract_hir::internal::bail,
 };
 
 use crate::{
-    import::onnx::wiring::{Wire, Wiring},
+    import::onnx::{
+        bf16::is_bf16,
+        library,
+        wiring::{Wire, Wiring},
+    },
     lower::element_type,
     program::{DType, Expr, Op, Step},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[("BitCast", bit_cast), ("Pow", pow)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("BitCast", bit_cast),
+    ("Cast", cast),
+    ("CastLike", cast_like),
+    ("Constant", constant),
+    ("ConstantOfShape", constant_of_shape),
+    ("Pow", pow),
+];
+
+fn cast(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let x = w.input(0)?;
+    let number = w.node.get_attr::<i32>("to")?;
+    let to = if is_bf16(number) { None } else { Some(DataType::try_from(number)?.try_into()?) };
+    Ok(vec![converted(w, x, to)?])
+}
+
+fn cast_like(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let (x, like) = (w.input(0)?, w.input(1)?);
+    let to = if w.walk.bf16.contains(&like) { None } else { Some(w.dtype(like)) };
+    Ok(vec![converted(w, x, to)?])
+}
+
+/// As another type; none stands for BF16.
+fn converted(w: &mut Wiring<'_, '_>, x: OutletId, to: Option<DatumType>) -> TractResult<OutletId> {
+    let Some(to) = to else {
+        let number = w.cast(x, DatumType::F32)?;
+        return w.walk.rounded_bf16(&w.name, number);
+    };
+    if w.dtype(x) == to && w.walk.bf16.contains(&x) {
+        // The same numbers, which are not BF16 from here on.
+        return w.walk.widened_bf16(&w.name, x);
+    }
+    w.cast(x, to)
+}
+
+/// A constant; tract's importer reads all types but one.
+fn constant(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    match value(w).filter(|proto| is_bf16(proto.data_type)) {
+        Some(proto) => {
+            let outlet = w.tensor(library::tensor(w.walk, proto)?)?;
+            Ok(vec![w.walk.marked_bf16(&w.name, outlet)?])
+        }
+        None => library::wire(w.walk, w.node, w.inputs, &w.name, w.opset),
+    }
+}
+
+/// One number everywhere, which is 0 in F32 unless it is given.
+fn constant_of_shape(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let shape = w.known_dims(0)?;
+    let (number, is_bf16) = match value(w) {
+        Some(proto) => (library::tensor(w.walk, proto)?, is_bf16(proto.data_type)),
+        None => (Tensor::from(0f32), false),
+    };
+    let number = w.tensor(number.into_shape(&[])?)?;
+    let everywhere = w.broadcast_to(number, &shape)?;
+    Ok(vec![if is_bf16 { w.walk.marked_bf16(&w.name, everywhere)? } else { everywhere }])
+}
+
+/// The tensor in the attribute `value`.
+fn value<'a>(w: &Wiring<'a, '_>) -> Option<&'a TensorProto> {
+    let attribute = w.node.attribute.iter().find(|attribute| attribute.name == "value");
+    attribute.and_then(|attribute| attribute.t.as_ref())
+}
 
 /// The same bits under another type of the same width.
 fn bit_cast(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
