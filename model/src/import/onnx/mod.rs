@@ -17,6 +17,7 @@ mod products;
 mod program_op;
 mod quotient;
 mod reals;
+mod size;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
