@@ -294,7 +294,7 @@ pub enum Op {
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
     /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
-    /// `[n, c, d1, ..]`, `w` `[m, c / groups, k1, ..]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
+    /// `[n, c, d1, ..]`, `w` `[m, k1, .., c / groups]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
     /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
     /// Source: ONNX operators, "Conv" and "ConvTranspose".
     Conv(Conv),
