@@ -80,6 +80,19 @@ impl Program {
                 let mask = if attention.mask { ", mask" } else { "" };
                 format!("heads {}, scale {}{mask}", attention.heads, attention.scale)
             }
+            Op::LinearAttention(attention) => {
+                let words = [
+                    (attention.past, "past"),
+                    (attention.decay, "decay"),
+                    (attention.rate, "rate"),
+                ]
+                .map(|(present, word)| if present { format!(", {word}") } else { String::new() })
+                .concat();
+                format!(
+                    "heads {}, key heads {}, scale {}{words}",
+                    attention.heads, attention.key_heads, attention.scale
+                )
+            }
             Op::LayerNorm(norm) => {
                 let residual = if norm.residual { ", residual" } else { "" };
                 format!("epsilon {:e}{residual}", norm.epsilon)
@@ -109,6 +122,7 @@ impl Program {
                 "overlap_max {}, score_min {:?}, centres {}",
                 suppress.overlap_max, suppress.score_min, suppress.centres
             ),
+            Op::Trees(trees) => format!("{:?}", trees.gathered),
             Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {

@@ -15,8 +15,8 @@ mod geometry;
 pub use checks::{BindError, ProgramError};
 pub use counts::Count;
 pub use geometry::{
-    Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
-    Suppress,
+    Branch, Dft, Gathered, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample,
+    RoiAlign, Suppress, Trees,
 };
 
 /// Version of the serialized form; a page refuses another one.
@@ -228,7 +228,7 @@ pub struct Program {
     pub version: u32,
     /// Name for messages.
     pub name: String,
-    /// Names of the symbolic dimensions; a [`Symbol`] is an index here.
+    /// Names of the symbolic dimensions; a [`Symbol`](crate::dim::Symbol) is an index here.
     pub symbols: Vec<String>,
     /// Every value.
     pub values: Vec<Value>,
@@ -258,6 +258,16 @@ pub enum Op {
     /// `[batch, heads, q_len, kv_len]` (rank 4). Output `[batch, q_len, heads * head_dim]`.
     /// Source: Vaswani et al., "Attention Is All You Need", 3.2.
     Attention(Attention),
+    /// Attention with a state `S` per batch and head of keys, `[key_dim, value_dim]`, that goes from position to position:
+    /// `S <- exp(decay) * S`, then `S <- S + key * written^T` and `answer = scale * query^T S`, where `written` is
+    /// `rate * (value - S^T key)` with a rate and `value` without.
+    /// Inputs `query` `[batch, len, heads * key_dim]`, `key` `[batch, len, key_heads * key_dim]`, `value`
+    /// `[batch, len, key_heads * value_dim]`, then, when `past`, the state at the start
+    /// `[batch, key_heads, key_dim, value_dim]`; then, when `decay`, `[batch, len, key_heads]` or
+    /// `[batch, len, key_heads * key_dim]`; then, when `rate`, `[batch, len, key_heads]` or `[batch, len, 1]`.
+    /// Output `[batch, len * heads * value_dim + key_heads * key_dim * value_dim]`: the answers
+    /// `[len, heads * value_dim]` and behind them the state at the end. Source: ONNX operators, "LinearAttention".
+    LinearAttention(LinearAttention),
     /// Layer normalization over the last dimension: inputs `x` `[.., n]`, `gamma` `[n]`, `beta` `[n]`, then, when
     /// `residual`, a tensor of `x`'s shape that is added to `x` first. Source: Ba et al., "Layer Normalization", eq. 3.
     LayerNorm(LayerNorm),
@@ -284,7 +294,7 @@ pub enum Op {
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
     /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
-    /// `[n, c, d1, ..]`, `w` `[m, c / groups, k1, ..]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
+    /// `[n, c, d1, ..]`, `w` `[m, k1, .., c / groups]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
     /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
     /// Source: ONNX operators, "Conv" and "ConvTranspose".
     Conv(Conv),
@@ -330,6 +340,12 @@ pub enum Op {
     /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
     /// Source: ONNX operators, "NonMaxSuppression".
     Suppress(Suppress),
+    /// Decision trees. Inputs `x` `[rows, features]` (F32), `nodes` `[n, 7]` (I32: feature, [`Branch`], next node where it
+    /// holds, next where not, whether a missing number holds, first and end of its members in `values`), `values` (F32: the
+    /// nodes' thresholds, then members), `starts` `[leaves + 1]`, `targets` and `weights` `[w]` (I32, I32, F32: what each leaf
+    /// gives to which column), `roots` `[trees]` (I32). A next node of `-1 - i` is leaf `i`. The output is `[rows, columns]`.
+    /// Source: ONNX operators, "TreeEnsemble" of `ai.onnx.ml`.
+    Trees(Trees),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -388,6 +404,7 @@ impl Op {
             | Op::Conv(_)
             | Op::DeformableColumns(_)
             | Op::Attention(_)
+            | Op::LinearAttention(_)
             | Op::LayerNorm(_)
             | Op::Softmax(_)
             | Op::Elementwise(_)
@@ -401,6 +418,7 @@ impl Op {
             | Op::FirstAbove
             | Op::RowRanks
             | Op::Suppress(_)
+            | Op::Trees(_)
             | Op::Range(_) => false,
         }
     }
@@ -410,6 +428,7 @@ impl Op {
         match self {
             Op::MatMul(_) => "MatMul",
             Op::Attention(_) => "Attention",
+            Op::LinearAttention(_) => "LinearAttention",
             Op::LayerNorm(_) => "LayerNorm",
             Op::Softmax(_) => "Softmax",
             Op::Elementwise(_) => "Elementwise",
@@ -434,6 +453,7 @@ impl Op {
             Op::FirstAbove => "FirstAbove",
             Op::RowRanks => "RowRanks",
             Op::Suppress(_) => "Suppress",
+            Op::Trees(_) => "Trees",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",
@@ -470,6 +490,23 @@ pub struct Attention {
     pub scale: f32,
     /// Whether a fourth input, the additive mask, is there.
     pub mask: bool,
+}
+
+/// See [`Op::LinearAttention`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearAttention {
+    /// Number of heads of the queries; a multiple of `key_heads`.
+    pub heads: u32,
+    /// Number of heads of keys, values and states.
+    pub key_heads: u32,
+    /// Factor on the answers.
+    pub scale: f32,
+    /// Whether the state at the start is given; else it is zero.
+    pub past: bool,
+    /// Whether a decay is given.
+    pub decay: bool,
+    /// Whether a rate is given.
+    pub rate: bool,
 }
 
 /// See [`Op::LayerNorm`].

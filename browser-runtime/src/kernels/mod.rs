@@ -21,6 +21,7 @@ mod gather_elements;
 mod gather_nd;
 mod grid_sample;
 mod layer_norm;
+mod linear_attention;
 mod math;
 mod matmul;
 mod ngram_counts;
@@ -45,6 +46,7 @@ mod suppress;
 mod tests;
 mod top_k;
 mod transpose;
+mod trees;
 mod triangular;
 mod window;
 
@@ -136,6 +138,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
     match op {
         Op::MatMul(op) => op,
         Op::Attention(op) => op,
+        Op::LinearAttention(op) => op,
         Op::LayerNorm(op) => op,
         Op::Softmax(op) => op,
         Op::Elementwise(op) => op,
@@ -160,6 +163,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::FirstAbove => &first_above::FirstAbove,
         Op::RowRanks => &row_ranks::RowRanks,
         Op::Suppress(op) => op,
+        Op::Trees(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
@@ -177,6 +181,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         matmul::cases(),
         attention::cases(),
+        linear_attention::cases(),
         layer_norm::cases(),
         softmax::cases(),
         elementwise::cases(),
@@ -201,6 +206,7 @@ pub(crate) fn cases() -> Vec<Case> {
         first_above::cases(),
         row_ranks::cases(),
         suppress::cases(),
+        trees::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),

@@ -2,6 +2,7 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod activations;
+mod attention;
 mod control;
 mod convolution;
 mod counted;
@@ -9,6 +10,7 @@ mod features;
 mod generators;
 mod losses;
 mod matrices;
+mod norm;
 mod padding;
 mod pooling;
 mod products;
@@ -21,6 +23,7 @@ mod sampling;
 mod selection;
 mod shapes;
 mod signal;
+mod trees;
 mod values;
 mod window;
 
@@ -31,6 +34,7 @@ use super::wiring::Wire;
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
+    attention::OPERATORS,
     control::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
@@ -38,6 +42,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     generators::OPERATORS,
     losses::OPERATORS,
     matrices::OPERATORS,
+    norm::OPERATORS,
     padding::OPERATORS,
     pooling::OPERATORS,
     products::OPERATORS,
@@ -61,10 +66,15 @@ pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
         "ai.onnx.ml" => {
-            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
+            named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
         }
+        "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }
+}
+
+fn named(family: &[(&str, Wire)], name: &str) -> Option<Wire> {
+    family.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
 }
 
 #[cfg(test)]
