@@ -6,6 +6,7 @@ mod attention;
 mod control;
 mod convolution;
 mod counted;
+mod einsum;
 mod features;
 mod generators;
 mod losses;
@@ -35,6 +36,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     attention::OPERATORS,
     control::OPERATORS,
+    einsum::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
     features::OPERATORS,
