@@ -19,6 +19,7 @@ mod quantize;
 mod quantized;
 mod rearrange;
 mod recurrent;
+mod reductions;
 mod resize;
 mod sampling;
 mod selection;
@@ -52,6 +53,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantized::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
+    reductions::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
