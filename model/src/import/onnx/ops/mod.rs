@@ -21,6 +21,7 @@ mod recurrent;
 mod resize;
 mod sampling;
 mod selection;
+mod sequences;
 mod shapes;
 mod signal;
 mod trees;
@@ -53,6 +54,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
+    sequences::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
     values::OPERATORS,
