@@ -23,6 +23,7 @@ mod reductions;
 mod resize;
 mod sampling;
 mod selection;
+mod sequences;
 mod shapes;
 mod signal;
 mod trees;
@@ -57,6 +58,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
+    sequences::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
     values::OPERATORS,
