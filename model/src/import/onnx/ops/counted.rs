@@ -62,7 +62,7 @@ fn non_zero(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let size: TDim = shape.iter().product();
-    let flat = w.reshape(x, &[size.clone()])?;
+    let flat = w.reshape(x, std::slice::from_ref(&size))?;
     let mask = w.cast(flat, DatumType::Bool)?;
     let Places { count, all, .. } = places(w, mask)?;
     let symbol = w.count_symbol();
@@ -108,7 +108,7 @@ fn non_max_suppression(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let selected =
         w.program_op(suppress, &[boxes, scores, order], DatumType::I64, shape.clone())?;
     let size: TDim = shape.iter().product();
-    let selected = w.reshape(selected, &[size.clone()])?;
+    let selected = w.reshape(selected, std::slice::from_ref(&size))?;
     let none = w.scalar(DatumType::I64, -1.0)?;
     let mask = w.onnx("Greater", &[], &[Some(selected), Some(none)])?[0];
     let Places { count, all, .. } = places(w, mask)?;
@@ -192,7 +192,7 @@ fn unique(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let symbol = w.count_symbol();
     let length = TDim::Sym(symbol.clone());
     let values = w.reshape(values, &sizes)?;
-    let shape = [&[length.clone()], &sizes[1..]].concat();
+    let shape = [std::slice::from_ref(&length), &sizes[1..]].concat();
     let mut values = w.cut(values, count, &symbol, &size, shape)?;
     if let Some(axis) = axis {
         let mut back: Vec<usize> = (1..front.len()).collect();
