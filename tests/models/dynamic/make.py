@@ -257,5 +257,12 @@ case(
     {"x": noise(2, 6), "f": noise(1)},
     [integers("sizes", [1, 3, 2])],
 )
+case(
+    "counted_columns_of_a_condition",
+    [h.make_node("Compress", ["x", "kept"], ["y"], axis=-1), h.make_node("Transpose", ["y"], ["t"])],
+    [value("x", ["a", "b"]), value("kept", ["k"], T.BOOL)],
+    [value("y", ["a", None]), value("t", [None, "a"])],
+    {"x": noise(3, 5), "kept": np.array([True, False, True, True])},
+)
 
 (HERE / "index.json").write_text(json.dumps({"onnx": onnx.__version__, "cases": cases}, indent=1) + "\n")

@@ -12,7 +12,6 @@ const OPERANDS: &[(&str, &[usize])] = &[
     ("BlackmanWindow", &[0]),
     ("CenterCropPad", &[1]),
     ("Col2Im", &[1, 2]),
-    ("Compress", &[1]),
     ("ConstantOfShape", &[0]),
     ("CumProd", &[1]),
     ("CumSum", &[1]),
