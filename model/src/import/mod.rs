@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tract_onnx::prelude::{Tensor, TractResult, TypedModel};
+use tract_onnx::prelude::{Tensor, TypedModel};
 
 use crate::{
     lower::{LowerError, Phase, lower, typed_text},
@@ -184,25 +184,11 @@ pub(crate) fn import(
             return Err(ImportError::NoModel);
         };
         if phase > Phase::Import {
-            imported.graph = simplified(imported.graph).map_err(OnnxError::graph)?;
+            imported.graph = imported.graph.into_decluttered().map_err(OnnxError::graph)?;
         }
         Ok(imported)
     };
     guarded(work, panicked)
-}
-
-/// The graph without what does nothing. tract gives an input the name of a node that it removes behind it, so that names are
-/// put back.
-fn simplified(graph: TypedModel) -> TractResult<TypedModel> {
-    let names: Vec<String> =
-        graph.inputs.iter().map(|input| graph.node(input.node).name.clone()).collect();
-    let mut graph = graph.into_decluttered()?;
-    for (input, name) in graph.inputs.clone().into_iter().zip(names) {
-        if graph.nodes.iter().all(|node| node.name != name) {
-            graph.rename_node(input.node, &name)?;
-        }
-    }
-    Ok(graph)
 }
 
 /// tract is careful, but a hostile file may still make it panic; that must not take the daemon with it.
