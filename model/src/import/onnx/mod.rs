@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod arithmetic;
 mod bf16;
+mod convolve;
 mod external;
 mod graph;
 mod library;
@@ -27,6 +28,7 @@ use tract_onnx::prelude::Framework;
 
 use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
+pub(crate) use convolve::Convolve;
 use external::ExternalData;
 pub(crate) use program_op::{Counted, ProgramOp};
 pub(crate) use reals::ToReal;
@@ -97,6 +99,7 @@ pub(super) fn import(
     let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
+    quotient::protect(&mut graph);
     reals::protect(&mut graph);
     Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
 }

@@ -6,6 +6,7 @@ mod attention;
 mod control;
 mod convolution;
 mod counted;
+mod einsum;
 mod features;
 mod generators;
 mod losses;
@@ -18,11 +19,14 @@ mod quantize;
 mod quantized;
 mod rearrange;
 mod recurrent;
+mod reductions;
 mod resize;
 mod sampling;
 mod selection;
+mod sequences;
 mod shapes;
 mod signal;
+mod trees;
 mod values;
 mod window;
 
@@ -35,6 +39,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     attention::OPERATORS,
     control::OPERATORS,
+    einsum::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
     features::OPERATORS,
@@ -49,9 +54,11 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantized::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
+    reductions::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
+    sequences::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
     values::OPERATORS,
@@ -64,7 +71,9 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.ml" => named(features::ML_OPERATORS, name),
+        "ai.onnx.ml" => {
+            named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
+        }
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }
