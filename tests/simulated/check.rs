@@ -91,8 +91,10 @@ fn made_up_inputs_are_compared_with_the_reference() {
     let (rows, _) = check(home.path(), &[&[bert.as_str()], &native[..], &dims].concat());
     assert_eq!(rows[0]["inputs"], "input_ids:I64[3,5] attention_mask:I64[3,5]", "{rows:#?}");
     assert_eq!(rows[0]["status"], "pass");
-    // More positions than the model has, and a dimension that it has not.
-    for (dim, says) in [("seq=1000", "1000"), ("sequence=5", "seq")] {
+    // More positions than the model has, a dimension that it has not, and rows that no page could hold.
+    for (dim, says) in
+        [("seq=1000", "1000"), ("sequence=5", "seq"), ("batch=100000000", "over the limit")]
+    {
         let (rows, output) =
             check(home.path(), &[&[bert.as_str()], &native[..], &["--dim", dim]].concat());
         assert_eq!((&rows[0]["status"], output.code), (&json!("refused"), Some(1)), "{rows:#?}");

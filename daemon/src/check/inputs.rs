@@ -8,6 +8,8 @@ use flotilla_model::{
     reference::ReferenceTensor,
 };
 
+/// Largest value in bytes that a page holds; the reference would try larger ones.
+pub(super) const VALUE_BYTES_MAX: i64 = 1 << 31;
 /// Most elements of an input that is made up.
 const ELEMENTS_MAX: usize = 1 << 28;
 /// Sizes of dimensions by what their names hold, and of the others. A batch of one row and a few tokens show what a
@@ -34,6 +36,19 @@ pub enum InputError {
         "input {input} has an impossible shape for {dims:?}: choose its dimensions with --dim NAME=N"
     )]
     Shape { input: String, dims: BTreeMap<String, i64> },
+    #[error("a value of shape {shape:?} is over the limit of {VALUE_BYTES_MAX} bytes for {dims:?}")]
+    TooLarge { shape: Vec<i64>, dims: BTreeMap<String, i64> },
+}
+
+/// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. What only data decide is
+/// not known yet.
+pub(super) fn too_large(program: &Program, sizes: &[i64]) -> Option<Vec<i64>> {
+    program.values.iter().find_map(|value| {
+        let shape: Vec<i64> =
+            value.shape.iter().map(|dim| dim.eval(sizes)).collect::<Option<_>>()?;
+        let bytes = shape.iter().try_fold(4i64, |bytes, &dim| bytes.checked_mul(dim));
+        bytes.is_none_or(|bytes| bytes > VALUE_BYTES_MAX).then_some(shape)
+    })
 }
 
 /// Inputs and the sizes that were chosen for the model's symbolic dimensions.
@@ -67,6 +82,9 @@ pub fn make(
         .collect();
     let dims: BTreeMap<String, i64> =
         program.symbols.iter().cloned().zip(sizes.iter().copied()).collect();
+    if let Some(shape) = too_large(program, &sizes) {
+        return Err(InputError::TooLarge { shape, dims });
+    }
     let mut random = SplitMix(seed);
     let inputs = program
         .inputs
@@ -277,7 +295,7 @@ mod tests {
         let error = make(&program, None, &unknown, 1).expect_err("there is none").to_string();
         assert!(error.contains("time") && error.contains("seq"), "{error}");
         let huge = [("seq".to_owned(), i64::MAX)].into();
-        assert!(matches!(make(&program, None, &huge, 1), Err(InputError::Shape { .. })));
+        assert!(matches!(make(&program, None, &huge, 1), Err(InputError::TooLarge { .. })));
     }
 
     #[test]

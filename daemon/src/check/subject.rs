@@ -17,7 +17,7 @@ use flotilla_protocol::{Backend, Tensor, TensorError};
 use serde::Serialize;
 
 use super::{
-    inputs::{self, InputError},
+    inputs::{self, InputError, VALUE_BYTES_MAX},
     native::Native,
 };
 use crate::{
@@ -94,6 +94,10 @@ pub enum SubjectError {
     Type { path: PathBuf, input: String, got: DType, want: DType },
     #[error("{path} has out.{output}, the model's outputs are {known:?}")]
     Output { path: PathBuf, output: String, known: Vec<String> },
+    #[error(
+        "for these inputs a value of shape {shape:?} is over the limit of {VALUE_BYTES_MAX} bytes; choose smaller dimensions"
+    )]
+    TooLarge { shape: Vec<i64> },
     #[error("{0}; name a file of inputs with --io")]
     Inputs(#[from] InputError),
     #[error("input {input}: {source}")]
@@ -140,6 +144,7 @@ impl Subject {
 
     /// With what the native reference answers; where it has no implementation of an operator, with what our own kernels do.
     async fn answered(self, inputs: Vec<ReferenceTensor>) -> Result<Subject, SubjectError> {
+        check_sizes(&self.program, &inputs)?;
         let path = self.path.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let values = by_name(&inputs);
@@ -225,6 +230,16 @@ fn read_model(path: &Path, given: &Given) -> Result<(Subject, Vec<ReferenceTenso
         vocabulary,
     };
     Ok((subject, inputs))
+}
+
+/// Refuses inputs for which a value of the program is too large. Inputs that do not fit are told of where they are run.
+fn check_sizes(program: &Program, given: &[ReferenceTensor]) -> Result<(), SubjectError> {
+    let shapes: Vec<&[usize]> = given.iter().map(|tensor| tensor.shape.as_slice()).collect();
+    let Ok(symbols) = program.bind(&shapes) else { return Ok(()) };
+    match inputs::too_large(program, &symbols) {
+        Some(shape) => Err(SubjectError::TooLarge { shape }),
+        None => Ok(()),
+    }
 }
 
 fn by_name(tensors: &[ReferenceTensor]) -> BTreeMap<String, ReferenceTensor> {
