@@ -1,8 +1,9 @@
-//! Times a dumped program: `run_program DIR BACKEND [batch sequence]...`, where `DIR` has `program.postcard` and
-//! `blobs/<hex>`. Every input is filled with small token ids or ones.
+//! Times a dumped program: `run_program DIR BACKEND [size...]...`, where `DIR` has `program.postcard` and `blobs/<hex>`, with
+//! as many sizes per measurement as the program has symbols. Every input is filled with small token ids or ones.
 
 use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
 
+use anyhow::Context;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, now_us, wire_dtype};
 use flotilla_model::program::{DType, Program};
 use flotilla_protocol::{Backend, BlobSource, Tensor};
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, backend, sizes @ ..] = arguments.as_slice() else {
-        anyhow::bail!("usage: run_program DIR cpu|webgpu [batch sequence]...");
+        anyhow::bail!("usage: run_program DIR cpu|webgpu [size...]...");
     };
     let folder = Path::new(folder);
     let backend = if backend == "cpu" { Backend::Cpu } else { Backend::WebGpu };
@@ -46,18 +47,28 @@ fn run() -> anyhow::Result<()> {
     let load = runtime.load(backend, program.clone(), &mut fetcher, &source, &mut ignored);
     let mut placement = pollster::block_on(load)?;
     println!("loaded on {} in {} us", placement.adapter().label(), now_us() - start);
-    let sizes: Vec<usize> = sizes.iter().map(|size| size.parse()).collect::<Result<_, _>>()?;
-    for pair in sizes.as_chunks::<2>().0 {
-        let inputs: Vec<Tensor> = program
-            .inputs
-            .iter()
-            .map(|port| filled(port.dtype, &port.name, pair))
-            .collect::<Result<_, _>>()?;
+    let sizes: Vec<i64> = sizes.iter().map(|size| size.parse()).collect::<Result<_, _>>()?;
+    let symbols = program.symbols.len();
+    let measured: Vec<&[i64]> =
+        if symbols == 0 { vec![&[]] } else { sizes.chunks_exact(symbols).collect() };
+    for symbols in measured {
+        let mut inputs = Vec::new();
+        for port in &program.inputs {
+            let dims = program.value(port.value).shape.iter();
+            let shape: Option<Vec<usize>> =
+                dims.map(|dim| usize::try_from(dim.eval(symbols)?).ok()).collect();
+            let shape = shape.with_context(|| format!("{} has no shape", port.name))?;
+            inputs.push(filled(port.dtype, &port.name, &shape)?);
+        }
         let mut times = Vec::new();
         for _ in 0..RUNS {
             times.push(pollster::block_on(placement.run(&inputs))?.1.run_us);
         }
-        println!("{pair:?}: first {} us, best {} us", times[0], times.iter().min().unwrap_or(&0));
+        println!(
+            "{symbols:?}: first {} us, best {} us",
+            times[0],
+            times.iter().min().unwrap_or(&0)
+        );
     }
     Ok(())
 }

@@ -146,9 +146,9 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         nodes,
         inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0) }],
         outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last }],
-        assumptions: Vec::new(),
         blobs: vec![BlobRef { id: blob, bytes }],
         assumptions: Vec::new(),
+        counts: Vec::new(),
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))
 }

@@ -80,6 +80,19 @@ impl Program {
                 let mask = if attention.mask { ", mask" } else { "" };
                 format!("heads {}, scale {}{mask}", attention.heads, attention.scale)
             }
+            Op::LinearAttention(attention) => {
+                let words = [
+                    (attention.past, "past"),
+                    (attention.decay, "decay"),
+                    (attention.rate, "rate"),
+                ]
+                .map(|(present, word)| if present { format!(", {word}") } else { String::new() })
+                .concat();
+                format!(
+                    "heads {}, key heads {}, scale {}{words}",
+                    attention.heads, attention.key_heads, attention.scale
+                )
+            }
             Op::LayerNorm(norm) => {
                 let residual = if norm.residual { ", residual" } else { "" };
                 format!("epsilon {:e}{residual}", norm.epsilon)

@@ -40,14 +40,43 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
         .node("Add", &["x", "b"], &["a"])
         .node("Relu", &["a"], &["b"])
         .output("b", &[2]);
-    let huge = (1i64 << 40).to_le_bytes();
+    // Each asks for a value of many gigabytes, or of terabytes, that is made of constants alone.
+    let folded_from = |op: &str, inputs: &[&str], long: i64| {
+        let ends = [0, long].map(i64::to_le_bytes).concat();
+        Sketch::default()
+            .initializer("long", INT64, &[1], &long.to_le_bytes())
+            .initializer("long-ends", INT64, &[2], &ends)
+            .initializer("one", FLOAT, &[1], &1f32.to_le_bytes())
+            .initializer("pair", FLOAT, &[2], &[0, 0, 128, 63, 0, 0, 0, 64])
+            .initializer("zero", INT64, &[], &0i64.to_le_bytes())
+            .initializer("far", INT64, &[], &long.to_le_bytes())
+            .initializer("step", INT64, &[], &1i64.to_le_bytes())
+            .node(op, inputs, &["y"])
+            .output("y", &[long])
+            .bytes()
+    };
+    let folded = |op: &str, inputs: &[&str]| folded_from(op, inputs, 1 << 30);
+    let side = vec![1; 4 << 20];
+    let crossed = Sketch::default()
+        .initializer("column", FLOAT, &[1 << 20, 1], &side)
+        .initializer("row", FLOAT, &[1, 1 << 20], &side)
+        .node("Add", &["column", "row"], &["y"])
+        .output("y", &[1 << 20, 1 << 20]);
     vec![
         ("cut", whole[..whole.len() / 2].to_vec(), &["cut short"]),
         ("empty", Vec::new(), &["no graph"]),
         ("text", b"this is no protobuf".to_vec(), &["not an ONNX file"]),
         ("cyclic", cyclic.bytes(), &["cycle", "node of"]),
-        ("outside", external(&[("location", "../secret.bin")]), &["out of the model's folder", "secret.bin"]),
-        ("absolute", external(&[("location", "/etc/passwd")]), &["out of the model's folder", "/etc/passwd"]),
+        (
+            "outside",
+            external(&[("location", "../secret.bin")]),
+            &["out of the model's folder", "secret.bin"],
+        ),
+        (
+            "absolute",
+            external(&[("location", "/etc/passwd")]),
+            &["out of the model's folder", "/etc/passwd"],
+        ),
         ("missing-data", external(&[("location", "nothing.bin")]), &["nothing.bin"]),
         (
             "past-the-end",
@@ -69,27 +98,13 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
             with_weight(Sketch::default().initializer("w", FLOAT, &[i64::MAX, 16], &[0; 8])),
             &["tensor w"],
         ),
-        (
-            "made-from-nothing",
-            Sketch::default()
-                .initializer("shape", INT64, &[1], &huge)
-                .node("ConstantOfShape", &["shape"], &["zeros"])
-                .node("ReduceSum", &["zeros"], &["y"])
-                .output("y", &[1])
-                .bytes(),
-            &["zeros"],
-        ),
-        (
-            "expanded",
-            Sketch::default()
-                .initializer("shape", INT64, &[1], &huge)
-                .initializer("one", FLOAT, &[1], &1f32.to_le_bytes())
-                .node("Expand", &["one", "shape"], &["many"])
-                .node("Exp", &["many"], &["y"])
-                .output("y", &[1 << 40])
-                .bytes(),
-            &["node of"],
-        ),
+        ("dimension", folded_from("Expand", &["one", "long"], 1 << 40), &["y", "1099511627776"]),
+        ("zeros", folded("ConstantOfShape", &["long"]), &["y", "over the limit"]),
+        ("expanded", folded("Expand", &["one", "long"]), &["y", "over the limit"]),
+        ("tiled", folded("Tile", &["pair", "long"]), &["y", "over the limit"]),
+        ("padded", folded("Pad", &["pair", "long-ends"]), &["y", "over the limit"]),
+        ("ranged", folded("Range", &["zero", "far", "step"]), &["y", "over the limit"]),
+        ("crossed", crossed.bytes(), &["y", "over the limit"]),
         (
             "from-the-future",
             {

@@ -1,6 +1,6 @@
 //! Convolutions and their transposes, of floats and of integers.
 
-use flotilla_model::program::{Conv, DType};
+use flotilla_model::program::{Conv, DType, Window};
 
 use super::{
     Kernel, Launch, Operand, Shader, conv_cpu, math,
@@ -12,7 +12,7 @@ use crate::suite::{Array, Case, Sketch, Tolerance};
 
 /// Channels that an invocation of each shader computes, and how much one costs there, roughly: the more share the loads
 /// of the input, the cheaper each is, but channels past the end are computed in vain.
-const SHADER_ROWS: [(u32, u32); 3] = [(8, 10), (4, 13), (1, 30)];
+const SHADER_ROWS: [(u32, u32); 3] = [(16, 10), (4, 16), (1, 36)];
 /// Neighbouring places that an invocation computes.
 const PLACES: usize = 4;
 
@@ -35,7 +35,7 @@ pub(super) fn operand_count(op: &Conv) -> usize {
 
 fn geometry(op: &Conv, call: &Call<'_>) -> Result<Geometry, String> {
     let (x, w, output) = (call.input(0), call.input(1), call.output());
-    let ([n, c, input @ ..], [m, inputs, kernel @ ..], [out_n, out_m, places @ ..]) =
+    let ([n, c, input @ ..], [m, kernel @ .., inputs], [out_n, out_m, places @ ..]) =
         (x, w, output)
     else {
         return Err(format!("{x:?} and {w:?} are not an input and weights"));
@@ -59,9 +59,40 @@ fn geometry(op: &Conv, call: &Call<'_>) -> Result<Geometry, String> {
     })
 }
 
-fn shader(op: &Conv, dtype: DType, rows: u32) -> Shader {
-    let element = if dtype == DType::F32 { "f32" } else { "i32" };
-    let mut reads = vec![("data", element), ("weights", element)];
+/// What is known at load and shapes a shader's text.
+#[derive(Clone, Copy)]
+struct Specialization {
+    element: &'static str,
+    /// Weights are read as `vec4` over the channels of the input.
+    vectors: bool,
+    /// Each place has its own element alone, and four neighbouring ones are a `vec4`.
+    flat: bool,
+}
+
+fn specialization(op: &Conv, signature: &Signature<'_>) -> Specialization {
+    let (x, w) = (signature.input(0), signature.input(1));
+    let inputs = w.shape.last().and_then(|dim| dim.as_fixed());
+    let vectors = inputs.is_some_and(|inputs| inputs > 0 && inputs % 4 == 0);
+    let plane = x.shape[2..].iter().try_fold(1, |plane, dim| Some(plane * dim.as_fixed()?));
+    let single = w.shape[1..w.shape.len() - 1].iter().all(|dim| dim.as_fixed() == Some(1));
+    let Window { strides, pads, .. } = &op.window;
+    let unmoved = strides.iter().all(|&stride| stride == 1) && pads.iter().all(|&pad| pad == 0);
+    Specialization {
+        element: if x.dtype == DType::F32 { "f32" } else { "i32" },
+        vectors,
+        flat: vectors
+            && single
+            && unmoved
+            && x.shape[2..] == signature.output().shape[2..]
+            && plane.is_some_and(|plane| plane % 4 == 0),
+    }
+}
+
+fn shader(op: &Conv, special: Specialization, rows: u32) -> Shader {
+    let Specialization { element, vectors, flat } = special;
+    let vector = format!("vec4<{element}>");
+    let data = if flat { vector.as_str() } else { element };
+    let mut reads = vec![("data", data), ("weights", if vectors { &vector } else { element })];
     if op.bias {
         reads.push(("bias", element));
     }
@@ -76,13 +107,32 @@ fn shader(op: &Conv, dtype: DType, rows: u32) -> Shader {
         "    let at = place * stride + offset;
     let inside = (at >= vec4<i32>()) & (at < vec4<i32>(size));"
     };
-    // The transpose subtracts where the convolution adds; its offset is that of the tap less the padding, too.
-    let (mut setup, mut body, mut sums) = (String::new(), String::new(), Vec::new());
+    let (steps, scale) = if vectors { (4, " / 4u") } else { (1, "") };
+    let mut setup = String::new();
+    let mut body = String::new();
+    for step in 0..steps {
+        body += &if flat {
+            format!("                    let x{step} = data[at.x / 4u];\n")
+        } else {
+            format!(
+                "                    let x{step} = select(Four(), Four(data[at.x], data[at.y], data[at.z], data[at.w]), inside);\n"
+            )
+        };
+        body += "                    at += plane;\n";
+    }
+    let mut sums = Vec::new();
     for row in 0..rows {
         setup += &format!(
-            "    let w{row} = (channel + min(row + {row}u, params.group_outputs - 1u)) * width;\n    var sum{row} = Four();\n"
+            "    let w{row} = (channel + min(row + {row}u, params.group_outputs - 1u)) * width{scale};\n    var sum{row} = Four();\n"
         );
-        body += &format!("                    sum{row} += value * weights[w{row} + tap];\n");
+        body += &format!("                    let f{row} = weights[w{row} + unit];\n");
+        body += &if vectors {
+            format!(
+                "                    sum{row} += f{row}.x * x0 + f{row}.y * x1 + f{row}.z * x2 + f{row}.w * x3;\n"
+            )
+        } else {
+            format!("                    sum{row} += f{row} * x0;\n")
+        };
         sums.push(format!("sum{row}"));
     }
     let bias = if op.bias { " + bias[own]" } else { "" };
@@ -108,6 +158,7 @@ fn shader(op: &Conv, dtype: DType, rows: u32) -> Shader {
         ("fields", window::FIELDS.to_owned()),
         ("source", source.to_owned()),
         ("setup", setup),
+        ("step", steps.to_string()),
         ("body", body),
         ("store", store),
     ] {
@@ -137,8 +188,8 @@ impl Kernel for Conv {
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
-        let dtype = signature.input(0).dtype;
-        SHADER_ROWS.iter().map(|&(rows, _)| shader(self, dtype, rows)).collect()
+        let special = specialization(self, signature);
+        SHADER_ROWS.iter().map(|&(rows, _)| shader(self, special, rows)).collect()
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
@@ -182,7 +233,8 @@ impl Kernel for Conv {
 #[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
     let (x, w) = (given[0], given[1]);
-    let (channels, spatial) = (w.shape[1], x.shape.len() - 2);
+    let spatial = x.shape.len() - 2;
+    let channels = w.shape[spatial + 1];
     let per_group = w.shape[0] / op.groups as usize;
     Array::build(x.dtype, out, |index| {
         let (m, places) = (index[1], &index[2..]);
@@ -190,11 +242,11 @@ fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
         let mut sum = 0.0;
         for flat in 0..w.shape[1..].iter().product::<usize>() {
             let tap = crate::suite::unravel(flat, &w.shape[1..]);
-            let mut own = vec![index[0], group * channels + tap[0]];
+            let mut own = vec![index[0], group * channels + tap[spatial]];
             for axis in 0..spatial {
                 let (stride, pad) =
                     (i64::from(op.window.strides[axis]), i64::from(op.window.pads[axis]));
-                let step = tap[axis + 1] as i64 * i64::from(op.window.dilations[axis]);
+                let step = tap[axis] as i64 * i64::from(op.window.dilations[axis]);
                 let place = places[axis] as i64;
                 let at = match op.transposed {
                     false => Some(place * stride - pad + step),
@@ -218,7 +270,7 @@ fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_model::program::{Op, Unary, Window};
+    use flotilla_model::program::{Op, Unary};
 
     let plain = |strides: &[u32], dilations: &[u32], pads: &[i32]| Conv {
         window: Window {
@@ -245,36 +297,50 @@ pub(crate) fn cases() -> Vec<Case> {
     let transposed = |op: Conv| Conv { transposed: true, ..op };
     let table: Vec<(&str, Conv, &[usize], &[usize], &[usize])> = vec![
         ("a square window", square.clone(), &[2, 3, 5, 6], &[9, 3, 3, 3], &[2, 9, 5, 6]),
-        ("a strided one", strided, &[1, 3, 13, 13], &[16, 3, 7, 7], &[1, 16, 7, 7]),
-        ("everything behind it", all, &[2, 4, 7, 6], &[5, 4, 3, 3], &[2, 5, 3, 6]),
-        ("a group per channel", depthwise, &[1, 6, 6, 9], &[6, 1, 3, 3], &[1, 6, 6, 9]),
-        ("one dimension in groups", grouped, &[2, 8, 11], &[4, 4, 3], &[2, 4, 11]),
+        ("a strided one", strided, &[1, 3, 13, 13], &[16, 7, 7, 3], &[1, 16, 7, 7]),
+        ("everything behind it", all, &[2, 4, 7, 6], &[5, 3, 3, 4], &[2, 5, 3, 6]),
+        ("a group per channel", depthwise, &[1, 6, 6, 9], &[6, 3, 3, 1], &[1, 6, 6, 9]),
+        ("one dimension in groups", grouped, &[2, 8, 11], &[4, 3, 4], &[2, 4, 11]),
         (
             "three dimensions",
             plain(&[1, 2, 1], &[1, 1, 1], &[0, 1, 0]),
             &[1, 2, 3, 4, 5],
-            &[3, 2, 2, 3, 2],
+            &[3, 2, 3, 2, 2],
             &[1, 3, 2, 2, 4],
         ),
         (
             "a single element",
             plain(&[1, 1], &[1, 1], &[0, 0]),
             &[1, 70, 9, 9],
-            &[12, 70, 1, 1],
+            &[12, 1, 1, 70],
             &[1, 12, 9, 9],
+        ),
+        (
+            "a single element of whole vectors",
+            Conv { bias: true, activation: Some(Unary::Relu), ..plain(&[1, 1], &[1, 1], &[0, 0]) },
+            &[2, 8, 3, 4],
+            &[18, 1, 1, 8],
+            &[2, 18, 3, 4],
+        ),
+        (
+            "a single strided element",
+            plain(&[2, 2], &[1, 1], &[0, 0]),
+            &[2, 8, 6, 8],
+            &[5, 1, 1, 8],
+            &[2, 5, 3, 4],
         ),
         (
             "transposed and strided",
             transposed(plain(&[3, 2], &[1, 1], &[1, 0])),
             &[1, 4, 3, 4],
-            &[6, 4, 3, 3],
+            &[6, 3, 3, 4],
             &[1, 6, 8, 10],
         ),
         (
             "transposed, dilated, in groups",
             transposed(Conv { groups: 2, bias: true, ..plain(&[2], &[2], &[1]) }),
             &[2, 4, 5],
-            &[6, 2, 3],
+            &[6, 3, 2],
             &[2, 6, 11],
         ),
     ];

@@ -51,13 +51,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
                 let height = i32(params.input_size.y);
                 let found = (zs * height + ys) * i32(params.input_size.z) + xs;
                 var at = vec4<u32>(select(vec4<i32>(), found, inside)) + x_start;
-                var tap = (z * params.kernel_size.y + y) * params.kernel_size.z + x;
-                for (var step = 0u; step < params.group_inputs; step++) {
-                    let given = Four(data[at.x], data[at.y], data[at.z], data[at.w]);
-                    let value = select(Four(), given, inside);
+                let tap = (z * params.kernel_size.y + y) * params.kernel_size.z + x;
+                for (var step = 0u; step < params.group_inputs; step += {{step}}u) {
+                    let unit = (tap * params.group_inputs + step) / {{step}}u;
 {{body}}
-                    at += plane;
-                    tap += taps;
                 }
             }
         }

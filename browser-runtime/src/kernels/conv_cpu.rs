@@ -119,7 +119,7 @@ fn product(geometry: Geometry, x: &[f32], w: &[f32], output: &mut [f32]) {
     }
 }
 
-/// Appends a panel: for each channel and tap, the elements under eight places from `start` on.
+/// Appends a panel: for each tap and channel, the elements under eight places from `start` on.
 fn gather(
     sliding: &Sliding,
     x: &[f32],
@@ -139,17 +139,17 @@ fn gather(
             let at = |axis| sliding.source(axis, places[lane][axis], steps[axis]);
             Some((at(0)? * sliding.input[1] + at(1)?) * sliding.input[2] + at(2)?)
         });
-        let lines = panels[base..].iter_mut().skip(tap).step_by(taps);
+        let lines = &mut panels[base + tap * inputs..][..inputs];
         let neighbours =
             |first: usize| found.iter().enumerate().all(|(lane, &at)| at == Some(first + lane));
         match found[0].filter(|&first| neighbours(first)) {
             Some(first) => {
-                for (line, x) in lines.zip(x.chunks_exact(plane)) {
+                for (line, x) in lines.iter_mut().zip(x.chunks_exact(plane)) {
                     line.copy_from_slice(&x[first..first + PANEL]);
                 }
             }
             None => {
-                for (line, x) in lines.zip(x.chunks_exact(plane)) {
+                for (line, x) in lines.iter_mut().zip(x.chunks_exact(plane)) {
                     for (value, at) in line.iter_mut().zip(found) {
                         *value = at.map_or(0.0, |at| x[at]);
                     }
@@ -177,9 +177,9 @@ fn direct<T: Number>(op: &Conv, geometry: Geometry, x: &[T], w: &[T], output: &m
         for own in 0..outputs {
             let to = &mut output[(image * outputs + own) * places..][..places];
             let weights = &w[(image % groups * outputs + own) * inputs * taps..][..inputs * taps];
-            for (channel, weights) in weights.chunks_exact(taps).enumerate() {
+            for channel in 0..inputs {
                 let from = &x[(image * inputs + channel) * plane..][..plane];
-                for (tap, &weight) in weights.iter().enumerate() {
+                for (tap, &weight) in weights[channel..].iter().step_by(inputs).enumerate() {
                     let steps = position(tap, walk.kernel);
                     let range = |axis: usize| reached(&walk, axis, steps[axis]);
                     for (z, y) in range(0).flat_map(|z| range(1).map(move |y| (z, y))) {

@@ -21,6 +21,7 @@ mod gather_elements;
 mod gather_nd;
 mod grid_sample;
 mod layer_norm;
+mod linear_attention;
 mod math;
 mod matmul;
 mod ngram_counts;
@@ -136,6 +137,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
     match op {
         Op::MatMul(op) => op,
         Op::Attention(op) => op,
+        Op::LinearAttention(op) => op,
         Op::LayerNorm(op) => op,
         Op::Softmax(op) => op,
         Op::Elementwise(op) => op,
@@ -177,6 +179,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         matmul::cases(),
         attention::cases(),
+        linear_attention::cases(),
         layer_norm::cases(),
         softmax::cases(),
         elementwise::cases(),

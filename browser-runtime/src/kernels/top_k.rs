@@ -8,7 +8,18 @@ use super::{
 };
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::{
+    call::strides,
+    suite::{Array, Case, Sketch, Tolerance, unravel},
+};
+
+/// Shortest dimension that is sorted whole in many small steps; a shorter one has its ranks counted in one.
+const SORTED_MIN: usize = 1024;
+
+/// Which of the shaders.
+const RANK: usize = 0;
+const START: usize = 1;
+const SORT: usize = 2;
 
 struct Geometry {
     outer: usize,
@@ -45,15 +56,43 @@ impl Kernel for TopK {
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let key = key_wgsl(signature.input(0).dtype, self.largest);
-        let body = format!("{key}{}", include_str!("top_k.wgsl"));
-        vec![Shader::new("TopK", &[("x", "u32")], "i32", &body)]
+        let shader = |name: &str, body: &str| {
+            let body = format!("{key}{}{body}", include_str!("top_k/params.wgsl"));
+            Shader::new(&format!("TopK, {name}"), &[("x", "u32")], "i32", &body)
+        };
+        vec![
+            shader("rank", include_str!("top_k/rank.wgsl")),
+            shader("start", include_str!("top_k/start.wgsl")),
+            shader("sort", include_str!("top_k/sort.wgsl")),
+        ]
     }
 
+    /// Counting ranks is quadratic. Where all of a long dimension is wanted, its positions are sorted in the output by a
+    /// bitonic network whose comparisons all put the earlier one first, so that what its last blocks lack need not be there.
+    /// Source: Batcher, "Sorting Networks and their Applications".
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { outer, size, inner, k } = geometry(self, call)?;
         let total = if k == 0 { 0 } else { outer * size * inner };
-        let params = [total, size, inner, k].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+        let launch = |shader: usize, mask: usize| {
+            let params = [total, size, inner, k, mask].map(|count| count as u32).to_vec();
+            Launch { shader, inputs: vec![0], params, invocations: total as u64 }
+        };
+        if k < size || size < SORTED_MIN {
+            return Ok(vec![launch(RANK, 0)]);
+        }
+        let mut launches = vec![launch(START, 0)];
+        let mut block = 2;
+        while block < 2 * size {
+            // Position `i` meets `i ^ mask`: first its mirror in the block, then ever nearer ones.
+            launches.push(launch(SORT, block - 1));
+            let mut distance = block / 4;
+            while distance > 0 {
+                launches.push(launch(SORT, distance));
+                distance /= 2;
+            }
+            block *= 2;
+        }
+        Ok(launches)
     }
 
     fn compute(
@@ -92,13 +131,15 @@ impl Kernel for TopK {
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_model::program::Op;
 
-    let table: [(&str, &[usize], u32, usize, DType); 6] = [
+    let table: [(&str, &[usize], u32, usize, DType); 8] = [
         ("of the last dimension", &[3, 40], 1, 5, DType::F32),
         ("all of the first dimension", &[7, 2], 0, 7, DType::F32),
         ("of the middle", &[2, 6, 3], 1, 2, DType::F32),
         ("of equal integers", &[2, 30], 1, 10, DType::I32),
         ("of unsigned ones", &[20], 0, 3, DType::U32),
         ("one", &[4, 1], 1, 1, DType::F32),
+        ("all of many", &[1500, 2], 0, 1500, DType::F32),
+        ("all of many equal ones", &[2, 1024], 1, 1024, DType::I32),
     ];
     let mut cases = Vec::new();
     for (name, shape, axis, k, dtype) in table {
@@ -107,24 +148,31 @@ pub(crate) fn cases() -> Vec<Case> {
             let input = match dtype {
                 DType::F32 => noise,
                 DType::U32 => Array { dtype, ..noise.map(|x| (x * 9.0 + 9.0).trunc()) },
-                _ => Array { dtype, ..noise.map(|x| (x * 4.0).trunc()) },
+                // An integer has no negative zero.
+                _ => Array { dtype, ..noise.map(|x| (x * 4.0).trunc() + 0.0) },
             };
             let axis_at = axis as usize;
             let mut out = shape.to_vec();
             out[axis_at] = k;
-            let expected = Array::build(DType::I32, &out, |index| {
-                let number = |at: usize| {
-                    let mut own = index.to_vec();
+            let mut expected = Array::build(DType::I32, &out, |_| 0.0);
+            let first_of_line = |index: &Vec<usize>| index[axis_at] == 0;
+            let lines = (0..out.iter().product()).map(|flat| unravel(flat, &out));
+            for line in lines.filter(first_of_line) {
+                let place = |at: usize, shape: &[usize]| {
+                    let mut own = line.clone();
                     own[axis_at] = at;
-                    input.at(&own)
+                    own.iter().zip(strides(shape)).map(|(at, stride)| at * stride).sum::<usize>()
                 };
+                let number = |at: usize| input.numbers[place(at, shape)];
                 let mut order: Vec<usize> = (0..shape[axis_at]).collect();
                 order.sort_by(|&a, &b| {
                     let by_size = number(a).total_cmp(&number(b));
                     if largest { by_size.reverse() } else { by_size }
                 });
-                order[index[axis_at]] as f64
-            });
+                for (rank, at) in order.into_iter().take(k).enumerate() {
+                    expected.numbers[place(rank, &out)] = at as f64;
+                }
+            }
             let op = Op::TopK(TopK { axis, largest });
             let name = format!("top_k/{name}, {}", if largest { "largest" } else { "smallest" });
             cases.push(Sketch::single(&name, op, &[&input], &expected, Tolerance::Exact));

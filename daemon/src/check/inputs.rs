@@ -253,6 +253,7 @@ mod tests {
             ],
             outputs: vec![port("out", DType::F32, ValueId(4))],
             assumptions: Vec::new(),
+            counts: Vec::new(),
             blobs: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@
 
 mod attention;
 mod broadcast;
+mod conv;
 mod elementwise;
 mod fold;
 mod layer_norm;
@@ -20,7 +21,7 @@ type Rule = fn(&mut Draft) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
 /// the others have left.
-const RULES: [(&str, Rule); 9] = [
+const RULES: [(&str, Rule); 10] = [
     ("fold", fold::apply),
     ("views", views::apply),
     ("fold", fold::apply),
@@ -29,6 +30,7 @@ const RULES: [(&str, Rule); 9] = [
     ("attention", attention::apply),
     ("layer_norm residual", layer_norm::apply_residual),
     ("matmul", matmul::apply),
+    ("conv", conv::apply),
     ("elementwise", elementwise::apply),
 ];
 

@@ -20,7 +20,7 @@ use crate::{
 };
 pub use hf::HfError;
 pub use onnx::OnnxError;
-pub(crate) use onnx::{Counted, ProgramOp, ToReal};
+pub(crate) use onnx::{Convolve, Counted, ProgramOp, ToReal};
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 

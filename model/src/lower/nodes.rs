@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     dim::Dim,
-    import::{Counted, ProgramOp, ToReal},
+    import::{Convolve, Counted, ProgramOp, ToReal},
     program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
 };
 
@@ -115,6 +115,8 @@ impl<'m> Lowering<'m> {
         } else if let Some(op) = node.op_as::<RmsNorm>() {
             self.rms_norm(node, op)?
         } else if let Some(op) = node.op_as::<Conv>() {
+            self.conv(node, op)?
+        } else if let Some(Convolve(op)) = node.op_as::<Convolve>() {
             self.conv(node, op)?
         } else if let Some(op) = node.op_as::<Deconv>() {
             self.deconv(node, op)?

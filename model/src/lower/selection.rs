@@ -17,6 +17,9 @@ use crate::{
     program::{self, Binary, Combine, DType, Expr, Op, Step, ValueId},
 };
 
+/// Shortest dimension that is sorted whole for its first elements.
+const SORTED_MIN: i64 = 2048;
+
 impl Lowering<'_> {
     /// Data of one row, or data that repeats one row, is gathered from plainly.
     pub(super) fn gather_elements(
@@ -67,15 +70,22 @@ impl Lowering<'_> {
         self.single(node, Op::ScatterNd(program::ScatterNd { combine }), inputs)
     }
 
-    /// Positions by an operator of their own; the values are then gathered.
+    /// Positions by an operator of their own; the values are then gathered. The first of a long dimension, or of one whose
+    /// length is only known when it runs, are taken from all of it in order, which is faster than to count their ranks.
     pub(super) fn top_k(&mut self, node: &TypedNode, op: &Topk) -> LowerResult<Vec<Lowered>> {
         let input = self.value_of(node.inputs[0])?;
         let shape = self.fact_shape(node, &node.outputs[0].fact)?;
-        let dtype = self.draft.value(input).dtype;
+        let (dtype, all) = (self.draft.value(input).dtype, self.draft.shape(input).to_vec());
         let axis = op.axis as u32;
         let top = Op::TopK(program::TopK { axis, largest: op.largest });
-        let positions =
-            self.draft.add_node(&node.name, top, vec![input], DType::I32, shape.clone());
+        let sorted = all[op.axis].as_fixed().is_none_or(|size| size >= SORTED_MIN) && shape != all;
+        let among = if sorted { all } else { shape.clone() };
+        let mut positions = self.draft.add_node(&node.name, top, vec![input], DType::I32, among);
+        if sorted {
+            let first = Op::Slice(program::Slice { axis, start: Dim::Fixed(0), stride: 1 });
+            positions =
+                self.draft.add_node(&node.name, first, vec![positions], DType::I32, shape.clone());
+        }
         let gather = Op::GatherElements(program::GatherElements { axis });
         let values = self.draft.add_node(&node.name, gather, vec![input, positions], dtype, shape);
         Ok(vec![Lowered::Value(values), Lowered::Value(positions)])

@@ -92,10 +92,11 @@ impl<'m> Lowering<'m> {
             return Err(self.unsupported(node, format!("weights in the order {kernel:?}")));
         }
         let input = self.value_of(node.inputs[0])?;
-        let mut inputs = vec![
-            self.channels_first(node, input, spec.data_format),
-            self.value_of(node.inputs[1])?,
-        ];
+        let weights = self.value_of(node.inputs[1])?;
+        let rank = self.draft.shape(weights).len() as u32;
+        let order = [0].into_iter().chain(2..rank).chain([1]).collect();
+        let weights = self.transposed(node, weights, order);
+        let mut inputs = vec![self.channels_first(node, input, spec.data_format), weights];
         let bias = self.bias(node, node.inputs[2], spec.output_channels)?;
         inputs.extend(bias);
         let conv = program::Conv {

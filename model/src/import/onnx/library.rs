@@ -6,7 +6,8 @@ use tract_onnx::{
     model::{OnnxOpRegister, ParsingContext},
     pb::{NodeProto, TensorProto},
     prelude::{
-        InferenceFact, InferenceModel, InferenceModelExt, OutletId, SpecialOps, Tensor, TractResult,
+        DatumType, InferenceFact, InferenceModel, InferenceModelExt, OutletId, SpecialOps, Tensor,
+        TractResult,
     },
     tract_hir::{
         infer::Factoid,
@@ -14,7 +15,7 @@ use tract_onnx::{
     },
 };
 
-use super::{bf16, graph::Walk};
+use super::{bf16, graph::Walk, size};
 
 /// Whether tract has an operator of this name.
 pub(super) fn knows(walk: &Walk<'_>, domain: &str, op: &str) -> bool {
@@ -51,6 +52,7 @@ pub(super) fn wire(
     label: &str,
     opset: i64,
 ) -> TractResult<Vec<OutletId>> {
+    size::check_deciding(walk, &node.op_type, inputs)?;
     let context = context(walk, opset);
     let OnnxOpRegister(operators) = &walk.onnx.op_register;
     let builder = operators.get(&node.op_type).context("the operator is not known")?;
@@ -62,11 +64,13 @@ pub(super) fn wire(
     let mut alone =
         InferenceModel { symbols: walk.target.symbols.clone(), ..InferenceModel::default() };
     let mut mapping = HashMap::new();
-    let mut operands = Vec::new();
+    let (mut operands, mut known) = (Vec::new(), Vec::new());
     for (index, outlet) in inputs.iter().enumerate() {
         let Some(outlet) = outlet else { continue };
-        let fact = walk.target.outlet_fact(*outlet)?.clone();
+        let outlet = plain(walk, *outlet)?;
+        let fact = walk.target.outlet_fact(outlet)?.clone();
         let name = format!("operand{index}");
+        known.push(InferenceFact::from(&fact));
         let source = match &fact.konst {
             Some(tensor) => {
                 let constant = tract_onnx::tract_hir::ops::konst::Const::new(tensor.clone())?;
@@ -75,10 +79,11 @@ pub(super) fn wire(
             }
             None => alone.add_source(name, InferenceFact::from(&fact))?,
         };
-        mapping.insert(source, *outlet);
+        mapping.insert(source, outlet);
         operands.push(source);
     }
     let results = node.output.iter().filter(|name| !name.is_empty()).count();
+    size::check_results(op.clone(), &known, results.max(1))?;
     let facts = (0..results.max(1)).map(|_| InferenceFact::default()).collect();
     let name = walk.unique(label);
     let id = alone.add_node(name.clone(), op, facts)?;
@@ -103,7 +108,9 @@ pub(super) fn wire(
     } else {
         let wired = typed.op.to_typed(&alone, typed, &mut walk.target, &mapping)?;
         for outlet in &wired {
-            walk.target.outlet_fact(*outlet)?.consistent()?;
+            let fact = walk.target.outlet_fact(*outlet)?;
+            fact.consistent()?;
+            size::check(fact)?;
         }
         wired.into_iter().collect()
     };
@@ -120,4 +127,20 @@ pub(super) fn wire(
         }
     }
     Ok(outlets)
+}
+
+/// Dimensions that are all numbers as the integers that they are in the file; not every operator looks for dimensions.
+fn plain(walk: &mut Walk<'_>, outlet: OutletId) -> TractResult<OutletId> {
+    let known = walk.target.outlet_fact(outlet)?.konst.clone();
+    let Some(dims) = known.filter(|tensor| tensor.datum_type() == DatumType::TDim) else {
+        return Ok(outlet);
+    };
+    match dims.cast_to::<i64>() {
+        Ok(numbers) => {
+            let name = walk.unique("dimensions");
+            walk.constant(&name, numbers.into_owned())
+        }
+        // With a symbol among them they stay dimensions.
+        Err(_) => Ok(outlet),
+    }
 }

@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod arithmetic;
 mod bf16;
+mod convolve;
 mod external;
 mod graph;
 mod library;
@@ -16,6 +17,7 @@ mod products;
 mod program_op;
 mod quotient;
 mod reals;
+mod size;
 mod structure;
 #[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
@@ -26,6 +28,7 @@ use tract_onnx::prelude::Framework;
 
 use super::{Family, ImportError, Imported, Resolver};
 use crate::reference::ReferenceTensor;
+pub(crate) use convolve::Convolve;
 use external::ExternalData;
 pub(crate) use program_op::{Counted, ProgramOp};
 pub(crate) use reals::ToReal;

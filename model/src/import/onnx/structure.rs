@@ -53,6 +53,14 @@ const OPERANDS: &[(&str, &[usize])] = &[
     ("Upsample", &[1]),
 ];
 
+/// Which of an operator's operands decide shapes by their values.
+pub(super) fn operands(op: &str) -> &'static [usize] {
+    match OPERANDS.binary_search_by_key(&op, |(known, _)| known) {
+        Ok(at) => OPERANDS[at].1,
+        Err(_) => &[],
+    }
+}
+
 /// Operators whose results depend on the shapes of their operands only.
 const SHAPE_READERS: [&str; 2] = ["Shape", "Size"];
 
@@ -63,10 +71,8 @@ pub(super) fn deciding(graph: &GraphProto) -> HashSet<&str> {
     collect(&graph.node, &mut nodes, &mut passed);
     let mut deciding: HashSet<&str> = HashSet::new();
     for node in &nodes {
-        let Ok(at) = OPERANDS.binary_search_by_key(&node.op_type.as_str(), |(op, _)| op) else {
-            continue;
-        };
-        let operands = OPERANDS[at].1.iter().filter_map(|&index| node.input.get(index));
+        let operands = operands(&node.op_type).iter();
+        let operands = operands.filter_map(|&index| node.input.get(index));
         deciding.extend(operands.map(String::as_str).filter(|name| !name.is_empty()));
     }
     loop {

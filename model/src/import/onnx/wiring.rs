@@ -14,6 +14,7 @@ use super::{
     OnnxError,
     graph::{Scope, Walk},
     program_op::{Counted, ProgramOp},
+    size,
 };
 use crate::program::Op;
 
@@ -108,6 +109,11 @@ impl Wiring<'_, '_> {
     /// The same as dimensions, which may have symbols in them.
     pub(super) fn known_dims(&self, index: usize) -> TractResult<Vec<TDim>> {
         let tensor = self.known(index)?;
+        if tensor.datum_type() == DatumType::I64 {
+            // tract's cast would take the lower 32 bits.
+            let numbers = tensor.try_as_plain_ram()?.as_slice::<i64>()?;
+            return Ok(numbers.iter().map(|&number| TDim::Val(number)).collect());
+        }
         let dims = tensor.cast_to::<TDim>()?;
         Ok(dims.try_as_plain_ram()?.as_slice::<TDim>()?.to_vec())
     }
@@ -179,6 +185,11 @@ impl Wiring<'_, '_> {
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
         let op = op.into();
+        let operands: TVec<TypedFact> = inputs.iter().map(|&outlet| self.fact(outlet)).collect();
+        // An operator that does not fit its operands is told of by the wiring itself.
+        for result in op.output_facts(&operands.iter().collect::<TVec<_>>()).iter().flatten() {
+            size::check(result)?;
+        }
         let name = self.walk.unique(&self.name);
         self.walk.target.wire_node(name, op, inputs)
     }

@@ -13,7 +13,10 @@ use tract_onnx::{
 
 use super::window::{self, Sliding, numbers, sizes};
 use crate::{
-    import::onnx::wiring::{Wire, Wiring},
+    import::onnx::{
+        convolve::Convolve,
+        wiring::{Wire, Wiring},
+    },
     program,
 };
 
@@ -58,6 +61,8 @@ pub(super) fn convolution(
             residual: false,
             activation: None,
         });
+        let order: Vec<usize> = [0].into_iter().chain(2..w.rank(weights)).chain([1]).collect();
+        let weights = w.transpose(weights, &order)?;
         let operands: Vec<OutletId> = [x, weights].into_iter().chain(bias).collect();
         let shape = sliding.output(&from[0], outputs);
         return w.program_op(conv, &operands, DatumType::I32, shape);
@@ -78,7 +83,7 @@ fn convolve(
         None => w.scalar(w.dtype(x), 0.0)?,
     };
     let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group, q_params: None };
-    w.wire(conv, &[x, weights, bias])
+    w.wire(Convolve(conv), &[x, weights, bias])
 }
 
 fn groups(w: &Wiring<'_, '_>) -> TractResult<usize> {

@@ -2,6 +2,7 @@
 //! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
 
 mod activations;
+mod attention;
 mod control;
 mod convolution;
 mod counted;
@@ -9,6 +10,7 @@ mod features;
 mod generators;
 mod losses;
 mod matrices;
+mod norm;
 mod padding;
 mod pooling;
 mod products;
@@ -31,6 +33,7 @@ use super::wiring::Wire;
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
+    attention::OPERATORS,
     control::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
@@ -38,6 +41,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     generators::OPERATORS,
     losses::OPERATORS,
     matrices::OPERATORS,
+    norm::OPERATORS,
     padding::OPERATORS,
     pooling::OPERATORS,
     products::OPERATORS,
@@ -60,11 +64,14 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.ml" => {
-            features::ML_OPERATORS.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
-        }
+        "ai.onnx.ml" => named(features::ML_OPERATORS, name),
+        "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }
+}
+
+fn named(family: &[(&str, Wire)], name: &str) -> Option<Wire> {
+    family.iter().find(|(known, _)| *known == name).map(|&(_, wire)| wire)
 }
 
 #[cfg(test)]

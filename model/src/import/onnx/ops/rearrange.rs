@@ -5,7 +5,10 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, bail, tract_core::ops::array::Range},
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::{
+    import::onnx::wiring::{Wire, Wiring},
+    program::Op,
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Compress", compress),
@@ -76,13 +79,21 @@ fn space_to_depth(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let ([images, channels, height, width], side) = blocks(w, x)?;
     let (rows, columns) = (height.clone() / side, width.clone() / side);
-    if rows.clone() * side != height || columns.clone() * side != width {
-        bail!("{height} x {width} is not divided by blocks of {side}");
+    for (size, parts) in [(&height, &rows), (&width, &columns)] {
+        if size.as_i64().is_some() && parts.clone() * side != *size {
+            bail!("{height} x {width} is not divided by blocks of {side}");
+        }
     }
     let block = side.to_dim();
     let split =
         [images.clone(), channels.clone(), rows.clone(), block.clone(), columns.clone(), block];
-    let x = w.reshape(x, &split)?;
+    let whole = rows.clone() * side == height && columns.clone() * side == width;
+    // Whether symbols are divided by blocks is seen when it runs.
+    let x = if whole {
+        w.reshape(x, &split)?
+    } else {
+        w.program_op(Op::Reshape, &[x], w.dtype(x), split.to_vec())?
+    };
     let order = match w.text("mode")?.unwrap_or("DCR") {
         "DCR" => [0, 3, 5, 1, 2, 4],
         "CRD" => [0, 1, 3, 5, 2, 4],

@@ -48,6 +48,10 @@ fn converted(w: &mut Wiring<'_, '_>, x: OutletId, to: Option<DatumType>) -> Trac
         // The same numbers, which are not BF16 from here on.
         return w.walk.widened_bf16(&w.name, x);
     }
+    if (w.dtype(x), to) == (DatumType::TDim, DatumType::I64) {
+        // Sizes are integers already, and those with symbols in them would no longer be known.
+        return Ok(x);
+    }
     w.cast(x, to)
 }
 

@@ -1,10 +1,3 @@
-struct Params {
-    total: u32,
-    size: u32,
-    inner: u32,
-    k: u32,
-}
-
 // Each invocation counts the elements of its line that come before its own, which is the rank that its own has.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -1,0 +1,48 @@
+//! Small models of our own, whose dimensions are symbols or decided by data, on the native runtimes.
+#![expect(clippy::print_stdout, reason = "a skipped runtime is said so")]
+
+use std::{path::Path, time::Duration};
+
+use flotilla_conformance::{
+    case::Index,
+    native::Native,
+    outcome::{Outcome, Stage},
+    suite::Suite,
+};
+use flotilla_protocol::Backend;
+
+/// Longest time for one case.
+const CASE_MAX: Duration = Duration::from_secs(60);
+
+/// Every case passes but those called `refused_..`, which are refused when they are loaded.
+fn check(backend: Backend) {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/dynamic");
+    let suite = Suite::new(&cases, Index::read(&cases).expect("an index"), |_| true);
+    assert!(suite.out_of_scope.is_empty(), "{:?}", suite.out_of_scope);
+    if let Some(reason) = Native::new(backend).missing() {
+        println!("skipped: {backend}: {reason}");
+        return;
+    }
+    let judged = suite.run_native(backend, 2, CASE_MAX, &|_| {});
+    assert_eq!(judged.len(), suite.in_scope.len(), "every case is judged");
+    for case in judged {
+        let name = &case.facts.name;
+        if name.starts_with("refused_") {
+            let Outcome::Failed(failure) = &case.outcome else { panic!("{name} is not refused") };
+            assert_eq!(failure.stage, Stage::Import, "{name}: {}", failure.reason);
+            assert!(failure.reason.contains("only known when it has run"), "{}", failure.reason);
+        } else {
+            assert_eq!(case.outcome, Outcome::Passed, "{name}");
+        }
+    }
+}
+
+#[test]
+fn cpu() {
+    check(Backend::Cpu);
+}
+
+#[test]
+fn webgpu() {
+    check(Backend::WebGpu);
+}
