@@ -122,6 +122,7 @@ impl Program {
                 "overlap_max {}, score_min {:?}, centres {}",
                 suppress.overlap_max, suppress.score_min, suppress.centres
             ),
+            Op::Trees(trees) => format!("{:?}", trees.gathered),
             Op::NgramCounts(counts) => format!("distance_max {}", counts.distance_max),
             Op::Concat(concat) => format!("axis {}", concat.axis),
             Op::Slice(slice) => {

@@ -15,8 +15,8 @@ mod geometry;
 pub use checks::{BindError, ProgramError};
 pub use counts::Count;
 pub use geometry::{
-    Dft, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample, RoiAlign,
-    Suppress,
+    Branch, Dft, Gathered, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample,
+    RoiAlign, Suppress, Trees,
 };
 
 /// Version of the serialized form; a page refuses another one.
@@ -228,7 +228,7 @@ pub struct Program {
     pub version: u32,
     /// Name for messages.
     pub name: String,
-    /// Names of the symbolic dimensions; a [`Symbol`] is an index here.
+    /// Names of the symbolic dimensions; a [`Symbol`](crate::dim::Symbol) is an index here.
     pub symbols: Vec<String>,
     /// Every value.
     pub values: Vec<Value>,
@@ -340,6 +340,12 @@ pub enum Op {
     /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
     /// Source: ONNX operators, "NonMaxSuppression".
     Suppress(Suppress),
+    /// Decision trees. Inputs `x` `[rows, features]` (F32), `nodes` `[n, 7]` (I32: feature, [`Branch`], next node where it
+    /// holds, next where not, whether a missing number holds, first and end of its members in `values`), `values` (F32: the
+    /// nodes' thresholds, then members), `starts` `[leaves + 1]`, `targets` and `weights` `[w]` (I32, I32, F32: what each leaf
+    /// gives to which column), `roots` `[trees]` (I32). A next node of `-1 - i` is leaf `i`. The output is `[rows, columns]`.
+    /// Source: ONNX operators, "TreeEnsemble" of `ai.onnx.ml`.
+    Trees(Trees),
     /// Inputs `data`, `indices` (I32) of one rank: the element of `data` at the place of each index, with the index in the
     /// place of the position along `axis`; the output has `indices`' shape. Indices are as in [`Op::Gather`].
     /// Source: ONNX operators, "GatherElements".
@@ -412,6 +418,7 @@ impl Op {
             | Op::FirstAbove
             | Op::RowRanks
             | Op::Suppress(_)
+            | Op::Trees(_)
             | Op::Range(_) => false,
         }
     }
@@ -446,6 +453,7 @@ impl Op {
             Op::FirstAbove => "FirstAbove",
             Op::RowRanks => "RowRanks",
             Op::Suppress(_) => "Suppress",
+            Op::Trees(_) => "Trees",
             Op::GatherElements(_) => "GatherElements",
             Op::GatherNd(_) => "GatherNd",
             Op::ScatterElements(_) => "ScatterElements",

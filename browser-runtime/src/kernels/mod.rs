@@ -46,6 +46,7 @@ mod suppress;
 mod tests;
 mod top_k;
 mod transpose;
+mod trees;
 mod triangular;
 mod window;
 
@@ -162,6 +163,7 @@ pub(crate) fn kernel(op: &Op) -> &dyn Kernel {
         Op::FirstAbove => &first_above::FirstAbove,
         Op::RowRanks => &row_ranks::RowRanks,
         Op::Suppress(op) => op,
+        Op::Trees(op) => op,
         Op::GatherElements(op) => op,
         Op::GatherNd(op) => op,
         Op::ScatterElements(op) => op,
@@ -204,6 +206,7 @@ pub(crate) fn cases() -> Vec<Case> {
         first_above::cases(),
         row_ranks::cases(),
         suppress::cases(),
+        trees::cases(),
         gather_elements::cases(),
         gather_nd::cases(),
         scatter::cases(),

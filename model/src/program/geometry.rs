@@ -100,6 +100,38 @@ pub struct Suppress {
     pub centres: bool,
 }
 
+/// See [`Op::Trees`](super::Op::Trees).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trees {
+    /// What the leaves of all trees come to.
+    pub gathered: Gathered,
+}
+
+/// What the leaves of all trees come to, in each column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after what it computes")]
+pub enum Gathered {
+    Sum,
+    /// The sum over the number of trees.
+    Mean,
+    Min,
+    Max,
+}
+
+/// How a node of a tree compares a feature; the numbers are those of the standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is named after the comparison with the threshold")]
+pub enum Branch {
+    LessOrEqual = 0,
+    Less = 1,
+    GreaterOrEqual = 2,
+    Greater = 3,
+    Equal = 4,
+    NotEqual = 5,
+    /// Equal to one of the members.
+    Member = 6,
+}
+
 /// See [`Op::NgramCounts`](super::Op::NgramCounts).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NgramCounts {

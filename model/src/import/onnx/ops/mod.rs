@@ -23,6 +23,7 @@ mod sampling;
 mod selection;
 mod shapes;
 mod signal;
+mod trees;
 mod values;
 mod window;
 
@@ -64,7 +65,9 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.ml" => named(features::ML_OPERATORS, name),
+        "ai.onnx.ml" => {
+            named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
+        }
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }

@@ -1,0 +1,142 @@
+//! Decision trees of the domain `ai.onnx.ml`.
+
+use tract_onnx::{
+    pb::TensorProto,
+    prelude::{DatumType, OutletId, Tensor, TractResult},
+    tract_hir::internal::{ToDim, bail},
+};
+
+use crate::{
+    import::onnx::{
+        library,
+        wiring::{Wire, Wiring},
+    },
+    program::{Branch, Gathered, Op, Trees},
+};
+
+pub(super) const OPERATORS: &[(&str, Wire)] = &[("TreeEnsemble", tree_ensemble)];
+
+/// The comparisons by their numbers in the standard.
+const BRANCHES: [Branch; 7] = [
+    Branch::LessOrEqual,
+    Branch::Less,
+    Branch::GreaterOrEqual,
+    Branch::Greater,
+    Branch::Equal,
+    Branch::NotEqual,
+    Branch::Member,
+];
+
+fn tree_ensemble(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let x = w.input(0)?;
+    let [rows, _] = w
+        .shape(x)
+        .try_into()
+        .or_else(|shape: Vec<_>| bail!("{} dimensions, rows of features have two", shape.len()))?;
+    let ints = |name: &str| w.node.get_attr_vec::<i64>(name);
+    let numbers = |name: &str| -> TractResult<Option<Tensor>> {
+        let proto = w.node.get_attr_opt::<&TensorProto>(name)?;
+        proto.map(|proto| library::tensor(w.walk, proto)).transpose()
+    };
+    let floats = |name: &str| -> TractResult<Vec<f32>> {
+        let Some(tensor) = numbers(name)? else { return Ok(Vec::new()) };
+        Ok(tensor.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+    };
+    let modes: Vec<i64> = match numbers("nodes_modes")? {
+        Some(tensor) => tensor.cast_to::<i64>()?.try_as_plain_ram()?.as_slice::<i64>()?.to_vec(),
+        None => bail!("the nodes have no modes"),
+    };
+    let mut values = floats("nodes_splits")?;
+    let features = ints("nodes_featureids")?;
+    let (yes, no) = (ints("nodes_truenodeids")?, ints("nodes_falsenodeids")?);
+    let (yes_leaf, no_leaf) = (ints("nodes_trueleafs")?, ints("nodes_falseleafs")?);
+    let missing = w.node.get_attr_opt_vec::<i64>("nodes_missing_value_tracks_true")?;
+    let missing = missing.unwrap_or_else(|| vec![0; modes.len()]);
+    let (targets, weights) = (ints("leaf_targetids")?, floats("leaf_weights")?);
+    let roots = ints("tree_roots")?;
+    let columns = w.node.get_attr::<usize>("n_targets")?;
+    let count = modes.len();
+    let lists = [&features, &yes, &no, &yes_leaf, &no_leaf, &missing];
+    if values.len() != count || lists.iter().any(|list| list.len() != count) {
+        bail!("{count} nodes, of which not all have everything");
+    }
+    if targets.len() != weights.len() {
+        bail!("{} leaves have targets and {} have weights", targets.len(), weights.len());
+    }
+    // Members come in the order of the nodes that want them, a NaN after those of each.
+    let members = floats("membership_values")?;
+    let mut members = members.split(|member| member.is_nan());
+    let width = features.iter().copied().max().unwrap_or(0);
+    let next = |id: i64, leaf: i64| -> TractResult<i32> {
+        let limit = if leaf != 0 { targets.len() } else { count };
+        match usize::try_from(id) {
+            Ok(index) if index < limit => {
+                Ok(if leaf != 0 { -1 - i32::try_from(id)? } else { i32::try_from(id)? })
+            }
+            _ => bail!("node {id} is not one of {limit}"),
+        }
+    };
+    let mut table: Vec<i32> = Vec::new();
+    for node in 0..count {
+        let mode = usize::try_from(modes[node]).ok().and_then(|mode| BRANCHES.get(mode));
+        let Some(&branch) = mode else { bail!("mode {} is not known", modes[node]) };
+        let start = values.len();
+        if branch == Branch::Member {
+            values.extend(members.next().unwrap_or_default());
+        }
+        table.extend([
+            i32::try_from(features[node])?,
+            branch as i32,
+            next(yes[node], yes_leaf[node])?,
+            next(no[node], no_leaf[node])?,
+            i32::from(missing[node] != 0),
+            i32::try_from(start)?,
+            i32::try_from(values.len())?,
+        ]);
+    }
+    let given = w.shape(x)[1].clone();
+    if features.iter().any(|&feature| feature < 0)
+        || given.as_i64().is_some_and(|given| width >= given)
+        || targets.iter().any(|&target| !(0..columns as i64).contains(&target))
+    {
+        bail!("a feature or a target that is not there: {given} features, {columns} targets");
+    }
+    let mut starting = Vec::new();
+    for &root in &roots {
+        let index = usize::try_from(root).ok().filter(|&index| index < count);
+        let Some(index) = index else { bail!("root {root} is not one of {count} nodes") };
+        // A tree that is nothing but a leaf has it on both sides of its root.
+        let is_leaf = yes_leaf[index] != 0 && no_leaf[index] != 0 && yes[index] == no[index];
+        starting.push(if is_leaf { next(yes[index], 1)? } else { i32::try_from(root)? });
+    }
+    let gathered = match w.node.get_attr_opt::<i64>("aggregate_function")?.unwrap_or(1) {
+        0 => Gathered::Mean,
+        1 => Gathered::Sum,
+        2 => Gathered::Min,
+        3 => Gathered::Max,
+        other => bail!("aggregate function {other} is not known"),
+    };
+    let transform = w.node.get_attr_opt::<i64>("post_transform")?.unwrap_or(0);
+    let targets: Vec<i32> = targets.into_iter().map(i32::try_from).collect::<Result<_, _>>()?;
+    let starts: Vec<i32> = (0..=targets.len() as i32).collect();
+    let dtype = w.dtype(x);
+    let x = w.cast(x, DatumType::F32)?;
+    let operands = [
+        x,
+        w.tensor(Tensor::from_shape(&[count, 7], &table)?)?,
+        w.tensor(Tensor::from_shape(&[values.len()], &values)?)?,
+        w.tensor(Tensor::from_shape(&[starts.len()], &starts)?)?,
+        w.tensor(Tensor::from_shape(&[targets.len()], &targets)?)?,
+        w.tensor(Tensor::from_shape(&[weights.len()], &weights)?)?,
+        w.tensor(Tensor::from_shape(&[starting.len()], &starting)?)?,
+    ];
+    let op = Op::Trees(Trees { gathered });
+    let result = w.program_op(op, &operands, DatumType::F32, vec![rows, columns.to_dim()])?;
+    let result = match transform {
+        0 => result,
+        1 => w.softmax(result, &[1])?,
+        2 => w.onnx("Sigmoid", &[], &[Some(result)])?[0],
+        other => bail!("post transform {other} cannot be had"),
+    };
+    Ok(vec![w.cast(result, dtype)?])
+}
