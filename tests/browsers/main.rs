@@ -1,6 +1,7 @@
 //! Real browsers. One test at a time: nextest's configuration sees to that, for these use the whole machine.
 
 mod answers;
+mod architectures;
 mod check;
 mod death;
 mod faults;

@@ -312,3 +312,62 @@ fn bench_measures_every_combination() {
     assert_eq!(table.code, Some(0), "{table:#?}");
     assert!(table.stdout.contains("rows/s") && table.stdout.contains("simulated"), "{table:#?}");
 }
+
+/// What `action.yml` says in one of its sections: names of keys that are indented by two.
+fn keys(action: &str, section: &str) -> Vec<String> {
+    let lines = action.lines().skip_while(|line| *line != format!("{section}:")).skip(1);
+    lines
+        .take_while(|line| line.is_empty() || line.starts_with(' '))
+        .filter_map(|line| line.strip_prefix("  ").filter(|key| !key.starts_with(' ')))
+        .filter_map(|key| Some(key.strip_suffix(':')?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_action_hands_its_inputs_to_the_command() {
+    let action = fs::read_to_string(place::workspace().join("action.yml")).expect("committed");
+    let inputs = keys(&action, "inputs");
+    assert_eq!(inputs, ["models", "io", "browsers", "backends", "options", "junit"]);
+    for input in &inputs {
+        let handed = format!("FLOTILLA_{}: ${{{{ inputs.{input} }}}}", input.to_uppercase());
+        assert!(action.contains(&handed), "{handed} is not in\n{action}");
+    }
+    assert_eq!(
+        action.matches("${{ inputs.").count(),
+        inputs.len() + 1,
+        "the report is an output too"
+    );
+    assert!(action.contains("\"$GITHUB_ACTION_PATH/.ci/check-models\""), "{action}");
+
+    // The step itself, as a runner starts it: in the workspace, with inputs that no shell may take for commands.
+    let workspace = tempfile::tempdir().expect("a folder");
+    let script = place::workspace().join(".ci/check-models");
+    let models = workspace.path().join("my models");
+    fs::create_dir(&models).expect("a folder");
+    for name in ["bert", "roberta"] {
+        let onnx = place::file("models").join(name).join("model.onnx");
+        fs::copy(onnx, models.join(format!("{name}.onnx"))).expect("copied");
+    }
+    let step = |models: &str, options: &str| {
+        let mut step = Command::new(&script);
+        step.current_dir(workspace.path())
+            .env("FLOTILLA_BINARY", place::binary())
+            .env("FLOTILLA_HOME", workspace.path())
+            .env("GITHUB_ACTIONS", "true")
+            .env("GITHUB_STEP_SUMMARY", workspace.path().join("summary.md"))
+            .env("FLOTILLA_MODELS", models)
+            .env("FLOTILLA_IO", "")
+            .env("FLOTILLA_BROWSERS", "native")
+            .env("FLOTILLA_BACKENDS", "cpu")
+            .env("FLOTILLA_OPTIONS", options)
+            .env("FLOTILLA_JUNIT", "report.xml");
+        command::run(&mut step, Duration::from_secs(120))
+    };
+    let output = step("my models/*.onnx\n\n", "--runs 1 --dim seq=4");
+    assert_eq!(output.code, Some(0), "{output:#?}");
+    check_junit(&workspace.path().join("report.xml"), [2, 0, 0, 0]);
+    let output = step("$(touch hacked); `touch hacked`", "");
+    assert_eq!(output.code, Some(2), "{output:#?}");
+    assert!(output.stderr.contains("$(touch hacked)"), "{output:#?}");
+    assert!(!workspace.path().join("hacked").exists(), "a model's name was taken for a command");
+}

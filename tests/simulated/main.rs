@@ -1,6 +1,7 @@
 //! Everything that needs no browser: `--simulate`, bad input, the commands, the ends.
 
 mod answers;
+mod architectures;
 mod bad_input;
 mod broken_models;
 mod broken_onnx;

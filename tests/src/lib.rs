@@ -3,6 +3,7 @@
 //! This library is what the suites stand on: it starts the binary, waits for what happens and never for time to pass, and
 //! sees to it that no test leaves a process behind.
 
+pub mod architecture;
 pub mod command;
 pub mod daemon;
 pub mod http;

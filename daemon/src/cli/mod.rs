@@ -221,6 +221,8 @@ pub(crate) fn main() -> ExitCode {
 fn default_level(command: &Command) -> &'static str {
     match command {
         Command::Serve(_) => "info",
+        // What fails is the result, and the rows tell it.
+        Command::Check(_) | Command::Bench(_) => "error",
         _ => "warn",
     }
 }

@@ -55,3 +55,48 @@ fn fits(steps: &[Step], dtype: DType) -> bool {
     }
     fitting.last().copied().unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dim::Dim;
+
+    /// The steps that the sum, or whatever `function` is, of two operands of a type becomes.
+    fn narrowed(function: Binary, dtype: DType) -> Vec<Step> {
+        let mut draft = Draft::default();
+        let shape = vec![Dim::Fixed(3)];
+        let a = draft.add_value(dtype.storage(), shape.clone(), Origin::Input);
+        let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)];
+        let op = Op::Elementwise(Expr { steps });
+        let result = draft.add_node("sum", op, vec![a, a], dtype.storage(), shape);
+        assert_eq!(narrow(&mut draft, result, dtype), result);
+        match &draft.nodes[0].op {
+            Op::Elementwise(expr) => expr.steps[2..].to_vec(),
+            other => panic!("{} is no expression", other.name()),
+        }
+    }
+
+    #[test]
+    fn only_what_may_not_fit_is_rounded_or_wrapped() {
+        for dtype in [DType::F16, DType::I8, DType::U16] {
+            let sum = narrowed(Binary::Add, dtype);
+            assert_eq!(sum, [Step::Binary(Binary::Add, 0, 1), Step::Cast(dtype, 2)]);
+            assert_eq!(narrowed(Binary::Max, dtype), [Step::Binary(Binary::Max, 0, 1)]);
+        }
+        assert_eq!(narrowed(Binary::Rem, DType::F16).len(), 2);
+        assert_eq!(narrowed(Binary::Rem, DType::I8).len(), 1);
+    }
+
+    #[test]
+    fn a_result_of_another_operator_is_rounded_by_a_node_of_its_own_unless_it_moves() {
+        for (op, rounded) in
+            [(Op::Reshape, false), (Op::Softmax(crate::program::Softmax { axis: 0 }), true)]
+        {
+            let mut draft = Draft::default();
+            let shape = vec![Dim::Fixed(3)];
+            let x = draft.add_value(DType::F32, shape.clone(), Origin::Input);
+            let result = draft.add_node("node", op, vec![x], DType::F32, shape);
+            assert_eq!(narrow(&mut draft, result, DType::F16) != result, rounded);
+        }
+    }
+}

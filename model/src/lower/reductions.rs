@@ -14,16 +14,28 @@ use crate::{
 impl Lowering<'_> {
     pub(super) fn softmax(&mut self, node: &TypedNode, op: &Softmax) -> LowerResult<ValueId> {
         let input = self.value_of(node.inputs[0])?;
-        let [axis] = op.axes.as_slice() else {
-            return Err(self.unsupported(
-                node,
-                format!("softmax over {} axes, only one can be had", op.axes.len()),
-            ));
-        };
         if op.kind != SoftmaxKind::Softmax || op.quant_output_dt.is_some() {
             return Err(self.unsupported(node, "only the plain softmax can be had"));
         }
-        self.single(node, Op::Softmax(program::Softmax { axis: *axis as u32 }), vec![input])
+        let axes = sorted(&op.axes);
+        if let [axis] = *axes {
+            return self.single(node, Op::Softmax(program::Softmax { axis }), vec![input]);
+        }
+        // Several neighbours are one dimension.
+        let neighbours = axes.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        let (Some(&first), Some(&last), true) = (axes.first(), axes.last(), neighbours) else {
+            return Err(self.unsupported(node, format!("softmax over the axes {axes:?}")));
+        };
+        let full = self.draft.shape(input).to_vec();
+        let (first, last) = (first as usize, last as usize);
+        let joined = Dim::Product(full[first..=last].to_vec());
+        let joined = joined.as_fixed().map_or(joined, Dim::Fixed);
+        let flat = [&full[..first], &[joined], &full[last + 1..]].concat();
+        let dtype = self.draft.value(input).dtype;
+        let joined = self.reshaped(node, input, flat.clone());
+        let softmax = Op::Softmax(program::Softmax { axis: first as u32 });
+        let softmax = self.draft.add_node(&node.name, softmax, vec![joined], dtype, flat);
+        Ok(self.reshaped(node, softmax, full))
     }
 
     pub(super) fn reduce(&mut self, node: &TypedNode, op: &Reduce) -> LowerResult<ValueId> {

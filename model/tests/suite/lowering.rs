@@ -70,15 +70,26 @@ fn onnx_models_fuse() {
     let roberta = lowered(&small("roberta", &["model.onnx"]), Phase::Fused).program;
     expect![[r#"
         MatMul 12
-        Elementwise 8
-        Reshape 8
+        Elementwise 7
         Gather 5
         LayerNorm 5
-        Range 3
+        Reshape 4
         Attention 2
-        Reduce 1
+        Range 2
+        Cumulative 1
     "#]]
     .assert_eq(&counts(&roberta));
+    // Normalizations, shortcuts and activations have gone into the convolutions.
+    let resnet = lowered(&small("resnet", &["model.onnx"]), Phase::Fused).program;
+    expect![[r#"
+        Conv 6
+        Elementwise 1
+        MatMul 1
+        Pool 1
+        Reduce 1
+        Reshape 1
+    "#]]
+    .assert_eq(&counts(&resnet));
 }
 
 #[test]

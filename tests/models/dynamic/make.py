@@ -224,4 +224,45 @@ for name, attributes, shape in [
         expected=expected,
     )
 
+case(
+    "sequence_of_rows",
+    [
+        h.make_node("SplitToSequence", ["x"], ["rows"], axis=1, keepdims=0),
+        h.make_node("SequenceAt", ["rows", "one"], ["second"]),
+        h.make_node("Neg", ["second"], ["negative"]),
+        h.make_node("SequenceInsert", ["rows", "negative", "last"], ["more"]),
+        h.make_node("SequenceErase", ["more", "zero"], ["fewer"]),
+        h.make_node("ConcatFromSequence", ["fewer"], ["y"], axis=-1, new_axis=1),
+    ],
+    [value("x", ["b", 3, "w"])],
+    [value("y", ["b", "w", None])],
+    {"x": noise(2, 3, 4)},
+    [integers("zero", [0], []), integers("one", [1], []), integers("last", [-1], [])],
+)
+body = h.make_graph(
+    [h.make_node("Relu", ["part"], ["positive"]), h.make_node("Mul", ["positive", "factor"], ["scaled"])],
+    "body",
+    [value("part", ["b", None]), value("factor", [1])],
+    [value("scaled", ["b", None])],
+)
+case(
+    "sequence_mapped",
+    [
+        h.make_node("SplitToSequence", ["x", "sizes"], ["parts"], axis=1),
+        h.make_node("SequenceMap", ["parts", "f"], ["mapped"], body=body),
+        h.make_node("ConcatFromSequence", ["mapped"], ["y"], axis=1),
+    ],
+    [value("x", ["b", 6]), value("f", [1])],
+    [value("y", ["b", 6])],
+    {"x": noise(2, 6), "f": noise(1)},
+    [integers("sizes", [1, 3, 2])],
+)
+case(
+    "counted_columns_of_a_condition",
+    [h.make_node("Compress", ["x", "kept"], ["y"], axis=-1), h.make_node("Transpose", ["y"], ["t"])],
+    [value("x", ["a", "b"]), value("kept", ["k"], T.BOOL)],
+    [value("y", ["a", None]), value("t", [None, "a"])],
+    {"x": noise(3, 5), "kept": np.array([True, False, True, True])},
+)
+
 (HERE / "index.json").write_text(json.dumps({"onnx": onnx.__version__, "cases": cases}, indent=1) + "\n")

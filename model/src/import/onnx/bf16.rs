@@ -5,7 +5,7 @@ use tract_onnx::{
     pb::{NodeProto, TensorProto, tensor_proto::DataType},
     prelude::{Datum, DatumType, OutletId, SpecialOps, Tensor, TractResult, tvec},
     tract_hir::internal::{
-        ensure,
+        TypedNode, ensure,
         tract_core::ops::{
             element_wise::{ElementWiseMiniOp, ElementWiseOp},
             identity::Identity,
@@ -40,6 +40,11 @@ impl ElementWiseMiniOp for RoundBf16 {
         }
         Ok(())
     }
+}
+
+/// Whether a node of the typed graph rounds to BF16.
+pub(super) fn rounds_bf16(node: &TypedNode) -> bool {
+    node.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<RoundBf16>())
 }
 
 /// The contents of a BF16 tensor in a file. Source: ONNX, `TensorProto`: 16 bits in `raw_data`, or one number of

@@ -328,7 +328,9 @@ impl<'p> Walk<'p> {
             },
         };
         let outlets = if let Some(wire) = ops::operator(domain, &node.op_type) {
-            let mut wiring = Wiring { node, opset, name: label.clone(), inputs, scope, walk: self };
+            let name = label.clone();
+            let mut wiring =
+                Wiring { node, opset, name, inputs, scope, walk: self, rounds_steps: false };
             wire(&mut wiring).map_err(|error| fail(self, error))?
         } else if library::knows(self, domain, &node.op_type) {
             library::wire(self, node, inputs, &label, opset).map_err(|error| fail(self, error))?

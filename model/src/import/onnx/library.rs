@@ -106,7 +106,14 @@ pub(super) fn wire(
         }
         wired
     } else {
+        let names = inputs.iter().flatten().map(|operand| operand.node);
+        let names: Vec<(usize, String)> =
+            names.map(|node| (node, walk.target.node(node).name.clone())).collect();
         let wired = typed.op.to_typed(&alone, typed, &mut walk.target, &mapping)?;
+        // A slice that takes everything gives its own name to its operand, which may be an input of the model.
+        for (node, name) in names {
+            walk.target.rename_node(node, &name)?;
+        }
         for outlet in &wired {
             let fact = walk.target.outlet_fact(*outlet)?;
             fact.consistent()?;

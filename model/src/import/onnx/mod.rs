@@ -99,6 +99,7 @@ pub(super) fn import(
     let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
     drop(proto);
     products::protect(&mut graph);
+    quotient::protect(&mut graph);
     reals::protect(&mut graph);
     Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
 }

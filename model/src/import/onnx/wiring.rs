@@ -29,6 +29,8 @@ pub(super) struct Wiring<'a, 'p> {
     pub(super) inputs: &'a [Option<OutletId>],
     pub(super) scope: &'a Scope,
     pub(super) walk: &'a mut Walk<'p>,
+    /// Whether everything that is wired is BF16; else only the results are, where an operand is.
+    pub(super) rounds_steps: bool,
 }
 
 /// Wires an operator: one outlet per output of the node, in order; trailing ones may be left out.
@@ -191,7 +193,11 @@ impl Wiring<'_, '_> {
             size::check(result)?;
         }
         let name = self.walk.unique(&self.name);
-        self.walk.target.wire_node(name, op, inputs)
+        let outlets = self.walk.target.wire_node(name, op, inputs)?;
+        if !self.rounds_steps {
+            return Ok(outlets);
+        }
+        outlets.into_iter().map(|outlet| self.walk.rounded_bf16(&self.name, outlet)).collect()
     }
 
     /// Puts one of our own operators into the graph.
@@ -226,7 +232,8 @@ impl Wiring<'_, '_> {
     /// A constant.
     pub(super) fn tensor(&mut self, tensor: Tensor) -> TractResult<OutletId> {
         let name = format!("{}.constant", self.name);
-        self.walk.constant(&name, tensor)
+        let outlet = self.walk.constant(&name, tensor)?;
+        if self.rounds_steps { self.walk.rounded_bf16(&name, outlet) } else { Ok(outlet) }
     }
 
     /// A constant of rank 0.

@@ -35,24 +35,18 @@ fn celu(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 /// `exp(x) / sum(exp(x))`. Half floats are rounded at each step, as numpy does and as hardware that computes with them would.
 fn softmax(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
-    let bf16 = w.walk.bf16.contains(&x);
-    if w.dtype(x) == DatumType::F32 && !bf16 {
+    w.rounds_steps = w.walk.bf16.contains(&x);
+    if w.dtype(x) == DatumType::F32 && !w.rounds_steps {
         return library::wire(w.walk, w.node, w.inputs, &w.name, w.opset);
     }
     let axis = w.node.get_attr_opt::<i64>("axis")?.unwrap_or(if w.opset < 13 { 1 } else { -1 });
     let axis = w.axis(axis, w.rank(x))?;
     // Before version 13 the dimensions from the axis on were one.
     let axes: Vec<usize> = if w.opset < 13 { (axis..w.rank(x)).collect() } else { vec![axis] };
-    let step = |w: &mut Wiring<'_, '_>, x: OutletId| {
-        if bf16 { w.walk.rounded_bf16(&w.name, x) } else { Ok(x) }
-    };
     let largest = w.reduce(Reducer::Max, x, &axes, true)?;
     let below = w.sub(x, largest)?;
-    let below = step(w, below)?;
     let power = w.unary(math::exp(), below)?;
-    let power = step(w, power)?;
     let sum = w.reduce(Reducer::Sum, power, &axes, true)?;
-    let sum = step(w, sum)?;
     Ok(vec![w.div(power, sum)?])
 }
 

@@ -54,6 +54,7 @@ struct Bias {
 fn attention(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let (q, k, v) = (w.input(0)?, w.input(1)?, w.input(2)?);
     let (dtype, packed) = (w.dtype(q), w.rank(q) == 3);
+    w.rounds_steps = w.walk.bf16.contains(&q);
     let (q, k, v) = if packed {
         let heads = w.node.get_attr_opt::<i64>("q_num_heads")?.context("q_num_heads is missing")?;
         let shared =
@@ -136,7 +137,7 @@ fn products(w: &mut Wiring<'_, '_>, q: OutletId, k: OutletId) -> TractResult<Out
         None => (w.shape(q)[3].to_i64()? as f64).sqrt().recip(),
     };
     let columns = w.transpose(k, &[0, 1, 3, 2])?;
-    if dtype == DatumType::F32 {
+    if dtype == DatumType::F32 && !w.rounds_steps {
         let products = shared_product(w, q, columns)?;
         let scale = w.scalar(dtype, scale)?;
         return w.mul(products, scale);
@@ -174,7 +175,7 @@ fn soft_capped(w: &mut Wiring<'_, '_>, x: OutletId, cap: f32) -> TractResult<Out
 
 /// Softmax over keys. In half precision each step is rounded, as the standard's function body has it.
 fn normalized(w: &mut Wiring<'_, '_>, scores: OutletId) -> TractResult<OutletId> {
-    if w.dtype(scores) == DatumType::F32 {
+    if w.dtype(scores) == DatumType::F32 && !w.rounds_steps {
         return w.softmax(scores, &[3]);
     }
     let largest = w.reduce(Reducer::Max, scores, &[3], true)?;

@@ -12,8 +12,12 @@ use crate::{
     program::{Op, Suppress},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] =
-    &[("NonMaxSuppression", non_max_suppression), ("NonZero", non_zero), ("Unique", unique)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("Compress", compress),
+    ("NonMaxSuppression", non_max_suppression),
+    ("NonZero", non_zero),
+    ("Unique", unique),
+];
 
 /// Places of what a mask is true for.
 struct Places {
@@ -57,12 +61,43 @@ fn unraveled(w: &mut Wiring<'_, '_>, places: OutletId, sizes: &[TDim]) -> TractR
     w.concat(0, &indices)
 }
 
+/// Elements of an axis, or of all, whose condition is true.
+fn compress(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let (mut x, condition) = (w.input(0)?, w.input(1)?);
+    let axis = match w.node.get_attr_opt::<i64>("axis")? {
+        Some(axis) => w.axis(axis, w.rank(x))?,
+        None => {
+            let elements: TDim = w.shape(x).iter().product();
+            x = w.reshape(x, &[elements])?;
+            0
+        }
+    };
+    if w.constant(condition).is_some() {
+        let conditions = w.known_i64s(1)?;
+        let kept = (0..conditions.len()).filter(|&index| conditions[index] != 0);
+        let kept: Vec<i64> = kept.map(|index| index as i64).collect();
+        let kept = w.tensor(Tensor::from_shape(&[kept.len()], &kept)?)?;
+        return Ok(vec![w.gather(axis, x, kept)?]);
+    }
+    // There may be fewer conditions than elements; what has none is left out.
+    let [size] = w.shape(condition).try_into().or_else(|shape: Vec<TDim>| {
+        bail!("conditions have one dimension, {} are given", shape.len())
+    })?;
+    let Places { count, all, .. } = places(w, condition)?;
+    let all = within(w, all, &size)?;
+    let picked = w.gather(axis, x, all)?;
+    let symbol = w.count_symbol();
+    let mut cut = w.shape(picked);
+    cut[axis] = TDim::Sym(symbol.clone());
+    Ok(vec![w.cut(picked, count, &symbol, &size, cut)?])
+}
+
 /// Indices of the elements that are not 0: `[rank, count]`.
 fn non_zero(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let size: TDim = shape.iter().product();
-    let flat = w.reshape(x, &[size.clone()])?;
+    let flat = w.reshape(x, std::slice::from_ref(&size))?;
     let mask = w.cast(flat, DatumType::Bool)?;
     let Places { count, all, .. } = places(w, mask)?;
     let symbol = w.count_symbol();
@@ -108,7 +143,7 @@ fn non_max_suppression(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let selected =
         w.program_op(suppress, &[boxes, scores, order], DatumType::I64, shape.clone())?;
     let size: TDim = shape.iter().product();
-    let selected = w.reshape(selected, &[size.clone()])?;
+    let selected = w.reshape(selected, std::slice::from_ref(&size))?;
     let none = w.scalar(DatumType::I64, -1.0)?;
     let mask = w.onnx("Greater", &[], &[Some(selected), Some(none)])?[0];
     let Places { count, all, .. } = places(w, mask)?;
@@ -192,7 +227,7 @@ fn unique(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let symbol = w.count_symbol();
     let length = TDim::Sym(symbol.clone());
     let values = w.reshape(values, &sizes)?;
-    let shape = [&[length.clone()], &sizes[1..]].concat();
+    let shape = [std::slice::from_ref(&length), &sizes[1..]].concat();
     let mut values = w.cut(values, count, &symbol, &size, shape)?;
     if let Some(axis) = axis {
         let mut back: Vec<usize> = (1..front.len()).collect();

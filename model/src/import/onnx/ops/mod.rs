@@ -6,6 +6,7 @@ mod attention;
 mod control;
 mod convolution;
 mod counted;
+mod einsum;
 mod features;
 mod generators;
 mod losses;
@@ -18,9 +19,11 @@ mod quantize;
 mod quantized;
 mod rearrange;
 mod recurrent;
+mod reductions;
 mod resize;
 mod sampling;
 mod selection;
+mod sequences;
 mod shapes;
 mod signal;
 mod trees;
@@ -36,6 +39,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     activations::OPERATORS,
     attention::OPERATORS,
     control::OPERATORS,
+    einsum::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
     features::OPERATORS,
@@ -50,9 +54,11 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantized::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
+    reductions::OPERATORS,
     resize::OPERATORS,
     sampling::OPERATORS,
     selection::OPERATORS,
+    sequences::OPERATORS,
     shapes::OPERATORS,
     signal::OPERATORS,
     values::OPERATORS,

@@ -11,34 +11,11 @@ use crate::{
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
-    ("Compress", compress),
     ("DepthToSpace", depth_to_space),
     ("ReverseSequence", reverse_sequence),
     ("SpaceToDepth", space_to_depth),
     ("Tile", tile),
 ];
-
-/// Elements of an axis, or of all, whose condition is true.
-fn compress(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let mut x = w.input(0)?;
-    let kept: Vec<i64> = w
-        .known_i64s(1)?
-        .iter()
-        .enumerate()
-        .filter(|&(_, &condition)| condition != 0)
-        .map(|(index, _)| index as i64)
-        .collect();
-    let axis = match w.node.get_attr_opt::<i64>("axis")? {
-        Some(axis) => w.axis(axis, w.rank(x))?,
-        None => {
-            let elements: TDim = w.shape(x).iter().product();
-            x = w.reshape(x, &[elements])?;
-            0
-        }
-    };
-    let kept = w.tensor(Tensor::from_shape(&[kept.len()], &kept)?)?;
-    Ok(vec![w.gather(axis, x, kept)?])
-}
 
 /// `[n, c, h, w]` and the side of a block.
 fn blocks(w: &Wiring<'_, '_>, x: OutletId) -> TractResult<([TDim; 4], usize)> {

@@ -1,9 +1,11 @@
 //! Operators on single elements that are about their types.
 
+use std::sync::Arc;
+
 use tract_onnx::{
     pb::{TensorProto, tensor_proto::DataType},
     prelude::{DatumType, OutletId, Tensor, TractResult},
-    tract_hir::internal::bail,
+    tract_hir::internal::{TractErrorContext as _, bail},
 };
 
 use crate::{
@@ -16,12 +18,16 @@ use crate::{
     program::{DType, Expr, Op, Step},
 };
 
+/// Of the elements that training drops, unless it is given.
+const DROPOUT_RATIO: f32 = 0.5;
+
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("BitCast", bit_cast),
     ("Cast", cast),
     ("CastLike", cast_like),
     ("Constant", constant),
     ("ConstantOfShape", constant_of_shape),
+    ("Dropout", dropout),
     ("Pow", pow),
 ];
 
@@ -76,6 +82,32 @@ fn constant_of_shape(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let number = w.tensor(number.into_shape(&[])?)?;
     let everywhere = w.broadcast_to(number, &shape)?;
     Ok(vec![if is_bf16 { w.walk.marked_bf16(&w.name, everywhere)? } else { everywhere }])
+}
+
+/// Everything is kept, which is what inference does, and training where nothing is to be dropped.
+fn dropout(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+    let x = w.input(0)?;
+    let training = match w.optional(2) {
+        Some(flag) => {
+            let flag = w.constant(flag).context("its mode is only known when it runs")?;
+            flag.cast_to_scalar::<bool>()?
+        }
+        None => false,
+    };
+    let ratio = match w.optional(1) {
+        Some(ratio) => w.constant(ratio),
+        None => Some(Arc::new(Tensor::from(DROPOUT_RATIO))),
+    };
+    if training && ratio.is_none_or(|ratio| ratio.cast_to_scalar::<f32>().is_ok_and(|r| r > 0.0)) {
+        bail!("what training drops is drawn, which is not supported");
+    }
+    if !w.wants(1) {
+        return Ok(vec![x]);
+    }
+    let (dtype, shape) = (if w.opset < 10 { w.dtype(x) } else { DatumType::Bool }, w.shape(x));
+    let kept = w.tensor(Tensor::from(true))?;
+    let kept = w.cast(kept, dtype)?;
+    Ok(vec![x, w.broadcast_to(kept, &shape)?])
 }
 
 /// The tensor in the attribute `value`.

@@ -1,0 +1,112 @@
+//! Eleven architectures in real browsers, on both backends: one browser at a time holds them all.
+
+use std::{sync::Arc, time::Duration};
+
+use flotilla::{
+    browser::Kind,
+    catalog::Catalog,
+    check::subject::Subject,
+    local::{Local, Wishes},
+    pool::Input,
+};
+use flotilla_fleet::ModelId;
+use flotilla_protocol::Backend;
+use flotilla_tests::{
+    architecture::{ARCHITECTURES, verify},
+    place,
+    skip::has_browsers,
+};
+
+/// Longest load of all models.
+const LOAD_MAX: Duration = Duration::from_secs(180);
+/// Longest run.
+const RUN_MAX: Duration = Duration::from_secs(60);
+
+#[test]
+fn browser_chrome_agrees_with_pytorch_on_every_architecture() {
+    check(Kind::Chrome);
+}
+
+#[test]
+fn browser_firefox_agrees_with_pytorch_on_every_architecture() {
+    check(Kind::Firefox);
+}
+
+fn check(kind: Kind) {
+    if !has_browsers(&[kind]) {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let failures = runtime.block_on(async {
+        let mut subjects = Vec::new();
+        for architecture in ARCHITECTURES {
+            let recorded = architecture.recorded().await;
+            let other = architecture.other(&recorded).await;
+            subjects.push([recorded, other]);
+        }
+        let mut failures = Vec::new();
+        for backend in [Backend::WebGpu, Backend::Cpu] {
+            failures.extend(run_all(kind, backend, &subjects).await);
+        }
+        failures
+    });
+    assert!(failures.is_empty(), "{kind}:\n{}", failures.join("\n"));
+}
+
+async fn run_all(kind: Kind, backend: Backend, subjects: &[[Subject; 2]]) -> Vec<String> {
+    let mut catalog = Catalog::default();
+    let models: Vec<ModelId> = ARCHITECTURES
+        .iter()
+        .zip(subjects)
+        .map(|(architecture, [subject, _])| {
+            let (program, blobs) = (subject.program.clone(), subject.blobs.clone());
+            catalog.add_program(architecture.name, program, blobs).expect("a program")
+        })
+        .collect();
+    let wishes = Wishes {
+        backends: vec![backend],
+        guardian: Some(place::binary()),
+        ..Wishes::of(vec![kind])
+    };
+    let local = Local::start(&wishes, Arc::new(catalog), 0).await.expect("a pool");
+    let loaded = local.pool.wait_until(|view| {
+        view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some())
+    });
+    let view = tokio::time::timeout(LOAD_MAX, loaded)
+        .await
+        .unwrap_or_else(|_| panic!("{kind} did not load all on {backend} within {LOAD_MAX:?}"))
+        .expect("a pool");
+    let mut failures = Vec::new();
+    for (((architecture, both), &model), status) in
+        ARCHITECTURES.iter().zip(subjects).zip(&models).zip(&view.status.models)
+    {
+        for subject in both {
+            let outcome = match &status.unplaceable {
+                Some(reason) => Err(format!("not loaded: {reason}")),
+                None => run(&local, model, subject, kind, backend).await,
+            };
+            if let Err(reason) = outcome {
+                let shapes = subject.shapes();
+                failures.push(format!("{} on {backend}, {shapes}: {reason}", architecture.name));
+            }
+        }
+    }
+    local.stop().await;
+    failures
+}
+
+async fn run(
+    local: &Local,
+    model: ModelId,
+    subject: &Subject,
+    kind: Kind,
+    backend: Backend,
+) -> Result<(), String> {
+    let answer = local.pool.run(model, Input::Tensors(subject.inputs.clone()), RUN_MAX).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let who = &answer.provenance;
+    if (who.browser, who.backend, who.simulated) != (kind, backend, false) {
+        return Err(format!("computed elsewhere: {who:?}"));
+    }
+    verify(subject, answer.outputs)
+}

@@ -1,0 +1,77 @@
+//! Eleven small models with random weights, exported from Hugging Face, and PyTorch's answers for them.
+
+use std::collections::BTreeMap;
+
+use flotilla::check::{
+    compare::{Tolerance, compare},
+    subject::{Given, Source, Subject},
+};
+use flotilla_protocol::Tensor;
+
+use crate::place;
+
+/// Seed of the inputs that nobody recorded.
+const SEED: u64 = 11;
+
+/// A model of [`ARCHITECTURES`].
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// Its folder.
+    pub name: &'static str,
+    /// Sizes, other than those of the recorded inputs, of the dimensions that its export leaves open.
+    pub sizes: &'static [(&'static str, i64)],
+}
+
+/// All of them.
+pub const ARCHITECTURES: [Architecture; 11] = [
+    Architecture { name: "bert", sizes: &[("batch", 3), ("seq", 7)] },
+    Architecture { name: "roberta", sizes: &[("batch", 1), ("seq", 21)] },
+    Architecture { name: "gpt2", sizes: &[] },
+    Architecture { name: "llama", sizes: &[] },
+    Architecture { name: "qwen2", sizes: &[] },
+    Architecture { name: "t5", sizes: &[] },
+    Architecture { name: "vit", sizes: &[("batch", 3)] },
+    Architecture { name: "clip", sizes: &[] },
+    Architecture { name: "whisper", sizes: &[] },
+    Architecture { name: "resnet", sizes: &[("batch", 4)] },
+    Architecture { name: "wav2vec2", sizes: &[] },
+];
+
+impl Architecture {
+    /// With the inputs that were recorded, and PyTorch's outputs.
+    ///
+    /// # Panics
+    /// The files are not as they were committed, or the model cannot be imported.
+    pub async fn recorded(&self) -> Subject {
+        let folder = place::file("models").join(self.name);
+        let given = Given { io: Some(folder.join("io.safetensors")), ..Given::default() };
+        let subject = Subject::open(&folder.join("model.onnx"), &given).await;
+        subject.unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// The same program with other inputs, of other sizes where the export allows that, and tract's outputs.
+    ///
+    /// # Panics
+    /// The native reference cannot run it.
+    pub async fn other(&self, recorded: &Subject) -> Subject {
+        let sizes: BTreeMap<String, i64> =
+            self.sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect();
+        let other = recorded.remade(&sizes, SEED).await;
+        let other = other.unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        assert_eq!(other.source, Source::Native, "{}: {:?}", self.name, other.source_reason);
+        other
+    }
+}
+
+/// Compares what a runtime gives with what is right, within `1e-5 + 1e-4 max|b|`.
+///
+/// # Errors
+/// The difference, in words.
+pub fn verify(subject: &Subject, outputs: Vec<Tensor>) -> Result<(), String> {
+    let outputs = subject.named(outputs);
+    let difference = compare(&outputs, &subject.want, Tolerance::default());
+    match difference.map_err(|error| error.to_string())?.first {
+        Some(divergence) => Err(divergence.to_string()),
+        None => Ok(()),
+    }
+}
