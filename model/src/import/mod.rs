@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tract_onnx::prelude::{Tensor, TractResult, TypedModel};
+use tract_onnx::prelude::{Tensor, TypedModel};
 
 use crate::{
     lower::{LowerError, Phase, lower, typed_text},
@@ -184,23 +184,11 @@ pub(crate) fn import(
             return Err(ImportError::NoModel);
         };
         if phase > Phase::Import {
-            imported.graph = decluttered(imported.graph).map_err(OnnxError::graph)?;
+            imported.graph = imported.graph.into_decluttered().map_err(OnnxError::graph)?;
         }
         Ok(imported)
     };
     guarded(work, panicked)
-}
-
-/// tract's simplification. Where it takes a node away, it gives the node's name to the one before, which may be an input; inputs
-/// keep their names here, for these are what clients call them.
-fn decluttered(graph: TypedModel) -> TractResult<TypedModel> {
-    let names: Vec<String> =
-        graph.inputs.iter().map(|input| graph.node(input.node).name.clone()).collect();
-    let mut graph = graph.into_decluttered()?;
-    for (input, name) in graph.inputs.clone().into_iter().zip(names) {
-        graph.node_mut(input.node).name = name;
-    }
-    Ok(graph)
 }
 
 /// tract is careful, but a hostile file may still make it panic; that must not take the daemon with it.
@@ -221,26 +209,4 @@ pub(crate) fn guarded<T, E>(
 /// A panic as an import's error.
 pub(crate) fn panicked(what: String) -> ImportError {
     ImportError::Panic { what }
-}
-
-#[cfg(test)]
-mod tests {
-    use tract_onnx::{
-        prelude::{DatumType, TDim},
-        tract_hir::internal::tract_core::ops::array::Slice,
-    };
-
-    use super::*;
-
-    #[test]
-    fn an_input_keeps_its_name_when_the_node_after_it_goes() {
-        let mut graph = TypedModel::default();
-        let input = graph.add_source("x", DatumType::F32.fact([1, 1])).expect("an input");
-        let whole = Slice { axis: 0, start: TDim::Val(0), end: TDim::Val(1) };
-        let output = graph.wire_node("y", whole, &[input]).expect("a node");
-        graph.select_output_outlets(&output).expect("an output");
-        let graph = decluttered(graph).expect("a graph");
-        assert_eq!(graph.nodes().len(), 1, "{graph}");
-        assert_eq!(graph.node(graph.inputs[0].node).name, "x");
-    }
 }
