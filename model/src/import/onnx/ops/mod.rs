@@ -18,6 +18,7 @@ mod products;
 mod quantize;
 mod quantized;
 mod rearrange;
+mod rectifiers;
 mod recurrent;
 mod reductions;
 mod resize;
@@ -53,6 +54,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
+    rectifiers::OPERATORS,
     recurrent::OPERATORS,
     reductions::OPERATORS,
     resize::OPERATORS,
