@@ -31,12 +31,14 @@ impl std::fmt::Display for Broken {
 }
 
 type Work<I, O> = dyn FnMut(I) -> O;
+/// Where a thread's inputs go, and where its outputs or last words come from.
+type Ends<I, O> = (mpsc::SyncSender<I>, mpsc::Receiver<Result<O, String>>);
 
 /// Calls of one kind, each within a time limit.
 pub struct Guard<I, O> {
     make: Arc<dyn Fn() -> Box<Work<I, O>> + Send + Sync>,
     limit: Duration,
-    thread: Option<(mpsc::SyncSender<I>, mpsc::Receiver<Result<O, String>>)>,
+    thread: Option<Ends<I, O>>,
 }
 
 impl<I: Send + 'static, O: Send + 'static> Guard<I, O> {
@@ -83,7 +85,7 @@ pub fn quiet_panics() {
 
 fn start<I: Send + 'static, O: Send + 'static>(
     make: Arc<dyn Fn() -> Box<Work<I, O>> + Send + Sync>,
-) -> (mpsc::SyncSender<I>, mpsc::Receiver<Result<O, String>>) {
+) -> Ends<I, O> {
     let (inputs, received) = mpsc::sync_channel::<I>(1);
     let (sender, outputs) = mpsc::sync_channel(1);
     let body = move || {
