@@ -82,7 +82,14 @@ impl Rule {
         let has_kind = |kind: &str| facts.kinds.contains(kind);
         match self {
             Rule::Strings => has_type(&|name| name == "string"),
-            Rule::Sequences => has_kind("sequence") || has_kind("map"),
+            // A sequence between two nodes need not be declared.
+            Rule::Sequences => {
+                has_kind("sequence")
+                    || has_kind("map")
+                    || facts.operators.iter().any(|operator| {
+                        operator.contains("Sequence") && operator != "ReverseSequence"
+                    })
+            }
             // These operators also take plain tensors, which says nothing about tensors.
             Rule::Optionals => {
                 has_kind("optional")
@@ -168,6 +175,7 @@ mod tests {
             (typed("string"), Rule::Strings),
             (of_kind("sequence"), Rule::Sequences),
             (of_kind("map"), Rule::Sequences),
+            (operator("SplitToSequence"), Rule::Sequences),
             (of_kind("optional"), Rule::Optionals),
             (operator("OptionalHasElement"), Rule::Optionals),
             (of_kind("sparse"), Rule::Sparse),
@@ -187,6 +195,13 @@ mod tests {
         }
         let tested: BTreeSet<Rule> = cases.iter().map(|(_, rule)| *rule).collect();
         assert_eq!(tested, BTreeSet::from(Rule::ALL));
+    }
+
+    #[test]
+    fn a_reversed_sequence_is_a_tensor() {
+        let mut facts = plain();
+        facts.operators.insert("ReverseSequence".to_owned());
+        assert_eq!(excluded_by(&facts), None);
     }
 
     #[test]
