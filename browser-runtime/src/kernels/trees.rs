@@ -1,6 +1,6 @@
 //! Decision trees.
 
-use flotilla_model::program::{Branch, DType, Gathered, Trees};
+use flotilla_model::program::{DType, Gathered, Trees};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
@@ -140,7 +140,7 @@ impl Kernel for Trees {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_model::program::Op;
+    use flotilla_model::program::{Branch, Op};
 
     // Two trees over two features; each leaf gives one number to one of two columns:
     //   x0 <= 0.5 ? (x1 in {1, 3} ? leaf 0 : leaf 1) : (x1 > 2 ? leaf 2 : leaf 3)     and     x1 != 3 ? leaf 4 : leaf 5
