@@ -56,6 +56,52 @@ impl<'a> Signature<'a> {
         Ok(())
     }
 
+    /// Refuses inputs of other types than these, in order.
+    pub(crate) fn expect_inputs(&self, want: &[DType]) -> Result<(), String> {
+        for (index, want) in want.iter().enumerate() {
+            let got = self.input(index).dtype;
+            if got != *want {
+                return Err(format!("input {index} is {got:?}, {want:?} is needed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a result of another type.
+    pub(crate) fn expect_result(&self, want: DType) -> Result<(), String> {
+        match self.output().dtype {
+            got if got == want => Ok(()),
+            got => Err(format!("the output is {got:?}, {want:?} is needed")),
+        }
+    }
+
+    /// Refuses data in input 0 that has no such dimension.
+    pub(crate) fn expect_axis(&self, axis: u32) -> Result<(), String> {
+        if (axis as usize) < self.input(0).shape.len() {
+            Ok(())
+        } else {
+            Err(format!("there is no dimension {axis}"))
+        }
+    }
+
+    /// Refuses indices in input 1 that are no integers.
+    pub(crate) fn expect_indices(&self) -> Result<(), String> {
+        match self.input(1).dtype {
+            DType::I32 => Ok(()),
+            got => Err(format!("indices are {got:?}, I32 is needed")),
+        }
+    }
+
+    /// Refuses what does not move elements of input 0 to where the indices of input 1 say.
+    pub(crate) fn expect_gathering(&self) -> Result<(), String> {
+        self.expect_operands(2)?;
+        self.expect_indices()?;
+        if self.input(0).dtype != self.output().dtype {
+            return Err("data and output are of different types".to_owned());
+        }
+        Ok(())
+    }
+
     /// Whether an input is a constant.
     pub(crate) fn is_constant(&self, index: usize) -> bool {
         matches!(self.input(index).source, Source::Constant(_))
@@ -127,6 +173,13 @@ impl<'a> Call<'a> {
     /// A dimension's value in this run.
     pub(crate) fn eval(&self, dim: &Dim) -> Result<i64, String> {
         dim.eval(&self.shapes.symbols).ok_or_else(|| format!("{dim:?} has no value"))
+    }
+
+    /// Size of a dimension of input 0, whose shape the output has, and the product of the dimensions behind it.
+    pub(crate) fn lines(&self, axis: u32) -> Result<(usize, usize), String> {
+        let (input, axis) = (self.input(0), axis as usize);
+        self.expect_output(input)?;
+        Ok((input[axis], input[axis + 1..].iter().product()))
     }
 
     /// Refuses an input of another shape.

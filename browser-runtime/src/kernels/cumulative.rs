@@ -7,21 +7,12 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-/// Size of the axis, and the product of the dimensions behind it.
-fn geometry(op: &Cumulative, call: &Call<'_>) -> Result<(usize, usize), String> {
-    let (input, axis) = (call.input(0), op.axis as usize);
-    call.expect_output(input)?;
-    Ok((input[axis], input[axis + 1..].iter().product()))
-}
-
 impl Kernel for Cumulative {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(1)?;
         let dtype = signature.input(0).dtype;
         signature.expect_all(dtype)?;
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
+        signature.expect_axis(self.axis)?;
         match dtype {
             DType::F32 | DType::I32 | DType::U32 => Ok(()),
             other => Err(format!("it cannot be had of {other:?}")),
@@ -49,7 +40,7 @@ fn join(a: Element, b: Element) -> Element {{ return a {join} b; }}
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
-        let (size, inner) = geometry(self, call)?;
+        let (size, inner) = call.lines(self.axis)?;
         let lines = call.elements() / size.max(1);
         let params = [lines, size, inner].map(|count| count as u32).to_vec();
         Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: lines as u64 }])
@@ -61,7 +52,7 @@ fn join(a: Element, b: Element) -> Element {{ return a {join} b; }}
         operands: &[Operand<'_>],
         output: &mut [u32],
     ) -> Result<(), String> {
-        let (x, geometry) = (operands[0], geometry(self, call)?);
+        let (x, geometry) = (operands[0], call.lines(self.axis)?);
         if call.signature.input(0).dtype == DType::F32 {
             let output = bytemuck::cast_slice_mut(output);
             let (first, join): (f32, fn(f32, f32) -> f32) =

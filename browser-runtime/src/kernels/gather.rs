@@ -37,17 +37,8 @@ fn by_4(op: &Gather, signature: &Signature<'_>) -> bool {
 
 impl Kernel for Gather {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
-        signature.expect_operands(2)?;
-        if signature.input(1).dtype != DType::I32 {
-            return Err(format!("indices are {:?}, I32 is needed", signature.input(1).dtype));
-        }
-        if signature.input(0).dtype != signature.output().dtype {
-            return Err("data and output are of different types".to_owned());
-        }
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_gathering()?;
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {

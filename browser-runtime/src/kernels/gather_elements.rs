@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, GatherElements};
 
 use super::{
     Kernel, Launch, Operand, Shader,
-    places::{ELEMENT_PLACES, ElementPlaces, Places},
+    places::{ELEMENT_PLACES, ElementPlaces, gather, gather_launch},
 };
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
@@ -17,17 +17,8 @@ fn places(op: &GatherElements, call: &Call<'_>) -> Result<ElementPlaces, String>
 
 impl Kernel for GatherElements {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
-        signature.expect_operands(2)?;
-        if signature.input(1).dtype != DType::I32 {
-            return Err(format!("indices are {:?}, I32 is needed", signature.input(1).dtype));
-        }
-        if signature.input(0).dtype != signature.output().dtype {
-            return Err("data and output are of different types".to_owned());
-        }
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_gathering()?;
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
@@ -36,9 +27,7 @@ impl Kernel for GatherElements {
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
-        let places = places(self, call)?;
-        let invocations = places.total() as u64;
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params: places.params(), invocations }])
+        Ok(vec![gather_launch(&places(self, call)?)])
     }
 
     fn compute(
@@ -47,12 +36,7 @@ impl Kernel for GatherElements {
         operands: &[Operand<'_>],
         output: &mut [u32],
     ) -> Result<(), String> {
-        let places = places(self, call)?;
-        let (data, indices) = (operands[0].words(), operands[1].i32());
-        for (flat, value) in output.iter_mut().enumerate() {
-            *value = data[places.at(flat, indices)?];
-        }
-        Ok(())
+        gather(&places(self, call)?, operands, output)
     }
 }
 

@@ -4,7 +4,7 @@ use flotilla_model::program::{DType, GatherNd};
 
 use super::{
     Kernel, Launch, Operand, Shader,
-    places::{Places, TUPLE_PLACES, TuplePlaces},
+    places::{TUPLE_PLACES, TuplePlaces, gather, gather_launch},
 };
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
@@ -18,14 +18,7 @@ fn places(op: &GatherNd, call: &Call<'_>) -> Result<TuplePlaces, String> {
 
 impl Kernel for GatherNd {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
-        signature.expect_operands(2)?;
-        if signature.input(1).dtype != DType::I32 {
-            return Err(format!("indices are {:?}, I32 is needed", signature.input(1).dtype));
-        }
-        if signature.input(0).dtype != signature.output().dtype {
-            return Err("data and output are of different types".to_owned());
-        }
-        Ok(())
+        signature.expect_gathering()
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
@@ -34,9 +27,7 @@ impl Kernel for GatherNd {
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
-        let places = places(self, call)?;
-        let invocations = places.total() as u64;
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params: places.params(), invocations }])
+        Ok(vec![gather_launch(&places(self, call)?)])
     }
 
     fn compute(
@@ -45,12 +36,7 @@ impl Kernel for GatherNd {
         operands: &[Operand<'_>],
         output: &mut [u32],
     ) -> Result<(), String> {
-        let places = places(self, call)?;
-        let (data, indices) = (operands[0].words(), operands[1].i32());
-        for (flat, value) in output.iter_mut().enumerate() {
-            *value = data[places.at(flat, indices)?];
-        }
-        Ok(())
+        gather(&places(self, call)?, operands, output)
     }
 }
 

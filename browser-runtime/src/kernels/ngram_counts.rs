@@ -27,16 +27,8 @@ fn geometry(call: &Call<'_>) -> Result<Geometry, String> {
 impl Kernel for NgramCounts {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(4)?;
-        for index in 0..4 {
-            let got = signature.input(index).dtype;
-            if got != DType::I32 {
-                return Err(format!("input {index} is {got:?}, I32 is needed"));
-            }
-        }
-        if signature.output().dtype != DType::F32 {
-            return Err(format!("the output is {:?}, F32 is needed", signature.output().dtype));
-        }
-        Ok(())
+        signature.expect_inputs(&[DType::I32; 4])?;
+        signature.expect_result(DType::F32)
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

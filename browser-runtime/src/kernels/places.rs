@@ -1,5 +1,6 @@
 //! Where index tensors point: the places of single elements, and of slices named by tuples of indices.
 
+use super::{Launch, Operand};
 use crate::call::strides;
 
 /// Places in a tensor that an index tensor names, one per element that is moved.
@@ -15,6 +16,25 @@ pub(super) trait Places {
     /// # Errors
     /// An index out of range.
     fn at(&self, flat: usize, indices: &[i32]) -> Result<usize, String>;
+}
+
+/// One invocation per element that is moved out of input 0 by the indices in input 1.
+pub(super) fn gather_launch(places: &impl Places) -> Launch {
+    let invocations = places.total() as u64;
+    Launch { shader: 0, inputs: vec![0, 1], params: places.params(), invocations }
+}
+
+/// Moves elements out of operand 0 by the indices in operand 1.
+pub(super) fn gather(
+    places: &impl Places,
+    operands: &[Operand<'_>],
+    output: &mut [u32],
+) -> Result<(), String> {
+    let (data, indices) = (operands[0].words(), operands[1].i32());
+    for (flat, value) in output.iter_mut().enumerate() {
+        *value = data[places.at(flat, indices)?];
+    }
+    Ok(())
 }
 
 /// An index counted from the start.

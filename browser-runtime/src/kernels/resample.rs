@@ -34,20 +34,9 @@ fn geometry(op: &Resample, call: &Call<'_>) -> Result<Geometry, String> {
 impl Kernel for Resample {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(3)?;
-        let wanted = [DType::F32, DType::I32, DType::F32];
-        for (index, wanted) in wanted.into_iter().enumerate() {
-            let got = signature.input(index).dtype;
-            if got != wanted {
-                return Err(format!("input {index} is {got:?}, {wanted:?} is needed"));
-            }
-        }
-        if signature.output().dtype != DType::F32 {
-            return Err(format!("the output is {:?}, F32 is needed", signature.output().dtype));
-        }
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_inputs(&[DType::F32, DType::I32, DType::F32])?;
+        signature.expect_result(DType::F32)?;
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

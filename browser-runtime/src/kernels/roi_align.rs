@@ -57,14 +57,7 @@ fn around(at: f32, size: usize) -> (usize, usize, f32) {
 impl Kernel for RoiAlign {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(3)?;
-        let wanted = [DType::F32, DType::F32, DType::I32];
-        for (index, wanted) in wanted.into_iter().enumerate() {
-            let got = signature.input(index).dtype;
-            if got != wanted {
-                return Err(format!("input {index} is {got:?}, {wanted:?} is needed"));
-            }
-        }
-        Ok(())
+        signature.expect_inputs(&[DType::F32, DType::F32, DType::I32])
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

@@ -34,9 +34,7 @@ fn ranks<T: Copy + PartialOrd>(x: &[T], width: usize, output: &mut [u32]) {
 impl Kernel for RowRanks {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(1)?;
-        if signature.output().dtype != DType::I32 {
-            return Err(format!("the output is {:?}, I32 is needed", signature.output().dtype));
-        }
+        signature.expect_result(DType::I32)?;
         element(signature.input(0).dtype).map(|_| ())
     }
 

@@ -13,9 +13,7 @@ use crate::suite::{Array, Case, Sketch, Tolerance};
 
 fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
     signature.expect_operands(3)?;
-    if signature.input(1).dtype != DType::I32 {
-        return Err(format!("indices are {:?}, I32 is needed", signature.input(1).dtype));
-    }
+    signature.expect_indices()?;
     let dtype = signature.input(0).dtype;
     if signature.input(2).dtype != dtype || signature.output().dtype != dtype {
         return Err("data, updates and output are of different types".to_owned());
@@ -115,10 +113,8 @@ fn element_places(op: &ScatterElements, call: &Call<'_>) -> Result<ElementPlaces
 
 impl Kernel for ScatterElements {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        supports(self.combine, signature)
+        supports(self.combine, signature)?;
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {

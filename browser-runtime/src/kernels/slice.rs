@@ -35,10 +35,7 @@ fn view(op: &Slice, call: &Call<'_>) -> Result<View, String> {
 impl Kernel for Slice {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(1)?;
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

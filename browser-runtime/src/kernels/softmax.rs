@@ -7,21 +7,11 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-/// Size of the axis, and the product of the dimensions behind it.
-fn geometry(op: &Softmax, call: &Call<'_>) -> Result<(usize, usize), String> {
-    let (input, axis) = (call.input(0), op.axis as usize);
-    call.expect_output(input)?;
-    Ok((input[axis], input[axis + 1..].iter().product()))
-}
-
 impl Kernel for Softmax {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(1)?;
         signature.expect_all(DType::F32)?;
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
@@ -29,7 +19,7 @@ impl Kernel for Softmax {
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
-        let (size, inner) = geometry(self, call)?;
+        let (size, inner) = call.lines(self.axis)?;
         let lines = call.elements() / size.max(1);
         let params = [lines, size, inner].map(|count| count as u32).to_vec();
         Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: lines as u64 }])
@@ -41,7 +31,7 @@ impl Kernel for Softmax {
         operands: &[Operand<'_>],
         output: &mut [u32],
     ) -> Result<(), String> {
-        let (size, inner) = geometry(self, call)?;
+        let (size, inner) = call.lines(self.axis)?;
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
         output.copy_from_slice(operands[0].f32());
         if inner == 1 {

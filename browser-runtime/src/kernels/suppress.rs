@@ -49,14 +49,7 @@ fn overlaps(op: &Suppress, a: [f32; 4], b: [f32; 4]) -> bool {
 impl Kernel for Suppress {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(3)?;
-        let wanted = [DType::F32, DType::F32, DType::I32];
-        for (index, wanted) in wanted.into_iter().enumerate() {
-            let got = signature.input(index).dtype;
-            if got != wanted {
-                return Err(format!("input {index} is {got:?}, {wanted:?} is needed"));
-            }
-        }
-        Ok(())
+        signature.expect_inputs(&[DType::F32, DType::F32, DType::I32])
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

@@ -48,10 +48,7 @@ impl Kernel for TopK {
         if signature.output().dtype != DType::I32 {
             return Err(format!("positions of type {:?}", signature.output().dtype));
         }
-        if self.axis as usize >= signature.input(0).shape.len() {
-            return Err(format!("there is no dimension {}", self.axis));
-        }
-        Ok(())
+        signature.expect_axis(self.axis)
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {

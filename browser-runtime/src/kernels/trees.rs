@@ -51,13 +51,7 @@ impl Kernel for Trees {
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
         signature.expect_operands(7)?;
         let (float, int) = (DType::F32, DType::I32);
-        for (index, wanted) in [float, int, float, int, int, float, int].into_iter().enumerate() {
-            let got = signature.input(index).dtype;
-            if got != wanted {
-                return Err(format!("input {index} is {got:?}, {wanted:?} is needed"));
-            }
-        }
-        Ok(())
+        signature.expect_inputs(&[float, int, float, int, int, float, int])
     }
 
     fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {

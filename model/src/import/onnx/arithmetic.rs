@@ -2,21 +2,18 @@
 //! Source: NumPy, "General broadcasting rules"; ONNX, "Broadcasting in ONNX".
 
 use tract_onnx::{
-    prelude::{Datum, DatumType, OutletId, TDim, TVec, TractResult, tvec},
+    prelude::{Datum, DatumType, OutletId, TDim, TVec, TractResult},
     tract_hir::internal::{
         AxisOp, ToDim, TractErrorContext as _,
-        tract_core::{
-            broadcast::multi_broadcast,
-            ops::{
-                array::{Gather, MultiBroadcastTo, Slice, TypedConcat},
-                binary::{BinMiniOp, TypedBinOp},
-                cast::cast,
-                einsum::EinSum,
-                element_wise::ElementWiseOp,
-                logic::Iff,
-                math,
-                nn::{Reduce, Reducer, Softmax, SoftmaxKind},
-            },
+        tract_core::ops::{
+            array::{Gather, MultiBroadcastTo, Slice, TypedConcat},
+            binary::{BinMiniOp, TypedBinOp},
+            cast::cast,
+            einsum::EinSum,
+            element_wise::ElementWiseOp,
+            logic::Iff,
+            math,
+            nn::{Reduce, Reducer, Softmax, SoftmaxKind},
         },
     },
 };
@@ -34,12 +31,6 @@ impl Wiring<'_, '_> {
                     .try_fold(input, |input, _| self.wire(AxisOp::Add(0), &[input]))
             })
             .collect()
-    }
-
-    /// What shapes broadcast to.
-    pub(super) fn broadcast_shape(&self, inputs: &[OutletId]) -> TractResult<Vec<TDim>> {
-        let shapes: Vec<Vec<TDim>> = inputs.iter().map(|&input| self.shape(input)).collect();
-        Ok(multi_broadcast(&shapes)?.into_vec())
     }
 
     /// A function of two operands, which take the wider one's type.
@@ -243,17 +234,5 @@ impl Wiring<'_, '_> {
     ) -> TractResult<OutletId> {
         let indices = self.cast(indices, i64::datum_type())?;
         self.wire(Gather::new(axis), &[data, indices])
-    }
-
-    /// A shape as an operand.
-    pub(super) fn shape_of(&mut self, x: OutletId) -> TractResult<OutletId> {
-        let dims = self.shape(x);
-        self.tensor(tract_onnx::prelude::tensor1(&dims))
-    }
-
-    /// Every axis but some.
-    pub(super) fn other_axes(&self, x: OutletId, axes: &[usize]) -> TVec<usize> {
-        let all = tvec![(); self.rank(x)];
-        (0..all.len()).filter(|axis| !axes.contains(axis)).collect()
     }
 }

@@ -4,7 +4,6 @@
 //! operator is wired by our own function where [`ops`] has one, else by tract's importer ([`library`]). What a shape
 //! depends on must be known by then; inputs that decide shapes ([`structure`]) are given values when the model is loaded.
 
-#[expect(dead_code, reason = "families of operators are written with it")]
 mod arithmetic;
 mod bf16;
 mod convolve;
@@ -19,7 +18,6 @@ mod quotient;
 mod reals;
 mod size;
 mod structure;
-#[expect(dead_code, reason = "families of operators are written with it")]
 mod wiring;
 
 use std::collections::{BTreeMap, HashMap};

@@ -242,11 +242,11 @@ impl Wiring<'_, '_> {
         self.tensor(tensor)
     }
 
-    /// Wires another ONNX operator of the default domain.
+    /// Wires another ONNX operator of the default domain, with attributes that are integers.
     pub(super) fn onnx(
         &mut self,
         op: &str,
-        attributes: &[(&str, Attribute)],
+        attributes: &[(&str, i64)],
         inputs: &[Option<OutletId>],
     ) -> TractResult<Vec<OutletId>> {
         self.onnx_with_outputs(op, attributes, inputs, 1)
@@ -256,7 +256,7 @@ impl Wiring<'_, '_> {
     pub(super) fn onnx_with_outputs(
         &mut self,
         op: &str,
-        attributes: &[(&str, Attribute)],
+        attributes: &[(&str, i64)],
         inputs: &[Option<OutletId>],
         outputs: usize,
     ) -> TractResult<Vec<OutletId>> {
@@ -276,40 +276,17 @@ impl Wiring<'_, '_> {
                 .map(|(index, input)| name(index, input.is_some()))
                 .collect(),
             output: (0..outputs).map(|index| format!("result{index}")).collect(),
-            attribute: attributes.iter().map(|(name, value)| value.proto(name)).collect(),
+            attribute: attributes
+                .iter()
+                .map(|&(name, i)| AttributeProto {
+                    name: name.to_owned(),
+                    r#type: AttributeType::Int as i32,
+                    i,
+                    ..AttributeProto::default()
+                })
+                .collect(),
             ..NodeProto::default()
         };
         self.walk.operator(&node, inputs, self.scope).map_err(|error: OnnxError| error.into())
-    }
-}
-
-/// The value of an attribute that we give.
-#[derive(Clone, Debug)]
-pub(super) enum Attribute {
-    Int(i64),
-    Ints(Vec<i64>),
-    Float(f32),
-    Text(&'static str),
-}
-
-impl Attribute {
-    fn proto(&self, name: &str) -> AttributeProto {
-        let named = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
-        match self {
-            Attribute::Int(value) => {
-                AttributeProto { r#type: AttributeType::Int as i32, i: *value, ..named }
-            }
-            Attribute::Ints(values) => {
-                AttributeProto { r#type: AttributeType::Ints as i32, ints: values.clone(), ..named }
-            }
-            Attribute::Float(value) => {
-                AttributeProto { r#type: AttributeType::Float as i32, f: *value, ..named }
-            }
-            Attribute::Text(text) => AttributeProto {
-                r#type: AttributeType::String as i32,
-                s: text.as_bytes().to_vec(),
-                ..named
-            },
-        }
     }
 }

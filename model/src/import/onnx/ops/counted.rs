@@ -8,7 +8,7 @@ use tract_onnx::{
 
 use super::generators::positions;
 use crate::{
-    import::onnx::wiring::{Attribute, Wire, Wiring},
+    import::onnx::wiring::{Wire, Wiring},
     program::{Op, Suppress},
 };
 
@@ -136,7 +136,7 @@ fn non_max_suppression(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let boxes = w.cast(boxes, DatumType::F32)?;
     let scores = w.cast(scores, DatumType::F32)?;
     let all = w.tensor(Tensor::from_shape(&[1], &[count.to_i64()?])?)?;
-    let ranked = [("axis", Attribute::Int(-1))];
+    let ranked = [("axis", -1)];
     let order = w.onnx_with_outputs("TopK", &ranked, &[Some(scores), Some(all)], 2)?[1];
     let suppress = Op::Suppress(Suppress { overlap_max, score_min, centres });
     let shape = vec![images.clone(), classes.clone(), slots.clone()];
@@ -243,7 +243,7 @@ fn unique(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 fn inverse(w: &mut Wiring<'_, '_>, permutation: OutletId, size: &TDim) -> TractResult<OutletId> {
     let at = positions(w, 0, size.clone())?;
     let zeros = w.sub(at, at)?;
-    let axis = [("axis", Attribute::Int(0))];
+    let axis = [("axis", 0)];
     let operands = [Some(zeros), Some(permutation), Some(at)];
     Ok(w.onnx("ScatterElements", &axis, &operands)?[0])
 }
