@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
 use anyhow::Context;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, now_us, wire_dtype};
 use flotilla_model::program::{DType, Program};
-use flotilla_protocol::{Backend, BlobSource, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 
 const RUNS: usize = 10;
 
@@ -44,7 +44,8 @@ fn run() -> anyhow::Result<()> {
     let start = now_us();
     let mut fetcher = MemoryBlobs { blobs, chunk_bytes: 1 << 20 };
     let mut ignored = |_, _| {};
-    let load = runtime.load(backend, program.clone(), &mut fetcher, &source, &mut ignored);
+    let terms = LoadTerms::default();
+    let load = runtime.load(backend, program.clone(), &terms, &mut fetcher, &source, &mut ignored);
     let mut placement = pollster::block_on(load)?;
     println!("loaded on {} in {} us", placement.adapter().label(), now_us() - start);
     let sizes: Vec<i64> = sizes.iter().map(|size| size.parse()).collect::<Result<_, _>>()?;

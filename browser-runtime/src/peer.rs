@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use flotilla_model::program::Program;
 use flotilla_protocol::{
-    Backend, BlobSource, Epoch, FromPage, LoadError, PlacementId, RunError, Tensor, ToPage,
+    AdapterInfo, Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
+    Split, Tensor, ToPage,
 };
 use futures_channel::mpsc;
 
 use crate::{
-    backend::webgpu::DeviceLoss,
+    backend::DeviceLoss,
     faults::Faults,
     fetch::BlobFetcher,
     platform::now_us,
@@ -26,21 +27,32 @@ pub struct Peer<F> {
     placements: BTreeMap<PlacementId, (Epoch, Placement)>,
 }
 
+/// What is to be loaded as what.
+struct Order<'a> {
+    placement: PlacementId,
+    epoch: Epoch,
+    backend: Backend,
+    terms: &'a LoadTerms,
+}
+
 /// Losses of devices, as messages; they happen between other messages too.
 pub struct Losses(mpsc::Receiver<DeviceLoss>);
 
 impl Losses {
     /// The next loss; `None` when the peer is gone.
     pub async fn next(&mut self) -> Option<FromPage> {
-        let loss = self.0.recv().await.ok()?;
-        Some(FromPage::DeviceLost { generation: loss.generation, reason: loss.reason })
+        Some(told(self.0.recv().await.ok()?))
     }
 
     /// A loss that has happened already.
     pub fn try_next(&mut self) -> Option<FromPage> {
-        let loss = self.0.try_recv().ok()?;
-        Some(FromPage::DeviceLost { generation: loss.generation, reason: loss.reason })
+        Some(told(self.0.try_recv().ok()?))
     }
+}
+
+fn told(loss: DeviceLoss) -> FromPage {
+    let DeviceLoss { backend, generation, reason } = loss;
+    FromPage::DeviceLost { backend, generation, reason }
 }
 
 impl<F: BlobFetcher> Peer<F> {
@@ -69,15 +81,17 @@ impl<F: BlobFetcher> Peer<F> {
         match message {
             ToPage::Welcome { .. } | ToPage::Refused { .. } => {}
             ToPage::Inspect => send(FromPage::Backends(self.runtime.inspect().await), Vec::new()),
-            ToPage::Load { placement, epoch, backend, program, blobs } => {
+            ToPage::Load { placement, epoch, backend, program, blobs, terms } => {
                 let started = now_us();
-                let message = match self
-                    .load(placement, epoch, backend, &program, &blobs, send)
-                    .await
-                {
-                    Ok(adapter) => {
-                        FromPage::Loaded { placement, epoch, adapter, load_us: now_us() - started }
-                    }
+                let order = Order { placement, epoch, backend, terms: &terms };
+                let message = match self.load(&order, &program, &blobs, send).await {
+                    Ok((adapter, split)) => FromPage::Loaded {
+                        placement,
+                        epoch,
+                        adapter,
+                        split,
+                        load_us: now_us() - started,
+                    },
                     Err(error) => FromPage::LoadFailed { placement, epoch, error },
                 };
                 send(message, Vec::new());
@@ -106,13 +120,12 @@ impl<F: BlobFetcher> Peer<F> {
 
     async fn load(
         &mut self,
-        placement: PlacementId,
-        epoch: Epoch,
-        backend: Backend,
+        order: &Order<'_>,
         program: &[u8],
         blobs: &BlobSource,
         send: &mut dyn FnMut(FromPage, Vec<Tensor>),
-    ) -> Result<flotilla_protocol::AdapterInfo, LoadError> {
+    ) -> Result<(AdapterInfo, Option<Split>), LoadError> {
+        let &Order { placement, epoch, backend, terms } = order;
         // The old life ends first: two copies of a model may not fit.
         self.placements.remove(&placement);
         let program = Program::from_bytes(program)
@@ -125,10 +138,12 @@ impl<F: BlobFetcher> Peer<F> {
                 send(FromPage::LoadProgress { placement, done_bytes, total_bytes }, Vec::new());
             }
         };
-        let loaded =
-            self.runtime.load(backend, program, &mut self.fetcher, blobs, &mut progress).await?;
-        let adapter = loaded.adapter().clone();
+        let loaded = self
+            .runtime
+            .load(backend, program, terms, &mut self.fetcher, blobs, &mut progress)
+            .await?;
+        let about = (loaded.adapter().clone(), loaded.split().cloned());
         self.placements.insert(placement, (epoch, loaded));
-        Ok(adapter)
+        Ok(about)
     }
 }

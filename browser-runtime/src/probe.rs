@@ -173,7 +173,7 @@ fn erf(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_protocol::{BlobSource, Epoch, FromPage, ToPage};
+    use flotilla_protocol::{BlobSource, Epoch, FromPage, LoadTerms, ToPage};
 
     use super::*;
     use crate::{MemoryBlobs, Options, Peer};
@@ -192,7 +192,9 @@ mod tests {
         let program = program().to_bytes().unwrap();
         let blobs = BlobSource { url_prefix: String::new() };
         let (placement, epoch) = (placement(backend), Epoch(1));
-        let heard = say(ToPage::Load { placement, epoch, backend, program, blobs }, Vec::new());
+        let terms = LoadTerms::default();
+        let load = ToPage::Load { placement, epoch, backend, program, blobs, terms };
+        let heard = say(load, Vec::new());
         match &heard.last().expect("an answer").0 {
             FromPage::Loaded { .. } => {}
             FromPage::LoadFailed { error, .. } if backend == Backend::WebGpu => {

@@ -4,14 +4,16 @@ use std::rc::Rc;
 
 use flotilla_model::program::Program;
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BlobSource, LoadError, RunError, RunReport, Tensor,
+    AdapterInfo, Backend, BackendReport, BlobSource, LoadError, LoadTerms, RunError, RunReport,
+    Split, Tensor,
 };
 use futures_channel::mpsc;
 
 use crate::{
     backend::{
+        DeviceLoss,
         cpu::{self, CpuModel},
-        webgpu::{self, DeviceLoss, Gpu, GpuModel},
+        webgpu::{self, Gpu, GpuModel},
     },
     call::{Shapes, Signature},
     faults::Faults,
@@ -57,6 +59,7 @@ pub struct Placement {
     program: Rc<Program>,
     model: Model,
     adapter: AdapterInfo,
+    split: Option<Split>,
 }
 
 enum Model {
@@ -94,7 +97,7 @@ impl Runtime {
                     Backend::Cpu => Ok(cpu::adapter()),
                 }
             };
-            reports.push(BackendReport { backend, outcome });
+            reports.push(BackendReport { backend, device: None, outcome });
         }
         reports
     }
@@ -107,6 +110,7 @@ impl Runtime {
         &mut self,
         backend: Backend,
         program: Program,
+        terms: &LoadTerms,
         fetcher: &mut F,
         source: &BlobSource,
         progress: &mut dyn FnMut(u64, u64),
@@ -132,9 +136,12 @@ impl Runtime {
                 stream(&program, &constants, fetcher, source, &mut loading, progress).await?;
                 (Model::WebGpu(Box::new(loading.finish(&program, constants))), adapter)
             }
-            Backend::WebNn => return Err(unavailable(NO_WEBNN)),
+            Backend::WebNn => {
+                let _ = terms;
+                return Err(unavailable(NO_WEBNN));
+            }
         };
-        Ok(Placement { program: Rc::new(program), model, adapter })
+        Ok(Placement { program: Rc::new(program), model, adapter, split: None })
     }
 
     /// The device, a new one if there is none or it is lost.
@@ -204,6 +211,11 @@ impl Placement {
     /// What it runs on.
     pub fn adapter(&self) -> &AdapterInfo {
         &self.adapter
+    }
+
+    /// Which nodes run elsewhere.
+    pub fn split(&self) -> Option<&Split> {
+        self.split.as_ref()
     }
 
     /// What it runs.
@@ -278,6 +290,7 @@ mod tests {
             pollster::block_on(runtime.load(
                 Backend::WebGpu,
                 program,
+                &LoadTerms::default(),
                 &mut blobs,
                 &source,
                 &mut ignored,

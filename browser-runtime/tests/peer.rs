@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Peer};
 use flotilla_model::program::BlobId;
 use flotilla_protocol::{
-    Backend, BlobSource, Epoch, FromPage, LoadError, PlacementId, RunError, RunId, Tensor, ToPage,
+    Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError, RunId,
+    Tensor, ToPage,
 };
 
 const SIZES: bert::Sizes =
@@ -30,7 +31,8 @@ fn tell(
 
 fn load(program: Vec<u8>, backend: Backend, epoch: u64) -> ToPage {
     let blobs = BlobSource { url_prefix: "/blobs".to_owned() };
-    ToPage::Load { placement: PlacementId(1), epoch: Epoch(epoch), backend, program, blobs }
+    let terms = LoadTerms::default();
+    ToPage::Load { placement: PlacementId(1), epoch: Epoch(epoch), backend, program, blobs, terms }
 }
 
 fn run(epoch: u64) -> ToPage {

@@ -4,7 +4,7 @@
 mod bert;
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Placement, Runtime};
-use flotilla_protocol::{Backend, BlobSource, LoadError, RunError, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms, RunError, Tensor};
 
 const SIZES: bert::Sizes = bert::Sizes {
     layers: 2,
@@ -20,7 +20,15 @@ fn load(runtime: &mut Runtime, backend: Backend) -> Option<Placement> {
     let source = BlobSource { url_prefix: String::new() };
     let mut blobs = MemoryBlobs { blobs, chunk_bytes: 1 << 16 };
     let mut ignored = |_, _| {};
-    match pollster::block_on(runtime.load(backend, program, &mut blobs, &source, &mut ignored)) {
+    let terms = LoadTerms::default();
+    match pollster::block_on(runtime.load(
+        backend,
+        program,
+        &terms,
+        &mut blobs,
+        &source,
+        &mut ignored,
+    )) {
         Ok(placement) => Some(placement),
         Err(LoadError::BackendUnavailable { reason, .. }) => {
             println!("skipped: {backend}: {reason}");

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a skipped backend is said so")]
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, suite::cases};
-use flotilla_protocol::{Backend, BlobSource, LoadError};
+use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms};
 
 /// Runs all cases and lists those that fail; `None` when the backend is not there.
 fn failures(backend: Backend) -> Option<Vec<String>> {
@@ -12,7 +12,9 @@ fn failures(backend: Backend) -> Option<Vec<String>> {
     for case in cases() {
         let mut blobs = MemoryBlobs { blobs: case.weights.clone(), chunk_bytes: 1001 };
         let mut ignored = |_, _| {};
-        let loaded = runtime.load(backend, case.program.clone(), &mut blobs, &source, &mut ignored);
+        let terms = LoadTerms::default();
+        let loaded =
+            runtime.load(backend, case.program.clone(), &terms, &mut blobs, &source, &mut ignored);
         let outcome = match pollster::block_on(loaded) {
             Err(LoadError::BackendUnavailable { reason, .. }) => {
                 println!("skipped: {backend}: {reason}");

@@ -11,7 +11,7 @@ pub mod tensor;
 pub use frame::{FRAME_BYTES_MAX, FrameError, decode, encode};
 pub use ids::{BrowserId, Epoch, PlacementId, RequestId, RunId};
 pub use message::{
-    AdapterInfo, Backend, BackendReport, BlobSource, FromPage, Hello, Level, Link, LoadError,
-    PROTOCOL_VERSION, RunError, RunReport, ToPage,
+    AdapterInfo, Backend, BackendReport, BlobSource, Device, FromPage, Hello, Level, Link,
+    LoadError, LoadTerms, PROTOCOL_VERSION, RefusedNode, RunError, RunReport, Split, ToPage,
 };
 pub use tensor::{DType, Tensor, TensorError};

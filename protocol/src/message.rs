@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PlacementId, RunId};
 
 /// Version of these messages; a page that speaks another one is refused. Raise it with every change of a message.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Which of a page's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +53,37 @@ impl Backend {
 }
 
 impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The kind of processor that WebNN is asked for (`MLDeviceType`). It is a wish: a browser may compute elsewhere and not say so.
+/// Source: W3C, "Web Neural Network API", "MLContextOptions".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each variant is named after the processor")]
+pub enum Device {
+    Cpu,
+    Gpu,
+    Npu,
+}
+
+impl Device {
+    /// Every device.
+    pub const ALL: [Device; 3] = [Device::Cpu, Device::Gpu, Device::Npu];
+
+    /// Lower-case name as in options and in WebNN.
+    pub fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Gpu => "gpu",
+            Device::Npu => "npu",
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
     }
@@ -106,6 +137,8 @@ impl AdapterInfo {
 pub struct BackendReport {
     /// The backend.
     pub backend: Backend,
+    /// The processor that was asked for; webnn is asked for each.
+    pub device: Option<Device>,
     /// What it runs on, or the browser's own words of refusal.
     pub outcome: Result<AdapterInfo, String>,
 }
@@ -115,6 +148,47 @@ pub struct BackendReport {
 pub struct BlobSource {
     /// URL prefix; the blob is at `<prefix>/<64 hexadecimal digits>`.
     pub url_prefix: String,
+}
+
+/// What is wished for when a program is loaded, beside its backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadTerms {
+    /// The processor that webnn is asked for; the browser's own choice without one.
+    pub device: Option<Device>,
+    /// Where the nodes run that the backend cannot run; without it a program that has such nodes is refused.
+    pub rest: Option<Backend>,
+    /// Values of the program's symbols in the runs to come: what depends on shapes is made for these when it is loaded.
+    pub sizes: Vec<i64>,
+}
+
+/// A node that a backend cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedNode {
+    /// Its name in the model.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// What the backend cannot do.
+    pub reason: String,
+}
+
+impl std::fmt::Display for RefusedNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", self.node, self.op, self.reason)
+    }
+}
+
+/// How a program was split between two backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// How many parts run on the backend that was asked for.
+    pub parts: u32,
+    /// How many nodes these have.
+    pub nodes: u32,
+    /// Where the other nodes run.
+    pub rest: Backend,
+    /// The other nodes.
+    pub elsewhere: Vec<RefusedNode>,
 }
 
 /// Daemon to page.
@@ -144,6 +218,8 @@ pub enum ToPage {
         program: Vec<u8>,
         /// Where the weights are.
         blobs: BlobSource,
+        /// What else is wished for.
+        terms: LoadTerms,
     },
     /// Free a placement. No answer. Data link.
     Unload {
@@ -203,6 +279,8 @@ pub enum FromPage {
         epoch: Epoch,
         /// What it runs on.
         adapter: AdapterInfo,
+        /// Which nodes run elsewhere; `None` when all run on the backend that was asked for.
+        split: Option<Split>,
         /// From the message's arrival to warm, in microseconds.
         load_us: u64,
     },
@@ -233,11 +311,13 @@ pub enum FromPage {
         /// Why.
         error: RunError,
     },
-    /// A GPU device was lost. Data link.
+    /// A GPU device or a WebNN context was lost. Data link.
     DeviceLost {
-        /// Counts the devices of this page, from 1.
+        /// Whose it was.
+        backend: Backend,
+        /// Counts the backend's devices of this page, from 1.
         generation: u32,
-        /// `GPUDeviceLostInfo.reason` or the like, in the browser's words.
+        /// `GPUDeviceLostInfo.reason`, `MLContextLostInfo.message` or the like, in the browser's words.
         reason: String,
     },
     /// Answer to `Ping`.
@@ -271,6 +351,8 @@ pub enum LoadError {
         backend: Backend,
         reason: String,
     },
+    #[error("{backend} cannot run {} of the nodes: {}", nodes.len(), listed(nodes))]
+    UnsupportedNodes { backend: Backend, nodes: Vec<RefusedNode> },
     #[error("program is not usable: {reason}")]
     Program { reason: String },
     #[error("blob {blob} could not be fetched: {reason}")]
@@ -281,6 +363,19 @@ pub enum LoadError {
     OutOfMemory { reason: String },
     #[error("device was lost while loading: {reason}")]
     DeviceLost { reason: String },
+}
+
+/// Most nodes that a message names.
+const NODES_NAMED_MAX: usize = 8;
+
+/// The first nodes in words, and how many there are beside.
+fn listed(nodes: &[RefusedNode]) -> String {
+    let mut named: Vec<String> =
+        nodes.iter().take(NODES_NAMED_MAX).map(ToString::to_string).collect();
+    if nodes.len() > NODES_NAMED_MAX {
+        named.push(format!("and {} more", nodes.len() - NODES_NAMED_MAX));
+    }
+    named.join("; ")
 }
 
 /// Why a run has no results.

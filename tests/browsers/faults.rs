@@ -13,8 +13,8 @@ use flotilla::{
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Failure, FailureKind};
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, FromPage, Link, RunError, RunId, RunReport, Tensor,
-    ToPage,
+    Backend, BlobSource, BrowserId, Epoch, FromPage, Link, LoadTerms, RunError, RunId, RunReport,
+    Tensor, ToPage,
 };
 use flotilla_tests::{
     place, process,
@@ -147,7 +147,9 @@ impl Subject {
         let (placement, epoch) = (probe::placement(backend), Epoch(self.epoch));
         let program = probe::program().to_bytes().expect("a program");
         let blobs = BlobSource { url_prefix: String::new() };
-        self.data.say(&ToPage::Load { placement, epoch, backend, program, blobs }, &[]);
+        let terms = LoadTerms::default();
+        let load = ToPage::Load { placement, epoch, backend, program, blobs, terms };
+        self.data.say(&load, &[]);
         self.data.wait("answer to a load", SLOW_MAX, |message, _| match message {
             FromPage::Loaded { epoch: loaded, .. } if loaded == epoch => Some(Ok(())),
             FromPage::LoadFailed { epoch: failed, error, .. } if failed == epoch => {
@@ -188,7 +190,7 @@ impl Subject {
     /// Waits for the loss of the webgpu device of this generation.
     fn lost(&mut self, want: u32) {
         let reason = self.data.wait("lost device", SLOW_MAX, |message, _| match message {
-            FromPage::DeviceLost { generation, reason } if generation == want => Some(reason),
+            FromPage::DeviceLost { generation, reason, .. } if generation == want => Some(reason),
             _ => None,
         });
         eprintln!("generation {want}: {reason}");

@@ -1,7 +1,7 @@
 //! Eleven architectures on the backends that native code has.
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
-use flotilla_protocol::{Backend, BlobSource, LoadError};
+use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms};
 use flotilla_tests::{
     architecture::{ARCHITECTURES, verify},
     skip::skip,
@@ -30,7 +30,9 @@ fn check(backend: Backend) {
             let source = BlobSource { url_prefix: String::new() };
             let mut ignored = |_, _| {};
             let program = recorded.program.clone();
-            let loaded = runtime.load(backend, program, &mut blobs, &source, &mut ignored).await;
+            let terms = LoadTerms::default();
+            let loaded =
+                runtime.load(backend, program, &terms, &mut blobs, &source, &mut ignored).await;
             let mut placement = match loaded {
                 Ok(placement) => placement,
                 Err(LoadError::BackendUnavailable { reason, .. }) => {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_browser_runtime::{BlobFetcher, BlobStream, Options, Placement, Runtime, now_us};
 use flotilla_model::program::{BlobId, Program};
-use flotilla_protocol::{AdapterInfo, Backend, BlobSource, Tensor};
+use flotilla_protocol::{AdapterInfo, Backend, BlobSource, LoadTerms, Tensor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::session::Run;
@@ -75,7 +75,10 @@ async fn own(
     let begin = now_us();
     let mut runtime = Runtime::native(Options { backends: vec![backend] });
     let source = BlobSource { url_prefix: String::new() };
-    let load = runtime.load(backend, program, &mut Memory { blobs }, &source, &mut |_, _| {}).await;
+    let terms = LoadTerms::default();
+    let load = runtime
+        .load(backend, program, &terms, &mut Memory { blobs }, &source, &mut |_, _| {})
+        .await;
     let mut placement = match load {
         Ok(placement) => placement,
         // Whoever waited may have gone, here and below.

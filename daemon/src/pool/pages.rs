@@ -175,7 +175,7 @@ impl State {
                 let backend = probe::backend(placement);
                 self.probes_failed(browser, backend, load_failure(&error));
             }
-            FromPage::Loaded { placement, epoch, adapter, load_us } => {
+            FromPage::Loaded { placement, epoch, adapter, split: _, load_us } => {
                 if let Some(entry) =
                     self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
                 {
@@ -210,9 +210,9 @@ impl State {
                     }
                 }
             }
-            FromPage::DeviceLost { generation, reason } => {
-                tracing::warn!(%browser, generation, %reason, "device lost");
-                self.forget_probe(browser, Backend::WebGpu);
+            FromPage::DeviceLost { backend, generation, reason } => {
+                tracing::warn!(%browser, %backend, generation, %reason, "device lost");
+                self.forget_probe(browser, backend);
                 self.event(Event::DeviceLost { browser, reason });
             }
         }
@@ -283,6 +283,7 @@ fn load_failure(error: &LoadError) -> Failure {
     let kind = match error {
         LoadError::BackendUnavailable { .. }
         | LoadError::Unsupported { .. }
+        | LoadError::UnsupportedNodes { .. }
         | LoadError::Program { .. } => FailureKind::UnsupportedOperation,
         LoadError::Fetch { .. } => FailureKind::ConnectionLost,
         LoadError::Corrupt { .. } => FailureKind::WrongResult,

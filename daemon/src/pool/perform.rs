@@ -6,7 +6,8 @@ use bytes::Bytes;
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Action, Event, Failure, FailureKind, ModelId, TaskId};
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, PlacementId, RequestId, RunId, Tensor, ToPage, encode,
+    Backend, BlobSource, BrowserId, Epoch, LoadTerms, PlacementId, RequestId, RunId, Tensor,
+    ToPage, encode,
 };
 use serde_json::json;
 
@@ -154,7 +155,14 @@ impl State {
         if !is_loaded {
             let program = probe::program().to_bytes().map_err(|error| broken(error.to_string()))?;
             let blobs = BlobSource { url_prefix: format!("{}/blobs", self.origin) };
-            let load = ToPage::Load { placement, epoch, backend, program, blobs };
+            let load = ToPage::Load {
+                placement,
+                epoch,
+                backend,
+                program,
+                blobs,
+                terms: LoadTerms::default(),
+            };
             self.send(browser, &load, &[]).map_err(failed)?;
         }
         let inputs = probe::inputs(run).map_err(|error| broken(error.to_string()))?;
@@ -206,6 +214,7 @@ impl State {
             backend,
             program: self.catalog.models[model.0 as usize].program_bytes.clone(),
             blobs: BlobSource { url_prefix: format!("{}/blobs", self.origin) },
+            terms: LoadTerms::default(),
         };
         self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
             placement,

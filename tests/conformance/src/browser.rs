@@ -11,7 +11,7 @@ use flotilla::browser::{
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, FromPage, PlacementId, RunId, Tensor, ToPage,
+    Backend, BlobSource, BrowserId, Epoch, FromPage, LoadTerms, PlacementId, RunId, Tensor, ToPage,
 };
 use flotilla_tests::{
     place,
@@ -134,6 +134,7 @@ impl Browser {
             backend: self.backend,
             program,
             blobs: BlobSource { url_prefix: self.runner.blob_prefix() },
+            terms: LoadTerms::default(),
         };
         let told = page.data.try_say(&order, &[]).map_err(Gone);
         let heard = told.and_then(|()| {

@@ -1,7 +1,7 @@
 //! `browser-runtime` as native code.
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
-use flotilla_protocol::{Backend, BlobSource, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 
 use crate::{
     outcome::{Failure, Stage},
@@ -36,7 +36,9 @@ impl Native {
         let source = BlobSource { url_prefix: String::new() };
         let mut ignored = |_, _| {};
         let program = trial.program.clone();
-        let load = self.runtime.load(self.backend, program, &mut blobs, &source, &mut ignored);
+        let terms = LoadTerms::default();
+        let load =
+            self.runtime.load(self.backend, program, &terms, &mut blobs, &source, &mut ignored);
         let mut placement =
             pollster::block_on(load).map_err(|error| Failure::of(Stage::Load, &error))?;
         let (outputs, _) = pollster::block_on(placement.run(&trial.inputs))

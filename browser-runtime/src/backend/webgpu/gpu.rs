@@ -7,24 +7,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use flotilla_protocol::{AdapterInfo, LoadError, RunError};
+use flotilla_protocol::{AdapterInfo, Backend, LoadError, RunError};
 use futures_channel::{mpsc, oneshot};
 
 use super::adapter;
-use crate::kernels::{Shader, WORKGROUP};
+use crate::{
+    backend::DeviceLoss,
+    kernels::{Shader, WORKGROUP},
+};
 
 /// Most turns of the page's event loop between a map's refusal and the loss that explains it.
 #[cfg(target_arch = "wasm32")]
 const LOSS_TURNS_MAX: u32 = 50;
-
-/// A device was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeviceLoss {
-    /// Which of this runtime's devices, from 1.
-    pub(crate) generation: u32,
-    /// The browser's words.
-    pub(crate) reason: String,
-}
 
 /// What callbacks of the device leave behind.
 #[derive(Debug, Default)]
@@ -131,7 +125,12 @@ impl Gpu {
             };
             if !seen.closing && seen.lost.is_none() {
                 // A full queue means that the loss before this one was not read yet; it says the same.
-                let _ = losses.clone().try_send(DeviceLoss { generation, reason: reason.clone() });
+                let backend = Backend::WebGpu;
+                let _ = losses.clone().try_send(DeviceLoss {
+                    backend,
+                    generation,
+                    reason: reason.clone(),
+                });
             }
             seen.lost.get_or_insert(reason);
         });

@@ -7,7 +7,7 @@ mod model;
 mod plan;
 mod pool;
 
-pub(crate) use gpu::{DeviceLoss, Gpu};
+pub(crate) use gpu::Gpu;
 pub(crate) use loading::Loading;
 pub(crate) use model::GpuModel;
 
