@@ -3,7 +3,10 @@
 use flotilla_model::program::{Attention, LayerNorm, MatMul, Node};
 
 use super::Lowering;
-use crate::backend::webnn::draft::{Binary, Id, Type};
+use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};
+
+/// Most elements that a product of integer matrices may be spread to.
+const PRODUCTS_MAX: u64 = 1 << 22;
 
 impl Lowering<'_> {
     pub(super) fn matmul(&mut self, node: &Node, op: &MatMul) -> Result<Id, String> {
@@ -44,7 +47,11 @@ impl Lowering<'_> {
             permutation.swap(rank as usize - 1, rank as usize - 2);
             b = self.draft.transpose(b, &permutation)?;
         }
-        let mut y = self.draft.matmul(a, b)?;
+        let mut y = if self.draft.ty(a) == Type::Int32 {
+            self.integers(a, b)?
+        } else {
+            self.draft.matmul(a, b)?
+        };
         if op.alpha != 1.0 {
             let alpha = self.draft.scalar(f64::from(op.alpha), Type::Float32)?;
             y = self.draft.binary(Binary::Mul, y, alpha)?;
@@ -53,6 +60,31 @@ impl Lowering<'_> {
             Some(bias) => self.draft.binary(Binary::Add, y, bias),
             None => Ok(y),
         }
+    }
+
+    /// A product of integers: every row against every column, element by element.
+    fn integers(&mut self, a: Id, b: Id) -> Result<Id, String> {
+        let ([before_a @ .., m, k], [before_b @ .., l, n]) =
+            (self.draft.shape(a), self.draft.shape(b))
+        else {
+            return Err("a product of scalars".to_owned());
+        };
+        let (rows, columns) =
+            ([before_a, &[*m, *k, 1]].concat(), [before_b, &[1, *l, *n]].concat());
+        let rows = self.draft.reshape(a, &rows)?;
+        let columns = self.draft.reshape(b, &columns)?;
+        let products = self.draft.binary(Binary::Mul, rows, columns)?;
+        let shape = self.draft.shape(products).to_vec();
+        if elements(&shape) > PRODUCTS_MAX {
+            return Err(format!(
+                "WebNN has no products of integer matrices, and {shape:?} are many"
+            ));
+        }
+        let inner = shape.len() - 2;
+        let sums = self.draft.reduce(Reduction::Sum, products, &[inner as u32])?;
+        let mut without = shape;
+        without.remove(inner);
+        self.draft.reshape(sums, &without)
     }
 
     pub(super) fn attention(&mut self, node: &Node, op: &Attention) -> Result<Id, String> {
