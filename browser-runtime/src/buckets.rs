@@ -2,10 +2,7 @@
 //!
 //! A run whose symbols may be padded uses a graph that is somewhat larger, so that a few graphs serve every size.
 
-use flotilla_model::{
-    padding::Padding,
-    program::{Program, ValueId},
-};
+use flotilla_model::program::{Padding, Program, ValueId};
 
 use crate::{
     call::{Shapes, strides},
@@ -14,12 +11,6 @@ use crate::{
 
 /// How much more work a graph that is there may be than the one that is wanted, to be used until that one is built.
 const WORK_RATIO_MAX: i64 = 4;
-
-/// What may be padded in the runs of a program.
-#[derive(Debug, Default)]
-pub(crate) struct Buckets {
-    paddings: Vec<Padding>,
-}
 
 /// The next power of two, or one and a half times the one before it: at most half of a dimension is padding.
 fn bucket(size: i64) -> i64 {
@@ -34,59 +25,51 @@ fn work(symbols: &[i64]) -> i64 {
     symbols.iter().fold(1, |work, &size| work.saturating_mul(size.max(1)))
 }
 
-impl Buckets {
-    pub(crate) fn new(program: &Program) -> Buckets {
-        Buckets { paddings: program.paddings().allowed }
-    }
+/// The paddings that these inputs allow.
+pub(crate) fn allowed<'p>(
+    program: &'p Program,
+    shapes: &Shapes,
+    inputs: &[Vec<u32>],
+) -> Vec<&'p Padding> {
+    let holds = |padding: &&Padding| {
+        padding.guards.iter().all(|guard| {
+            let index = guard.input as usize;
+            guard.holds(&inputs[index], shapes.of(program.inputs[index].value))
+        })
+    };
+    program.allowed_paddings.iter().filter(holds).collect()
+}
 
-    /// The paddings that these inputs allow.
-    pub(crate) fn allowed(
-        &self,
-        program: &Program,
-        shapes: &Shapes,
-        inputs: &[Vec<u32>],
-    ) -> Vec<&Padding> {
-        let holds = |padding: &&Padding| {
-            padding.guards.iter().all(|guard| {
-                let index = guard.input as usize;
-                guard.holds(&inputs[index], shapes.of(program.inputs[index].value))
-            })
-        };
-        self.paddings.iter().filter(holds).collect()
-    }
-
-    /// The symbols of the graph that a run is wanted to have.
-    pub(crate) fn wanted(allowed: &[&Padding], symbols: &[i64]) -> Vec<i64> {
-        let mut wanted = symbols.to_vec();
-        for padding in allowed {
-            let at = padding.symbol.0 as usize;
-            let mut larger = wanted.clone();
-            larger[at] = bucket(symbols[at]);
-            if allowed.iter().all(|padding| padding.allows(&larger)) {
-                wanted = larger;
-            }
+/// The symbols of the graph that a run is wanted to have.
+pub(crate) fn wanted(allowed: &[&Padding], symbols: &[i64]) -> Vec<i64> {
+    let mut wanted = symbols.to_vec();
+    for padding in allowed {
+        let at = padding.symbol.0 as usize;
+        let mut larger = wanted.clone();
+        larger[at] = bucket(symbols[at]);
+        if allowed.iter().all(|padding| padding.allows(&larger)) {
+            wanted = larger;
         }
-        wanted
     }
+    wanted
+}
 
-    /// Of the graphs that are there, the one with the least work that a run may use instead of the wanted one.
-    pub(crate) fn substitute<'s>(
-        allowed: &[&Padding],
-        symbols: &[i64],
-        wanted: &[i64],
-        ready: &'s [Vec<i64>],
-    ) -> Option<&'s [i64]> {
-        let most = work(wanted).saturating_mul(WORK_RATIO_MAX);
-        let serves = |ready: &&[i64]| {
-            let fits = ready.iter().zip(symbols).enumerate().all(|(at, (ready, size))| {
-                ready == size
-                    || ready > size
-                        && allowed.iter().any(|padding| padding.symbol.0 as usize == at)
-            });
-            fits && work(ready) <= most && allowed.iter().all(|padding| padding.allows(ready))
-        };
-        ready.iter().map(Vec::as_slice).filter(serves).min_by_key(|ready| work(ready))
-    }
+/// Of the graphs that are there, the one with the least work that a run may use instead of the wanted one.
+pub(crate) fn substitute<'s>(
+    allowed: &[&Padding],
+    symbols: &[i64],
+    wanted: &[i64],
+    ready: &'s [Vec<i64>],
+) -> Option<&'s [i64]> {
+    let most = work(wanted).saturating_mul(WORK_RATIO_MAX);
+    let serves = |ready: &&[i64]| {
+        let fits = ready.iter().zip(symbols).enumerate().all(|(at, (ready, size))| {
+            ready == size
+                || ready > size && allowed.iter().any(|padding| padding.symbol.0 as usize == at)
+        });
+        fits && work(ready) <= most && allowed.iter().all(|padding| padding.allows(ready))
+    };
+    ready.iter().map(Vec::as_slice).filter(serves).min_by_key(|ready| work(ready))
 }
 
 /// A value's elements with zeros behind each dimension.
@@ -124,8 +107,7 @@ pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -
 mod tests {
     use flotilla_model::{
         dim::{Dim, Symbol},
-        padding::Limit,
-        program::{DType, PROGRAM_VERSION, Source, Value},
+        program::{DType, Limit, PROGRAM_VERSION, Source, Value},
     };
 
     use super::*;
@@ -145,10 +127,10 @@ mod tests {
     fn sizes_grow_as_far_as_the_program_allows() {
         let (rows, columns) = (padding(0, 64), padding(1, 100));
         let both = [&rows, &columns];
-        assert_eq!(Buckets::wanted(&both, &[3, 70]), [4, 96]);
-        assert_eq!(Buckets::wanted(&both, &[3, 99]), [4, 99], "128 are too many");
-        assert_eq!(Buckets::wanted(&[&rows], &[3, 70]), [4, 70]);
-        assert_eq!(Buckets::wanted(&[], &[3, 70]), [3, 70]);
+        assert_eq!(wanted(&both, &[3, 70]), [4, 96]);
+        assert_eq!(wanted(&both, &[3, 99]), [4, 99], "128 are too many");
+        assert_eq!(wanted(&[&rows], &[3, 70]), [4, 70]);
+        assert_eq!(wanted(&[], &[3, 70]), [3, 70]);
     }
 
     #[test]
@@ -156,8 +138,8 @@ mod tests {
         let (rows, columns) = (padding(0, 64), padding(1, 512));
         let ready = [vec![1, 256], vec![4, 64], vec![2, 48], vec![1, 16]];
         let serve = |allowed: &[&Padding], symbols: &[i64]| {
-            let wanted = Buckets::wanted(allowed, symbols);
-            Buckets::substitute(allowed, symbols, &wanted, &ready).map(<[i64]>::to_vec)
+            let larger = wanted(allowed, symbols);
+            substitute(allowed, symbols, &larger, &ready).map(<[i64]>::to_vec)
         };
         assert_eq!(serve(&[&rows, &columns], &[1, 40]), Some(vec![2, 48]));
         assert_eq!(serve(&[&columns], &[1, 200]), Some(vec![1, 256]));
@@ -182,6 +164,7 @@ mod tests {
             outputs: Vec::new(),
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         };
         let exact = Shapes::new(&program, vec![1, 2]).expect("shapes");

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
+use flotilla_model::program::Program;
 #[cfg(target_arch = "wasm32")]
 use flotilla_model::{
     dim::{Dim, Symbol},
     program::Node,
 };
-use flotilla_model::program::Program;
 #[cfg(target_arch = "wasm32")]
 use flotilla_protocol::RefusedNode;
 use flotilla_protocol::{
@@ -19,7 +19,7 @@ use futures_channel::mpsc;
 #[cfg(target_arch = "wasm32")]
 use crate::{
     backend::webnn::{self, NnModel},
-    buckets::{Buckets, cut, padded},
+    buckets::{self, cut, padded},
     call::Call,
     split::split,
     stage::Engine,
@@ -94,8 +94,6 @@ pub struct Placement {
     stages: Vec<Stage>,
     adapter: AdapterInfo,
     split: Option<Split>,
-    #[cfg(target_arch = "wasm32")]
-    buckets: Rc<Buckets>,
 }
 
 impl Runtime {
@@ -186,17 +184,7 @@ impl Runtime {
         let stages: Vec<Stage> = loading.into_iter().map(StageLoading::finish).collect();
         #[cfg(target_arch = "wasm32")]
         prepare(&program, &stages, terms).await?;
-        Ok(Placement {
-            #[cfg(target_arch = "wasm32")]
-            buckets: Rc::new(match backend {
-                Backend::WebNn => Buckets::new(&program),
-                Backend::WebGpu | Backend::Cpu => Buckets::default(),
-            }),
-            program,
-            stages,
-            adapter,
-            split,
-        })
+        Ok(Placement { program, stages, adapter, split })
     }
 
     /// Begins to load a program on webgpu or the cpu.
@@ -406,7 +394,7 @@ impl Placement {
         shapes: &Shapes,
         inputs: Vec<Vec<u32>>,
     ) -> Result<Vec<Vec<u32>>, RunError> {
-        let (program, buckets) = (self.program.clone(), self.buckets.clone());
+        let program = self.program.clone();
         let models: Vec<&NnModel> = self
             .stages
             .iter()
@@ -416,17 +404,16 @@ impl Placement {
             })
             .collect();
         let Some(first) = models.first() else { return self.compute(shapes, inputs).await };
-        let allowed = buckets.allowed(&program, shapes, &inputs);
-        let wanted = Buckets::wanted(&allowed, &shapes.symbols);
+        let allowed = buckets::allowed(&program, shapes, &inputs);
+        let wanted = buckets::wanted(&allowed, &shapes.symbols);
         let mut ready = first.ready();
         ready.retain(|symbols| models.iter().all(|model| model.is_ready(symbols)));
         let sized = |symbols: &[i64]| {
-            Shapes::new(&program, symbols.to_vec())
-                .map_err(|reason| RunError::Inputs { reason })
+            Shapes::new(&program, symbols.to_vec()).map_err(|reason| RunError::Inputs { reason })
         };
         let mut used = wanted.as_slice();
         if !ready.contains(&wanted)
-            && let Some(other) = Buckets::substitute(&allowed, &shapes.symbols, &wanted, &ready)
+            && let Some(other) = buckets::substitute(&allowed, &shapes.symbols, &wanted, &ready)
         {
             for model in &models {
                 model.prepare_later(sized(&wanted)?);

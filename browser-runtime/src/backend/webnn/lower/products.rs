@@ -40,15 +40,14 @@ impl Lowering<'_> {
     }
 
     fn batched(&mut self, a: Id, b: Id, bias: Option<Id>, op: &MatMul) -> Result<Id, String> {
-        let mut b = b;
-        if op.transpose_b {
+        let mut y = if self.draft.ty(a) == Type::Int32 {
+            self.integers(a, b, op.transpose_b)?
+        } else if op.transpose_b {
             let rank = self.draft.shape(b).len() as u32;
             let mut permutation: Vec<u32> = (0..rank).collect();
             permutation.swap(rank as usize - 1, rank as usize - 2);
-            b = self.draft.transpose(b, &permutation)?;
-        }
-        let mut y = if self.draft.ty(a) == Type::Int32 {
-            self.integers(a, b)?
+            let b = self.draft.transpose(b, &permutation)?;
+            self.draft.matmul(a, b)?
         } else {
             self.draft.matmul(a, b)?
         };
@@ -63,28 +62,31 @@ impl Lowering<'_> {
     }
 
     /// A product of integers: every row against every column, element by element.
-    fn integers(&mut self, a: Id, b: Id) -> Result<Id, String> {
-        let ([before_a @ .., m, k], [before_b @ .., l, n]) =
+    fn integers(&mut self, a: Id, b: Id, transpose_b: bool) -> Result<Id, String> {
+        let ([before_a @ .., m, k], [before_b @ .., first, second]) =
             (self.draft.shape(a), self.draft.shape(b))
         else {
             return Err("a product of scalars".to_owned());
         };
-        let (rows, columns) =
-            ([before_a, &[*m, *k, 1]].concat(), [before_b, &[1, *l, *n]].concat());
+        // The dimension that is summed over, among the three of a product: the last one or the one before.
+        let (rows, columns, inner) = if transpose_b {
+            ([before_a, &[*m, 1, *k]].concat(), [before_b, &[1, *first, *second]].concat(), 1)
+        } else {
+            ([before_a, &[*m, *k, 1]].concat(), [before_b, &[1, *first, *second]].concat(), 2)
+        };
         let rows = self.draft.reshape(a, &rows)?;
         let columns = self.draft.reshape(b, &columns)?;
         let products = self.draft.binary(Binary::Mul, rows, columns)?;
-        let shape = self.draft.shape(products).to_vec();
+        let mut shape = self.draft.shape(products).to_vec();
         if elements(&shape) > PRODUCTS_MAX {
             return Err(format!(
                 "WebNN has no products of integer matrices, and {shape:?} are many"
             ));
         }
-        let inner = shape.len() - 2;
+        let inner = shape.len() - inner;
         let sums = self.draft.reduce(Reduction::Sum, products, &[inner as u32])?;
-        let mut without = shape;
-        without.remove(inner);
-        self.draft.reshape(sums, &without)
+        shape.remove(inner);
+        self.draft.reshape(sums, &shape)
     }
 
     pub(super) fn attention(&mut self, node: &Node, op: &Attention) -> Result<Id, String> {
