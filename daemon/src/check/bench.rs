@@ -34,8 +34,8 @@ pub struct Options {
     pub tolerance: Tolerance,
     /// How browsers are started.
     pub settings: Settings,
-    /// A backend that a page does not offer has no rows.
-    pub only_offered: bool,
+    /// webnn has rows only where a page offers it.
+    pub webnn_if_offered: bool,
 }
 
 /// Median, smallest and largest of the rounds.
@@ -139,9 +139,11 @@ pub async fn bench(
     let mut cells = Vec::new();
     let mut offers: Vec<(Host, Vec<Backend>)> = Vec::new();
     for &target in targets {
-        let told = offers.iter().find(|(host, _)| *host == target.host);
-        let is_offered = told.is_none_or(|(_, backends)| backends.contains(&target.backend));
-        if options.only_offered && !is_offered {
+        let is_webnn = target.backend == Backend::WebNn;
+        let is_offered = offers
+            .iter()
+            .any(|(host, backends)| *host == target.host && backends.contains(&Backend::WebNn));
+        if options.webnn_if_offered && is_webnn && !is_offered {
             continue;
         }
         tell(&format!("{}: starting {target}", subject.name));

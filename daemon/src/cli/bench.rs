@@ -61,7 +61,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         seed: options.inputs.seed(),
         tolerance: options.inputs.tolerance(),
         settings: options.places.settings(),
-        only_offered: options.places.only_offered(),
+        webnn_if_offered: options.places.webnn_if_offered(),
     };
     let mut rows = Vec::new();
     let mut broken = false;

@@ -55,17 +55,12 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn targets(&self) -> Vec<Target> {
-        let Some(Backends(backends)) = &self.backends else {
-            let mut all = targets(&self.browsers, &Backend::ALL);
-            let is_page = |host| !matches!(host, Host::Native | Host::Simulated);
-            all.retain(|target| target.backend != Backend::WebNn || is_page(target.host));
-            return all;
-        };
+        let backends = self.backends.as_ref().map_or(&Backend::ALL[..], |backends| &backends.0);
         targets(&self.browsers, backends)
     }
 
-    /// Whether a backend that a page does not offer has no row.
-    pub(super) fn only_offered(&self) -> bool {
+    /// Whether webnn has a row only where a page offers it: few do, and nobody has asked for it.
+    pub(super) fn webnn_if_offered(&self) -> bool {
         self.backends.is_none()
     }
 
@@ -249,11 +244,11 @@ async fn check_model(
     };
     let mut rows: Vec<Row> = Vec::new();
     for target in options.places.targets() {
-        // A browser that was asked before need not be started to say that it does not offer a backend.
+        let is_webnn = target.backend == Backend::WebNn;
         let is_offered =
-            |row: &Row| row.offers.as_ref().is_none_or(|all| all.contains(&target.backend));
+            |row: &Row| row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn));
         let mut same = rows.iter().filter(|row| row.browser == target.host);
-        if options.places.only_offered() && !same.all(is_offered) {
+        if options.places.webnn_if_offered() && is_webnn && !same.any(is_offered) {
             continue;
         }
         let row = match &opened {

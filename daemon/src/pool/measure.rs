@@ -9,7 +9,7 @@ use flotilla_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{batch, speeds::Key, state::State};
+use super::{Input, batch, speeds::Key, state::State};
 use crate::{browser::Kind, catalog::Model, check};
 
 /// Length of the text that a model of text is measured with, in tokens; a shorter one where the model takes no more.
@@ -90,38 +90,39 @@ impl From<&Account> for Chosen {
     }
 }
 
-/// An input of usual size, in the program's order.
+/// An input of usual size, in the program's order: one text for a model of text.
 fn usual_input(model: &Model) -> Result<Vec<Tensor>, String> {
     if let Some(assumption) = model.program.assumptions.first() {
         let input = model.program.inputs.get(assumption.input as usize);
         let name = input.map_or("an input", |port| port.name.as_str());
         return Err(format!("{name} decides shapes"));
     }
-    let made = check::inputs::make(&model.program, model.vocabulary, &usual_dims(model), SEED)
+    if super::takes_tokens(&model.program) {
+        let below = model.vocabulary.unwrap_or(2).max(1);
+        let ids = (0..usual_length(model)).map(|at| at as u32 * 7919 % below).collect();
+        let text = Input::Tokens(ids);
+        return batch::join(&model.program, &[&text]).map_err(|error| error.to_string());
+    }
+    let made = check::inputs::make(&model.program, model.vocabulary, &BTreeMap::new(), SEED)
         .map_err(|error| error.to_string())?;
     let tensors = made.inputs.iter().map(check::subject::to_wire).collect::<Result<_, _>>();
     tensors.map_err(|error| error.to_string())
 }
 
-/// The sizes of symbolic dimensions for which a model of text is measured; other models have none that are usual.
-fn usual_dims(model: &Model) -> BTreeMap<String, i64> {
-    use flotilla_model::dim::Dim;
-    if !super::takes_tokens(&model.program) {
-        return BTreeMap::new();
-    }
-    let ports = model.program.inputs.iter();
-    let lengths = ports.filter_map(|port| match model.program.value(port.value).shape.get(1) {
-        Some(Dim::Symbol(symbol)) => model.program.symbols.get(symbol.0 as usize).cloned(),
-        Some(_) | None => None,
-    });
-    lengths.map(|name| (name, model.tokens_max.min(TOKENS) as i64)).collect()
+fn usual_length(model: &Model) -> usize {
+    model.tokens_max.clamp(1, TOKENS)
 }
 
 /// Values of the program's symbols in runs of usual size; empty where nobody knows.
 pub(super) fn usual_sizes(model: &Model) -> Vec<i64> {
+    let program = &model.program;
     match &model.sizes {
         Some(sizes) => sizes.clone(),
-        None => check::inputs::sizes(&model.program, &usual_dims(model)),
+        None if super::takes_tokens(program) => {
+            let shape = [1, usual_length(model)];
+            program.bind(&vec![&shape[..]; program.inputs.len()]).unwrap_or_default()
+        }
+        None => check::inputs::sizes(program, &BTreeMap::new()),
     }
 }
 
