@@ -80,7 +80,8 @@ impl Daemon {
     async fn start(kinds: &[Kind], arguments: &Arguments) -> anyhow::Result<Daemon> {
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         let mut child = Command::new(&arguments.flotilla)
-            .args(["serve", "--port", "0", "--browsers", &names.join(","), "--models"])
+            .args(["serve", "--port", "0", "--browsers", &names.join(",")])
+            .args(["--backends", "webgpu,cpu", "--choose", "order", "--models"])
             .arg(&arguments.model)
             .env("FLOTILLA_LOG", "info")
             .stdin(Stdio::null())

@@ -24,7 +24,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::cli::chaos::{MODEL, Options};
+use crate::cli::{
+    BackendOptions,
+    chaos::{MODEL, Options},
+};
 
 /// Longest wait for a new daemon to listen.
 const LISTEN_MAX: Duration = Duration::from_secs(120);
@@ -77,7 +80,7 @@ impl Child {
                 .with_context(|| format!("{} cannot be made", made.display()))?;
         }
         let program = std::env::current_exe().context("this program's own file")?;
-        let wishes = options.pool.wishes()?;
+        let wishes = options.wishes()?;
         let control = Control::new(&drivers);
         let mut environment = vec![("FLOTILLA_HOME".to_owned(), home.clone())];
         let is_driver_fault = |fault: &Fault| matches!(fault.what, What::Driver { .. });
@@ -104,7 +107,6 @@ impl Child {
                 environment.push((variable.to_owned(), driver));
             }
         }
-        let backends: Vec<&str> = wishes.backends.iter().map(|backend| backend.name()).collect();
         let mut words = vec![
             "serve".to_owned(),
             "--until-input-ends".to_owned(),
@@ -112,13 +114,12 @@ impl Child {
             model.display().to_string(),
             if wishes.simulated { "--simulate" } else { "--browsers" }.to_owned(),
             list.join(","),
-            "--backends".to_owned(),
-            backends.join(","),
             "--webgpu-adapter".to_owned(),
             wishes.adapter.name().to_owned(),
             "--timeout".to_owned(),
             options.pool.timeout.to_string(),
         ];
+        words.extend(BackendOptions::words(&wishes));
         let limits = [
             ("--redundancy-factor", options.redundancy.map(u64::from)),
             ("--worker-memory-mb", scenario.worker_memory_mb),
