@@ -19,12 +19,13 @@ const PLANNER: &str = "flotilla-shard-planner";
 const FLEET: &str = "flotilla-fleet";
 const DAEMON: &str = "flotilla";
 const WEB: &str = "flotilla-web";
+const WEBNN: &str = "flotilla-webnn";
 const FAULTS: &str = "flotilla-fault-injection";
 const TESTS: &str = "flotilla-tests";
 const CONFORMANCE: &str = "flotilla-conformance";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 11] = [
+const LAYERS: [Layer; 12] = [
     Layer {
         name: PROTOCOL,
         may_use: &[],
@@ -36,6 +37,7 @@ const LAYERS: [Layer; 11] = [
         why: "its Program types go into the page, and with them all it depends on",
     },
     Layer { name: WEB, may_use: &[], why: "it is only files" },
+    Layer { name: WEBNN, may_use: &[], why: "it declares a browser's API and nothing of ours" },
     Layer {
         name: PLANNER,
         may_use: &[MODEL],
@@ -48,7 +50,7 @@ const LAYERS: [Layer; 11] = [
     },
     Layer {
         name: RUNTIME,
-        may_use: &[PROTOCOL, MODEL],
+        may_use: &[PROTOCOL, MODEL, WEBNN],
         why: "it runs in a page, where there is no fleet and no daemon",
     },
     Layer {

@@ -1,0 +1,34 @@
+//! The W3C Web Neural Network API, declared for wasm-bindgen and nothing more.
+//!
+//! Source: W3C, "Web Neural Network API", <https://www.w3.org/TR/webnn/>. Names are the specification's in Rust's case;
+//! behaviour is the browser's. What fails gives the browser's own exception: `TypeError` where an argument breaks the
+//! specification's rules, `NotSupportedError` where the browser lacks what was asked for.
+//!
+//! - Values of an enumeration are the specification's strings, such as `"float32"`; the browser throws at unknown ones
+//!   when the dictionary or the argument is used.
+//! - A sequence of numbers is a slice, a sequence of operands an [`Array`](js_sys::Array), a record an
+//!   [`Object`](js_sys::Object) made with `Reflect::set`.
+//! - Every operator takes its dictionary of options last. A member that is not set is absent, and so has the
+//!   specification's default.
+//!
+//! A browser may lack an operator of the current text; [`MlContext::op_support_limits`] names those it has.
+//!
+//! The crate compiles natively too, so that it is checked with the others; there every call panics.
+
+mod builder;
+mod context;
+mod operators;
+mod options;
+
+pub use builder::{MlGraphBuilder, MlOperand};
+pub use context::{Ml, MlContext, MlGraph, MlTensor, ml};
+pub use options::{
+    MlArgMinMaxOptions, MlBatchNormalizationOptions, MlClampOptions, MlContextOptions,
+    MlConv2dOptions, MlConvTranspose2dOptions, MlCumulativeSumOptions, MlEluOptions,
+    MlGatherOptions, MlGemmOptions, MlGruCellOptions, MlGruOptions, MlHardSigmoidOptions,
+    MlInstanceNormalizationOptions, MlLayerNormalizationOptions, MlLeakyReluOptions,
+    MlLinearOptions, MlLstmCellOptions, MlLstmOptions, MlOperandDescriptor, MlOperatorOptions,
+    MlPadOptions, MlPool2dOptions, MlReduceOptions, MlResample2dOptions, MlReverseOptions,
+    MlScatterOptions, MlSliceOptions, MlSplitOptions, MlTensorDescriptor, MlTransposeOptions,
+    MlTriangularOptions,
+};
