@@ -7,6 +7,8 @@ use std::{
 
 use flotilla_protocol::{DType, Tensor};
 
+#[cfg(target_arch = "wasm32")]
+use crate::backend::webnn::Context;
 use crate::{backend::webgpu::Gpu, platform};
 
 /// What a peer suffers from. Copies are the same switch; a peer without faults is not slowed down by it.
@@ -17,20 +19,47 @@ pub struct Faults(Rc<State>);
 struct State {
     /// The runtime's present device.
     gpu: RefCell<Weak<Gpu>>,
+    /// The runtime's present contexts.
+    #[cfg(target_arch = "wasm32")]
+    contexts: RefCell<Vec<Weak<Context>>>,
     /// Times that a run takes longer, less one.
     slowdown: Cell<f64>,
     answers_wrongly: Cell<bool>,
 }
 
 impl Faults {
-    /// Destroys the runtime's present device as a driver's crash would: nobody has marked it as given up. Says whether
-    /// there was one.
+    /// Destroys the runtime's present device and contexts as a driver's crash would: nobody has marked them as given up.
+    /// Says whether there was one.
     pub fn lose_device(&self) -> bool {
         let gpu = self.0.gpu.borrow().upgrade().filter(|gpu| gpu.lost().is_none());
         if let Some(gpu) = &gpu {
             gpu.destroy();
         }
-        gpu.is_some()
+        #[cfg(target_arch = "wasm32")]
+        let contexts = self.lose_contexts();
+        #[cfg(not(target_arch = "wasm32"))]
+        let contexts = false;
+        gpu.is_some() || contexts
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn lose_contexts(&self) -> bool {
+        let contexts = self.0.contexts.borrow();
+        let present: Vec<Rc<Context>> = contexts
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|context| context.lost().is_none())
+            .collect();
+        present.iter().for_each(|context| context.destroy());
+        !present.is_empty()
+    }
+
+    /// Told by the runtime whenever it has a new context.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn has_context(&self, context: &Rc<Context>) {
+        let mut contexts = self.0.contexts.borrow_mut();
+        contexts.retain(|context| context.upgrade().is_some());
+        contexts.push(Rc::downgrade(context));
     }
 
     /// Makes runs take `factor` times as long; 1 ends that.

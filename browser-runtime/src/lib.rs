@@ -22,6 +22,9 @@ mod platform;
 mod ports;
 pub mod probe;
 mod runtime;
+#[cfg(any(target_arch = "wasm32", test))]
+mod split;
+mod stage;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod suite;
 mod weights;

@@ -2,18 +2,23 @@
 
 use std::rc::Rc;
 
+#[cfg(target_arch = "wasm32")]
+use flotilla_model::program::Node;
 use flotilla_model::program::Program;
+#[cfg(target_arch = "wasm32")]
+use flotilla_protocol::RefusedNode;
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BlobSource, LoadError, LoadTerms, RunError, RunReport,
-    Split, Tensor,
+    AdapterInfo, Backend, BackendReport, BlobSource, Device, LoadError, LoadTerms, RunError,
+    RunReport, Split, Tensor,
 };
 use futures_channel::mpsc;
 
+#[cfg(target_arch = "wasm32")]
+use crate::{backend::webnn, call::Call, split::split, stage::Engine};
 use crate::{
     backend::{
-        DeviceLoss,
-        cpu::{self, CpuModel},
-        webgpu::{self, Gpu, GpuModel},
+        DeviceLoss, cpu,
+        webgpu::{self, Gpu},
     },
     call::{Shapes, Signature},
     faults::Faults,
@@ -22,14 +27,23 @@ use crate::{
     lengths::Lengths,
     platform::now_us,
     ports::{to_tensor, to_words},
+    stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
 };
 
 /// Most losses of devices that wait to be read.
 const LOSSES_MAX: usize = 4;
 
+/// Why a backend is refused that the options do not have.
+const SWITCHED_OFF: &str = "it is switched off";
+
 /// Why WebNN is refused.
-const NO_WEBNN: &str = "this runtime has no webnn backend";
+#[cfg(not(target_arch = "wasm32"))]
+const NO_WEBNN: &str = "WebNN is an interface of browsers, and this is none";
+
+/// What a dimension is taken to be where nobody says: what most models take.
+#[cfg(target_arch = "wasm32")]
+const USUAL_SIZES: [i64; 4] = [16, 4, 2, 1];
 
 /// What a runtime may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +54,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { backends: vec![Backend::WebGpu, Backend::Cpu] }
+        Options { backends: vec![Backend::WebGpu, Backend::WebNn, Backend::Cpu] }
     }
 }
 
@@ -49,29 +63,44 @@ pub struct Runtime {
     options: Options,
     gpu: Option<Rc<Gpu>>,
     generation: u32,
+    #[cfg(target_arch = "wasm32")]
+    contexts: Contexts,
     faults: Faults,
     losses: mpsc::Sender<DeviceLoss>,
     lost: mpsc::Receiver<DeviceLoss>,
 }
 
+/// WebNN's contexts, by the device that was asked for.
+#[cfg(target_arch = "wasm32")]
+#[derive(Default)]
+struct Contexts {
+    made: std::collections::BTreeMap<Option<Device>, Rc<webnn::Context>>,
+    generation: u32,
+}
+
 /// A loaded program that can be run.
 pub struct Placement {
     program: Rc<Program>,
-    model: Model,
+    /// One, which runs the program itself, or several that run parts of it one after the other.
+    stages: Vec<Stage>,
     adapter: AdapterInfo,
     split: Option<Split>,
-}
-
-enum Model {
-    Cpu(CpuModel),
-    WebGpu(Box<GpuModel>),
 }
 
 impl Runtime {
     /// A runtime; devices are requested when they are needed.
     pub fn new(options: Options) -> Runtime {
         let (losses, lost) = mpsc::channel(LOSSES_MAX);
-        Runtime { options, gpu: None, generation: 0, faults: Faults::default(), losses, lost }
+        Runtime {
+            options,
+            gpu: None,
+            generation: 0,
+            #[cfg(target_arch = "wasm32")]
+            contexts: Contexts::default(),
+            faults: Faults::default(),
+            losses,
+            lost,
+        }
     }
 
     /// A runtime for native code: the same as [`Runtime::new`].
@@ -80,24 +109,28 @@ impl Runtime {
         Runtime::new(options)
     }
 
-    /// What each backend would run on, or why it would not.
+    /// What each backend would run on, or why it would not; webnn is asked for each device.
     pub async fn inspect(&mut self) -> Vec<BackendReport> {
         let mut reports = Vec::new();
-        for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
-            let outcome = if backend != Backend::WebNn && !self.options.backends.contains(&backend)
-            {
-                Err("it is switched off".to_owned())
-            } else {
+        let devices = Device::ALL.map(|device| (Backend::WebNn, Some(device)));
+        let questions = [(Backend::WebGpu, None)].into_iter().chain(devices);
+        for (backend, device) in questions.chain([(Backend::Cpu, None)]) {
+            let outcome = if self.options.backends.contains(&backend) {
                 match backend {
                     Backend::WebGpu => match &self.gpu {
                         Some(gpu) if gpu.lost().is_none() => Ok(gpu.info.clone()),
                         _ => webgpu::inspect().await,
                     },
+                    #[cfg(target_arch = "wasm32")]
+                    Backend::WebNn => webnn::inspect(device).await,
+                    #[cfg(not(target_arch = "wasm32"))]
                     Backend::WebNn => Err(NO_WEBNN.to_owned()),
                     Backend::Cpu => Ok(cpu::adapter()),
                 }
+            } else {
+                Err(SWITCHED_OFF.to_owned())
             };
-            reports.push(BackendReport { backend, device: None, outcome });
+            reports.push(BackendReport { backend, device, outcome });
         }
         reports
     }
@@ -117,31 +150,121 @@ impl Runtime {
     ) -> Result<Placement, LoadError> {
         program.check().map_err(|error| LoadError::Program { reason: error.to_string() })?;
         check_support(&program, backend)?;
-        let constants = Constants::new(&program);
-        let unavailable =
-            |reason: &str| LoadError::BackendUnavailable { backend, reason: reason.to_owned() };
-        if backend != Backend::WebNn && !self.options.backends.contains(&backend) {
-            return Err(unavailable("it is switched off"));
+        if !self.options.backends.contains(&backend) {
+            let reason = SWITCHED_OFF.to_owned();
+            return Err(LoadError::BackendUnavailable { backend, reason });
         }
-        let (model, adapter) = match backend {
-            Backend::Cpu => {
-                let mut loading = cpu::Loading::new(&program, &constants);
-                stream(&program, &constants, fetcher, source, &mut loading, progress).await?;
-                (Model::Cpu(loading.finish(&program, constants)), cpu::adapter())
+        let program = Rc::new(program);
+        let (mut loading, adapter, split) = match backend {
+            Backend::Cpu | Backend::WebGpu => {
+                let (loading, adapter) = self.begin(backend, program.clone()).await?;
+                (vec![loading], adapter, None)
             }
-            Backend::WebGpu => {
-                let gpu = self.gpu().await.map_err(|reason| unavailable(&reason))?;
-                let adapter = gpu.info.clone();
-                let mut loading = webgpu::Loading::new(gpu, &program, &constants).await?;
-                stream(&program, &constants, fetcher, source, &mut loading, progress).await?;
-                (Model::WebGpu(Box::new(loading.finish(&program, constants))), adapter)
-            }
+            #[cfg(target_arch = "wasm32")]
+            Backend::WebNn => self.begin_webnn(&program, terms).await?,
+            #[cfg(not(target_arch = "wasm32"))]
             Backend::WebNn => {
                 let _ = terms;
-                return Err(unavailable(NO_WEBNN));
+                let reason = NO_WEBNN.to_owned();
+                return Err(LoadError::BackendUnavailable { backend, reason });
             }
         };
-        Ok(Placement { program: Rc::new(program), model, adapter, split: None })
+        let constants = Constants::new(&program);
+        let mut fan = Fan::new(&constants, &mut loading);
+        stream(&program, &constants, fetcher, source, &mut fan, progress).await?;
+        let stages: Vec<Stage> = loading.into_iter().map(StageLoading::finish).collect();
+        #[cfg(target_arch = "wasm32")]
+        prepare(&program, &stages, terms).await?;
+        Ok(Placement { program, stages, adapter, split })
+    }
+
+    /// Begins to load a program on webgpu or the cpu.
+    async fn begin(
+        &mut self,
+        backend: Backend,
+        program: Rc<Program>,
+    ) -> Result<(StageLoading, AdapterInfo), LoadError> {
+        let constants = Constants::new(&program);
+        let (engine, adapter) = if backend == Backend::WebGpu {
+            let unavailable = |reason| LoadError::BackendUnavailable { backend, reason };
+            let gpu = self.gpu().await.map_err(unavailable)?;
+            let adapter = gpu.info.clone();
+            let loading = webgpu::Loading::new(gpu, &program, &constants).await?;
+            (EngineLoading::WebGpu(loading), adapter)
+        } else {
+            let loading = cpu::Loading::new(&program, &constants);
+            (EngineLoading::Cpu(loading), cpu::adapter())
+        };
+        Ok((StageLoading::new(program, constants, engine), adapter))
+    }
+
+    /// Begins to load a program on webnn, in parts if it has nodes that the context does not take.
+    #[cfg(target_arch = "wasm32")]
+    async fn begin_webnn(
+        &mut self,
+        program: &Rc<Program>,
+        terms: &LoadTerms,
+    ) -> Result<(Vec<StageLoading>, AdapterInfo, Option<Split>), LoadError> {
+        let backend = Backend::WebNn;
+        let context = self
+            .context(terms.device)
+            .await
+            .map_err(|reason| LoadError::BackendUnavailable { backend, reason })?;
+        let adapter = context.info.clone();
+        let constants = Constants::new(program);
+        // Without shapes there is nothing to ask the context about: then a run's shapes decide.
+        let shapes = usual_shapes(program, terms);
+        let refused = shapes.map_or(Vec::new(), |shapes| {
+            webnn::refused_nodes(program, &constants, &shapes, &context.limits)
+        });
+        let whole = |program: Rc<Program>, constants: Constants| {
+            let loading = webnn::Loading::new(context.clone(), &program, &constants);
+            StageLoading::new(program, constants, EngineLoading::WebNn(loading))
+        };
+        if refused.is_empty() {
+            return Ok((vec![whole(program.clone(), constants)], adapter, None));
+        }
+        let mut elsewhere = vec![false; program.nodes.len()];
+        refused.iter().for_each(|(node, _)| elsewhere[*node] = true);
+        let nodes: Vec<RefusedNode> = refused.into_iter().map(|(_, refused)| refused).collect();
+        let rest = terms.rest.filter(|&rest| rest != backend && nodes.len() < elsewhere.len());
+        let Some(rest) = rest else {
+            return Err(LoadError::UnsupportedNodes { backend, nodes });
+        };
+        let mut loading = Vec::new();
+        let mut parts = 0;
+        for part in split(program, &elsewhere) {
+            let part_program = Rc::new(part.program);
+            if part.elsewhere {
+                check_support(&part_program, rest)?;
+                loading.push(self.begin(rest, part_program).await?.0);
+            } else {
+                parts += 1;
+                let constants = Constants::new(&part_program);
+                loading.push(whole(part_program, constants));
+            }
+        }
+        let split =
+            Split { parts, nodes: (elsewhere.len() - nodes.len()) as u32, rest, elsewhere: nodes };
+        Ok((loading, adapter, Some(split)))
+    }
+
+    /// The context for a device, a new one if there is none or it is lost.
+    #[cfg(target_arch = "wasm32")]
+    async fn context(&mut self, device: Option<Device>) -> Result<Rc<webnn::Context>, String> {
+        if let Some(context) = self.contexts.made.get(&device)
+            && context.lost().is_none()
+        {
+            return Ok(context.clone());
+        }
+        self.contexts.made.remove(&device);
+        let generation = self.contexts.generation + 1;
+        let context = webnn::Context::new(device, generation, self.losses.clone()).await?;
+        let context = Rc::new(context);
+        self.contexts.generation = generation;
+        self.faults.has_context(&context);
+        self.contexts.made.insert(device, context.clone());
+        Ok(context)
     }
 
     /// The device, a new one if there is none or it is lost.
@@ -238,13 +361,8 @@ impl Placement {
         let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
         let words = words.collect::<Result<Vec<_>, _>>()?;
         check_assumptions(&program, &words)?;
-        let (results, pipelines_created) = match &mut self.model {
-            Model::Cpu(model) => (model.run(&program, &shapes, words)?, 0),
-            Model::WebGpu(model) => {
-                let results = model.run(&program, &shapes, words).await?;
-                (results, model.pipelines_created())
-            }
-        };
+        let results = self.compute(&shapes, words).await?;
+        let pipelines_created = self.stages.iter().map(Stage::created).sum();
         let lengths = Lengths::new(&program, &shapes, &results)?;
         let tensors = program.outputs.iter().zip(&results);
         let tensors = tensors.map(|(port, words)| {
@@ -254,6 +372,63 @@ impl Placement {
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }
+}
+
+impl Placement {
+    /// Runs stage after stage; `inputs` are in the order of the program's; what it gives back is in the order of
+    /// [`Program::results`].
+    async fn compute(
+        &mut self,
+        shapes: &Shapes,
+        inputs: Vec<Vec<u32>>,
+    ) -> Result<Vec<Vec<u32>>, RunError> {
+        if let [whole] = self.stages.as_mut_slice() {
+            return whole.run(shapes, inputs).await;
+        }
+        let mut values: Vec<Option<Vec<u32>>> = vec![None; self.program.values.len()];
+        for (port, words) in self.program.inputs.iter().zip(inputs) {
+            values[port.value.index()] = Some(words);
+        }
+        for stage in &mut self.stages {
+            let program = stage.program.clone();
+            let given = program.inputs.iter();
+            let given = given.map(|port| values[port.value.index()].clone().unwrap_or_default());
+            let given = given.collect();
+            for (value, words) in program.results().zip(stage.run(shapes, given).await?) {
+                values[value.index()] = Some(words);
+            }
+        }
+        let results = self.program.results();
+        Ok(results.map(|value| values[value.index()].clone().unwrap_or_default()).collect())
+    }
+}
+
+/// Shapes for the sizes that a load names, or for usual ones; `None` where the program takes none of them.
+#[cfg(target_arch = "wasm32")]
+fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
+    if terms.sizes.len() == program.symbols.len() {
+        return Shapes::new(program, terms.sizes.clone()).ok();
+    }
+    USUAL_SIZES.into_iter().find_map(|size| {
+        let shapes = Shapes::new(program, vec![size; program.symbols.len()]).ok()?;
+        let fits = |node: &Node| {
+            let signature = Signature { program, node };
+            kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()
+        };
+        program.nodes.iter().all(fits).then_some(shapes)
+    })
+}
+
+/// Builds the graphs of webnn's stages for the runs to come, so that what the browser refuses is known.
+#[cfg(target_arch = "wasm32")]
+async fn prepare(program: &Program, stages: &[Stage], terms: &LoadTerms) -> Result<(), LoadError> {
+    let Some(shapes) = usual_shapes(program, terms) else { return Ok(()) };
+    for stage in stages {
+        if let Engine::WebNn(model) = &stage.engine {
+            model.prepare(&shapes).await.map_err(webnn::GraphError::into_load)?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses inputs that decide shapes and have another value than the program was made for.

@@ -4,6 +4,9 @@ use flotilla_protocol::Backend;
 
 pub(crate) mod cpu;
 pub(crate) mod webgpu;
+#[cfg(any(target_arch = "wasm32", test))]
+#[cfg_attr(not(target_arch = "wasm32"), expect(dead_code, reason = "only pages have WebNN"))]
+pub(crate) mod webnn;
 
 /// A device was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Slices of a tensor, picked by index; embeddings.
 
-use flotilla_model::program::{DType, Gather};
+use flotilla_model::program::Gather;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
@@ -82,7 +82,7 @@ impl Kernel for Gather {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_model::program::Op;
+    use flotilla_model::program::{DType, Op};
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 4] = [
         ("an embedding", &[10, 8], &[2, 3], &[0, 9, 4, 4, 1, -1], 0),

@@ -1,6 +1,6 @@
 //! Single elements, picked by position along a dimension.
 
-use flotilla_model::program::{DType, GatherElements};
+use flotilla_model::program::GatherElements;
 
 use super::{
     Kernel, Launch, Operand, Shader,
@@ -42,7 +42,7 @@ impl Kernel for GatherElements {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_model::program::Op;
+    use flotilla_model::program::{DType, Op};
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 4] = [
         ("a row each", &[3, 4], &[3, 2], &[0, 3, -1, 1, 2, 2], 1),

@@ -1,6 +1,6 @@
 //! Slices, picked by tuples of indices.
 
-use flotilla_model::program::{DType, GatherNd};
+use flotilla_model::program::GatherNd;
 
 use super::{
     Kernel, Launch, Operand, Shader,
@@ -42,7 +42,7 @@ impl Kernel for GatherNd {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_model::program::Op;
+    use flotilla_model::program::{DType, Op};
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 5] = [
         ("elements", &[3, 4], &[3, 2], &[0, 3, -1, 1, 2, 2], 0),

@@ -1,0 +1,135 @@
+//! Constants on their way to the context.
+
+use std::rc::Rc;
+
+use flotilla_model::program::{Program, ValueId};
+use flotilla_protocol::LoadError;
+use flotilla_webnn::{MlGraphBuilder, MlOperand, MlOperandDescriptor, MlTensor};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+
+use super::{
+    context::Context,
+    draft::{Operand, Type},
+    emit::{ConstantSource, descriptor, elements},
+    lower::type_of,
+    model::NnModel,
+};
+use crate::weights::{Constants, Sink, memory_bytes};
+
+/// A constant: in the context where it takes constants for good, else in memory, from where every graph gets its own.
+#[derive(Default)]
+pub(super) struct Held {
+    words: Vec<u32>,
+    tensor: Option<MlTensor>,
+}
+
+/// What a constant is used as.
+struct Use {
+    ty: Type,
+    shape: Vec<u32>,
+    /// Whether every value that is this constant has this type and shape.
+    alone: bool,
+}
+
+/// Takes constants in.
+pub(crate) struct Loading {
+    context: Rc<Context>,
+    held: Vec<Held>,
+    missing: Vec<u64>,
+    uses: Vec<Option<Use>>,
+    /// Whether the context takes constant tensors, as far as is known.
+    takes_constants: bool,
+}
+
+impl Loading {
+    pub(crate) fn new(context: Rc<Context>, program: &Program, constants: &Constants) -> Loading {
+        let mut uses: Vec<Option<Use>> = constants.refs.iter().map(|_| None).collect();
+        for index in 0..program.values.len() {
+            let id = ValueId(index as u32);
+            let Some(constant) = constants.of(id) else { continue };
+            let value = program.value(id);
+            let shape = value.shape.iter().filter_map(|dim| u32::try_from(dim.as_fixed()?).ok());
+            let (ty, shape) = (type_of(value.dtype), shape.collect::<Vec<_>>());
+            match &mut uses[constant] {
+                Some(known) => known.alone &= known.ty == ty && known.shape == shape,
+                none => *none = Some(Use { ty, shape, alone: true }),
+            }
+        }
+        Loading {
+            context,
+            held: constants.refs.iter().map(|_| Held::default()).collect(),
+            missing: constants.refs.iter().map(memory_bytes).collect(),
+            uses,
+            takes_constants: true,
+        }
+    }
+
+    pub(crate) fn finish(self, program: Rc<Program>, constants: Constants) -> NnModel {
+        NnModel::new(self.context, program, constants, self.held)
+    }
+
+    /// Gives the context a constant that is complete and used in one way, and keeps no copy of it.
+    async fn give(&mut self, constant: usize) -> Result<(), JsValue> {
+        let (Some(used), held) = (&self.uses[constant], &mut self.held[constant]) else {
+            return Ok(());
+        };
+        if !used.alone || used.shape.contains(&0) {
+            return Ok(());
+        }
+        let descriptor = MlOperandDescriptor::new(used.ty.name(), &used.shape);
+        let data = elements(&held.words, used.ty);
+        let promise = self.context.ml.create_constant_tensor(&descriptor, &data)?;
+        held.tensor = Some(JsFuture::from(promise).await?.unchecked_into());
+        held.words = Vec::new();
+        Ok(())
+    }
+}
+
+impl Sink for Loading {
+    fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
+        let held = &mut self.held[constant];
+        if held.words.is_empty() {
+            let words = ((offset + self.missing[constant]) / 4) as usize;
+            held.words
+                .try_reserve_exact(words)
+                .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
+            held.words.resize(words, 0);
+        }
+        let (words, _) = bytes.as_chunks::<4>();
+        let target = &mut held.words[(offset / 4) as usize..];
+        target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
+        self.missing[constant] = self.missing[constant].saturating_sub(bytes.len() as u64);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), LoadError> {
+        for constant in 0..self.held.len() {
+            let is_complete = self.missing[constant] == 0 && !self.held[constant].words.is_empty();
+            // A context that refuses one refuses all: then the words stay.
+            if self.takes_constants && is_complete {
+                self.takes_constants = self.give(constant).await.is_ok();
+            }
+        }
+        match self.context.lost() {
+            Some(reason) => Err(LoadError::DeviceLost { reason }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ConstantSource for Vec<Held> {
+    fn constant(
+        &self,
+        builder: &MlGraphBuilder,
+        index: usize,
+        operand: &Operand,
+    ) -> Result<MlOperand, JsValue> {
+        match &self[index].tensor {
+            Some(tensor) => builder.constant_tensor(tensor),
+            None => {
+                builder.constant(&descriptor(operand), &elements(&self[index].words, operand.ty))
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Element-wise expressions, step by step.
+
+use flotilla_model::program::{Binary as Function, DType, Expr, Node, Step, Test, Unary as Of};
+
+use super::{Lowering, type_of};
+use crate::backend::webnn::draft::{Binary, Id, Type, Unary};
+
+/// A step's result. `dtype` is what its bits mean, for an operand does not say whether it is signed.
+#[derive(Clone, Copy)]
+struct Term {
+    id: Id,
+    dtype: DType,
+}
+
+impl Lowering<'_> {
+    pub(super) fn elementwise(
+        &mut self,
+        node: &Node,
+        expr: &Expr,
+        want: &[u32],
+    ) -> Result<Id, String> {
+        let mut terms: Vec<Term> = Vec::with_capacity(expr.steps.len());
+        for step in &expr.steps {
+            let term = self.step(node, &terms, step)?;
+            terms.push(term);
+        }
+        let result = terms.last().ok_or("an expression without steps")?.id;
+        self.draft.expand(result, want)
+    }
+
+    fn step(&mut self, node: &Node, terms: &[Term], step: &Step) -> Result<Term, String> {
+        let of = |step: u32| terms[step as usize];
+        match *step {
+            Step::Input(input) => {
+                let value = node.inputs[input as usize];
+                Ok(Term { id: self.operand(value)?, dtype: self.dtype(value) })
+            }
+            Step::Float(value) => self.number(f64::from(value), DType::F32),
+            Step::Int(value) => self.number(f64::from(value), DType::I32),
+            Step::Dim(ref dim) => {
+                let size = dim.eval(&self.shapes.symbols).ok_or("a dimension without a value")?;
+                self.number(size as f64, DType::I32)
+            }
+            Step::Unary(function, x) => self.function(function, of(x)),
+            Step::Binary(function, a, b) => self.function_of_two(function, of(a), of(b)),
+            Step::Select(condition, yes, no) => {
+                let (yes, no) = (of(yes), of(no));
+                let id = self.draft.select(of(condition).id, yes.id, no.id)?;
+                Ok(Term { id, dtype: yes.dtype })
+            }
+            Step::Cast(to, x) => self.convert(of(x), to),
+            Step::Bits(to, x) => match (of(x), to) {
+                // These have the same operands.
+                (Term { id, dtype: DType::I32 | DType::U32 }, DType::I32 | DType::U32) => {
+                    Ok(Term { id, dtype: to })
+                }
+                (Term { dtype, .. }, to) => Err(format!("WebNN cannot read {dtype:?} as {to:?}")),
+            },
+            Step::Test(test, x) => self.test(test, of(x).id),
+        }
+    }
+
+    fn number(&mut self, value: f64, dtype: DType) -> Result<Term, String> {
+        Ok(Term { id: self.draft.scalar(value, type_of(dtype))?, dtype })
+    }
+
+    /// A number of the same type as a term.
+    fn like(&mut self, term: Term, value: f64) -> Result<Id, String> {
+        let ty = self.draft.ty(term.id);
+        self.draft.scalar(value, ty)
+    }
+
+    fn test(&mut self, test: Test, x: Id) -> Result<Term, String> {
+        let id = match test {
+            Test::Nan => self.draft.unary(Unary::IsNan, x)?,
+            Test::PositiveInfinity | Test::NegativeInfinity => {
+                let infinite = self.draft.unary(Unary::IsInfinite, x)?;
+                let zero = self.draft.scalar(0.0, Type::Float32)?;
+                let sign =
+                    if test == Test::PositiveInfinity { Binary::Greater } else { Binary::Lesser };
+                let signed = self.draft.binary(sign, x, zero)?;
+                self.draft.binary(Binary::LogicalAnd, infinite, signed)?
+            }
+        };
+        Ok(Term { id, dtype: DType::Bool })
+    }
+
+    /// A function of a float that other operators also apply to their results.
+    pub(super) fn activation(&mut self, function: Of, x: Id) -> Result<Id, String> {
+        Ok(self.function(function, Term { id: x, dtype: DType::F32 })?.id)
+    }
+
+    fn function(&mut self, function: Of, x: Term) -> Result<Term, String> {
+        let id = match x.dtype {
+            DType::Bool => match function {
+                Of::Not => self.draft.unary(Unary::LogicalNot, x.id)?,
+                _ => return Err(format!("{function:?} of a truth value")),
+            },
+            DType::F32 => self.function_of_float(function, x)?,
+            dtype => self.function_of_integer(function, x, dtype == DType::U32)?,
+        };
+        Ok(Term { id, dtype: x.dtype })
+    }
+
+    fn function_of_integer(&mut self, function: Of, x: Term, unsigned: bool) -> Result<Id, String> {
+        match function {
+            Of::Neg if unsigned => {
+                let zero = self.like(x, 0.0)?;
+                self.draft.binary(Binary::Sub, zero, x.id)
+            }
+            Of::Neg => self.draft.unary(Unary::Neg, x.id),
+            Of::Abs | Of::Relu if unsigned => Ok(x.id),
+            Of::Abs => self.draft.unary(Unary::Abs, x.id),
+            Of::Relu => self.draft.unary(Unary::Relu, x.id),
+            Of::Sign if unsigned => {
+                let (zero, one) = (self.like(x, 0.0)?, self.like(x, 1.0)?);
+                let none = self.draft.binary(Binary::Equal, x.id, zero)?;
+                self.draft.select(none, zero, one)
+            }
+            Of::Sign => self.draft.unary(Unary::Sign, x.id),
+            Of::Square => self.draft.binary(Binary::Mul, x.id, x.id),
+            // The complement of two.
+            Of::Not => {
+                let ones = self.like(x, -1.0)?;
+                self.draft.binary(Binary::Sub, ones, x.id)
+            }
+            Of::Floor | Of::Ceil | Of::Round => Ok(x.id),
+            _ => Err(format!("WebNN has no {function:?} of integers")),
+        }
+    }
+
+    fn function_of_float(&mut self, function: Of, x: Term) -> Result<Id, String> {
+        let plain = match function {
+            Of::Neg => Unary::Neg,
+            Of::Abs => Unary::Abs,
+            Of::Sign => Unary::Sign,
+            Of::Sqrt => Unary::Sqrt,
+            Of::Recip => Unary::Reciprocal,
+            Of::Exp => Unary::Exp,
+            Of::Ln => Unary::Log,
+            Of::Sin => Unary::Sin,
+            Of::Cos => Unary::Cos,
+            Of::Tan => Unary::Tan,
+            Of::Tanh => Unary::Tanh,
+            Of::Sigmoid => Unary::Sigmoid,
+            Of::GeluErf => Unary::Gelu,
+            Of::Erf => Unary::Erf,
+            Of::Relu => Unary::Relu,
+            Of::Floor => Unary::Floor,
+            Of::Ceil => Unary::Ceil,
+            Of::Round => Unary::RoundEven,
+            Of::Softplus => Unary::Softplus,
+            _ => return self.composed(function, x),
+        };
+        self.draft.unary(plain, x.id)
+    }
+
+    /// Functions that WebNN has not by themselves. Sources: NIST DLMF, 4.28 and 4.37; for GELU see [`Of::GeluTanh`].
+    fn composed(&mut self, function: Of, x: Term) -> Result<Id, String> {
+        let (at, one) = (x.id, self.like(x, 1.0)?);
+        let half = self.like(x, 0.5)?;
+        let d = &mut self.draft;
+        match function {
+            Of::Square => d.binary(Binary::Mul, at, at),
+            Of::Rsqrt => {
+                let root = d.unary(Unary::Sqrt, at)?;
+                d.unary(Unary::Reciprocal, root)
+            }
+            Of::Silu => {
+                let gate = d.unary(Unary::Sigmoid, at)?;
+                d.binary(Binary::Mul, at, gate)
+            }
+            Of::GeluTanh => {
+                let (scale, cubic) = (
+                    d.scalar(f64::sqrt(2.0 / std::f64::consts::PI), Type::Float32)?,
+                    d.scalar(0.044_715, Type::Float32)?,
+                );
+                let square = d.binary(Binary::Mul, at, at)?;
+                let scaled = d.binary(Binary::Mul, square, cubic)?;
+                let sum = d.binary(Binary::Add, scaled, one)?;
+                let inner = d.binary(Binary::Mul, sum, at)?;
+                let inner = d.binary(Binary::Mul, inner, scale)?;
+                let gate = d.unary(Unary::Tanh, inner)?;
+                let gate = d.binary(Binary::Add, gate, one)?;
+                let halved = d.binary(Binary::Mul, at, half)?;
+                d.binary(Binary::Mul, halved, gate)
+            }
+            Of::Cosh | Of::Sinh => {
+                let minus = d.unary(Unary::Neg, at)?;
+                let (up, down) = (d.unary(Unary::Exp, at)?, d.unary(Unary::Exp, minus)?);
+                let join = if function == Of::Cosh { Binary::Add } else { Binary::Sub };
+                let sum = d.binary(join, up, down)?;
+                d.binary(Binary::Mul, sum, half)
+            }
+            Of::Acosh => {
+                let square = d.binary(Binary::Mul, at, at)?;
+                let less = d.binary(Binary::Sub, square, one)?;
+                let root = d.unary(Unary::Sqrt, less)?;
+                let sum = d.binary(Binary::Add, at, root)?;
+                d.unary(Unary::Log, sum)
+            }
+            Of::Asinh => {
+                // Of the absolute value, for the sum cancels where x is negative.
+                let positive = d.unary(Unary::Abs, at)?;
+                let square = d.binary(Binary::Mul, at, at)?;
+                let more = d.binary(Binary::Add, square, one)?;
+                let root = d.unary(Unary::Sqrt, more)?;
+                let sum = d.binary(Binary::Add, positive, root)?;
+                let log = d.unary(Unary::Log, sum)?;
+                let sign = d.unary(Unary::Sign, at)?;
+                d.binary(Binary::Mul, sign, log)
+            }
+            Of::Atanh => {
+                let (over, under) =
+                    (d.binary(Binary::Add, one, at)?, d.binary(Binary::Sub, one, at)?);
+                let ratio = d.binary(Binary::Div, over, under)?;
+                let log = d.unary(Unary::Log, ratio)?;
+                d.binary(Binary::Mul, log, half)
+            }
+            Of::Atan | Of::Asin | Of::Acos | Of::Not => Err(format!("WebNN has no {function:?}")),
+            _ => Err(format!("{function:?} is not composed")),
+        }
+    }
+
+    fn function_of_two(&mut self, function: Function, a: Term, b: Term) -> Result<Term, String> {
+        let comparison = match function {
+            Function::Eq => Some(Binary::Equal),
+            Function::Ne => Some(Binary::NotEqual),
+            Function::Lt => Some(Binary::Lesser),
+            Function::Le => Some(Binary::LesserOrEqual),
+            Function::Gt => Some(Binary::Greater),
+            Function::Ge => Some(Binary::GreaterOrEqual),
+            _ => None,
+        };
+        if let Some(comparison) = comparison {
+            let id = self.compare(comparison, a, b)?;
+            return Ok(Term { id, dtype: DType::Bool });
+        }
+        let id = match a.dtype {
+            DType::Bool => {
+                let logical = match function {
+                    Function::And => Binary::LogicalAnd,
+                    Function::Or => Binary::LogicalOr,
+                    Function::Xor => Binary::LogicalXor,
+                    _ => return Err(format!("{function:?} of truth values")),
+                };
+                self.draft.binary(logical, a.id, b.id)?
+            }
+            DType::F32 => self.float_of_two(function, a, b)?,
+            dtype => self.integer_of_two(function, a, b, dtype == DType::U32)?,
+        };
+        Ok(Term { id, dtype: a.dtype })
+    }
+
+    fn compare(&mut self, comparison: Binary, a: Term, b: Term) -> Result<Id, String> {
+        let (mut left, mut right) = (a.id, b.id);
+        match a.dtype {
+            DType::Bool => {
+                left = self.draft.cast(left, Type::Int32)?;
+                right = self.draft.cast(right, Type::Int32)?;
+            }
+            // Unsigned numbers are in order when their upper bit is turned around.
+            DType::U32 if !matches!(comparison, Binary::Equal | Binary::NotEqual) => {
+                let turn = self.like(a, f64::from(i32::MIN))?;
+                left = self.draft.binary(Binary::Add, left, turn)?;
+                right = self.draft.binary(Binary::Add, right, turn)?;
+            }
+            _ => {}
+        }
+        self.draft.binary(comparison, left, right)
+    }
+
+    fn float_of_two(&mut self, function: Function, a: Term, b: Term) -> Result<Id, String> {
+        let plain = match function {
+            Function::Add => Binary::Add,
+            Function::Sub => Binary::Sub,
+            Function::Mul => Binary::Mul,
+            Function::Div => Binary::Div,
+            Function::Pow => Binary::Pow,
+            Function::Min | Function::Max => return self.extreme(function, a.id, b.id),
+            Function::Rem => return self.remainder(a.id, b.id),
+            _ => return Err(format!("{function:?} of floating-point numbers")),
+        };
+        self.draft.binary(plain, a.id, b.id)
+    }
+
+    /// The smaller or larger number; a sum with what is not a number is not a number either.
+    fn extreme(&mut self, function: Function, a: Id, b: Id) -> Result<Id, String> {
+        let d = &mut self.draft;
+        let plain = if function == Function::Min { Binary::Min } else { Binary::Max };
+        let extreme = d.binary(plain, a, b)?;
+        // A bound that is known is a number, and so are most operands: WebNN says nothing of the others.
+        if d.known(a).is_some() || d.known(b).is_some() {
+            return Ok(extreme);
+        }
+        let (nan_a, nan_b) = (d.unary(Unary::IsNan, a)?, d.unary(Unary::IsNan, b)?);
+        let nan = d.binary(Binary::LogicalOr, nan_a, nan_b)?;
+        let sum = d.binary(Binary::Add, a, b)?;
+        d.select(nan, sum, extreme)
+    }
+
+    /// `a - b * trunc(a / b)`.
+    fn remainder(&mut self, a: Id, b: Id) -> Result<Id, String> {
+        let d = &mut self.draft;
+        let quotient = d.binary(Binary::Div, a, b)?;
+        let zero = d.scalar(0.0, Type::Float32)?;
+        let negative = d.binary(Binary::Lesser, quotient, zero)?;
+        let (up, down) = (d.unary(Unary::Ceil, quotient)?, d.unary(Unary::Floor, quotient)?);
+        let whole = d.select(negative, up, down)?;
+        let product = d.binary(Binary::Mul, whole, b)?;
+        d.binary(Binary::Sub, a, product)
+    }
+
+    fn integer_of_two(
+        &mut self,
+        function: Function,
+        a: Term,
+        b: Term,
+        unsigned: bool,
+    ) -> Result<Id, String> {
+        let plain = match function {
+            Function::Add => Binary::Add,
+            Function::Sub => Binary::Sub,
+            Function::Mul => Binary::Mul,
+            Function::Pow if !unsigned => Binary::Pow,
+            Function::Min if !unsigned => Binary::Min,
+            Function::Max if !unsigned => Binary::Max,
+            Function::Min | Function::Max => {
+                let order =
+                    if function == Function::Min { Binary::Lesser } else { Binary::Greater };
+                let first = self.compare(order, a, b)?;
+                return self.draft.select(first, a.id, b.id);
+            }
+            Function::Div | Function::Rem if !unsigned => {
+                return self.quotient(a, b, function == Function::Rem);
+            }
+            _ => return Err(format!("WebNN has no {function:?} of such integers")),
+        };
+        self.draft.binary(plain, a.id, b.id)
+    }
+
+    /// Division of signed integers, or what it leaves. Divisors of 0 and -1, with which processors fail, are replaced.
+    fn quotient(&mut self, a: Term, b: Term, remainder: bool) -> Result<Id, String> {
+        let is_safe = self.draft.known(b.id).is_some_and(|b| b != 0.0 && b != -1.0);
+        let (zero, one, minus) = (self.like(a, 0.0)?, self.like(a, 1.0)?, self.like(a, -1.0)?);
+        let d = &mut self.draft;
+        if is_safe {
+            let quotient = d.binary(Binary::Div, a.id, b.id)?;
+            if !remainder {
+                return Ok(quotient);
+            }
+            let product = d.binary(Binary::Mul, quotient, b.id)?;
+            return d.binary(Binary::Sub, a.id, product);
+        }
+        let is_zero = d.binary(Binary::Equal, b.id, zero)?;
+        let is_minus = d.binary(Binary::Equal, b.id, minus)?;
+        let odd = d.binary(Binary::LogicalOr, is_zero, is_minus)?;
+        let divisor = d.select(odd, one, b.id)?;
+        let quotient = d.binary(Binary::Div, a.id, divisor)?;
+        if remainder {
+            let product = d.binary(Binary::Mul, quotient, divisor)?;
+            return d.binary(Binary::Sub, a.id, product);
+        }
+        let negated = d.binary(Binary::Sub, zero, quotient)?;
+        d.select(is_minus, negated, quotient)
+    }
+
+    fn convert(&mut self, x: Term, to: DType) -> Result<Term, String> {
+        let storage = to.storage();
+        let id = match (x.dtype, storage) {
+            (from, to) if from == to => x.id,
+            (DType::I32, DType::U32) | (DType::U32, DType::I32) => x.id,
+            (_, DType::Bool) => {
+                let zero = self.like(x, 0.0)?;
+                self.draft.binary(Binary::NotEqual, x.id, zero)?
+            }
+            (DType::U32, DType::F32) => {
+                let signed = self.draft.cast(x.id, Type::Float32)?;
+                let zero = self.draft.scalar(0.0, Type::Float32)?;
+                let turn = self.draft.scalar(4_294_967_296.0, Type::Float32)?;
+                let negative = self.draft.binary(Binary::Lesser, signed, zero)?;
+                let turned = self.draft.binary(Binary::Add, signed, turn)?;
+                self.draft.select(negative, turned, signed)?
+            }
+            (DType::F32, DType::U32) => {
+                let turn = self.draft.scalar(2_147_483_648.0, Type::Float32)?;
+                let large = self.draft.binary(Binary::GreaterOrEqual, x.id, turn)?;
+                let less = self.draft.binary(Binary::Sub, x.id, turn)?;
+                let fitting = self.draft.select(large, less, x.id)?;
+                let fitting = self.draft.cast(fitting, Type::Int32)?;
+                let back = self.draft.scalar(f64::from(i32::MIN), Type::Int32)?;
+                let turned = self.draft.binary(Binary::Add, fitting, back)?;
+                self.draft.select(large, turned, fitting)?
+            }
+            (_, to) => self.draft.cast(x.id, type_of(to))?,
+        };
+        let id = match to {
+            DType::F16 => {
+                let half = self.draft.cast(id, Type::Float16)?;
+                self.draft.cast(half, Type::Float32)?
+            }
+            DType::BF16 => return Err("WebNN has no bfloat16".to_owned()),
+            DType::I8 => self.wrapped(id, 8, true)?,
+            DType::U8 => self.wrapped(id, 8, false)?,
+            DType::I16 => self.wrapped(id, 16, true)?,
+            DType::U16 => self.wrapped(id, 16, false)?,
+            DType::F32 | DType::I64 | DType::I32 | DType::U64 | DType::U32 | DType::Bool => id,
+        };
+        Ok(Term { id, dtype: storage })
+    }
+
+    /// The number of `bits` bits that an int32 wraps to.
+    fn wrapped(&mut self, x: Id, bits: u32, signed: bool) -> Result<Id, String> {
+        let d = &mut self.draft;
+        let turn = f64::from(1u32 << bits);
+        let offset = d.scalar(if signed { turn / 2.0 } else { 0.0 }, Type::Int32)?;
+        let (turn, less) = (d.scalar(turn, Type::Int32)?, d.scalar(turn - 1.0, Type::Int32)?);
+        let zero = d.scalar(0.0, Type::Int32)?;
+        let moved = d.binary(Binary::Add, x, offset)?;
+        // Division truncates; what is negative is moved on, so that it rounds down.
+        let negative = d.binary(Binary::Lesser, moved, zero)?;
+        let down = d.binary(Binary::Sub, moved, less)?;
+        let dividend = d.select(negative, down, moved)?;
+        let turns = d.binary(Binary::Div, dividend, turn)?;
+        let whole = d.binary(Binary::Mul, turns, turn)?;
+        d.binary(Binary::Sub, x, whole)
+    }
+}

@@ -1,0 +1,218 @@
+//! A program as WebNN's operators, for one set of shapes.
+
+mod elementwise;
+mod lines;
+mod moves;
+mod products;
+mod windows;
+
+use flotilla_model::program::{DType, Node, Op, Program, ValueId};
+use flotilla_protocol::RefusedNode;
+
+use super::{
+    draft::{Draft, Id, Operand, Type},
+    limits::Limits,
+};
+use crate::{call::Shapes, weights::Constants};
+
+/// A program that WebNN takes.
+#[derive(Debug)]
+pub(crate) struct Lowered {
+    /// Every operand, each after those it is made of.
+    pub(crate) operands: Vec<Operand>,
+    /// The operands of [`Program::results`], in order.
+    pub(crate) results: Vec<Id>,
+}
+
+/// What lowering works on.
+struct Lowering<'a> {
+    program: &'a Program,
+    constants: &'a Constants,
+    shapes: &'a Shapes,
+    draft: Draft<'a>,
+    ids: Vec<Option<Id>>,
+}
+
+/// The type that holds a storage type's values. Unsigned words are signed ones with the same bits, for WebNN computes with
+/// few unsigned numbers.
+pub(crate) fn type_of(dtype: DType) -> Type {
+    match dtype.storage() {
+        DType::F32 => Type::Float32,
+        DType::Bool => Type::Uint8,
+        _ => Type::Int32,
+    }
+}
+
+/// Lowers a whole program.
+///
+/// # Errors
+/// The first node that cannot be had.
+pub(crate) fn lower(
+    program: &Program,
+    constants: &Constants,
+    shapes: &Shapes,
+    limits: &Limits,
+) -> Result<Lowered, RefusedNode> {
+    let mut lowering = Lowering::new(program, constants, shapes, limits);
+    let ports = |reason: String| RefusedNode {
+        node: program.name.clone(),
+        op: "inputs and outputs".to_owned(),
+        reason,
+    };
+    for (index, port) in program.inputs.iter().enumerate() {
+        lowering.input(index, port.value).map_err(ports)?;
+    }
+    for node in &program.nodes {
+        lowering.node(node).map_err(|reason| refused(node, reason))?;
+    }
+    let results = program.results().map(|value| lowering.operand(value));
+    let results = results.collect::<Result<_, _>>().map_err(ports)?;
+    Ok(Lowered { operands: lowering.draft.into_operands(), results })
+}
+
+/// The nodes that WebNN does not take, each looked at for itself.
+pub(crate) fn refused_nodes(
+    program: &Program,
+    constants: &Constants,
+    shapes: &Shapes,
+    limits: &Limits,
+) -> Vec<(usize, RefusedNode)> {
+    let alone = |node: &Node| {
+        let mut lowering = Lowering::new(program, constants, shapes, limits);
+        for (index, &value) in node.inputs.iter().enumerate() {
+            if constants.of(value).is_none() && lowering.ids[value.index()].is_none() {
+                lowering.input(index, value)?;
+            }
+        }
+        lowering.node(node)
+    };
+    let nodes = program.nodes.iter().enumerate();
+    nodes.filter_map(|(at, node)| Some((at, refused(node, alone(node).err()?)))).collect()
+}
+
+fn refused(node: &Node, reason: String) -> RefusedNode {
+    RefusedNode { node: node.name.clone(), op: node.op.name().to_owned(), reason }
+}
+
+/// Sizes as WebNN takes them.
+fn sizes(shape: &[usize]) -> Result<Vec<u32>, String> {
+    shape
+        .iter()
+        .map(|&size| u32::try_from(size).map_err(|_| format!("a dimension of {size} elements")))
+        .collect()
+}
+
+impl<'a> Lowering<'a> {
+    fn new(
+        program: &'a Program,
+        constants: &'a Constants,
+        shapes: &'a Shapes,
+        limits: &'a Limits,
+    ) -> Lowering<'a> {
+        let ids = vec![None; program.values.len()];
+        Lowering { program, constants, shapes, draft: Draft::new(limits), ids }
+    }
+
+    fn input(&mut self, index: usize, value: ValueId) -> Result<(), String> {
+        let shape = self.shape(value)?;
+        let id = self.draft.input(index, type_of(self.dtype(value)), &shape)?;
+        self.ids[value.index()] = Some(id);
+        Ok(())
+    }
+
+    fn dtype(&self, value: ValueId) -> DType {
+        self.program.value(value).dtype
+    }
+
+    fn shape(&self, value: ValueId) -> Result<Vec<u32>, String> {
+        sizes(self.shapes.of(value))
+    }
+
+    /// The operand of a value; a constant becomes one when it is first asked for.
+    fn operand(&mut self, value: ValueId) -> Result<Id, String> {
+        if let Some(id) = self.ids[value.index()] {
+            return Ok(id);
+        }
+        let constant = self.constants.of(value).ok_or("a value that nothing computes")?;
+        let shape = self.shape(value)?;
+        let id = self.draft.constant(constant, type_of(self.dtype(value)), &shape)?;
+        self.ids[value.index()] = Some(id);
+        Ok(id)
+    }
+
+    /// Every operand of a node, in order.
+    fn operands(&mut self, node: &Node) -> Result<Vec<Id>, String> {
+        node.inputs.iter().map(|&value| self.operand(value)).collect()
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), String> {
+        let output = node.outputs[0];
+        let want = self.shape(output)?;
+        let id = self.operator(node, &want)?;
+        if self.draft.shape(id) != want {
+            return Err(format!("it would give {:?}, not {want:?}", self.draft.shape(id)));
+        }
+        self.ids[output.index()] = Some(id);
+        Ok(())
+    }
+
+    /// What a node computes; `want` is the shape of its result.
+    fn operator(&mut self, node: &Node, want: &[u32]) -> Result<Id, String> {
+        match &node.op {
+            Op::MatMul(op) => self.matmul(node, op),
+            Op::Attention(op) => self.attention(node, op),
+            Op::LayerNorm(op) => self.layer_norm(node, op),
+            Op::Softmax(op) => {
+                let x = self.operand(node.inputs[0])?;
+                self.draft.softmax(x, op.axis)
+            }
+            Op::Elementwise(expr) => self.elementwise(node, expr, want),
+            Op::Reduce(op) => self.reduce(node, op),
+            Op::ArgReduce(op) => self.arg_reduce(node, op),
+            Op::Cumulative(op) => self.cumulative(node, op),
+            Op::TopK(op) => self.top_k(node, op, want),
+            Op::FirstAbove => self.first_above(node, want),
+            Op::Resample(op) => self.resample(node, op),
+            Op::Gather(op) => {
+                let operands = self.operands(node)?;
+                self.draft.gather(operands[0], operands[1], op.axis)
+            }
+            Op::GatherElements(op) => {
+                let operands = self.operands(node)?;
+                self.draft.gather_elements(operands[0], operands[1], op.axis)
+            }
+            Op::GatherNd(op) => self.gather_nd(node, op),
+            Op::ScatterElements(op) => self.scatter_elements(node, op),
+            Op::ScatterNd(op) => self.scatter_nd(node, op),
+            Op::Transpose(op) => {
+                let x = self.operand(node.inputs[0])?;
+                self.draft.transpose(x, &op.perm)
+            }
+            Op::Reshape => {
+                let x = self.operand(node.inputs[0])?;
+                self.draft.reshape(x, want)
+            }
+            Op::Broadcast => {
+                let x = self.operand(node.inputs[0])?;
+                self.draft.expand(x, want)
+            }
+            Op::Concat(op) => self.concat(node, op),
+            Op::Slice(op) => self.slice(node, op, want),
+            Op::Range(op) => self.range(op, want),
+            Op::Pad(op) => self.pad(node, op, want),
+            Op::Conv(op) => self.conv(node, op, want),
+            Op::Pool(op) => self.pool(node, op, want),
+            Op::LinearAttention(_)
+            | Op::DeformableColumns(_)
+            | Op::GridSample(_)
+            | Op::RoiAlign(_)
+            | Op::Dft(_)
+            | Op::Triangular
+            | Op::NgramCounts(_)
+            | Op::RowRanks
+            | Op::Suppress(_)
+            | Op::Trees(_)
+            | Op::Recurrent(_) => Err("WebNN has no such operator".to_owned()),
+        }
+    }
+}

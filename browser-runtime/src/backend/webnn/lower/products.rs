@@ -1,0 +1,100 @@
+//! Products of matrices and what surrounds them in transformers.
+
+use flotilla_model::program::{Attention, LayerNorm, MatMul, Node};
+
+use super::Lowering;
+use crate::backend::webnn::draft::{Binary, Id, Type};
+
+impl Lowering<'_> {
+    pub(super) fn matmul(&mut self, node: &Node, op: &MatMul) -> Result<Id, String> {
+        let operands = self.operands(node)?;
+        let (a, b) = (operands[0], operands[1]);
+        let bias = op.bias.then(|| operands[2]);
+        let mut y = if self.draft.shape(b).len() == 2 && self.draft.ty(a) == Type::Float32 {
+            self.linear(a, b, bias, op)?
+        } else {
+            self.batched(a, b, bias, op)?
+        };
+        if let Some(function) = op.activation {
+            y = self.activation(function, y)?;
+        }
+        if op.residual {
+            let residual = *operands.last().ok_or("there is no residual")?;
+            y = self.draft.binary(Binary::Add, y, residual)?;
+        }
+        Ok(y)
+    }
+
+    /// All rows of `a` times one matrix.
+    fn linear(&mut self, a: Id, b: Id, bias: Option<Id>, op: &MatMul) -> Result<Id, String> {
+        let shape = self.draft.shape(a).to_vec();
+        let (k, before) = shape.split_last().ok_or("a product of scalars")?;
+        let rows: u32 = before.iter().product();
+        let columns = self.draft.shape(b)[usize::from(!op.transpose_b)];
+        let rows = self.draft.reshape(a, &[rows, *k])?;
+        let y = self.draft.gemm(rows, b, bias, op.alpha, op.transpose_b)?;
+        self.draft.reshape(y, &[before, &[columns]].concat())
+    }
+
+    fn batched(&mut self, a: Id, b: Id, bias: Option<Id>, op: &MatMul) -> Result<Id, String> {
+        let mut b = b;
+        if op.transpose_b {
+            let rank = self.draft.shape(b).len() as u32;
+            let mut permutation: Vec<u32> = (0..rank).collect();
+            permutation.swap(rank as usize - 1, rank as usize - 2);
+            b = self.draft.transpose(b, &permutation)?;
+        }
+        let mut y = self.draft.matmul(a, b)?;
+        if op.alpha != 1.0 {
+            let alpha = self.draft.scalar(f64::from(op.alpha), Type::Float32)?;
+            y = self.draft.binary(Binary::Mul, y, alpha)?;
+        }
+        match bias {
+            Some(bias) => self.draft.binary(Binary::Add, y, bias),
+            None => Ok(y),
+        }
+    }
+
+    pub(super) fn attention(&mut self, node: &Node, op: &Attention) -> Result<Id, String> {
+        let operands = self.operands(node)?;
+        let heads = op.heads;
+        let query = self.heads(operands[0], heads, &[0, 2, 1, 3])?;
+        let keys = self.heads(operands[1], heads, &[0, 2, 3, 1])?;
+        let values = self.heads(operands[2], heads, &[0, 2, 1, 3])?;
+        let scale = self.draft.scalar(f64::from(op.scale), Type::Float32)?;
+        let query = self.draft.binary(Binary::Mul, query, scale)?;
+        let mut scores = self.draft.matmul(query, keys)?;
+        if op.mask {
+            scores = self.draft.binary(Binary::Add, scores, operands[3])?;
+        }
+        let weights = self.draft.softmax(scores, 3)?;
+        let mixed = self.draft.matmul(weights, values)?;
+        let joined = self.draft.transpose(mixed, &[0, 2, 1, 3])?;
+        let &[batch, len, heads, width] = self.draft.shape(joined) else {
+            return Err("heads that are not of four dimensions".to_owned());
+        };
+        self.draft.reshape(joined, &[batch, len, heads * width])
+    }
+
+    /// `[batch, len, heads * width]` as `[batch, len, heads, width]`, permuted.
+    fn heads(&mut self, x: Id, heads: u32, permutation: &[u32]) -> Result<Id, String> {
+        let &[batch, len, width] = self.draft.shape(x) else {
+            return Err(format!("attention over {:?}", self.draft.shape(x)));
+        };
+        if heads == 0 || width % heads != 0 {
+            return Err(format!("{width} elements in {heads} heads"));
+        }
+        let split = self.draft.reshape(x, &[batch, len, heads, width / heads])?;
+        self.draft.transpose(split, permutation)
+    }
+
+    pub(super) fn layer_norm(&mut self, node: &Node, op: &LayerNorm) -> Result<Id, String> {
+        let operands = self.operands(node)?;
+        let mut x = operands[0];
+        if op.residual {
+            x = self.draft.binary(Binary::Add, x, operands[3])?;
+        }
+        let last = self.draft.shape(x).len().checked_sub(1).ok_or("a scalar has no dimension")?;
+        self.draft.layer_normalization([x, operands[1], operands[2]], vec![last as u32], op.epsilon)
+    }
+}

@@ -1,0 +1,28 @@
+//! The webnn backend: programs as graphs of the browser's own neural-network interface.
+//!
+//! A program is lowered to a [`draft`](draft::Draft) for one set of shapes, and the draft is built by the browser. What the
+//! context does not take is known from its limits before anything is built. Source: W3C, "Web Neural Network API".
+
+mod draft;
+mod limits;
+mod lower;
+
+#[cfg(target_arch = "wasm32")]
+mod context;
+#[cfg(target_arch = "wasm32")]
+mod emit;
+#[cfg(target_arch = "wasm32")]
+mod loading;
+#[cfg(target_arch = "wasm32")]
+mod model;
+#[cfg(test)]
+mod tests;
+
+#[cfg(target_arch = "wasm32")]
+pub(crate) use context::{Context, inspect};
+#[cfg(target_arch = "wasm32")]
+pub(crate) use loading::Loading;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use lower::refused_nodes;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use model::{GraphError, NnModel};

@@ -1,0 +1,322 @@
+//! A program in a context: a graph for each set of shapes.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use flotilla_model::program::Program;
+use flotilla_protocol::{LoadError, RunError};
+use flotilla_webnn::{MlGraph, MlGraphBuilder, MlTensor, MlTensorDescriptor};
+use js_sys::{Array, ArrayBuffer, Object, Promise, Reflect, Uint8Array, Uint32Array};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+
+use super::{
+    context::{Context, words},
+    draft::{Operand, Type},
+    emit::{elements, emit, input_name, output_name},
+    loading::Held,
+    lower::lower,
+};
+use crate::{
+    call::Shapes,
+    weights::{Constants, memory_bytes},
+};
+
+/// Most graphs that are kept; the one used longest ago makes room.
+const GRAPHS_MAX: usize = 8;
+
+/// Most bytes of constants that the kept graphs hold together, for each has its own; two are always kept.
+const GRAPH_BYTES_MAX: u64 = 512 << 20;
+
+/// A loaded program.
+pub(crate) struct NnModel(Rc<Inner>);
+
+struct Inner {
+    context: Rc<Context>,
+    program: Rc<Program>,
+    constants: Constants,
+    held: RefCell<Vec<Held>>,
+    /// The one used last is in front.
+    graphs: RefCell<VecDeque<Rc<Graph>>>,
+    graphs_max: usize,
+    /// Symbols that a graph is being built for.
+    building: RefCell<Option<Vec<i64>>>,
+    built: Cell<u32>,
+}
+
+/// A graph for one set of shapes, with the tensors of its inputs and outputs.
+struct Graph {
+    symbols: Vec<i64>,
+    graph: MlGraph,
+    inputs: Vec<Bound>,
+    outputs: Vec<Bound>,
+    input_record: Object,
+    output_record: Object,
+}
+
+/// A tensor for an input or an output of this index.
+struct Bound {
+    index: usize,
+    ty: Type,
+    tensor: MlTensor,
+}
+
+/// Why there is no graph.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GraphError {
+    #[error("context was lost: {0}")]
+    Lost(String),
+    /// The browser's words, or ours where it was not asked.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl GraphError {
+    pub(crate) fn into_load(self) -> LoadError {
+        match self {
+            GraphError::Lost(reason) => LoadError::DeviceLost { reason },
+            GraphError::Refused(reason) => LoadError::Program { reason },
+        }
+    }
+
+    fn into_run(self, node: &str) -> RunError {
+        match self {
+            GraphError::Lost(reason) => RunError::DeviceLost { reason },
+            GraphError::Refused(reason) => RunError::Node { node: node.to_owned(), reason },
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.graph.destroy();
+        self.inputs.iter().chain(&self.outputs).for_each(|bound| bound.tensor.destroy());
+    }
+}
+
+impl NnModel {
+    pub(super) fn new(
+        context: Rc<Context>,
+        program: Rc<Program>,
+        constants: Constants,
+        held: Vec<Held>,
+    ) -> NnModel {
+        let bytes: u64 = constants.refs.iter().map(memory_bytes).sum();
+        let graphs_max = (GRAPH_BYTES_MAX / bytes.max(1)).clamp(2, GRAPHS_MAX as u64) as usize;
+        NnModel(Rc::new(Inner {
+            context,
+            program,
+            constants,
+            held: RefCell::new(held),
+            graphs: RefCell::default(),
+            graphs_max,
+            building: RefCell::default(),
+            built: Cell::new(0),
+        }))
+    }
+
+    /// Graphs built so far.
+    pub(crate) fn built(&self) -> u32 {
+        self.0.built.get()
+    }
+
+    /// Whether there is a graph for these symbols.
+    pub(crate) fn is_ready(&self, symbols: &[i64]) -> bool {
+        self.0.graphs.borrow().iter().any(|graph| graph.symbols == symbols)
+    }
+
+    /// Makes a graph for these shapes, unless there is one.
+    ///
+    /// # Errors
+    /// What the browser refuses.
+    pub(crate) async fn prepare(&self, shapes: &Shapes) -> Result<(), GraphError> {
+        if !self.is_ready(&shapes.symbols) {
+            self.0.build(shapes).await?;
+        }
+        if self.0.program.symbols.is_empty() {
+            // No other graph will be built.
+            self.0.held.borrow_mut().clear();
+        }
+        Ok(())
+    }
+
+    /// Makes a graph for these shapes while other work goes on; one at a time.
+    pub(crate) fn prepare_later(&self, shapes: Shapes) {
+        if self.0.building.borrow().is_some() {
+            return;
+        }
+        *self.0.building.borrow_mut() = Some(shapes.symbols.clone());
+        let inner = self.0.clone();
+        spawn_local(async move {
+            if let Err(error) = inner.build(&shapes).await {
+                // Whoever needs the graph builds it again and gets the error.
+                web_sys::console::warn_1(&format!("{}: {error}", inner.program.name).into());
+            }
+            *inner.building.borrow_mut() = None;
+        });
+    }
+
+    /// Executes the program; `inputs` are in the order of the program's; what it gives back is in the order of
+    /// [`Program::results`].
+    pub(crate) async fn run(
+        &mut self,
+        shapes: &Shapes,
+        inputs: &[Vec<u32>],
+    ) -> Result<Vec<Vec<u32>>, RunError> {
+        let inner = &self.0;
+        let named = |error: GraphError| error.into_run(&inner.program.name);
+        self.prepare(shapes).await.map_err(named)?;
+        let graph = inner
+            .graph(&shapes.symbols)
+            .ok_or_else(|| named(GraphError::Refused("its graph is not there".to_owned())))?;
+        match graph.run(&inner.context, inputs).await {
+            Ok(outputs) => Ok(outputs),
+            Err(error) => Err(named(inner.failure(error).await)),
+        }
+    }
+}
+
+impl Inner {
+    /// The graph for these symbols, which is now the one used last.
+    fn graph(&self, symbols: &[i64]) -> Option<Rc<Graph>> {
+        let mut graphs = self.graphs.borrow_mut();
+        let index = graphs.iter().position(|graph| graph.symbols == symbols)?;
+        let graph = graphs.remove(index)?;
+        graphs.push_front(graph.clone());
+        Some(graph)
+    }
+
+    async fn build(&self, shapes: &Shapes) -> Result<(), GraphError> {
+        if let Some(reason) = self.context.lost() {
+            return Err(GraphError::Lost(reason));
+        }
+        let lowered = lower(&self.program, &self.constants, shapes, &self.context.limits)
+            .map_err(|refused| GraphError::Refused(refused.to_string()))?;
+        let graph = {
+            let held = self.held.borrow();
+            let begun = MlGraphBuilder::new(&self.context.ml).and_then(|builder| {
+                let emitted = emit(&builder, &lowered, &*held)?;
+                Ok((builder.build(&emitted.outputs)?, emitted.inputs))
+            });
+            begun
+        };
+        let made = match graph {
+            Ok((promise, inputs)) => {
+                let operands: Vec<(usize, &Operand)> = lowered
+                    .operands
+                    .iter()
+                    .filter_map(|operand| match operand.operation {
+                        super::draft::Operation::Input(index) if inputs.contains(&index) => {
+                            Some((index, operand))
+                        }
+                        _ => None,
+                    })
+                    .collect();
+                let results: Vec<(usize, &Operand)> =
+                    lowered.results.iter().map(|id| &lowered.operands[id.0]).enumerate().collect();
+                Graph::make(&self.context, shapes, promise, &operands, &results).await
+            }
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(graph) => {
+                let mut graphs = self.graphs.borrow_mut();
+                graphs.push_front(Rc::new(graph));
+                graphs.truncate(self.graphs_max);
+                self.built.set(self.built.get() + 1);
+                Ok(())
+            }
+            Err(error) => Err(self.failure(error).await),
+        }
+    }
+
+    /// What an exception means: the context may have been lost.
+    async fn failure(&self, error: JsValue) -> GraphError {
+        let is_operational = js_sys::Error::from(error.clone()).name() == "InvalidStateError";
+        let reason = match self.context.lost() {
+            None if is_operational => self.context.await_loss().await,
+            known => known,
+        };
+        match reason {
+            Some(reason) => GraphError::Lost(reason),
+            None => GraphError::Refused(words(error)),
+        }
+    }
+}
+
+impl Graph {
+    async fn make(
+        context: &Context,
+        shapes: &Shapes,
+        building: Promise,
+        inputs: &[(usize, &Operand)],
+        results: &[(usize, &Operand)],
+    ) -> Result<Graph, JsValue> {
+        let graph: MlGraph = JsFuture::from(building).await?.unchecked_into();
+        let mut made = Graph {
+            symbols: shapes.symbols.clone(),
+            graph,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            input_record: Object::new(),
+            output_record: Object::new(),
+        };
+        for &(index, operand) in inputs {
+            let tensor = tensor(context, operand, false).await?;
+            Reflect::set(&made.input_record, &input_name(index).into(), &tensor)?;
+            made.inputs.push(Bound { index, ty: operand.ty, tensor });
+        }
+        for &(index, operand) in results {
+            let tensor = tensor(context, operand, true).await?;
+            Reflect::set(&made.output_record, &output_name(index).into(), &tensor)?;
+            made.outputs.push(Bound { index, ty: operand.ty, tensor });
+        }
+        Ok(made)
+    }
+
+    async fn run(&self, context: &Context, inputs: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, JsValue> {
+        for bound in &self.inputs {
+            let data = elements(&inputs[bound.index], bound.ty);
+            context.ml.write_tensor(&bound.tensor, &data)?;
+        }
+        context.ml.dispatch(&self.graph, &self.input_record, &self.output_record)?;
+        let reading: Array =
+            self.outputs.iter().map(|bound| context.ml.read_tensor(&bound.tensor)).collect();
+        let read: Array = JsFuture::from(Promise::all(&reading)).await?.unchecked_into();
+        let outputs = self.outputs.iter().zip(read.iter());
+        Ok(outputs.map(|(bound, buffer)| taken(&buffer.unchecked_into(), bound.ty)).collect())
+    }
+}
+
+async fn tensor(
+    context: &Context,
+    operand: &Operand,
+    is_output: bool,
+) -> Result<MlTensor, JsValue> {
+    let descriptor = MlTensorDescriptor::new(operand.ty.name(), &operand.shape);
+    descriptor.set_readable(is_output);
+    descriptor.set_writable(!is_output);
+    let promise = context.ml.create_tensor(&descriptor)?;
+    Ok(JsFuture::from(promise).await?.unchecked_into())
+}
+
+/// Elements as words.
+fn taken(buffer: &ArrayBuffer, ty: Type) -> Vec<u32> {
+    match ty {
+        Type::Float32 | Type::Int32 => Uint32Array::new(buffer).to_vec(),
+        Type::Uint8 => Uint8Array::new(buffer).to_vec().into_iter().map(u32::from).collect(),
+        Type::Int8 => Uint8Array::new(buffer)
+            .to_vec()
+            .into_iter()
+            .map(|byte| i32::from(byte as i8) as u32)
+            .collect(),
+        Type::Float16 => js_sys::Uint16Array::new(buffer)
+            .to_vec()
+            .into_iter()
+            .map(|half| half::f16::from_bits(half).to_f32().to_bits())
+            .collect(),
+    }
+}

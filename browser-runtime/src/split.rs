@@ -1,0 +1,206 @@
+//! Programs whose nodes cannot all run on one backend, as parts that run one after the other.
+
+use flotilla_model::program::{Port, Program, Source, ValueId};
+
+/// Nodes that run on one backend, as a program of their own. Its values have the numbers of the whole program's; what other
+/// parts compute are its inputs.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Whether it runs where the nodes go that the wanted backend cannot run.
+    pub(crate) elsewhere: bool,
+    pub(crate) program: Program,
+}
+
+/// Splits a program into the fewest parts of the wanted backend. `elsewhere` says of each node whether it runs elsewhere.
+///
+/// A node's level counts how often the backend changes on the longest way to it, so that nodes of one level do not need each
+/// other's backend; no order of execution changes the backend less often. What the ways start with is tried both ways.
+pub(crate) fn split(program: &Program, elsewhere: &[bool]) -> Vec<Part> {
+    let split_from = |first: bool| {
+        let levels = levels(program, elsewhere, first);
+        let wanted = |level: &usize| level.is_multiple_of(2) != first;
+        let mut used: Vec<usize> = levels.clone();
+        used.sort_unstable();
+        used.dedup();
+        let parts_wanted = used.iter().filter(|level| wanted(level)).count();
+        (parts_wanted, used, levels)
+    };
+    let (a, b) = (split_from(false), split_from(true));
+    let first = (b.0, b.1.len()) < (a.0, a.1.len());
+    let (_, used, levels) = if first { b } else { a };
+    let mut parts: Vec<Part> = used
+        .iter()
+        .map(|&level| Part {
+            elsewhere: level.is_multiple_of(2) == first,
+            program: Program {
+                nodes: program
+                    .nodes
+                    .iter()
+                    .zip(&levels)
+                    .filter(|&(_, own)| *own == level)
+                    .map(|(node, _)| node.clone())
+                    .collect(),
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                assumptions: Vec::new(),
+                counts: Vec::new(),
+                ..program.clone()
+            },
+        })
+        .collect();
+    connect(program, &mut parts);
+    parts
+}
+
+/// The level of every node, where level 0 runs elsewhere if `first`.
+fn levels(program: &Program, elsewhere: &[bool], first: bool) -> Vec<usize> {
+    // By value: its node's level and whether that runs elsewhere.
+    let mut made: Vec<Option<(usize, bool)>> = vec![None; program.values.len()];
+    let nodes = program.nodes.iter().zip(elsewhere);
+    nodes
+        .map(|(node, &own)| {
+            let start = usize::from(own != first);
+            let inputs = node.inputs.iter().filter_map(|input| made[input.index()]);
+            let level = inputs
+                .map(|(level, theirs)| level + usize::from(theirs != own))
+                .fold(start, usize::max);
+            node.outputs.iter().for_each(|output| made[output.index()] = Some((level, own)));
+            level
+        })
+        .collect()
+}
+
+/// Makes inputs and outputs of what crosses from part to part.
+fn connect(program: &Program, parts: &mut [Part]) {
+    let mut maker: Vec<Option<usize>> = vec![None; program.values.len()];
+    for (index, part) in parts.iter().enumerate() {
+        for output in part.program.nodes.iter().flat_map(|node| &node.outputs) {
+            maker[output.index()] = Some(index);
+        }
+    }
+    let last = parts.len().saturating_sub(1);
+    let mut leaves: Vec<bool> = vec![false; program.values.len()];
+    for value in program.results() {
+        leaves[value.index()] = true;
+        // A result that is a constant is the business of whoever is last.
+        if matches!(program.value(value).source, Source::Constant(_)) {
+            maker[value.index()] = Some(last);
+        }
+    }
+    let port = |value: ValueId| Port {
+        name: format!("value {}", value.0),
+        dtype: program.value(value).dtype,
+        value,
+    };
+    for (index, part) in parts.iter_mut().enumerate() {
+        let mut entered = vec![false; program.values.len()];
+        for &input in part.program.nodes.iter().flat_map(|node| &node.inputs) {
+            let source = program.value(input).source;
+            let crosses = match source {
+                Source::Constant(_) => false,
+                Source::Input => true,
+                Source::Node => maker[input.index()] != Some(index),
+            };
+            if crosses && !entered[input.index()] {
+                entered[input.index()] = true;
+                part.program.values[input.index()].source = Source::Input;
+                part.program.inputs.push(port(input));
+                leaves[input.index()] |= source == Source::Node;
+            }
+        }
+    }
+    for (value, maker) in maker.iter().enumerate() {
+        if let Some(maker) = maker
+            && leaves[value]
+        {
+            parts[*maker].program.outputs.push(port(ValueId(value as u32)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_model::{
+        dim::Dim,
+        program::{DType, Node, Op, PROGRAM_VERSION, Value},
+    };
+
+    use super::*;
+
+    /// Value 0 is the input; node `i` makes value `i + 1` of the values listed.
+    fn program(nodes: &[&[u32]], outputs: &[u32]) -> Program {
+        let value = |source| Value { dtype: DType::F32, shape: vec![Dim::Fixed(2)], source };
+        let port = |value: u32| Port {
+            name: format!("port {value}"),
+            dtype: DType::F32,
+            value: ValueId(value),
+        };
+        let node = |(index, inputs): (usize, &&[u32])| Node {
+            name: format!("node {index}"),
+            op: Op::Reshape,
+            inputs: inputs.iter().copied().map(ValueId).collect(),
+            outputs: vec![ValueId(index as u32 + 1)],
+        };
+        let program = Program {
+            version: PROGRAM_VERSION,
+            name: "split".to_owned(),
+            symbols: Vec::new(),
+            values: std::iter::once(value(Source::Input))
+                .chain(nodes.iter().map(|_| value(Source::Node)))
+                .collect(),
+            nodes: nodes.iter().enumerate().map(node).collect(),
+            inputs: vec![port(0)],
+            outputs: outputs.iter().copied().map(port).collect(),
+            assumptions: Vec::new(),
+            counts: Vec::new(),
+            blobs: Vec::new(),
+        };
+        program.check().expect("a sound program");
+        program
+    }
+
+    /// Each part as `backend: inputs -> nodes -> outputs`.
+    fn told(parts: &[Part]) -> Vec<String> {
+        let ports = |ports: &[Port]| {
+            ports.iter().map(|port| port.value.0.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let told = |part: &Part| {
+            part.program.check().expect("a sound part");
+            let nodes: Vec<&str> = part.program.nodes.iter().map(|node| &node.name[5..]).collect();
+            format!(
+                "{}: {} -> {} -> {}",
+                if part.elsewhere { "elsewhere" } else { "wanted" },
+                ports(&part.program.inputs),
+                nodes.join(" "),
+                ports(&part.program.outputs)
+            )
+        };
+        parts.iter().map(told).collect()
+    }
+
+    #[test]
+    fn a_node_in_the_middle_makes_three_parts() {
+        let program = program(&[&[0], &[1], &[2, 1]], &[3]);
+        let parts = split(&program, &[false, true, false]);
+        let want = ["wanted: 0 -> 0 -> 1", "elsewhere: 1 -> 1 -> 2", "wanted: 2 1 -> 2 -> 3"];
+        assert_eq!(told(&parts), want);
+    }
+
+    #[test]
+    fn branches_share_parts() {
+        // Two chains that each go elsewhere once: still one part before and one behind.
+        let program = program(&[&[0], &[0], &[1], &[2], &[3], &[4], &[5, 6]], &[7]);
+        let parts = split(&program, &[false, false, true, true, false, false, false]);
+        assert_eq!(parts.iter().filter(|part| !part.elsewhere).count(), 2);
+        assert_eq!(parts.len(), 3);
+    }
+
+    #[test]
+    fn what_starts_elsewhere_needs_one_part() {
+        // The second chain is elsewhere first: what is wanted waits for it and runs at once.
+        let program = program(&[&[0], &[0], &[2], &[1, 3]], &[4, 2]);
+        let parts = split(&program, &[false, true, false, false]);
+        let want = ["elsewhere: 0 -> 1 -> 2", "wanted: 0 2 -> 0 2 3 -> 4"];
+        assert_eq!(told(&parts), want);
+    }
+}

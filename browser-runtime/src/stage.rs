@@ -1,0 +1,147 @@
+//! One backend's share of a placement: a program, loaded.
+
+use std::rc::Rc;
+
+use flotilla_model::program::Program;
+use flotilla_protocol::{LoadError, RunError};
+
+#[cfg(target_arch = "wasm32")]
+use crate::backend::webnn::{self, NnModel};
+use crate::{
+    backend::{
+        cpu::{self, CpuModel},
+        webgpu::{self, GpuModel},
+    },
+    call::Shapes,
+    weights::{Constants, Sink},
+};
+
+/// A program that a backend has loaded.
+pub(crate) struct Stage {
+    pub(crate) program: Rc<Program>,
+    pub(crate) engine: Engine,
+}
+
+/// What runs a stage.
+pub(crate) enum Engine {
+    Cpu(CpuModel),
+    WebGpu(Box<GpuModel>),
+    #[cfg(target_arch = "wasm32")]
+    WebNn(NnModel),
+}
+
+impl Stage {
+    /// Executes the stage's program; `inputs` are in its order; what it gives back is in the order of
+    /// [`Program::results`].
+    pub(crate) async fn run(
+        &mut self,
+        shapes: &Shapes,
+        inputs: Vec<Vec<u32>>,
+    ) -> Result<Vec<Vec<u32>>, RunError> {
+        match &mut self.engine {
+            Engine::Cpu(model) => model.run(&self.program, shapes, inputs),
+            Engine::WebGpu(model) => model.run(&self.program, shapes, inputs).await,
+            #[cfg(target_arch = "wasm32")]
+            Engine::WebNn(model) => model.run(shapes, &inputs).await,
+        }
+    }
+
+    /// Pipelines or graphs created since the load.
+    pub(crate) fn created(&self) -> u32 {
+        match &self.engine {
+            Engine::Cpu(_) => 0,
+            Engine::WebGpu(model) => model.pipelines_created(),
+            #[cfg(target_arch = "wasm32")]
+            Engine::WebNn(model) => model.built(),
+        }
+    }
+}
+
+/// A stage whose constants are on their way.
+pub(crate) struct StageLoading {
+    program: Rc<Program>,
+    constants: Constants,
+    engine: EngineLoading,
+}
+
+pub(crate) enum EngineLoading {
+    Cpu(cpu::Loading),
+    WebGpu(webgpu::Loading),
+    #[cfg(target_arch = "wasm32")]
+    WebNn(webnn::Loading),
+}
+
+impl StageLoading {
+    pub(crate) fn new(
+        program: Rc<Program>,
+        constants: Constants,
+        engine: EngineLoading,
+    ) -> StageLoading {
+        StageLoading { program, constants, engine }
+    }
+
+    pub(crate) fn finish(self) -> Stage {
+        let StageLoading { program, constants, engine } = self;
+        let engine = match engine {
+            EngineLoading::Cpu(loading) => Engine::Cpu(loading.finish(&program, constants)),
+            EngineLoading::WebGpu(loading) => {
+                Engine::WebGpu(Box::new(loading.finish(&program, constants)))
+            }
+            #[cfg(target_arch = "wasm32")]
+            EngineLoading::WebNn(loading) => {
+                Engine::WebNn(loading.finish(program.clone(), constants))
+            }
+        };
+        Stage { program, engine }
+    }
+
+    /// What the stage itself calls a constant of the whole program.
+    fn own(&self, whole: &Constants, constant: usize) -> Option<usize> {
+        let wanted = whole.refs[constant];
+        self.constants.refs.iter().position(|own| *own == wanted)
+    }
+}
+
+/// Hands each constant of a program to the stages that use it.
+pub(crate) struct Fan<'a> {
+    stages: &'a mut [StageLoading],
+    /// By constant of the whole program: stages and what they call it.
+    takers: Vec<Vec<(usize, usize)>>,
+}
+
+impl<'a> Fan<'a> {
+    pub(crate) fn new(whole: &Constants, stages: &'a mut [StageLoading]) -> Fan<'a> {
+        let takers = (0..whole.refs.len()).map(|constant| {
+            let owns = stages.iter().map(|stage| stage.own(whole, constant)).enumerate();
+            owns.filter_map(|(stage, own)| Some((stage, own?))).collect()
+        });
+        let takers = takers.collect();
+        Fan { stages, takers }
+    }
+}
+
+impl Sink for Fan<'_> {
+    fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
+        for &(stage, own) in &self.takers[constant] {
+            match &mut self.stages[stage].engine {
+                EngineLoading::Cpu(loading) => loading.write(own, offset, bytes)?,
+                EngineLoading::WebGpu(loading) => loading.write(own, offset, bytes)?,
+                #[cfg(target_arch = "wasm32")]
+                EngineLoading::WebNn(loading) => loading.write(own, offset, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), LoadError> {
+        for stage in &mut *self.stages {
+            match &mut stage.engine {
+                EngineLoading::Cpu(loading) => loading.flush().await?,
+                EngineLoading::WebGpu(loading) => loading.flush().await?,
+                #[cfg(target_arch = "wasm32")]
+                EngineLoading::WebNn(loading) => loading.flush().await?,
+            }
+        }
+        Ok(())
+    }
+}
