@@ -2,6 +2,7 @@
 
 mod answers;
 mod architectures;
+mod builds;
 mod check;
 mod death;
 mod faults;

@@ -291,7 +291,8 @@ async fn live(
         ));
     }
     let facts = Facts {
-        kind: launch.wish.kind,
+        name: launch.wish.build.name.clone(),
+        kind: launch.wish.build.kind,
         version: capability(&session, "browserVersion"),
         simulated: false,
         pid,
@@ -304,7 +305,7 @@ async fn live(
     }
     let conversation = Conversation {
         browser,
-        kind: launch.wish.kind,
+        kind: launch.wish.build.kind,
         origin: &launch.origin,
         session: &session,
         driver_port: port,
@@ -317,10 +318,11 @@ async fn live(
 }
 
 fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled> {
-    let installed = install::find(launch.wish.kind)?;
-    Ok(match launch.wish.kind {
-        Kind::Chrome => chrome::plan(&installed, launch.wish.adapter, dir),
-        Kind::Firefox => firefox::plan(&installed, dir),
+    let wish = &launch.wish;
+    let installed = install::find(&wish.build)?;
+    Ok(match wish.build.kind {
+        Kind::Chrome => chrome::plan(&installed, wish, dir),
+        Kind::Firefox => firefox::plan(&installed, wish, dir),
     })
 }
 
@@ -502,12 +504,12 @@ fn watch(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
 }
 
 fn browser_pid(session: &Client, driver_pid: Option<u32>) -> Option<u32> {
-    let told = session
-        .capabilities()
-        .and_then(|capabilities| capabilities.get("moz:processID"))
-        .and_then(serde_json::Value::as_u64)
-        .and_then(|pid| u32::try_from(pid).ok());
-    // ChromeDriver does not say; the browser's main process is its only child.
+    let told = session.capabilities().and_then(|capabilities| {
+        let names = ["moz:processID", "goog:processID", "ms:processID"];
+        let told = names.iter().find_map(|&name| capabilities.get(name)?.as_u64());
+        u32::try_from(told?).ok()
+    });
+    // Older drivers do not say; the browser's main process is their only child.
     told.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
 }
 

@@ -68,7 +68,7 @@ pub struct Row {
     /// Where it was read from.
     pub path: PathBuf,
     /// The browser.
-    pub browser: Host,
+    pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
     /// The backend.
@@ -131,7 +131,7 @@ pub async fn bench(
     }
     let mut sessions = Vec::new();
     let mut cells = Vec::new();
-    for &target in targets {
+    for target in targets {
         tell(&format!("{}: starting {target}", subject.name));
         let opened = open(subject, target, options.settings).await;
         let (session, refused) = match opened {
@@ -208,7 +208,7 @@ async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Sub
 
 async fn open(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     settings: Settings,
 ) -> Result<Session, (Status, String)> {
     if let Some(missing) = target.host.missing() {
@@ -219,11 +219,11 @@ async fn open(
 }
 
 impl Row {
-    fn new(subject: &Subject, target: Target, batch: i64, concurrency: usize) -> Row {
+    fn new(subject: &Subject, target: &Target, batch: i64, concurrency: usize) -> Row {
         Row {
             model: subject.name.clone(),
             path: subject.path.clone(),
-            browser: target.host,
+            browser: target.host.name().to_owned(),
             browser_version: None,
             backend: target.backend,
             adapter: None,

@@ -54,13 +54,13 @@ impl State {
         let facts = browser.facts.as_ref()?;
         let fallback = self.fleet.fallback(placement);
         Some(Provenance {
-            browser: browser.wish.kind,
+            browser: facts.name.clone(),
             browser_version: facts.version.clone(),
             browser_id: entry.browser.to_string(),
             backend: entry.backend,
             adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
             webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
-                let is_chrome = browser.wish.kind == Kind::Chrome && !facts.simulated;
+                let is_chrome = facts.kind == Kind::Chrome && !facts.simulated;
                 is_chrome && entry.backend == Backend::WebGpu
             }),
             fallback,

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     browser::{
-        Adapter, Facts, Kind, Wish,
+        Adapter, Facts, Wish,
         fault::{Fault, FaultError},
         owner::{Limits, Outcome, Script},
     },
@@ -107,8 +107,8 @@ pub enum Input {
 /// Who computed an answer, and how long it took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Browser kind.
-    pub browser: Kind,
+    /// Name of the browser's build.
+    pub browser: String,
     /// The browser's own version.
     pub browser_version: String,
     /// Name of the browser in this pool.
