@@ -18,7 +18,7 @@ function broken(error) {
 addEventListener("error", (event) => broken(event.error ?? event.message));
 addEventListener("unhandledrejection", (event) => broken(event.reason));
 
-await init();
+await init({ module_or_path: new URL("wpt_bg.wasm", import.meta.url) });
 const response = await fetch("cases.json");
 for (const [index, one] of (await response.json()).entries()) {
   const outcome = JSON.parse(await run(JSON.stringify(one)));

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn every_difference_is_told() {
-        let table = "# what\n\nfailed | a [1, 2] | it rounds\nunsupported | b | no int8\nfailed | c | so\n";
+        let table =
+            "# what\n\nfailed | a [1, 2] | it rounds\nunsupported | b | no int8\nfailed | c | so\n";
         let expected = Expected::parse(table).expect("a table");
         let run = [judged("a [1, 2]", Outcome::Failed), judged("b", Outcome::Unsupported)];
         assert_eq!(expected.differences(&run, false), Vec::<String>::new());
