@@ -107,7 +107,7 @@ pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -
 mod tests {
     use flotilla_model::{
         dim::{Dim, Symbol},
-        program::{DType, Limit, PROGRAM_VERSION, Source, Value},
+        program::{DType, Guard, Limit, PROGRAM_VERSION, Port, Source, Value},
     };
 
     use super::*;
@@ -148,9 +148,9 @@ mod tests {
         assert_eq!(serve(&[&rows, &columns], &[1, 300]), None);
     }
 
-    #[test]
-    fn what_is_padded_is_cut_again() {
-        let program = Program {
+    /// One input, `[rows, columns, 2]` of I32.
+    fn program() -> Program {
+        Program {
             version: PROGRAM_VERSION,
             name: "padded".to_owned(),
             symbols: vec!["rows".to_owned(), "columns".to_owned()],
@@ -166,7 +166,26 @@ mod tests {
             counts: Vec::new(),
             allowed_paddings: Vec::new(),
             blobs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_mask_that_hides_everything_allows_no_padding() {
+        let guards = vec![Guard { input: 0, axis: 1, one: 1 }];
+        let program = Program {
+            inputs: vec![Port { name: "mask".to_owned(), dtype: DType::I32, value: ValueId(0) }],
+            allowed_paddings: vec![Padding { guards, ..padding(1, 64) }],
+            ..program()
         };
+        let shapes = Shapes::new(&program, vec![1, 2]).expect("shapes");
+        let count = |words: [u32; 4]| allowed(&program, &shapes, &[words.to_vec()]).len();
+        assert_eq!(count([1, 0, 0, 1]), 1);
+        assert_eq!(count([1, 0, 1, 0]), 0);
+    }
+
+    #[test]
+    fn what_is_padded_is_cut_again() {
+        let program = program();
         let exact = Shapes::new(&program, vec![1, 2]).expect("shapes");
         let larger = Shapes::new(&program, vec![2, 3]).expect("shapes");
         let words = padded(ValueId(0), &exact, &larger, vec![1, 2, 3, 4]);
