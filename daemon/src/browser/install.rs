@@ -126,13 +126,9 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
 
 /// Whether a usual path can be one here; bare names can everywhere.
 fn is_of_this_system(name: &str) -> bool {
-    if name.contains('\\') {
-        cfg!(windows)
-    } else if name.starts_with("/Applications/") {
-        cfg!(target_os = "macos")
-    } else {
-        true
-    }
+    let is_windows = name.contains('\\');
+    let is_macos = name.starts_with("/Applications/");
+    (!is_windows || cfg!(windows)) && (!is_macos || cfg!(target_os = "macos"))
 }
 
 /// A program where it usually is.
