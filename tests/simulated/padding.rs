@@ -50,6 +50,9 @@ fn hugging_face_bert() -> Subjects {
     imported("bert of Hugging Face", folder.path())
 }
 
+/// Changes a program so that it sees padding.
+type BreakIt<'a> = &'a dyn Fn(&mut Program);
+
 #[test]
 fn padding_that_is_allowed_changes_nothing() {
     let executor = tokio::runtime::Runtime::new().expect("a runtime");
@@ -71,7 +74,7 @@ fn padding_that_is_allowed_changes_nothing() {
                     let inputs = subject.inputs(&real, &guards, &mut random);
                     let compared =
                         compare(&mut placement, &subject.program, &inputs, &larger).await;
-                    let agreement = compared.expect("both run");
+                    let agreement = compared.unwrap_or_else(|failed| panic!("{}", failed.text()));
                     println!("{} {real:?} as {larger:?}: {agreement:?}", subject.name);
                     assert!(
                         agreement.worst <= RELATIVE,
@@ -137,7 +140,7 @@ fn padding_that_is_refused_would_show() {
         });
         program.outputs[0].value = sum;
     };
-    let broken: [(&str, &dyn Fn(&mut Program)); 3] =
+    let broken: [(&str, BreakIt<'_>); 3] =
         [("no mask", &without_mask), ("a weak mask", &weak_mask), ("a sum", &summed)];
     let executor = tokio::runtime::Runtime::new().expect("a runtime");
     executor.block_on(async {
@@ -152,7 +155,7 @@ fn padding_that_is_refused_would_show() {
             let mut placement = subject.placed().await;
             let inputs = subject.inputs(&[2, 5], &padding.guards, &mut Random(7));
             let compared = compare(&mut placement, &subject.program, &inputs, &[2, 9]).await;
-            let agreement = compared.expect("both run");
+            let agreement = compared.unwrap_or_else(|failed| panic!("{}", failed.text()));
             println!("{name}: {refused}; {agreement:?}");
             assert!(agreement.worst > 100.0 * RELATIVE, "{name}: {agreement:?}");
         }
@@ -163,7 +166,7 @@ fn padding_that_is_refused_would_show() {
         assert!(!padding.guards[0].holds(&[1, 0, 1, 1, 1, 0, 0, 0, 0, 0], &[2, 5]));
         let mut placement = whole.placed().await;
         let compared = compare(&mut placement, &whole.program, &inputs, &[2, 9]).await;
-        let agreement = compared.expect("both run");
+        let agreement = compared.unwrap_or_else(|failed| panic!("{}", failed.text()));
         println!("a row without a one: {agreement:?}");
         assert!(agreement.worst > 100.0 * RELATIVE, "{agreement:?}");
     });

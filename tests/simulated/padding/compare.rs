@@ -120,10 +120,18 @@ pub(crate) struct Agreement {
 }
 
 /// Which run failed, and why.
-#[derive(Debug)]
 pub(crate) enum Failed {
     Exact,
     Padded(String),
+}
+
+impl Failed {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Failed::Exact => "it does not run as it is".to_owned(),
+            Failed::Padded(reason) => format!("it does not run when padded: {reason}"),
+        }
+    }
 }
 
 /// Runs inputs as they are and padded, and compares what is no padding.
@@ -158,9 +166,8 @@ pub(crate) async fn compare(
             agreement.same_bits += usize::from(want.to_bits() == got.to_bits());
             let difference = (want - got).abs() / largest;
             // Not a number is a difference like any other.
-            if !(difference <= agreement.worst) {
-                agreement.worst = if difference.is_nan() { f32::INFINITY } else { difference };
-            }
+            let difference = if difference.is_nan() { f32::INFINITY } else { difference };
+            agreement.worst = agreement.worst.max(difference);
         }
     }
     Ok(agreement)

@@ -40,7 +40,8 @@ impl Tally {
 fn random_programs_that_are_allowed_do_not_see_padding() {
     let executor = tokio::runtime::Runtime::new().expect("a runtime");
     executor.block_on(async {
-        let (mut allowed, mut refused) = (Tally::default(), Tally::default());
+        let mut allowed = [Tally::default(), Tally::default()];
+        let mut refused = Tally::default();
         let mask = Guard { input: random::MASK, axis: 1, one: 1 };
         for seed in 1..=PROGRAMS {
             let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -59,19 +60,23 @@ fn random_programs_that_are_allowed_do_not_see_padding() {
                 };
                 let inputs = subject.inputs(&real, &[mask], &mut random);
                 let compared = compare(&mut placement, &subject.program, &inputs, &larger).await;
-                let tally = if analyzed.is_ok() { &mut allowed } else { &mut refused };
+                let tally = match &analyzed {
+                    Ok(_) => &mut allowed[symbol.0 as usize],
+                    Err(_) => &mut refused,
+                };
                 let before = tally.seen + tally.failed;
                 tally.count(&compared);
                 assert!(
                     analyzed.is_err() || tally.seen + tally.failed == before,
-                    "seed {seed}, {real:?} as {larger:?}: {compared:?}\n{:?}\n{}",
-                    analyzed,
+                    "seed {seed}, {real:?} as {larger:?}: {}\n{analyzed:?}\n{}",
+                    compared.map_or_else(|failed| failed.text(), |found| format!("{found:?}")),
                     subject.program
                 );
             }
         }
         println!("allowed {allowed:?}, refused {refused:?}");
-        assert!(allowed.same > PROGRAMS as usize / 2, "{allowed:?}");
-        assert!(refused.seen > PROGRAMS as usize / 10, "{refused:?}");
+        let enough = |tally: &Tally| tally.same > PROGRAMS as usize / 4;
+        assert!(allowed.iter().all(enough), "{allowed:?}");
+        assert!(refused.seen > PROGRAMS as usize / 4, "{refused:?}");
     });
 }
