@@ -12,7 +12,7 @@ use super::{
     Host, Settings, Status, Subject, Target, Tolerance, compare, inputs, percentile,
     session::Session,
 };
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Channel};
 
 /// Fewest requests of a round.
 const REQUESTS_MIN: usize = 4;
@@ -68,9 +68,11 @@ pub struct Row {
     /// Where it was read from.
     pub path: PathBuf,
     /// The browser.
-    pub browser: Host,
+    pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
+    /// Its release channel; nothing where there is no browser.
+    pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
     /// What it ran on, in the browser's words.
@@ -131,7 +133,7 @@ pub async fn bench(
     }
     let mut sessions = Vec::new();
     let mut cells = Vec::new();
-    for &target in targets {
+    for target in targets {
         tell(&format!("{}: starting {target}", subject.name));
         let opened = open(subject, target, options.settings).await;
         let (session, refused) = match opened {
@@ -208,7 +210,7 @@ async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Sub
 
 async fn open(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     settings: Settings,
 ) -> Result<Session, (Status, String)> {
     if let Some(missing) = target.host.missing() {
@@ -219,12 +221,13 @@ async fn open(
 }
 
 impl Row {
-    fn new(subject: &Subject, target: Target, batch: i64, concurrency: usize) -> Row {
+    fn new(subject: &Subject, target: &Target, batch: i64, concurrency: usize) -> Row {
         Row {
             model: subject.name.clone(),
             path: subject.path.clone(),
-            browser: target.host,
+            browser: target.host.name().to_owned(),
             browser_version: None,
+            browser_channel: None,
             backend: target.backend,
             adapter: None,
             webgpu_adapter: None,
@@ -266,7 +269,11 @@ impl Cell {
     /// The first run, which is not timed: its numbers must be right.
     async fn verify(&mut self, subject: &Subject, session: &Session, tolerance: Tolerance) {
         let facts = session.facts();
+        if let Some(name) = &facts.name {
+            self.row.browser.clone_from(name);
+        }
         self.row.browser_version.clone_from(&facts.version);
+        self.row.browser_channel = facts.channel;
         self.row.adapter.clone_from(&facts.adapter);
         self.row.webgpu_adapter = facts.webgpu_adapter;
         self.row.load_ms = facts.load_ms;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{catalog::Catalog, reference};
+use flotilla::{browser::Builds, catalog::Catalog, reference};
 use flotilla_fault_injection::{
     bert,
     campaign::{self, Plan, Target},
@@ -122,7 +122,7 @@ impl FromStr for Rate {
     }
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
     if let Some(name) = &options.show {
         print_json(&serde_json::to_value(scenario(name)?)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -159,13 +159,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         let remote = Arc::new(remote::Remote::new(Daemon::new(url, name)));
         play(remote, plan, questions).await?
     } else if plan.scenario.faults.iter().any(|fault| needs_child(&fault.what)) {
-        let child =
-            Arc::new(child::Child::start(&options, &plan.scenario, &model, folder.path()).await?);
+        let child = Arc::new(
+            child::Child::start(&options, builds, &plan.scenario, &model, folder.path()).await?,
+        );
         let report = play(child.clone(), plan, questions).await;
         child.stop().await;
         report?
     } else {
-        let own = Arc::new(own::Own::start(&options, catalog, &plan.scenario).await?);
+        let own = Arc::new(own::Own::start(&options, builds, catalog, &plan.scenario).await?);
         let report = play(own.clone(), plan, questions).await;
         own.stop().await;
         report?

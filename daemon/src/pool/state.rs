@@ -164,13 +164,13 @@ impl State {
             .wishes
             .iter()
             .map(|wish| Slot {
-                kind: wish.kind.name().to_owned(),
+                kind: wish.build.to_string(),
                 backends: wish.backends.clone(),
                 role: Role::Regular,
             })
             .collect();
         slots.extend(options.fallback.iter().map(|wish| Slot {
-            kind: wish.kind.name().to_owned(),
+            kind: wish.build.to_string(),
             backends: wish.backends.clone(),
             role: Role::Fallback,
         }));
