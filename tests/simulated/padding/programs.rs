@@ -75,9 +75,8 @@ fn random_programs_that_are_allowed_do_not_see_padding() {
             }
         }
         println!("allowed {allowed:?}, refused {refused:?}");
-        let [batch, length] = &allowed;
-        assert!(batch.same > PROGRAMS as usize / 2, "{allowed:?}");
-        assert!(length.same > PROGRAMS as usize / 20, "{allowed:?}");
-        assert!(refused.seen > PROGRAMS as usize / 10, "{refused:?}");
+        let enough = |tally: &Tally| tally.same > PROGRAMS as usize / 4;
+        assert!(allowed.iter().all(enough), "{allowed:?}");
+        assert!(refused.seen > PROGRAMS as usize / 4, "{refused:?}");
     });
 }
