@@ -166,7 +166,7 @@ impl Browser {
         }
         let misplaced = match self.kind {
             Kind::Firefox => self.webgpu_adapter.is_some().then_some("webgpu_adapter"),
-            Kind::Chrome => (!self.preferences.is_empty()).then_some("preferences"),
+            Kind::Chrome | Kind::Edge => (!self.preferences.is_empty()).then_some("preferences"),
         };
         match misplaced {
             Some(key) => Err(ConfigErrorKind::Key { name: name.to_owned(), key, kind: self.kind }),

@@ -220,7 +220,7 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
             let (backend, adapters) = match (backend, build.kind) {
                 (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
-                (BackendName::WebGpu, Kind::Chrome) => {
+                (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {
                     // Where the machine has a GPU it comes first; both software routes can be had everywhere.
                     let first = Some(adapter::decide(Adapter::Auto, build))
                         .filter(|adapter| *adapter == Adapter::Hardware);

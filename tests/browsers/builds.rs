@@ -10,7 +10,7 @@ use flotilla::{
     pool::View,
 };
 use flotilla_protocol::Backend;
-use flotilla_tests::{command, daemon, model, place, skip::has_browsers};
+use flotilla_tests::{command, daemon, place, skip::has_browsers};
 use serde_json::{Value, json};
 
 /// Longest start of a browser.
@@ -116,22 +116,25 @@ fn browser_names_are_looked_up_in_the_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("mine.toml");
     std::fs::write(&config, "[browsers.my-chrome]\nkind = \"chrome\"\n").expect("written");
-    let config = config.display().to_string();
-    let small = model::small(folder.path(), "small").display().to_string();
-    let embed = |names: &str, environment: &[(&str, &str)]| {
-        let model = ["embed", "--model", &small, "--backends", "cpu", "--json"];
-        flotilla(&[&model[..], &["--browsers", names, "a text"]].concat(), environment)
+    let config_file = config.display().to_string();
+    let bert = place::file("models/bert").display().to_string();
+    let checked = |names: &str, environment: &[(&str, &str)]| {
+        let model = ["check", &bert, "--backends", "cpu", "--json"];
+        flotilla(&[&model[..], &["--browsers", names]].concat(), environment)
     };
-    let rows = embed("my-chrome", &[("FLOTILLA_CONFIG", &config)]).json();
-    assert_eq!(rows[0]["runs"][0]["browser"], "my-chrome", "{rows:#}");
-    let unknown = embed("my-chrom", &[("FLOTILLA_CONFIG", &config)]);
+    let rows = checked("my-chrome", &[("FLOTILLA_CONFIG", &config_file)]).json();
+    assert_eq!((&rows[0]["browser"], &rows[0]["status"]), (&json!("my-chrome"), &json!("pass")));
+    let unknown = checked("my-chrom", &[("FLOTILLA_CONFIG", &config_file)]);
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
     assert!(unknown.stderr.contains("chrome-webnn, my-chrome"), "{unknown:?}");
     std::fs::write(&config, "[browsers.my-chrome]\nkind = \"chrome\"\nbinari = \"x\"\n")
         .expect("written");
-    let broken = embed("my-chrome", &[("FLOTILLA_CONFIG", &config)]);
+    let broken = checked("my-chrome", &[("FLOTILLA_CONFIG", &config_file)]);
     assert_eq!(broken.code, Some(2), "{broken:?}");
-    assert!(broken.stderr.contains(&config) && broken.stderr.contains("`binari`"), "{broken:?}");
+    assert!(
+        broken.stderr.contains(&config_file) && broken.stderr.contains("`binari`"),
+        "{broken:?}"
+    );
 }
 
 fn flotilla(arguments: &[&str], environment: &[(&str, &str)]) -> command::Output {

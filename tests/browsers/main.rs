@@ -5,6 +5,7 @@ mod architectures;
 mod builds;
 mod check;
 mod death;
+mod edge;
 mod faults;
 mod kernels;
 mod links;

@@ -1,10 +1,10 @@
-//! Chromium and Google Chrome.
+//! Chromium, Google Chrome, and Microsoft Edge, whose driver is ChromeDriver under another name.
 
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::browser::{Adapter, DriverPlan, Wish, install::Installed};
+use crate::browser::{Adapter, DriverPlan, Kind, Wish, install::Installed};
 
 /// Flags that keep a page in the background computing, and the browser from calling home.
 const QUIET: &[&str] = &[
@@ -77,10 +77,14 @@ fn arguments(wish: &Wish, is_root: bool) -> Vec<String> {
 /// What to start. `dir` receives profile and logs.
 pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
     let is_root = rustix::process::geteuid().is_root();
+    let (browser_name, options) = match wish.build.kind {
+        Kind::Edge => ("MicrosoftEdge", "ms:edgeOptions"),
+        Kind::Chrome | Kind::Firefox => ("chrome", "goog:chromeOptions"),
+    };
     let capabilities = json!({
-        "browserName": "chrome",
+        "browserName": browser_name,
         "pageLoadStrategy": "none",
-        "goog:chromeOptions": {
+        options: {
             "binary": installed.browser,
             "args": arguments(wish, is_root),
         },
@@ -113,7 +117,7 @@ pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::browser::{Build, Kind};
+    use crate::browser::Build;
 
     #[test]
     fn features_of_every_source_are_enabled_by_one_argument() {

@@ -29,7 +29,7 @@ pub struct NotInstalled {
 }
 
 /// Finds a build's browser and driver: what the build names, else what `FLOTILLA_CHROME`, `FLOTILLA_CHROMEDRIVER`,
-/// `FLOTILLA_FIREFOX`, `FLOTILLA_GECKODRIVER` name, else the usual places, then `PATH`, then this program's own folder of
+/// `FLOTILLA_FIREFOX`, `FLOTILLA_GECKODRIVER`, `FLOTILLA_EDGE`, `FLOTILLA_MSEDGEDRIVER` name, else the usual places, then `PATH`, then this program's own folder of
 /// tools.
 ///
 /// # Errors
@@ -90,7 +90,12 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
             });
         }
         let variable = usual.variable;
-        let remedy = format!("run `cargo xtask setup`, or name the program with {variable}");
+        let remedy = match build.kind {
+            Kind::Chrome | Kind::Firefox => {
+                format!("run `cargo xtask setup`, or name the program with {variable}")
+            }
+            Kind::Edge => format!("install it, or name the program with {variable}"),
+        };
         if let Some(named) = (self.variable)(variable).filter(|named| !named.is_empty()) {
             let named = PathBuf::from(named);
             return if is_program(&named) {
@@ -112,7 +117,11 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
             return is_program(name).then(|| name.to_owned());
         }
         let folders = self.path.iter().flat_map(std::env::split_paths).chain([self.tools.clone()]);
-        folders.map(|folder| folder.join(name)).find(|path| is_program(path))
+        let mut file = name.as_os_str().to_owned();
+        if name.extension().is_none() {
+            file.push(std::env::consts::EXE_SUFFIX);
+        }
+        folders.map(|folder| folder.join(&file)).find(|path| is_program(path))
     }
 }
 
@@ -124,7 +133,7 @@ struct Usual {
     names: &'static [&'static str],
 }
 
-/// Browser and driver of a kind.
+/// Browser and driver of a kind. Of several channels the most stable one comes first.
 fn programs(kind: Kind) -> (Usual, Usual) {
     match kind {
         Kind::Chrome => (
@@ -135,11 +144,25 @@ fn programs(kind: Kind) -> (Usual, Usual) {
                     // Debian's `chromium` on PATH is a wrapper script that adds flags of its own: the program itself comes first.
                     "/usr/lib/chromium/chromium",
                     "/opt/google/chrome/chrome",
+                    "/opt/google/chrome-beta/chrome",
+                    "/opt/google/chrome-unstable/chrome",
+                    "/opt/google/chrome-canary/chrome",
                     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+                    "/Applications/Google Chrome Beta.app/Contents/MacOS/Google Chrome Beta",
+                    "/Applications/Google Chrome Dev.app/Contents/MacOS/Google Chrome Dev",
+                    "/Applications/Google Chrome Canary.app/Contents/MacOS/Google Chrome Canary",
                     "/Applications/Chromium.app/Contents/MacOS/Chromium",
+                    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+                    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+                    r"C:\Program Files\Google\Chrome Beta\Application\chrome.exe",
+                    r"C:\Program Files\Google\Chrome Dev\Application\chrome.exe",
                     "google-chrome",
+                    "google-chrome-stable",
+                    "google-chrome-beta",
+                    "google-chrome-unstable",
                     "chromium",
                     "chromium-browser",
+                    "chrome",
                 ],
             },
             Usual {
@@ -155,6 +178,7 @@ fn programs(kind: Kind) -> (Usual, Usual) {
                 names: &[
                     "/usr/lib/firefox-esr/firefox-esr",
                     "/Applications/Firefox.app/Contents/MacOS/firefox",
+                    r"C:\Program Files\Mozilla Firefox\firefox.exe",
                     "firefox-esr",
                     "firefox",
                 ],
@@ -165,9 +189,44 @@ fn programs(kind: Kind) -> (Usual, Usual) {
                 names: &["geckodriver"],
             },
         ),
+        Kind::Edge => (
+            Usual {
+                what: "Microsoft Edge",
+                variable: "FLOTILLA_EDGE",
+                names: &[
+                    "/opt/microsoft/msedge/msedge",
+                    "/opt/microsoft/msedge-beta/msedge",
+                    "/opt/microsoft/msedge-dev/msedge",
+                    "/opt/microsoft/msedge-canary/msedge",
+                    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+                    "/Applications/Microsoft Edge Beta.app/Contents/MacOS/Microsoft Edge Beta",
+                    "/Applications/Microsoft Edge Dev.app/Contents/MacOS/Microsoft Edge Dev",
+                    "/Applications/Microsoft Edge Canary.app/Contents/MacOS/Microsoft Edge Canary",
+                    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+                    r"C:\Program Files (x86)\Microsoft\Edge Beta\Application\msedge.exe",
+                    r"C:\Program Files (x86)\Microsoft\Edge Dev\Application\msedge.exe",
+                    "microsoft-edge",
+                    "microsoft-edge-stable",
+                    "microsoft-edge-beta",
+                    "microsoft-edge-dev",
+                    "msedge",
+                ],
+            },
+            Usual {
+                what: "Microsoft Edge WebDriver",
+                variable: "FLOTILLA_MSEDGEDRIVER",
+                names: &["msedgedriver"],
+            },
+        ),
     }
 }
 
+#[cfg(not(unix))]
+fn is_program(path: &Path) -> bool {
+    path.is_file()
+}
+
+#[cfg(unix)]
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()
@@ -189,6 +248,47 @@ mod tests {
         };
         let error = place.find(&Kind::Chrome.into()).expect_err("nothing is there").to_string();
         assert!(error.contains("/no/such/chrome") && error.contains("FLOTILLA_CHROME"), "{error}");
+    }
+
+    #[test]
+    fn every_usual_path_of_a_channel_is_known_for_it() {
+        use crate::browser::Channel;
+        for kind in [Kind::Chrome, Kind::Edge] {
+            let (browser, _) = programs(kind);
+            let vendors = |name: &&&str| {
+                (name.contains('/') || name.contains('\\'))
+                    && !name.to_lowercase().contains("chromium")
+            };
+            for path in browser.names.iter().filter(vendors) {
+                let channel = Channel::of(kind, Path::new(path), "1.2.3.4");
+                assert_ne!(channel, Channel::Unknown, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn edge_is_looked_for_by_its_own_names() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let place = |edge: bool, path: &Path| Place {
+            path: Some(path.as_os_str().to_owned()),
+            tools: PathBuf::from("/nonexistent"),
+            variable: move |name: &str| {
+                (edge && name == "FLOTILLA_EDGE").then(|| OsString::from("/no/such/edge"))
+            },
+        };
+        for name in ["microsoft-edge-beta", "msedgedriver"] {
+            let missing = place(false, dir.path()).find(&Kind::Edge.into()).expect_err("a part");
+            assert!(missing.to_string().contains(name), "{missing}");
+            let program = dir.path().join(name);
+            std::fs::write(&program, "").expect("written");
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("mode");
+        }
+        let installed = place(false, dir.path()).find(&Kind::Edge.into()).expect("both");
+        assert_eq!(installed.browser, dir.path().join("microsoft-edge-beta"));
+        assert_eq!(installed.driver, dir.path().join("msedgedriver"));
+        let named = place(true, dir.path()).find(&Kind::Edge.into()).expect_err("not there");
+        assert!(named.to_string().contains("/no/such/edge (FLOTILLA_EDGE)"), "{named}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod adapter;
 pub mod build;
+pub mod channel;
 pub mod chrome;
 mod conversation;
 pub mod fault;
@@ -16,6 +17,7 @@ pub mod owner;
 pub mod simulated;
 
 pub use build::{Build, Builds, Names, SpecError};
+pub use channel::Channel;
 
 /// A family of browsers that are driven alike.
 #[derive(
@@ -27,17 +29,28 @@ pub enum Kind {
     Chrome,
     /// Firefox.
     Firefox,
+    /// Microsoft Edge.
+    Edge,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 2] = [Kind::Chrome, Kind::Firefox];
+    pub const ALL: [Kind; 3] = [Kind::Chrome, Kind::Firefox, Kind::Edge];
 
     /// Name in options and tables.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Chrome => "chrome",
             Kind::Firefox => "firefox",
+            Kind::Edge => "edge",
+        }
+    }
+
+    /// Whether it is made of Chromium, and takes its arguments.
+    pub fn is_chromium(self) -> bool {
+        match self {
+            Kind::Chrome | Kind::Edge => true,
+            Kind::Firefox => false,
         }
     }
 }
@@ -105,13 +118,15 @@ pub struct Wish {
 /// What is known about a browser once it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// Name of its build.
+    /// Name of its build; one that only plays it has ` (shim)` after it.
     pub name: String,
     /// How it is driven.
     #[serde(skip)]
     pub kind: Kind,
     /// The browser's own version; this program's for a simulated one.
     pub version: String,
+    /// Its release channel.
+    pub channel: Channel,
     /// Whether only its protocol is played, by native code.
     pub simulated: bool,
     /// Process id of the browser's main process, where it has one.

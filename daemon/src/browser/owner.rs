@@ -23,16 +23,20 @@ use tokio::{
 
 use crate::{
     browser::{
-        DriverPlan, Facts, Kind, Wish, chrome,
+        Channel, DriverPlan, Facts, Kind, Wish, chrome,
         conversation::{Conversation, runner_url},
         fault::{Fault, FaultError},
-        firefox, install, simulated,
+        firefox,
+        install::{self, Installed},
+        simulated,
     },
     guardian,
 };
 
 /// Longest wait for a guardian to end everything under it before its descendants are killed one by one.
 const GUARDIAN_END_MAX: Duration = Duration::from_secs(10);
+/// The capability by which a driver says that it only plays its browser.
+pub const SHIM: &str = "flotilla:shim";
 /// Longest driver words in a message.
 const WORDS_MAX: usize = 600;
 
@@ -243,10 +247,11 @@ async fn live(
             ));
         }
     };
-    let plan = match plan(&launch, dir.path()) {
-        Ok(plan) => plan,
+    let installed = match install::find(&launch.wish.build) {
+        Ok(installed) => installed,
         Err(missing) => return driver_failure(missing.to_string()),
     };
+    let plan = plan(&launch, &installed, dir.path());
     let guarded = match Guarded::spawn(&launch, &plan) {
         // The guardian removes the folder.
         Ok(guarded) => slot.insert((guarded, dir.keep()).0),
@@ -290,10 +295,13 @@ async fn live(
             cut(&error.to_string())
         ));
     }
+    let build = &launch.wish.build;
+    let version = capability(&session, "browserVersion");
     let facts = Facts {
-        name: launch.wish.build.name.clone(),
-        kind: launch.wish.build.kind,
-        version: capability(&session, "browserVersion"),
+        name: shown_name(&session, &build.name),
+        kind: build.kind,
+        channel: Channel::of(build.kind, &installed.browser, &version),
+        version,
         simulated: false,
         pid,
         guardian_pid: guarded.child.id(),
@@ -317,13 +325,12 @@ async fn live(
     guarded.failure(&conversation, queues, pid).await
 }
 
-fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled> {
+fn plan(launch: &Launch, installed: &Installed, dir: &Path) -> DriverPlan {
     let wish = &launch.wish;
-    let installed = install::find(&wish.build)?;
-    Ok(match wish.build.kind {
-        Kind::Chrome => chrome::plan(&installed, wish, dir),
-        Kind::Firefox => firefox::plan(&installed, wish, dir),
-    })
+    match wish.build.kind {
+        Kind::Chrome | Kind::Edge => chrome::plan(installed, wish, dir),
+        Kind::Firefox => firefox::plan(installed, wish, dir),
+    }
 }
 
 /// A guardian and what comes from it.
@@ -511,6 +518,14 @@ fn browser_pid(session: &Client, driver_pid: Option<u32>) -> Option<u32> {
     });
     // Older drivers do not say; the browser's main process is their only child.
     told.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
+}
+
+/// A driver that plays another browser's says so, and no answer is then taken for that browser's.
+fn shown_name(session: &Client, name: &str) -> String {
+    match session.capabilities().and_then(|capabilities| capabilities.get(SHIM)) {
+        Some(_) => format!("{name} (shim)"),
+        None => name.to_owned(),
+    }
 }
 
 fn capability(session: &Client, name: &str) -> String {

@@ -107,6 +107,7 @@ pub(super) async fn own(
     let facts = Facts {
         name: launch.wish.build.name.clone(),
         kind: launch.wish.build.kind,
+        channel: crate::browser::Channel::Unknown,
         version: format!("flotilla {}", env!("CARGO_PKG_VERSION")),
         simulated: true,
         pid: None,

@@ -12,7 +12,7 @@ use super::{
     Host, Settings, Status, Subject, Target, Tolerance, compare, inputs, percentile,
     session::Session,
 };
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Channel};
 
 /// Fewest requests of a round.
 const REQUESTS_MIN: usize = 4;
@@ -71,6 +71,8 @@ pub struct Row {
     pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
+    /// Its release channel; nothing where there is no browser.
+    pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
     /// What it ran on, in the browser's words.
@@ -225,6 +227,7 @@ impl Row {
             path: subject.path.clone(),
             browser: target.host.name().to_owned(),
             browser_version: None,
+            browser_channel: None,
             backend: target.backend,
             adapter: None,
             webgpu_adapter: None,
@@ -266,7 +269,11 @@ impl Cell {
     /// The first run, which is not timed: its numbers must be right.
     async fn verify(&mut self, subject: &Subject, session: &Session, tolerance: Tolerance) {
         let facts = session.facts();
+        if let Some(name) = &facts.name {
+            self.row.browser.clone_from(name);
+        }
         self.row.browser_version.clone_from(&facts.version);
+        self.row.browser_channel = facts.channel;
         self.row.adapter.clone_from(&facts.adapter);
         self.row.webgpu_adapter = facts.webgpu_adapter;
         self.row.load_ms = facts.load_ms;

@@ -31,7 +31,7 @@ use session::{Facts, Session};
 pub use subject::{Given, Subject, SubjectError};
 pub use target::{DEFAULT_HOSTS, Host, Target, targets};
 
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Channel};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -83,6 +83,8 @@ pub struct Row {
     pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
+    /// Its release channel; nothing where there is no browser.
+    pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
     /// What it ran on, in the browser's words.
@@ -147,6 +149,7 @@ impl Row {
             model_hash: None,
             browser: target.host.name().to_owned(),
             browser_version: None,
+            browser_channel: None,
             backend: target.backend,
             adapter: None,
             webgpu_adapter: None,
@@ -182,7 +185,11 @@ impl Row {
     }
 
     fn tell(&mut self, facts: &Facts) {
+        if let Some(name) = &facts.name {
+            self.browser.clone_from(name);
+        }
         self.browser_version.clone_from(&facts.version);
+        self.browser_channel = facts.channel;
         self.adapter.clone_from(&facts.adapter);
         self.webgpu_adapter = facts.webgpu_adapter;
         self.load_ms = facts.load_ms;

@@ -11,7 +11,7 @@ use super::{
     target::{Host, Target},
 };
 use crate::{
-    browser::{Adapter, Build, Kind},
+    browser::{Adapter, Build, Channel, Kind},
     catalog::Catalog,
     guardian,
     local::{Local, Wishes},
@@ -35,8 +35,12 @@ pub struct Settings {
 /// What a target says of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// The browser's name; of one that is only played by another, other than the target's.
+    pub name: Option<String>,
     /// The browser's own version; this program's where there is no browser.
     pub version: Option<String>,
+    /// Its release channel.
+    pub channel: Option<Channel>,
     /// What the backend runs on, in the browser's words.
     pub adapter: Option<String>,
     /// Chromium's route to WebGPU, where one was taken.
@@ -126,7 +130,9 @@ impl Session {
     fn owned(&self, answer: Answer) -> Result<Run, String> {
         let provenance = &answer.provenance;
         let is_own_browser = match &self.target.host {
-            Host::Browser(build) => !provenance.simulated && provenance.browser == build.name,
+            Host::Browser(_) => {
+                !provenance.simulated && self.facts.name.as_ref() == Some(&provenance.browser)
+            }
             Host::Simulated | Host::Native => provenance.simulated,
         };
         let is_own = is_own_browser
@@ -277,11 +283,13 @@ fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
         of_backend.find_map(|report| Some(report.outcome.as_ref().ok()?.label()))
     };
     Facts {
+        name: told.filter(|facts| !facts.simulated).map(|facts| facts.name.clone()),
         version: told.map(|facts| facts.version.clone()),
+        channel: told.filter(|facts| !facts.simulated).map(|facts| facts.channel),
         adapter: loaded.or_else(offered),
         webgpu_adapter: match (&target.host, target.backend) {
             (Host::Browser(build), flotilla_protocol::Backend::WebGpu)
-                if build.kind == Kind::Chrome =>
+                if build.kind.is_chromium() =>
             {
                 Some(crate::browser::adapter::decide(settings.adapter, build))
             }

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use flotilla::{
-    browser::{Adapter, Build, Builds, Kind, adapter, install},
+    browser::{Adapter, Build, Builds, adapter, install},
     catalog::Catalog,
     local::{Local, Wishes},
     pool::View,
@@ -102,7 +102,7 @@ async fn examine(build: &Build, simulated: bool, options: &PoolOptions) -> Value
             }
         }
     }
-    if build.kind == Kind::Chrome {
+    if build.kind.is_chromium() {
         report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter, build));
         report["measured"] = json!(adapter::Measured::load());
     }
@@ -142,7 +142,9 @@ fn describe(report: &mut Value, view: &View) {
     }
     for browser in &view.browsers {
         if let Some(facts) = &browser.facts {
+            report["browser"] = json!(facts.name);
             report["version"] = json!(facts.version);
+            report["channel"] = json!(facts.channel);
             report["start_ms"] = json!(facts.start_ms);
         }
         let backends: Vec<Value> = browser

@@ -6,7 +6,6 @@ use flotilla_fleet::Attempt;
 use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
 
 use super::{Answer, AnswerError, Provenance, Reply, batch, state::State};
-use crate::browser::Kind;
 
 impl State {
     pub(super) fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
@@ -56,12 +55,13 @@ impl State {
         Some(Provenance {
             browser: facts.name.clone(),
             browser_version: facts.version.clone(),
+            browser_channel: facts.channel,
             browser_id: entry.browser.to_string(),
             backend: entry.backend,
             adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
             webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
-                let is_chrome = facts.kind == Kind::Chrome && !facts.simulated;
-                is_chrome && entry.backend == Backend::WebGpu
+                let is_chromium = facts.kind.is_chromium() && !facts.simulated;
+                is_chromium && entry.backend == Backend::WebGpu
             }),
             fallback,
             simulated: facts.simulated,

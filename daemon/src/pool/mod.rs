@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     browser::{
-        Adapter, Facts, Wish,
+        Adapter, Channel, Facts, Wish,
         fault::{Fault, FaultError},
         owner::{Limits, Outcome, Script},
     },
@@ -111,6 +111,9 @@ pub struct Provenance {
     pub browser: String,
     /// The browser's own version.
     pub browser_version: String,
+    /// Its release channel, as far as path or version tell.
+    #[serde(default)]
+    pub browser_channel: Channel,
     /// Name of the browser in this pool.
     pub browser_id: String,
     /// Where in the page it ran.

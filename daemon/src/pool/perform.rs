@@ -99,7 +99,8 @@ impl State {
     fn kill(&mut self, browser: BrowserId, reason: &str) {
         let Some(entry) = self.browsers.remove(&browser) else { return };
         tracing::debug!(%browser, %reason, "browser is ended");
-        self.audit("kill", browser.to_string(), reason, json!({ "kind": entry.wish.build }));
+        let name = entry.facts.as_ref().map_or(&entry.wish.build.name, |facts| &facts.name);
+        self.audit("kill", browser.to_string(), reason, json!({ "kind": name }));
         self.forget_page(browser);
         self.ending.push(entry.owner.end());
     }

@@ -197,7 +197,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "the test runner's report is made of it")]
     fn it_is_installed_once() {
         if let Some(reason) = ChromeWebnn::impossible() {
             return println!("skipped: {reason}");
