@@ -10,6 +10,7 @@ mod clients;
 mod commands;
 mod ending;
 mod links;
+mod padding;
 mod persistence;
 mod state;
 mod workers;
