@@ -13,7 +13,9 @@
 //!
 //! A browser may lack an operator of the current text; [`MlContext::op_support_limits`] names those it has.
 //!
-//! The crate compiles natively too, so that it is checked with the others; there every call panics.
+//! Natively it is empty: only pages have WebNN.
+
+#![cfg(target_arch = "wasm32")]
 
 mod builder;
 mod context;

@@ -4,17 +4,28 @@
 //! The page is given cases as JSON and gives outcomes as JSON; who it is that opens the page, and what outcome is
 //! expected, is `flotilla-wpt`'s.
 
+#![cfg_attr(
+    not(target_arch = "wasm32"),
+    expect(dead_code, reason = "natively only the tests of what needs no browser are of use")
+)]
+
+#[cfg(target_arch = "wasm32")]
 mod arguments;
 mod compare;
 mod data;
+#[cfg(target_arch = "wasm32")]
 mod graph;
 mod limits;
+#[cfg(target_arch = "wasm32")]
 mod operators;
 mod tolerance;
 
+#[cfg(target_arch = "wasm32")]
 use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
 use wasm_bindgen::prelude::*;
 
+#[cfg(target_arch = "wasm32")]
 use graph::{Graph, Stop};
 
 /// Runs one case on a context of its own.
@@ -23,6 +34,7 @@ use graph::{Graph, Stop};
 /// outcome is `{"outcome": "passed" | "failed" | "unsupported", "reason": ".."}`. Unsupported is what the browser
 /// says that it lacks: a data type or a rank that is not in its limits, or a `NotSupportedError`. Failed is all else that is not
 /// right.
+#[cfg(target_arch = "wasm32")]
 #[wasm_bindgen]
 pub async fn run(case: String) -> String {
     let outcome = match outcome(&case).await {
@@ -33,6 +45,7 @@ pub async fn run(case: String) -> String {
     outcome.to_string()
 }
 
+#[cfg(target_arch = "wasm32")]
 async fn outcome(case: &str) -> Result<(), Stop> {
     let case: Value = serde_json::from_str(case)
         .map_err(|error| Stop::Failed(format!("the case is no JSON: {error}")))?;

@@ -1,17 +1,22 @@
 //! What a context says that it takes.
 
+#[cfg(target_arch = "wasm32")]
 use std::collections::BTreeMap;
 
+#[cfg(target_arch = "wasm32")]
 use flotilla_webnn::{MlContext, MlOperand};
+#[cfg(target_arch = "wasm32")]
 use js_sys::JSON;
 use serde_json::Value;
 
+#[cfg(target_arch = "wasm32")]
 use crate::graph::Operator;
 
 /// `opSupportLimits()`.
 #[derive(Debug)]
 pub(crate) struct Limits(Value);
 
+#[cfg(target_arch = "wasm32")]
 impl Limits {
     pub(crate) fn of(context: &MlContext) -> Result<Limits, String> {
         let text = JSON::stringify(&context.op_support_limits())
