@@ -7,6 +7,7 @@ pub mod browser;
 pub mod catalog;
 pub mod check;
 pub mod client;
+pub mod config;
 pub mod embed;
 pub mod folder;
 pub mod guardian;

@@ -7,7 +7,7 @@ use flotilla_protocol::{Backend, Device};
 use tokio::sync::oneshot;
 
 use crate::{
-    browser::{Adapter, Kind, Wish, adapter, install, owner::Limits},
+    browser::{Adapter, Build, Kind, Wish, adapter, install, owner::Limits},
     catalog::Catalog,
     guardian,
     http::{self, BindError, Context},
@@ -24,7 +24,7 @@ const CLIENTS_END_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Wishes {
     /// Browsers to keep.
-    pub kinds: Vec<Kind>,
+    pub browsers: Vec<Build>,
     /// Whether native code plays them.
     pub simulated: bool,
     /// Backends in order of preference.
@@ -67,9 +67,9 @@ pub struct Wishes {
 
 impl Wishes {
     /// Real browsers with default limits.
-    pub fn of(kinds: Vec<Kind>) -> Wishes {
+    pub fn of(browsers: impl IntoIterator<Item = impl Into<Build>>) -> Wishes {
         Wishes {
-            kinds,
+            browsers: browsers.into_iter().map(Into::into).collect(),
             simulated: false,
             backends: vec![Backend::WebGpu, Backend::Cpu],
             choice: Choice::First,
@@ -142,8 +142,8 @@ impl Local {
             return Err(StartError::NoModel { reasons: reasons.join("; ") });
         }
         if !wishes.simulated {
-            for &kind in &wishes.kinds {
-                install::find(kind)?;
+            for build in &wishes.browsers {
+                install::find(build)?;
             }
             if let Some(remedy) = flotilla_web::missing() {
                 return Err(StartError::RunnerMissing { remedy });
@@ -157,16 +157,15 @@ impl Local {
             tracing::warn!(pid, "ended a process that a dead daemon of this data folder had left");
         }
         let recorded = open_state(wishes).await?;
-        let route = adapter::decide(wishes.adapter);
         let options = pool::Options {
             wishes: wishes
-                .kinds
+                .browsers
                 .iter()
-                .map(|&kind| Wish {
-                    kind,
+                .map(|build| Wish {
+                    build: build.clone(),
                     simulated: wishes.simulated,
                     backends: wishes.backends.clone(),
-                    adapter: route,
+                    adapter: adapter::decide(wishes.adapter, build),
                 })
                 .collect(),
             fleet: flotilla_fleet::Config {
@@ -176,8 +175,8 @@ impl Local {
                 }),
                 workers_max: wishes.max_workers,
                 worker_slots: wishes.devices.as_ref().map(|devices| {
-                    let slots = (0..).zip(&wishes.kinds);
-                    let held = slots.filter(|(_, kind)| devices.contains(kind));
+                    let slots = (0..).zip(&wishes.browsers);
+                    let held = slots.filter(|(_, build)| devices.contains(&build.kind));
                     held.map(|(slot, _)| SlotId(slot)).collect()
                 }),
                 ..wishes.fleet.clone()
@@ -199,10 +198,10 @@ impl Local {
             fallback: wishes
                 .fallback_to_simulation
                 .then(|| Wish {
-                    kind: Kind::Chrome,
+                    build: Kind::Chrome.into(),
                     simulated: true,
                     backends: vec![Backend::Cpu],
-                    adapter: route,
+                    adapter: wishes.adapter,
                 })
                 .into_iter()
                 .collect(),

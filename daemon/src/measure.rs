@@ -67,7 +67,7 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
         adapter,
         backends: vec![Backend::WebGpu],
         timeout: ROUTE_MAX,
-        ..Wishes::of(vec![Kind::Chrome])
+        ..Wishes::of([Kind::Chrome])
     };
     let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
     let timed = async {

@@ -15,8 +15,9 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use flotilla::{
-    browser::{Adapter, Kind, Kinds, adapter},
+    browser::{Adapter, Build, Kind, Names, adapter},
     catalog::Catalog,
+    config::Config,
 };
 use flotilla_protocol::Backend;
 
@@ -44,9 +45,12 @@ struct Arguments {
     /// Why onnxruntime-web is not there, if it is not.
     #[arg(long, value_name = "REASON")]
     no_theirs: Option<String>,
+    /// File with browsers of one's own.
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    config: Option<PathBuf>,
     /// Browsers to measure.
-    #[arg(long, value_name = "KIND,..", default_value = "chrome,firefox")]
-    browsers: Kinds,
+    #[arg(long, value_name = "NAME,..", default_value = "chrome,firefox")]
+    browsers: Names,
     /// Backends to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
     backends: Vec<BackendName>,
@@ -161,6 +165,8 @@ fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
+    let (config, _) = Config::load(arguments.config.as_deref())?;
+    let browsers = config.builds().named(&arguments.browsers)?;
     let worker = arguments.folder.join("theirs.js");
     std::fs::write(&worker, theirs::WORKER)
         .with_context(|| format!("cannot write {}", worker.display()))?;
@@ -172,18 +178,17 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
         .with_context(|| catalog.broken.values().cloned().collect::<Vec<_>>().join("; "))?;
     let mut measured = Measured::new();
     if Group::IN_PAGES.iter().any(|group| arguments.groups.contains(group)) {
-        for wanted in wanted(arguments) {
+        for wanted in wanted(&browsers, arguments) {
             measured.extend(in_page(wanted, &catalog, arguments).await);
         }
     }
     if arguments.groups.contains(&Group::Serve) {
-        let kinds = &arguments.browsers.0;
-        let mut sets: Vec<&[Kind]> = kinds.iter().map(std::slice::from_ref).collect();
-        if kinds.len() > 1 {
-            sets.push(kinds);
+        let mut sets: Vec<&[Build]> = browsers.iter().map(std::slice::from_ref).collect();
+        if browsers.len() > 1 {
+            sets.push(&browsers);
         }
         for set in sets {
-            eprintln!("measuring flotilla serve with {set:?}");
+            eprintln!("measuring flotilla serve with {}", serve::names(set, "+"));
             let figures = serve::figures(set, &model.name, arguments).await;
             measured.extend(figures.into_iter().map(|figure| (Group::Serve, figure)));
         }
@@ -208,16 +213,16 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
 }
 
 /// Every browser, backend and route to WebGPU that is to be measured.
-fn wanted(arguments: &Arguments) -> Vec<Wanted> {
+fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
     let mut list = Vec::new();
-    for &kind in &arguments.browsers.0 {
+    for build in browsers {
         for backend in &arguments.backends {
-            let (backend, adapters) = match (backend, kind) {
+            let (backend, adapters) = match (backend, build.kind) {
                 (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
-                (BackendName::WebGpu, Kind::Chrome) => {
+                (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {
                     // Where the machine has a GPU it comes first; both software routes can be had everywhere.
-                    let first = Some(adapter::decide(Adapter::Auto))
+                    let first = Some(adapter::decide(Adapter::Auto, build))
                         .filter(|adapter| *adapter == Adapter::Hardware);
                     (
                         Backend::WebGpu,
@@ -225,7 +230,11 @@ fn wanted(arguments: &Arguments) -> Vec<Wanted> {
                     )
                 }
             };
-            list.extend(adapters.into_iter().map(|adapter| Wanted { kind, backend, adapter }));
+            list.extend(adapters.into_iter().map(|adapter| Wanted {
+                build: build.clone(),
+                backend,
+                adapter,
+            }));
         }
     }
     list

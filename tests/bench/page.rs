@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use flotilla::{
-    browser::{Adapter, Kind},
+    browser::{Adapter, Build},
     catalog::{Catalog, Model},
     local::{Local, Wishes},
     pool::{Input, View},
@@ -17,9 +17,9 @@ use crate::{Arguments, figures::Place};
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// What is to be measured in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    pub(crate) kind: Kind,
+    pub(crate) build: Build,
     pub(crate) backend: Backend,
     /// Of Chromium's WebGPU; of no meaning elsewhere.
     pub(crate) adapter: Adapter,
@@ -34,7 +34,7 @@ impl Wanted {
             Adapter::Hardware => "/hardware",
             Adapter::Auto => "",
         };
-        Place { browser: self.kind.to_string(), backend: format!("{}{route}", self.backend) }
+        Place { browser: self.build.to_string(), backend: format!("{}{route}", self.backend) }
     }
 }
 
@@ -65,7 +65,7 @@ impl Page {
             adapter: wanted.adapter,
             extra: Some(arguments.folder.clone()),
             guardian: Some(arguments.flotilla.clone()),
-            ..Wishes::of(vec![wanted.kind])
+            ..Wishes::of([wanted.build.clone()])
         };
         let local = Local::start(&wishes, catalog.clone(), 0).await?;
         match Page::ready(&local).await {

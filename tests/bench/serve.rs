@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use flotilla::{browser::Kind, guardian::tree_pss_bytes};
+use flotilla::{browser::Build, guardian::tree_pss_bytes};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -30,36 +30,40 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 const CASE: &str = "flotilla serve to first answer";
 
 /// Of a set of browsers: the time to the first answer, then the memory of daemon and browsers.
-pub(crate) async fn figures(kinds: &[Kind], model: &str, arguments: &Arguments) -> Vec<Figure> {
-    let place = place(kinds);
-    measure(kinds, model, arguments)
+pub(crate) async fn figures(builds: &[Build], model: &str, arguments: &Arguments) -> Vec<Figure> {
+    let place = place(builds);
+    measure(builds, model, arguments)
         .await
         .unwrap_or_else(|error| vec![Figure::missing(CASE, &place, "ms", &error)])
 }
 
-fn place(kinds: &[Kind]) -> Place {
-    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-    Place { browser: names.join("+"), backend: "default".to_owned() }
+fn place(builds: &[Build]) -> Place {
+    Place { browser: names(builds, "+"), backend: "default".to_owned() }
+}
+
+pub(crate) fn names(builds: &[Build], between: &str) -> String {
+    let names: Vec<&str> = builds.iter().map(|build| build.name.as_str()).collect();
+    names.join(between)
 }
 
 async fn measure(
-    kinds: &[Kind],
+    builds: &[Build],
     model: &str,
     arguments: &Arguments,
 ) -> anyhow::Result<Vec<Figure>> {
-    let mut place = place(kinds);
+    let mut place = place(builds);
     let mut times = Vec::new();
     let mut memory = Vec::new();
     for _ in 0..STARTS {
         let begin = Instant::now();
-        let daemon = Daemon::start(kinds, arguments).await?;
+        let daemon = Daemon::start(builds, arguments).await?;
         let measured = async {
             let (answer, _) = daemon.api.embed(model).await?;
             times.push(begin.elapsed().as_secs_f64() * 1e3);
             let run = &answer["flotilla"]["runs"][0];
             let word = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
             place.backend = format!("{} {}", word("backend"), word("adapter"));
-            memory = daemon.memory(kinds, &place).await?;
+            memory = daemon.memory(builds, &place).await?;
             anyhow::Ok(())
         };
         let measured = measured.await;
@@ -77,10 +81,9 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(kinds: &[Kind], arguments: &Arguments) -> anyhow::Result<Daemon> {
-        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    async fn start(builds: &[Build], arguments: &Arguments) -> anyhow::Result<Daemon> {
         let mut child = Command::new(&arguments.flotilla)
-            .args(["serve", "--port", "0", "--browsers", &names.join(",")])
+            .args(["serve", "--port", "0", "--browsers", &names(builds, ",")])
             .args(["--backends", "webgpu,cpu", "--choose", "order", "--models"])
             .arg(&arguments.model)
             .env("FLOTILLA_LOG", "info")
@@ -111,7 +114,7 @@ impl Daemon {
     }
 
     /// Proportional set sizes: of the daemon alone, and of each browser with its child processes.
-    async fn memory(&self, kinds: &[Kind], place: &Place) -> anyhow::Result<Vec<Figure>> {
+    async fn memory(&self, builds: &[Build], place: &Place) -> anyhow::Result<Vec<Figure>> {
         let pool = self.api.get("/api/pool").await?;
         let browsers =
             pool["browsers"].as_array().context("the pool does not list its browsers")?;
@@ -126,7 +129,7 @@ impl Daemon {
             "MiB",
         )];
         // With several browsers only the one that answered has surely loaded the model.
-        if kinds.len() == 1 {
+        if builds.len() == 1 {
             for browser in browsers {
                 let root =
                     pid(&browser["facts"], "pid").context("the browser's process is not known")?;

@@ -8,7 +8,7 @@ use flotilla_tests::{
     daemon::{self, Daemon},
     model::{self, MINILM, difference, embeddings, floats},
     place, python,
-    skip::has_browsers,
+    skip::{BOTH, has_browsers},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn minilm(kinds: &[Kind]) -> Option<String> {
 
 #[test]
 fn browser_demo_is_right_on_webgpu() {
-    let Some(minilm) = minilm(&Kind::ALL) else { return };
+    let Some(minilm) = minilm(&BOTH) else { return };
     let home = tempfile::tempdir().expect("a folder");
     let drivers = daemon::drivers();
     let drivers: Vec<(&str, &str)> =
@@ -56,7 +56,7 @@ fn browser_demo_is_right_on_webgpu() {
 
 #[test]
 fn browser_pool_serves_with_both_on_webgpu() {
-    let Some(minilm) = minilm(&Kind::ALL) else { return };
+    let Some(minilm) = minilm(&BOTH) else { return };
     let mut daemon = Daemon::start(&[
         "--browsers",
         "chrome=1,firefox=1",
@@ -101,7 +101,7 @@ fn browser_pool_serves_with_both_on_webgpu() {
 
 #[test]
 fn browser_pool_serves_on_cpu_and_drains() {
-    let Some(minilm) = minilm(&Kind::ALL) else { return };
+    let Some(minilm) = minilm(&BOTH) else { return };
     let browsers = ["--browsers", "chrome=1,firefox=1", "--backends", "cpu", "--batch-rows", "2"];
     let daemon =
         std::sync::Arc::new(Daemon::start(&[&browsers[..], &["--models", &minilm]].concat()));

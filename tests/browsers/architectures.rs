@@ -105,7 +105,7 @@ async fn run(
     let answer = local.pool.run(model, Input::Tensors(subject.inputs.clone()), RUN_MAX).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let who = &answer.provenance;
-    if (who.browser, who.backend, who.simulated) != (kind, backend, false) {
+    if (who.browser.as_str(), who.backend, who.simulated) != (kind.name(), backend, false) {
         return Err(format!("computed elsewhere: {who:?}"));
     }
     verify(subject, answer.outputs)

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 
 use flotilla::browser::Kind;
-use flotilla_tests::{command::flotilla, daemon, place, skip::has_browsers};
+use flotilla_tests::{
+    command::flotilla,
+    daemon, place,
+    skip::{BOTH, has_browsers},
+};
 use serde_json::json;
 
 #[test]
 fn browser_check_agrees_with_pytorch_on_every_backend() {
-    if !has_browsers(&Kind::ALL) {
+    if !has_browsers(&BOTH) {
         return;
     }
     let home = tempfile::tempdir().expect("a folder");

@@ -3,7 +3,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use flotilla::browser::Kind;
-use flotilla_tests::{daemon::Daemon, model, process, skip::has_browsers};
+use flotilla_tests::{
+    daemon::Daemon,
+    model, process,
+    skip::{BOTH, has_browsers},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -12,7 +16,7 @@ const ORPHAN_MAX: Duration = Duration::from_secs(20);
 
 #[test]
 fn browser_processes_die_with_the_daemon() {
-    if !has_browsers(&Kind::ALL) {
+    if !has_browsers(&BOTH) {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");

@@ -19,7 +19,7 @@ use flotilla_protocol::{
 use flotilla_tests::{
     place, process,
     runner::{Heard, PageLink, Runner},
-    skip::{has_browsers, skip},
+    skip::{BOTH, has_browsers, skip},
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -54,10 +54,10 @@ impl Subject {
         let launch = Launch {
             browser: BrowserId(7),
             wish: Wish {
-                kind,
+                build: kind.into(),
                 simulated,
                 backends: vec![Backend::WebGpu, Backend::Cpu],
-                adapter: flotilla::browser::adapter::decide(Adapter::Auto),
+                adapter: flotilla::browser::adapter::decide(Adapter::Auto, &kind.into()),
             },
             origin: runner.origin(),
             tokens: tokens.clone(),
@@ -454,7 +454,7 @@ fn browser_driver_that_stops_is_noticed_and_does_not_stop_the_end() {
         page_open_max: Duration::from_secs(2),
         ..Limits::default()
     };
-    for kind in Kind::ALL {
+    for kind in BOTH {
         if !has_browsers(&[kind]) {
             continue;
         }
@@ -478,7 +478,7 @@ fn browser_driver_that_stops_is_noticed_and_does_not_stop_the_end() {
 
 #[test]
 fn browser_ends_in_the_middle_of_a_script() {
-    for kind in Kind::ALL {
+    for kind in BOTH {
         if !has_browsers(&[kind]) {
             continue;
         }

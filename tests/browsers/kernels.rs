@@ -103,7 +103,7 @@ async fn run(
         .await
         .map_err(|error| error.to_string())?;
     let who = &answer.provenance;
-    if (who.browser, who.backend, who.simulated) != (kind, backend, false) {
+    if (who.browser.as_str(), who.backend, who.simulated) != (kind.name(), backend, false) {
         return Err(format!("computed elsewhere: {who:?}"));
     }
     case.verify(&answer.outputs)

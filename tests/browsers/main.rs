@@ -2,8 +2,10 @@
 
 mod answers;
 mod architectures;
+mod builds;
 mod check;
 mod death;
+mod edge;
 mod faults;
 mod kernels;
 mod links;

@@ -8,7 +8,7 @@ use flotilla_tests::{
     daemon::{self, Daemon},
     model::{self, MINILM, embeddings},
     process::{Watched, signal},
-    skip::has_browsers,
+    skip::{BOTH, has_browsers},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const ROWS: usize = 24;
 
 #[test]
 fn browser_killed_in_the_middle_of_a_request_is_replaced() {
-    if !has_browsers(&Kind::ALL) {
+    if !has_browsers(&BOTH) {
         return;
     }
     let Some(minilm) = model::minilm() else { return };
@@ -114,7 +114,7 @@ fn of_kind<'a>(pool: &'a Value, kind: &str) -> &'a Value {
 
 #[test]
 fn browser_that_exits_at_start_leaves_the_others_alone() {
-    if !has_browsers(&Kind::ALL) {
+    if !has_browsers(&BOTH) {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,14 +1,16 @@
 //! Campaigns against real browsers. Their names begin so that they run one at a time.
 
-use flotilla::browser::Kind;
-use flotilla_tests::{daemon, skip::has_browsers};
+use flotilla_tests::{
+    daemon,
+    skip::{BOTH, has_browsers},
+};
 use serde_json::{Value, json};
 
 use crate::{chaos, check_sound, scenario};
 
 /// Plays faults against one browser of each kind for some seconds.
 fn play(name: &str, faults: &[Value], duration: &str) -> Option<Value> {
-    if !has_browsers(&Kind::ALL) {
+    if !has_browsers(&BOTH) {
         return None;
     }
     let home = tempfile::tempdir().expect("a folder");

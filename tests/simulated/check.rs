@@ -245,7 +245,10 @@ fn wrong_usage_ends_with_two() {
         (&["check", "/no/such/model.onnx"], "/no/such/model.onnx is not there"),
         (&["check", bert, "--io", "/no/such/file"], "/no/such/file is not there"),
         (&["check", bert, bert, "--io", io], "one for each"),
-        (&["check", bert, "--browsers", "safari"], "chrome, firefox, edge, native, simulated"),
+        (
+            &["check", bert, "--browsers", "safari"],
+            "chrome, firefox, edge, chrome-webnn, native, simulated",
+        ),
         (&["check", bert, "--backends", "cuda"], "webgpu, webnn and cpu"),
         (&["check", bert, "--rtol=-1"], "not negative"),
         (&["check", bert, "--runs", "0"], "--runs"),

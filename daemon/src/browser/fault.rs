@@ -62,7 +62,7 @@ impl Fault {
         match self {
             Fault::Exit => Means::Kill,
             Fault::Crash => match kind {
-                Kind::Chrome => Means::Address("chrome://crash"),
+                Kind::Chrome | Kind::Edge => Means::Address("chrome://crash"),
                 // WebDriver is not let to `about:crashcontent`. Under geckodriver the whole browser ends with a page.
                 Kind::Firefox => Means::KillUnder("tab"),
             },

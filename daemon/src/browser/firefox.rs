@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::browser::{DriverPlan, install::Installed};
+use crate::browser::{DriverPlan, Wish, install::Installed};
 
 /// What to start. `dir` receives profile and logs.
-pub fn plan(installed: &Installed, dir: &Path) -> DriverPlan {
-    let preferences = json!({
+pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
+    let mut preferences = json!({
         "dom.webgpu.enabled": true,
         "gfx.webgpu.ignore-blocklist": true,
         // A page without a window counts as a background page: its timers and its process would be slowed down.
@@ -24,10 +24,22 @@ pub fn plan(installed: &Installed, dir: &Path) -> DriverPlan {
         "network.connectivity-service.enabled": false,
         "toolkit.telemetry.enabled": false,
     });
+    for (name, value) in &wish.build.preferences {
+        preferences[name] = json!(value);
+    }
+    let ours = ["-headless".to_owned()];
+    let arguments: Vec<&String> = ours.iter().chain(&wish.build.arguments).collect();
+    // Firefox keeps settings and caches under the home folder too: a fresh one leaves the user's alone.
+    let mut environment = vec![
+        ("HOME".to_owned(), dir.display().to_string()),
+        ("MOZ_HEADLESS".to_owned(), "1".to_owned()),
+        ("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".to_owned()),
+    ];
+    environment.extend(wish.build.environment.clone());
     let capabilities = json!({
         "browserName": "firefox",
         "pageLoadStrategy": "none",
-        "moz:firefoxOptions": { "binary": installed.browser, "args": ["-headless"], "prefs": preferences },
+        "moz:firefoxOptions": { "binary": installed.browser, "args": arguments, "prefs": preferences },
     });
     DriverPlan {
         command: vec![
@@ -42,12 +54,7 @@ pub fn plan(installed: &Installed, dir: &Path) -> DriverPlan {
             serde_json::Value::Object(map) => map,
             _ => serde_json::Map::new(),
         },
-        // Firefox keeps settings and caches under the home folder too: a fresh one leaves the user's alone.
-        environment: vec![
-            ("HOME".to_owned(), dir.display().to_string()),
-            ("MOZ_HEADLESS".to_owned(), "1".to_owned()),
-            ("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".to_owned()),
-        ],
+        environment,
         dir: dir.to_owned(),
     }
 }

@@ -1,11 +1,13 @@
 //! Browsers: kinds, how each is found and started, and the task that owns one.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf};
 
 use flotilla_protocol::Backend;
 use serde::{Deserialize, Serialize};
 
 pub mod adapter;
+pub mod build;
+pub mod channel;
 pub mod chrome;
 mod conversation;
 pub mod fault;
@@ -14,7 +16,10 @@ pub mod install;
 pub mod owner;
 pub mod simulated;
 
-/// What a browser is.
+pub use build::{Build, Builds, Names, SpecError};
+pub use channel::Channel;
+
+/// A family of browsers that are driven alike.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize,
 )]
@@ -24,17 +29,28 @@ pub enum Kind {
     Chrome,
     /// Firefox.
     Firefox,
+    /// Microsoft Edge.
+    Edge,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 2] = [Kind::Chrome, Kind::Firefox];
+    pub const ALL: [Kind; 3] = [Kind::Chrome, Kind::Firefox, Kind::Edge];
 
     /// Name in options and tables.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Chrome => "chrome",
             Kind::Firefox => "firefox",
+            Kind::Edge => "edge",
+        }
+    }
+
+    /// Whether it is made of Chromium, and takes its arguments.
+    pub fn is_chromium(self) -> bool {
+        match self {
+            Kind::Chrome | Kind::Edge => true,
+            Kind::Firefox => false,
         }
     }
 }
@@ -45,47 +61,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Why text does not name browsers.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are what the messages say")]
-pub enum SpecError {
-    #[error("browser kind {got:?} is not known; known are chrome and firefox")]
-    Kind { got: String },
-    #[error("count {got:?} of {kind} is not a number from 1 to {BROWSERS_MAX}")]
-    Count { kind: String, got: String },
-    #[error("no browsers are named; write for example chrome=1,firefox=1")]
-    Empty,
-}
-
 /// Most browsers of a pool.
 pub const BROWSERS_MAX: usize = 64;
-
-/// A list of browsers as options give it: `chrome=2,firefox` is two of the one and one of the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kinds(pub Vec<Kind>);
-
-impl FromStr for Kinds {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Kinds, SpecError> {
-        let mut kinds = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (name, count) = part.split_once('=').unwrap_or((part, "1"));
-            let kind = Kind::ALL
-                .into_iter()
-                .find(|kind| kind.name() == name.trim())
-                .ok_or_else(|| SpecError::Kind { got: name.to_owned() })?;
-            let count: usize = count
-                .trim()
-                .parse()
-                .ok()
-                .filter(|count| (1..=BROWSERS_MAX - kinds.len()).contains(count))
-                .ok_or_else(|| SpecError::Count { kind: name.to_owned(), got: count.to_owned() })?;
-            kinds.extend(std::iter::repeat_n(kind, count));
-        }
-        if kinds.is_empty() { Err(SpecError::Empty) } else { Ok(Kinds(kinds)) }
-    }
-}
 
 /// How Chromium gets its WebGPU adapter.
 #[derive(
@@ -126,10 +103,10 @@ impl Adapter {
 }
 
 /// The wish for one browser.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wish {
     /// What it is.
-    pub kind: Kind,
+    pub build: Build,
     /// Whether only its protocol is played, by native code.
     pub simulated: bool,
     /// Backends in order of preference.
@@ -141,10 +118,15 @@ pub struct Wish {
 /// What is known about a browser once it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// What it is.
+    /// Name of its build; one that only plays it has ` (shim)` after it.
+    pub name: String,
+    /// How it is driven.
+    #[serde(skip)]
     pub kind: Kind,
     /// The browser's own version; this program's for a simulated one.
     pub version: String,
+    /// Its release channel.
+    pub channel: Channel,
     /// Whether only its protocol is played, by native code.
     pub simulated: bool,
     /// Process id of the browser's main process, where it has one.
@@ -170,26 +152,4 @@ pub struct DriverPlan {
     pub environment: Vec<(String, String)>,
     /// Folder for everything that browser and driver write.
     pub dir: PathBuf,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kinds_are_read_from_options() {
-        let table: &[(&str, Result<Vec<Kind>, SpecError>)] = &[
-            ("chrome", Ok(vec![Kind::Chrome])),
-            ("chrome=2,firefox=1", Ok(vec![Kind::Chrome, Kind::Chrome, Kind::Firefox])),
-            (" firefox , chrome=1 ", Ok(vec![Kind::Firefox, Kind::Chrome])),
-            ("", Err(SpecError::Empty)),
-            ("safari=1", Err(SpecError::Kind { got: "safari".into() })),
-            ("chrome=0", Err(SpecError::Count { kind: "chrome".into(), got: "0".into() })),
-            ("chrome=65", Err(SpecError::Count { kind: "chrome".into(), got: "65".into() })),
-            ("chrome=many", Err(SpecError::Count { kind: "chrome".into(), got: "many".into() })),
-        ];
-        for (text, want) in table {
-            assert_eq!(text.parse::<Kinds>().map(|kinds| kinds.0), *want, "{text:?}");
-        }
-    }
 }

@@ -23,16 +23,20 @@ use tokio::{
 
 use crate::{
     browser::{
-        DriverPlan, Facts, Kind, Wish, chrome,
+        Channel, DriverPlan, Facts, Kind, Wish, chrome,
         conversation::{Conversation, runner_url},
         fault::{Fault, FaultError},
-        firefox, install, simulated,
+        firefox,
+        install::{self, Installed},
+        simulated,
     },
     guardian,
 };
 
 /// Longest wait for a guardian to end everything under it before its descendants are killed one by one.
 const GUARDIAN_END_MAX: Duration = Duration::from_secs(10);
+/// The capability by which a driver says that it only plays its browser.
+pub const SHIM: &str = "flotilla:shim";
 /// Longest driver words in a message.
 const WORDS_MAX: usize = 600;
 
@@ -243,10 +247,11 @@ async fn live(
             ));
         }
     };
-    let plan = match plan(&launch, dir.path()) {
-        Ok(plan) => plan,
+    let installed = match install::find(&launch.wish.build) {
+        Ok(installed) => installed,
         Err(missing) => return driver_failure(missing.to_string()),
     };
+    let plan = plan(&launch, &installed, dir.path());
     let guarded = match Guarded::spawn(&launch, &plan) {
         // The guardian removes the folder.
         Ok(guarded) => slot.insert((guarded, dir.keep()).0),
@@ -290,9 +295,13 @@ async fn live(
             cut(&error.to_string())
         ));
     }
+    let build = &launch.wish.build;
+    let version = capability(&session, "browserVersion");
     let facts = Facts {
-        kind: launch.wish.kind,
-        version: capability(&session, "browserVersion"),
+        name: shown_name(&session, &build.name),
+        kind: build.kind,
+        channel: Channel::of(build.kind, &installed.browser, &version),
+        version,
         simulated: false,
         pid,
         guardian_pid: guarded.child.id(),
@@ -304,7 +313,7 @@ async fn live(
     }
     let conversation = Conversation {
         browser,
-        kind: launch.wish.kind,
+        kind: launch.wish.build.kind,
         origin: &launch.origin,
         session: &session,
         driver_port: port,
@@ -316,12 +325,12 @@ async fn live(
     guarded.failure(&conversation, queues, pid).await
 }
 
-fn plan(launch: &Launch, dir: &Path) -> Result<DriverPlan, install::NotInstalled> {
-    let installed = install::find(launch.wish.kind)?;
-    Ok(match launch.wish.kind {
-        Kind::Chrome => chrome::plan(&installed, launch.wish.adapter, dir),
-        Kind::Firefox => firefox::plan(&installed, dir),
-    })
+fn plan(launch: &Launch, installed: &Installed, dir: &Path) -> DriverPlan {
+    let wish = &launch.wish;
+    match wish.build.kind {
+        Kind::Chrome | Kind::Edge => chrome::plan(installed, wish, dir),
+        Kind::Firefox => firefox::plan(installed, wish, dir),
+    }
 }
 
 /// A guardian and what comes from it.
@@ -502,13 +511,21 @@ fn watch(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
 }
 
 fn browser_pid(session: &Client, driver_pid: Option<u32>) -> Option<u32> {
-    let told = session
-        .capabilities()
-        .and_then(|capabilities| capabilities.get("moz:processID"))
-        .and_then(serde_json::Value::as_u64)
-        .and_then(|pid| u32::try_from(pid).ok());
-    // ChromeDriver does not say; the browser's main process is its only child.
+    let told = session.capabilities().and_then(|capabilities| {
+        let names = ["moz:processID", "goog:processID", "ms:processID"];
+        let told = names.iter().find_map(|&name| capabilities.get(name)?.as_u64());
+        u32::try_from(told?).ok()
+    });
+    // Older drivers do not say; the browser's main process is their only child.
     told.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
+}
+
+/// A driver that plays another browser's says so, and no answer is then taken for that browser's.
+fn shown_name(session: &Client, name: &str) -> String {
+    match session.capabilities().and_then(|capabilities| capabilities.get(SHIM)) {
+        Some(_) => format!("{name} (shim)"),
+        None => name.to_owned(),
+    }
 }
 
 fn capability(session: &Client, name: &str) -> String {

@@ -105,7 +105,9 @@ pub(super) async fn own(
     let begin = Instant::now();
     let browser = launch.browser;
     let facts = Facts {
-        kind: launch.wish.kind,
+        name: launch.wish.build.name.clone(),
+        kind: launch.wish.build.kind,
+        channel: crate::browser::Channel::Unknown,
         version: format!("flotilla {}", env!("CARGO_PKG_VERSION")),
         simulated: true,
         pid: None,
@@ -242,7 +244,7 @@ async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageErr
         Link::Data => launch.tokens.1.clone(),
     };
     let user_agent =
-        format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.wish.kind);
+        format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.wish.build);
     let hello = FromPage::Hello(Hello { version: PROTOCOL_VERSION, token, link, user_agent });
     send(&mut socket, &hello, &[]).await?;
     match receive(&mut socket).await? {

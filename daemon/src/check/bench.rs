@@ -12,7 +12,7 @@ use super::{
     Host, Settings, Status, Subject, Target, Tolerance, compare, inputs, percentile,
     session::Session,
 };
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Channel};
 
 /// Fewest requests of a round.
 const REQUESTS_MIN: usize = 4;
@@ -70,9 +70,11 @@ pub struct Row {
     /// Where it was read from.
     pub path: PathBuf,
     /// The browser.
-    pub browser: Host,
+    pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
+    /// Its release channel; nothing where there is no browser.
+    pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
     /// What it ran on, in the browser's words.
@@ -138,7 +140,7 @@ pub async fn bench(
     let mut sessions = Vec::new();
     let mut cells = Vec::new();
     let mut offers: Vec<(Host, Vec<Backend>)> = Vec::new();
-    for &target in targets {
+    for target in targets {
         let is_webnn = target.backend == Backend::WebNn;
         let is_offered = offers
             .iter()
@@ -151,12 +153,12 @@ pub async fn bench(
         let (session, refused) = match opened {
             Ok(session) => {
                 let told = session.facts().offers.clone();
-                offers.extend(told.map(|backends| (target.host, backends)));
+                offers.extend(told.map(|backends| (target.host.clone(), backends)));
                 sessions.push(session);
                 (Some(sessions.len() - 1), None)
             }
             Err((refused, told)) => {
-                offers.extend(told.map(|backends| (target.host, backends)));
+                offers.extend(told.map(|backends| (target.host.clone(), backends)));
                 (None, Some(refused))
             }
         };
@@ -228,7 +230,7 @@ async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Sub
 /// Loads the model; where it is refused, the backends that the page offers are told beside, if it has said so.
 async fn open(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     settings: Settings,
 ) -> Result<Session, ((Status, String), Option<Vec<Backend>>)> {
     if let Some(missing) = target.host.missing() {
@@ -239,12 +241,13 @@ async fn open(
 }
 
 impl Row {
-    fn new(subject: &Subject, target: Target, batch: i64, concurrency: usize) -> Row {
+    fn new(subject: &Subject, target: &Target, batch: i64, concurrency: usize) -> Row {
         Row {
             model: subject.name.clone(),
             path: subject.path.clone(),
-            browser: target.host,
+            browser: target.host.name().to_owned(),
             browser_version: None,
+            browser_channel: None,
             backend: target.backend,
             adapter: None,
             device: None,
@@ -288,7 +291,11 @@ impl Cell {
     /// The first run, which is not timed: its numbers must be right.
     async fn verify(&mut self, subject: &Subject, session: &Session, tolerance: Tolerance) {
         let facts = session.facts();
+        if let Some(name) = &facts.name {
+            self.row.browser.clone_from(name);
+        }
         self.row.browser_version.clone_from(&facts.version);
+        self.row.browser_channel = facts.channel;
         self.row.adapter.clone_from(&facts.adapter);
         self.row.webgpu_adapter = facts.webgpu_adapter;
         self.row.device = facts.device;

@@ -17,7 +17,7 @@ pub fn annotations(rows: &[Row], strict: bool) -> Vec<String> {
             let title = property(&format!("flotilla check: {} {}", row.model, row.status.name()));
             let file = property(&row.path.display().to_string());
             let reason = row.reason.as_deref().unwrap_or_default();
-            let message = data(&format!("{}: {reason}", row.target()));
+            let message = data(&format!("{}: {reason}", row.place()));
             Some(format!("::{command} file={file},title={title}::{message}"))
         })
         .collect()

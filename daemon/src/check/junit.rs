@@ -65,7 +65,7 @@ fn counts(rows: &[&Row], strict: bool) -> String {
 }
 
 fn case(xml: &mut String, row: &Row, strict: bool) {
-    let (model, name) = (escaped(&row.model), escaped(&row.target().to_string()));
+    let (model, name) = (escaped(&row.model), escaped(&row.place()));
     let seconds = row.seconds;
     let _infallible = write!(
         xml,

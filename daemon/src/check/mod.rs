@@ -29,9 +29,9 @@ use history::{Comparison, Entry, History, Key};
 pub use session::Settings;
 use session::{Facts, Session};
 pub use subject::{Given, Subject, SubjectError};
-pub use target::{Host, Target, targets};
+pub use target::{DEFAULT_HOSTS, Host, Target, targets};
 
-use crate::browser::Adapter;
+use crate::browser::{Adapter, Channel};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,9 +80,11 @@ pub struct Row {
     /// blake3 over its files; nothing for one that cannot be imported.
     pub model_hash: Option<String>,
     /// The browser.
-    pub browser: Host,
+    pub browser: String,
     /// Its own version; this program's where there is no browser.
     pub browser_version: Option<String>,
+    /// Its release channel; nothing where there is no browser.
+    pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
     /// What it ran on, in the browser's words.
@@ -147,13 +149,14 @@ pub struct Options {
 
 impl Row {
     /// A row in which nothing happened yet.
-    pub fn new(model: &str, path: &Path, target: Target) -> Row {
+    pub fn new(model: &str, path: &Path, target: &Target) -> Row {
         Row {
             model: model.to_owned(),
             path: path.to_owned(),
             model_hash: None,
-            browser: target.host,
+            browser: target.host.name().to_owned(),
             browser_version: None,
+            browser_channel: None,
             backend: target.backend,
             adapter: None,
             device: None,
@@ -181,8 +184,8 @@ impl Row {
     }
 
     /// The browser and the backend.
-    pub fn target(&self) -> Target {
-        Target { host: self.browser, backend: self.backend }
+    pub fn place(&self) -> String {
+        format!("{} on {}", self.browser, self.backend)
     }
 
     /// Ended like this, for this reason.
@@ -192,7 +195,11 @@ impl Row {
     }
 
     fn tell(&mut self, facts: &Facts) {
+        if let Some(name) = &facts.name {
+            self.browser.clone_from(name);
+        }
         self.browser_version.clone_from(&facts.version);
+        self.browser_channel = facts.channel;
         self.adapter.clone_from(&facts.adapter);
         self.webgpu_adapter = facts.webgpu_adapter;
         self.load_ms = facts.load_ms;
@@ -214,7 +221,7 @@ impl Row {
         Some(Key {
             model_hash: self.model_hash.clone()?,
             inputs: self.inputs.clone()?,
-            browser: self.browser.name().to_owned(),
+            browser: self.browser.clone(),
             backend: self.backend,
             adapter: self.adapter.clone(),
             webgpu_adapter: self.webgpu_adapter,
@@ -243,7 +250,7 @@ impl Row {
 /// Checks a model on a target. With a history the latency is compared with it; it is recorded by [`record`].
 pub async fn check(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     options: Options,
     history: Option<&History>,
 ) -> Row {
@@ -344,7 +351,7 @@ mod tests {
 
     pub(super) fn row(model: &str, status: Status, reason: Option<&str>) -> Row {
         let target = Target { host: Host::Native, backend: Backend::Cpu };
-        let mut row = Row::new(model, Path::new(&format!("{model}.onnx")), target);
+        let mut row = Row::new(model, Path::new(&format!("{model}.onnx")), &target);
         row.status = status;
         row.reason = reason.map(ToOwned::to_owned);
         row

@@ -11,7 +11,7 @@ use super::{
     target::{Host, Target},
 };
 use crate::{
-    browser::{Adapter, Kind},
+    browser::{Adapter, Build, Channel, Kind},
     catalog::Catalog,
     guardian,
     local::{Local, Wishes},
@@ -39,8 +39,12 @@ pub struct Settings {
 /// What a target says of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// The browser's name; of one that is only played by another, other than the target's.
+    pub name: Option<String>,
     /// The browser's own version; this program's where there is no browser.
     pub version: Option<String>,
+    /// Its release channel.
+    pub channel: Option<Channel>,
     /// What the backend runs on, in the browser's words.
     pub adapter: Option<String>,
     /// Chromium's route to WebGPU, where one was taken.
@@ -95,19 +99,15 @@ impl Session {
     /// The browser does not start, or it or its backend refuses the model.
     pub async fn open(
         subject: &Subject,
-        target: Target,
+        target: &Target,
         settings: Settings,
     ) -> Result<Session, Refusal> {
-        let (facts, host) = match target.host {
+        let (facts, host) = match &target.host {
             Host::Native => native(subject, target, settings).await?,
-            Host::Browser(kind) => pool(subject, target, settings, kind, false).await?,
-            Host::Simulated => pool(subject, target, settings, Kind::Chrome, true).await?,
-            Host::Edge => {
-                let reason = target.host.missing().unwrap_or_default();
-                return Err(Refusal { reason, facts: Facts::default() });
-            }
+            Host::Browser(build) => pool(subject, target, settings, build, false).await?,
+            Host::Simulated => pool(subject, target, settings, &Kind::Chrome.into(), true).await?,
         };
-        Ok(Session { target, settings, facts, host })
+        Ok(Session { target: target.clone(), settings, facts, host })
     }
 
     /// What the target says of itself.
@@ -139,12 +139,13 @@ impl Session {
     /// An answer of the pool, if this target computed it at once.
     fn owned(&self, answer: Answer) -> Result<Run, String> {
         let provenance = &answer.provenance;
-        let (kind, simulated) = match self.target.host {
-            Host::Browser(kind) => (kind, false),
-            Host::Simulated | Host::Native | Host::Edge => (Kind::Chrome, true),
+        let is_own_browser = match &self.target.host {
+            Host::Browser(_) => {
+                !provenance.simulated && self.facts.name.as_ref() == Some(&provenance.browser)
+            }
+            Host::Simulated | Host::Native => provenance.simulated,
         };
-        let is_own = provenance.browser == kind
-            && provenance.simulated == simulated
+        let is_own = is_own_browser
             && provenance.backend == self.target.backend
             && provenance.fallback.is_none();
         if !is_own {
@@ -188,7 +189,7 @@ impl Session {
 
 async fn native(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     settings: Settings,
 ) -> Result<(Facts, Running), Refusal> {
     let mut facts = Facts { version: Some(own_version()), ..Facts::default() };
@@ -209,9 +210,9 @@ async fn native(
 
 async fn pool(
     subject: &Subject,
-    target: Target,
+    target: &Target,
     settings: Settings,
-    kind: Kind,
+    build: &Build,
     simulated: bool,
 ) -> Result<(Facts, Running), Refusal> {
     let refused = |reason: String| Refusal { reason, facts: Facts::default() };
@@ -222,7 +223,7 @@ async fn pool(
     if let Some(sizes) = subject.sizes() {
         catalog.expect_sizes(model, sizes);
     }
-    let local = Local::start(&wishes(target, settings, kind, simulated), Arc::new(catalog), 0)
+    let local = Local::start(&wishes(target, settings, build, simulated), Arc::new(catalog), 0)
         .await
         .map_err(|error| refused(error.to_string()))?;
     let over = |view: &View| ready_ms(view).is_some() || failure(view).is_some();
@@ -244,7 +245,7 @@ async fn pool(
 }
 
 /// A pool of one browser and one backend in which nothing is tried twice: what fails here is what is to be told.
-fn wishes(target: Target, settings: Settings, kind: Kind, simulated: bool) -> Wishes {
+fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -> Wishes {
     let never = Budget { tries_max: 0, wait_max: Duration::ZERO };
     let fleet = Config {
         start_timeout: START_MAX,
@@ -270,7 +271,7 @@ fn wishes(target: Target, settings: Settings, kind: Kind, simulated: bool) -> Wi
         timeout: settings.timeout,
         worker_timeout: Some(settings.timeout),
         fleet,
-        ..Wishes::of(vec![kind])
+        ..Wishes::of([build.clone()])
     }
 }
 
@@ -287,17 +288,19 @@ fn failure(view: &View) -> Option<String> {
     refused.or_else(|| view.status.slots.iter().find_map(|slot| slot.last_failure.clone()))
 }
 
-fn facts(view: &View, target: Target, settings: Settings) -> Facts {
+fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
     let browser = view.browsers.first();
     let told = browser.and_then(|browser| browser.facts.as_ref());
     let loaded = view.loaded.first();
     let reports = browser.map(|browser| browser.backends.as_slice()).unwrap_or_default();
     let offered = || {
-        let report = reports.iter().find(|report| report.backend == target.backend)?;
-        report.outcome.as_ref().ok().map(flotilla_protocol::AdapterInfo::label)
+        let mut of_backend = reports.iter().filter(|report| report.backend == target.backend);
+        of_backend.find_map(|report| Some(report.outcome.as_ref().ok()?.label()))
     };
     Facts {
+        name: told.filter(|facts| !facts.simulated).map(|facts| facts.name.clone()),
         version: told.map(|facts| facts.version.clone()),
+        channel: told.filter(|facts| !facts.simulated).map(|facts| facts.channel),
         adapter: loaded.map(|loaded| loaded.adapter.label()).or_else(offered),
         device: settings.device.filter(|_| target.backend == Backend::WebNn),
         split: loaded.and_then(|loaded| loaded.split.clone()),
@@ -305,9 +308,12 @@ fn facts(view: &View, target: Target, settings: Settings) -> Facts {
             let offered = reports.iter().filter(|report| report.outcome.is_ok());
             offered.map(|report| report.backend).collect()
         }),
-        webgpu_adapter: (target.host == Host::Browser(Kind::Chrome)
-            && target.backend == Backend::WebGpu)
-            .then(|| crate::browser::adapter::decide(settings.adapter)),
+        webgpu_adapter: match (&target.host, target.backend) {
+            (Host::Browser(build), Backend::WebGpu) if build.kind.is_chromium() => {
+                Some(crate::browser::adapter::decide(settings.adapter, build))
+            }
+            _ => None,
+        },
         load_ms: ready_ms(view),
     }
 }

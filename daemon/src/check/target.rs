@@ -1,19 +1,24 @@
 //! Where a model is checked: a browser and a backend.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use flotilla_protocol::Backend;
-use serde::{Serialize, Serializer};
 
-use crate::browser::{Kind, install};
+use crate::browser::{Build, Builds, SpecError, install};
+
+/// What is checked unless something else is asked for.
+pub const DEFAULT_HOSTS: [&str; 3] = ["chrome", "firefox", NATIVE];
+
+const NATIVE: &str = "native";
+const SIMULATED: &str = "simulated";
+/// Hosts that are no browsers; no build may have such a name.
+pub(crate) const NO_BROWSERS: [&str; 2] = [NATIVE, SIMULATED];
 
 /// Something that runs programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Host {
     /// A real browser.
-    Browser(Kind),
-    /// Microsoft Edge.
-    Edge,
+    Browser(Box<Build>),
     /// The same runtime as in a page, compiled for this machine, without a browser.
     Native,
     /// The native runtime behind a page's protocol.
@@ -21,37 +26,41 @@ pub enum Host {
 }
 
 impl Host {
-    /// Every host.
-    pub const ALL: [Host; 5] = [
-        Host::Browser(Kind::Chrome),
-        Host::Browser(Kind::Firefox),
-        Host::Edge,
-        Host::Native,
-        Host::Simulated,
-    ];
-
-    /// What is checked unless something else is asked for.
-    pub const DEFAULT: [Host; 3] =
-        [Host::Browser(Kind::Chrome), Host::Browser(Kind::Firefox), Host::Native];
+    /// The one of this name.
+    ///
+    /// # Errors
+    /// There is none; the error lists those that there are.
+    pub fn named(name: &str, builds: &Builds) -> Result<Host, SpecError> {
+        match name.trim() {
+            NATIVE => Ok(Host::Native),
+            SIMULATED => Ok(Host::Simulated),
+            name => match builds.get(name) {
+                Ok(build) => Ok(Host::Browser(Box::new(build.clone()))),
+                Err(SpecError::Unknown { got, mut known }) => {
+                    known.extend(NO_BROWSERS.map(ToOwned::to_owned));
+                    Err(SpecError::Unknown { got, known })
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
 
     /// Name in options and tables.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Host::Browser(kind) => kind.name(),
-            Host::Edge => "edge",
-            Host::Native => "native",
-            Host::Simulated => "simulated",
+            Host::Browser(build) => &build.name,
+            Host::Native => NATIVE,
+            Host::Simulated => SIMULATED,
         }
     }
 
     /// Why it is not on this machine, if it is not.
-    pub fn missing(self) -> Option<String> {
+    pub fn missing(&self) -> Option<String> {
         match self {
-            Host::Browser(kind) => match install::find(kind) {
+            Host::Browser(build) => match install::find(build) {
                 Ok(_) => flotilla_web::missing().map(ToOwned::to_owned),
                 Err(missing) => Some(missing.to_string()),
             },
-            Host::Edge => Some("this version drives no Edge".to_owned()),
             Host::Native | Host::Simulated => None,
         }
     }
@@ -63,25 +72,8 @@ impl fmt::Display for Host {
     }
 }
 
-impl Serialize for Host {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl FromStr for Host {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Host, String> {
-        Host::ALL.into_iter().find(|host| host.name() == name.trim()).ok_or_else(|| {
-            let known: Vec<&str> = Host::ALL.into_iter().map(Host::name).collect();
-            format!("{name:?} is no browser; known are {}", known.join(", "))
-        })
-    }
-}
-
 /// A browser and a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The browser.
     pub host: Host,
@@ -98,9 +90,9 @@ impl fmt::Display for Target {
 /// Every pair, browser by browser; what is named twice is taken once.
 pub fn targets(hosts: &[Host], backends: &[Backend]) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
-    for &host in hosts {
+    for host in hosts {
         for &backend in backends {
-            let target = Target { host, backend };
+            let target = Target { host: host.clone(), backend };
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -115,11 +107,13 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for host in Host::ALL {
-            assert_eq!(host.name().parse(), Ok(host));
+        let builds = Builds::built_in();
+        let names = builds.all().iter().map(|build| build.name.as_str());
+        for name in names.chain(NO_BROWSERS).chain(DEFAULT_HOSTS) {
+            assert_eq!(Host::named(name, &builds).expect("known").name(), name);
         }
-        let error = "safari".parse::<Host>().expect_err("not known");
-        assert!(error.contains("chrome, firefox, edge, native, simulated"), "{error}");
+        let error = Host::named("safari", &builds).expect_err("not known").to_string();
+        assert!(error.ends_with(", native, simulated"), "{error}");
         let twice = targets(&[Host::Native, Host::Native], &[Backend::Cpu, Backend::WebGpu]);
         assert_eq!(twice.len(), 2);
     }

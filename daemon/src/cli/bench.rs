@@ -3,18 +3,19 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use flotilla::check::{Status, bench};
+use flotilla::{
+    browser::Builds,
+    check::{Status, bench},
+};
 
 use super::{
+    USAGE,
     check::{
         Inputs, Places, backend_cell, browser_cell, memory_cell, open, shown_name, wrong_usage,
     },
     embed::print_json,
     progress, table,
 };
-
-/// Exit code of wrong usage.
-const USAGE: u8 = 2;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -48,7 +49,8 @@ fn concurrency(text: &str) -> Result<usize, String> {
     }
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
+    let targets = options.places.targets(builds)?;
     if let Some(wrong) = wrong_usage(&options.models, &[]) {
         eprintln!("flotilla: {wrong}");
         return Ok(ExitCode::from(USAGE));
@@ -77,7 +79,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         };
         let line = progress::line();
         let tell = |words: &str| line.set_message(words.to_owned());
-        rows.extend(bench::bench(&subject, &options.places.targets(), &settings, &tell).await);
+        rows.extend(bench::bench(&subject, &targets, &settings, &tell).await);
         line.finish_and_clear();
     }
     if options.json {
@@ -117,7 +119,7 @@ fn cells(row: &bench::Row) -> Vec<String> {
     let rate = row.rows_per_s;
     vec![
         row.model.clone(),
-        browser_cell(row.browser, row.browser_version.as_deref()),
+        browser_cell(&row.browser, row.browser_version.as_deref()),
         backend_cell(row.backend, row.webgpu_adapter, row.device, row.split.as_ref()),
         row.batch.to_string(),
         row.concurrency.to_string(),

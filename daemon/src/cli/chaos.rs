@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{catalog::Catalog, local::Wishes, reference};
+use flotilla::{browser::Builds, catalog::Catalog, local::Wishes, reference};
 use flotilla_fault_injection::{
     bert,
     campaign::{self, Plan, Target},
@@ -82,8 +82,8 @@ pub(super) struct Options {
 
 impl Options {
     /// Unless something else is asked for, a device is there to be lost.
-    fn wishes(&self) -> anyhow::Result<Wishes> {
-        let mut wishes = self.pool.wishes_or(&[Backend::WebGpu, Backend::Cpu])?;
+    fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
+        let mut wishes = self.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
         if self.pool.backends.is_default() {
             wishes.choice = Choice::First;
         }
@@ -135,7 +135,7 @@ impl FromStr for Rate {
     }
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
     if let Some(name) = &options.show {
         print_json(&serde_json::to_value(scenario(name)?)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -172,13 +172,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         let remote = Arc::new(remote::Remote::new(Daemon::new(url, name)));
         play(remote, plan, questions).await?
     } else if plan.scenario.faults.iter().any(|fault| needs_child(&fault.what)) {
-        let child =
-            Arc::new(child::Child::start(&options, &plan.scenario, &model, folder.path()).await?);
+        let child = Arc::new(
+            child::Child::start(&options, builds, &plan.scenario, &model, folder.path()).await?,
+        );
         let report = play(child.clone(), plan, questions).await;
         child.stop().await;
         report?
     } else {
-        let own = Arc::new(own::Own::start(&options, catalog, &plan.scenario).await?);
+        let own = Arc::new(own::Own::start(&options, builds, catalog, &plan.scenario).await?);
         let report = play(own.clone(), plan, questions).await;
         own.stop().await;
         report?

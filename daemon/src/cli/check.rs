@@ -11,30 +11,28 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use flotilla::{
-    browser::Adapter,
+    browser::{Adapter, Builds, SpecError},
     catalog,
     check::{
-        self, Given, Host, Row, Settings, Status, Subject, Target, Tolerance, github,
-        history::History, junit, targets,
+        self, DEFAULT_HOSTS, Given, Host, Row, Settings, Status, Subject, Target, Tolerance,
+        github, history::History, junit, targets,
     },
 };
 use flotilla_protocol::{Backend, Device, Split};
 
 use super::{
+    USAGE,
     backends::{Backends, device},
     progress, table,
 };
 
-/// Exit code of wrong usage.
-const USAGE: u8 = 2;
-
 /// Where models are run, and on what.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Places {
-    /// Browsers: chrome, firefox, edge, native (this machine without a browser), simulated. One that is not installed is
-    /// skipped, with the reason.
-    #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values_t = Host::DEFAULT)]
-    browsers: Vec<Host>,
+    /// Browsers: chrome, firefox, chrome-webnn, native (this machine without a browser), simulated. One that is not
+    /// installed is skipped, with the reason.
+    #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values = DEFAULT_HOSTS)]
+    browsers: Vec<String>,
     /// Backends: webgpu, webnn, cpu. Each has a row of its own; none stands in for another. Default: all that a browser's
     /// page offers, webgpu and cpu elsewhere.
     #[arg(long, value_name = "BACKEND,..")]
@@ -54,9 +52,11 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn targets(&self) -> Vec<Target> {
+    pub(super) fn targets(&self, builds: &Builds) -> Result<Vec<Target>, SpecError> {
+        let hosts: Result<Vec<Host>, SpecError> =
+            self.browsers.iter().map(|name| Host::named(name, builds)).collect();
         let backends = self.backends.as_ref().map_or(&Backend::ALL[..], |backends| &backends.0);
-        targets(&self.browsers, backends)
+        Ok(targets(&hosts?, backends))
     }
 
     /// Whether webnn has a row only where a page offers it: few do, and nobody has asked for it.
@@ -157,7 +157,8 @@ pub(super) struct Options {
     strict: bool,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
+    let targets = options.places.targets(builds)?;
     if let Some(wrong) = wrong_usage(&options.models, &options.io) {
         eprintln!("flotilla: {wrong}");
         return Ok(ExitCode::from(USAGE));
@@ -177,7 +178,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     for (at, model) in options.models.iter().enumerate() {
         let given = options.inputs.given(options.io.get(at).cloned());
         let name = shown_name(model, &options.models);
-        let checked = check_model(model, &name, given, &options, history.as_ref()).await;
+        let checked = check_model(model, &name, given, &targets, &options, history.as_ref()).await;
         if let Some(history) = history.as_mut().filter(|_| options.history) {
             for row in &checked {
                 check::record(row, history).context("the history cannot be written")?;
@@ -232,6 +233,7 @@ async fn check_model(
     model: &Path,
     name: &str,
     given: Given,
+    targets: &[Target],
     options: &Options,
     history: Option<&History>,
 ) -> Vec<Row> {
@@ -243,12 +245,11 @@ async fn check_model(
         slower_percent_max: options.fail_if_slower,
     };
     let mut rows: Vec<Row> = Vec::new();
-    for target in options.places.targets() {
+    // Hosts whose pages offer webnn, as far as they were asked.
+    let mut offering = Vec::new();
+    for target in targets {
         let is_webnn = target.backend == Backend::WebNn;
-        let is_offered =
-            |row: &Row| row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn));
-        let mut same = rows.iter().filter(|row| row.browser == target.host);
-        if options.places.webnn_if_offered() && is_webnn && !same.any(is_offered) {
+        if options.places.webnn_if_offered() && is_webnn && !offering.contains(&target.host) {
             continue;
         }
         let row = match &opened {
@@ -258,6 +259,9 @@ async fn check_model(
                 progress::spinner(&format!("{name} in {target}"), checking).await
             }
         };
+        if row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn)) {
+            offering.push(target.host.clone());
+        }
         rows.push(row);
     }
     rows
@@ -322,7 +326,7 @@ fn print(rows: &[Row]) {
     ];
     table::print(&header, &cells);
     for alike in rows.chunk_by(|a, b| (&a.model, &a.reason) == (&b.model, &b.reason)) {
-        let targets: Vec<String> = alike.iter().map(|row| row.target().to_string()).collect();
+        let targets: Vec<String> = alike.iter().map(|row| row.place()).collect();
         if let [Row { model, status, reason: Some(reason), .. }, ..] = alike {
             println!("\n{model} {} in {}: {reason}", status.name(), targets.join(", "));
         }
@@ -341,7 +345,7 @@ fn print(rows: &[Row]) {
             println!(
                 "\n{} in {}: {:+.0} % against the {:.2} ms of {} earlier checks",
                 row.model,
-                row.target(),
+                row.place(),
                 compared.slower_percent,
                 compared.p50_ms,
                 compared.checks
@@ -354,7 +358,7 @@ fn cells(row: &Row) -> Vec<String> {
     let error = |error: Option<f64>| error.map_or("-".to_owned(), |error| format!("{error:.1e}"));
     vec![
         row.model.clone(),
-        browser_cell(row.browser, row.browser_version.as_deref()),
+        browser_cell(&row.browser, row.browser_version.as_deref()),
         backend_cell(row.backend, row.webgpu_adapter, row.device, row.split.as_ref()),
         row.adapter.clone().unwrap_or_else(|| "-".to_owned()),
         row.status.name().to_owned(),
@@ -368,8 +372,8 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
-pub(super) fn browser_cell(host: Host, version: Option<&str>) -> String {
-    format!("{host} {}", version.unwrap_or_default()).trim().to_owned()
+pub(super) fn browser_cell(name: &str, version: Option<&str>) -> String {
+    format!("{name} {}", version.unwrap_or_default()).trim().to_owned()
 }
 
 /// Such as `webgpu (gles)`, `webnn (requested npu)`, `webnn+cpu 90+4 nodes`.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, ti
 use anyhow::Context as _;
 use clap::Args;
 use flotilla::{
-    browser::Adapter,
+    browser::{Adapter, Builds},
     catalog::{Catalog, Model},
     embed::{self, Embedding, Text, cosine},
     local::{Local, Wishes},
@@ -41,7 +41,7 @@ pub(super) struct Options {
 /// A browser's line.
 #[derive(Serialize)]
 struct Line {
-    browser: &'static str,
+    browser: String,
     browser_version: String,
     backend: String,
     adapter: String,
@@ -60,7 +60,7 @@ struct Line {
     fallback: Option<String>,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
     let path = match &options.model {
         Some(path) => path.clone(),
         None => flotilla::pull::models_dir().join("all-MiniLM-L6-v2"),
@@ -79,13 +79,13 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         progress::spinner("running the native reference", work).await?
     };
     // One run of each browser is shown, so it begins where it stays: what is measured beside it is for servers.
-    let mut wishes = options.pool.wishes_or(&[Backend::WebGpu, Backend::Cpu])?;
+    let mut wishes = options.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
     if options.pool.backends.is_default() {
         wishes.choice = Choice::First;
     }
     let mut lines = Vec::new();
-    for &kind in &wishes.kinds {
-        let one = Wishes { kinds: vec![kind], ..wishes.clone() };
+    for build in &wishes.browsers {
+        let one = Wishes { browsers: vec![build.clone()], ..wishes.clone() };
         let local = Local::start(&one, catalog.clone(), 0).await?;
         let bars = tokio::spawn(progress::loads(local.pool.clone(), catalog.clone()));
         let line = match &expected {
@@ -95,7 +95,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         };
         local.stop().await;
         bars.abort();
-        lines.push(line.with_context(|| format!("in {kind}"))?);
+        lines.push(line.with_context(|| format!("in {build}"))?);
     }
     if options.json {
         super::embed::print_json(&serde_json::to_value(&lines)?)?;
@@ -188,7 +188,7 @@ async fn measure(
     let similarity = |other: usize| cosine(&vectors[SENTENCES[0]], &vectors[SENTENCES[other]]);
     let provenance = &first.provenance;
     Ok(Line {
-        browser: provenance.browser.name(),
+        browser: provenance.browser.clone(),
         browser_version: provenance.browser_version.clone(),
         backend: provenance.backend.to_string(),
         adapter: provenance.adapter.clone(),

@@ -4,12 +4,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use flotilla::{
-    browser::{Adapter, Kind, adapter, install},
+    browser::{Adapter, Build, Builds, adapter, install},
     catalog::Catalog,
     local::{Local, Wishes},
     pool::View,
 };
-use flotilla_protocol::Backend;
 use serde_json::{Value, json};
 
 use super::{PoolOptions, embed::print_json, progress, table};
@@ -29,18 +28,18 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let kinds = match (&options.pool.browsers, &options.pool.simulate) {
-        (Some(kinds), _) | (None, Some(kinds)) => kinds.0.clone(),
-        (None, None) => Kind::ALL.to_vec(),
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
+    let examined = match (&options.pool.browsers, &options.pool.simulate) {
+        (Some(names), _) | (None, Some(names)) => builds.named(names)?,
+        (None, None) => builds.all().to_vec(),
     };
     let simulated = options.pool.simulate.is_some();
     if options.measure {
         measure().await?;
     }
     let mut reports = Vec::new();
-    for kind in kinds {
-        reports.push(examine(kind, simulated, &options.pool).await);
+    for build in &examined {
+        reports.push(examine(build, simulated, &options.pool).await);
     }
     let system = json!({
         "flotilla": env!("CARGO_PKG_VERSION"),
@@ -89,10 +88,10 @@ fn pulled() -> Vec<String> {
 }
 
 /// Starts one browser and asks its page what it offers.
-async fn examine(kind: Kind, simulated: bool, options: &PoolOptions) -> Value {
-    let mut report = json!({ "browser": kind, "simulated": simulated });
+async fn examine(build: &Build, simulated: bool, options: &PoolOptions) -> Value {
+    let mut report = json!({ "browser": build, "simulated": simulated });
     if !simulated {
-        match install::find(kind) {
+        match install::find(build) {
             Ok(installed) => {
                 report["program"] = json!(installed.browser);
                 report["driver"] = json!(installed.driver);
@@ -103,15 +102,15 @@ async fn examine(kind: Kind, simulated: bool, options: &PoolOptions) -> Value {
             }
         }
     }
-    if kind == Kind::Chrome {
-        report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter));
+    if build.kind.is_chromium() {
+        report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter, build));
         report["measured"] = json!(adapter::Measured::load());
     }
     let wishes = Wishes {
         simulated,
         adapter: options.webgpu_adapter,
         fleet: flotilla_fleet::Config { restarts_max: 0, ..flotilla_fleet::Config::default() },
-        ..Wishes::of(vec![kind])
+        ..Wishes::of([build.clone()])
     };
     let local = match Local::start(&wishes, Arc::new(Catalog::default()), 0).await {
         Ok(local) => local,
@@ -124,7 +123,7 @@ async fn examine(kind: Kind, simulated: bool, options: &PoolOptions) -> Value {
         view.browsers.iter().any(|browser| !browser.backends.is_empty() && browser.facts.is_some())
             || view.status.slots.iter().any(|slot| slot.last_failure.is_some())
     };
-    let waited = progress::spinner(&format!("asking {kind}"), async {
+    let waited = progress::spinner(&format!("asking {build}"), async {
         tokio::time::timeout(START_MAX, local.pool.wait_until(known)).await
     })
     .await;
@@ -143,20 +142,27 @@ fn describe(report: &mut Value, view: &View) {
     }
     for browser in &view.browsers {
         if let Some(facts) = &browser.facts {
+            report["browser"] = json!(facts.name);
             report["version"] = json!(facts.version);
+            report["channel"] = json!(facts.channel);
             report["start_ms"] = json!(facts.start_ms);
         }
         let backends: Vec<Value> = browser
             .backends
             .iter()
-            .map(|backend| match &backend.outcome {
+            .map(|report| match &report.outcome {
                 Ok(adapter) => json!({
-                    "backend": backend.backend,
+                    "backend": report.backend,
+                    "device": report.device,
                     "adapter": adapter.label(),
                     "features": adapter.features,
                     "binding_bytes_max": adapter.binding_bytes_max,
                 }),
-                Err(words) => json!({ "backend": backend.backend, "refused": words }),
+                Err(words) => json!({
+                    "backend": report.backend,
+                    "device": report.device,
+                    "refused": words,
+                }),
             })
             .collect();
         report["backends"] = json!(backends);
@@ -181,28 +187,21 @@ fn print(system: &Value) {
         if let Some(error) = report["error"].as_str() {
             rows.push(vec![name.clone(), "-".to_owned(), "error".to_owned(), error.to_owned()]);
         }
-        for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
-            let found = report["backends"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|b| b["backend"] == backend.name());
-            if let Some(found) = found {
-                let (state, words) = match found["refused"].as_str() {
-                    Some(words) => ("refused", words.to_owned()),
-                    None => {
-                        let features: Vec<String> =
-                            found["features"].as_array().into_iter().flatten().map(word).collect();
-                        (
-                            "offered",
-                            format!("{} {}", word(&found["adapter"]), features.join(" "))
-                                .trim()
-                                .to_owned(),
-                        )
-                    }
-                };
-                rows.push(vec![name.clone(), backend.to_string(), state.to_owned(), words]);
-            }
+        for found in report["backends"].as_array().into_iter().flatten() {
+            let backend = match found["device"].as_str() {
+                Some(device) => format!("{}, {device} requested", word(&found["backend"])),
+                None => word(&found["backend"]),
+            };
+            let (state, words) = match found["refused"].as_str() {
+                Some(words) => ("refused", words.to_owned()),
+                None => {
+                    let features: Vec<String> =
+                        found["features"].as_array().into_iter().flatten().map(word).collect();
+                    let offered = format!("{} {}", word(&found["adapter"]), features.join(" "));
+                    ("offered", offered.trim().to_owned())
+                }
+            };
+            rows.push(vec![name.clone(), backend, state.to_owned(), words]);
         }
     }
     table::print(&["browser", "backend", "state", "adapter, or the browser's words"], &rows);

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use flotilla::{
+    browser::Builds,
     catalog::{Catalog, Model},
     client,
     embed::{self, Text},
@@ -32,10 +33,10 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
     let answer = match &options.connect {
         Some(url) => remote(url, &options).await?,
-        None => local(&options).await?,
+        None => local(&options, builds).await?,
     };
     if options.json {
         print_json(&answer)?;
@@ -72,8 +73,8 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
         .collect())
 }
 
-async fn local(options: &Options) -> anyhow::Result<Value> {
-    let wishes = options.pool.wishes()?;
+async fn local(options: &Options, builds: &Builds) -> anyhow::Result<Value> {
+    let wishes = options.pool.wishes(builds)?;
     let paths = paths_or_pulled(options.model.clone().into_iter().collect())?;
     let catalog = progress::spinner(
         "importing the model",

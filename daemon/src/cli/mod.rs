@@ -4,7 +4,8 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use flotilla::{
-    browser::{Adapter, Kind, Kinds},
+    browser::{Adapter, Build, Builds, Kind, Names, SpecError},
+    config::Config,
     local::Wishes,
 };
 use flotilla_protocol::Backend;
@@ -29,6 +30,9 @@ mod simulate;
 mod state;
 mod table;
 
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+
 #[derive(Parser)]
 #[command(
     name = "flotilla",
@@ -36,6 +40,9 @@ mod table;
     about = "Runs machine-learning models in a pool of real browsers"
 )]
 struct Cli {
+    /// File with browsers of one's own. Default: flotilla.toml in the working directory, else in the data folder.
+    #[arg(long, global = true, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -96,11 +103,11 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 struct PoolOptions {
     /// Browsers to start, such as chrome=2,firefox=1. Default: one of each kind that is installed.
-    #[arg(long, value_name = "KIND[=COUNT],..", conflicts_with = "simulate")]
-    browsers: Option<Kinds>,
+    #[arg(long, value_name = "NAME[=COUNT],..", conflicts_with = "simulate")]
+    browsers: Option<Names>,
     /// Simulated browsers instead: the same protocol and runtime without a browser.
-    #[arg(long, value_name = "KIND[=COUNT],..")]
-    simulate: Option<Kinds>,
+    #[arg(long, value_name = "NAME[=COUNT],..")]
+    simulate: Option<Names>,
     #[command(flatten)]
     backends: BackendOptions,
     /// Where Chromium's WebGPU adapter comes from.
@@ -112,22 +119,22 @@ struct PoolOptions {
 }
 
 impl PoolOptions {
-    fn wishes(&self) -> anyhow::Result<Wishes> {
-        self.wishes_or(&Backend::ALL)
+    fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
+        self.wishes_or(builds, &Backend::ALL)
     }
 
     /// Browsers use these backends unless the options say something else.
-    fn wishes_or(&self, backends: &[Backend]) -> anyhow::Result<Wishes> {
-        let (kinds, simulated) = match (&self.browsers, &self.simulate) {
-            (_, Some(kinds)) => (kinds.0.clone(), true),
-            (Some(kinds), None) => (kinds.0.clone(), false),
+    fn wishes_or(&self, builds: &Builds, backends: &[Backend]) -> anyhow::Result<Wishes> {
+        let (browsers, simulated) = match (&self.browsers, &self.simulate) {
+            (_, Some(names)) => (builds.named(names)?, true),
+            (Some(names), None) => (builds.named(names)?, false),
             (None, None) => (installed()?, false),
         };
         let mut wishes = Wishes {
             simulated,
             adapter: self.webgpu_adapter,
             timeout: Duration::from_secs(self.timeout),
-            ..Wishes::of(kinds)
+            ..Wishes::of(browsers)
         };
         self.backends.apply(&mut wishes, if simulated { &[Backend::Cpu] } else { backends });
         Ok(wishes)
@@ -135,11 +142,12 @@ impl PoolOptions {
 }
 
 /// One of each kind that is installed.
-fn installed() -> anyhow::Result<Vec<Kind>> {
+fn installed() -> anyhow::Result<Vec<Build>> {
     let mut missing = Vec::new();
-    let found: Vec<Kind> = Kind::ALL
+    let found: Vec<Build> = Kind::ALL
         .into_iter()
-        .filter(|&kind| match flotilla::browser::install::find(kind) {
+        .map(Build::from)
+        .filter(|build| match flotilla::browser::install::find(build) {
             Ok(_) => true,
             Err(error) => {
                 missing.push(error.to_string());
@@ -183,19 +191,26 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let builds = match Config::load(cli.config.as_deref()) {
+        Ok((config, _)) => config.builds(),
+        Err(error) => {
+            eprintln!("flotilla: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve(options) => serve::run(options).await,
-            Command::Embed(options) => embed::run(options).await,
-            Command::Demo(options) => demo::run(options).await,
-            Command::Doctor(options) => doctor::run(options).await,
-            Command::Check(options) => check::run(options).await,
-            Command::Bench(options) => bench::run(options).await,
+            Command::Serve(options) => serve::run(options, &builds).await,
+            Command::Embed(options) => embed::run(options, &builds).await,
+            Command::Demo(options) => demo::run(options, &builds).await,
+            Command::Doctor(options) => doctor::run(options, &builds).await,
+            Command::Check(options) => check::run(options, &builds).await,
+            Command::Bench(options) => bench::run(options, &builds).await,
             Command::Pull(options) => pull::run(options).await,
             #[cfg(feature = "fault-injection")]
             Command::Simulate(options) => simulate::run(options).await,
             #[cfg(feature = "fault-injection")]
-            Command::Chaos(options) => chaos::run(options).await,
+            Command::Chaos(options) => chaos::run(options, &builds).await,
             #[cfg(feature = "fault-injection")]
             Command::FaultyDriver { real, control, arguments } => {
                 chaos::faulty_driver(&real, &arguments, &control).await
@@ -211,7 +226,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("flotilla: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<SpecError>() {
+                Some(_) => ExitCode::from(USAGE),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -72,15 +72,16 @@ pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
         for &(browser, model, done, total) in &view.loads {
             let key = (browser.0, model.0);
             seen.push(key);
-            let kind = view
+            let browser_name = view
                 .browsers
                 .iter()
                 .find(|view| view.browser == browser)
-                .and_then(|view| Some(view.facts.as_ref()?.kind.name()))
+                .and_then(|view| Some(view.facts.as_ref()?.name.as_str()))
                 .unwrap_or("browser");
             let name = catalog.models.get(model.0 as usize).map_or("model", |model| &model.name);
-            let bar =
-                bars.entry(key).or_insert_with(|| bytes(&format!("{kind}: {name}"), total.max(1)));
+            let bar = bars
+                .entry(key)
+                .or_insert_with(|| bytes(&format!("{browser_name}: {name}"), total.max(1)));
             bar.set_length(total.max(1));
             bar.set_position(done);
         }

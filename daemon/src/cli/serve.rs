@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{catalog::Catalog, local::Local};
+use flotilla::{browser::Builds, catalog::Catalog, local::Local};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{PoolOptions, progress, reliability::Reliability};
@@ -35,8 +35,8 @@ pub(super) struct Options {
     until_input_ends: bool,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let mut wishes = options.pool.wishes()?;
+pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
+    let mut wishes = options.pool.wishes(builds)?;
     wishes.fleet.queue_max = options.queue;
     wishes.fleet.batch_delay = Duration::from_millis(options.batch_delay);
     options.reliability.apply(&mut wishes);

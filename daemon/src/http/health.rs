@@ -112,7 +112,7 @@ fn described_pool(context: &Context, view: &View) -> Value {
                 .collect();
             json!({
                 "slot": slot.slot.0,
-                "kind": slot.kind,
+                "kind": browser.and_then(|browser| Some(&browser.facts.as_ref()?.name)).unwrap_or(&slot.kind),
                 "browser": slot.browser.map(|browser| browser.to_string()),
                 "state": slot.state,
                 "detail": slot.words,

@@ -6,7 +6,6 @@ use flotilla_fleet::Attempt;
 use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
 
 use super::{Answer, AnswerError, Chosen, Provenance, Reply, batch, state::State};
-use crate::browser::Kind;
 
 impl State {
     pub(super) fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
@@ -55,8 +54,9 @@ impl State {
         let (fallback, account) = self.fleet.account(placement)?;
         let loaded = entry.ready.as_ref()?;
         Some(Provenance {
-            browser: browser.wish.kind,
+            browser: facts.name.clone(),
             browser_version: facts.version.clone(),
+            browser_channel: facts.channel,
             browser_id: entry.browser.to_string(),
             backend: entry.backend,
             device: loaded.device,
@@ -64,8 +64,8 @@ impl State {
             chosen: Chosen::from(&account),
             adapter: loaded.adapter.label(),
             webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
-                let is_chrome = browser.wish.kind == Kind::Chrome && !facts.simulated;
-                is_chrome && entry.backend == Backend::WebGpu
+                let is_chromium = facts.kind.is_chromium() && !facts.simulated;
+                is_chromium && entry.backend == Backend::WebGpu
             }),
             fallback,
             simulated: facts.simulated,

@@ -10,7 +10,7 @@ use flotilla_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::{Input, batch, speeds::Key, state::State};
-use crate::{browser::Kind, catalog::Model, check};
+use crate::{catalog::Model, check};
 
 /// Length of the text that a model of text is measured with, in tokens; a shorter one where the model takes no more.
 const TOKENS: usize = 128;
@@ -235,10 +235,10 @@ impl State {
         let terms = self.terms(model, backend);
         let report = offer(&entry.backends, backend, terms.device)?;
         let adapter = report.outcome.as_ref().ok()?.label();
-        let is_chrome = entry.wish.kind != Kind::Firefox && !facts.simulated;
+        let is_chrome = facts.kind.is_chromium() && !facts.simulated;
         Some(Key {
             program: self.hashes.get(model.0 as usize)?.clone(),
-            browser: entry.wish.kind,
+            browser: facts.name.clone(),
             browser_version: facts.version.clone(),
             simulated: facts.simulated,
             backend,

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     browser::{
-        Adapter, Facts, Kind, Wish,
+        Adapter, Channel, Facts, Wish,
         fault::{Fault, FaultError},
         owner::{Limits, Outcome, Script},
     },
@@ -119,10 +119,13 @@ pub enum Input {
 /// Who computed an answer, and how long it took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Browser kind.
-    pub browser: Kind,
+    /// Name of the browser's build.
+    pub browser: String,
     /// The browser's own version.
     pub browser_version: String,
+    /// Its release channel, as far as path or version tell.
+    #[serde(default)]
+    pub browser_channel: Channel,
     /// Name of the browser in this pool.
     pub browser_id: String,
     /// Where in the page it ran.

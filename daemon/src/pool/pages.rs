@@ -43,7 +43,7 @@ impl State {
         match report {
             OwnerReport::Started(facts) => {
                 if let Some(entry) = self.browsers.get_mut(&browser) {
-                    tracing::info!(%browser, kind = %facts.kind, version = %facts.version, start_ms = facts.start_ms, "browser started");
+                    tracing::info!(%browser, name = facts.name, version = %facts.version, start_ms = facts.start_ms, "browser started");
                     entry.facts = Some(facts);
                     entry.opened = true;
                 }

@@ -99,14 +99,15 @@ impl State {
             probe_epochs: BTreeMap::new(),
             probe_loads: 0,
         };
-        self.audit("launch", browser.to_string(), "", json!({ "kind": entry.wish.kind }));
+        self.audit("launch", browser.to_string(), "", json!({ "kind": entry.wish.build }));
         self.browsers.insert(browser, entry);
     }
 
     fn kill(&mut self, browser: BrowserId, reason: &str) {
         let Some(entry) = self.browsers.remove(&browser) else { return };
         tracing::debug!(%browser, %reason, "browser is ended");
-        self.audit("kill", browser.to_string(), reason, json!({ "kind": entry.wish.kind }));
+        let name = entry.facts.as_ref().map_or(&entry.wish.build.name, |facts| &facts.name);
+        self.audit("kill", browser.to_string(), reason, json!({ "kind": name }));
         self.forget_page(browser);
         self.ending.push(entry.owner.end());
     }

@@ -11,7 +11,7 @@ use std::{
 use flotilla_protocol::{Backend, Device};
 use serde::{Deserialize, Serialize};
 
-use crate::browser::{Adapter, Kind};
+use crate::browser::Adapter;
 
 /// File in the data folder: one JSON object per line and measurement. Of those that are of the same the last one counts.
 const FILE: &str = "backend-speeds.jsonl";
@@ -21,7 +21,7 @@ const FILE: &str = "backend-speeds.jsonl";
 pub(super) struct Key {
     /// blake3 over the program, which names its weights by their own hashes.
     pub(super) program: String,
-    pub(super) browser: Kind,
+    pub(super) browser: String,
     pub(super) browser_version: String,
     pub(super) simulated: bool,
     pub(super) backend: Backend,
@@ -113,7 +113,7 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         let key = |browser_version: &str| Key {
             program: "00".to_owned(),
-            browser: Kind::Chrome,
+            browser: "chrome".to_owned(),
             browser_version: browser_version.to_owned(),
             simulated: false,
             backend: Backend::WebNn,

@@ -168,14 +168,14 @@ impl State {
             .wishes
             .iter()
             .map(|wish| Slot {
-                kind: wish.kind.name().to_owned(),
+                kind: wish.build.to_string(),
                 backends: wish.backends.clone(),
                 choice: options.choice,
                 role: Role::Regular,
             })
             .collect();
         slots.extend(options.fallback.iter().map(|wish| Slot {
-            kind: wish.kind.name().to_owned(),
+            kind: wish.build.to_string(),
             backends: wish.backends.clone(),
             choice: options.choice,
             role: Role::Fallback,

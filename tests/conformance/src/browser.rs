@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla::browser::{
-    Adapter, Kind, Wish, adapter,
+    Adapter, Build, Wish, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_protocol::{
@@ -35,7 +35,7 @@ const REPORTS_MAX: usize = 64;
 
 /// A browser for programs. One that hangs or dies is replaced by the next run.
 pub struct Browser {
-    kind: Kind,
+    build: Build,
     backend: Backend,
     limit: Duration,
     runtime: tokio::runtime::Runtime,
@@ -61,11 +61,16 @@ impl Browser {
     ///
     /// # Errors
     /// It does not start, or the backend is not there, in its own words.
-    pub fn start(kind: Kind, backend: Backend, limit: Duration) -> anyhow::Result<Browser> {
+    pub fn start(
+        build: impl Into<Build>,
+        backend: Backend,
+        limit: Duration,
+    ) -> anyhow::Result<Browser> {
+        let build = build.into();
         let runtime = tokio::runtime::Runtime::new().context("no threads can be had")?;
         let runner = Runner::start();
         let mut browser =
-            Browser { kind, backend, limit, runtime, runner, page: None, started: 0, served: 0 };
+            Browser { build, backend, limit, runtime, runner, page: None, started: 0, served: 0 };
         let mut page = browser.open().map_err(anyhow::Error::msg)?;
         let said = page.data.try_say(&ToPage::Inspect, &[]).map_err(Gone);
         let reports = said.and_then(|()| {
@@ -75,11 +80,12 @@ impl Browser {
             })
         });
         let reports = reports.map_err(|Gone(words)| anyhow::Error::msg(words))?;
-        let report = reports.into_iter().find(|report| report.backend == backend);
-        report
-            .context("the page does not know the backend")?
-            .outcome
-            .map_err(anyhow::Error::msg)?;
+        let of_backend = reports.into_iter().filter(|report| report.backend == backend);
+        of_backend
+            .map(|report| report.outcome.map_err(anyhow::Error::msg))
+            // A backend may be offered on one device and refused on another.
+            .reduce(|one, other| one.or(other))
+            .context("the page does not know the backend")??;
         browser.page = Some(page);
         Ok(browser)
     }
@@ -180,10 +186,10 @@ impl Browser {
         let launch = Launch {
             browser: BrowserId(u64::from(self.started)),
             wish: Wish {
-                kind: self.kind,
+                build: self.build.clone(),
                 simulated: false,
                 backends: vec![self.backend],
-                adapter: adapter::decide(Adapter::Auto),
+                adapter: adapter::decide(Adapter::Auto, &self.build),
             },
             origin: self.runner.origin(),
             tokens: tokens.clone(),
@@ -199,7 +205,7 @@ impl Browser {
             self.runtime.block_on(async { tokio::time::timeout(START_MAX, reports.recv()).await });
         match begun {
             Ok(Some((_, OwnerReport::Started(_)))) => {}
-            other => return Err(format!("{} did not start: {other:?}", self.kind)),
+            other => return Err(format!("{} did not start: {other:?}", self.build)),
         }
         let (control, data) = self.runner.try_page(&tokens, START_MAX)?;
         // Heartbeats that nobody reads would fill the link.
@@ -212,7 +218,7 @@ impl Browser {
         let ended =
             self.runtime.block_on(async { tokio::time::timeout(END_MAX, owner.end()).await });
         if ended.is_err() {
-            eprintln!("{} has not ended within {END_MAX:?}", self.kind);
+            eprintln!("{} has not ended within {END_MAX:?}", self.build);
         }
     }
 }

@@ -9,6 +9,8 @@ use super::succeeds;
 
 /// The name of the requirement that only a missing model needs.
 pub(super) const PIP: &str = "pip";
+/// The name of the requirement that only a missing browser needs.
+pub(super) const NPM: &str = "npm";
 
 /// Something that must be on the machine.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ enum Probe {
 }
 
 /// In the order in which they are explained. The places are those where `flotilla` looks.
-pub(super) static REQUIREMENTS: [Requirement; 7] = [
+pub(super) static REQUIREMENTS: [Requirement; 8] = [
     Requirement {
         name: "chromium",
         why: "a browser that models run in",
@@ -100,6 +102,12 @@ pub(super) static REQUIREMENTS: [Requirement; 7] = [
         why: "brings the model where no model hub can be reached",
         source: Source::Package("python3-pip"),
         probe: Probe::PythonModule("pip"),
+    },
+    Requirement {
+        name: NPM,
+        why: "brings the Chromium whose WebNN computes",
+        source: Source::Package("npm"),
+        probe: Probe::Program(&["npm"]),
     },
 ];
 
@@ -214,7 +222,7 @@ mod tests {
         put(root.path(), "bin/firefox", 0o755);
         put(root.path(), "tools/geckodriver", 0o755);
         put(root.path(), "usr/share/vulkan/icd.d/lvp.json", 0o644);
-        assert_eq!(missing(&machine), ["chromedriver", "chromium-headless-shell", PIP]);
+        assert_eq!(missing(&machine), ["chromedriver", "chromium-headless-shell", PIP, NPM]);
     }
 
     #[test]

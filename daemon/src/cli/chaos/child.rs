@@ -1,6 +1,7 @@
 //! A daemon in a process of its own, so that it can be killed and started again where it was.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -8,7 +9,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use flotilla::browser::{Kind, install};
+use flotilla::{
+    browser::{Build, Builds, install},
+    config::{self, Config},
+};
 use flotilla_fault_injection::{
     campaign::{Injected, Refused, Target},
     daemon::{Browser, Daemon},
@@ -69,6 +73,7 @@ pub(super) struct Child {
 impl Child {
     pub(super) async fn start(
         options: &Options,
+        builds: &Builds,
         scenario: &Scenario,
         model: &Path,
         folder: &Path,
@@ -80,35 +85,36 @@ impl Child {
                 .with_context(|| format!("{} cannot be made", made.display()))?;
         }
         let program = std::env::current_exe().context("this program's own file")?;
-        let wishes = options.wishes()?;
+        let wishes = options.wishes(builds)?;
         let control = Control::new(&drivers);
-        let mut environment = vec![("FLOTILLA_HOME".to_owned(), home.clone())];
+        let environment = vec![("FLOTILLA_HOME".to_owned(), home.clone())];
         let is_driver_fault = |fault: &Fault| matches!(fault.what, What::Driver { .. });
         let has_faulty_drivers = scenario.faults.iter().any(is_driver_fault);
-        let mut kinds: Vec<Kind> = wishes.kinds.clone();
-        kinds.sort();
-        let list: Vec<String> = kinds
-            .chunk_by(|a, b| a == b)
-            .map(|same| format!("{}={}", same[0], same.len()))
-            .collect();
-        kinds.dedup();
-        if !wishes.simulated {
-            for kind in kinds {
-                let installed = install::find(kind)?;
-                let (name, variable) = match kind {
-                    Kind::Chrome => ("chromedriver", "FLOTILLA_CHROMEDRIVER"),
-                    Kind::Firefox => ("geckodriver", "FLOTILLA_GECKODRIVER"),
-                };
-                let driver = if has_faulty_drivers {
-                    control.install(&program, &installed.driver, name)?
-                } else {
-                    installed.driver
-                };
-                environment.push((variable.to_owned(), driver));
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut config = Config::default();
+        for build in &wishes.browsers {
+            *counts.entry(&build.name).or_default() += 1;
+            if !wishes.simulated && !config.browsers.contains_key(&build.name) {
+                let mut installed = install::find(build)?;
+                if has_faulty_drivers {
+                    let name = format!("driver-of-{}", build.name);
+                    installed.driver = control.install(&program, &installed.driver, &name)?;
+                }
+                let (binary, driver) = (Some(installed.browser), Some(installed.driver));
+                let found = Build { binary, driver, ..build.clone() };
+                config.browsers.insert(build.name.clone(), config::Browser::of(&found));
             }
         }
+        let list: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        // The daemon has a data folder of its own: what is found in this one it could not find.
+        let configured = folder.join(config::FILE);
+        std::fs::write(&configured, toml::to_string(&config)?)
+            .with_context(|| format!("{} cannot be written", configured.display()))?;
         let mut words = vec![
             "serve".to_owned(),
+            "--config".to_owned(),
+            configured.display().to_string(),
             "--until-input-ends".to_owned(),
             "--models".to_owned(),
             model.display().to_string(),

@@ -6,7 +6,10 @@ use std::{
 };
 
 use flotilla::{
-    browser::fault::{Fault, FaultError},
+    browser::{
+        Builds,
+        fault::{Fault, FaultError},
+    },
     catalog::Catalog,
     local::{Local, Wishes},
     pool::Pool,
@@ -38,6 +41,7 @@ pub(super) struct Own {
 impl Own {
     pub(super) async fn start(
         options: &Options,
+        builds: &Builds,
         catalog: Catalog,
         scenario: &Scenario,
     ) -> anyhow::Result<Own> {
@@ -45,7 +49,7 @@ impl Own {
         if scenario.faults.iter().any(|fault| matches!(fault.what, What::Link { .. })) {
             proxy = Some(Proxy::bind().await?);
         }
-        let mut wishes: Wishes = options.wishes()?;
+        let mut wishes: Wishes = options.wishes(builds)?;
         wishes.fleet.redundancy_factor = options.redundancy;
         wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
         wishes.page_origin = proxy.as_ref().map(Proxy::url);
