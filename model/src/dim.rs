@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod term;
+
+pub(crate) use term::Term;
+
 /// Index into [`crate::program::Program::symbols`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Symbol(pub u32);

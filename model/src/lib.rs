@@ -1,7 +1,7 @@
 //! Importers, the `Program` a page executes, tokenizers and the native reference.
 //!
-//! Without the `import` feature only the program types are here; that is what a page links. With it, a model's files
-//! come in through a [`Resolver`](import::Resolver) and leave as an [`ImportedModel`](import::ImportedModel):
+//! Without the `import` feature only the program types and what is proved of them are here; that is what a page links.
+//! With it, a model's files come in through a [`Resolver`](import::Resolver) and leave as an [`ImportedModel`](import::ImportedModel):
 //!
 //! ```text
 //! files -> import (ONNX, Hugging Face) -> tract's typed graph -> lower -> fuse -> Program + Weights
@@ -18,6 +18,7 @@ pub mod golden;
 pub mod import;
 #[cfg(feature = "import")]
 pub mod lower;
+pub mod padding;
 pub mod program;
 #[cfg(feature = "import")]
 pub mod reference;

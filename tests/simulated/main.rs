@@ -11,6 +11,7 @@ mod clients;
 mod commands;
 mod ending;
 mod links;
+mod padding;
 mod persistence;
 mod state;
 mod workers;

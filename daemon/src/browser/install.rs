@@ -104,11 +104,10 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
                 Err(missing(vec![format!("{} ({variable})", named.display())], remedy))
             };
         }
-        usual
-            .names
-            .iter()
+        let names = || usual.names.iter().filter(|name| is_of_this_system(name));
+        names()
             .find_map(|name| self.on_path(Path::new(name)))
-            .ok_or_else(|| missing(usual.names.iter().map(ToString::to_string).collect(), remedy))
+            .ok_or_else(|| missing(names().map(ToString::to_string).collect(), remedy))
     }
 
     /// A path as it is, a name on `PATH` or among the tools.
@@ -123,6 +122,13 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
         }
         folders.map(|folder| folder.join(&file)).find(|path| is_program(path))
     }
+}
+
+/// Whether a usual path can be one here; bare names can everywhere.
+fn is_of_this_system(name: &str) -> bool {
+    let is_windows = name.contains('\\');
+    let is_macos = name.starts_with("/Applications/");
+    (!is_windows || cfg!(windows)) && (!is_macos || cfg!(target_os = "macos"))
 }
 
 /// A program where it usually is.

@@ -29,7 +29,7 @@ use super::{
 /// Where models are run, and on what.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Places {
-    /// Browsers: chrome, firefox, chrome-webnn, native (this machine without a browser), simulated. One that is not
+    /// Browsers: chrome, firefox, edge, chrome-webnn, names in flotilla.toml, native (this machine without a browser), simulated. One that is not
     /// installed is skipped, with the reason.
     #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values = DEFAULT_HOSTS)]
     browsers: Vec<String>,

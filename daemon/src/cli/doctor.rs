@@ -181,11 +181,17 @@ fn print(system: &Value) {
     };
     println!("models in {}: {models}\n", word(&system["data_folder"]));
     let mut rows = Vec::new();
+    let mut errors = Vec::new();
     for report in system["browsers"].as_array().into_iter().flatten() {
         let simulated = if report["simulated"] == true { " (simulated)" } else { "" };
-        let name = format!("{} {}{simulated}", word(&report["browser"]), word(&report["version"]));
+        let channel = word(&report["channel"]);
+        let known = if channel == "unknown" { "" } else { channel.as_str() };
+        let words = [&word(&report["browser"]), &word(&report["version"]), known];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let name = format!("{}{simulated}", words.join(" "));
         if let Some(error) = report["error"].as_str() {
-            rows.push(vec![name.clone(), "-".to_owned(), "error".to_owned(), error.to_owned()]);
+            // Too long for a table.
+            errors.push(format!("{name}: {error}"));
         }
         for found in report["backends"].as_array().into_iter().flatten() {
             let backend = match found["device"].as_str() {
@@ -205,4 +211,7 @@ fn print(system: &Value) {
         }
     }
     table::print(&["browser", "backend", "state", "adapter, or the browser's words"], &rows);
+    for error in errors {
+        println!("\n{error}");
+    }
 }

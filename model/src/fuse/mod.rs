@@ -9,6 +9,7 @@ mod broadcast;
 mod conv;
 mod elementwise;
 mod fold;
+mod gather;
 mod layer_norm;
 mod matmul;
 mod views;
@@ -21,10 +22,12 @@ type Rule = fn(&mut Draft) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
 /// the others have left.
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 12] = [
     ("fold", fold::apply),
     ("views", views::apply),
     ("fold", fold::apply),
+    ("gather", gather::apply),
+    ("views", views::apply),
     ("layer_norm", layer_norm::apply),
     ("broadcast", broadcast::apply),
     ("attention", attention::apply),

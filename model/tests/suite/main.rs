@@ -6,3 +6,4 @@ mod laws;
 mod lowering;
 mod minilm;
 mod models;
+mod padding;

@@ -1,0 +1,325 @@
+//! Whether a symbol may be larger than it is: inputs are padded, results are cut, and nothing else changes.
+//!
+//! Graphs of fixed shapes serve many sizes if the inputs of a run are padded with zero words up to the size that a graph
+//! was built for. That is right only if no element of a result that is kept depends on the padding. This analysis
+//! interprets a program abstractly: of each value it knows which dimensions have *padded places* and what the elements in
+//! them are (`fill`): a known word, a score that a mask hides, or some kind of number. Operators that treat each place
+//! apart carry that along; operators that mix along a padded dimension are allowed only where the padding cannot be seen:
+//! sums over zeros, products with zeros, a softmax over hidden scores, maxima over negative infinity. Everything else is
+//! [`Mixed`], as is whatever sees how long a padded dimension is. A wrong `Mixed` costs speed, a wrong permission would be
+//! a wrong answer, so what is not proved is refused.
+//!
+//! Two things are taken for granted. Inputs and weights are finite and arithmetic on them does not overflow: padding that
+//! became infinite could turn a product with zero into something else (a result that is not finite is refused by whoever
+//! reads it). And a number that a model's own mask is added to is of the magnitude that the mask was made for.
+
+mod align;
+mod expr;
+mod extent;
+mod fill;
+mod lookups;
+mod moves;
+mod products;
+mod state;
+mod windows;
+mod word;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    dim::{Dim, Symbol},
+    program::{DType, Node, Op, Program, Source, ValueId},
+};
+use align::Site;
+use extent::{Extent, grows};
+use fill::{Fill, Kept, Kind, Mask};
+use state::{Made, State, mentions};
+
+/// What must hold for a symbol to be padded without a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// The symbol. Every input's dimensions that depend on it are padded behind their last element with zero words.
+    pub symbol: Symbol,
+    /// What must hold of a run's inputs, as they are without padding.
+    pub guards: Vec<Guard>,
+    /// What must hold of the larger sizes.
+    pub limits: Vec<Limit>,
+}
+
+impl Padding {
+    /// Whether the larger sizes, in the order of [`Program::symbols`], are within all limits.
+    pub fn allows(&self, symbols: &[i64]) -> bool {
+        self.limits
+            .iter()
+            .all(|limit| limit.dim.eval(symbols).is_some_and(|size| size <= limit.most))
+    }
+}
+
+/// A mask that must keep something: in each of its rows along `axis` there is an element that is one.
+///
+/// A row that masks everything shows its padding: a softmax over scores that are all hidden is as large for the padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Guard {
+    /// Index in [`Program::inputs`].
+    pub input: u32,
+    /// Dimension of the input that a row lies along.
+    pub axis: u32,
+    /// One, as a word of the input's type.
+    pub one: u32,
+}
+
+impl Guard {
+    /// Whether it holds of the input's words under this shape, both as they are without padding.
+    pub fn holds(&self, words: &[u32], shape: &[usize]) -> bool {
+        let axis = self.axis as usize;
+        let (Some(&length), Some(behind)) = (shape.get(axis), shape.get(axis + 1..)) else {
+            return false;
+        };
+        let inner: usize = behind.iter().product();
+        if length == 0 || inner == 0 {
+            return length > 0;
+        }
+        words.chunks(length * inner).all(|rows| {
+            (0..inner).all(|row| rows[row..].iter().step_by(inner).any(|&word| word == self.one))
+        })
+    }
+}
+
+/// A size that must not become larger: beyond it a position is not in its table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Limit {
+    /// The size.
+    pub dim: Dim,
+    /// The most that it may be.
+    pub most: i64,
+}
+
+/// Why a symbol cannot be padded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{node} would see padding of {symbol}: {reason}")]
+pub struct Mixed {
+    /// Name of the symbol.
+    pub symbol: String,
+    /// Name of the node, or of the input or output.
+    pub node: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Which symbols of a program may be padded together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paddings {
+    /// These, all or any of them. The guards are about inputs without any padding.
+    pub allowed: Vec<Padding>,
+    /// These not.
+    pub refused: Vec<Mixed>,
+}
+
+impl Program {
+    /// Whether a symbol may be padded, while the others keep their values.
+    ///
+    /// # Errors
+    /// The first node that lets padding into other elements, or may do so.
+    pub fn padding(&self, symbol: Symbol) -> Result<Padding, Mixed> {
+        let mut analysis =
+            Analysis { program: self, symbol, states: vec![None; self.values.len()] };
+        let mut found = Padding { symbol, guards: Vec::new(), limits: Vec::new() };
+        analysis.run(&mut found).map_err(|(node, reason)| {
+            let symbol = self.symbols.get(symbol.0 as usize).cloned().unwrap_or_default();
+            Mixed { symbol, node, reason }
+        })?;
+        found.guards.sort_unstable();
+        found.guards.dedup();
+        found.limits.sort();
+        found.limits.dedup();
+        Ok(found)
+    }
+
+    /// Which symbols may be padded together.
+    ///
+    /// One after the other is padded in the end, and the guards of each are about what the ones before have left: so none
+    /// of these may have padded a mask that is still to be looked at.
+    pub fn paddings(&self) -> Paddings {
+        let mut paddings = Paddings::default();
+        let mut open = Vec::new();
+        for symbol in (0..self.symbols.len() as u32).map(Symbol) {
+            match self.padding(symbol) {
+                Ok(padding) => open.push(padding),
+                Err(mixed) => paddings.refused.push(mixed),
+            }
+        }
+        while !open.is_empty() {
+            // The next one must not touch a mask of those that come after it.
+            let free = (0..open.len()).find(|&next| {
+                let later = open.iter().enumerate().filter(|&(index, _)| index != next);
+                let mut guards = later.flat_map(|(_, padding)| &padding.guards);
+                !guards.any(|guard| self.carries(guard.input, open[next].symbol))
+            });
+            match free {
+                Some(next) => paddings.allowed.push(open.remove(next)),
+                None => {
+                    let symbol = open.pop().map_or(Symbol(0), |padding| padding.symbol);
+                    paddings.refused.push(Mixed {
+                        symbol: self.symbols.get(symbol.0 as usize).cloned().unwrap_or_default(),
+                        node: "inputs".to_owned(),
+                        reason: "it pads a mask that hides the padding of another one".to_owned(),
+                    });
+                }
+            }
+        }
+        paddings
+    }
+
+    /// Whether an input has a dimension that depends on a symbol.
+    fn carries(&self, input: u32, symbol: Symbol) -> bool {
+        let port = self.inputs.get(input as usize);
+        port.is_some_and(|port| mentions(&self.value(port.value).shape, symbol))
+    }
+}
+
+type Refusal = (String, String);
+
+struct Analysis<'p> {
+    program: &'p Program,
+    symbol: Symbol,
+    states: Vec<Option<State>>,
+}
+
+impl Analysis<'_> {
+    fn run(&mut self, found: &mut Padding) -> Result<(), Refusal> {
+        let program = self.program;
+        if !program.counts.is_empty() {
+            return Err((program.name.clone(), "the data decide the size of a result".to_owned()));
+        }
+        if !program.assumptions.is_empty() {
+            return Err((program.name.clone(), "the values of an input decide shapes".to_owned()));
+        }
+        for (id, value) in program.values.iter().enumerate() {
+            if let Source::Constant(_) = value.source {
+                self.states[id] = Some(constant(value.dtype, &value.shape));
+            }
+        }
+        for (index, port) in program.inputs.iter().enumerate() {
+            let value = program.value(port.value);
+            self.check_shape(&port.name, &value.shape)?;
+            self.states[port.value.index()] =
+                Some(input(index as u32, value.dtype, &value.shape, self.symbol));
+        }
+        if !(0..program.inputs.len()).any(|input| program.carries(input as u32, self.symbol)) {
+            return Err((program.name.clone(), "no input has it as a dimension".to_owned()));
+        }
+        for node in &program.nodes {
+            self.node(node, found)?;
+        }
+        for port in &program.outputs {
+            let state = self.states[port.value.index()].as_ref();
+            let apart = state.into_iter().flat_map(|state| state.axes.iter().flatten());
+            if apart.into_iter().any(|axis| !axis.extent.is_suffix()) {
+                let reason = "its padding is not behind its last element".to_owned();
+                return Err((port.name.clone(), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node, found: &mut Padding) -> Result<(), Refusal> {
+        let refuse = |reason: String| (node.name.clone(), reason);
+        let &[output] = node.outputs.as_slice() else {
+            return Err(refuse("it has several results".to_owned()));
+        };
+        self.check_shape(&node.name, &self.program.value(output).shape)?;
+        let state = |id: &ValueId| self.states.get(id.index()).and_then(Option::as_ref);
+        let operands: Option<Vec<&State>> = node.inputs.iter().map(state).collect();
+        let operands = operands.ok_or_else(|| refuse("an operand is not computed".to_owned()))?;
+        let mut site = Site::new(self.program, self.symbol, node, operands, found);
+        let state = transfer(&mut site).map_err(refuse)?;
+        self.states[output.index()] = Some(state);
+        Ok(())
+    }
+
+    /// Refuses a dimension that is not the old one and something behind it when the symbol grows.
+    fn check_shape(&self, name: &str, shape: &[Dim]) -> Result<(), Refusal> {
+        match shape.iter().find(|dim| !grows(dim, self.symbol)) {
+            Some(dim) => {
+                let dim = self.program.dim_text(dim);
+                Err((name.to_owned(), format!("its dimension {dim} need not grow with it")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Constants do not change. One of several dimensions may be a mask, and one of a single element the number of one.
+fn constant(dtype: DType, shape: &[Dim]) -> State {
+    let long = shape.iter().filter(|dim| dim.as_fixed() != Some(1)).count();
+    let kind = match dtype {
+        DType::F32 if long == 1 => Kind::Ordinary,
+        _ => Kind::Finite,
+    };
+    State { made: Made::Sizes, ..State::closed(dtype, shape.len(), Fill::Kind(kind)) }
+}
+
+/// Inputs are zero in padded places.
+fn input(index: u32, dtype: DType, shape: &[Dim], symbol: Symbol) -> State {
+    let rank = shape.len();
+    let places = shape.iter().enumerate();
+    let places = places.map(|(axis, dim)| (dim.as_fixed() != Some(1)).then_some(rank - axis));
+    let places: std::rc::Rc<[Option<usize>]> = places.collect();
+    let one = one(dtype);
+    let axes = shape.iter().enumerate().map(|(axis, dim)| {
+        let extent = Extent::suffix(dim, symbol)?;
+        let mask = Mask { input: index, axis: axis as u32, places: places.clone() };
+        Some(state::Axis { extent, fill: Fill::Known { word: 0, kept: Kept::At(mask, one) } })
+    });
+    let axes = axes.collect();
+    State { axes, ..State::closed(dtype, rank, Fill::Kind(Kind::Finite)) }
+}
+
+/// One, as a word.
+fn one(dtype: DType) -> u32 {
+    if dtype == DType::F32 { 1f32.to_bits() } else { 1 }
+}
+
+/// What is known of a node's result; why not, if it mixes padding into other elements.
+fn transfer(site: &mut Site<'_>) -> Result<State, String> {
+    let node = site.node;
+    match &node.op {
+        Op::Elementwise(expr) => moves::elementwise(site, expr),
+        Op::Transpose(transpose) => moves::transpose(site, transpose),
+        Op::Reshape => moves::reshape(site),
+        Op::Broadcast => moves::broadcast(site),
+        Op::Concat(concat) => moves::concat(site, concat),
+        Op::Slice(slice) => moves::slice(site, slice),
+        Op::Range(range) => moves::range(site, range),
+        Op::Pad(pad) => moves::pad(site, pad),
+        Op::MatMul(matmul) => products::matmul(site, matmul),
+        Op::Attention(attention) => products::attention(site, attention),
+        Op::Softmax(softmax) => products::softmax(site, softmax),
+        Op::LayerNorm(norm) => products::layer_norm(site, norm),
+        Op::Reduce(reduce) => products::reduce(site, reduce),
+        Op::Cumulative(cumulative) => products::cumulative(site, cumulative),
+        Op::Gather(gather) => lookups::gather(site, gather),
+        Op::GatherElements(gather) => lookups::elements(site, gather.axis),
+        Op::ScatterElements(scatter) => lookups::elements(site, scatter.axis),
+        Op::GatherNd(gather) => lookups::tuples(site, gather),
+        Op::Conv(conv) => windows::conv(site, conv),
+        Op::Pool(pool) => windows::pool(site, pool),
+        Op::Resample(resample) => windows::lines(site, resample.axis),
+        Op::Dft(dft) => windows::dft(site, dft),
+        Op::TopK(top) => windows::lines(site, top.axis),
+        Op::ArgReduce(reduce) => windows::lines(site, reduce.axis),
+        Op::Recurrent(recurrent) => windows::recurrent(site, recurrent),
+        // Of these each item of the batch, row or matrix is apart, if anything is.
+        Op::DeformableColumns(_) | Op::GridSample(_) => windows::items(site, &[0, 1, 2]),
+        Op::Suppress(_) => windows::items(site, &[0, 1, 2]),
+        Op::LinearAttention(_) => {
+            windows::items(site, &(0..site.operands.len()).collect::<Vec<_>>())
+        }
+        Op::Trees(_) | Op::NgramCounts(_) => windows::items(site, &[0]),
+        Op::Triangular => windows::matrices(site),
+        Op::FirstAbove | Op::RowRanks | Op::ScatterNd(_) | Op::RoiAlign(_) => {
+            windows::items(site, &[])
+        }
+    }
+}
