@@ -274,6 +274,7 @@ mod tests {
             outputs: vec![port("out", DType::F32, ValueId(4))],
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         }
     }

@@ -29,8 +29,8 @@ use super::{
 /// Where models are run, and on what.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Places {
-    /// Browsers: chrome, firefox, edge, chrome-webnn, names in flotilla.toml, native (this machine without a browser), simulated. One that is not
-    /// installed is skipped, with the reason.
+    /// Browsers: chrome, firefox, edge, chrome-webnn, native (this machine without a browser), simulated, or a name of
+    /// flotilla.toml. One that is not installed is skipped, with the reason.
     #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values = DEFAULT_HOSTS)]
     browsers: Vec<String>,
     /// Backends: webgpu, webnn, cpu. Each has a row of its own; none stands in for another. Default: all that a browser's
@@ -245,11 +245,12 @@ async fn check_model(
         slower_percent_max: options.fail_if_slower,
     };
     let mut rows: Vec<Row> = Vec::new();
-    // Hosts whose pages offer webnn, as far as they were asked.
-    let mut offering = Vec::new();
     for target in targets {
         let is_webnn = target.backend == Backend::WebNn;
-        if options.places.webnn_if_offered() && is_webnn && !offering.contains(&target.host) {
+        let is_offered =
+            |row: &Row| row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn));
+        let mut same = rows.iter().filter(|row| row.browser == target.host.name());
+        if options.places.webnn_if_offered() && is_webnn && !same.any(is_offered) {
             continue;
         }
         let row = match &opened {
@@ -259,9 +260,6 @@ async fn check_model(
                 progress::spinner(&format!("{name} in {target}"), checking).await
             }
         };
-        if row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn)) {
-            offering.push(target.host.clone());
-        }
         rows.push(row);
     }
     rows

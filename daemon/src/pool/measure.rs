@@ -235,7 +235,7 @@ impl State {
         let terms = self.terms(model, backend);
         let report = offer(&entry.backends, backend, terms.device)?;
         let adapter = report.outcome.as_ref().ok()?.label();
-        let is_chrome = facts.kind.is_chromium() && !facts.simulated;
+        let is_chromium = facts.kind.is_chromium() && !facts.simulated;
         Some(Key {
             program: self.hashes.get(model.0 as usize)?.clone(),
             browser: facts.name.clone(),
@@ -245,7 +245,8 @@ impl State {
             device: terms.device,
             rest: terms.rest,
             adapter,
-            webgpu_adapter: (is_chrome && backend == Backend::WebGpu).then_some(entry.wish.adapter),
+            webgpu_adapter: (is_chromium && backend == Backend::WebGpu)
+                .then_some(entry.wish.adapter),
             flotilla: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }
