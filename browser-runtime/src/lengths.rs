@@ -87,6 +87,7 @@ mod tests {
             outputs: vec![port(0)],
             assumptions: Vec::new(),
             counts: vec![Count { symbol: Symbol(0), most: Dim::Fixed(3), value: ValueId(1) }],
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         }
     }

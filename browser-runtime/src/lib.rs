@@ -9,6 +9,8 @@
 )]
 
 mod backend;
+#[cfg(any(target_arch = "wasm32", test))]
+mod buckets;
 mod call;
 mod faults;
 pub mod fetch;

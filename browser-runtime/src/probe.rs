@@ -84,6 +84,7 @@ pub fn program() -> Program {
         outputs: vec![port("output", 5)],
         assumptions: Vec::new(),
         counts: Vec::new(),
+        allowed_paddings: Vec::new(),
         blobs: Vec::new(),
     }
 }

@@ -2,9 +2,12 @@
 
 use std::rc::Rc;
 
-#[cfg(target_arch = "wasm32")]
-use flotilla_model::program::Node;
 use flotilla_model::program::Program;
+#[cfg(target_arch = "wasm32")]
+use flotilla_model::{
+    dim::{Dim, Symbol},
+    program::Node,
+};
 #[cfg(target_arch = "wasm32")]
 use flotilla_protocol::RefusedNode;
 use flotilla_protocol::{
@@ -14,7 +17,13 @@ use flotilla_protocol::{
 use futures_channel::mpsc;
 
 #[cfg(target_arch = "wasm32")]
-use crate::{backend::webnn, call::Call, split::split, stage::Engine};
+use crate::{
+    backend::webnn::{self, NnModel},
+    buckets::{self, cut, padded},
+    call::Call,
+    split::split,
+    stage::Engine,
+};
 use crate::{
     backend::{
         DeviceLoss, cpu,
@@ -361,6 +370,9 @@ impl Placement {
         let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
         let words = words.collect::<Result<Vec<_>, _>>()?;
         check_assumptions(&program, &words)?;
+        #[cfg(target_arch = "wasm32")]
+        let results = self.compute_in_bucket(&shapes, words).await?;
+        #[cfg(not(target_arch = "wasm32"))]
         let results = self.compute(&shapes, words).await?;
         let pipelines_created = self.stages.iter().map(Stage::created).sum();
         let lengths = Lengths::new(&program, &shapes, &results)?;
@@ -371,6 +383,53 @@ impl Placement {
         });
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Placement {
+    /// Runs with graphs that are there, or that are wanted, for sizes which may be somewhat larger than these.
+    async fn compute_in_bucket(
+        &mut self,
+        shapes: &Shapes,
+        inputs: Vec<Vec<u32>>,
+    ) -> Result<Vec<Vec<u32>>, RunError> {
+        let program = self.program.clone();
+        let models: Vec<&NnModel> = self
+            .stages
+            .iter()
+            .filter_map(|stage| match &stage.engine {
+                Engine::WebNn(model) => Some(model),
+                Engine::Cpu(_) | Engine::WebGpu(_) => None,
+            })
+            .collect();
+        let Some(first) = models.first() else { return self.compute(shapes, inputs).await };
+        let allowed = buckets::allowed(&program, shapes, &inputs);
+        let wanted = buckets::wanted(&allowed, &shapes.symbols);
+        let mut ready = first.ready();
+        ready.retain(|symbols| models.iter().all(|model| model.is_ready(symbols)));
+        let sized = |symbols: &[i64]| {
+            Shapes::new(&program, symbols.to_vec()).map_err(|reason| RunError::Inputs { reason })
+        };
+        let mut used = wanted.as_slice();
+        if !ready.contains(&wanted)
+            && let Some(other) = buckets::substitute(&allowed, &shapes.symbols, &wanted, &ready)
+        {
+            for model in &models {
+                model.prepare_later(sized(&wanted)?);
+            }
+            used = other;
+        }
+        if used == shapes.symbols {
+            return self.compute(shapes, inputs).await;
+        }
+        let larger = sized(used)?;
+        let inputs = program.inputs.iter().zip(inputs);
+        let inputs =
+            inputs.map(|(port, words)| padded(port.value, shapes, &larger, words)).collect();
+        let results = self.compute(&larger, inputs).await?;
+        let results = program.results().zip(results);
+        Ok(results.map(|(value, words)| cut(value, &larger, shapes, words)).collect())
     }
 }
 
@@ -409,8 +468,18 @@ fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
     if terms.sizes.len() == program.symbols.len() {
         return Shapes::new(program, terms.sizes.clone()).ok();
     }
-    USUAL_SIZES.into_iter().find_map(|size| {
-        let shapes = Shapes::new(program, vec![size; program.symbols.len()]).ok()?;
+    // Most inputs are batches, and most batches are one.
+    let leads = |symbol: usize| {
+        let leading = Dim::Symbol(Symbol(symbol as u32));
+        program.inputs.iter().any(|port| program.value(port.value).shape.first() == Some(&leading))
+    };
+    let symbols = 0..program.symbols.len();
+    let sizes = USUAL_SIZES.into_iter().flat_map(|size| {
+        let batches = symbols.clone().map(|symbol| if leads(symbol) { 1 } else { size }).collect();
+        [batches, vec![size; symbols.len()]]
+    });
+    sizes.into_iter().find_map(|sizes: Vec<i64>| {
+        let shapes = Shapes::new(program, sizes).ok()?;
         let fits = |node: &Node| {
             let signature = Signature { program, node };
             kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()

@@ -44,6 +44,7 @@ pub(crate) fn split(program: &Program, elsewhere: &[bool]) -> Vec<Part> {
                 outputs: Vec::new(),
                 assumptions: Vec::new(),
                 counts: Vec::new(),
+                allowed_paddings: Vec::new(),
                 ..program.clone()
             },
         })
@@ -153,6 +154,7 @@ mod tests {
             outputs: outputs.iter().copied().map(port).collect(),
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         };
         program.check().expect("a sound program");

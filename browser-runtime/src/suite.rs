@@ -259,6 +259,7 @@ impl Sketch {
             outputs: Vec::new(),
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         };
         Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }

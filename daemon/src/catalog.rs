@@ -44,6 +44,8 @@ pub struct Model {
     pub tokens_max: usize,
     /// Token ids are below this.
     pub vocabulary: Option<u32>,
+    /// Values of the program's symbols in the runs to come, where somebody knows them better than by their names.
+    pub sizes: Option<Vec<i64>>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
 }
@@ -120,6 +122,13 @@ impl Catalog {
         self.add(name.to_owned(), PathBuf::from(name), imported)
     }
 
+    /// Says what the symbols of a model's program will be in the runs to come.
+    pub fn expect_sizes(&mut self, model: ModelId, sizes: Vec<i64>) {
+        if let Some(model) = self.models.get_mut(model.0 as usize).and_then(Arc::get_mut) {
+            model.sizes = Some(sizes);
+        }
+    }
+
     fn add(
         &mut self,
         name: String,
@@ -145,6 +154,7 @@ impl Catalog {
             text,
             tokens_max: limits.length_max.unwrap_or(TOKENS_MAX),
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
+            sizes: None,
             created,
         }));
         Ok(id)

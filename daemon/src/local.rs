@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use flotilla_fleet::{Batching, SlotId};
-use flotilla_protocol::Backend;
+use flotilla_fleet::{Batching, Choice, SlotId};
+use flotilla_protocol::{Backend, Device};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -29,6 +29,14 @@ pub struct Wishes {
     pub simulated: bool,
     /// Backends in order of preference.
     pub backends: Vec<Backend>,
+    /// Which of them is used.
+    pub choice: Choice,
+    /// The processor that webnn is asked for; the browser's own choice without one.
+    pub device: Option<Device>,
+    /// Whether nodes that webnn does not take may run on cpu; `None`: if cpu is among the backends.
+    pub split: Option<bool>,
+    /// Data folder in which it is kept what backends were measured; `None` for nowhere.
+    pub speeds: Option<PathBuf>,
     /// Where Chromium's WebGPU adapter comes from.
     pub adapter: Adapter,
     /// Longest time from a request to its answer.
@@ -64,6 +72,10 @@ impl Wishes {
             browsers: browsers.into_iter().map(Into::into).collect(),
             simulated: false,
             backends: vec![Backend::WebGpu, Backend::Cpu],
+            choice: Choice::First,
+            device: None,
+            split: None,
+            speeds: None,
             adapter: Adapter::Auto,
             timeout: Duration::from_secs(120),
             fleet: flotilla_fleet::Config::default(),
@@ -169,6 +181,13 @@ impl Local {
                 }),
                 ..wishes.fleet.clone()
             },
+            choice: wishes.choice,
+            device: wishes.device,
+            rest: wishes
+                .split
+                .unwrap_or_else(|| wishes.backends.contains(&Backend::Cpu))
+                .then_some(Backend::Cpu),
+            speeds: wishes.speeds.clone(),
             batching: wishes.batching,
             heartbeat: wishes.fleet.suspect_after / 5,
             guardian: match &wishes.guardian {

@@ -149,6 +149,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         blobs: vec![BlobRef { id: blob, bytes }],
         assumptions: Vec::new(),
         counts: Vec::new(),
+        allowed_paddings: Vec::new(),
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))
 }

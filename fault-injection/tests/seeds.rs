@@ -82,6 +82,11 @@ fn a_core_with_an_unbounded_queue_is_found_out() {
 }
 
 #[test]
+fn a_core_that_takes_away_what_answers_is_found_out() {
+    found_out::<broken::HastySwitch>(&[Invariant::Available]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [3, 4, 9] {
         let text = |seed| play::<Fleet>(seed, Plan::drawn(seed), true).trace.text().to_vec();

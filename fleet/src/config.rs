@@ -14,10 +14,23 @@ use crate::{
 pub struct Slot {
     /// Kind, for messages; the daemon knows what it means.
     pub kind: String,
-    /// Backends in order of preference. The first that the page offers *and* that loads the model is used.
+    /// Backends in order of preference.
     pub backends: Vec<Backend>,
+    /// Which of them is used, of those that the page offers and that load the model.
+    pub choice: Choice,
     /// What its browser is for.
     pub role: Role,
+}
+
+/// Which backend is used where several are allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// The first of the list.
+    #[default]
+    First,
+    /// The one that is measured to be the fastest; the list decides between those that are about as fast. Until all are
+    /// measured, the first of the list answers.
+    Fastest,
 }
 
 /// What a slot's browser is for.

@@ -161,10 +161,48 @@ pub enum Event {
         /// What happened.
         failure: Failure,
     },
-    /// A page lost its GPU device; its webgpu placements are gone.
+    /// [`Action::Measure`]'s run gave its results.
+    Measured {
+        /// The browser.
+        browser: BrowserId,
+        /// The run.
+        measure: RunId,
+        /// Inside the page.
+        took: Duration,
+    },
+    /// [`Action::Measure`]'s run gave none.
+    MeasureFailed {
+        /// The browser.
+        browser: BrowserId,
+        /// The run.
+        measure: RunId,
+        /// What happened.
+        failure: Failure,
+    },
+    /// No input can be made up for a model: its backends are chosen by their order.
+    Unmeasurable {
+        /// The model.
+        model: ModelId,
+        /// Why.
+        reason: String,
+    },
+    /// How long a model's run takes on a backend of such a browser, as an earlier daemon has measured it.
+    SpeedKnown {
+        /// The browser.
+        browser: BrowserId,
+        /// The model.
+        model: ModelId,
+        /// The backend.
+        backend: Backend,
+        /// Inside the page.
+        took: Duration,
+    },
+    /// A page lost a GPU device or a WebNN context; its placements on that backend are gone.
     DeviceLost {
         /// The browser.
         browser: BrowserId,
+        /// Whose device it was.
+        backend: Backend,
         /// The browser's words.
         reason: String,
     },
@@ -285,6 +323,31 @@ pub enum Action {
         backend: Backend,
         /// Name of the probe.
         probe: RunId,
+    },
+    /// Run a made-up input whose size is usual for the model, so that backends can be compared. Answered by `Measured`,
+    /// `MeasureFailed` or `Unmeasurable`.
+    Measure {
+        /// Where.
+        browser: BrowserId,
+        /// On which placement; it may be one that answers no requests.
+        placement: PlacementId,
+        /// Of which life.
+        epoch: Epoch,
+        /// Its model.
+        model: ModelId,
+        /// Name of the run.
+        measure: RunId,
+    },
+    /// A model was measured on a backend: worth keeping for the next daemon ([`Event::SpeedKnown`]).
+    Keep {
+        /// Where.
+        browser: BrowserId,
+        /// The model.
+        model: ModelId,
+        /// The backend.
+        backend: Backend,
+        /// The shortest of its runs that count.
+        took: Duration,
     },
     /// Free a placement. Not answered.
     Unload {

@@ -9,7 +9,7 @@ pub mod event;
 pub mod recovery;
 pub mod state;
 
-pub use config::{Config, Role, Slot};
+pub use config::{Choice, Config, Role, Slot};
 pub use event::{
     Action, Batching, Event, Instant, ModelId, Persistence, Policy, Recovered, Recovery,
     RequestError, SlotId, TaskId,
@@ -17,5 +17,5 @@ pub use event::{
 pub use recovery::{Attempt, Budget, Entry, Failure, FailureKind, Ladder, Repair, Rung, Strategy};
 
 pub use crate::core::{
-    Fleet, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,
+    Account, By, Fleet, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,
 };

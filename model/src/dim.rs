@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "import")]
 mod term;
 
+#[cfg(feature = "import")]
 pub(crate) use term::Term;
 
 /// Index into [`crate::program::Program::symbols`].

@@ -18,6 +18,7 @@ pub mod golden;
 pub mod import;
 #[cfg(feature = "import")]
 pub mod lower;
+#[cfg(feature = "import")]
 pub mod padding;
 pub mod program;
 #[cfg(feature = "import")]

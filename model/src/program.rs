@@ -11,6 +11,7 @@ use crate::dim::Dim;
 mod checks;
 mod counts;
 mod geometry;
+mod padding;
 
 pub use checks::{BindError, ProgramError};
 pub use counts::Count;
@@ -18,9 +19,10 @@ pub use geometry::{
     Branch, Dft, Gathered, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample,
     RoiAlign, Suppress, Trees,
 };
+pub use padding::{Guard, Limit, Padding};
 
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 3;
+pub const PROGRAM_VERSION: u32 = 4;
 
 /// Bytes of one element inside a page, whatever its type.
 pub const WORD_BYTES: usize = 4;
@@ -242,6 +244,8 @@ pub struct Program {
     pub assumptions: Vec<Assumption>,
     /// Dimensions that the data decide.
     pub counts: Vec<Count>,
+    /// Symbols that runs may pad, all or any of them; what is not listed may not be padded.
+    pub allowed_paddings: Vec<Padding>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
 }

@@ -50,6 +50,17 @@ impl Backend {
             Backend::Cpu => "cpu",
         }
     }
+
+    /// Every backend, in the order in which they are tried unless something else is asked for.
+    pub const ALL: [Backend; 3] = [Backend::WebGpu, Backend::WebNn, Backend::Cpu];
+
+    /// Whether it computes on a device or context that the browser may take away.
+    pub fn has_device(self) -> bool {
+        match self {
+            Backend::WebGpu | Backend::WebNn => true,
+            Backend::Cpu => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Backend {

@@ -71,15 +71,14 @@ impl Page {
         match Page::ready(&local).await {
             Ok(view) => {
                 let browser = view.browsers.first().context("the pool has no browser")?;
-                let (_, adapter, load_us) =
-                    view.adapters.first().context("the model has no placement")?;
+                let loaded = view.loaded.first().context("the model has no placement")?;
                 let version = browser.facts.as_ref().map_or("", |facts| facts.version.as_str());
                 let Place { browser: kind, backend } = wanted.place();
                 let place = Place {
                     browser: format!("{kind} {version}"),
-                    backend: format!("{backend} {}", adapter.label()),
+                    backend: format!("{backend} {}", loaded.adapter.label()),
                 };
-                let (browser, load_ms) = (browser.browser, *load_us as f64 / 1e3);
+                let (browser, load_ms) = (browser.browser, loaded.load_us as f64 / 1e3);
                 Ok(Page { local, model, browser, backend: wanted.backend, place, load_ms })
             }
             Err(error) => {

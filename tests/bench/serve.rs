@@ -83,7 +83,8 @@ struct Daemon {
 impl Daemon {
     async fn start(builds: &[Build], arguments: &Arguments) -> anyhow::Result<Daemon> {
         let mut child = Command::new(&arguments.flotilla)
-            .args(["serve", "--port", "0", "--browsers", &names(builds, ","), "--models"])
+            .args(["serve", "--port", "0", "--browsers", &names(builds, ",")])
+            .args(["--backends", "webgpu,cpu", "--choose", "order", "--models"])
             .arg(&arguments.model)
             .env("FLOTILLA_LOG", "info")
             .stdin(Stdio::null())

@@ -60,6 +60,10 @@ fn browser_pool_serves_with_both_on_webgpu() {
     let mut daemon = Daemon::start(&[
         "--browsers",
         "chrome=1,firefox=1",
+        "--backends",
+        "webgpu,cpu",
+        "--choose",
+        "order",
         "--batch-delay",
         "200",
         "--models",

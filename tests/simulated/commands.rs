@@ -193,7 +193,7 @@ fn wrong_arguments_are_refused_before_anything_starts() {
         (&["serve", "--browsers", "chrome=0"], "from 1 to"),
         (&["serve", "--simulate", ""], "chrome=1,firefox=1"),
         (&["serve", "--simulate", "chrome=1", "--browsers", "chrome=1"], "cannot be used with"),
-        (&["serve", "--backends", "cuda"], "webgpu and cpu"),
+        (&["serve", "--backends", "cuda"], "webgpu, webnn and cpu"),
         (&["serve", "--port", "70000"], "70000"),
         (
             &["embed", "x", "--connect", "http://127.0.0.1:1", "--simulate", "chrome=1"],

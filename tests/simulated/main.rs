@@ -2,6 +2,7 @@
 
 mod answers;
 mod architectures;
+mod backends;
 mod bad_input;
 mod broken_models;
 mod broken_onnx;

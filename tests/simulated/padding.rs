@@ -10,8 +10,7 @@ use compare::{Random, Subjects, chosen, compare};
 use flotilla::catalog;
 use flotilla_model::{
     dim::{Dim, Symbol},
-    padding::{Guard, Padding},
-    program::{Node, Op, Program, Reduce, ReduceKind, Step, ValueId},
+    program::{Guard, Node, Op, Padding, Program, Reduce, ReduceKind, Step, ValueId},
 };
 use flotilla_protocol::Tensor;
 use flotilla_tests::{architecture::ARCHITECTURES, model, place};

@@ -42,9 +42,17 @@ pub fn has_browsers(browsers: &[impl Into<Build> + Clone]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    let reason = missing.join("; ");
+    unavailable(&missing.join("; "));
+    false
+}
+
+/// Skips the calling test for want of something that others can install, or fails it where
+/// `FLOTILLA_REQUIRE_BROWSERS` says that it must be here.
+///
+/// # Panics
+/// It must be here.
+pub fn unavailable(reason: &str) {
     let required = env::var_os("FLOTILLA_REQUIRE_BROWSERS").is_some_and(|value| value == "1");
     assert!(!required, "FLOTILLA_REQUIRE_BROWSERS is set, and {reason}");
-    skip(&reason);
-    false
+    skip(reason);
 }

@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `bench`, `tidy`.
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `wpt`, `bench`, `tidy`.
 
 mod bench;
 mod conformance;
@@ -9,6 +9,7 @@ mod suite;
 mod tidy;
 mod wasm;
 mod workspace;
+mod wpt;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         passed_on: Vec<String>,
     },
+    /// Run web-platform-tests' WebNN cases in chrome-webnn; writes target/wpt/summary.json.
+    Wpt {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Passed on to the program that runs them: --filter, --bless.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
     /// Measure this machine, side by side with onnxruntime-web; writes target/bench/*.json.
     Bench {
         /// Print only JSON on stdout.
@@ -65,7 +75,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         passed_on: Vec<String>,
     },
-    /// Build the runtime that pages load.
+    /// Build what pages load: the runtime, and the cases of web-platform-tests.
     Wasm,
     /// Check the invariants of the source tree.
     Tidy,
@@ -95,10 +105,12 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Conformance { json, passed_on } => {
             conformance::run(&workspace, &console, json, &passed_on)
         }
+        Task::Wpt { json, passed_on } => wpt::run(&workspace, &console, json, &passed_on),
         Task::Bench { json, passed_on } => bench::run(&workspace, &console, json, &passed_on),
         Task::Wasm => {
             setup::wasm_toolchain(&workspace, &console)?;
             wasm::build(&workspace, &console)?;
+            wasm::build_wpt(&workspace, &console)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Tidy => {

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use crate::console::Console;
 use crate::setup::{self, Provision};
 use crate::tidy;
+use crate::wasm;
 use crate::workspace::{Workspace, run as run_visibly};
 use tally::{Skip, Tally};
 
@@ -30,7 +31,7 @@ pub(crate) fn run(
     step(console, &mut tally, "setup", |tally| {
         let provision = setup::run(workspace, console)?;
         note_unavailable(tally, &provision, is_ci());
-        Ok(())
+        wasm::build_wpt(workspace, console)
     });
     step(console, &mut tally, "fmt", |_| {
         run_visibly(workspace.cargo().args(["fmt", "--all", "--check"]))

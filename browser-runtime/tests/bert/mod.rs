@@ -109,6 +109,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
         outputs: Vec::new(),
         assumptions: Vec::new(),
         counts: Vec::new(),
+        allowed_paddings: Vec::new(),
         blobs: Vec::new(),
     };
     let mut b = Builder { program, blob: Vec::new(), seed: 7 };

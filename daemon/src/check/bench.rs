@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use flotilla_protocol::{Backend, Tensor};
+use flotilla_protocol::{Backend, Device, Split, Tensor};
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
@@ -34,6 +34,8 @@ pub struct Options {
     pub tolerance: Tolerance,
     /// How browsers are started.
     pub settings: Settings,
+    /// webnn has rows only where a page offers it.
+    pub webnn_if_offered: bool,
 }
 
 /// Median, smallest and largest of the rounds.
@@ -77,6 +79,10 @@ pub struct Row {
     pub backend: Backend,
     /// What it ran on, in the browser's words.
     pub adapter: Option<String>,
+    /// The processor that webnn was asked for; where it computes, it does not say.
+    pub device: Option<Device>,
+    /// Which nodes ran elsewhere, if not all ran on the backend.
+    pub split: Option<Split>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
     /// Whether native code played the browser.
@@ -133,15 +139,28 @@ pub async fn bench(
     }
     let mut sessions = Vec::new();
     let mut cells = Vec::new();
+    let mut offers: Vec<(Host, Vec<Backend>)> = Vec::new();
     for target in targets {
+        let is_webnn = target.backend == Backend::WebNn;
+        let is_offered = offers
+            .iter()
+            .any(|(host, backends)| *host == target.host && backends.contains(&Backend::WebNn));
+        if options.webnn_if_offered && is_webnn && !is_offered {
+            continue;
+        }
         tell(&format!("{}: starting {target}", subject.name));
         let opened = open(subject, target, options.settings).await;
         let (session, refused) = match opened {
             Ok(session) => {
+                let told = session.facts().offers.clone();
+                offers.extend(told.map(|backends| (target.host.clone(), backends)));
                 sessions.push(session);
                 (Some(sessions.len() - 1), None)
             }
-            Err(refused) => (None, Some(refused)),
+            Err((refused, told)) => {
+                offers.extend(told.map(|backends| (target.host.clone(), backends)));
+                (None, Some(refused))
+            }
         };
         for (batch, batched) in &batches {
             for &concurrency in &options.concurrencies {
@@ -208,16 +227,17 @@ async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Sub
     }
 }
 
+/// Loads the model; where it is refused, the backends that the page offers are told beside, if it has said so.
 async fn open(
     subject: &Subject,
     target: &Target,
     settings: Settings,
-) -> Result<Session, (Status, String)> {
+) -> Result<Session, ((Status, String), Option<Vec<Backend>>)> {
     if let Some(missing) = target.host.missing() {
-        return Err((Status::Skipped, missing));
+        return Err(((Status::Skipped, missing), None));
     }
     let opened = Session::open(subject, target, settings).await;
-    opened.map_err(|refusal| (Status::Refused, refusal.reason))
+    opened.map_err(|refusal| ((Status::Refused, refusal.reason), refusal.facts.offers))
 }
 
 impl Row {
@@ -230,6 +250,8 @@ impl Row {
             browser_channel: None,
             backend: target.backend,
             adapter: None,
+            device: None,
+            split: None,
             webgpu_adapter: None,
             simulated: target.host == Host::Simulated,
             batch,
@@ -276,6 +298,8 @@ impl Cell {
         self.row.browser_channel = facts.channel;
         self.row.adapter.clone_from(&facts.adapter);
         self.row.webgpu_adapter = facts.webgpu_adapter;
+        self.row.device = facts.device;
+        self.row.split.clone_from(&facts.split);
         self.row.load_ms = facts.load_ms;
         let compared = match session.run(&self.inputs).await {
             Ok(run) => compare::compare(&subject.named(run.outputs), &subject.want, tolerance)

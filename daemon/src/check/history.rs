@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flotilla_protocol::Backend;
+use flotilla_protocol::{Backend, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::browser::Adapter;
@@ -31,6 +31,12 @@ pub struct Key {
     pub adapter: Option<String>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
+    /// The processor that webnn was asked for.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// Where the nodes ran that the backend does not take.
+    #[serde(default)]
+    pub rest: Option<Backend>,
 }
 
 /// One check that passed.
@@ -134,6 +140,8 @@ mod tests {
             backend: Backend::Cpu,
             adapter: Some("wasm".to_owned()),
             webgpu_adapter: None,
+            device: None,
+            rest: None,
         };
         let model = "m".to_owned();
         Entry { at: 1, model, key, browser_version: None, p50_ms }

@@ -75,11 +75,7 @@ pub fn make(
     if let Some(name) = wished.keys().find(|name| !program.symbols.contains(*name)) {
         return Err(InputError::NoDimension { name: name.clone(), known: program.symbols.clone() });
     }
-    let sizes: Vec<i64> = program
-        .symbols
-        .iter()
-        .map(|name| wished.get(name).copied().unwrap_or_else(|| size(name)))
-        .collect();
+    let sizes = sizes(program, wished);
     let dims: BTreeMap<String, i64> =
         program.symbols.iter().cloned().zip(sizes.iter().copied()).collect();
     if let Some(shape) = too_large(program, &sizes) {
@@ -97,6 +93,12 @@ pub fn make(
         })
         .collect::<Result<_, _>>()?;
     Ok(Made { inputs, dims })
+}
+
+/// Sizes of the program's symbols: `wished` where they are, else by their names.
+pub fn sizes(program: &Program, wished: &BTreeMap<String, i64>) -> Vec<i64> {
+    let one = |name: &String| wished.get(name).copied().unwrap_or_else(|| size(name));
+    program.symbols.iter().map(one).collect()
 }
 
 /// The symbol that counts the rows of a model's inputs: the first dimension of its first input, if that is a symbol.
@@ -272,6 +274,7 @@ mod tests {
             outputs: vec![port("out", DType::F32, ValueId(4))],
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: Vec::new(),
         }
     }

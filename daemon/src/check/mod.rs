@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use flotilla_protocol::Backend;
+use flotilla_protocol::{Backend, Device, Split};
 use serde::Serialize;
 
 pub mod bench;
@@ -89,6 +89,13 @@ pub struct Row {
     pub backend: Backend,
     /// What it ran on, in the browser's words.
     pub adapter: Option<String>,
+    /// The processor that webnn was asked for; where it computes, it does not say.
+    pub device: Option<Device>,
+    /// Which nodes ran elsewhere, if not all ran on the backend.
+    pub split: Option<Split>,
+    /// Backends that the browser's page offers, as far as it has said so.
+    #[serde(skip)]
+    pub offers: Option<Vec<Backend>>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
     /// Whether native code played the browser.
@@ -152,6 +159,9 @@ impl Row {
             browser_channel: None,
             backend: target.backend,
             adapter: None,
+            device: None,
+            split: None,
+            offers: None,
             webgpu_adapter: None,
             simulated: target.host == Host::Simulated,
             status: Status::Skipped,
@@ -193,6 +203,9 @@ impl Row {
         self.adapter.clone_from(&facts.adapter);
         self.webgpu_adapter = facts.webgpu_adapter;
         self.load_ms = facts.load_ms;
+        self.device = facts.device;
+        self.split.clone_from(&facts.split);
+        self.offers.clone_from(&facts.offers);
     }
 
     fn measured(&mut self, difference: Difference) {
@@ -212,6 +225,8 @@ impl Row {
             backend: self.backend,
             adapter: self.adapter.clone(),
             webgpu_adapter: self.webgpu_adapter,
+            device: self.device,
+            rest: self.split.as_ref().map(|split| split.rest),
         })
     }
 

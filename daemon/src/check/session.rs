@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use flotilla_fleet::{Budget, Config, Ladder, ModelId};
-use flotilla_protocol::Tensor;
+use flotilla_protocol::{Backend, Device, Split, Tensor};
 
 use super::{
     native::Native,
@@ -30,6 +30,10 @@ pub struct Settings {
     pub adapter: Adapter,
     /// Longest load and longest run.
     pub timeout: Duration,
+    /// The processor that webnn is asked for.
+    pub device: Option<Device>,
+    /// Whether nodes that webnn does not take run on cpu.
+    pub split: bool,
 }
 
 /// What a target says of itself.
@@ -47,6 +51,12 @@ pub struct Facts {
     pub webgpu_adapter: Option<Adapter>,
     /// From the order to load until the model answers, in milliseconds.
     pub load_ms: Option<f64>,
+    /// The processor that webnn was asked for.
+    pub device: Option<Device>,
+    /// Which nodes run elsewhere, if not all run on the backend.
+    pub split: Option<Split>,
+    /// Backends that the page offers, once it has said so.
+    pub offers: Option<Vec<Backend>>,
 }
 
 /// Why there is no session.
@@ -210,6 +220,9 @@ async fn pool(
     let model = catalog
         .add_program(&subject.name, subject.program.clone(), subject.blobs.clone())
         .map_err(|error| refused(error.to_string()))?;
+    if let Some(sizes) = subject.sizes() {
+        catalog.expect_sizes(model, sizes);
+    }
     let local = Local::start(&wishes(target, settings, build, simulated), Arc::new(catalog), 0)
         .await
         .map_err(|error| refused(error.to_string()))?;
@@ -252,6 +265,8 @@ fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -
     Wishes {
         simulated,
         backends: vec![target.backend],
+        device: settings.device,
+        split: Some(settings.split),
         adapter: settings.adapter,
         timeout: settings.timeout,
         worker_timeout: Some(settings.timeout),
@@ -263,8 +278,8 @@ fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -
 /// How long the load took, once the model answers.
 fn ready_ms(view: &View) -> Option<f64> {
     let is_ready = view.status.models.iter().any(|model| model.ready > 0);
-    let (_, _, load_us) = view.adapters.first().filter(|_| is_ready)?;
-    Some(*load_us as f64 / 1e3)
+    let loaded = view.loaded.first().filter(|_| is_ready)?;
+    Some(loaded.load_us as f64 / 1e3)
 }
 
 /// What the slot's browser failed of, or why it refuses the model.
@@ -276,9 +291,9 @@ fn failure(view: &View) -> Option<String> {
 fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
     let browser = view.browsers.first();
     let told = browser.and_then(|browser| browser.facts.as_ref());
-    let loaded = view.adapters.first().map(|(_, adapter, _)| adapter.label());
+    let loaded = view.loaded.first();
+    let reports = browser.map(|browser| browser.backends.as_slice()).unwrap_or_default();
     let offered = || {
-        let reports = browser.map(|browser| browser.backends.as_slice()).unwrap_or_default();
         let mut of_backend = reports.iter().filter(|report| report.backend == target.backend);
         of_backend.find_map(|report| Some(report.outcome.as_ref().ok()?.label()))
     };
@@ -286,11 +301,15 @@ fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
         name: told.filter(|facts| !facts.simulated).map(|facts| facts.name.clone()),
         version: told.map(|facts| facts.version.clone()),
         channel: told.filter(|facts| !facts.simulated).map(|facts| facts.channel),
-        adapter: loaded.or_else(offered),
+        adapter: loaded.map(|loaded| loaded.adapter.label()).or_else(offered),
+        device: settings.device.filter(|_| target.backend == Backend::WebNn),
+        split: loaded.and_then(|loaded| loaded.split.clone()),
+        offers: (!reports.is_empty()).then(|| {
+            let offered = reports.iter().filter(|report| report.outcome.is_ok());
+            offered.map(|report| report.backend).collect()
+        }),
         webgpu_adapter: match (&target.host, target.backend) {
-            (Host::Browser(build), flotilla_protocol::Backend::WebGpu)
-                if build.kind.is_chromium() =>
-            {
+            (Host::Browser(build), Backend::WebGpu) if build.kind.is_chromium() => {
                 Some(crate::browser::adapter::decide(settings.adapter, build))
             }
             _ => None,

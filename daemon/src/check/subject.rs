@@ -178,6 +178,13 @@ impl Subject {
         shapes.collect::<Vec<_>>().join(" ")
     }
 
+    /// Values of the program's symbols for these inputs; `None` where the inputs do not fit.
+    pub fn sizes(&self) -> Option<Vec<i64>> {
+        let shapes: Vec<&[usize]> =
+            self.inputs.iter().map(|tensor| tensor.shape.as_slice()).collect();
+        self.program.bind(&shapes).ok()
+    }
+
     /// A page's outputs under the names that the model gives them.
     pub fn named(&self, outputs: Vec<Tensor>) -> Vec<ReferenceTensor> {
         let ports = self.program.outputs.iter().zip(outputs);
@@ -293,7 +300,7 @@ fn check_outputs(
     }
 }
 
-fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
+pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
     Tensor::new(wire_dtype(tensor.dtype), tensor.shape.clone(), tensor.bytes.clone())
         .map_err(|source| SubjectError::Tensor { input: tensor.name.clone(), source })
 }

@@ -63,6 +63,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         seed: options.inputs.seed(),
         tolerance: options.inputs.tolerance(),
         settings: options.places.settings(),
+        webnn_if_offered: options.places.webnn_if_offered(),
     };
     let mut rows = Vec::new();
     let mut broken = false;
@@ -119,7 +120,7 @@ fn cells(row: &bench::Row) -> Vec<String> {
     vec![
         row.model.clone(),
         browser_cell(&row.browser, row.browser_version.as_deref()),
-        backend_cell(row.backend, row.webgpu_adapter),
+        backend_cell(row.backend, row.webgpu_adapter, row.device, row.split.as_ref()),
         row.batch.to_string(),
         row.concurrency.to_string(),
         row.status.name().to_owned(),

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{browser::Builds, catalog::Catalog, reference};
+use flotilla::{browser::Builds, catalog::Catalog, local::Wishes, reference};
 use flotilla_fault_injection::{
     bert,
     campaign::{self, Plan, Target},
@@ -21,6 +21,8 @@ use flotilla_fault_injection::{
     report::Report,
     scenarios,
 };
+use flotilla_fleet::Choice;
+use flotilla_protocol::Backend;
 use tokio::sync::watch;
 
 use super::{PoolOptions, embed::print_json, progress};
@@ -76,6 +78,17 @@ pub(super) struct Options {
     /// Print only JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Options {
+    /// Unless something else is asked for, a device is there to be lost.
+    fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
+        let mut wishes = self.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
+        if self.pool.backends.is_default() {
+            wishes.choice = Choice::First;
+        }
+        Ok(wishes)
+    }
 }
 
 /// A time with its unit.

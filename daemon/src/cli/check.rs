@@ -18,21 +18,31 @@ use flotilla::{
         github, history::History, junit, targets,
     },
 };
-use flotilla_protocol::Backend;
+use flotilla_protocol::{Backend, Device, Split};
 
-use super::{USAGE, progress, table};
+use super::{
+    USAGE,
+    backends::{Backends, device},
+    progress, table,
+};
 
 /// Where models are run, and on what.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Places {
-    /// Browsers: chrome, firefox, edge, chrome-webnn, names in flotilla.toml, native (this machine without a browser), simulated. One that is not
-    /// installed is skipped, with the reason.
+    /// Browsers: chrome, firefox, edge, chrome-webnn, native (this machine without a browser), simulated, or a name of
+    /// flotilla.toml. One that is not installed is skipped, with the reason.
     #[arg(long, value_name = "BROWSER,..", value_delimiter = ',', default_values = DEFAULT_HOSTS)]
     browsers: Vec<String>,
-    /// Backends: webgpu, webnn, cpu. Each has a row of its own; none stands in for another.
-    #[arg(long, value_name = "BACKEND,..", value_delimiter = ',', value_parser = backend,
-          default_values_t = [Backend::WebGpu, Backend::Cpu])]
-    backends: Vec<Backend>,
+    /// Backends: webgpu, webnn, cpu. Each has a row of its own; none stands in for another. Default: all that a browser's
+    /// page offers, webgpu and cpu elsewhere.
+    #[arg(long, value_name = "BACKEND,..")]
+    backends: Option<Backends>,
+    /// The processor that webnn is asked for. The browser may use another one and does not say so.
+    #[arg(long, value_name = "cpu|gpu|npu", value_parser = device)]
+    device: Option<Device>,
+    /// Run the nodes that webnn does not take on cpu, and say which; without it such a model is refused.
+    #[arg(long)]
+    split: bool,
     /// Where Chromium's WebGPU adapter comes from.
     #[arg(long, value_enum, default_value = "auto")]
     webgpu_adapter: Adapter,
@@ -45,19 +55,23 @@ impl Places {
     pub(super) fn targets(&self, builds: &Builds) -> Result<Vec<Target>, SpecError> {
         let hosts: Result<Vec<Host>, SpecError> =
             self.browsers.iter().map(|name| Host::named(name, builds)).collect();
-        Ok(targets(&hosts?, &self.backends))
+        let backends = self.backends.as_ref().map_or(&Backend::ALL[..], |backends| &backends.0);
+        Ok(targets(&hosts?, backends))
+    }
+
+    /// Whether webnn has a row only where a page offers it: few do, and nobody has asked for it.
+    pub(super) fn webnn_if_offered(&self) -> bool {
+        self.backends.is_none()
     }
 
     pub(super) fn settings(&self) -> Settings {
-        Settings { adapter: self.webgpu_adapter, timeout: Duration::from_secs(self.timeout) }
+        Settings {
+            adapter: self.webgpu_adapter,
+            timeout: Duration::from_secs(self.timeout),
+            device: self.device,
+            split: self.split,
+        }
     }
-}
-
-fn backend(name: &str) -> Result<Backend, String> {
-    [Backend::WebGpu, Backend::WebNn, Backend::Cpu]
-        .into_iter()
-        .find(|backend| backend.name() == name)
-        .ok_or_else(|| format!("{name:?} is not a backend; known are webgpu, webnn and cpu"))
 }
 
 /// What models are given, and how far their answers may be off.
@@ -230,8 +244,15 @@ async fn check_model(
         settings: options.places.settings(),
         slower_percent_max: options.fail_if_slower,
     };
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for target in targets {
+        let is_webnn = target.backend == Backend::WebNn;
+        let is_offered =
+            |row: &Row| row.offers.as_ref().is_some_and(|all| all.contains(&Backend::WebNn));
+        let mut same = rows.iter().filter(|row| row.browser == target.host.name());
+        if options.places.webnn_if_offered() && is_webnn && !same.any(is_offered) {
+            continue;
+        }
         let row = match &opened {
             Err(reason) => Row::new(name, model, target).ended(Status::Refused, reason.clone()),
             Ok(subject) => {
@@ -336,7 +357,7 @@ fn cells(row: &Row) -> Vec<String> {
     vec![
         row.model.clone(),
         browser_cell(&row.browser, row.browser_version.as_deref()),
-        backend_cell(row.backend, row.webgpu_adapter),
+        backend_cell(row.backend, row.webgpu_adapter, row.device, row.split.as_ref()),
         row.adapter.clone().unwrap_or_else(|| "-".to_owned()),
         row.status.name().to_owned(),
         error(row.max_abs_err),
@@ -353,10 +374,23 @@ pub(super) fn browser_cell(name: &str, version: Option<&str>) -> String {
     format!("{name} {}", version.unwrap_or_default()).trim().to_owned()
 }
 
-pub(super) fn backend_cell(backend: Backend, route: Option<Adapter>) -> String {
-    match route {
-        Some(route) => format!("{backend} ({})", route.name()),
-        None => backend.to_string(),
+/// Such as `webgpu (gles)`, `webnn (requested npu)`, `webnn+cpu 90+4 nodes`.
+pub(super) fn backend_cell(
+    backend: Backend,
+    route: Option<Adapter>,
+    device: Option<Device>,
+    split: Option<&Split>,
+) -> String {
+    let mut cell = backend.to_string();
+    if let Some(split) = split {
+        cell = format!("{cell}+{} {}+{} nodes", split.rest, split.nodes, split.elsewhere.len());
+    }
+    if let Some(route) = route {
+        cell = format!("{cell} ({})", route.name());
+    }
+    match device {
+        Some(device) => format!("{cell} (requested {device})"),
+        None => cell,
     }
 }
 

@@ -11,6 +11,8 @@ use flotilla::{
     local::{Local, Wishes},
     reference,
 };
+use flotilla_fleet::Choice;
+use flotilla_protocol::Backend;
 use serde::Serialize;
 
 use super::{PoolOptions, progress, serve::paths_or_pulled, table};
@@ -76,7 +78,11 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         let work = tokio::task::spawn_blocking(move || references(&catalog, &path));
         progress::spinner("running the native reference", work).await?
     };
-    let wishes = options.pool.wishes(builds)?;
+    // One run of each browser is shown, so it begins where it stays: what is measured beside it is for servers.
+    let mut wishes = options.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
+    if options.pool.backends.is_default() {
+        wishes.choice = Choice::First;
+    }
     let mut lines = Vec::new();
     for build in &wishes.browsers {
         let one = Wishes { browsers: vec![build.clone()], ..wishes.clone() };

@@ -10,7 +10,10 @@ use flotilla::{
 };
 use flotilla_protocol::Backend;
 
+use self::backends::BackendOptions;
+
 mod audit;
+mod backends;
 mod bench;
 #[cfg(feature = "fault-injection")]
 mod chaos;
@@ -105,10 +108,8 @@ struct PoolOptions {
     /// Simulated browsers instead: the same protocol and runtime without a browser.
     #[arg(long, value_name = "NAME[=COUNT],..")]
     simulate: Option<Names>,
-    /// Backends in order of preference; a later one is used only where an earlier one is refused, and answers say so.
-    /// Default: webgpu,cpu in browsers, cpu in simulated ones.
-    #[arg(long, value_name = "BACKEND,..", value_delimiter = ',', value_parser = backend)]
-    backends: Option<Vec<Backend>>,
+    #[command(flatten)]
+    backends: BackendOptions,
     /// Where Chromium's WebGPU adapter comes from.
     #[arg(long, value_enum, default_value = "auto")]
     webgpu_adapter: Adapter,
@@ -117,29 +118,26 @@ struct PoolOptions {
     timeout: u64,
 }
 
-fn backend(name: &str) -> Result<Backend, String> {
-    [Backend::WebGpu, Backend::Cpu]
-        .into_iter()
-        .find(|backend| backend.name() == name)
-        .ok_or_else(|| format!("{name:?} is not a backend; known are webgpu and cpu"))
-}
-
 impl PoolOptions {
     fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
+        self.wishes_or(builds, &Backend::ALL)
+    }
+
+    /// Browsers use these backends unless the options say something else.
+    fn wishes_or(&self, builds: &Builds, backends: &[Backend]) -> anyhow::Result<Wishes> {
         let (browsers, simulated) = match (&self.browsers, &self.simulate) {
             (_, Some(names)) => (builds.named(names)?, true),
             (Some(names), None) => (builds.named(names)?, false),
             (None, None) => (installed()?, false),
         };
-        let default =
-            if simulated { vec![Backend::Cpu] } else { vec![Backend::WebGpu, Backend::Cpu] };
-        Ok(Wishes {
+        let mut wishes = Wishes {
             simulated,
-            backends: self.backends.clone().unwrap_or(default),
             adapter: self.webgpu_adapter,
             timeout: Duration::from_secs(self.timeout),
             ..Wishes::of(browsers)
-        })
+        };
+        self.backends.apply(&mut wishes, if simulated { &[Backend::Cpu] } else { backends });
+        Ok(wishes)
     }
 }
 

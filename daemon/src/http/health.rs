@@ -9,7 +9,10 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{Context, error::ApiError};
-use crate::{catalog::Model, pool::View};
+use crate::{
+    catalog::Model,
+    pool::{Chosen, View},
+};
 
 fn described(model: &Model) -> Value {
     json!({ "id": model.name, "object": "model", "created": model.created, "owned_by": "flotilla" })
@@ -85,22 +88,25 @@ fn described_pool(context: &Context, view: &View) -> Value {
                 .unwrap_or_default()
                 .iter()
                 .map(|report| match &report.outcome {
-                    Ok(adapter) => json!({ "backend": report.backend, "adapter": adapter.label() }),
-                    Err(reason) => json!({ "backend": report.backend, "refused": reason }),
+                    Ok(adapter) => json!({ "backend": report.backend, "device": report.device, "adapter": adapter.label() }),
+                    Err(reason) => json!({ "backend": report.backend, "device": report.device, "refused": reason }),
                 })
                 .collect();
             let placements: Vec<Value> = slot
                 .placements
                 .iter()
                 .map(|placement| {
-                    let loaded = view.adapters.iter().find(|(id, ..)| *id == placement.placement);
+                    let loaded = view.loaded.iter().find(|loaded| loaded.placement == placement.placement);
                     json!({
                         "model": context.catalog.models.get(placement.model.0 as usize).map(|model| &model.name),
                         "backend": placement.backend,
                         "state": placement.state,
                         "fallback": placement.fallback,
-                        "adapter": loaded.map(|(_, adapter, _)| adapter.label()),
-                        "load_ms": loaded.map(|(_, _, load_us)| *load_us as f64 / 1e3),
+                        "chosen": Chosen::from(&placement.account),
+                        "device": loaded.and_then(|loaded| loaded.device),
+                        "split": loaded.and_then(|loaded| loaded.split.as_ref()),
+                        "adapter": loaded.map(|loaded| loaded.adapter.label()),
+                        "load_ms": loaded.map(|loaded| loaded.load_us as f64 / 1e3),
                     })
                 })
                 .collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flotilla_fleet::Attempt;
 use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
 
-use super::{Answer, AnswerError, Provenance, Reply, batch, state::State};
+use super::{Answer, AnswerError, Chosen, Provenance, Reply, batch, state::State};
 
 impl State {
     pub(super) fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
@@ -51,14 +51,18 @@ impl State {
         let entry = self.placements.get(&placement)?;
         let browser = self.browsers.get(&entry.browser)?;
         let facts = browser.facts.as_ref()?;
-        let fallback = self.fleet.fallback(placement);
+        let (fallback, account) = self.fleet.account(placement)?;
+        let loaded = entry.ready.as_ref()?;
         Some(Provenance {
             browser: facts.name.clone(),
             browser_version: facts.version.clone(),
             browser_channel: facts.channel,
             browser_id: entry.browser.to_string(),
             backend: entry.backend,
-            adapter: entry.ready.as_ref().map(|(adapter, _)| adapter.label()).unwrap_or_default(),
+            device: loaded.device,
+            split: loaded.split.clone(),
+            chosen: Chosen::from(&account),
+            adapter: loaded.adapter.label(),
             webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
                 let is_chromium = facts.kind.is_chromium() && !facts.simulated;
                 is_chromium && entry.backend == Backend::WebGpu

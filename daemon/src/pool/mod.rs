@@ -14,10 +14,11 @@ use std::{
 };
 
 use flotilla_fleet::{
-    Attempt, Batching, Failure, FailureKind, ModelId, Policy, RequestError, Status, TaskId,
+    Attempt, Batching, Choice, Failure, FailureKind, ModelId, Policy, RequestError, Status, TaskId,
 };
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BrowserId, Hello, RequestId, Tensor, TensorError,
+    AdapterInfo, Backend, BackendReport, BrowserId, Device, Hello, PlacementId, RequestId, Split,
+    Tensor, TensorError,
 };
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
@@ -36,14 +37,17 @@ use crate::{
 
 mod answers;
 mod batch;
+mod measure;
 mod pages;
 mod perform;
 mod record;
 mod recoveries;
+mod speeds;
 mod state;
 mod worker;
 
 pub(crate) use batch::{single_row, takes_tokens};
+pub use measure::{Chosen, MeasuredBackend, RefusedBackend};
 pub use record::Recorded;
 pub(crate) use record::decode_answer;
 pub use recoveries::RecoverySummary;
@@ -66,6 +70,14 @@ pub struct Options {
     pub resume_timeout: Duration,
     /// Limits and budgets of the core; its slots are made from `wishes`.
     pub fleet: flotilla_fleet::Config,
+    /// Which backend is used where several are allowed.
+    pub choice: Choice,
+    /// The processor that webnn is asked for.
+    pub device: Option<Device>,
+    /// Where nodes run that webnn does not take; without it such programs are refused.
+    pub rest: Option<Backend>,
+    /// Data folder in which it is kept what backends were measured; `None` for nowhere.
+    pub speeds: Option<PathBuf>,
     /// How requests are joined.
     pub batching: Batching,
     /// How often a page's main thread shows that it lives.
@@ -118,6 +130,15 @@ pub struct Provenance {
     pub browser_id: String,
     /// Where in the page it ran.
     pub backend: Backend,
+    /// The processor that webnn was asked for; where it computes, it does not say.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// Which nodes ran elsewhere, if not all ran on the backend.
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// Why this backend was used.
+    #[serde(default)]
+    pub chosen: Chosen,
     /// What the backend ran on, in the browser's words.
     pub adapter: String,
     /// Chromium's route to WebGPU, where one was taken; browsers say little or nothing of software adapters.
@@ -179,14 +200,29 @@ pub struct View {
     pub status: Status,
     /// Every browser that is not ended.
     pub browsers: Vec<BrowserView>,
-    /// What each placement that is ready runs on.
-    pub adapters: Vec<(flotilla_protocol::PlacementId, AdapterInfo, u64)>,
+    /// Every placement that is loaded.
+    pub loaded: Vec<Loaded>,
     /// Loads under way: model, verified bytes, total bytes.
     pub loads: Vec<(BrowserId, ModelId, u64, u64)>,
     /// How the recorded state is; `None` where none is kept.
     pub store: Option<Health>,
     /// How failures were dealt with since the pool was started.
     pub recoveries: Vec<RecoverySummary>,
+}
+
+/// A placement that is loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The placement.
+    pub placement: PlacementId,
+    /// What it runs on.
+    pub adapter: AdapterInfo,
+    /// Which nodes run elsewhere, if not all run on its backend.
+    pub split: Option<Split>,
+    /// The processor that webnn was asked for.
+    pub device: Option<Device>,
+    /// From the order to load until it answered.
+    pub load_us: u64,
 }
 
 #[derive(Debug)]

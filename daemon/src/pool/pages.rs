@@ -7,7 +7,7 @@ use flotilla_protocol::{
     Tensor, ToPage, encode,
 };
 
-use super::{batch, state::State};
+use super::{Loaded, batch, measure, state::State};
 use crate::{
     browser::owner::OwnerReport,
     link::{LinkId, LinkReport, Outbox},
@@ -80,13 +80,17 @@ impl State {
         entry.is_up = true;
         let mut backends = Vec::new();
         let mut refused = Vec::new();
-        for report in &entry.backends {
-            match &report.outcome {
-                Ok(_) => backends.push(report.backend),
-                Err(words) => refused.push((report.backend, words.clone())),
+        for backend in Backend::ALL {
+            let device = self.options.device.filter(|_| backend == Backend::WebNn);
+            match measure::offer(&entry.backends, backend, device).map(|report| &report.outcome) {
+                Some(Ok(_)) => backends.push(backend),
+                Some(Err(words)) => refused.push((backend, words.clone())),
+                None => {}
             }
         }
-        self.event(Event::BrowserUp { browser, backends, refused });
+        let mut events = self.known_speeds(browser);
+        events.push(Event::BrowserUp { browser, backends, refused });
+        self.event(Event::Together(events));
     }
 
     /// The browser itself is of no more use.
@@ -175,12 +179,18 @@ impl State {
                 let backend = probe::backend(placement);
                 self.probes_failed(browser, backend, load_failure(&error));
             }
-            FromPage::Loaded { placement, epoch, adapter, split: _, load_us } => {
+            FromPage::Loaded { placement, epoch, adapter, split, load_us } => {
+                let wished = self.options.device;
                 if let Some(entry) =
                     self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
                 {
                     tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
-                    entry.ready = Some((adapter, load_us));
+                    if let Some(split) = &split {
+                        let (nodes, others) = (split.nodes, split.elsewhere.len());
+                        tracing::info!(%browser, backend = %entry.backend, parts = split.parts, nodes, rest = %split.rest, others, "the model is split");
+                    }
+                    let device = wished.filter(|_| entry.backend == Backend::WebNn);
+                    entry.ready = Some(Loaded { placement, adapter, split, device, load_us });
                     self.event(Event::PlacementReady { placement, epoch });
                 }
             }
@@ -192,28 +202,32 @@ impl State {
                     failure: load_failure(&error),
                 });
             }
-            FromPage::Ran { run, epoch, report } => match self.take_probe(browser, run) {
-                Some(_) => self.probed(browser, run, &tensors),
-                None => self.ran(run, epoch, report, tensors),
-            },
+            FromPage::Ran { run, epoch, report } => {
+                if self.take_probe(browser, run).is_some() {
+                    self.probed(browser, run, &tensors);
+                } else if let Some(model) = self.take_measure(browser, run) {
+                    self.measured(browser, run, model, report, &tensors);
+                } else {
+                    self.ran(run, epoch, report, tensors);
+                }
+            }
             FromPage::RunFailed { run, epoch, error } => {
                 tracing::warn!(%browser, %error, "run failed");
                 let failure = run_failure(&error);
-                match self.take_probe(browser, run) {
-                    Some(backend) => {
-                        self.forget_probe(browser, backend);
-                        self.event(Event::ProbeFailed { browser, probe: run, failure });
-                    }
-                    None => {
-                        self.event(Event::RunFailed { run, epoch, failure });
-                        self.flights.remove(&run);
-                    }
+                if let Some(backend) = self.take_probe(browser, run) {
+                    self.forget_probe(browser, backend);
+                    self.event(Event::ProbeFailed { browser, probe: run, failure });
+                } else if let Some(model) = self.take_measure(browser, run) {
+                    self.measure_failed(browser, run, model, &error, failure);
+                } else {
+                    self.event(Event::RunFailed { run, epoch, failure });
+                    self.flights.remove(&run);
                 }
             }
             FromPage::DeviceLost { backend, generation, reason } => {
                 tracing::warn!(%browser, %backend, generation, %reason, "device lost");
                 self.forget_probe(browser, backend);
-                self.event(Event::DeviceLost { browser, reason });
+                self.event(Event::DeviceLost { browser, backend, reason });
             }
         }
     }

@@ -12,7 +12,7 @@ use flotilla_protocol::{
 use serde_json::json;
 
 use super::{
-    Input, batch,
+    Input, batch, measure,
     state::{Browser, Flight, Placement, State, Waiting},
     worker::{self, Told},
 };
@@ -30,6 +30,12 @@ impl State {
             }
             Action::Place { browser, placement, epoch, model, backend } => {
                 return self.place(browser, placement, epoch, model, backend);
+            }
+            Action::Measure { browser, placement, epoch, model, measure } => {
+                return self.measure(browser, placement, epoch, model, measure);
+            }
+            Action::Keep { browser, model, backend, took } => {
+                self.keep(browser, model, backend, took);
             }
             Action::Unload { browser, placement } => {
                 self.placements.remove(&placement);
@@ -89,6 +95,7 @@ impl State {
             is_up: false,
             down: false,
             probes: BTreeMap::new(),
+            measures: BTreeMap::new(),
             probe_epochs: BTreeMap::new(),
             probe_loads: 0,
         };
@@ -131,6 +138,7 @@ impl State {
         (entry.control, entry.data) = (None, None);
         entry.backends.clear();
         entry.probes.clear();
+        entry.measures.clear();
         entry.probe_epochs.clear();
         (entry.opened, entry.is_up) = (false, false);
         entry.owner.reset(tokens).map_err(|error| gone(error.to_string()))
@@ -156,14 +164,9 @@ impl State {
         if !is_loaded {
             let program = probe::program().to_bytes().map_err(|error| broken(error.to_string()))?;
             let blobs = BlobSource { url_prefix: format!("{}/blobs", self.origin) };
-            let load = ToPage::Load {
-                placement,
-                epoch,
-                backend,
-                program,
-                blobs,
-                terms: LoadTerms::default(),
-            };
+            let device = self.options.device.filter(|_| backend == Backend::WebNn);
+            let terms = LoadTerms { device, ..LoadTerms::default() };
+            let load = ToPage::Load { placement, epoch, backend, program, blobs, terms };
             self.send(browser, &load, &[]).map_err(failed)?;
         }
         let inputs = probe::inputs(run).map_err(|error| broken(error.to_string()))?;
@@ -215,13 +218,23 @@ impl State {
             backend,
             program: self.catalog.models[model.0 as usize].program_bytes.clone(),
             blobs: BlobSource { url_prefix: format!("{}/blobs", self.origin) },
-            terms: LoadTerms::default(),
+            terms: self.terms(model, backend),
         };
         self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
             placement,
             epoch,
             failure,
         })
+    }
+
+    /// What is wished for when a model is loaded on a backend.
+    pub(super) fn terms(&self, model: ModelId, backend: Backend) -> LoadTerms {
+        let is_webnn = backend == Backend::WebNn;
+        LoadTerms {
+            device: self.options.device.filter(|_| is_webnn),
+            rest: self.options.rest.filter(|_| is_webnn),
+            sizes: measure::usual_sizes(&self.catalog.models[model.0 as usize]),
+        }
     }
 
     fn dispatch(

@@ -10,14 +10,13 @@ use flotilla_fleet::{
     Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId, state::TransactionId,
 };
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId,
-    RunReport, Tensor,
+    Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, RunReport, Tensor,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Answer, BrowserView, Command, Input, NewRequest, Options, PoolStatus, Provenance, Recorded,
-    Reply, View, record, recoveries::Recoveries, worker::Told,
+    Answer, BrowserView, Command, Input, Loaded, NewRequest, Options, PoolStatus, Provenance,
+    Recorded, Reply, View, record, recoveries::Recoveries, speeds::Speeds, worker::Told,
 };
 use crate::{
     browser::{
@@ -69,6 +68,8 @@ pub(super) struct Browser {
     pub(super) down: bool,
     /// Probes under way.
     pub(super) probes: BTreeMap<RunId, Backend>,
+    /// Runs that measure and are under way, and of what.
+    pub(super) measures: BTreeMap<RunId, ModelId>,
     /// The present life of the probe's program on each backend that the page holds it on.
     pub(super) probe_epochs: BTreeMap<Backend, Epoch>,
     /// Times that it was loaded.
@@ -80,7 +81,7 @@ pub(super) struct Placement {
     pub(super) model: ModelId,
     pub(super) backend: Backend,
     pub(super) epoch: Epoch,
-    pub(super) ready: Option<(AdapterInfo, u64)>,
+    pub(super) ready: Option<Loaded>,
     pub(super) progress: (u64, u64),
 }
 
@@ -143,6 +144,9 @@ pub(super) struct State {
     /// Jobs that each unconfirmed transaction records.
     pub(super) accepting: BTreeMap<TransactionId, BTreeSet<JobId>>,
     pub(super) recoveries: Recoveries,
+    pub(super) speeds: Speeds,
+    /// blake3 over each model's program.
+    pub(super) hashes: Vec<String>,
     /// Who waits for the end of a migration.
     pub(super) migrations:
         BTreeMap<(ModelId, BrowserId, BrowserId), oneshot::Sender<Result<(), Failure>>>,
@@ -166,12 +170,14 @@ impl State {
             .map(|wish| Slot {
                 kind: wish.build.to_string(),
                 backends: wish.backends.clone(),
+                choice: options.choice,
                 role: Role::Regular,
             })
             .collect();
         slots.extend(options.fallback.iter().map(|wish| Slot {
             kind: wish.build.to_string(),
             backends: wish.backends.clone(),
+            choice: options.choice,
             role: Role::Fallback,
         }));
         let config = flotilla_fleet::Config { slots, ..options.fleet.clone() };
@@ -182,8 +188,13 @@ impl State {
             }
             None => (Fleet::new(config), None, Vec::new()),
         };
+        let speeds = Speeds::open(options.speeds.as_deref());
+        let hash = |bytes: &Vec<u8>| blake3::hash(bytes).to_hex().to_string();
+        let hashes = catalog.models.iter().map(|model| hash(&model.program_bytes)).collect();
         State {
             options,
+            speeds,
+            hashes,
             catalog,
             origin,
             fleet,
@@ -419,16 +430,7 @@ impl State {
                 backends: entry.backends.clone(),
             })
             .collect();
-        let adapters = self
-            .placements
-            .iter()
-            .filter_map(|(&placement, entry)| {
-                entry
-                    .ready
-                    .as_ref()
-                    .map(|(adapter, load_us)| (placement, adapter.clone(), *load_us))
-            })
-            .collect();
+        let loaded = self.placements.values().filter_map(|entry| entry.ready.clone()).collect();
         let loads = self
             .placements
             .values()
@@ -437,7 +439,7 @@ impl State {
             .collect();
         let store = self.store.as_ref().map(Store::health);
         let recoveries = self.recoveries.summaries();
-        View { status: self.fleet.status(), browsers, adapters, loads, store, recoveries }
+        View { status: self.fleet.status(), browsers, loaded, loads, store, recoveries }
     }
 
     fn workers(&self) -> PoolStatus {

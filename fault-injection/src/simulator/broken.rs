@@ -242,3 +242,52 @@ impl Core for LostCommit {
 
     through_fleet!();
 }
+
+/// Unloads what answers as soon as another backend is to be tried.
+#[derive(Debug)]
+pub struct HastySwitch {
+    fleet: Fleet,
+    models: BTreeMap<PlacementId, ModelId>,
+    /// What requests were sent to last.
+    answers: BTreeMap<(BrowserId, ModelId), PlacementId>,
+    next: Option<Action>,
+}
+
+impl Core for HastySwitch {
+    fn start(config: Config, records: Records) -> HastySwitch {
+        HastySwitch {
+            fleet: Core::start(config, records),
+            models: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next: None,
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.next.take() {
+            return Some(action);
+        }
+        let action = self.fleet.poll_action()?;
+        if let Action::Dispatch { browser, placement, .. } = &action
+            && let Some(&model) = self.models.get(placement)
+        {
+            self.answers.insert((*browser, model), *placement);
+        }
+        if let Action::Place { browser, placement: new, model, .. } = action {
+            self.models.insert(new, model);
+            if let Some(placement) =
+                self.answers.remove(&(browser, model)).filter(|old| *old != new)
+            {
+                self.next = Some(action);
+                return Some(Action::Unload { browser, placement });
+            }
+        }
+        Some(action)
+    }
+
+    through_fleet!();
+}

@@ -45,6 +45,8 @@ pub enum Invariant {
     Fallback,
     /// A migration is asked for and ends once.
     Migrations,
+    /// Measuring backends takes away nothing that answers, measures nothing twice, and only where it is asked for.
+    Available,
     /// A browser that was reported dead is killed, or gets a new page, at once.
     DeadBrowsers,
     /// The core's own counts are those of the world.
@@ -63,7 +65,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every invariant, in order.
-    pub const ALL: [Invariant; 26] = [
+    pub const ALL: [Invariant; 27] = [
         Invariant::OneAnswer,
         Invariant::AnswerFromResults,
         Invariant::OneRun,
@@ -83,6 +85,7 @@ impl Invariant {
         Invariant::Tasks,
         Invariant::Fallback,
         Invariant::Migrations,
+        Invariant::Available,
         Invariant::DeadBrowsers,
         Invariant::Counts,
         Invariant::Memory,
@@ -114,6 +117,7 @@ impl Invariant {
             Invariant::Tasks => "tasks",
             Invariant::Fallback => "fallback",
             Invariant::Migrations => "migrations",
+            Invariant::Available => "available",
             Invariant::DeadBrowsers => "dead_browsers",
             Invariant::Counts => "counts",
             Invariant::Memory => "memory",

@@ -7,6 +7,7 @@ mod clients;
 mod durations;
 mod faults;
 mod invariants;
+mod measuring;
 mod operators;
 mod pages;
 mod plan;

@@ -17,7 +17,7 @@ use super::{
 /// Words of a failure that was reported in an epoch that is over.
 pub(super) const STALE: &str = "stale";
 /// Words of every other failure.
-const PLAYED: &str = "played";
+pub(super) const PLAYED: &str = "played";
 /// A browser that slows down takes this many times as long, and no longer.
 const SLOWNESS_MAX: u32 = 50;
 /// Memory of a browser's processes, what it grows by in a second when it grows, and how many beats pass between two
@@ -28,13 +28,16 @@ const MEMORY_BEATS: u64 = 6;
 /// Device losses that follow each other.
 const REPEATED_LOSSES: u64 = 3;
 /// What a run may fail of, as its page says.
-const RUN_FAILURES: [FailureKind; 5] = [
+pub(super) const RUN_FAILURES: [FailureKind; 5] = [
     FailureKind::DeviceLost,
     FailureKind::OutOfMemory,
     FailureKind::UnsupportedOperation,
     FailureKind::PageCrashed,
     FailureKind::Overloaded,
 ];
+
+/// Backends that have a device to be lost.
+const DEVICES: [Backend; 2] = [Backend::WebGpu, Backend::WebNn];
 
 /// What a probe may fail of.
 const PROBE_FAILURES: [FailureKind; 3] =
@@ -62,6 +65,7 @@ impl<C: Core> World<C> {
             grows_since: None,
             beats: 0,
             probe: None,
+            measures: BTreeMap::new(),
             task: None,
             placements: BTreeMap::new(),
             in_flight: Vec::new(),
@@ -90,11 +94,11 @@ impl<C: Core> World<C> {
 
     /// A page opens its links.
     fn report_up(&mut self, id: BrowserId, page: u32, delay: Duration) {
-        let backends = match self.random.chance(50.0) {
-            true => vec![Backend::Cpu, Backend::WebGpu],
-            false => vec![Backend::Cpu],
-        };
-        let event = Event::BrowserUp { browser: id, backends, refused: Vec::new() };
+        let mut backends = vec![Backend::Cpu];
+        backends.extend(DEVICES.iter().filter(|_| self.random.chance(50.0)));
+        let mut events = self.known_speeds(id);
+        events.push(Event::BrowserUp { browser: id, backends, refused: Vec::new() });
+        let event = Event::Together(events);
         self.later(delay, Happening::Page { browser: id, page, event });
     }
 
@@ -182,12 +186,12 @@ impl<C: Core> World<C> {
         let ready = browser
             .placements
             .values()
-            .any(|placed| placed.backend == backend && placed.stage == Stage::Ready);
+            .any(|placed| placed.backend == backend && placed.is_loaded());
         let life = browser.life;
         self.judge.holds(Invariant::KnownTarget, life == Life::Up && ready, || {
             format!("{id} is probed on {backend}, where nothing is ready; it is {life:?}")
         })?;
-        browser.probe = Some(probe);
+        browser.probe = Some((probe, backend));
         let (page, stuck) = (browser.page, browser.stuck);
         let delay = self.random.ms(1, 100);
         let from_page = |event| Happening::Page { browser: id, page, event };
@@ -205,11 +209,11 @@ impl<C: Core> World<C> {
     /// A probe has ended, and the core is about to know.
     pub(super) fn probed(&mut self, id: BrowserId, probe: RunId, failure: Option<FailureKind>) {
         let Some(browser) = self.pool.browsers.get_mut(&id) else { return };
-        if browser.probe == Some(probe) {
-            browser.probe = None;
-            if failure == Some(FailureKind::DeviceLost) {
-                self.lose_device(id);
-            }
+        let Some((_, backend)) = browser.probe.take_if(|(under_way, _)| *under_way == probe) else {
+            return;
+        };
+        if failure == Some(FailureKind::DeviceLost) {
+            self.lose_device(id, backend);
         }
     }
 
@@ -255,13 +259,16 @@ impl<C: Core> World<C> {
                 Ok(())
             }
             What::DeviceLoss => {
-                self.tell(Event::DeviceLost { browser: id, reason: PLAYED.to_owned() })
+                let backend = self.random.one_of(&DEVICES).unwrap_or(Backend::WebGpu);
+                self.tell(Event::DeviceLost { browser: id, backend, reason: PLAYED.to_owned() })
             }
             What::DeviceLossRepeated => {
                 let page = browser.page;
+                let backend = self.random.one_of(&DEVICES).unwrap_or(Backend::WebGpu);
                 for loss in 0..REPEATED_LOSSES {
                     let delay = self.random.ms(2000 * loss, 2000 * loss + 2000);
-                    let event = Event::DeviceLost { browser: id, reason: PLAYED.to_owned() };
+                    let reason = PLAYED.to_owned();
+                    let event = Event::DeviceLost { browser: id, backend, reason };
                     self.later(delay, Happening::Page { browser: id, page, event });
                 }
                 Ok(())
@@ -313,7 +320,12 @@ impl<C: Core> World<C> {
         judge.holds(Invariant::OneOwner, owner.is_none_or(|owner| owner == id), || {
             format!("{placement} is loaded on {id} and is on {owner:?}")
         })?;
-        let placed = Placed { epoch, model, backend, stage: Stage::Loading };
+        let beside = browser.placements.iter().any(|(&other, placed)| {
+            other != placement && placed.model == model && placed.is_loaded()
+        });
+        let stage = Stage::Loading;
+        let (was_ready, answers, failed) = (false, false, false);
+        let placed = Placed { epoch, model, backend, stage, beside, was_ready, answers, failed };
         match browser.placements.insert(placement, placed) {
             Some(last) => judge.holds(Invariant::OneOwner, epoch > last.epoch, || {
                 format!("{placement} is loaded again in {epoch} after {}", last.epoch)
@@ -356,7 +368,12 @@ impl<C: Core> World<C> {
     pub(super) fn loaded(&mut self, placement: PlacementId, epoch: Epoch, ready: bool) {
         let Some((browser, placed)) = self.pool.placed_mut(placement) else { return };
         if placed.epoch == epoch && placed.stage == Stage::Loading {
-            placed.stage = if ready { Stage::Ready } else { Stage::Gone };
+            placed.stage = match (ready, placed.beside) {
+                (true, true) => Stage::Beside,
+                (true, false) => Stage::Ready,
+                (false, _) => Stage::Gone,
+            };
+            placed.was_ready |= ready;
             self.pool.refresh_idle(browser, self.now);
         }
     }
@@ -368,12 +385,15 @@ impl<C: Core> World<C> {
         placement: PlacementId,
     ) -> Result<(), Violation> {
         let owner = self.pool.owners.remove(&placement);
-        let model = self
+        let placed = self
             .pool
             .browsers
             .get_mut(&id)
-            .and_then(|browser| browser.placements.remove(&placement))
-            .map(|placed| placed.model);
+            .and_then(|browser| browser.placements.remove(&placement));
+        let model = placed.map(|placed| placed.model);
+        if let Some(placed) = placed {
+            self.check_unload(id, placement, placed)?;
+        }
         if let Some(idle) = model.and_then(|model| self.pool.idle.get_mut(&model)) {
             idle.remove(&id);
         }
@@ -414,9 +434,12 @@ impl<C: Core> World<C> {
             (placed.epoch, placed.model) == (epoch, model),
             || format!("{run} of {model:?} in {epoch} is sent to {placement}, which is {placed:?}"),
         )?;
-        judge.holds(Invariant::KnownTarget, placed.stage == Stage::Ready, || {
+        judge.holds(Invariant::KnownTarget, placed.is_loaded(), || {
             format!("{run} is sent to {placement}, which is {placed:?}")
         })?;
+        if let Some(placed) = browser.placements.get_mut(&placement) {
+            (placed.stage, placed.beside, placed.answers) = (Stage::Ready, false, true);
+        }
         if browser.in_flight.is_empty() {
             browser.head_since = self.now;
         }
@@ -587,29 +610,40 @@ impl<C: Core> World<C> {
         self.pool.leave_browser(id, browser, self.now);
         self.run_over(id, failure.kind);
         match recovery::repair(failure.kind) {
-            Repair::RenewDevice => self.lose_device(browser),
+            Repair::RenewDevice => self.lose_device_of(placement),
             Repair::Reload => self.lose_placement(placement),
             // Whatever the core does about it, it says so.
             Repair::Nothing | Repair::ResetPage | Repair::Replace => {}
         }
     }
 
-    /// A page's GPU device is gone, and with it all that was ready there.
-    pub(super) fn lose_device(&mut self, id: BrowserId) {
+    /// The device that a placement is on is gone.
+    pub(super) fn lose_device_of(&mut self, placement: PlacementId) {
+        if let Some((browser, placed)) = self.pool.placed_mut(placement) {
+            let backend = placed.backend;
+            self.lose_device(browser, backend);
+        }
+    }
+
+    /// A backend's device is gone, and with it all that was ready there.
+    pub(super) fn lose_device(&mut self, id: BrowserId, backend: Backend) {
+        if !backend.has_device() {
+            return;
+        }
         let Some(browser) = self.pool.browsers.get(&id) else { return };
         let lost: Vec<PlacementId> = browser
             .placements
             .iter()
-            .filter(|(_, placed)| placed.stage == Stage::Ready && placed.backend == Backend::WebGpu)
+            .filter(|(_, placed)| placed.is_loaded() && placed.backend == backend)
             .map(|(&placement, _)| placement)
             .collect();
         lost.into_iter().for_each(|placement| self.lose_placement(placement));
     }
 
     /// Nothing may be sent to a placement until it is loaded anew, and its runs are no more.
-    fn lose_placement(&mut self, placement: PlacementId) {
+    pub(super) fn lose_placement(&mut self, placement: PlacementId) {
         let Some((id, placed)) = self.pool.placed_mut(placement) else { return };
-        if placed.stage != Stage::Ready {
+        if !placed.is_loaded() {
             return;
         }
         placed.stage = Stage::Gone;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flotilla_fleet::{Batching, Config, Instant, ModelId, Role, Slot, SlotId, Strategy};
+use flotilla_fleet::{Batching, Choice, Config, Instant, ModelId, Role, Slot, SlotId, Strategy};
 use flotilla_protocol::Backend;
 
 use super::{
@@ -103,7 +103,7 @@ impl Plan {
     /// A fleet of this many browsers for this long, under faults such as a large fleet has every day.
     pub fn sized(browsers: u32, duration: Duration, per_second: f64) -> Plan {
         let config = Config {
-            slots: (0..u64::from(browsers)).map(slot).collect(),
+            slots: (0..u64::from(browsers)).map(|index| slot(index, Choice::Fastest)).collect(),
             suspect_after: Duration::from_secs(12),
             heartbeat_timeout: Duration::from_secs(20),
             memory_bytes_max: Some(2 << 30),
@@ -144,11 +144,17 @@ impl Plan {
     }
 
     fn small(random: &mut Random) -> Plan {
-        let mut slots: Vec<Slot> = (0..random.range(1, 4)).map(slot).collect();
+        let choice = match random.chance(70.0) {
+            true => Choice::Fastest,
+            false => Choice::First,
+        };
+        let mut slots: Vec<Slot> =
+            (0..random.range(1, 4)).map(|index| slot(index, choice)).collect();
         if random.chance(30.0) {
             slots.push(Slot {
                 kind: "simulated".to_owned(),
                 backends: vec![Backend::Cpu],
+                choice: Choice::First,
                 role: Role::Fallback,
             });
         }
@@ -256,13 +262,13 @@ impl Plan {
     }
 }
 
-fn slot(index: u64) -> Slot {
+fn slot(index: u64, choice: Choice) -> Slot {
     let backends = match index % 3 {
         0 => vec![Backend::WebGpu, Backend::Cpu],
         1 => vec![Backend::Cpu],
         _ => vec![Backend::WebNn, Backend::Cpu, Backend::WebGpu],
     };
-    Slot { kind: format!("kind{}", index % 3), backends, role: Role::Regular }
+    Slot { kind: format!("kind{}", index % 3), backends, choice, role: Role::Regular }
 }
 
 /// Every fault, some more and some less; some storms are breezes, some have no good moment.

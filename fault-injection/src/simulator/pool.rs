@@ -10,6 +10,8 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 pub(super) enum Stage {
     Loading,
     Ready,
+    /// Loaded beside one of the same model: to be measured, or to take its place.
+    Beside,
     /// A migration has taken the model elsewhere; what runs here may end.
     Leaving,
     Gone,
@@ -22,6 +24,24 @@ pub(super) struct Placed {
     pub(super) model: ModelId,
     pub(super) backend: Backend,
     pub(super) stage: Stage,
+    /// It was loaded beside one that is ready.
+    pub(super) beside: bool,
+    /// It has been ready.
+    pub(super) was_ready: bool,
+    /// Requests were sent to it.
+    pub(super) answers: bool,
+    /// A run that measures failed on it.
+    pub(super) failed: bool,
+}
+
+impl Placed {
+    /// Whether runs may be sent to it.
+    pub(super) fn is_loaded(&self) -> bool {
+        match self.stage {
+            Stage::Ready | Stage::Beside => true,
+            Stage::Loading | Stage::Leaving | Stage::Gone => false,
+        }
+    }
 }
 
 /// How far a browser is.
@@ -52,7 +72,9 @@ pub(super) struct Browser {
     /// Since when its memory grows.
     pub(super) grows_since: Option<Instant>,
     pub(super) beats: u64,
-    pub(super) probe: Option<RunId>,
+    pub(super) probe: Option<(RunId, Backend)>,
+    /// Runs that measure, and where.
+    pub(super) measures: BTreeMap<RunId, PlacementId>,
     /// The task that has it for itself.
     pub(super) task: Option<TaskId>,
     pub(super) placements: BTreeMap<PlacementId, Placed>,
@@ -198,6 +220,7 @@ impl Pool {
         }
         browser.idle_since = None;
         browser.probe = None;
+        browser.measures.clear();
         if let Some(task) = browser.task.take() {
             self.bereft.push(task);
         }

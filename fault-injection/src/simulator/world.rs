@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{
-    Action, Config, Event, FailureKind, Fleet, Instant, Recovered, Repair, Sizes, Status, TaskId,
-    state::Records,
+    Action, Config, Event, FailureKind, Fleet, Instant, ModelId, Recovered, Repair, Sizes, Status,
+    TaskId, state::Records,
 };
-use flotilla_protocol::BrowserId;
+use flotilla_protocol::{Backend, BrowserId};
 
 use super::{
     agenda::Agenda,
@@ -157,6 +157,8 @@ pub struct World<C> {
     /// Tasks that were asked for.
     pub(super) operations: u64,
     pub(super) migrations_done: u64,
+    /// What was measured, by kind of browser.
+    pub(super) speeds: BTreeMap<(String, ModelId, Backend), Duration>,
     /// Repairs of browsers that helped, by what had failed.
     pub(super) repairs: BTreeMap<(FailureKind, Repair), Durations>,
 }
@@ -188,6 +190,7 @@ impl<C: Core> World<C> {
             daemons: 0,
             operations: 0,
             migrations_done: 0,
+            speeds: BTreeMap::new(),
             repairs: BTreeMap::new(),
             plan,
         };
@@ -485,12 +488,18 @@ impl<C: Core> World<C> {
             Event::Cancel { request } => self.cancelled(*request),
             Event::RunDone { run, epoch } => self.run_done(*run, *epoch),
             Event::RunFailed { run, epoch, failure } => self.run_failed(*run, *epoch, failure),
-            Event::DeviceLost { browser, .. } => self.lose_device(*browser),
+            Event::DeviceLost { browser, backend, .. } => self.lose_device(*browser, *backend),
+            Event::Measured { browser, measure, .. } => self.measure_over(*browser, *measure, None),
+            Event::MeasureFailed { browser, measure, failure } => {
+                self.measure_over(*browser, *measure, Some(failure.kind));
+            }
             Event::Committed { transaction } => self.committed(*transaction)?,
             Event::CommitFailed { transaction, .. } => self.commit_failed(*transaction),
             Event::Release { task } => self.released(*task),
             Event::Wake
             | Event::PlacementProgress { .. }
+            | Event::Unmeasurable { .. }
+            | Event::SpeedKnown { .. }
             | Event::Request { .. }
             | Event::Acquire { .. }
             | Event::Recycle { .. }
@@ -508,6 +517,12 @@ impl<C: Core> World<C> {
             Action::Kill { browser, .. } => self.kill(browser),
             Action::Reset { browser, .. } => self.reset(browser),
             Action::Probe { browser, backend, probe } => self.probe(browser, backend, probe),
+            Action::Measure { browser, placement, epoch, model, measure } => {
+                self.measure(browser, placement, epoch, model, measure)
+            }
+            Action::Keep { browser, model, backend, took } => {
+                self.keep_speed(browser, model, backend, took)
+            }
             Action::Unload { browser, placement } => self.unload(browser, placement),
             Action::Commit(transaction) => self.commit(transaction),
             Action::Acquired { task, browser } => self.acquired(task, browser),
@@ -571,7 +586,8 @@ impl<C: Core> World<C> {
         let config = &self.plan.config;
         let (slots, models) = (config.slots.len(), self.plan.models.len());
         let runs_max = slots * config.runs_in_flight_max as usize;
-        let placements_max = slots * models;
+        // Each may have one whose place was taken and that ends its runs.
+        let placements_max = 2 * slots * models;
         // The requests of a new daemon that took over an earlier one's records may still be in memory.
         let records_max =
             1 + slots + placements_max * 2 + models + open + self.store.kept() + self.store.len();

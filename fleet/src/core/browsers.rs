@@ -8,7 +8,7 @@ use std::{
 
 use flotilla_protocol::{Backend, BrowserId, RunId};
 
-use super::{Fleet, Phase, placements::Placement, repair::Repairing};
+use super::{Fleet, Phase, placements::Placement, repair::Repairing, trials::Trial};
 use crate::{
     config::Role,
     event::{Action, Instant, ModelId, SlotId, TaskId},
@@ -31,6 +31,8 @@ pub(super) struct Berth {
     pub(super) failed_at: Option<Instant>,
     /// Browsers in a row that a load cost, and what happened to the last one.
     pub(super) load_restarts: BTreeMap<(ModelId, Backend), (u32, Failure)>,
+    /// Times that a backend failed to be measured, and what happened last.
+    pub(super) trials_failed: BTreeMap<(ModelId, Backend), (u32, Failure)>,
     /// New pages that its browser was given since it answered a run last.
     pub(super) resets: u32,
     /// What is being repaired.
@@ -67,6 +69,10 @@ pub(super) struct Live {
     pub(super) heard_at: Instant,
     /// One per model, loaded in the models' order.
     pub(super) placements: BTreeMap<ModelId, Placement>,
+    /// A backend that is being measured beside what answers, or is about to take its place.
+    pub(super) trial: Option<Trial>,
+    /// Placements whose place was taken: they get no more runs and are unloaded when those that they have are ended.
+    pub(super) left: Vec<Placement>,
     /// In the order of dispatch, which is the order in which the page executes them.
     pub(super) runs: VecDeque<RunId>,
     /// When the first of `runs` became the first: its time-out starts here, not while it waited for others.
@@ -81,7 +87,7 @@ pub(super) struct Live {
     /// When a run or a probe last showed that it computes.
     pub(super) proved_at: Instant,
     /// A probe under way, and when it has taken too long.
-    pub(super) probe: Option<(RunId, Instant)>,
+    pub(super) probe: Option<(RunId, Backend, Instant)>,
     pub(super) probe_failures: u32,
     /// Memory of the process tree when it was last told.
     pub(super) used_bytes: u64,
@@ -147,7 +153,18 @@ impl BrowserState {
 impl Live {
     /// Nothing runs or loads on it.
     pub(super) fn is_idle(&self) -> bool {
-        self.runs.is_empty() && self.placements.values().all(|each| each.loading_on().is_none())
+        self.runs.is_empty() && !self.loads() && !self.is_measured()
+    }
+
+    /// A placement loads on it.
+    pub(super) fn loads(&self) -> bool {
+        self.placements.values().any(|each| each.loading_on().is_some())
+            || self.trial.as_ref().is_some_and(Trial::is_loading)
+    }
+
+    /// Its page is busy with a run that measures.
+    pub(super) fn is_measured(&self) -> bool {
+        self.trial.as_ref().is_some_and(Trial::is_running)
     }
 }
 
@@ -216,6 +233,8 @@ impl Fleet {
             refused,
             heard_at: now,
             placements: BTreeMap::new(),
+            trial: None,
+            left: Vec::new(),
             runs: VecDeque::new(),
             head_since: now,
             hedged_at: None,
@@ -316,9 +335,12 @@ impl Fleet {
             self.lose_target(browser);
             return;
         };
-        for placement in live.placements.values() {
+        for placement in live.placements.values().chain(&live.left) {
             self.placed.remove(&placement.id);
             self.journal.placement_gone(placement.id);
+        }
+        if live.trial.is_some() {
+            self.trials.end();
         }
         self.leave_plans(index);
         self.migrations_lost(browser, failure);
@@ -340,6 +362,9 @@ impl Fleet {
                 *restarts += 1;
                 *last = failure.clone();
             }
+        }
+        if let Some(trial) = live.trial.as_ref().filter(|trial| trial.is_busy()) {
+            self.blame_trial(index, (trial.model, trial.backend), failure);
         }
     }
 

@@ -224,8 +224,9 @@ impl Fleet {
             live.runs.iter().filter_map(|run| self.runs.get(run)).map(|run| run.expected).sum();
         let elapsed =
             if live.runs.is_empty() { Duration::ZERO } else { self.now.since(live.head_since) };
+        let measuring = live.trial.as_ref().map_or(Duration::ZERO, |trial| trial.expected());
         // One that is overdue is expected to take as long again: an optimist would queue behind a hang.
-        if elapsed > expected { elapsed } else { expected - elapsed }
+        measuring + if elapsed > expected { elapsed } else { expected - elapsed }
     }
 
     fn expected(&self, candidate: &Candidate, model: ModelId, tokens: u64) -> Duration {

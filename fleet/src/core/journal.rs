@@ -187,7 +187,9 @@ impl Fleet {
                 draft.write(records, key, value);
             }
             let Some(live) = berth.state.live() else { continue };
-            for (&model, placement) in &live.placements {
+            let left =
+                live.left.iter().filter_map(|each| Some((&self.placed.get(&each.id)?.1, each)));
+            for (&model, placement) in live.placements.iter().chain(left) {
                 let key = Key { partition: Partition::Placements, id: placement.id.0 };
                 let value = Value::Placement {
                     browser: live.browser,

@@ -10,6 +10,7 @@
 //! - Browser, placement and run ids are never used twice. An answer for a run that is not known, or in an epoch that is
 //!   not the run's, changes nothing.
 //! - One placement at a time loads on a browser.
+//! - One backend at a time is measured in the fleet. While it is, whatever answered before answers.
 //! - After an event at time `t`, [`Fleet::poll_timeout`] is later than `t`: waking at it never spins.
 //! - The same events at the same times give the same actions.
 
@@ -28,13 +29,16 @@ mod runs;
 mod speed;
 mod status;
 mod tasks;
+mod trials;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_protocol::{BrowserId, PlacementId, RequestId, RunId};
 
-pub use self::status::{ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status};
+pub use self::status::{
+    Account, By, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,
+};
 use self::{
     browsers::{Berth, BrowserState},
     experience::Experience,
@@ -46,6 +50,7 @@ use self::{
     runs::Run,
     speed::Speeds,
     tasks::Task,
+    trials::Trials,
 };
 use crate::{
     config::Config,
@@ -83,6 +88,7 @@ pub struct Fleet {
     tasks: BTreeMap<TaskId, Task>,
     speeds: Speeds,
     experience: Experience,
+    trials: Trials,
     journal: Journal,
     /// The highest id given away, of each sort.
     browsers: u64,
@@ -133,6 +139,7 @@ impl Fleet {
             tasks: BTreeMap::new(),
             speeds: Speeds::default(),
             experience: Experience::default(),
+            trials: Trials::new(&config.slots),
             journal: Journal::new(records),
             browsers: 0,
             placements: 0,
@@ -172,6 +179,7 @@ impl Fleet {
         self.launch_due();
         self.assign_tasks();
         self.dispatch_all();
+        self.advance_trials();
         self.record();
     }
 
@@ -235,7 +243,17 @@ impl Fleet {
             Event::Cancel { request } => self.cancel(request),
             Event::RunDone { run, epoch } => self.run_done(run, epoch),
             Event::RunFailed { run, epoch, failure } => self.run_failed(run, epoch, &failure),
-            Event::DeviceLost { browser, reason } => self.device_lost_event(browser, &reason),
+            Event::Measured { browser, measure, took } => self.measured(browser, measure, took),
+            Event::MeasureFailed { browser, measure, failure } => {
+                self.measure_failed(browser, measure, &failure)
+            }
+            Event::Unmeasurable { model, reason } => self.unmeasurable(model, reason),
+            Event::SpeedKnown { browser, model, backend, took } => {
+                self.speed_known(browser, model, backend, took)
+            }
+            Event::DeviceLost { browser, backend, reason } => {
+                self.device_lost_event(browser, backend, &reason)
+            }
             Event::Committed { transaction } => self.committed(transaction),
             Event::CommitFailed { transaction, reason } => self.commit_failed(transaction, &reason),
             Event::Acquire { task, deadline } => self.acquire(task, deadline),

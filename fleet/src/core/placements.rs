@@ -7,7 +7,7 @@ use super::{
     browsers::{Berth, BrowserState, Live},
 };
 use crate::{
-    config::{Role, Slot},
+    config::{Choice, Role, Slot},
     event::{Action, Batching, Instant, ModelId},
     recovery::{Failure, FailureKind},
 };
@@ -91,6 +91,16 @@ impl Placement {
         }
     }
 
+    /// Whether a backend will not do here.
+    fn refuses(&self, backend: Backend) -> bool {
+        self.refusals.iter().any(|&(refused, _)| refused == backend)
+    }
+
+    /// Backends of the slot that may yet do here.
+    pub(super) fn fit<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = Backend> + 'a {
+        slot.backends.iter().copied().filter(|&backend| !self.refuses(backend))
+    }
+
     /// Why the backends that the slot prefers to the present one are not used; where there is none, why all are not.
     pub(super) fn fallback(&self, slot: &Slot) -> Option<String> {
         let present = self.backend();
@@ -168,7 +178,7 @@ impl Fleet {
                 self.config.load_restarts_max,
             ),
         };
-        placement.stage = first_stage(&self.config.slots[index], &placement.refusals);
+        placement.stage = self.first_stage(index, model, &placement);
         self.placed.insert(placement.id, (index, model));
         if let Some(live) = self.berths[index].state.live_mut() {
             live.placements.insert(model, placement);
@@ -179,8 +189,7 @@ impl Fleet {
     pub(super) fn place_due(&mut self) {
         for index in self.index.pending(self.now) {
             let BrowserState::Ready(live) = &mut self.berths[index].state else { continue };
-            let busy = live.placements.values().any(|placement| placement.loading_on().is_some());
-            if busy || live.recycling.is_some() {
+            if live.loads() || live.recycling.is_some() {
                 continue;
             }
             let browser = live.browser;
@@ -205,6 +214,10 @@ impl Fleet {
 
     pub(super) fn placement_progress(&mut self, id: PlacementId, epoch: Epoch) {
         let limit = self.now.after(self.config.load_timeout);
+        if let Some((_, trial)) = self.trial_loading(id, epoch) {
+            trial.loads_until(limit);
+            return;
+        }
         if let Some((_, _, placement)) = self.loading(id, epoch)
             && let Stage::Loading { until, .. } = &mut placement.stage
         {
@@ -213,6 +226,10 @@ impl Fleet {
     }
 
     pub(super) fn placement_ready(&mut self, id: PlacementId, epoch: Epoch) {
+        if let Some((index, _)) = self.trial_loading(id, epoch) {
+            self.trial_loaded(index);
+            return;
+        }
         let Some((index, model, placement)) = self.loading(id, epoch) else { return };
         let Some(backend) = placement.loading_on() else { return };
         placement.stage = Stage::Ready { backend };
@@ -233,10 +250,15 @@ impl Fleet {
         if settled {
             self.end_repair(index, true);
         }
+        self.trials.open(index, model);
         self.staged(id, index, model, backend);
     }
 
     pub(super) fn placement_failed(&mut self, id: PlacementId, epoch: Epoch, failure: Failure) {
+        if let Some((index, _)) = self.trial_loading(id, epoch) {
+            self.trial_failed(index, &failure);
+            return;
+        }
         let Some((index, model, placement)) = self.loading(id, epoch) else { return };
         let Stage::Loading { backend, tries, .. } = placement.stage else { return };
         match reaction(failure.kind) {
@@ -263,7 +285,7 @@ impl Fleet {
         let &(index, model) = self.placed.get(&id)?;
         self.index.touch(index);
         let placement = self.berths[index].state.live_mut()?.placements.get_mut(&model)?;
-        if placement.epoch != epoch {
+        if (placement.id, placement.epoch) != (id, epoch) {
             return None;
         }
         placement.loading_on().is_some().then_some((index, model, placement))
@@ -271,16 +293,30 @@ impl Fleet {
 
     fn use_next_backend(&mut self, index: usize, model: ModelId) {
         self.index.touch(index);
-        let slot = &self.config.slots[index];
-        let Some(live) = self.berths[index].state.live_mut() else { return };
-        let Some(placement) = live.placements.get_mut(&model) else { return };
+        let live = self.berths[index].state.live();
+        let Some(placement) = live.and_then(|live| live.placements.get(&model)) else { return };
+        let stage = self.first_stage(index, model, placement);
+        self.placements += 1;
+        let id = PlacementId(self.placements);
+        self.placed.insert(id, (index, model));
+        let live = self.berths[index].state.live_mut();
+        let Some(placement) = live.and_then(|live| live.placements.get_mut(&model)) else { return };
         self.placed.remove(&placement.id);
         self.journal.placement_gone(placement.id);
-        self.placements += 1;
-        placement.id = PlacementId(self.placements);
-        placement.epoch = Epoch(1);
-        placement.stage = first_stage(slot, &placement.refusals);
-        self.placed.insert(placement.id, (index, model));
+        (placement.id, placement.epoch, placement.stage) = (id, Epoch(1), stage);
+    }
+
+    /// A placement begins on the backend that was measured to be the fastest, or else on the first of the list.
+    pub(super) fn first_stage(&self, index: usize, model: ModelId, placement: &Placement) -> Stage {
+        let slot = &self.config.slots[index];
+        let known = match slot.choice {
+            Choice::First => None,
+            Choice::Fastest => self.trials.fastest(index, model, placement.fit(slot)),
+        };
+        match known.or_else(|| placement.fit(slot).next()) {
+            Some(backend) => Stage::Waiting { backend, tries: 0 },
+            None => Stage::Refused,
+        }
     }
 
     /// Why no browser runs a model, or ever will, as far as can be known; `None` while there is hope.
@@ -359,19 +395,8 @@ fn unfit_backends(
             Some((restarts, failure)) if *restarts > load_restarts_max => Some(format!(
                 "given up after loading it cost {restarts} browsers, the last one: {failure}"
             )),
-            Some(_) | None => None,
+            Some(_) | None => super::trials::given_up(berth, model, backend, load_restarts_max),
         }
     };
     slot.backends.iter().filter_map(|&backend| Some((backend, reason(backend)?))).collect()
-}
-
-fn first_stage(slot: &Slot, refusals: &[(Backend, String)]) -> Stage {
-    let fit = slot
-        .backends
-        .iter()
-        .find(|&&backend| refusals.iter().all(|&(refused, _)| refused != backend));
-    match fit {
-        Some(&backend) => Stage::Waiting { backend, tries: 0 },
-        None => Stage::Refused,
-    }
 }

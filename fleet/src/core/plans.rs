@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use flotilla_protocol::{Backend, BrowserId, PlacementId};
+use flotilla_protocol::{Backend, BrowserId, PlacementId, RunId};
 
-use super::{Fleet, browsers::BrowserState, journal::Pending, placements::Stage};
+use super::{
+    Fleet,
+    browsers::BrowserState,
+    journal::Pending,
+    placements::{Placement, Stage},
+};
 use crate::{
     event::{Action, ModelId, SlotId},
     recovery::{Failure, FailureKind},
@@ -199,6 +204,7 @@ impl Fleet {
             let backend = live.and_then(|live| live.placements.get(&model)?.backend());
             if let Some(backend) = backend {
                 self.set_stage(index, model, Stage::Ready { backend });
+                self.trials.open(index, model);
             }
         }
         if let Some(&index) = self.homes.get(&from) {
@@ -270,9 +276,22 @@ impl Fleet {
         for model in left {
             self.unplace(index, model);
         }
+        let runs = &self.runs;
+        let Some(live) = self.berths[index].state.live_mut() else { return };
+        let browser = live.browser;
+        let on_it = |run: &RunId, id| runs.get(run).is_some_and(|run| run.placement == id);
+        let gone =
+            live.left.extract_if(.., |each| !live.runs.iter().any(|run| on_it(run, each.id)));
+        for Placement { id, .. } in gone {
+            self.placed.remove(&id);
+            self.journal.placement_gone(id);
+            self.index.touch(index);
+            self.actions.push_back(Action::Unload { browser, placement: id });
+        }
     }
 
     fn unplace(&mut self, index: usize, model: ModelId) {
+        self.cancel_trial_of(index, model);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         let browser = live.browser;
         if let Some(placement) = live.placements.remove(&model) {

@@ -29,15 +29,22 @@ pub(super) struct Repairing {
 }
 
 impl Fleet {
-    /// Does to a browser what a failure of this kind calls for. `model` is the one that failed, if one did.
-    pub(super) fn repair(&mut self, index: usize, model: Option<ModelId>, failure: Failure) {
+    /// Does to a browser what a failure of this kind calls for. `model` is the one that failed, if one did, and `backend`
+    /// where.
+    pub(super) fn repair(
+        &mut self,
+        index: usize,
+        model: Option<ModelId>,
+        backend: Backend,
+        failure: Failure,
+    ) {
         match repair(failure.kind) {
             Repair::Nothing => {}
             Repair::Reload => match model {
                 Some(model) => self.reload(index, &[model], &failure),
                 None => self.page_down(index, failure),
             },
-            Repair::RenewDevice => self.device_lost(index, failure),
+            Repair::RenewDevice => self.device_lost(index, backend, failure),
             Repair::ResetPage => self.page_down(index, failure),
             Repair::Replace => self.browser_down(index, failure),
         }
@@ -72,17 +79,21 @@ impl Fleet {
         self.lose_browser(index, browser, Some(live), &failure);
     }
 
-    /// A browser's GPU device is gone, with it every ready placement on webgpu and their runs.
+    /// A backend's device or context is gone, with it every ready placement on that backend and their runs.
     ///
-    /// One loss may be told several times, by an event and by the runs that failed of it: where no webgpu placement is
-    /// ready, it was told before.
-    pub(super) fn device_lost(&mut self, index: usize, failure: Failure) {
-        self.lose_staged(index, &failure);
+    /// One loss may be told several times, by an event and by the runs that failed of it: where no placement is ready on
+    /// the backend, it was told before.
+    pub(super) fn device_lost(&mut self, index: usize, backend: Backend, failure: Failure) {
+        if !backend.has_device() {
+            return;
+        }
+        self.lose_staged(index, backend, &failure);
+        self.lose_trial(index, backend, &failure);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         let lost: Vec<ModelId> = live
             .placements
             .iter()
-            .filter(|(_, placement)| placement.ready_on() == Some(Backend::WebGpu))
+            .filter(|(_, placement)| placement.ready_on() == Some(backend))
             .map(|(&model, _)| model)
             .collect();
         if lost.is_empty() {
@@ -99,12 +110,12 @@ impl Fleet {
     }
 
     /// What a migration has loaded is lost with the device too, though nothing ran on it yet.
-    fn lose_staged(&mut self, index: usize, failure: &Failure) {
+    fn lose_staged(&mut self, index: usize, backend: Backend, failure: &Failure) {
         let Some(live) = self.berths[index].state.live() else { return };
         let staged: Vec<PlacementId> = live
             .placements
             .values()
-            .filter(|each| each.stage == Stage::Staged { backend: Backend::WebGpu })
+            .filter(|each| each.stage == Stage::Staged { backend })
             .map(|each| each.id)
             .collect();
         for placement in staged {
@@ -112,9 +123,9 @@ impl Fleet {
         }
     }
 
-    pub(super) fn device_lost_event(&mut self, browser: BrowserId, reason: &str) {
+    pub(super) fn device_lost_event(&mut self, browser: BrowserId, backend: Backend, reason: &str) {
         if let Some(&index) = self.homes.get(&browser) {
-            self.device_lost(index, Failure::new(FailureKind::DeviceLost, reason));
+            self.device_lost(index, backend, Failure::new(FailureKind::DeviceLost, reason));
         }
     }
 
@@ -130,6 +141,10 @@ impl Fleet {
                 placement.renew(backend);
                 gone.push(placement.id);
             }
+        }
+        if live.trial.as_ref().is_some_and(|trial| gone.contains(&trial.placement)) {
+            live.trial = None;
+            self.trials.end();
         }
         if !gone.is_empty() && failure.kind != FailureKind::DeviceLost {
             self.begin_repair(index, browser, failure.kind, Repair::Reload);

@@ -59,7 +59,7 @@ impl Fleet {
 
     pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
         let Some(run) = self.current_run(id, epoch) else { return };
-        let (index, model) = (run.berth, run.model);
+        let (index, model, backend) = (run.berth, run.model, run.backend);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         // The page says which run it was at, so this one is first in line whatever was thought.
         live.runs.retain(|&other| other != id);
@@ -71,7 +71,7 @@ impl Fleet {
         if live.run_failures >= RUN_FAILURES_MAX {
             self.browser_down(index, failure.clone());
         } else {
-            self.repair(index, Some(model), failure.clone());
+            self.repair(index, Some(model), backend, failure.clone());
         }
         // A repair that took the run with it has sent its requests up the ladder.
         if let Some((run, _)) = self.end_run(id, epoch) {

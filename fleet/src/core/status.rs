@@ -1,5 +1,7 @@
 //! What the fleet shows of itself.
 
+use std::time::Duration;
+
 use flotilla_protocol::{Backend, BrowserId, PlacementId};
 use serde::Serialize;
 
@@ -9,10 +11,7 @@ use super::{
     journal::stage_name,
     requests::RequestState,
 };
-use crate::{
-    config::Slot,
-    event::{ModelId, SlotId, TaskId},
-};
+use crate::event::{ModelId, SlotId, TaskId};
 
 /// The fleet at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -102,6 +101,35 @@ pub struct PlacementStatus {
     pub state: &'static str,
     /// Why the backends that the slot prefers to this one are not used; `None` where this is the first choice.
     pub fallback: Option<String>,
+    /// Why it is on this backend.
+    pub account: Account,
+}
+
+/// Why a placement is on its backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Account {
+    /// What decided.
+    pub by: By,
+    /// How long a run of usual size takes on each backend that was measured, the fastest first.
+    pub measured: Vec<(Backend, Duration)>,
+    /// Backends that are allowed and will not do, and why.
+    pub refused: Vec<(Backend, String)>,
+}
+
+/// What decided on a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// No other one is allowed, or none of the others will do.
+    Only,
+    /// The order of the list.
+    Order,
+    /// It was measured to be the fastest.
+    Speed,
+    /// The order of the list, until every backend is measured.
+    OrderForNow,
+    /// The order of the list, because no input can be made up; why.
+    Unmeasurable(String),
 }
 
 /// A model that no backend of a slot runs.
@@ -171,18 +199,30 @@ impl Fleet {
         self.journal.records.get(key)
     }
 
-    /// Why a placement is not on its slot's first choice of backends; `None` where it is, or is not there any more.
-    pub fn fallback(&self, placement: PlacementId) -> Option<String> {
-        let &(index, model) = self.placed.get(&placement)?;
+    /// Why a placement is not on its slot's first choice of backends, if it is not, and why it is where it is. `None` for
+    /// one that is not there any more.
+    pub fn account(&self, id: PlacementId) -> Option<(Option<String>, Account)> {
+        let &(index, model) = self.placed.get(&id)?;
         let live = self.berths[index].state.live()?;
-        live.placements.get(&model)?.fallback(&self.config.slots[index])
+        let mut there = live.placements.get(&model).into_iter().chain(&live.left);
+        let placement = there.find(|placement| placement.id == id)?;
+        let fallback = placement.fallback(&self.config.slots[index]);
+        Some((fallback, self.account_of(index, model, placement)))
+    }
+
+    /// The backend that a model is on in a browser, and why.
+    pub fn chosen(&self, browser: BrowserId, model: ModelId) -> Option<(Backend, Account)> {
+        let &index = self.homes.get(&browser)?;
+        let placement = self.berths[index].state.live()?.placements.get(&model)?;
+        Some((placement.ready_on()?, self.account_of(index, model, placement)))
     }
 
     fn slot_status(&self, index: usize) -> SlotStatus {
         let (slot, berth) = (&self.config.slots[index], &self.berths[index]);
         let (state, words) = self.describe(berth);
         let live = berth.state.live();
-        let (placements, refused) = live.map(|live| placements(slot, live)).unwrap_or_default();
+        let (placements, refused) =
+            live.map(|live| self.placement_status(index, live)).unwrap_or_default();
         SlotStatus {
             slot: SlotId(index as u32),
             kind: slot.kind.clone(),
@@ -242,25 +282,29 @@ impl Fleet {
             unplaceable: self.unplaceable(model),
         }
     }
-}
 
-fn placements(slot: &Slot, live: &Live) -> (Vec<PlacementStatus>, Vec<RefusalStatus>) {
-    let (mut placements, mut refused) = (Vec::new(), Vec::new());
-    for (&model, placement) in &live.placements {
-        let Some(backend) = placement.backend() else {
-            let reason = placement.fallback(slot).unwrap_or_default();
-            refused.push(RefusalStatus { model, reason });
-            continue;
-        };
-        let state = stage_name(&placement.stage);
-        let fallback = placement.fallback(slot);
-        placements.push(PlacementStatus {
-            placement: placement.id,
-            model,
-            backend,
-            state,
-            fallback,
-        });
+    fn placement_status(
+        &self,
+        index: usize,
+        live: &Live,
+    ) -> (Vec<PlacementStatus>, Vec<RefusalStatus>) {
+        let slot = &self.config.slots[index];
+        let (mut placements, mut refused) = (Vec::new(), Vec::new());
+        for (&model, placement) in &live.placements {
+            let fallback = placement.fallback(slot);
+            let Some(backend) = placement.backend() else {
+                refused.push(RefusalStatus { model, reason: fallback.unwrap_or_default() });
+                continue;
+            };
+            placements.push(PlacementStatus {
+                placement: placement.id,
+                model,
+                backend,
+                state: stage_name(&placement.stage),
+                fallback,
+                account: self.account_of(index, model, placement),
+            });
+        }
+        (placements, refused)
     }
-    (placements, refused)
 }

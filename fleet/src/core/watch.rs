@@ -116,6 +116,9 @@ impl Fleet {
                 format!("load of {} without progress, after {:?}", load.id, config.load_timeout);
             return Some(Finding::Replace(late(words)));
         }
+        if let Some((failure, is_run)) = self.trial_overdue(live) {
+            return Some(if is_run { Finding::Reset(failure) } else { Finding::Replace(failure) });
+        }
         if live.recycling.is_some() && live.runs.is_empty() && live.task.is_none() {
             return Some(Finding::Recycled);
         }
@@ -127,7 +130,7 @@ impl Fleet {
 
     fn probe_finding(&self, live: &Live) -> Option<Finding> {
         match live.probe {
-            Some((_, until)) if until <= self.now => {
+            Some((_, _, until)) if until <= self.now => {
                 let words = format!("probe, after {:?}", self.config.probe_timeout);
                 Some(Finding::ProbeFailed(Failure::new(FailureKind::DeadlineExceeded, words)))
             }
@@ -236,7 +239,7 @@ impl Fleet {
         let probe = RunId(self.run_ids);
         let until = self.now.after(self.config.probe_timeout);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        live.probe = Some((probe, until));
+        live.probe = Some((probe, backend, until));
         let browser = live.browser;
         self.actions.push_back(Action::Probe { browser, backend, probe });
     }
@@ -259,7 +262,7 @@ impl Fleet {
     /// The berth of a probe that is under way.
     fn probed(&self, browser: BrowserId, probe: RunId) -> Option<usize> {
         let &index = self.homes.get(&browser)?;
-        let (under_way, _) = self.berths[index].state.live()?.probe?;
+        let (under_way, ..) = self.berths[index].state.live()?.probe?;
         (under_way == probe).then_some(index)
     }
 
@@ -267,14 +270,14 @@ impl Fleet {
         self.distrust(index, &failure);
         let now = self.now;
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        live.probe = None;
+        let Some((_, backend, _)) = live.probe.take() else { return };
         live.proved_at = now;
         live.probe_failures += 1;
         // Numbers do not get right by asking again.
         if live.probe_failures >= PROBE_FAILURES_MAX || failure.kind == FailureKind::WrongResult {
-            self.repair(index, None, failure);
+            self.repair(index, None, backend, failure);
         } else if failure.kind == FailureKind::DeviceLost {
-            self.device_lost(index, failure);
+            self.device_lost(index, backend, failure);
         }
     }
 
@@ -306,7 +309,7 @@ impl Fleet {
         let run = live.runs.front().map(|_| live.head_since.after(self.config.run_timeout));
         let load = live.placements.values().filter_map(Placement::load_until).min();
         let probe = match live.probe {
-            Some((_, until)) => Some(until),
+            Some((_, _, until)) => Some(until),
             None => self.probe_at(live),
         };
         // One that is overdue waits for others to be able to do its work.
@@ -315,7 +318,11 @@ impl Fleet {
             .recycle_age
             .map(|age| berth.launched_at.after(age))
             .filter(|&at| live.recycling.is_none() && at > self.now);
-        [Some(heartbeat), run, load, probe, age, self.hedge_at(live)].into_iter().flatten().min()
+        let trial = live.trial.as_ref().and_then(|trial| trial.due(self.now));
+        [Some(heartbeat), run, load, probe, age, trial, self.hedge_at(live)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

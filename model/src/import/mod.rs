@@ -150,7 +150,8 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
     let text = TextEncoder::load(&recorder, limits)?;
     let family = imported.family;
     let work = || lower(&options.name, imported, options.phase).map_err(ImportError::from);
-    let (program, weights) = guarded(work, panicked)?;
+    let (mut program, weights) = guarded(work, panicked)?;
+    program.allowed_paddings = program.paddings().allowed;
     let files = recorder.into_files();
     Ok(ImportedModel { name: options.name.clone(), family, program, weights, limits, text, files })
 }

@@ -117,6 +117,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
         outputs,
         assumptions,
         counts,
+        allowed_paddings: Vec::new(),
         blobs,
     };
     program.check()?;

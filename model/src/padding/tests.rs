@@ -41,6 +41,7 @@ impl Sketch {
             outputs: Vec::new(),
             assumptions: Vec::new(),
             counts: Vec::new(),
+            allowed_paddings: Vec::new(),
             blobs: vec![BlobRef { id: BlobId([0; 32]), bytes: 1 << 40 }],
         })
     }

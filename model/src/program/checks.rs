@@ -1,6 +1,8 @@
 //! Whether a program is sound, and what the shapes of a run's inputs make of it.
 
-use super::{Expr, Op, PROGRAM_VERSION, Program, Source, Step, StepId, Value, ValueId, WORD_BYTES};
+use super::{
+    Expr, Op, PROGRAM_VERSION, Padding, Program, Source, Step, StepId, Value, ValueId, WORD_BYTES,
+};
 use crate::dim::{Dim, Symbol};
 
 /// Why bytes are not a program that can be used.
@@ -112,6 +114,14 @@ impl Program {
             return fail("assumptions", "one is about an input that is not there");
         }
         self.check_counts()?;
+        let is_known = |padding: &Padding| {
+            (padding.symbol.0 as usize) < self.symbols.len()
+                && padding.guards.iter().all(|guard| (guard.input as usize) < self.inputs.len())
+                && padding.limits.iter().all(|limit| limit.dim.symbols_below(self.symbols.len()))
+        };
+        if !self.allowed_paddings.iter().all(is_known) {
+            return fail("allowed paddings", "one refers to what is not there");
+        }
         for count in &self.counts {
             if known.get(count.value.index()) != Some(&true) {
                 return fail("counts", "one of them is never computed");

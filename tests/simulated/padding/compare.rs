@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use flotilla_browser_runtime::{MemoryBlobs, Options, Placement, Runtime};
 use flotilla_model::{
     dim::Dim,
-    padding::{Guard, Padding},
-    program::{BlobId, Program},
+    program::{BlobId, Guard, Padding, Program},
 };
 use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 

@@ -1,6 +1,6 @@
 //! Random programs: what the analysis allows changes nothing.
 
-use flotilla_model::{dim::Symbol, padding::Guard};
+use flotilla_model::{dim::Symbol, program::Guard};
 
 use super::{
     compare::{Agreement, Failed, Random, chosen, compare},

@@ -33,6 +33,7 @@ pub(crate) fn program(nodes: usize, random: &mut Random) -> Subjects {
         outputs: Vec::new(),
         assumptions: Vec::new(),
         counts: Vec::new(),
+        allowed_paddings: Vec::new(),
         blobs: Vec::new(),
     };
     let mut maker = Maker { program, blob: Vec::new(), random, floats: Vec::new() };

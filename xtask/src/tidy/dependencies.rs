@@ -23,9 +23,11 @@ const WEBNN: &str = "flotilla-webnn";
 const FAULTS: &str = "flotilla-fault-injection";
 const TESTS: &str = "flotilla-tests";
 const CONFORMANCE: &str = "flotilla-conformance";
+const WPT: &str = "flotilla-wpt";
+const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 12] = [
+const LAYERS: [Layer; 14] = [
     Layer {
         name: PROTOCOL,
         may_use: &[],
@@ -72,6 +74,16 @@ const LAYERS: [Layer; 12] = [
         name: CONFORMANCE,
         may_use: &[PROTOCOL, MODEL, RUNTIME, DAEMON, TESTS],
         why: "it runs models and has no opinion of the fleet",
+    },
+    Layer {
+        name: WPT_PAGE,
+        may_use: &[WEBNN],
+        why: "it tests the declarations and nothing that uses them",
+    },
+    Layer {
+        name: WPT,
+        may_use: &[PROTOCOL, DAEMON, TESTS],
+        why: "it starts a browser and serves a page",
     },
     Layer {
         name: XTASK,

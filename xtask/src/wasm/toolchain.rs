@@ -43,8 +43,8 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
-    /// The build of the runtime.
-    pub(super) fn cargo(&self, workspace: &Workspace) -> Command {
+    /// The build of a crate for pages.
+    pub(super) fn cargo(&self, workspace: &Workspace, package: &str) -> Command {
         let mut cargo = match self {
             Self::Rustup => workspace.cargo(),
             Self::Debian { .. } => workspace.debian_cargo(),
@@ -54,7 +54,7 @@ impl Toolchain {
             "--profile",
             "wasm",
             "--package",
-            "flotilla-browser-runtime",
+            package,
             "--lib",
             // Only pages need one; natively it would be linked for nothing at every build.
             "--crate-type",
@@ -76,8 +76,9 @@ impl Toolchain {
     }
 
     /// What that build leaves.
-    pub(super) fn wasm(&self, workspace: &Workspace) -> PathBuf {
-        self.target_dir(workspace).join(TARGET).join("wasm").join("flotilla_browser_runtime.wasm")
+    pub(super) fn wasm(&self, workspace: &Workspace, package: &str) -> PathBuf {
+        let file = format!("{}.wasm", package.replace('-', "_"));
+        self.target_dir(workspace).join(TARGET).join("wasm").join(file)
     }
 
     fn target_dir(&self, workspace: &Workspace) -> PathBuf {

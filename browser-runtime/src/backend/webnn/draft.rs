@@ -67,7 +67,6 @@ pub(crate) enum Unary {
     Sigmoid,
     Sign,
     Sin,
-    Softplus,
     Sqrt,
     Tan,
     Tanh,
@@ -95,7 +94,6 @@ impl Unary {
             Unary::Sigmoid => "sigmoid",
             Unary::Sign => "sign",
             Unary::Sin => "sin",
-            Unary::Softplus => "softplus",
             Unary::Sqrt => "sqrt",
             Unary::Tan => "tan",
             Unary::Tanh => "tanh",
@@ -230,19 +228,7 @@ pub(crate) enum Operation {
         strides: Vec<u32>,
     },
     Reverse(Id, u32),
-    /// Input, padding before and after each dimension; mode `edge` or `reflection`.
-    Pad {
-        input: Id,
-        before: Vec<u32>,
-        after: Vec<u32>,
-        mode: &'static str,
-    },
     Gather {
-        input: Id,
-        indices: Id,
-        axis: u32,
-    },
-    GatherElements {
         input: Id,
         indices: Id,
         axis: u32,
@@ -250,12 +236,6 @@ pub(crate) enum Operation {
     GatherNd {
         input: Id,
         indices: Id,
-    },
-    ScatterElements {
-        input: Id,
-        indices: Id,
-        updates: Id,
-        axis: u32,
     },
     ScatterNd {
         input: Id,
@@ -302,9 +282,7 @@ pub(crate) enum Operation {
     ConvTranspose2d {
         input: Id,
         filter: Id,
-        bias: Option<Id>,
         window: Window2d,
-        output_sizes: [u32; 2],
     },
     /// `nchw`.
     Pool2d {
@@ -541,20 +519,6 @@ impl<'a> Draft<'a> {
         self.push("reverse", Operation::Reverse(input, axis), self.ty(input), shape)
     }
 
-    pub(crate) fn pad(
-        &mut self,
-        input: Id,
-        before: Vec<u32>,
-        after: Vec<u32>,
-        mode: &'static str,
-    ) -> Result<Id, String> {
-        self.check("pad", "input", input)?;
-        let sizes = self.shape(input).iter().zip(before.iter().zip(&after));
-        let shape = sizes.map(|(size, (before, after))| size + before + after).collect();
-        let ty = self.ty(input);
-        self.push("pad", Operation::Pad { input, before, after, mode }, ty, shape)
-    }
-
     pub(crate) fn gather(&mut self, input: Id, indices: Id, axis: u32) -> Result<Id, String> {
         self.check("gather", "input", input)?;
         self.check("gather", "indices", indices)?;
@@ -567,19 +531,6 @@ impl<'a> Draft<'a> {
         self.push("gather", Operation::Gather { input, indices, axis }, ty, shape)
     }
 
-    pub(crate) fn gather_elements(
-        &mut self,
-        input: Id,
-        indices: Id,
-        axis: u32,
-    ) -> Result<Id, String> {
-        self.check("gatherElements", "input", input)?;
-        self.check("gatherElements", "indices", indices)?;
-        let (ty, shape) = (self.ty(input), self.shape(indices).to_vec());
-        let operation = Operation::GatherElements { input, indices, axis };
-        self.push("gatherElements", operation, ty, shape)
-    }
-
     pub(crate) fn gather_nd(&mut self, input: Id, indices: Id) -> Result<Id, String> {
         self.check("gatherND", "input", input)?;
         self.check("gatherND", "indices", indices)?;
@@ -588,19 +539,6 @@ impl<'a> Draft<'a> {
         let slice = data.get(*depth as usize..).ok_or("indices that are too deep")?;
         let shape = [picked, slice].concat();
         self.push("gatherND", Operation::GatherNd { input, indices }, self.ty(input), shape)
-    }
-
-    pub(crate) fn scatter_elements(
-        &mut self,
-        [input, indices, updates]: [Id; 3],
-        axis: u32,
-    ) -> Result<Id, String> {
-        self.check("scatterElements", "input", input)?;
-        self.check("scatterElements", "indices", indices)?;
-        self.check("scatterElements", "updates", updates)?;
-        let (ty, shape) = (self.ty(input), self.shape(input).to_vec());
-        let operation = Operation::ScatterElements { input, indices, updates, axis };
-        self.push("scatterElements", operation, ty, shape)
     }
 
     pub(crate) fn scatter_nd(&mut self, [input, indices, updates]: [Id; 3]) -> Result<Id, String> {
@@ -718,18 +656,17 @@ impl<'a> Draft<'a> {
         self.push("conv2d", operation, self.ty(input), shape)
     }
 
-    /// The transpose of a convolution without groups.
+    /// The transpose of a convolution without groups, padding and bias.
     pub(crate) fn conv_transpose_2d(
         &mut self,
         [input, filter]: [Id; 2],
-        bias: Option<Id>,
         window: Window2d,
         output_sizes: [u32; 2],
     ) -> Result<Id, String> {
-        self.check_conv("convTranspose2d", input, filter, bias)?;
-        let shape =
-            vec![self.shape(input)[0], self.shape(filter)[0], output_sizes[0], output_sizes[1]];
-        let operation = Operation::ConvTranspose2d { input, filter, bias, window, output_sizes };
+        self.check_conv("convTranspose2d", input, filter, None)?;
+        let (batch, outputs) = (self.shape(input)[0], self.shape(filter)[0]);
+        let shape = vec![batch, outputs, output_sizes[0], output_sizes[1]];
+        let operation = Operation::ConvTranspose2d { input, filter, window };
         self.push("convTranspose2d", operation, self.ty(input), shape)
     }
 

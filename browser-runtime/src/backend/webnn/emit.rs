@@ -3,8 +3,8 @@
 use flotilla_webnn::{
     MlArgMinMaxOptions, MlConv2dOptions, MlConvTranspose2dOptions, MlCumulativeSumOptions,
     MlGatherOptions, MlGemmOptions, MlGraphBuilder, MlLayerNormalizationOptions, MlOperand,
-    MlOperandDescriptor, MlOperatorOptions, MlPadOptions, MlPool2dOptions, MlReduceOptions,
-    MlReverseOptions, MlScatterOptions, MlSliceOptions, MlTransposeOptions,
+    MlOperandDescriptor, MlOperatorOptions, MlPool2dOptions, MlReduceOptions, MlReverseOptions,
+    MlSliceOptions, MlTransposeOptions,
 };
 use js_sys::{Array, Object, Reflect};
 use wasm_bindgen::JsValue;
@@ -130,7 +130,6 @@ fn sources(operation: &Operation) -> Vec<Id> {
         | Operation::Transpose(x, _)
         | Operation::Slice { input: x, .. }
         | Operation::Reverse(x, _)
-        | Operation::Pad { input: x, .. }
         | Operation::Softmax(x, _)
         | Operation::Reduce(_, x, _)
         | Operation::ArgReduce { input: x, .. }
@@ -139,16 +138,14 @@ fn sources(operation: &Operation) -> Vec<Id> {
         Operation::Binary(_, a, b)
         | Operation::Matmul(a, b)
         | Operation::Gather { input: a, indices: b, .. }
-        | Operation::GatherElements { input: a, indices: b, .. }
         | Operation::GatherNd { input: a, indices: b } => vec![a, b],
         Operation::Where(a, b, c)
-        | Operation::ScatterElements { input: a, indices: b, updates: c, .. }
         | Operation::ScatterNd { input: a, indices: b, updates: c }
         | Operation::LayerNormalization { input: a, scale: b, bias: c, .. } => vec![a, b, c],
         Operation::Concat(ref inputs, _) => inputs.clone(),
         Operation::Gemm { a, b, c, .. } => [a, b].into_iter().chain(c).collect(),
-        Operation::Conv2d { input, filter, bias, .. }
-        | Operation::ConvTranspose2d { input, filter, bias, .. } => {
+        Operation::ConvTranspose2d { input, filter, .. } => vec![input, filter],
+        Operation::Conv2d { input, filter, bias, .. } => {
             [input, filter].into_iter().chain(bias).collect()
         }
     }
@@ -204,29 +201,13 @@ impl Emitter<'_> {
                 options.set_axes(&[*axis]);
                 b.reverse(self.at(*x)?, &options)
             }
-            Operation::Pad { input, before, after, mode } => {
-                let options = MlPadOptions::new();
-                options.set_mode(mode);
-                b.pad(self.at(*input)?, before, after, &options)
-            }
             Operation::Gather { input, indices, axis } => {
                 let options = MlGatherOptions::new();
                 options.set_axis(*axis);
                 b.gather(self.at(*input)?, self.at(*indices)?, &options)
             }
-            Operation::GatherElements { input, indices, axis } => {
-                let options = MlGatherOptions::new();
-                options.set_axis(*axis);
-                b.gather_elements(self.at(*input)?, self.at(*indices)?, &options)
-            }
             Operation::GatherNd { input, indices } => {
                 b.gather_nd(self.at(*input)?, self.at(*indices)?, &plain)
-            }
-            Operation::ScatterElements { input, indices, updates, axis } => {
-                let options = MlScatterOptions::new();
-                options.set_axis(*axis);
-                let (input, indices) = (self.at(*input)?, self.at(*indices)?);
-                b.scatter_elements(input, indices, self.at(*updates)?, &options)
             }
             Operation::ScatterNd { input, indices, updates } => {
                 b.scatter_nd(self.at(*input)?, self.at(*indices)?, self.at(*updates)?, &plain)
@@ -282,18 +263,14 @@ impl Emitter<'_> {
                 }
                 b.conv_2d(self.at(*input)?, self.at(*filter)?, &options)
             }
-            Operation::ConvTranspose2d { input, filter, bias, window, output_sizes } => {
+            Operation::ConvTranspose2d { input, filter, window } => {
                 let Window2d { padding, strides, dilations } = window;
                 let options = MlConvTranspose2dOptions::new();
                 options.set_padding(padding);
                 options.set_strides(strides);
                 options.set_dilations(dilations);
-                options.set_output_sizes(output_sizes);
                 options.set_input_layout("nchw");
                 options.set_filter_layout("ohwi");
-                if let Some(bias) = bias {
-                    options.set_bias(self.at(*bias)?);
-                }
                 b.conv_transpose_2d(self.at(*input)?, self.at(*filter)?, &options)
             }
             Operation::Pool2d { input, largest, kernel, window } => {
@@ -352,7 +329,6 @@ impl Emitter<'_> {
             Unary::Sigmoid => b.sigmoid(x, options),
             Unary::Sign => b.sign(x, options),
             Unary::Sin => b.sin(x, options),
-            Unary::Softplus => b.softplus(x, options),
             Unary::Sqrt => b.sqrt(x, options),
             Unary::Tan => b.tan(x, options),
             Unary::Tanh => b.tanh(x, options),

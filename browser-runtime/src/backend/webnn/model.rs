@@ -42,8 +42,8 @@ struct Inner {
     /// The one used last is in front.
     graphs: RefCell<VecDeque<Rc<Graph>>>,
     graphs_max: usize,
-    /// Symbols that a graph is being built for.
-    building: RefCell<Option<Vec<i64>>>,
+    /// Whether a graph is being built beside other work.
+    building: Cell<bool>,
     built: Cell<u32>,
 }
 
@@ -113,7 +113,7 @@ impl NnModel {
             held: RefCell::new(held),
             graphs: RefCell::default(),
             graphs_max,
-            building: RefCell::default(),
+            building: Cell::new(false),
             built: Cell::new(0),
         }))
     }
@@ -126,6 +126,11 @@ impl NnModel {
     /// Whether there is a graph for these symbols.
     pub(crate) fn is_ready(&self, symbols: &[i64]) -> bool {
         self.0.graphs.borrow().iter().any(|graph| graph.symbols == symbols)
+    }
+
+    /// The symbols that there are graphs for.
+    pub(crate) fn ready(&self) -> Vec<Vec<i64>> {
+        self.0.graphs.borrow().iter().map(|graph| graph.symbols.clone()).collect()
     }
 
     /// Makes a graph for these shapes, unless there is one.
@@ -145,17 +150,16 @@ impl NnModel {
 
     /// Makes a graph for these shapes while other work goes on; one at a time.
     pub(crate) fn prepare_later(&self, shapes: Shapes) {
-        if self.0.building.borrow().is_some() {
+        if self.0.building.replace(true) {
             return;
         }
-        *self.0.building.borrow_mut() = Some(shapes.symbols.clone());
         let inner = self.0.clone();
         spawn_local(async move {
             if let Err(error) = inner.build(&shapes).await {
                 // Whoever needs the graph builds it again and gets the error.
                 web_sys::console::warn_1(&format!("{}: {error}", inner.program.name).into());
             }
-            *inner.building.borrow_mut() = None;
+            inner.building.set(false);
         });
     }
 

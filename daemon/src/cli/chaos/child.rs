@@ -28,7 +28,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::cli::chaos::{MODEL, Options};
+use crate::cli::{
+    BackendOptions,
+    chaos::{MODEL, Options},
+};
 
 /// Longest wait for a new daemon to listen.
 const LISTEN_MAX: Duration = Duration::from_secs(120);
@@ -82,7 +85,7 @@ impl Child {
                 .with_context(|| format!("{} cannot be made", made.display()))?;
         }
         let program = std::env::current_exe().context("this program's own file")?;
-        let wishes = options.pool.wishes(builds)?;
+        let wishes = options.wishes(builds)?;
         let control = Control::new(&drivers);
         let environment = vec![("FLOTILLA_HOME".to_owned(), home.clone())];
         let is_driver_fault = |fault: &Fault| matches!(fault.what, What::Driver { .. });
@@ -108,7 +111,6 @@ impl Child {
         let configured = folder.join(config::FILE);
         std::fs::write(&configured, toml::to_string(&config)?)
             .with_context(|| format!("{} cannot be written", configured.display()))?;
-        let backends: Vec<&str> = wishes.backends.iter().map(|backend| backend.name()).collect();
         let mut words = vec![
             "serve".to_owned(),
             "--config".to_owned(),
@@ -118,13 +120,12 @@ impl Child {
             model.display().to_string(),
             if wishes.simulated { "--simulate" } else { "--browsers" }.to_owned(),
             list.join(","),
-            "--backends".to_owned(),
-            backends.join(","),
             "--webgpu-adapter".to_owned(),
             wishes.adapter.name().to_owned(),
             "--timeout".to_owned(),
             options.pool.timeout.to_string(),
         ];
+        words.extend(BackendOptions::words(&wishes));
         let limits = [
             ("--redundancy-factor", options.redundancy.map(u64::from)),
             ("--worker-memory-mb", scenario.worker_memory_mb),

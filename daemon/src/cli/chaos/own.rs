@@ -49,7 +49,7 @@ impl Own {
         if scenario.faults.iter().any(|fault| matches!(fault.what, What::Link { .. })) {
             proxy = Some(Proxy::bind().await?);
         }
-        let mut wishes: Wishes = options.pool.wishes(builds)?;
+        let mut wishes: Wishes = options.wishes(builds)?;
         wishes.fleet.redundancy_factor = options.redundancy;
         wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
         wishes.page_origin = proxy.as_ref().map(Proxy::url);

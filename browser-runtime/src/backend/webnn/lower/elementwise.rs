@@ -149,7 +149,6 @@ impl Lowering<'_> {
             Of::Floor => Unary::Floor,
             Of::Ceil => Unary::Ceil,
             Of::Round => Unary::RoundEven,
-            Of::Softplus => Unary::Softplus,
             _ => return self.composed(function, x),
         };
         self.draft.unary(plain, x.id)
@@ -193,20 +192,44 @@ impl Lowering<'_> {
                 d.binary(Binary::Mul, sum, half)
             }
             Of::Acosh => {
-                let square = d.binary(Binary::Mul, at, at)?;
-                let less = d.binary(Binary::Sub, square, one)?;
-                let root = d.unary(Unary::Sqrt, less)?;
-                let sum = d.binary(Binary::Add, at, root)?;
-                d.unary(Unary::Log, sum)
+                // Of two roots, for the square of a large number is infinite.
+                let (less, more) =
+                    (d.binary(Binary::Sub, at, one)?, d.binary(Binary::Add, at, one)?);
+                let ratio = d.binary(Binary::Div, less, more)?;
+                let root = d.unary(Unary::Sqrt, ratio)?;
+                let (sum, log) = (d.binary(Binary::Mul, root, more)?, Unary::Log);
+                let half_sum = d.binary(Binary::Mul, sum, half)?;
+                let half_x = d.binary(Binary::Mul, at, half)?;
+                let sum = d.binary(Binary::Add, half_x, half_sum)?;
+                let (log, two) =
+                    (d.unary(log, sum)?, d.scalar(std::f64::consts::LN_2, Type::Float32)?);
+                d.binary(Binary::Add, log, two)
+            }
+            Of::Softplus => {
+                // `exp` only of what is negative, which does not overflow.
+                let size = d.unary(Unary::Abs, at)?;
+                let minus = d.unary(Unary::Neg, size)?;
+                let small = d.unary(Unary::Exp, minus)?;
+                let small = d.binary(Binary::Add, small, one)?;
+                let log = d.unary(Unary::Log, small)?;
+                let positive = d.unary(Unary::Relu, at)?;
+                d.binary(Binary::Add, positive, log)
             }
             Of::Asinh => {
                 // Of the absolute value, for the sum cancels where x is negative.
+                // Its square is infinite where x is large: there the logarithm of the factor comes in addition.
+                let large = d.scalar(1e9, Type::Float32)?;
                 let positive = d.unary(Unary::Abs, at)?;
-                let square = d.binary(Binary::Mul, at, at)?;
+                let bounded = d.binary(Binary::Min, positive, large)?;
+                let square = d.binary(Binary::Mul, bounded, bounded)?;
                 let more = d.binary(Binary::Add, square, one)?;
                 let root = d.unary(Unary::Sqrt, more)?;
-                let sum = d.binary(Binary::Add, positive, root)?;
+                let sum = d.binary(Binary::Add, bounded, root)?;
                 let log = d.unary(Unary::Log, sum)?;
+                let least = d.binary(Binary::Max, positive, large)?;
+                let factor = d.binary(Binary::Div, least, large)?;
+                let factor = d.unary(Unary::Log, factor)?;
+                let log = d.binary(Binary::Add, log, factor)?;
                 let sign = d.unary(Unary::Sign, at)?;
                 d.binary(Binary::Mul, sign, log)
             }
@@ -217,9 +240,61 @@ impl Lowering<'_> {
                 let log = d.unary(Unary::Log, ratio)?;
                 d.binary(Binary::Mul, log, half)
             }
-            Of::Atan | Of::Asin | Of::Acos | Of::Not => Err(format!("WebNN has no {function:?}")),
+            Of::Atan => self.arctangent(at),
+            Of::Asin | Of::Acos => {
+                let (over, under) =
+                    (d.binary(Binary::Add, one, at)?, d.binary(Binary::Sub, one, at)?);
+                let product = d.binary(Binary::Mul, over, under)?;
+                let cosine = d.unary(Unary::Sqrt, product)?;
+                let tangent = d.binary(Binary::Div, at, cosine)?;
+                let angle = self.arctangent(tangent)?;
+                if function == Of::Asin {
+                    return Ok(angle);
+                }
+                let right = self.draft.scalar(std::f64::consts::FRAC_PI_2, Type::Float32)?;
+                self.draft.binary(Binary::Sub, right, angle)
+            }
+            Of::Not => Err("a number is neither true nor false".to_owned()),
             _ => Err(format!("{function:?} is not composed")),
         }
+    }
+
+    /// By a polynomial within 22.5 degrees of 0, which larger angles are turned to.
+    /// Source: Moshier, "Cephes Mathematical Library", `atanf`.
+    fn arctangent(&mut self, x: Id) -> Result<Id, String> {
+        let d = &mut self.draft;
+        let number = |d: &mut crate::backend::webnn::draft::Draft<'_>, value: f64| {
+            d.scalar(value, Type::Float32)
+        };
+        let (one, zero) = (number(d, 1.0)?, number(d, 0.0)?);
+        let (eighth, three_eighths) =
+            (number(d, 0.414_213_562_373_095)?, number(d, 2.414_213_562_373_095)?);
+        let size = d.unary(Unary::Abs, x)?;
+        let is_large = d.binary(Binary::Greater, size, three_eighths)?;
+        let is_middle = d.binary(Binary::Greater, size, eighth)?;
+        let turned = d.unary(Unary::Reciprocal, size)?;
+        let turned = d.unary(Unary::Neg, turned)?;
+        let (less, more) = (d.binary(Binary::Sub, size, one)?, d.binary(Binary::Add, size, one)?);
+        let middle = d.binary(Binary::Div, less, more)?;
+        let reduced = d.select(is_middle, middle, size)?;
+        let reduced = d.select(is_large, turned, reduced)?;
+        let (quarter, half) =
+            (number(d, std::f64::consts::FRAC_PI_4)?, number(d, std::f64::consts::FRAC_PI_2)?);
+        let angle = d.select(is_middle, quarter, zero)?;
+        let angle = d.select(is_large, half, angle)?;
+        let square = d.binary(Binary::Mul, reduced, reduced)?;
+        let mut sum = number(d, 8.053_744_491_38e-2)?;
+        for coefficient in [-1.387_768_561_58e-1, 1.997_771_063_76e-1, -3.333_294_932_59e-1] {
+            let product = d.binary(Binary::Mul, sum, square)?;
+            let coefficient = number(d, coefficient)?;
+            sum = d.binary(Binary::Add, product, coefficient)?;
+        }
+        let cubic = d.binary(Binary::Mul, square, reduced)?;
+        let cubic = d.binary(Binary::Mul, sum, cubic)?;
+        let near = d.binary(Binary::Add, cubic, reduced)?;
+        let whole = d.binary(Binary::Add, angle, near)?;
+        let sign = d.unary(Unary::Sign, x)?;
+        d.binary(Binary::Mul, sign, whole)
     }
 
     fn function_of_two(&mut self, function: Function, a: Term, b: Term) -> Result<Term, String> {
@@ -278,7 +353,8 @@ impl Lowering<'_> {
             Function::Div => Binary::Div,
             Function::Pow => Binary::Pow,
             Function::Min | Function::Max => return self.extreme(function, a.id, b.id),
-            Function::Rem => return self.remainder(a.id, b.id),
+            // What a quotient loses in rounding would be the whole of the rest.
+            Function::Rem => return Err("WebNN has no remainders of floats".to_owned()),
             _ => return Err(format!("{function:?} of floating-point numbers")),
         };
         self.draft.binary(plain, a.id, b.id)
@@ -299,18 +375,6 @@ impl Lowering<'_> {
         d.select(nan, sum, extreme)
     }
 
-    /// `a - b * trunc(a / b)`.
-    fn remainder(&mut self, a: Id, b: Id) -> Result<Id, String> {
-        let d = &mut self.draft;
-        let quotient = d.binary(Binary::Div, a, b)?;
-        let zero = d.scalar(0.0, Type::Float32)?;
-        let negative = d.binary(Binary::Lesser, quotient, zero)?;
-        let (up, down) = (d.unary(Unary::Ceil, quotient)?, d.unary(Unary::Floor, quotient)?);
-        let whole = d.select(negative, up, down)?;
-        let product = d.binary(Binary::Mul, whole, b)?;
-        d.binary(Binary::Sub, a, product)
-    }
-
     fn integer_of_two(
         &mut self,
         function: Function,
@@ -322,7 +386,6 @@ impl Lowering<'_> {
             Function::Add => Binary::Add,
             Function::Sub => Binary::Sub,
             Function::Mul => Binary::Mul,
-            Function::Pow if !unsigned => Binary::Pow,
             Function::Min if !unsigned => Binary::Min,
             Function::Max if !unsigned => Binary::Max,
             Function::Min | Function::Max => {

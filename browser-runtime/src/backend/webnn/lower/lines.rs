@@ -13,15 +13,12 @@ const COMPARISONS_MAX: u64 = 1 << 22;
 impl Lowering<'_> {
     pub(super) fn reduce(&mut self, node: &Node, op: &Reduce) -> Result<Id, String> {
         let x = self.operand(node.inputs[0])?;
-        let unsigned = self.dtype(node.inputs[0]) == DType::U32;
+        let orders = matches!(op.kind, ReduceKind::Min | ReduceKind::Max);
         let kind = match op.kind {
             ReduceKind::Sum => Reduction::Sum,
             ReduceKind::Mean => Reduction::Mean,
             ReduceKind::SumOfSquares => Reduction::SumSquare,
             ReduceKind::Product => Reduction::Product,
-            ReduceKind::Min | ReduceKind::Max if unsigned => {
-                return Err("WebNN orders no unsigned integers".to_owned());
-            }
             ReduceKind::Min => Reduction::Min,
             ReduceKind::Max => Reduction::Max,
         };
@@ -31,14 +28,28 @@ impl Lowering<'_> {
             let reduced = self.draft.reduce(kind, numbers, &op.axes)?;
             return self.draft.cast(reduced, ty);
         }
+        if orders && self.dtype(node.inputs[0]) == DType::U32 {
+            let turned = self.turned(x)?;
+            let reduced = self.draft.reduce(kind, turned, &op.axes)?;
+            return self.turned(reduced);
+        }
         self.draft.reduce(kind, x, &op.axes)
     }
 
+    /// Unsigned numbers as signed ones in the same order, and back.
+    fn turned(&mut self, x: Id) -> Result<Id, String> {
+        let turn = self.draft.scalar(f64::from(i32::MIN), Type::Int32)?;
+        self.draft.binary(Binary::Add, x, turn)
+    }
+
+    /// An operand whose order is that of its values.
+    fn ordered(&mut self, node: &Node) -> Result<Id, String> {
+        let x = self.operand(node.inputs[0])?;
+        if self.dtype(node.inputs[0]) == DType::U32 { self.turned(x) } else { Ok(x) }
+    }
+
     pub(super) fn arg_reduce(&mut self, node: &Node, op: &ArgReduce) -> Result<Id, String> {
-        let mut x = self.operand(node.inputs[0])?;
-        if self.dtype(node.inputs[0]) == DType::U32 {
-            return Err("WebNN orders no unsigned integers".to_owned());
-        }
+        let mut x = self.ordered(node)?;
         if !op.last {
             return self.draft.arg_reduce(x, op.axis, op.largest);
         }
@@ -51,20 +62,55 @@ impl Lowering<'_> {
     }
 
     pub(super) fn cumulative(&mut self, node: &Node, op: &Cumulative) -> Result<Id, String> {
-        if op.product {
-            return Err("WebNN has no running products".to_owned());
-        }
         let x = self.operand(node.inputs[0])?;
+        if op.product {
+            return self.running_product(x, op);
+        }
         self.draft.cumulative_sum(x, op.axis, op.exclusive, op.reverse)
+    }
+
+    /// Each element times the one before, then that times what is two before, and so on in powers of two.
+    fn running_product(&mut self, x: Id, op: &Cumulative) -> Result<Id, String> {
+        let axis = op.axis as usize;
+        let size = self.draft.shape(x)[axis];
+        let ty = self.draft.ty(x);
+        let one = self.draft.scalar(1.0, ty)?;
+        let mut y = if op.exclusive { self.shifted(x, one, axis, 1, op.reverse)? } else { x };
+        let mut distance = 1;
+        while distance < size {
+            let before = self.shifted(y, one, axis, distance, op.reverse)?;
+            y = self.draft.binary(Binary::Mul, y, before)?;
+            distance *= 2;
+        }
+        Ok(y)
+    }
+
+    /// What lies `distance` before each element, and `fill` where there is nothing.
+    fn shifted(
+        &mut self,
+        x: Id,
+        fill: Id,
+        axis: usize,
+        distance: u32,
+        reverse: bool,
+    ) -> Result<Id, String> {
+        let mut shape = self.draft.shape(x).to_vec();
+        let size = shape[axis];
+        shape[axis] = distance.min(size);
+        let around = self.draft.expand(fill, &shape)?;
+        if distance >= size {
+            return Ok(around);
+        }
+        let kept =
+            self.draft.slice_axis(x, axis, if reverse { distance } else { 0 }, size - distance)?;
+        let parts = if reverse { vec![kept, around] } else { vec![around, kept] };
+        self.draft.concat(parts, axis as u32)
     }
 
     /// WebNN does not sort: an element's place is the number of those before it, and what is at a place is found by
     /// comparing all places with it.
     pub(super) fn top_k(&mut self, node: &Node, op: &TopK, want: &[u32]) -> Result<Id, String> {
-        let x = self.operand(node.inputs[0])?;
-        if self.dtype(node.inputs[0]) == DType::U32 {
-            return Err("WebNN orders no unsigned integers".to_owned());
-        }
+        let x = self.ordered(node)?;
         let shape = self.draft.shape(x).to_vec();
         let axis = op.axis as usize;
         let (size, taken) = (shape[axis], want[axis]);

@@ -177,10 +177,7 @@ impl<'a> Lowering<'a> {
                 let operands = self.operands(node)?;
                 self.draft.gather(operands[0], operands[1], op.axis)
             }
-            Op::GatherElements(op) => {
-                let operands = self.operands(node)?;
-                self.draft.gather_elements(operands[0], operands[1], op.axis)
-            }
+            Op::GatherElements(op) => self.gather_elements(node, op),
             Op::GatherNd(op) => self.gather_nd(node, op),
             Op::ScatterElements(op) => self.scatter_elements(node, op),
             Op::ScatterNd(op) => self.scatter_nd(node, op),

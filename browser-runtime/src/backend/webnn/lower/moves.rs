@@ -1,7 +1,8 @@
 //! What moves elements and changes none.
 
 use flotilla_model::program::{
-    Combine, Concat, GatherNd, Node, Pad, PadMode, Range, ScatterElements, ScatterNd, Slice,
+    Combine, Concat, GatherElements, GatherNd, Node, Pad, PadMode, Range, ScatterElements,
+    ScatterNd, Slice,
 };
 
 use super::Lowering;
@@ -58,45 +59,64 @@ impl Lowering<'_> {
     }
 
     pub(super) fn pad(&mut self, node: &Node, op: &Pad, want: &[u32]) -> Result<Id, String> {
-        let mut x = self.operand(node.inputs[0])?;
-        let sizes: Vec<i64> = self.draft.shape(x).iter().map(|&size| i64::from(size)).collect();
+        let x = self.operand(node.inputs[0])?;
+        if op.mode != PadMode::Constant {
+            return self.repeated(x, op, want);
+        }
+        let mut x = x;
         // What is taken away goes first; the rest is put around.
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (axis, &put) in op.before.iter().enumerate() {
-            let behind = i64::from(want[axis]) - sizes[axis] - put;
-            let (cut_front, cut_back) = ((-put).max(0), (-behind).max(0));
-            let left = sizes[axis] - cut_front - cut_back;
+            let size = i64::from(self.draft.shape(x)[axis]);
+            let behind = i64::from(want[axis]) - size - put;
+            let (front, back) = ((-put).max(0), (-behind).max(0));
+            let left = size - front - back;
             if left <= 0 {
                 return Err("nothing is left to pad".to_owned());
             }
-            // A mirror looks beyond what is taken away.
-            if op.mode != PadMode::Constant && cut_front + cut_back > 0 && put.max(behind) > 0 {
-                return Err(format!("{:?} padding that also takes away", op.mode));
-            }
-            x = self.draft.slice_axis(x, axis, cut_front as u32, left as u32)?;
+            x = self.draft.slice_axis(x, axis, front as u32, left as u32)?;
             before.push(put.max(0) as u32);
             after.push(behind.max(0) as u32);
         }
-        match op.mode {
-            PadMode::Constant => {
-                let fill = self.operand(node.inputs[1])?;
-                self.surrounded(x, fill, &before, &after)
-            }
-            PadMode::Edge => self.draft.pad(x, before, after, "edge"),
-            PadMode::Reflect => {
-                let sizes = self.draft.shape(x).iter();
-                let most = before.iter().zip(&after).map(|(before, after)| before.max(after));
-                if most.zip(sizes).any(|(most, &size)| *most >= size) {
-                    return Err("a mirror that is seen in another one".to_owned());
+        let fill = self.operand(node.inputs[1])?;
+        self.surrounded(x, fill, &before, &after)
+    }
+
+    /// Elements of `x` around it: each dimension is gathered from where its places look.
+    fn repeated(&mut self, x: Id, op: &Pad, want: &[u32]) -> Result<Id, String> {
+        let mut x = x;
+        for (axis, &before) in op.before.iter().enumerate() {
+            let size = i64::from(self.draft.shape(x)[axis]);
+            let places = (0..i64::from(want[axis])).map(|place| {
+                let place = place - before;
+                match op.mode {
+                    PadMode::Constant | PadMode::Edge => place.clamp(0, size - 1),
+                    PadMode::Wrap => place.rem_euclid(size),
+                    PadMode::Reflect => {
+                        let period = (2 * (size - 1)).max(1);
+                        let place = place.rem_euclid(period);
+                        place.min(period - place).min(size - 1)
+                    }
                 }
-                self.draft.pad(x, before, after, "reflection")
+            });
+            let places: Vec<u32> = places.map(|place| place as u32).collect();
+            if places.iter().copied().eq(0..size as u32) {
+                continue;
             }
-            PadMode::Wrap => self.wrapped_around(x, &before, &after),
+            let places = self.draft.data(places, Type::Int32, &[want[axis]])?;
+            x = self.draft.gather(x, places, axis as u32)?;
         }
+        Ok(x)
     }
 
     /// `fill` around `x`, dimension by dimension.
-    fn surrounded(&mut self, x: Id, fill: Id, before: &[u32], after: &[u32]) -> Result<Id, String> {
+    pub(super) fn surrounded(
+        &mut self,
+        x: Id,
+        fill: Id,
+        before: &[u32],
+        after: &[u32],
+    ) -> Result<Id, String> {
         let mut x = x;
         let fill = self.draft.reshape(fill, &[])?;
         for axis in 0..before.len() {
@@ -108,24 +128,6 @@ impl Lowering<'_> {
                     let part = self.draft.expand(fill, &shape)?;
                     parts.insert(if at == 0 { 0 } else { parts.len() }, part);
                 }
-            }
-            x = self.draft.concat(parts, axis as u32)?;
-        }
-        Ok(x)
-    }
-
-    fn wrapped_around(&mut self, x: Id, before: &[u32], after: &[u32]) -> Result<Id, String> {
-        let mut x = x;
-        for axis in 0..before.len() {
-            let size = self.draft.shape(x)[axis];
-            let mut parts = Vec::new();
-            let mut at = (size - before[axis] % size) % size;
-            let mut missing = before[axis] + size + after[axis];
-            while missing > 0 {
-                let take = (size - at).min(missing);
-                parts.push(self.draft.slice_axis(x, axis, at, take)?);
-                missing -= take;
-                at = 0;
             }
             x = self.draft.concat(parts, axis as u32)?;
         }
@@ -144,16 +146,43 @@ impl Lowering<'_> {
         let (_, picked) = shape.split_last().ok_or("indices without dimensions")?;
         let mut columns = Vec::new();
         for axis in 0..batch {
-            let words = (0..picked[axis]).collect();
-            let mut line = vec![1; picked.len() + 1];
-            line[axis] = picked[axis];
-            let positions = self.draft.data(words, Type::Int32, &line)?;
-            let column = [picked, &[1]].concat();
-            columns.push(self.draft.expand(positions, &column)?);
+            columns.push(self.positions(picked, axis)?);
         }
         columns.push(indices);
         let indices = self.draft.concat(columns, picked.len() as u32)?;
         self.draft.gather_nd(data, indices)
+    }
+
+    /// The position along `axis` of every element of a shape, with a dimension of 1 behind.
+    fn positions(&mut self, shape: &[u32], axis: usize) -> Result<Id, String> {
+        let mut line = vec![1; shape.len() + 1];
+        line[axis] = shape[axis];
+        let positions = self.draft.data((0..shape[axis]).collect(), Type::Int32, &line)?;
+        self.draft.expand(positions, &[shape, &[1]].concat())
+    }
+
+    /// Indices along one dimension as the whole places that they mean. Browsers take indices that are computed only so.
+    fn whole_places(&mut self, indices: Id, axis: u32) -> Result<Id, String> {
+        let shape = self.draft.shape(indices).to_vec();
+        let mut columns = Vec::new();
+        for own in 0..shape.len() {
+            columns.push(if own == axis as usize {
+                self.draft.reshape(indices, &[shape.as_slice(), &[1]].concat())?
+            } else {
+                self.positions(&shape, own)?
+            });
+        }
+        self.draft.concat(columns, shape.len() as u32)
+    }
+
+    pub(super) fn gather_elements(
+        &mut self,
+        node: &Node,
+        op: &GatherElements,
+    ) -> Result<Id, String> {
+        let operands = self.operands(node)?;
+        let places = self.whole_places(operands[1], op.axis)?;
+        self.draft.gather_nd(operands[0], places)
     }
 
     pub(super) fn scatter_elements(
@@ -161,8 +190,9 @@ impl Lowering<'_> {
         node: &Node,
         op: &ScatterElements,
     ) -> Result<Id, String> {
-        self.scattered(node, op.combine, |lowering, operands| {
-            lowering.draft.scatter_elements(operands, op.axis)
+        self.scattered(node, op.combine, |lowering, [data, indices, updates]| {
+            let places = lowering.whole_places(indices, op.axis)?;
+            lowering.draft.scatter_nd([data, places, updates])
         })
     }
 

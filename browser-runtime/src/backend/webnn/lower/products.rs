@@ -3,7 +3,10 @@
 use flotilla_model::program::{Attention, LayerNorm, MatMul, Node};
 
 use super::Lowering;
-use crate::backend::webnn::draft::{Binary, Id, Type};
+use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};
+
+/// Most elements that a product of integer matrices may be spread to.
+const PRODUCTS_MAX: u64 = 1 << 22;
 
 impl Lowering<'_> {
     pub(super) fn matmul(&mut self, node: &Node, op: &MatMul) -> Result<Id, String> {
@@ -37,14 +40,17 @@ impl Lowering<'_> {
     }
 
     fn batched(&mut self, a: Id, b: Id, bias: Option<Id>, op: &MatMul) -> Result<Id, String> {
-        let mut b = b;
-        if op.transpose_b {
+        let mut y = if self.draft.ty(a) == Type::Int32 {
+            self.integers(a, b, op.transpose_b)?
+        } else if op.transpose_b {
             let rank = self.draft.shape(b).len() as u32;
             let mut permutation: Vec<u32> = (0..rank).collect();
             permutation.swap(rank as usize - 1, rank as usize - 2);
-            b = self.draft.transpose(b, &permutation)?;
-        }
-        let mut y = self.draft.matmul(a, b)?;
+            let b = self.draft.transpose(b, &permutation)?;
+            self.draft.matmul(a, b)?
+        } else {
+            self.draft.matmul(a, b)?
+        };
         if op.alpha != 1.0 {
             let alpha = self.draft.scalar(f64::from(op.alpha), Type::Float32)?;
             y = self.draft.binary(Binary::Mul, y, alpha)?;
@@ -53,6 +59,34 @@ impl Lowering<'_> {
             Some(bias) => self.draft.binary(Binary::Add, y, bias),
             None => Ok(y),
         }
+    }
+
+    /// A product of integers: every row against every column, element by element.
+    fn integers(&mut self, a: Id, b: Id, transpose_b: bool) -> Result<Id, String> {
+        let ([before_a @ .., m, k], [before_b @ .., first, second]) =
+            (self.draft.shape(a), self.draft.shape(b))
+        else {
+            return Err("a product of scalars".to_owned());
+        };
+        // The dimension that is summed over, among the three of a product: the last one or the one before.
+        let (rows, columns, inner) = if transpose_b {
+            ([before_a, &[*m, 1, *k]].concat(), [before_b, &[1, *first, *second]].concat(), 1)
+        } else {
+            ([before_a, &[*m, *k, 1]].concat(), [before_b, &[1, *first, *second]].concat(), 2)
+        };
+        let rows = self.draft.reshape(a, &rows)?;
+        let columns = self.draft.reshape(b, &columns)?;
+        let products = self.draft.binary(Binary::Mul, rows, columns)?;
+        let mut shape = self.draft.shape(products).to_vec();
+        if elements(&shape) > PRODUCTS_MAX {
+            return Err(format!(
+                "WebNN has no products of integer matrices, and {shape:?} are many"
+            ));
+        }
+        let inner = shape.len() - inner;
+        let sums = self.draft.reduce(Reduction::Sum, products, &[inner as u32])?;
+        shape.remove(inner);
+        self.draft.reshape(sums, &shape)
     }
 
     pub(super) fn attention(&mut self, node: &Node, op: &Attention) -> Result<Id, String> {

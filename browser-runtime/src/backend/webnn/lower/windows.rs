@@ -3,7 +3,7 @@
 use flotilla_model::program::{Conv, Node, Pool, PoolKind, Window};
 
 use super::Lowering;
-use crate::backend::webnn::draft::{Binary, Id, Window2d};
+use crate::backend::webnn::draft::{Binary, Id, Type, Window2d};
 
 /// Most groups of a transposed convolution, each of which is one of its own.
 const TRANSPOSED_GROUPS_MAX: u32 = 64;
@@ -92,7 +92,7 @@ impl Lowering<'_> {
         let bias = op.bias.then(|| operands[2]);
         let output = two(&want[2..])?;
         let y = if op.transposed {
-            self.transposed(op, [x, filter], bias, [height, width], output)?
+            self.transposed(op, [x, filter], bias, output)?
         } else {
             let &[_, _, rows, columns] = self.draft.shape(x) else {
                 return Err("an image that is none".to_owned());
@@ -112,39 +112,52 @@ impl Lowering<'_> {
         }
     }
 
+    /// Without padding, groups and dilations, which browsers do not have here: the filter is spread, each group is a
+    /// convolution of its own, and what padding takes away is cut off.
     fn transposed(
         &mut self,
         op: &Conv,
         [x, filter]: [Id; 2],
         bias: Option<Id>,
-        kernel: [u32; 2],
         output: [u32; 2],
     ) -> Result<Id, String> {
         let &[_, channels, rows, columns] = self.draft.shape(x) else {
             return Err("an image that is none".to_owned());
         };
-        let outputs = self.draft.shape(filter)[0];
-        // The convolution that this is the transpose of sees the output.
-        let fitted = fit(&op.window, kernel, output, [rows, columns])?;
-        // What lies behind is `output_sizes`' business.
-        if fitted.cut.iter().any(|[front, _]| *front > 0) {
-            return Err("a transposed convolution whose padding is negative".to_owned());
-        }
-        if op.groups == 1 {
-            return self.draft.conv_transpose_2d([x, filter], bias, fitted.window, output);
-        }
         if op.groups > TRANSPOSED_GROUPS_MAX {
             return Err(format!("a transposed convolution of {} groups", op.groups));
         }
+        let (strides, dilations) = (two(&op.window.strides)?, two(&op.window.dilations)?);
+        let mut filter = filter;
+        for (axis, dilation) in [(1, dilations[0]), (2, dilations[1])] {
+            filter = self.spread(filter, axis, dilation)?;
+        }
+        let &[outputs, height, width, _] = self.draft.shape(filter) else {
+            return Err(format!("a filter of {:?}", self.draft.shape(filter)));
+        };
+        let whole = [(rows - 1) * strides[0] + height, (columns - 1) * strides[1] + width];
+        let window = Window2d { padding: [0; 4], strides, dilations: [1, 1] };
         let (taken, given) = (channels / op.groups, outputs / op.groups);
         let mut parts = Vec::new();
         for group in 0..op.groups {
             let x = self.draft.slice_axis(x, 1, group * taken, taken)?;
             let filter = self.draft.slice_axis(filter, 0, group * given, given)?;
-            let window = fitted.window.clone();
-            parts.push(self.draft.conv_transpose_2d([x, filter], None, window, output)?);
+            parts.push(self.draft.conv_transpose_2d([x, filter], window.clone(), whole)?);
         }
-        let y = self.draft.concat(parts, 1)?;
+        let mut y = self.draft.concat(parts, 1)?;
+        let pads = two_pads(&op.window.pads)?;
+        for axis in 0..2 {
+            let front = u32::try_from(pads[axis]).map_err(|_| "a negative padding")?;
+            let left = whole[axis].checked_sub(front).filter(|&left| left > 0);
+            let left = left.ok_or("a padding that takes everything away")?;
+            y = self.draft.slice_axis(y, axis + 2, front, left.min(output[axis]))?;
+            if left < output[axis] {
+                let zero = self.draft.scalar(0.0, Type::Float32)?;
+                let mut after = [0; 4];
+                after[axis + 2] = output[axis] - left;
+                y = self.surrounded(y, zero, &[0; 4], &after)?;
+            }
+        }
         match bias {
             Some(bias) => {
                 let bias = self.draft.reshape(bias, &[1, outputs, 1, 1])?;
@@ -152,6 +165,26 @@ impl Lowering<'_> {
             }
             None => Ok(y),
         }
+    }
+
+    /// Zeros between the elements of a dimension.
+    fn spread(&mut self, x: Id, axis: usize, dilation: u32) -> Result<Id, String> {
+        let shape = self.draft.shape(x).to_vec();
+        let size = shape[axis];
+        if dilation == 1 || size == 1 {
+            return Ok(x);
+        }
+        let mut split = shape.clone();
+        split.insert(axis + 1, 1);
+        let x = self.draft.reshape(x, &split)?;
+        split[axis + 1] = dilation - 1;
+        let zero = self.draft.scalar(0.0, Type::Float32)?;
+        let zeros = self.draft.expand(zero, &split)?;
+        let joined = self.draft.concat(vec![x, zeros], axis as u32 + 1)?;
+        let mut flat = shape;
+        flat[axis] = size * dilation;
+        let flat = self.draft.reshape(joined, &flat)?;
+        self.draft.slice_axis(flat, axis, 0, size * dilation - (dilation - 1))
     }
 
     pub(super) fn pool(&mut self, node: &Node, op: &Pool, want: &[u32]) -> Result<Id, String> {
@@ -163,22 +196,91 @@ impl Lowering<'_> {
         let kernel = two(&op.kernel)?;
         let output = two(&want[2..])?;
         let fitted = fit(&op.window, kernel, [rows, columns], output)?;
-        let is_padded = fitted.window.padding != [0; 4];
-        let largest = match op.kind {
-            PoolKind::Max => true,
-            PoolKind::Mean => false,
-            PoolKind::PaddedMean | PoolKind::Sum if !is_padded => false,
-            PoolKind::PaddedMean | PoolKind::Sum | PoolKind::MaxPosition { .. } => {
-                return Err(format!("WebNN has no {:?} with padding", op.kind));
+        let x = self.without(x, fitted.cut)?;
+        let window = fitted.window;
+        let y = match op.kind {
+            PoolKind::Max => self.draft.pool_2d(x, true, kernel, window, output)?,
+            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
+                let counted = match op.kind {
+                    PoolKind::Mean => Some(counts(op, kernel, [rows, columns], output, [0, 0])?),
+                    PoolKind::PaddedMean => {
+                        let after = two_pads(&op.pads_after)?;
+                        Some(counts(op, kernel, [rows, columns], output, after)?)
+                    }
+                    _ => None,
+                };
+                self.sums(x, kernel, window, output, counted)?
+            }
+            PoolKind::MaxPosition { .. } => {
+                return Err("WebNN does not say where the largest element is".to_owned());
             }
         };
-        let x = self.without(x, fitted.cut)?;
-        let mut y = self.draft.pool_2d(x, largest, kernel, fitted.window, output)?;
-        if op.kind == PoolKind::Sum {
-            let ty = self.draft.ty(y);
-            let count = self.draft.scalar(f64::from(kernel[0] * kernel[1]), ty)?;
-            y = self.draft.binary(Binary::Mul, y, count)?;
-        }
         self.draft.reshape(y, want)
     }
+
+    /// The sums of windows, each divided by its count. Browsers do not agree on what padding counts as, so that zeros are
+    /// put around first.
+    fn sums(
+        &mut self,
+        x: Id,
+        kernel: [u32; 2],
+        window: Window2d,
+        output: [u32; 2],
+        counts: Option<Vec<u32>>,
+    ) -> Result<Id, String> {
+        let area = f64::from(kernel[0] * kernel[1]);
+        let whole = counts
+            .as_ref()
+            .is_some_and(|counts| counts.iter().all(|&count| f64::from(count) == area));
+        let [top, bottom, left, right] = window.padding;
+        let mut x = x;
+        if window.padding != [0; 4] {
+            let zero = self.draft.scalar(0.0, Type::Float32)?;
+            x = self.surrounded(x, zero, &[0, 0, top, left], &[0, 0, bottom, right])?;
+        }
+        let window = Window2d { padding: [0; 4], ..window };
+        let means = self.draft.pool_2d(x, false, kernel, window, output)?;
+        if whole {
+            return Ok(means);
+        }
+        let factors = match counts {
+            Some(counts) => {
+                let factors = counts.iter().map(|&count| (area as f32 / count as f32).to_bits());
+                let [rows, columns] = output;
+                self.draft.data(factors.collect(), Type::Float32, &[1, 1, rows, columns])?
+            }
+            None => self.draft.scalar(area, Type::Float32)?,
+        };
+        self.draft.binary(Binary::Mul, means, factors)
+    }
+}
+
+/// How many places each window counts: those of the input and, for a mean over padding, those of the padding.
+fn counts(
+    op: &Pool,
+    kernel: [u32; 2],
+    input: [u32; 2],
+    output: [u32; 2],
+    after: [i64; 2],
+) -> Result<Vec<u32>, String> {
+    let (strides, dilations) = (two(&op.window.strides)?, two(&op.window.dilations)?);
+    let before = two_pads(&op.window.pads)?;
+    let padded = op.kind == PoolKind::PaddedMean;
+    let along = |axis: usize| -> Vec<u32> {
+        let first = if padded { -before[axis] } else { 0 };
+        let end = i64::from(input[axis]) + if padded { after[axis] } else { 0 };
+        let count = |place: u32| {
+            let start = i64::from(place) * i64::from(strides[axis]) - before[axis];
+            let seen = (0..kernel[axis])
+                .map(|at| start + i64::from(at) * i64::from(dilations[axis]))
+                .filter(|at| (first..end).contains(at));
+            seen.count() as u32
+        };
+        (0..output[axis]).map(count).collect()
+    };
+    let columns = along(1);
+    Ok(along(0)
+        .into_iter()
+        .flat_map(|row| columns.iter().map(move |column| row * column))
+        .collect())
 }

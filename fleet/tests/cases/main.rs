@@ -1,195 +1,17 @@
 //! Single decisions: what is told, what is ordered.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use expect_test::{Expect, expect};
+use expect_test::expect;
 use flotilla_fleet::{
-    Action, Batching, Budget, Config, Event, Failure, FailureKind, Fleet, Instant, Ladder, ModelId,
-    Persistence, Policy, RequestError, Role, Slot, Strategy, TaskId,
-    state::{Durability, TransactionId},
+    Budget, Config, Event, Failure, FailureKind, Instant, Ladder, ModelId, Persistence, Policy,
+    RequestError, Role, Slot, Strategy, TaskId, state::TransactionId,
 };
-use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
+mod script;
+mod trials;
 
-const MODEL: ModelId = ModelId(1);
-const DEADLINE_MS: u64 = 100_000;
-
-/// A fleet and the orders that it gave since they were last looked at.
-struct Script {
-    fleet: Fleet,
-    now_ms: u64,
-    orders: String,
-}
-
-fn slots(count: usize) -> Config {
-    let slot = Slot {
-        kind: "chrome".to_owned(),
-        backends: vec![Backend::WebGpu, Backend::Cpu],
-        role: Role::Regular,
-    };
-    let never = Duration::from_secs(1000);
-    Config {
-        slots: vec![slot; count],
-        suspect_after: never / 2,
-        heartbeat_timeout: never,
-        straggler_min: never,
-        probe_interval: never,
-        ..Config::default()
-    }
-}
-
-fn tries(tries_max: u32) -> Ladder {
-    let budget = Budget { tries_max, wait_max: Duration::from_secs(1000) };
-    let Ladder { simulate, .. } = Ladder::default();
-    Ladder { retry: budget, reset: budget, migrate: budget, reconstruct: budget, simulate }
-}
-
-fn no_tries() -> Ladder {
-    tries(0)
-}
-
-fn many_tries() -> Ladder {
-    tries(9)
-}
-
-impl Script {
-    fn new(config: Config) -> Script {
-        let mut script = Script { fleet: Fleet::new(config), now_ms: 0, orders: String::new() };
-        script.tell(Event::ModelAdded {
-            model: MODEL,
-            batching: Batching { rows_max: 8, tokens_max: 512 },
-        });
-        script
-    }
-
-    /// As many browsers as slots, with ready placements p1, p2, ..
-    fn ready(config: Config) -> Script {
-        let count = config.slots.len() as u64;
-        let mut script = Script::new(config);
-        for browser in 1..=count {
-            script.up(browser);
-            script.loaded(browser, 1);
-        }
-        script.orders.clear();
-        script
-    }
-
-    fn tell(&mut self, event: Event) -> &mut Script {
-        self.fleet.handle(Instant(Duration::from_millis(self.now_ms)), event);
-        while let Some(action) = self.fleet.poll_action() {
-            if let Some(words) = words(&action) {
-                self.orders.push_str(&words);
-                self.orders.push('\n');
-            }
-        }
-        self
-    }
-
-    fn at(&mut self, ms: u64) -> &mut Script {
-        self.now_ms = ms;
-        self.tell(Event::Wake)
-    }
-
-    fn up(&mut self, browser: u64) -> &mut Script {
-        self.tell(Event::BrowserUp {
-            browser: BrowserId(browser),
-            backends: vec![Backend::WebGpu, Backend::Cpu],
-            refused: Vec::new(),
-        })
-    }
-
-    fn down(&mut self, browser: u64, kind: FailureKind) -> &mut Script {
-        self.tell(Event::BrowserDown {
-            browser: BrowserId(browser),
-            failure: Failure::new(kind, "x"),
-        })
-    }
-
-    fn loaded(&mut self, placement: u64, epoch: u64) -> &mut Script {
-        self.tell(Event::PlacementReady { placement: PlacementId(placement), epoch: Epoch(epoch) })
-    }
-
-    fn load_failed(&mut self, placement: u64, epoch: u64, kind: FailureKind) -> &mut Script {
-        let (placement, epoch) = (PlacementId(placement), Epoch(epoch));
-        self.tell(Event::PlacementFailed { placement, epoch, failure: Failure::new(kind, "x") })
-    }
-
-    fn ask(&mut self, request: u64, length: u32) -> &mut Script {
-        self.ask_until(request, length, DEADLINE_MS)
-    }
-
-    fn ask_until(&mut self, request: u64, length: u32, deadline_ms: u64) -> &mut Script {
-        let deadline = Instant(Duration::from_millis(deadline_ms));
-        self.tell(Event::Request {
-            request: RequestId(request),
-            model: MODEL,
-            rows: 1,
-            length,
-            deadline,
-            policy: Policy::default(),
-        })
-    }
-
-    fn done(&mut self, run: u64, epoch: u64) -> &mut Script {
-        self.tell(Event::RunDone { run: RunId(run), epoch: Epoch(epoch) })
-    }
-
-    fn failed(&mut self, run: u64, epoch: u64, kind: FailureKind) -> &mut Script {
-        self.tell(Event::RunFailed {
-            run: RunId(run),
-            epoch: Epoch(epoch),
-            failure: Failure::new(kind, "x"),
-        })
-    }
-
-    fn check(&mut self, want: Expect) -> &mut Script {
-        want.assert_eq(&std::mem::take(&mut self.orders));
-        self
-    }
-}
-
-/// What is worth reading of an action; records that nothing waits for and reports of recoveries have their own tests.
-fn words(action: &Action) -> Option<String> {
-    let list = |ids: &[RequestId]| {
-        ids.iter().fold(String::new(), |mut list, id| {
-            let _ = write!(list, " {id}");
-            list
-        })
-    };
-    Some(match action {
-        Action::Launch { browser, slot } => format!("launch {browser} in slot {}", slot.0),
-        Action::Kill { browser, reason } => format!("kill {browser}: {reason}"),
-        Action::Place { browser, placement, epoch, model, backend } => {
-            format!("place {placement} {epoch} of model {} on {browser} {backend}", model.0)
-        }
-        Action::Dispatch { browser, placement, epoch, run, requests } => {
-            format!("dispatch {run} to {browser} {placement} {epoch}:{}", list(requests))
-        }
-        Action::Abandon { run } => format!("abandon {run}"),
-        Action::Answer { request, run, tried } => {
-            let tried: String = tried.iter().map(|attempt| format!("; {attempt}")).collect();
-            format!("answer {request} from {run}{tried}")
-        }
-        Action::Fail { request, error } => format!("fail {request}: {error}"),
-        Action::Drained => "drained".to_owned(),
-        Action::Reset { browser, reason } => format!("reset {browser}: {reason}"),
-        Action::Probe { browser, backend, probe } => format!("probe {probe} {browser} {backend}"),
-        Action::Unload { browser, placement } => format!("unload {placement} from {browser}"),
-        Action::Commit(transaction) => match transaction.durability {
-            Durability::Relaxed => return None,
-            Durability::Critical => {
-                let keys: String =
-                    transaction.writes.iter().map(|write| format!(" {}", write.key)).collect();
-                format!("commit {}:{keys}", transaction.id)
-            }
-        },
-        Action::Acquired { task, browser } => format!("task {} has {browser}", task.0),
-        Action::Revoked { task, failure } => format!("task {} has no browser: {failure}", task.0),
-        Action::Migrated { model, from, to, failure } => {
-            format!("model {} from {from} to {to}: {failure:?}", model.0)
-        }
-        Action::Recovered(_) => return None,
-    })
-}
+use flotilla_protocol::{Backend, BrowserId, RequestId, RunId};
+use script::{DEADLINE_MS, MODEL, Script, many_tries, no_tries, slots};
 
 #[test]
 fn a_request_is_answered() {
@@ -217,7 +39,7 @@ fn a_refused_backend_gives_way_to_the_next_and_the_reason_is_kept() {
         dispatch x1 to b1 p2 e1: r1
     "#]]);
     let status = script.fleet.status();
-    expect![[r#"[PlacementStatus { placement: PlacementId(2), model: ModelId(1), backend: Cpu, state: "ready", fallback: Some("webgpu: unsupported operation: x") }]"#]].assert_eq(&format!("{:?}", status.slots[0].placements));
+    expect![[r#"[PlacementStatus { placement: PlacementId(2), model: ModelId(1), backend: Cpu, state: "ready", fallback: Some("webgpu: unsupported operation: x"), account: Account { by: Only, measured: [], refused: [(WebGpu, "unsupported operation: x")] } }]"#]].assert_eq(&format!("{:?}", status.slots[0].placements));
 }
 
 #[test]
@@ -393,7 +215,11 @@ fn answers_of_another_epoch_or_run_are_dropped() {
 
 #[test]
 fn a_lost_device_is_renewed_once_and_then_costs_the_page() {
-    let lost = || Event::DeviceLost { browser: BrowserId(1), reason: "x".to_owned() };
+    let lost = || Event::DeviceLost {
+        browser: BrowserId(1),
+        backend: Backend::WebGpu,
+        reason: "x".to_owned(),
+    };
     let mut script = Script::ready(slots(1));
     script.ask(1, 10).failed(1, 1, FailureKind::DeviceLost).tell(lost()).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1

@@ -1,0 +1,26 @@
+// Runs the cases one after the other and tells how each ends.
+
+import init, { run } from "./wpt.js";
+
+async function tell(told) {
+  await fetch("tell", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(told),
+  });
+}
+
+function broken(error) {
+  return tell({ tell: "broken", reason: String(error?.stack ?? error) });
+}
+
+// A panic of the wasm is an uncaught error: the promise of its case stays open for ever.
+addEventListener("error", (event) => broken(event.error ?? event.message));
+addEventListener("unhandledrejection", (event) => broken(event.reason));
+
+await init({ module_or_path: new URL("wpt_bg.wasm", import.meta.url) });
+const response = await fetch("cases.json");
+for (const [index, one] of (await response.json()).entries()) {
+  const outcome = JSON.parse(await run(JSON.stringify(one)));
+  await tell({ tell: "outcome", index, ...outcome });
+}
