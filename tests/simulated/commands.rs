@@ -149,6 +149,8 @@ fn without_a_browser_the_remedy_is_named() {
         ("PATH", "/no/such/path"),
         ("FLOTILLA_CHROME", "/no/such/chrome"),
         ("FLOTILLA_FIREFOX", "/no/such/firefox"),
+        ("FLOTILLA_EDGE", "/no/such/edge"),
+        ("FLOTILLA_CHROME_WEBNN", "/no/such/chromium"),
     ];
     let run = |arguments: &[&str]| flotilla(folder.path(), arguments, &nowhere);
     let check = |output: Output, says: &[&str]| {
@@ -169,10 +171,10 @@ fn without_a_browser_the_remedy_is_named() {
     assert_eq!(output.code, Some(1), "{output:?}");
     let system: Value = serde_json::from_str(&output.stdout).expect("JSON");
     for report in system["browsers"].as_array().expect("browsers") {
-        assert!(
-            report["error"].as_str().is_some_and(|error| error.contains("cargo xtask setup")),
-            "{report}"
-        );
+        // Setup brings no Edge.
+        let remedy = if report["browser"] == "edge" { "install it" } else { "cargo xtask setup" };
+        let error = report["error"].as_str().unwrap_or_default();
+        assert!(error.contains("/no/such/") && error.contains(remedy), "{report}");
     }
     // A simulated browser needs none.
     let simulated = run(&["doctor", "--simulate", "chrome=1", "--json"]);
@@ -187,7 +189,7 @@ fn wrong_arguments_are_refused_before_anything_starts() {
         (&["no-such-command"], "no-such-command"),
         (&[], "Usage"),
         (&["embed"], "TEXT"),
-        (&["serve", "--browsers", "safari=1"], "chrome and firefox"),
+        (&["serve", "--browsers", "safari=1"], "chrome, firefox, edge, chrome-webnn"),
         (&["serve", "--browsers", "chrome=0"], "from 1 to"),
         (&["serve", "--simulate", ""], "chrome=1,firefox=1"),
         (&["serve", "--simulate", "chrome=1", "--browsers", "chrome=1"], "cannot be used with"),

@@ -21,32 +21,27 @@ impl State {
     pub(super) fn row(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) -> Reply {
         let lost = || AnswerError::Lost { run: run.to_string() };
         let flight = self.flights.get(&run).ok_or_else(lost)?;
-        let (outputs, report, known) = flight.done.as_ref().ok_or_else(lost)?;
+        let (outputs, provenance) = flight.done.as_ref().ok_or_else(lost)?;
         let rows = flight.requests.len();
         let index = flight.requests.iter().position(|&other| other == request).ok_or_else(lost)?;
         let outputs = batch::row(outputs, index, rows, flight.tensors)?;
-        let provenance = match known {
+        let provenance = match tried {
+            [] => provenance.clone(),
             // Rows of a run that were tried before have their own account.
-            Some(provenance) if tried.is_empty() => provenance.clone(),
-            Some(_) | None => {
-                let placement = flight.placement;
-                Arc::new(self.provenance(placement, *report, rows, tried).ok_or_else(lost)?)
-            }
+            tried => Arc::new(Provenance {
+                tried: Provenance::tried_words(tried),
+                ..Provenance::clone(provenance)
+            }),
         };
-        if tried.is_empty()
-            && let Some(done) = self.flights.get_mut(&run).and_then(|flight| flight.done.as_mut())
-        {
-            done.2 = Some(provenance.clone());
-        }
         Ok(Answer { outputs, provenance })
     }
 
-    fn provenance(
+    /// Who computes on a placement. Asked before the core hears of the results: what it then orders may unload it.
+    pub(super) fn provenance(
         &self,
         placement: PlacementId,
         report: RunReport,
         rows: usize,
-        tried: &[Attempt],
     ) -> Option<Provenance> {
         let entry = self.placements.get(&placement)?;
         let browser = self.browsers.get(&entry.browser)?;
@@ -72,7 +67,7 @@ impl State {
             run_ms: report.run_us as f64 / 1e3,
             rows,
             pipelines_created: report.pipelines_created,
-            tried: Provenance::tried_words(tried),
+            tried: Vec::new(),
         })
     }
 

@@ -233,10 +233,13 @@ impl State {
     }
     fn ran(&mut self, run: RunId, epoch: Epoch, report: RunReport, outputs: Vec<Tensor>) {
         // An unknown run was abandoned; the core is told all the same, for it counts what a page is busy with.
+        let flight = self.flights.get(&run);
+        let provenance = flight
+            .and_then(|flight| self.provenance(flight.placement, report, flight.requests.len()));
         let event = match self.flights.get_mut(&run) {
             Some(flight) => match batch::check(&outputs, flight.requests.len(), flight.tensors) {
                 Ok(()) => {
-                    flight.done = Some((outputs, report, None));
+                    flight.done = provenance.map(|provenance| (outputs, provenance.into()));
                     Event::RunDone { run, epoch }
                 }
                 Err(wrong) => {

@@ -10,7 +10,7 @@ use flotilla_fleet::{
     Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId, state::TransactionId,
 };
 use flotilla_protocol::{
-    Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, RunReport, Tensor,
+    Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, Tensor,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -90,7 +90,7 @@ pub(super) struct Flight {
     pub(super) placement: PlacementId,
     pub(super) requests: Vec<RequestId>,
     pub(super) tensors: bool,
-    pub(super) done: Option<(Vec<Tensor>, RunReport, Option<Arc<Provenance>>)>,
+    pub(super) done: Option<(Vec<Tensor>, Arc<Provenance>)>,
 }
 
 pub(super) struct Waiting {
