@@ -494,7 +494,8 @@ async fn prepare(program: &Program, stages: &[Stage], terms: &LoadTerms) -> Resu
     let Some(shapes) = usual_shapes(program, terms) else { return Ok(()) };
     for stage in stages {
         if let Engine::WebNn(model) = &stage.engine {
-            model.prepare(&shapes).await.map_err(webnn::GraphError::into_load)?;
+            let prepared = model.prepare(&shapes).await;
+            prepared.map_err(|error| error.into_load(&program.name))?;
         }
     }
     Ok(())

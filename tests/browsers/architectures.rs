@@ -1,9 +1,9 @@
-//! Eleven architectures in real browsers, on both backends: one browser at a time holds them all.
+//! Eleven architectures in real browsers, on their backends: one browser at a time holds them all.
 
 use std::{sync::Arc, time::Duration};
 
 use flotilla::{
-    browser::Kind,
+    browser::{Build, Kind},
     catalog::Catalog,
     check::subject::Subject,
     local::{Local, Wishes},
@@ -24,16 +24,22 @@ const RUN_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn browser_chrome_agrees_with_pytorch_on_every_architecture() {
-    check(Kind::Chrome);
+    check(Kind::Chrome, &[Backend::WebGpu, Backend::Cpu]);
 }
 
 #[test]
 fn browser_firefox_agrees_with_pytorch_on_every_architecture() {
-    check(Kind::Firefox);
+    check(Kind::Firefox, &[Backend::WebGpu, Backend::Cpu]);
 }
 
-fn check(kind: Kind) {
-    if !has_browsers(&[kind]) {
+#[test]
+fn browser_chrome_webnn_agrees_with_pytorch_on_every_architecture() {
+    check(Build::chrome_webnn(), &[Backend::WebNn]);
+}
+
+fn check(build: impl Into<Build>, backends: &[Backend]) {
+    let build = build.into();
+    if !has_browsers(std::slice::from_ref(&build)) {
         return;
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -45,15 +51,15 @@ fn check(kind: Kind) {
             subjects.push([recorded, other]);
         }
         let mut failures = Vec::new();
-        for backend in [Backend::WebGpu, Backend::Cpu] {
-            failures.extend(run_all(kind, backend, &subjects).await);
+        for &backend in backends {
+            failures.extend(run_all(&build, backend, &subjects).await);
         }
         failures
     });
-    assert!(failures.is_empty(), "{kind}:\n{}", failures.join("\n"));
+    assert!(failures.is_empty(), "{build}:\n{}", failures.join("\n"));
 }
 
-async fn run_all(kind: Kind, backend: Backend, subjects: &[[Subject; 2]]) -> Vec<String> {
+async fn run_all(build: &Build, backend: Backend, subjects: &[[Subject; 2]]) -> Vec<String> {
     let mut catalog = Catalog::default();
     let models: Vec<ModelId> = ARCHITECTURES
         .iter()
@@ -66,7 +72,7 @@ async fn run_all(kind: Kind, backend: Backend, subjects: &[[Subject; 2]]) -> Vec
     let wishes = Wishes {
         backends: vec![backend],
         guardian: Some(place::binary()),
-        ..Wishes::of(vec![kind])
+        ..Wishes::of(vec![build.clone()])
     };
     let local = Local::start(&wishes, Arc::new(catalog), 0).await.expect("a pool");
     let loaded = local.pool.wait_until(|view| {
@@ -74,7 +80,7 @@ async fn run_all(kind: Kind, backend: Backend, subjects: &[[Subject; 2]]) -> Vec
     });
     let view = tokio::time::timeout(LOAD_MAX, loaded)
         .await
-        .unwrap_or_else(|_| panic!("{kind} did not load all on {backend} within {LOAD_MAX:?}"))
+        .unwrap_or_else(|_| panic!("{build} did not load all on {backend} within {LOAD_MAX:?}"))
         .expect("a pool");
     let mut failures = Vec::new();
     for (((architecture, both), &model), status) in
@@ -83,7 +89,7 @@ async fn run_all(kind: Kind, backend: Backend, subjects: &[[Subject; 2]]) -> Vec
         for subject in both {
             let outcome = match &status.unplaceable {
                 Some(reason) => Err(format!("not loaded: {reason}")),
-                None => run(&local, model, subject, kind, backend).await,
+                None => run(&local, model, subject, build, backend).await,
             };
             if let Err(reason) = outcome {
                 let shapes = subject.shapes();
@@ -99,13 +105,13 @@ async fn run(
     local: &Local,
     model: ModelId,
     subject: &Subject,
-    kind: Kind,
+    build: &Build,
     backend: Backend,
 ) -> Result<(), String> {
     let answer = local.pool.run(model, Input::Tensors(subject.inputs.clone()), RUN_MAX).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let who = &answer.provenance;
-    if (who.browser.as_str(), who.backend, who.simulated) != (kind.name(), backend, false) {
+    if (who.browser.as_str(), who.backend, who.simulated) != (build.name.as_str(), backend, false) {
         return Err(format!("computed elsewhere: {who:?}"));
     }
     verify(subject, answer.outputs)

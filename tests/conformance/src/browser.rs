@@ -11,7 +11,8 @@ use flotilla::browser::{
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, FromPage, LoadTerms, PlacementId, RunId, Tensor, ToPage,
+    Backend, BlobSource, BrowserId, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunId,
+    Tensor, ToPage,
 };
 use flotilla_tests::{
     place,
@@ -147,7 +148,11 @@ impl Browser {
             page.hear(self.limit, |message, _| match message {
                 FromPage::Loaded { epoch: loaded, .. } if loaded == epoch => Some(Ok(())),
                 FromPage::LoadFailed { epoch: failed, error, .. } if failed == epoch => {
-                    Some(Err(Failure::of(Stage::Load, &error)))
+                    let stage = match error {
+                        LoadError::UnsupportedNodes { .. } => Stage::Refuse,
+                        _ => Stage::Load,
+                    };
+                    Some(Err(Failure::of(stage, &error)))
                 }
                 _ => None,
             })

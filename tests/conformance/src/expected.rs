@@ -111,7 +111,7 @@ impl Expected {
                 Outcome::Passed | Outcome::NoKernel if expected => {
                     surprises.passes.push(facts.name.clone());
                 }
-                Outcome::Failed(_) | Outcome::Passed | Outcome::NoKernel => {}
+                Outcome::Failed(_) | Outcome::Passed | Outcome::NoKernel | Outcome::Refused(_) => {}
             }
         }
         if whole {

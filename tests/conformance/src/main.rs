@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
 #[cfg(feature = "browsers")]
-use flotilla::browser::Kind;
+use flotilla::browser::{Build, Kind};
 #[cfg(feature = "browsers")]
 use flotilla_conformance::browser::Browser;
 use flotilla_conformance::{
@@ -36,7 +36,8 @@ const SHOWN_MAX: usize = 20;
 #[derive(Parser, Debug)]
 #[command(name = "flotilla-conformance")]
 struct Arguments {
-    /// Where to run: native-cpu, native-webgpu, chrome-webgpu, firefox-webgpu, chrome-cpu.
+    /// Where to run: native-cpu, native-webgpu, chrome-webgpu, firefox-webgpu, chrome-cpu,
+    /// chrome-webnn.
     #[arg(long, value_name = "RUNTIME,..", value_delimiter = ',', default_value = "native-cpu")]
     runtime: Vec<RuntimeName>,
     /// Only cases whose name this regular expression matches.
@@ -160,8 +161,15 @@ fn run(arguments: &Arguments, suite: &Suite, runtime: RuntimeName) -> anyhow::Re
         }
         #[cfg(feature = "browsers")]
         RuntimeName::ChromeCpu => browser(suite, Kind::Chrome, Backend::Cpu, limit, &progress),
+        #[cfg(feature = "browsers")]
+        RuntimeName::ChromeWebnn => {
+            browser(suite, Build::chrome_webnn(), Backend::WebNn, limit, &progress)
+        }
         #[cfg(not(feature = "browsers"))]
-        RuntimeName::ChromeWebgpu | RuntimeName::FirefoxWebgpu | RuntimeName::ChromeCpu => {
+        RuntimeName::ChromeWebgpu
+        | RuntimeName::FirefoxWebgpu
+        | RuntimeName::ChromeCpu
+        | RuntimeName::ChromeWebnn => {
             anyhow::bail!("this program was built without browsers")
         }
     }
@@ -186,11 +194,11 @@ fn native(
 #[cfg(feature = "browsers")]
 fn browser(
     suite: &Suite,
-    kind: Kind,
+    build: impl Into<Build>,
     backend: Backend,
     limit: Duration,
     progress: &dyn Fn(&Judged),
 ) -> anyhow::Result<Vec<Judged>> {
-    let browser = Browser::start(kind, backend, limit)?;
+    let browser = Browser::start(build, backend, limit)?;
     Ok(suite.run_browser(browser, limit, progress))
 }

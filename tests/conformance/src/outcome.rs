@@ -12,7 +12,9 @@ pub enum Stage {
     Read,
     /// The model could not be imported or lowered.
     Import,
-    /// The runtime refused the program.
+    /// The backend refused the program's nodes: WebNN does not have every operator.
+    Refuse,
+    /// The program could not be loaded.
     Load,
     /// The program could not be run.
     Run,
@@ -25,6 +27,7 @@ impl fmt::Display for Stage {
         f.pad(match self {
             Stage::Read => "read",
             Stage::Import => "import",
+            Stage::Refuse => "refuse",
             Stage::Load => "load",
             Stage::Run => "run",
             Stage::Compare => "compare",
@@ -71,6 +74,8 @@ pub enum Outcome {
     Passed,
     /// Every output is right, and no kernel had to run: outputs are inputs under another shape, or constants.
     NoKernel,
+    /// The backend does not have an operator, and said so before anything ran.
+    Refused(Failure),
     /// An output is wrong or was never computed.
     Failed(Failure),
 }
@@ -88,16 +93,19 @@ pub enum RuntimeName {
     FirefoxWebgpu,
     /// The cpu backend in Chrome, as wasm.
     ChromeCpu,
+    /// The webnn backend in chrome-webnn.
+    ChromeWebnn,
 }
 
 impl RuntimeName {
     /// All of them, cheapest first.
-    pub const ALL: [RuntimeName; 5] = [
+    pub const ALL: [RuntimeName; 6] = [
         RuntimeName::NativeCpu,
         RuntimeName::NativeWebgpu,
         RuntimeName::ChromeWebgpu,
         RuntimeName::FirefoxWebgpu,
         RuntimeName::ChromeCpu,
+        RuntimeName::ChromeWebnn,
     ];
 
     /// The name in options, reports and the table of expected failures.
@@ -108,6 +116,7 @@ impl RuntimeName {
             RuntimeName::ChromeWebgpu => "chrome-webgpu",
             RuntimeName::FirefoxWebgpu => "firefox-webgpu",
             RuntimeName::ChromeCpu => "chrome-cpu",
+            RuntimeName::ChromeWebnn => "chrome-webnn",
         }
     }
 }

@@ -111,7 +111,12 @@ pub fn judge(
     let mut kernels = 0;
     for trial in trials {
         if let Err(failure) = run(trial).and_then(|outputs| trial.verify(&outputs)) {
-            return Outcome::Failed(failure);
+            return match failure.stage {
+                Stage::Refuse => Outcome::Refused(failure),
+                Stage::Read | Stage::Import | Stage::Load | Stage::Run | Stage::Compare => {
+                    Outcome::Failed(failure)
+                }
+            };
         }
         kernels += computing_nodes(&trial.program);
     }

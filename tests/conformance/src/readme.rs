@@ -13,15 +13,17 @@ const END: &str = "<!-- end of conformance -->";
 
 /// One row per runtime.
 pub fn table(reports: &[Report]) -> String {
-    let mut table = "| runtime | in scope | passed | failed | no kernel ran | out of scope |\n\
-        | --- | --- | --- | --- | --- | --- |\n"
-        .to_owned();
+    let mut table =
+        "| runtime | in scope | passed | failed | refused | no kernel ran | out of scope |\n\
+        | --- | --- | --- | --- | --- | --- | --- |\n"
+            .to_owned();
     for report in reports {
-        let Report { runtime, in_scope, passed, failed, no_kernel, out_of_scope, .. } = report;
+        let Report { runtime, in_scope, passed, failed, refused, no_kernel, out_of_scope, .. } =
+            report;
         let share = report.share();
         let _ = writeln!(
             table,
-            "| {runtime} | {in_scope} | {passed} ({share:.1} %) | {failed} | {no_kernel} | {out_of_scope} |"
+            "| {runtime} | {in_scope} | {passed} ({share:.1} %) | {failed} | {refused} | {no_kernel} | {out_of_scope} |"
         );
     }
     table

@@ -8,13 +8,14 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    outcome::{Outcome, RuntimeName, Stage},
+    case::Facts,
+    outcome::{Failure, Outcome, RuntimeName, Stage},
     scope::Rule,
     suite::{Judged, Suite},
 };
 
 /// One runtime's results. `in_scope` is `passed + failed`: a case in which no kernel ran shows nothing about a runtime, so it
-/// is neither, and is counted for itself.
+/// is neither, and is counted for itself, as is one that the backend refused.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Where.
@@ -29,10 +30,14 @@ pub struct Report {
     pub out_of_scope: usize,
     /// Cases whose outputs are right and in which no kernel ran.
     pub no_kernel: usize,
+    /// Cases that the backend refused, because it does not have one of their operators.
+    pub refused: usize,
     /// How many each rule excludes.
     pub rules: BTreeMap<&'static str, usize>,
     /// Every failure.
     pub failures: Vec<Line>,
+    /// Every refusal.
+    pub refusals: Vec<Line>,
     /// The cases in which no kernel ran.
     pub without_kernel: Vec<String>,
 }
@@ -47,9 +52,10 @@ pub struct Summary {
     pub failed: usize,
     pub out_of_scope: usize,
     pub no_kernel: usize,
+    pub refused: usize,
 }
 
-/// A case that failed.
+/// A case that failed or was refused.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
     /// The case.
@@ -62,6 +68,17 @@ pub struct Line {
     pub operators: BTreeSet<String>,
 }
 
+impl Line {
+    fn new(facts: &Facts, failure: &Failure) -> Line {
+        Line {
+            case: facts.name.clone(),
+            stage: failure.stage,
+            reason: failure.reason.clone(),
+            operators: facts.operators.clone(),
+        }
+    }
+}
+
 impl Report {
     /// Of the results of a suite.
     pub fn new(runtime: RuntimeName, suite: &Suite, judged: &[Judged]) -> Report {
@@ -70,17 +87,14 @@ impl Report {
         for (_, rule) in &suite.out_of_scope {
             *rules.entry(rule.name()).or_default() += 1;
         }
-        let (mut passed, mut failures, mut without_kernel) = (0, Vec::new(), Vec::new());
+        let (mut passed, mut failures, mut refusals) = (0, Vec::new(), Vec::new());
+        let mut without_kernel = Vec::new();
         for Judged { facts, outcome } in judged {
             match outcome {
                 Outcome::Passed => passed += 1,
                 Outcome::NoKernel => without_kernel.push(facts.name.clone()),
-                Outcome::Failed(failure) => failures.push(Line {
-                    case: facts.name.clone(),
-                    stage: failure.stage,
-                    reason: failure.reason.clone(),
-                    operators: facts.operators.clone(),
-                }),
+                Outcome::Failed(failure) => failures.push(Line::new(facts, failure)),
+                Outcome::Refused(failure) => refusals.push(Line::new(facts, failure)),
             }
         }
         Report {
@@ -90,16 +104,19 @@ impl Report {
             failed: failures.len(),
             out_of_scope: suite.out_of_scope.len(),
             no_kernel: without_kernel.len(),
+            refused: refusals.len(),
             rules,
             failures,
+            refusals,
             without_kernel,
         }
     }
 
     /// The counts.
     pub fn summary(&self) -> Summary {
-        let &Report { runtime, in_scope, passed, failed, out_of_scope, no_kernel, .. } = self;
-        Summary { runtime, in_scope, passed, failed, out_of_scope, no_kernel }
+        let &Report { runtime, in_scope, passed, failed, out_of_scope, no_kernel, refused, .. } =
+            self;
+        Summary { runtime, in_scope, passed, failed, out_of_scope, no_kernel, refused }
     }
 
     /// Passed cases in percent of those in scope.
@@ -111,8 +128,9 @@ impl Report {
     pub fn text(&self, list: bool) -> String {
         let mut text = String::new();
         if list {
-            let width = self.failures.iter().map(|line| line.case.len()).max().unwrap_or(0);
-            for Line { case, stage, reason, .. } in &self.failures {
+            let lines = || self.failures.iter().chain(&self.refusals);
+            let width = lines().map(|line| line.case.len()).max().unwrap_or(0);
+            for Line { case, stage, reason, .. } in lines() {
                 let _ = writeln!(text, "{case:<width$}  {stage:<7}  {reason}");
             }
             if !self.without_kernel.is_empty() {
@@ -121,12 +139,13 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "{}: {} passed of {} ({:.1} %), {} failed, {} in which no kernel ran",
+            "{}: {} passed of {} ({:.1} %), {} failed, {} refused, {} in which no kernel ran",
             self.runtime,
             self.passed,
             self.in_scope,
             self.share(),
             self.failed,
+            self.refused,
             self.no_kernel
         );
         let rules: Vec<String> = self
@@ -145,10 +164,7 @@ mod tests {
     use std::{collections::BTreeSet, path::PathBuf};
 
     use super::*;
-    use crate::{
-        case::{Facts, Kind},
-        outcome::Failure,
-    };
+    use crate::case::Kind;
 
     #[test]
     fn a_case_without_a_kernel_is_neither_passed_nor_failed() {
@@ -166,13 +182,14 @@ mod tests {
         };
         let suite = Suite {
             cases: PathBuf::new(),
-            in_scope: ["a", "b", "c"].map(facts).to_vec(),
+            in_scope: ["a", "b", "c", "e"].map(facts).to_vec(),
             out_of_scope: vec![(facts("d"), Rule::Float64)],
         };
         let outcomes = [
             Outcome::Passed,
             Outcome::NoKernel,
             Outcome::Failed(Failure::new(Stage::Run, "broken")),
+            Outcome::Refused(Failure::new(Stage::Refuse, "no such operator")),
         ];
         let judged: Vec<Judged> = suite
             .in_scope
@@ -188,12 +205,17 @@ mod tests {
             failed: 1,
             out_of_scope: 1,
             no_kernel: 1,
+            refused: 1,
         };
         assert_eq!(report.summary(), want);
         let text = report.text(true);
-        for words in
-            ["c  run      broken", "no kernel ran: b", "1 passed of 2 (50.0 %)", "float64 1"]
-        {
+        for words in [
+            "c  run      broken",
+            "no kernel ran: b",
+            "1 passed of 2 (50.0 %)",
+            "float64 1",
+            "1 refused",
+        ] {
             assert!(text.contains(words), "{words:?} is not in {text}");
         }
     }

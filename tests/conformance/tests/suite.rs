@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use flotilla::browser::Kind;
+use flotilla::browser::{Build, Kind};
 use flotilla_conformance::{
     browser::Browser,
     case::{Index, Kind as CaseKind},
@@ -54,13 +54,14 @@ fn check_native(runtime: RuntimeName, backend: Backend) {
     check(runtime, &suite, &judged, true);
 }
 
-fn check_browser(runtime: RuntimeName, kind: Kind, backend: Backend) {
-    if !has_browsers(&[kind]) {
+fn check_browser(runtime: RuntimeName, build: impl Into<Build>, backend: Backend) {
+    let build = build.into();
+    if !has_browsers(std::slice::from_ref(&build)) {
         return;
     }
     let Some(suite) = suite() else { return };
     let suite = suite.one_per_operator();
-    let browser = Browser::start(kind, backend, CASE_MAX).expect("a browser");
+    let browser = Browser::start(build, backend, CASE_MAX).expect("a browser");
     let judged = suite.run_browser(browser, CASE_MAX, &|_| {});
     check(runtime, &suite, &judged, false);
 }
@@ -101,6 +102,11 @@ fn browser_chrome_webgpu_passes_a_selection() {
 #[test]
 fn browser_firefox_webgpu_passes_a_selection() {
     check_browser(RuntimeName::FirefoxWebgpu, Kind::Firefox, Backend::WebGpu);
+}
+
+#[test]
+fn browser_chrome_webnn_passes_a_selection() {
+    check_browser(RuntimeName::ChromeWebnn, Build::chrome_webnn(), Backend::WebNn);
 }
 
 #[test]

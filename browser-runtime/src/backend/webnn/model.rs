@@ -7,7 +7,7 @@ use std::{
 };
 
 use flotilla_model::program::Program;
-use flotilla_protocol::{LoadError, RunError};
+use flotilla_protocol::{Backend, LoadError, RefusedNode, RunError};
 use flotilla_webnn::{MlGraph, MlGraphBuilder, MlTensor, MlTensorDescriptor};
 use js_sys::{Array, ArrayBuffer, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -75,10 +75,18 @@ pub(crate) enum GraphError {
 }
 
 impl GraphError {
-    pub(crate) fn into_load(self) -> LoadError {
+    /// `program` is the name of what was to be built: the browser does not say which of its nodes it refuses.
+    pub(crate) fn into_load(self, program: &str) -> LoadError {
         match self {
             GraphError::Lost(reason) => LoadError::DeviceLost { reason },
-            GraphError::Refused(reason) => LoadError::Program { reason },
+            GraphError::Refused(reason) => LoadError::UnsupportedNodes {
+                backend: Backend::WebNn,
+                nodes: vec![RefusedNode {
+                    node: program.to_owned(),
+                    op: "the whole graph".to_owned(),
+                    reason,
+                }],
+            },
         }
     }
 
