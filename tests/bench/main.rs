@@ -75,6 +75,8 @@ struct Arguments {
 enum BackendName {
     #[value(name = "webgpu")]
     WebGpu,
+    #[value(name = "webnn")]
+    WebNn,
     Cpu,
 }
 
@@ -171,7 +173,12 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
     std::fs::write(&worker, theirs::WORKER)
         .with_context(|| format!("cannot write {}", worker.display()))?;
     let paths = [arguments.model.clone()];
-    let catalog = Arc::new(tokio::task::spawn_blocking(move || Catalog::open(&paths)).await?);
+    let mut catalog = tokio::task::spawn_blocking(move || Catalog::open(&paths)).await?;
+    // What depends on shapes is made for those of the first run when the model is loaded.
+    if let Some(model) = catalog.models.first().map(|model| model.id) {
+        catalog.expect_sizes(model, vec![1, versus::TOKENS[0] as i64]);
+    }
+    let catalog = Arc::new(catalog);
     let model = catalog
         .models
         .first()
@@ -219,6 +226,7 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
         for backend in &arguments.backends {
             let (backend, adapters) = match (backend, build.kind) {
                 (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
+                (BackendName::WebNn, _) => (Backend::WebNn, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {
                     // Where the machine has a GPU it comes first; both software routes can be had everywhere.

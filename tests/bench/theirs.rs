@@ -25,7 +25,13 @@ static ASKED: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Provider {
     WebGpu,
-    Wasm { threads: u32 },
+    /// A graph has fixed shapes, so there is a session for each length.
+    WebNn {
+        tokens: usize,
+    },
+    Wasm {
+        threads: u32,
+    },
 }
 
 /// A session in a page.
@@ -35,6 +41,8 @@ pub(crate) struct Session<'a> {
     provider: Provider,
     /// The package's version, by itself.
     pub(crate) version: String,
+    /// How long the session took to make, in milliseconds.
+    pub(crate) create_ms: f64,
 }
 
 /// One run.
@@ -52,14 +60,20 @@ impl<'a> Session<'a> {
         browser: BrowserId,
         provider: Provider,
     ) -> anyhow::Result<Session<'a>> {
-        let mut session = Session { pool, browser, provider, version: String::new() };
-        let (name, threads) = match provider {
-            Provider::WebGpu => ("webgpu", 1),
-            Provider::Wasm { threads } => ("wasm", threads),
+        let mut session =
+            Session { pool, browser, provider, version: String::new(), create_ms: f64::NAN };
+        let (name, threads, tokens) = match provider {
+            Provider::WebGpu => ("webgpu", 1, None),
+            Provider::WebNn { tokens } => ("webnn", 1, Some(tokens)),
+            Provider::Wasm { threads } => ("wasm", threads, None),
         };
-        let create = json!({ "provider": name, "threads": threads, "model": "/extra/minilm.onnx" });
+        let create = json!({
+            "provider": name, "threads": threads, "tokens": tokens, "model": "/extra/minilm.onnx",
+        });
         let answer = session.ask(json!({ "create": create })).await?;
         session.version = answer["version"].as_str().unwrap_or("unknown").to_owned();
+        session.create_ms =
+            answer["ms"].as_f64().context("onnxruntime-web's worker gave no time")?;
         Ok(session)
     }
 

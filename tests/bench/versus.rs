@@ -12,7 +12,7 @@ use crate::{
 pub(crate) const DIFFERENCE_MAX: f64 = 1e-4;
 
 /// Lengths of the sentences, in tokens.
-const TOKENS: [usize; 2] = [128, 16];
+pub(crate) const TOKENS: [usize; 2] = [128, 16];
 
 /// Rounds before the first that counts: pipelines are made, clocks and caches warm up.
 const WARM_ROUNDS: usize = 2;
@@ -32,9 +32,12 @@ fn rounds(longest_ms: f64) -> usize {
 pub(crate) async fn figures(page: &Page, no_theirs: Option<&str>) -> anyhow::Result<Vec<Figure>> {
     let providers: &[Provider] = match page.backend {
         Backend::WebGpu => &[Provider::WebGpu],
-        Backend::Cpu | Backend::WebNn => {
-            &[Provider::Wasm { threads: 1 }, Provider::Wasm { threads: 2 }]
-        }
+        Backend::Cpu => &[Provider::Wasm { threads: 1 }, Provider::Wasm { threads: 2 }],
+        Backend::WebNn => &[
+            Provider::WebNn { tokens: TOKENS[0] },
+            Provider::WebNn { tokens: TOKENS[1] },
+            Provider::Wasm { threads: 2 },
+        ],
     };
     let mut rivals = Vec::new();
     for &provider in providers {
@@ -45,10 +48,27 @@ pub(crate) async fn figures(page: &Page, no_theirs: Option<&str>) -> anyhow::Res
         rivals.push(Rival { provider, session });
     }
     let mut figures = Vec::new();
+    if page.backend == Backend::WebNn {
+        figures.push(first_inference(page, &rivals[0]).await?);
+    }
     for tokens in TOKENS {
         figures.extend(measure(page, &mut rivals, tokens).await?);
     }
     Ok(figures)
+}
+
+/// From the order to load the model to its first answer: what must be built for that is built.
+async fn first_inference(page: &Page, rival: &Rival<'_>) -> anyhow::Result<Figure> {
+    let ids = sentence(TOKENS[0]);
+    let case = format!("MiniLM, first inference of {} tokens", TOKENS[0]);
+    let ours = page.load_ms + page.run(&ids).await?.0;
+    match &rival.session {
+        Ok(session) => {
+            let theirs = session.create_ms + session.run(&ids, false).await?.ms;
+            Ok(Figure::against(&case, &page.place, ours, Some(theirs), "ms"))
+        }
+        Err(error) => Ok(Figure::alone(&case, &page.place, ours, "ms").without_theirs(error)),
+    }
 }
 
 struct Rival<'a> {
@@ -57,9 +77,17 @@ struct Rival<'a> {
 }
 
 impl Rival<'_> {
+    /// Whether it can run a sentence of this length.
+    fn takes(&self, length: usize) -> bool {
+        match self.provider {
+            Provider::WebNn { tokens } => tokens == length,
+            Provider::WebGpu | Provider::Wasm { .. } => true,
+        }
+    }
+
     fn case(&self, tokens: usize) -> String {
         match self.provider {
-            Provider::WebGpu => format!("MiniLM, {tokens} tokens"),
+            Provider::WebGpu | Provider::WebNn { .. } => format!("MiniLM, {tokens} tokens"),
             Provider::Wasm { threads: 1 } => {
                 format!("MiniLM, {tokens} tokens, theirs with 1 thread")
             }
@@ -76,6 +104,8 @@ async fn measure(
     tokens: usize,
 ) -> anyhow::Result<Vec<Figure>> {
     let ids = sentence(tokens);
+    let mut rivals: Vec<&mut Rival<'_>> =
+        rivals.iter_mut().filter(|rival| rival.takes(tokens)).collect();
     let mut longest_ms = 0f64;
     let mut differences = vec![0f64; rivals.len()];
     for _ in 0..WARM_ROUNDS {
