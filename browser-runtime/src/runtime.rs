@@ -465,9 +465,6 @@ impl Placement {
 /// Shapes for the sizes that a load names, or for usual ones; `None` where the program takes none of them.
 #[cfg(target_arch = "wasm32")]
 fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
-    if terms.sizes.len() == program.symbols.len() {
-        return Shapes::new(program, terms.sizes.clone()).ok();
-    }
     // Most inputs are batches, and most batches are one.
     let leads = |symbol: usize| {
         let leading = Dim::Symbol(Symbol(symbol as u32));
@@ -478,7 +475,13 @@ fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
         let batches = symbols.clone().map(|symbol| if leads(symbol) { 1 } else { size }).collect();
         [batches, vec![size; symbols.len()]]
     });
-    sizes.into_iter().find_map(|sizes: Vec<i64>| {
+    let named = std::iter::once(terms.sizes.clone());
+    let named = named.filter(|sizes| sizes.len() == program.symbols.len());
+    named.chain(sizes).find_map(|mut sizes: Vec<i64>| {
+        // What data decide is computed at its largest size.
+        for count in &program.counts {
+            sizes[count.symbol.0 as usize] = count.most.eval(&sizes)?;
+        }
         let shapes = Shapes::new(program, sizes).ok()?;
         let fits = |node: &Node| {
             let signature = Signature { program, node };

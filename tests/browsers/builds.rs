@@ -98,7 +98,7 @@ fn browser_chrome_webnn_starts_and_computes() {
     let arguments = ["check", &bert, "--io", &io, "--browsers", "chrome-webnn", "--json"];
     let rows = flotilla(&arguments, &[]).json();
     let rows = rows.as_array().expect("rows");
-    assert_eq!(rows.len(), 2);
+    assert_eq!(rows.len(), 3, "webgpu, webnn and cpu");
     for row in rows {
         assert_eq!(
             (&row["browser"], &row["status"]),

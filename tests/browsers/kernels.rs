@@ -53,7 +53,7 @@ fn check(build: impl Into<Build>, backend: Backend) {
     }
     let refused: BTreeMap<&str, &str> = match backend {
         Backend::WebNn => {
-            REFUSED_BY_WEBNN.lines().filter_map(|line| line.split_once(": ")).collect()
+            REFUSED_BY_WEBNN.lines().filter_map(|line| line.split_once('\t')).collect()
         }
         Backend::WebGpu | Backend::Cpu => BTreeMap::new(),
     };

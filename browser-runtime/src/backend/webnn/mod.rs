@@ -25,4 +25,4 @@ pub(crate) use loading::Loading;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use lower::refused_nodes;
 #[cfg(target_arch = "wasm32")]
-pub(crate) use model::{GraphError, NnModel};
+pub(crate) use model::NnModel;

@@ -50,7 +50,7 @@ fn what_is_refused_of_the_kernel_suite() {
         let lowered = lower(program, &constants, &shapes, &limits);
         assert_eq!(refused.is_empty(), lowered.is_ok(), "{}: {lowered:?}", case.name);
         for (_, refused) in refused {
-            writeln!(told, "{}: {}", case.name, refused.reason).expect("a line");
+            writeln!(told, "{}\t{}", case.name, refused.reason).expect("a line");
         }
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/webnn/refused.txt");
