@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Peer};
 use flotilla_model::program::BlobId;
 use flotilla_protocol::{
-    Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError, RunId,
-    Tensor, ToPage,
+    Backend, BlobSource, Device, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
+    RunId, Tensor, ToPage,
 };
 
 const SIZES: bert::Sizes =
@@ -120,9 +120,13 @@ fn inspection_names_every_backend_and_pings_return() {
     let mut peer = peer(BTreeMap::new());
     let answers = tell(&mut peer, ToPage::Inspect, Vec::new());
     let [(FromPage::Backends(reports), _)] = answers.as_slice() else { panic!("{answers:?}") };
-    let names: Vec<Backend> = reports.iter().map(|report| report.backend).collect();
-    assert_eq!(names, [Backend::WebGpu, Backend::WebNn, Backend::Cpu]);
-    assert!(reports[1].outcome.is_err() && reports[2].outcome.is_ok());
+    let names: Vec<(Backend, Option<Device>)> =
+        reports.iter().map(|report| (report.backend, report.device)).collect();
+    let webnn = Device::ALL.map(|device| (Backend::WebNn, Some(device)));
+    let want = [&[(Backend::WebGpu, None)], &webnn[..], &[(Backend::Cpu, None)]].concat();
+    assert_eq!(names, want);
+    assert!(reports[1..4].iter().all(|report| report.outcome.is_err()));
+    assert!(reports[4].outcome.is_ok());
     let answers = tell(&mut peer, ToPage::Ping { nonce: 77 }, Vec::new());
     assert_eq!(answers, [(FromPage::Pong { nonce: 77 }, Vec::new())]);
 }

@@ -137,7 +137,7 @@ fn browser_names_are_looked_up_in_the_configuration() {
     );
 }
 
-fn flotilla(arguments: &[&str], environment: &[(&str, &str)]) -> command::Output {
+pub(crate) fn flotilla(arguments: &[&str], environment: &[(&str, &str)]) -> command::Output {
     let home = tempfile::tempdir().expect("a folder");
     let drivers = daemon::drivers();
     let drivers = drivers.iter().map(|(name, path)| (*name, path.as_str()));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use flotilla::{
     browser::{
-        Adapter, Facts, Kind, Wish,
+        Adapter, Build, Facts, Kind, Wish,
         fault::{Fault, FaultError},
         owner::{Launch, Limits, Owner, OwnerReport, Script},
     },
@@ -46,7 +46,9 @@ struct Subject {
 }
 
 impl Subject {
-    fn start(kind: Kind, simulated: bool, limits: Limits) -> Subject {
+    fn start(build: impl Into<Build>, simulated: bool, limits: Limits) -> Subject {
+        let build = build.into();
+        let name = build.name.clone();
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let runner = Runner::start();
         let (sender, mut reports) = mpsc::channel(64);
@@ -54,10 +56,10 @@ impl Subject {
         let launch = Launch {
             browser: BrowserId(7),
             wish: Wish {
-                build: kind.into(),
                 simulated,
-                backends: vec![Backend::WebGpu, Backend::Cpu],
-                adapter: flotilla::browser::adapter::decide(Adapter::Auto, &kind.into()),
+                backends: Backend::ALL.to_vec(),
+                adapter: flotilla::browser::adapter::decide(Adapter::Auto, &build),
+                build,
             },
             origin: runner.origin(),
             tokens: tokens.clone(),
@@ -71,7 +73,7 @@ impl Subject {
         };
         let facts = match report(&runtime, &mut reports) {
             OwnerReport::Started(facts) => facts,
-            other => panic!("{kind} did not start: {other:?}"),
+            other => panic!("{name} did not start: {other:?}"),
         };
         let (control, data) = runner.page(&tokens, SLOW_MAX);
         Subject {
@@ -187,7 +189,7 @@ impl Subject {
         probe::check(run, &result.map_err(|error| error.to_string())?.0)
     }
 
-    /// Waits for the loss of the webgpu device of this generation.
+    /// Waits for the loss of the device or context of this generation.
     fn lost(&mut self, want: u32) {
         let reason = self.data.wait("lost device", SLOW_MAX, |message, _| match message {
             FromPage::DeviceLost { generation, reason, .. } if generation == want => Some(reason),
@@ -254,6 +256,27 @@ fn browser_lost_device_is_told_and_replaced() {
         // What does not need the device is not disturbed.
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
     });
+}
+
+#[test]
+fn browser_lost_webnn_context_is_told_and_replaced() {
+    if !has_browsers(&[Build::chrome_webnn()]) {
+        return;
+    }
+    let mut subject = Subject::start(Build::chrome_webnn(), false, Limits::default());
+    assert_eq!(subject.probe(Backend::Cpu), Ok(()));
+    for generation in 1..=3 {
+        assert_eq!(subject.probe(Backend::WebNn), Ok(()));
+        subject.suffer(Fault::LoseDevice);
+        subject.lost(generation);
+        let (_, failed) = subject.run(Backend::WebNn);
+        assert!(matches!(failed, Err(RunError::DeviceLost { .. })), "{failed:?}");
+        // A context that is lost cannot be lost again.
+        assert_eq!(subject.try_suffer(Fault::LoseDevice), Err(FaultError::NothingThere));
+    }
+    assert_eq!(subject.probe(Backend::WebNn), Ok(()));
+    assert_eq!(subject.probe(Backend::Cpu), Ok(()));
+    subject.end();
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod faults;
 mod kernels;
 mod links;
 mod recovery;
+mod webnn;

@@ -12,7 +12,8 @@ use crate::workspace::{Workspace, run as run_visibly};
 /// The program that runs the suite.
 const PROGRAM: &str = "flotilla-conformance";
 /// Where it is run unless the caller says otherwise.
-const RUNTIMES: &str = "native-cpu,native-webgpu,chrome-webgpu,firefox-webgpu,chrome-cpu";
+const RUNTIMES: &str =
+    "native-cpu,native-webgpu,chrome-webgpu,firefox-webgpu,chrome-cpu,chrome-webnn";
 
 /// Sets up, builds, and hands over to the program, whose stdout and exit code are this task's own. Results are written to
 /// `target/conformance/summary.json`.

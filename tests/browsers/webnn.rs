@@ -1,0 +1,49 @@
+//! What only webnn has: programs in parts.
+
+use flotilla::browser::Build;
+use flotilla_tests::{
+    onnx::{FLOAT, Sketch},
+    skip::has_browsers,
+};
+use serde_json::json;
+
+use crate::builds::flotilla;
+
+/// A determinant, which WebNN does not have, between two products, which it has.
+fn determinant() -> Vec<u8> {
+    let numbers: Vec<u8> = (0..9).flat_map(|at| (0.3f32 + at as f32 % 4.0).to_le_bytes()).collect();
+    Sketch::new(17)
+        .input("x", &[3, 3])
+        .output("y", &[3, 3])
+        .initializer("w", FLOAT, &[3, 3], &numbers)
+        .node("MatMul", &["x", "w"], &["a"])
+        .node("Det", &["a"], &["d"])
+        .node("Mul", &["d", "w"], &["b"])
+        .node("MatMul", &["b", "w"], &["y"])
+        .bytes()
+}
+
+#[test]
+fn browser_webnn_runs_what_it_takes_and_says_what_ran_elsewhere() {
+    if !has_browsers(&[Build::chrome_webnn()]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = folder.path().join("model.onnx");
+    std::fs::write(&model, determinant()).expect("written");
+    let model = model.display().to_string();
+    let check = ["check", &model, "--browsers", "chrome-webnn", "--backends", "webnn", "--json"];
+
+    let refused = flotilla(&check, &[]).json();
+    assert_eq!(refused[0]["status"], "refused", "{refused:#}");
+    let reason = refused[0]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("(Triangular): WebNN has no such operator"), "{reason}");
+
+    let split = flotilla(&[&check[..], &["--split"]].concat(), &[]).json();
+    let row = &split[0];
+    assert_eq!((&row["status"], &row["split"]["rest"]), (&json!("pass"), &json!("cpu")), "{row:#}");
+    assert_eq!(row["split"]["parts"], 2, "{row:#}");
+    let elsewhere = row["split"]["elsewhere"].as_array().expect("nodes");
+    let operators: Vec<&str> = elsewhere.iter().filter_map(|node| node["op"].as_str()).collect();
+    assert_eq!(operators, ["Triangular"], "{row:#}");
+}
