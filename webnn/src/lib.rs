@@ -6,12 +6,12 @@
 //!
 //! - Values of an enumeration are the specification's strings, such as `"float32"`; the browser throws at unknown ones
 //!   when the dictionary or the argument is used.
-//! - A sequence of numbers is a slice, a sequence of operands an [`Array`](js_sys::Array), a record an
-//!   [`Object`](js_sys::Object) made with `Reflect::set`.
+//! - A sequence of numbers is a slice, a sequence of operands an `js_sys::Array`, a record an
+//!   `js_sys::Object` made with `Reflect::set`.
 //! - Every operator takes its dictionary of options last. A member that is not set is absent, and so has the
 //!   specification's default.
 //!
-//! A browser may lack an operator of the current text; [`MlContext::op_support_limits`] names those it has.
+//! A browser may lack an operator of the current text; `MlContext::op_support_limits` names those it has.
 //!
 //! Natively it is empty: only pages have WebNN.
 
