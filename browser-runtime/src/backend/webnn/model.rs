@@ -156,9 +156,11 @@ impl NnModel {
         Ok(())
     }
 
-    /// Makes a graph for these shapes while other work goes on; one at a time.
+    /// Makes a graph for these shapes while other work goes on; one at a time, and none in the place of another: graphs
+    /// that serve each other's sizes would else be built in turns for ever.
     pub(crate) fn prepare_later(&self, shapes: Shapes) {
-        if self.0.building.replace(true) {
+        let is_full = self.0.graphs.borrow().len() >= self.0.graphs_max;
+        if is_full || self.0.building.replace(true) {
             return;
         }
         let inner = self.0.clone();
