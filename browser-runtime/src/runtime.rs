@@ -164,13 +164,16 @@ impl Runtime {
             return Err(LoadError::BackendUnavailable { backend, reason });
         }
         let program = Rc::new(program);
+        // Only webnn has to know them.
+        #[cfg(target_arch = "wasm32")]
+        let shapes = if backend == Backend::WebNn { usual_shapes(&program, terms) } else { None };
         let (mut loading, adapter, split) = match backend {
             Backend::Cpu | Backend::WebGpu => {
                 let (loading, adapter) = self.begin(backend, program.clone()).await?;
                 (vec![loading], adapter, None)
             }
             #[cfg(target_arch = "wasm32")]
-            Backend::WebNn => self.begin_webnn(&program, terms).await?,
+            Backend::WebNn => self.begin_webnn(&program, terms, shapes.as_ref()).await?,
             #[cfg(not(target_arch = "wasm32"))]
             Backend::WebNn => {
                 let _ = terms;
@@ -183,7 +186,9 @@ impl Runtime {
         stream(&program, &constants, fetcher, source, &mut fan, progress).await?;
         let stages: Vec<Stage> = loading.into_iter().map(StageLoading::finish).collect();
         #[cfg(target_arch = "wasm32")]
-        prepare(&program, &stages, terms).await?;
+        if let Some(shapes) = &shapes {
+            prepare(&program, &stages, shapes).await?;
+        }
         Ok(Placement { program, stages, adapter, split })
     }
 
@@ -213,6 +218,7 @@ impl Runtime {
         &mut self,
         program: &Rc<Program>,
         terms: &LoadTerms,
+        shapes: Option<&Shapes>,
     ) -> Result<(Vec<StageLoading>, AdapterInfo, Option<Split>), LoadError> {
         let backend = Backend::WebNn;
         let context = self
@@ -222,9 +228,8 @@ impl Runtime {
         let adapter = context.info.clone();
         let constants = Constants::new(program);
         // Without shapes there is nothing to ask the context about: then a run's shapes decide.
-        let shapes = usual_shapes(program, terms);
         let refused = shapes.map_or(Vec::new(), |shapes| {
-            webnn::refused_nodes(program, &constants, &shapes, &context.limits)
+            webnn::refused_nodes(program, &constants, shapes, &context.limits)
         });
         let whole = |program: Rc<Program>, constants: Constants| {
             let loading = webnn::Loading::new(context.clone(), &program, &constants);
@@ -493,11 +498,10 @@ fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
 
 /// Builds the graphs of webnn's stages for the runs to come, so that what the browser refuses is known.
 #[cfg(target_arch = "wasm32")]
-async fn prepare(program: &Program, stages: &[Stage], terms: &LoadTerms) -> Result<(), LoadError> {
-    let Some(shapes) = usual_shapes(program, terms) else { return Ok(()) };
+async fn prepare(program: &Program, stages: &[Stage], shapes: &Shapes) -> Result<(), LoadError> {
     for stage in stages {
         if let Engine::WebNn(model) = &stage.engine {
-            let prepared = model.prepare(&shapes).await;
+            let prepared = model.prepare(shapes).await;
             prepared.map_err(|error| error.into_load(&program.name))?;
         }
     }

@@ -48,6 +48,28 @@ pub(crate) fn memory_bytes(constant: &ConstantRef) -> u64 {
     constant.elements() * WORD_BYTES as u64
 }
 
+/// Puts some words of a constant into memory, which is taken whole with the first ones. `missing` are the constant's bytes
+/// that have not come yet, these among them.
+pub(crate) fn put(
+    memory: &mut Vec<u32>,
+    missing: &mut u64,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<(), LoadError> {
+    if memory.is_empty() {
+        let words = ((offset + *missing) / WORD_BYTES as u64) as usize;
+        memory
+            .try_reserve_exact(words)
+            .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
+        memory.resize(words, 0);
+    }
+    let (words, _) = bytes.as_chunks::<WORD_BYTES>();
+    let target = &mut memory[(offset / WORD_BYTES as u64) as usize..];
+    target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
+    *missing = missing.saturating_sub(bytes.len() as u64);
+    Ok(())
+}
+
 /// What takes the constants in.
 pub(crate) trait Sink {
     /// Some words of a constant; offset and length in bytes are multiples of 4.

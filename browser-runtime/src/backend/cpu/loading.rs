@@ -8,7 +8,7 @@ use crate::{
     call::Signature,
     kernels::{PackedMatrix, kernel},
     lifetimes::Lifetimes,
-    weights::{Constants, Sink, memory_bytes},
+    weights::{Constants, Sink, memory_bytes, put},
 };
 
 /// How a constant is wanted.
@@ -76,18 +76,7 @@ impl Loading {
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
         let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
-        if memory.words.is_empty() {
-            let words = ((offset + self.missing[constant]) / 4) as usize;
-            memory
-                .words
-                .try_reserve_exact(words)
-                .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
-            memory.words.resize(words, 0);
-        }
-        let (words, _) = bytes.as_chunks::<4>();
-        let target = &mut memory.words[(offset / 4) as usize..];
-        target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
-        self.missing[constant] = self.missing[constant].saturating_sub(bytes.len() as u64);
+        put(&mut memory.words, &mut self.missing[constant], offset, bytes)?;
         if self.missing[constant] == 0 {
             let floats: &[f32] = bytemuck::cast_slice(&memory.words);
             memory.packed = wanted.packed.map(|[k, n]| PackedMatrix::pack(floats, k, n, false));

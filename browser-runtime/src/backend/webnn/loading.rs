@@ -15,7 +15,7 @@ use super::{
     lower::type_of,
     model::NnModel,
 };
-use crate::weights::{Constants, Sink, memory_bytes};
+use crate::weights::{Constants, Sink, memory_bytes, put};
 
 /// A constant: in the context where it takes constants for good, else in memory, from where every graph gets its own.
 #[derive(Default)]
@@ -88,19 +88,7 @@ impl Loading {
 
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
-        let held = &mut self.held[constant];
-        if held.words.is_empty() {
-            let words = ((offset + self.missing[constant]) / 4) as usize;
-            held.words
-                .try_reserve_exact(words)
-                .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
-            held.words.resize(words, 0);
-        }
-        let (words, _) = bytes.as_chunks::<4>();
-        let target = &mut held.words[(offset / 4) as usize..];
-        target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
-        self.missing[constant] = self.missing[constant].saturating_sub(bytes.len() as u64);
-        Ok(())
+        put(&mut self.held[constant].words, &mut self.missing[constant], offset, bytes)
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {
