@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
 
 use anyhow::Context;
-use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, now_us, wire_dtype};
-use flotilla_model::program::{DType, Program};
+use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, now_us};
+use flotilla_program::{DType, Program};
 use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 
 const RUNS: usize = 10;
@@ -85,5 +85,5 @@ fn filled(dtype: DType, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
         DType::F32 => values.iter().flat_map(|_| 0.5f32.to_le_bytes()).collect(),
         other => anyhow::bail!("inputs of {other:?} are not filled"),
     };
-    Ok(Tensor::new(wire_dtype(dtype), shape.to_vec(), bytes)?)
+    Ok(Tensor::new(dtype, shape.to_vec(), bytes)?)
 }

@@ -2,12 +2,9 @@
 //!
 //! A run whose symbols may be padded uses a graph that is somewhat larger, so that a few graphs serve every size.
 
-use flotilla_model::program::{Padding, Program, ValueId};
+use flotilla_program::{Padding, Program, ValueId};
 
-use crate::{
-    call::{Shapes, strides},
-    kernels::View,
-};
+use flotilla_kernels::{Shapes, View, strides};
 
 /// How much more work a graph that is there may be than the one that is wanted, to be used until that one is built.
 const WORK_RATIO_MAX: i64 = 4;
@@ -105,9 +102,9 @@ pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::{
+    use flotilla_program::{
+        DType, Guard, Limit, PROGRAM_VERSION, Port, Source, Value,
         dim::{Dim, Symbol},
-        program::{DType, Guard, Limit, PROGRAM_VERSION, Port, Source, Value},
     };
 
     use super::*;

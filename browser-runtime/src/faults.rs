@@ -109,7 +109,7 @@ impl Faults {
                 | DType::U16
                 | DType::U8
                 | DType::Bool => {
-                    let width = output.dtype.bytes();
+                    let width = output.dtype.wire_bytes();
                     output.bytes.iter_mut().step_by(width).for_each(|low| *low ^= 1);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::program::BlobId;
+use flotilla_program::BlobId;
 use flotilla_protocol::BlobSource;
 
 /// Opens blobs. A page fetches them over HTTP; native code reads them from wherever it likes.

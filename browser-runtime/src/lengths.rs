@@ -2,13 +2,10 @@
 
 use std::borrow::Cow;
 
-use flotilla_model::program::{Program, ValueId};
+use flotilla_program::{Program, ValueId};
 use flotilla_protocol::RunError;
 
-use crate::{
-    call::{Shapes, strides},
-    kernels::View,
-};
+use flotilla_kernels::{Shapes, View, strides};
 
 /// The shapes while the run lasted, and those that its counts leave of them.
 pub(crate) struct Lengths<'a> {
@@ -66,9 +63,9 @@ impl<'a> Lengths<'a> {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::{
+    use flotilla_program::{
+        Count, DType, PROGRAM_VERSION, Port, Source, Value,
         dim::{Dim, Symbol},
-        program::{Count, DType, PROGRAM_VERSION, Port, Source, Value},
     };
 
     use super::*;

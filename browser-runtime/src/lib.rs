@@ -11,10 +11,8 @@
 mod backend;
 #[cfg(any(target_arch = "wasm32", test))]
 mod buckets;
-mod call;
 mod faults;
 pub mod fetch;
-mod kernels;
 mod lengths;
 mod lifetimes;
 #[cfg(target_arch = "wasm32")]
@@ -27,13 +25,10 @@ mod runtime;
 #[cfg(any(target_arch = "wasm32", test))]
 mod split;
 mod stage;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod suite;
 mod weights;
 
 pub use faults::Faults;
 pub use fetch::{BlobFetcher, BlobStream, MemoryBlobs};
 pub use peer::{Losses, Peer};
 pub use platform::now_us;
-pub use ports::wire_dtype;
 pub use runtime::{Options, Placement, Runtime, computing_nodes};

@@ -1,8 +1,8 @@
 //! Which values share memory, and until when each is needed.
 
-use flotilla_model::program::{Program, Source, ValueId};
+use flotilla_program::{Program, Source, ValueId};
 
-use crate::kernels::kernel;
+use flotilla_kernels::kernel;
 
 /// Computed once per program.
 pub(crate) struct Lifetimes {

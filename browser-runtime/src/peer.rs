@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{
     AdapterInfo, Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
     Split, Tensor, ToPage,

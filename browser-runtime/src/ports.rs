@@ -1,32 +1,14 @@
 //! Between a client's element types and the 32-bit ones inside a page.
 
-use flotilla_model::program::{DType, Port};
-use flotilla_protocol::{DType as Wire, RunError, Tensor};
-
-/// The protocol's name for a program's element type.
-pub fn wire_dtype(dtype: DType) -> Wire {
-    match dtype {
-        DType::F32 => Wire::F32,
-        DType::F16 => Wire::F16,
-        DType::I64 => Wire::I64,
-        DType::I32 => Wire::I32,
-        DType::I16 => Wire::I16,
-        DType::I8 => Wire::I8,
-        DType::U64 => Wire::U64,
-        DType::U32 => Wire::U32,
-        DType::U16 => Wire::U16,
-        DType::U8 => Wire::U8,
-        DType::Bool => Wire::Bool,
-        DType::BF16 => Wire::BF16,
-    }
-}
+use flotilla_program::{DType, Port};
+use flotilla_protocol::{RunError, Tensor};
 
 /// A client's tensor as 32-bit words: floats' bits, sign-extended integers, 0 or 1 for `Bool`.
 ///
 /// # Errors
 /// Another type than the port's, or an integer that 32 bits do not hold.
 pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Vec<u32>, RunError> {
-    if tensor.dtype != wire_dtype(port.dtype) {
+    if tensor.dtype != port.dtype {
         return Err(RunError::Inputs {
             reason: format!(
                 "input {} is {:?}, the program wants {:?}",
@@ -125,7 +107,7 @@ pub(crate) fn to_tensor(port: &Port, shape: &[usize], words: &[u32]) -> Result<T
         })?,
         DType::Bool => words.iter().map(|&word| u8::from(word != 0)).collect(),
     };
-    Ok(Tensor { dtype: wire_dtype(port.dtype), shape: shape.to_vec(), bytes })
+    Ok(Tensor { dtype: port.dtype, shape: shape.to_vec(), bytes })
 }
 
 fn narrow<const N: usize>(
@@ -141,7 +123,7 @@ fn narrow<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::program::ValueId;
+    use flotilla_program::ValueId;
 
     use super::*;
 

@@ -3,12 +3,9 @@
 //! The program has no weights, so nothing is fetched. It holds one matrix product with bias and GELU, one softmax and one
 //! sum, which is to say one of each sort of shader. A daemon loads it beside the models, as any other placement.
 
-use flotilla_model::{
-    dim::Dim,
-    program::{
-        Binary, DType, Expr, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Softmax, Source,
-        Step, Unary, Value, ValueId,
-    },
+use flotilla_program::{
+    Binary, DType, Expr, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Softmax, Source, Step,
+    Unary, Value, ValueId, dim::Dim,
 };
 use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
 

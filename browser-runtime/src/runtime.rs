@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 #[cfg(target_arch = "wasm32")]
-use flotilla_model::{
+use flotilla_program::{
+    Node,
     dim::{Dim, Symbol},
-    program::Node,
 };
 #[cfg(target_arch = "wasm32")]
 use flotilla_protocol::RefusedNode;
@@ -20,7 +20,6 @@ use futures_channel::mpsc;
 use crate::{
     backend::webnn::{self, NnModel},
     buckets::{self, cut, padded},
-    call::Call,
     split::split,
     stage::Engine,
 };
@@ -29,16 +28,17 @@ use crate::{
         DeviceLoss, cpu,
         webgpu::{self, Gpu},
     },
-    call::{Shapes, Signature},
     faults::Faults,
     fetch::BlobFetcher,
-    kernels::kernel,
     lengths::Lengths,
     platform::now_us,
     ports::{to_tensor, to_words},
     stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
 };
+#[cfg(target_arch = "wasm32")]
+use flotilla_kernels::Call;
+use flotilla_kernels::{Shapes, Signature, kernel};
 
 /// Most losses of devices that wait to be read.
 const LOSSES_MAX: usize = 4;
@@ -527,7 +527,8 @@ fn check_assumptions(program: &Program, inputs: &[Vec<u32>]) -> Result<(), RunEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryBlobs, suite};
+    use crate::MemoryBlobs;
+    use flotilla_kernels::suite;
 
     #[test]
     fn a_lost_device_is_told_and_replaced_by_the_next_load() {

@@ -1,6 +1,6 @@
 //! Programs whose nodes cannot all run on one backend, as parts that run one after the other.
 
-use flotilla_model::program::{Port, Program, Source, ValueId};
+use flotilla_program::{Port, Program, Source, ValueId};
 
 /// Nodes that run on one backend, as a program of their own. Its values have the numbers of the whole program's; what other
 /// parts compute are its inputs.
@@ -121,10 +121,7 @@ fn connect(program: &Program, parts: &mut [Part]) {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::{
-        dim::Dim,
-        program::{DType, Node, Op, PROGRAM_VERSION, Value},
-    };
+    use flotilla_program::{DType, Node, Op, PROGRAM_VERSION, Value, dim::Dim};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{LoadError, RunError};
 
 #[cfg(target_arch = "wasm32")]
@@ -12,9 +12,9 @@ use crate::{
         cpu::{self, CpuModel},
         webgpu::{self, GpuModel},
     },
-    call::Shapes,
     weights::{Constants, Sink},
 };
+use flotilla_kernels::Shapes;
 
 /// A program that a backend has loaded.
 pub(crate) struct Stage {

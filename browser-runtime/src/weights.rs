@@ -1,6 +1,6 @@
 //! Streams blobs into constants, verified on the way, so that a model is never in memory twice.
 
-use flotilla_model::program::{ConstantRef, Program, Source, ValueId, WORD_BYTES};
+use flotilla_program::{ConstantRef, Program, Source, ValueId, WORD_BYTES};
 use flotilla_protocol::{BlobSource, LoadError};
 
 use crate::{
@@ -170,7 +170,7 @@ fn write_parts(
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::program::{BlobId, DType};
+    use flotilla_program::{BlobId, DType};
 
     use super::*;
 

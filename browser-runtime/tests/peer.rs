@@ -5,7 +5,7 @@ mod bert;
 use std::collections::BTreeMap;
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Peer};
-use flotilla_model::program::BlobId;
+use flotilla_program::BlobId;
 use flotilla_protocol::{
     Backend, BlobSource, Device, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
     RunId, Tensor, ToPage,

@@ -1,7 +1,8 @@
 //! The kernel suite on every backend that native code has.
 #![expect(clippy::print_stdout, reason = "a skipped backend is said so")]
 
-use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime, suite::cases};
+use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
+use flotilla_kernels::suite::cases;
 use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms};
 
 /// Runs all cases and lists those that fail; `None` when the backend is not there.

@@ -9,11 +9,11 @@ use std::{
 use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
-    program::{BlobId, DType, Port, Program, ProgramError},
     reference::ReferenceTensor,
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
+use flotilla_program::{BlobId, DType, Port, Program, ProgramError};
 
 use crate::{
     folder::Folder,

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use flotilla_model::{
+use flotilla_program::{
+    BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Source,
+    Unary, Value, ValueId,
     dim::{Dim, Symbol},
-    program::{
-        BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, PROGRAM_VERSION, Port, Program,
-        Source, Unary, Value, ValueId,
-    },
 };
 use flotilla_protocol::{Backend, Tensor};
 

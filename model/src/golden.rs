@@ -2,7 +2,8 @@
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{program::DType, reference::ReferenceTensor};
+use crate::reference::ReferenceTensor;
+use flotilla_program::DType;
 
 /// What a model is given and what it must answer.
 #[derive(Clone, Debug, Default, PartialEq)]

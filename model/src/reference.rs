@@ -14,8 +14,8 @@ use tract_onnx::tract_hir::internal::bail;
 use crate::{
     import::{FixedInput, ImportError, Imported, ProgramOp, Resolver, guarded, import, panicked},
     lower::{Phase, element_type},
-    program::DType,
 };
+use flotilla_program::DType;
 
 /// A model that tract runs. It comes from the typed graph and shares nothing with the lowering.
 pub struct Reference {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::program::{BlobId, BlobRef, ConstantRef, DType, WORD_BYTES};
+use flotilla_program::{BlobId, BlobRef, ConstantRef, DType, WORD_BYTES};
 
 /// Constants of at least this size have a blob of their own; smaller ones share one.
 pub const OWN_BLOB_BYTES_MIN: usize = 64 << 10;

@@ -12,7 +12,9 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::tensor::{DType, Tensor, TensorError};
+use flotilla_program::DType;
+
+use crate::tensor::{Tensor, TensorError};
 
 /// Largest frame that is sent or accepted.
 pub const FRAME_BYTES_MAX: usize = 256 << 20;

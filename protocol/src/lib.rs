@@ -8,10 +8,11 @@ pub mod ids;
 pub mod message;
 pub mod tensor;
 
+pub use flotilla_program::DType;
 pub use frame::{FRAME_BYTES_MAX, FrameError, decode, encode};
 pub use ids::{BrowserId, Epoch, PlacementId, RequestId, RunId};
 pub use message::{
     AdapterInfo, Backend, BackendReport, BlobSource, Device, FromPage, Hello, Level, Link,
     LoadError, LoadTerms, PROTOCOL_VERSION, RefusedNode, RunError, RunReport, Split, ToPage,
 };
-pub use tensor::{DType, Tensor, TensorError};
+pub use tensor::{Tensor, TensorError};

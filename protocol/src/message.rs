@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PlacementId, RunId};
 
 /// Version of these messages; a page that speaks another one is refused. Raise it with every change of a message.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Which of a page's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,39 +1,9 @@
 //! Tensors as they travel: element type, shape and little-endian, row-major bytes.
 
-use serde::{Deserialize, Serialize};
+use flotilla_program::DType;
 
 /// Most dimensions of a tensor.
 pub const RANK_MAX: usize = 8;
-
-/// Element type of a tensor on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each variant is named after the type it stands for")]
-pub enum DType {
-    F32,
-    F16,
-    I64,
-    I32,
-    I16,
-    I8,
-    U64,
-    U32,
-    U16,
-    U8,
-    Bool,
-    BF16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            DType::I64 | DType::U64 => 8,
-            DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
-            DType::I8 | DType::U8 | DType::Bool => 1,
-        }
-    }
-}
 
 /// A tensor with its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +41,7 @@ impl Tensor {
         }
         let want = shape
             .iter()
-            .try_fold(dtype.bytes() as u64, |product, &dim| product.checked_mul(dim as u64))
+            .try_fold(dtype.wire_bytes() as u64, |product, &dim| product.checked_mul(dim as u64))
             .ok_or_else(|| TensorError::TooLarge { shape: shape.clone() })?;
         if want != bytes.len() as u64 {
             return Err(TensorError::Length { dtype, shape, want, got: bytes.len() });

@@ -8,8 +8,8 @@ use flotilla::{
     local::{Local, Wishes},
     pool::Input,
 };
-use flotilla_browser_runtime::suite::{Case, cases};
 use flotilla_fleet::ModelId;
+use flotilla_kernels::suite::{Case, cases};
 use flotilla_protocol::Backend;
 use flotilla_tests::{place, skip::has_browsers};
 

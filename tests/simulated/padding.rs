@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use compare::{Random, Subjects, chosen, compare};
 use flotilla::catalog;
-use flotilla_model::{
+use flotilla_program::{
+    Guard, Node, Op, Padding, Program, Reduce, ReduceKind, Step, ValueId,
     dim::{Dim, Symbol},
-    program::{Guard, Node, Op, Padding, Program, Reduce, ReduceKind, Step, ValueId},
 };
 use flotilla_protocol::Tensor;
 use flotilla_tests::{architecture::ARCHITECTURES, model, place};
@@ -58,7 +58,7 @@ fn padding_that_is_allowed_changes_nothing() {
     executor.block_on(async {
         let mut checked = BTreeMap::new();
         for subject in golden().await {
-            let paddings = subject.program.paddings();
+            let paddings = flotilla_model::padding::paddings(&subject.program);
             let guards: Vec<Guard> =
                 paddings.allowed.iter().flat_map(|padding| padding.guards.clone()).collect();
             let mut placement = subject.placed().await;
@@ -146,11 +146,12 @@ fn padding_that_is_refused_would_show() {
         let whole = hugging_face_bert();
         let length =
             Symbol(whole.program.symbols.iter().position(|name| name == "S").expect("S") as u32);
-        let padding = whole.program.padding(length).expect("allowed");
+        let padding = flotilla_model::padding::padding(&whole.program, length).expect("allowed");
         for (name, break_it) in broken {
             let mut subject = hugging_face_bert();
             break_it(&mut subject.program);
-            let refused = subject.program.padding(length).expect_err(name);
+            let refused =
+                flotilla_model::padding::padding(&subject.program, length).expect_err(name);
             let mut placement = subject.placed().await;
             let inputs = subject.inputs(&[2, 5], &padding.guards, &mut Random(7));
             let compared = compare(&mut placement, &subject.program, &inputs, &[2, 9]).await;

@@ -60,8 +60,6 @@ pub(crate) struct Dependency {
     /// `None` for an ordinary one, else `dev` or `build`.
     pub(crate) kind: Option<String>,
     pub(crate) optional: bool,
-    pub(crate) uses_default_features: bool,
-    pub(crate) features: Vec<String>,
     /// Only for those of this workspace.
     pub(crate) path: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! Weights over HTTP, as they arrive.
 
-use flotilla_model::program::BlobId;
+use flotilla_program::BlobId;
 use flotilla_protocol::BlobSource;
 use js_sys::Uint8Array;
 use wasm_bindgen::{JsCast, JsValue};

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::{
+use flotilla_program::{
+    Attention, Binary, BlobId, BlobRef, ConstantRef, DType, Expr, Gather, LayerNorm, MatMul, Node,
+    Op, PROGRAM_VERSION, Port, Program, Range, Source, Step, Unary, Value, ValueId,
     dim::{Dim, Symbol},
-    program::{
-        Attention, Binary, BlobId, BlobRef, ConstantRef, DType, Expr, Gather, LayerNorm, MatMul,
-        Node, Op, PROGRAM_VERSION, Port, Program, Range, Source, Step, Unary, Value, ValueId,
-    },
 };
 
 /// Sizes of the encoder.

@@ -8,7 +8,7 @@ use std::{
 
 use flotilla_browser_runtime::{BlobFetcher, BlobStream, Faults, Options, Peer};
 use flotilla_fleet::{Failure, FailureKind};
-use flotilla_model::program::BlobId;
+use flotilla_program::BlobId;
 use flotilla_protocol::{
     BlobSource, BrowserId, FromPage, Hello, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
 };

@@ -1,6 +1,7 @@
 //! How far a browser's numbers are from the right ones.
 
-use flotilla_model::{program::DType, reference::ReferenceTensor};
+use flotilla_model::reference::ReferenceTensor;
+use flotilla_program::DType;
 use serde::Serialize;
 
 /// What may differ: `|a - b| <= absolute + relative * max|b|`, with the largest `b` of the output.

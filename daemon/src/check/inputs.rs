@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::{
-    dim::Dim,
-    program::{DType, Op, Port, Program, Step},
-    reference::ReferenceTensor,
-};
+use flotilla_model::reference::ReferenceTensor;
+use flotilla_program::{DType, Op, Port, Program, Step, dim::Dim};
 
 /// Largest value in bytes that a page holds; the reference would try larger ones.
 pub(super) const VALUE_BYTES_MAX: i64 = 1 << 31;
@@ -232,10 +229,7 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::{
-        dim::Symbol,
-        program::{Gather, Node, PROGRAM_VERSION, Source, Value, ValueId},
-    };
+    use flotilla_program::{Gather, Node, PROGRAM_VERSION, Source, Value, ValueId, dim::Symbol};
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_browser_runtime::{BlobFetcher, BlobStream, Options, Placement, Runtime, now_us};
-use flotilla_model::program::{BlobId, Program};
+use flotilla_program::{BlobId, Program};
 use flotilla_protocol::{AdapterInfo, Backend, BlobSource, LoadTerms, Tensor};
 use tokio::sync::{mpsc, oneshot};
 

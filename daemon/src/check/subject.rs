@@ -6,13 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use flotilla_browser_runtime::wire_dtype;
 use flotilla_model::{
     golden::{Golden, GoldenError},
     import::ImportError,
-    program::{BlobId, DType, Program},
     reference::ReferenceTensor,
 };
+use flotilla_program::{BlobId, DType, Program};
 use flotilla_protocol::{Backend, Tensor, TensorError};
 use serde::Serialize;
 
@@ -271,7 +270,7 @@ fn ordered(
         let known = program.inputs.iter().map(|port| port.name.clone()).collect();
         return Err(SubjectError::Unknown { path: path(), input: unknown.name.clone(), known });
     }
-    let one = |port: &flotilla_model::program::Port| {
+    let one = |port: &flotilla_program::Port| {
         let input = || port.name.clone();
         let found = given.iter().find(|tensor| tensor.name == port.name);
         let tensor = found.ok_or_else(|| SubjectError::Missing { path: path(), input: input() })?;
@@ -301,7 +300,7 @@ fn check_outputs(
 }
 
 pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
-    Tensor::new(wire_dtype(tensor.dtype), tensor.shape.clone(), tensor.bytes.clone())
+    Tensor::new(tensor.dtype, tensor.shape.clone(), tensor.bytes.clone())
         .map_err(|source| SubjectError::Tensor { input: tensor.name.clone(), source })
 }
 

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use flotilla_model::program::BlobId;
+use flotilla_program::BlobId;
 use flotilla_protocol::FRAME_BYTES_MAX;
 use serde::Deserialize;
 

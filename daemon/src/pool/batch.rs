@@ -1,6 +1,6 @@
 //! Joining requests into the tensors of a run, and taking its results apart.
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{DType, Tensor};
 
 use crate::pool::{AnswerError, Input};
@@ -90,7 +90,7 @@ pub(super) fn row(
 
 /// Whether a program takes tokens: its first input is `input_ids` and all are integers `[batch, sequence]`.
 pub(crate) fn takes_tokens(program: &Program) -> bool {
-    use flotilla_model::program::DType as Type;
+    use flotilla_program::DType as Type;
     program.inputs.iter().any(|port| port.name == "input_ids")
         && program
             .inputs

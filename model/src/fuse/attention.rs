@@ -1,10 +1,8 @@
 //! Scaled dot-product attention with its split into heads and back becomes one operator on packed heads.
 //! Source: Vaswani et al., "Attention Is All You Need", 3.2.
 
-use crate::{
-    lower::draft::{Draft, Formula, Links},
-    program::{Attention, Binary, MatMul, Op, Softmax, ValueId},
-};
+use crate::lower::draft::{Draft, Formula, Links, head_dim};
+use flotilla_program::{Attention, Binary, MatMul, Op, Softmax, ValueId};
 
 /// `[batch, seq, heads, head_dim]` to `[batch, heads, seq, head_dim]`, and back.
 const SWAP_HEADS: [u32; 4] = [0, 2, 1, 3];
@@ -51,8 +49,7 @@ fn recognize(formula: &Formula<'_>, output: ValueId) -> Option<(Attention, Vec<V
     let (k, k_heads, k_scale) = split(formula, transposed(formula, operands[1], order)?)?;
 
     let width = formula.draft.shape(q).last()?.as_fixed()?;
-    let consistent =
-        q_heads == heads && k_heads == heads && Attention::head_dim(width, heads).is_some();
+    let consistent = q_heads == heads && k_heads == heads && head_dim(width, heads).is_some();
     if !consistent || formula.draft.shape(output) != formula.draft.shape(q) {
         return None;
     }

@@ -1,9 +1,7 @@
 //! Repeated elements are computed once: an expression of one broadcast operand is evaluated before the repetition.
 
-use crate::{
-    lower::draft::{Draft, Links, Origin},
-    program::{Node, Op, ValueId},
-};
+use crate::lower::draft::{Draft, Links, Origin};
+use flotilla_program::{Node, Op, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
     let links = Links::of(draft);

@@ -1,11 +1,8 @@
 //! A convolution takes over the factors, terms and activation that follow it; factors and terms of whole channels go into
 //! its weights and its bias.
 
-use crate::{
-    dim::Dim,
-    lower::draft::{Data, Draft, Formula, Links, Origin},
-    program::{Binary, Conv, DType, Op, Unary, ValueId},
-};
+use crate::lower::draft::{Data, Draft, Formula, Links, Origin};
+use flotilla_program::{Binary, Conv, DType, Op, Unary, ValueId, dim::Dim};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
     let mut found = 0;

@@ -1,10 +1,7 @@
 //! Constants are reordered, reshaped and cast here, once, instead of in every run.
 
-use crate::{
-    dim::Dim,
-    lower::draft::{Data, Draft, Origin},
-    program::{DType, Op, Step, WORD_BYTES},
-};
+use crate::lower::draft::{Data, Draft, Origin};
+use flotilla_program::{DType, Op, Step, WORD_BYTES, dim::Dim};
 
 /// Larger constants are not multiplied by broadcasting.
 const BROADCAST_BYTES_MAX: usize = 4096;

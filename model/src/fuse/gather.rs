@@ -3,10 +3,10 @@
 //! PyTorch exports a mask as a lookup of all of its elements at `row * length + position`, and the first token as a lookup
 //! at 0.
 
-use crate::{
+use crate::lower::draft::{Draft, Links, Origin};
+use flotilla_program::{
+    Binary, DType, Expr, Gather, Node, Op, Slice, Step, ValueId,
     dim::{Dim, Term},
-    lower::draft::{Draft, Links, Origin},
-    program::{Binary, DType, Expr, Gather, Node, Op, Slice, Step, ValueId},
 };
 
 /// What a lookup finds.
@@ -177,10 +177,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        dim::Symbol,
-        program::{Range, Transpose},
-    };
+    use flotilla_program::{Range, Transpose, dim::Symbol};
 
     const BATCH: Dim = Dim::Symbol(Symbol(0));
     const LENGTH: Dim = Dim::Symbol(Symbol(1));

@@ -1,11 +1,8 @@
 //! Layer normalization: `gamma * (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta` over the last dimension.
 //! Source: Ba et al., "Layer Normalization", eq. 3.
 
-use crate::{
-    dim::Dim,
-    lower::draft::{Data, Draft, Formula, Links, Origin},
-    program::{Binary, LayerNorm, Op, Reduce, ReduceKind, Step, Unary, ValueId},
-};
+use crate::lower::draft::{Data, Draft, Formula, Links, Origin};
+use flotilla_program::{Binary, LayerNorm, Op, Reduce, ReduceKind, Step, Unary, ValueId, dim::Dim};
 
 /// A mean written as a sum and a factor may carry a rounded factor.
 const RECIPROCAL_TOLERANCE: f32 = 1e-6;

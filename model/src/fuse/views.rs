@@ -1,9 +1,7 @@
 //! Chains of reshapes and transpositions become one each; those that do nothing disappear.
 
-use crate::{
-    lower::draft::{Draft, Links},
-    program::{Op, Transpose, ValueId},
-};
+use crate::lower::draft::{Draft, Links};
+use flotilla_program::{Op, Transpose, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
     let mut rewrites = 0;

@@ -13,11 +13,11 @@ use tract_onnx::prelude::{Tensor, TypedModel};
 
 use crate::{
     lower::{LowerError, Phase, lower, typed_text},
-    program::Program,
     reference::ReferenceTensor,
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
+use flotilla_program::Program;
 pub use hf::HfError;
 pub use onnx::OnnxError;
 pub(crate) use onnx::{Convolve, Counted, ProgramOp, ToReal};
@@ -151,7 +151,7 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
     let family = imported.family;
     let work = || lower(&options.name, imported, options.phase).map_err(ImportError::from);
     let (mut program, weights) = guarded(work, panicked)?;
-    program.allowed_paddings = program.paddings().allowed;
+    program.allowed_paddings = crate::padding::paddings(&program).allowed;
     let files = recorder.into_files();
     Ok(ImportedModel { name: options.name.clone(), family, program, weights, limits, text, files })
 }

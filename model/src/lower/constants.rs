@@ -5,10 +5,8 @@ use std::sync::Arc;
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 
 use super::{draft::Data, element_type};
-use crate::{
-    program::{DType, WORD_BYTES},
-    weights::OWN_BLOB_BYTES_MIN,
-};
+use crate::weights::OWN_BLOB_BYTES_MIN;
+use flotilla_program::{DType, WORD_BYTES};
 
 /// Why a constant cannot be stored.
 #[derive(Debug, thiserror::Error)]

@@ -6,10 +6,10 @@
 use tract_onnx::{prelude::TDim, tract_hir::internal::TypedNode};
 
 use super::{LowerError, LowerResult, Lowering, draft::Draft};
-use crate::{
+use crate::import::Counted;
+use flotilla_program::{
+    Count, Expr, Node, Op, Step, ValueId,
     dim::{Dim, Symbol},
-    import::Counted,
-    program::{Count, Expr, Node, Op, Step, ValueId},
 };
 
 impl Lowering<'_> {

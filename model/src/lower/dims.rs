@@ -6,7 +6,7 @@ use tract_onnx::{
 };
 
 use super::{LowerResult, Lowering};
-use crate::dim::{Dim, Symbol};
+use flotilla_program::dim::{Dim, Symbol};
 
 impl Lowering<'_> {
     /// A dimension in our form; its symbols are numbered in the order in which they are met.

@@ -5,12 +5,9 @@ use std::{borrow::Cow, sync::Arc};
 use tract_onnx::prelude::Tensor;
 
 use super::constants::{plain_dtype, widened};
-use crate::{
+use flotilla_program::{
+    Assumption, Binary, Count, DType, Expr, Node, Op, Port, Step, Unary, ValueId, WORD_BYTES,
     dim::Dim,
-    program::{
-        Assumption, Attention, Binary, Count, DType, Expr, Node, Op, Port, Step, Unary, ValueId,
-        WORD_BYTES,
-    },
 };
 
 /// The data of a constant: words of its value's storage type, or elements of a narrower one.
@@ -280,9 +277,7 @@ impl Formula<'_> {
     }
 }
 
-impl Attention {
-    /// Dimension of one head, when `width` splits evenly.
-    pub(crate) fn head_dim(width: i64, heads: u32) -> Option<i64> {
-        (heads > 0 && width % i64::from(heads) == 0).then(|| width / i64::from(heads))
-    }
+/// Dimension of one head, when `width` splits evenly.
+pub(crate) fn head_dim(width: i64, heads: u32) -> Option<i64> {
+    (heads > 0 && width % i64::from(heads) == 0).then(|| width / i64::from(heads))
 }

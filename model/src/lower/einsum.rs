@@ -8,10 +8,7 @@
 use tract_onnx::tract_hir::internal::{Axis, InOut, TypedNode, tract_core::ops::einsum::EinSum};
 
 use super::{LowerResult, Lowering};
-use crate::{
-    dim::Dim,
-    program::{DType, MatMul, Op, Reduce, ReduceKind, ValueId},
-};
+use flotilla_program::{DType, MatMul, Op, Reduce, ReduceKind, ValueId, dim::Dim};
 
 /// Where an axis is in the first operand, the second and the result.
 #[derive(Clone, Copy)]

@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::{LowerResult, Lowering};
-use crate::program::{Binary, DType, Expr, Op, Step, Test, Unary, ValueId};
+use flotilla_program::{Binary, DType, Expr, Op, Step, Test, Unary, ValueId};
 
 impl Lowering<'_> {
     pub(super) fn unary(&mut self, node: &TypedNode, op: &ElementWiseOp) -> LowerResult<ValueId> {

@@ -5,10 +5,8 @@ use super::{
     counts::check_counts,
     draft::{Data, Draft, Origin},
 };
-use crate::{
-    program::{DType, PROGRAM_VERSION, Port, Program, Source, Value, ValueId},
-    weights::{Packer, Placed, Weights},
-};
+use crate::weights::{Packer, Placed, Weights};
+use flotilla_program::{DType, PROGRAM_VERSION, Port, Program, Source, Value, ValueId};
 
 enum Pending {
     Done(Source),
@@ -66,7 +64,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), LowerError>
     let mut renumbered: Vec<Option<ValueId>> = vec![None; values.len()];
     let mut values: Vec<Option<_>> = values.into_iter().map(Some).collect();
     let mut packer = Packer::default();
-    let mut pending: Vec<(DType, Vec<crate::dim::Dim>, Pending)> = Vec::new();
+    let mut pending: Vec<(DType, Vec<flotilla_program::dim::Dim>, Pending)> = Vec::new();
     for old in order {
         if renumbered[old.index()].is_some() {
             continue;

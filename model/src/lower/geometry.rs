@@ -1,5 +1,6 @@
 //! Operators of geometry that tract's typed graph has, too.
 
+use flotilla_program as program;
 use std::sync::Arc;
 
 use tract_onnx::tract_hir::internal::{
@@ -11,7 +12,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::{LowerError, LowerResult, Lowering, constants::storage_data, draft::Origin};
-use crate::program::{self, Interpolation, Op, Outside, ValueId};
+use flotilla_program::{self, Interpolation, Op, Outside, ValueId};
 
 impl Lowering<'_> {
     pub(super) fn pad(&mut self, node: &TypedNode, op: &Pad) -> LowerResult<ValueId> {

@@ -29,16 +29,15 @@ use tract_onnx::{
 };
 
 use crate::{
-    dim::Dim,
     fuse,
     import::{FixedInput, Imported},
-    program::{Assumption, DType, Port, Program, ProgramError, ValueId},
     weights::Weights,
 };
 pub use constants::ConstantError;
 use draft::{Draft, Origin};
 pub(crate) use finish::drop_dead_nodes;
 use finish::finish;
+use flotilla_program::{Assumption, DType, Port, Program, ProgramError, ValueId, dim::Dim};
 use narrow::narrow;
 
 /// Where lowering can be stopped and looked at.

@@ -2,7 +2,7 @@
 //! wrapped where the typed graph says that it is narrow.
 
 use super::draft::{Draft, Origin};
-use crate::program::{Binary, DType, Expr, Op, Step, Unary, ValueId};
+use flotilla_program::{Binary, DType, Expr, Op, Step, Unary, ValueId};
 
 /// The same value as a narrow type has it. `value` is the result of a node that was just added.
 pub(super) fn narrow(draft: &mut Draft, value: ValueId, dtype: DType) -> ValueId {
@@ -59,7 +59,7 @@ fn fits(steps: &[Step], dtype: DType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dim::Dim;
+    use flotilla_program::dim::Dim;
 
     /// The steps that the sum, or whatever `function` is, of two operands of a type becomes.
     fn narrowed(function: Binary, dtype: DType) -> Vec<Step> {
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_result_of_another_operator_is_rounded_by_a_node_of_its_own_unless_it_moves() {
         for (op, rounded) in
-            [(Op::Reshape, false), (Op::Softmax(crate::program::Softmax { axis: 0 }), true)]
+            [(Op::Reshape, false), (Op::Softmax(flotilla_program::Softmax { axis: 0 }), true)]
         {
             let mut draft = Draft::default();
             let shape = vec![Dim::Fixed(3)];

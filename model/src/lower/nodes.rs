@@ -1,5 +1,6 @@
 //! One typed node to one or a few of ours.
 
+use flotilla_program as program;
 use std::sync::Arc;
 
 use tract_onnx::{
@@ -33,11 +34,8 @@ use super::{
     draft::{Data, Origin},
     element_type,
 };
-use crate::{
-    dim::Dim,
-    import::{Convolve, Counted, ProgramOp, ToReal},
-    program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES},
-};
+use crate::import::{Convolve, Counted, ProgramOp, ToReal};
+use flotilla_program::{self, DType, Expr, Op, Step, ValueId, WORD_BYTES, dim::Dim};
 
 impl<'m> Lowering<'m> {
     /// What each of a node's outputs becomes.

@@ -1,15 +1,13 @@
 //! Operators that combine elements along a dimension.
 
+use flotilla_program as program;
 use tract_onnx::tract_hir::internal::{
     TypedNode,
     tract_core::ops::nn::{Reduce, Reducer, RmsNorm, Softmax, SoftmaxKind},
 };
 
 use super::{LowerResult, Lowering};
-use crate::{
-    dim::Dim,
-    program::{self, Binary, Expr, Op, ReduceKind, Step, Unary, ValueId},
-};
+use flotilla_program::{self, Binary, Expr, Op, ReduceKind, Step, Unary, ValueId, dim::Dim};
 
 impl Lowering<'_> {
     pub(super) fn softmax(&mut self, node: &TypedNode, op: &Softmax) -> LowerResult<ValueId> {

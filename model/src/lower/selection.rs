@@ -1,5 +1,6 @@
 //! Operators that pick elements by index, put them there, or find where they are.
 
+use flotilla_program as program;
 use tract_onnx::tract_hir::internal::{
     TypedNode,
     tract_core::ops::{
@@ -12,10 +13,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::{LowerResult, Lowered, Lowering};
-use crate::{
-    dim::Dim,
-    program::{self, Binary, Combine, DType, Expr, Op, Step, ValueId},
-};
+use flotilla_program::{self, Binary, Combine, DType, Expr, Op, Step, ValueId, dim::Dim};
 
 /// Shortest dimension that is sorted whole for its first elements.
 const SORTED_MIN: i64 = 2048;

@@ -1,5 +1,6 @@
 //! Operators that move elements without computing with them.
 
+use flotilla_program as program;
 use tract_onnx::{
     prelude::TDim,
     tract_hir::internal::{
@@ -9,10 +10,7 @@ use tract_onnx::{
 };
 
 use super::{LowerResult, Lowering};
-use crate::{
-    dim::Dim,
-    program::{self, DType, Op, ValueId},
-};
+use flotilla_program::{self, DType, Op, ValueId, dim::Dim};
 
 impl Lowering<'_> {
     pub(super) fn axis_op(&mut self, node: &TypedNode, op: &AxisOp) -> LowerResult<ValueId> {

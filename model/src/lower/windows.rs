@@ -3,6 +3,7 @@
 //! tract's operators come with or without a batch dimension and with their channels first or last; ours have both
 //! dimensions in front.
 
+use flotilla_program as program;
 use tract_onnx::{
     prelude::{OutletId, TDim},
     tract_hir::internal::{
@@ -15,10 +16,7 @@ use tract_onnx::{
 };
 
 use super::{LowerResult, Lowering};
-use crate::{
-    dim::Dim,
-    program::{self, Op, PoolKind, ValueId, Window},
-};
+use flotilla_program::{self, Op, PoolKind, ValueId, Window, dim::Dim};
 
 impl<'m> Lowering<'m> {
     pub(super) fn conv(&mut self, node: &'m TypedNode, op: &Conv) -> LowerResult<ValueId> {

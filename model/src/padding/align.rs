@@ -6,9 +6,9 @@ use super::{
     fill::{Fill, Kind},
     state::{Axis, Made, State},
 };
-use crate::{
+use flotilla_program::{
+    DType, Node, Program, Source,
     dim::{Dim, Symbol, Term},
-    program::{DType, Node, Program, Source},
 };
 
 /// A node, and what is known of its operands.

@@ -4,7 +4,7 @@ use super::{
     fill::{Fill, HIDING_GAP, Kept, Kind, Mask},
     word,
 };
-use crate::program::{Binary, DType, Expr, Step, StepId, Test, Unary};
+use flotilla_program::{Binary, DType, Expr, Step, StepId, Test, Unary};
 
 /// What a step's result is: everywhere, and in the places that are looked at.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Which places along a dimension become padding.
 
-use crate::dim::{Dim, Symbol, Term};
+use flotilla_program::dim::{Dim, Symbol, Term};
 
 /// A dimension that the symbol enlarges, as `outer x own x inner` places in row-major order: those whose middle index is
 /// not below what `own` really is are padding. With `outer` 1 these are the last ones.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::program::DType;
+use flotilla_program::DType;
 
 /// A mask's zero hides a score if it is lower than its one by at least this.
 ///

@@ -7,10 +7,7 @@ use super::{
     fill::{Fill, Kept, Kind},
     state::{Made, State},
 };
-use crate::{
-    dim::Dim,
-    program::{DType, Gather, GatherNd},
-};
+use flotilla_program::{DType, Gather, GatherNd, dim::Dim};
 
 pub(super) fn gather(site: &mut Site<'_>, gather: &Gather) -> Result<State, String> {
     let (data, indices) = (site.operand(0)?, site.operand(1)?);

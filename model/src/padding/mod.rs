@@ -27,13 +27,13 @@ mod word;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    dim::{Dim, Symbol},
-    program::{DType, Guard, Limit, Node, Op, Padding, Program, Source, ValueId},
-};
 use align::Site;
 use extent::{Extent, grows};
 use fill::{Fill, Kept, Kind, Mask};
+use flotilla_program::{
+    DType, Guard, Limit, Node, Op, Padding, Program, Source, ValueId,
+    dim::{Dim, Symbol},
+};
 use state::{Made, State, mentions};
 
 /// Why a symbol cannot be padded.
@@ -57,66 +57,63 @@ pub struct Paddings {
     pub refused: Vec<Mixed>,
 }
 
-impl Program {
-    /// Whether a symbol may be padded, while the others keep their values.
-    ///
-    /// # Errors
-    /// The first node that lets padding into other elements, or may do so.
-    pub fn padding(&self, symbol: Symbol) -> Result<Padding, Mixed> {
-        let mut analysis =
-            Analysis { program: self, symbol, states: vec![None; self.values.len()] };
-        let mut found = Padding { symbol, guards: Vec::new(), limits: Vec::new() };
-        analysis.run(&mut found).map_err(|(node, reason)| {
-            let symbol = self.symbols.get(symbol.0 as usize).cloned().unwrap_or_default();
-            Mixed { symbol, node, reason }
-        })?;
-        found.guards.sort_unstable();
-        found.guards.dedup();
-        found.limits.sort();
-        found.limits.dedup();
-        Ok(found)
-    }
+/// Whether a symbol may be padded, while the others keep their values.
+///
+/// # Errors
+/// The first node that lets padding into other elements, or may do so.
+pub fn padding(program: &Program, symbol: Symbol) -> Result<Padding, Mixed> {
+    let mut analysis = Analysis { program, symbol, states: vec![None; program.values.len()] };
+    let mut found = Padding { symbol, guards: Vec::new(), limits: Vec::new() };
+    analysis.run(&mut found).map_err(|(node, reason)| {
+        let symbol = program.symbols.get(symbol.0 as usize).cloned().unwrap_or_default();
+        Mixed { symbol, node, reason }
+    })?;
+    found.guards.sort_unstable();
+    found.guards.dedup();
+    found.limits.sort();
+    found.limits.dedup();
+    Ok(found)
+}
 
-    /// Which symbols may be padded together.
-    ///
-    /// One after the other is padded in the end, and the guards of each are about what the ones before have left: so none
-    /// of these may have padded a mask that is still to be looked at.
-    pub fn paddings(&self) -> Paddings {
-        let mut paddings = Paddings::default();
-        let mut open = Vec::new();
-        for symbol in (0..self.symbols.len() as u32).map(Symbol) {
-            match self.padding(symbol) {
-                Ok(padding) => open.push(padding),
-                Err(mixed) => paddings.refused.push(mixed),
+/// Which symbols may be padded together.
+///
+/// One after the other is padded in the end, and the guards of each are about what the ones before have left: so none
+/// of these may have padded a mask that is still to be looked at.
+pub fn paddings(program: &Program) -> Paddings {
+    let mut paddings = Paddings::default();
+    let mut open = Vec::new();
+    for symbol in (0..program.symbols.len() as u32).map(Symbol) {
+        match padding(program, symbol) {
+            Ok(padding) => open.push(padding),
+            Err(mixed) => paddings.refused.push(mixed),
+        }
+    }
+    while !open.is_empty() {
+        // The next one must not touch a mask of those that come after it.
+        let free = (0..open.len()).find(|&next| {
+            let later = open.iter().enumerate().filter(|&(index, _)| index != next);
+            let mut guards = later.flat_map(|(_, padding)| &padding.guards);
+            !guards.any(|guard| carries(program, guard.input, open[next].symbol))
+        });
+        match free {
+            Some(next) => paddings.allowed.push(open.remove(next)),
+            None => {
+                let symbol = open.pop().map_or(Symbol(0), |padding| padding.symbol);
+                paddings.refused.push(Mixed {
+                    symbol: program.symbols.get(symbol.0 as usize).cloned().unwrap_or_default(),
+                    node: "inputs".to_owned(),
+                    reason: "it pads a mask that hides the padding of another one".to_owned(),
+                });
             }
         }
-        while !open.is_empty() {
-            // The next one must not touch a mask of those that come after it.
-            let free = (0..open.len()).find(|&next| {
-                let later = open.iter().enumerate().filter(|&(index, _)| index != next);
-                let mut guards = later.flat_map(|(_, padding)| &padding.guards);
-                !guards.any(|guard| self.carries(guard.input, open[next].symbol))
-            });
-            match free {
-                Some(next) => paddings.allowed.push(open.remove(next)),
-                None => {
-                    let symbol = open.pop().map_or(Symbol(0), |padding| padding.symbol);
-                    paddings.refused.push(Mixed {
-                        symbol: self.symbols.get(symbol.0 as usize).cloned().unwrap_or_default(),
-                        node: "inputs".to_owned(),
-                        reason: "it pads a mask that hides the padding of another one".to_owned(),
-                    });
-                }
-            }
-        }
-        paddings
     }
+    paddings
+}
 
-    /// Whether an input has a dimension that depends on a symbol.
-    fn carries(&self, input: u32, symbol: Symbol) -> bool {
-        let port = self.inputs.get(input as usize);
-        port.is_some_and(|port| mentions(&self.value(port.value).shape, symbol))
-    }
+/// Whether an input has a dimension that depends on a symbol.
+fn carries(program: &Program, input: u32, symbol: Symbol) -> bool {
+    let port = program.inputs.get(input as usize);
+    port.is_some_and(|port| mentions(&program.value(port.value).shape, symbol))
 }
 
 type Refusal = (String, String);
@@ -147,7 +144,7 @@ impl Analysis<'_> {
             self.states[port.value.index()] =
                 Some(input(index as u32, value.dtype, &value.shape, self.symbol));
         }
-        if !(0..program.inputs.len()).any(|input| program.carries(input as u32, self.symbol)) {
+        if !(0..program.inputs.len()).any(|input| carries(program, input as u32, self.symbol)) {
             return Err((program.name.clone(), "no input has it as a dimension".to_owned()));
         }
         for node in &program.nodes {

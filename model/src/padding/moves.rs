@@ -7,9 +7,9 @@ use super::{
     fill::{Fill, Kind},
     state::{Axis, Made, State},
 };
-use crate::{
+use flotilla_program::{
+    Binary, Concat, DType, Expr, Pad, PadMode, Range, Slice, Step, Transpose,
     dim::{Dim, Term},
-    program::{Binary, Concat, DType, Expr, Pad, PadMode, Range, Slice, Step, Transpose},
 };
 
 pub(super) fn elementwise(site: &Site<'_>, expr: &Expr) -> Result<State, String> {

@@ -6,7 +6,7 @@ use super::{
     fill::{Fill, Kind},
     state::State,
 };
-use crate::program::{
+use flotilla_program::{
     Attention, Cumulative, DType, LayerNorm, MatMul, Reduce, ReduceKind, Softmax, Unary,
 };
 
@@ -255,7 +255,7 @@ pub(super) fn cumulative(site: &Site<'_>, cumulative: &Cumulative) -> Result<Sta
     })?;
     let below = x.below.as_ref().filter(|_| !cumulative.product).zip(site.output().get(along));
     let below = below.map(|(below, length)| {
-        use crate::dim::Dim;
+        use flotilla_program::dim::Dim;
         let most = Dim::Sum(vec![below.clone(), Dim::Fixed(-1)]);
         Dim::Sum(vec![Dim::Product(vec![most, length.clone()]), Dim::Fixed(1)])
     });

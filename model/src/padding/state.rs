@@ -4,9 +4,9 @@ use super::{
     extent::Extent,
     fill::{Fill, Kind},
 };
-use crate::{
+use flotilla_program::{
+    DType,
     dim::{Dim, Symbol},
-    program::DType,
 };
 
 /// A dimension with padding, and what the elements are whose index along it is padding, whatever their other indices.

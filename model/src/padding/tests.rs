@@ -1,14 +1,11 @@
 //! Small programs, a table per family of operators.
 
-use super::{Guard, Limit};
-use crate::{
+use super::{Guard, Limit, padding, paddings};
+use flotilla_program::{
+    Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType, Expr, Gather,
+    LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Pool, PoolKind, Port, Program, Range, Reduce,
+    ReduceKind, Slice, Softmax, Source, Step, TopK, Transpose, Unary, Value, ValueId, Window,
     dim::{Dim, Symbol},
-    program::{
-        Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType, Expr,
-        Gather, LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Pool, PoolKind, Port, Program, Range,
-        Reduce, ReduceKind, Slice, Softmax, Source, Step, TopK, Transpose, Unary, Value, ValueId,
-        Window,
-    },
 };
 
 const B: Dim = Dim::Symbol(Symbol(0));
@@ -104,7 +101,7 @@ impl Sketch {
 }
 
 fn answer(program: &Program, symbol: Symbol) -> Result<Vec<u32>, String> {
-    match program.padding(symbol) {
+    match padding(program, symbol) {
         Ok(padding) => Ok(padding.guards.iter().map(|guard| guard.input).collect()),
         Err(mixed) => Err(mixed.reason),
     }
@@ -399,7 +396,7 @@ fn slices_take_what_was_there_before() {
     let table = sketch.constant(DType::F32, &[1, 64, 4]);
     let positions = sketch.f32(slice(fixed(2), 1), &[table], &[fixed(1), S, fixed(4)]);
     sketch.f32(binary(Binary::Add), &[x, positions], &[B, S, fixed(4)]);
-    let padding = sketch.finished().padding(Symbol(1)).expect("allowed");
+    let padding = padding(&sketch.finished(), Symbol(1)).expect("allowed");
     assert_eq!(padding.limits, [Limit { dim: S, most: 62 }]);
     assert!(padding.allows(&[1, 62]) && !padding.allows(&[1, 63]));
 }
@@ -538,11 +535,11 @@ fn a_guard_looks_at_each_row() {
 #[test]
 fn symbols_are_padded_together_where_no_mask_is_in_the_way() {
     let program = attention(Some(chosen(f32::MIN))).finished();
-    let allowed = program.paddings().allowed;
+    let allowed = paddings(&program).allowed;
     // The length first: its guard is about a mask that padding the batch gives rows of zeros.
     assert_eq!(allowed.iter().map(|padding| padding.symbol.0).collect::<Vec<_>>(), [1, 0]);
     let program = attention(None).finished();
-    let paddings = program.paddings();
+    let paddings = paddings(&program);
     assert_eq!(paddings.allowed.len(), 1);
     assert_eq!(
         paddings.refused[0].to_string(),

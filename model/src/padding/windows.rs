@@ -6,7 +6,7 @@ use super::{
     fill::{Fill, Kind},
     state::State,
 };
-use crate::program::{Conv, DType, Dft, Pool, PoolKind, Recurrent};
+use flotilla_program::{Conv, DType, Dft, Pool, PoolKind, Recurrent};
 
 const F32: DType = DType::F32;
 

@@ -1,6 +1,6 @@
 //! Functions of known words; `None` where implementations may differ in the last bit.
 
-use crate::program::{Binary, DType, Test, Unary};
+use flotilla_program::{Binary, DType, Test, Unary};
 
 use super::fill::EXP_ZERO;
 

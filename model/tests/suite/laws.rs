@@ -1,9 +1,9 @@
 //! Laws of dimensions and of the serialized program.
 
-use flotilla_model::{
+use flotilla_model::import::{LoadOptions, load};
+use flotilla_program::{
+    Program,
     dim::{Dim, Symbol},
-    import::{LoadOptions, load},
-    program::Program,
 };
 use proptest::prelude::*;
 

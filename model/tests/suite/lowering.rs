@@ -4,8 +4,8 @@ use expect_test::expect;
 use flotilla_model::{
     import::{ImportedModel, LoadOptions, MemoryResolver, explain, load},
     lower::Phase,
-    program::{Op, Program, Source},
 };
+use flotilla_program::{Op, Program, Source};
 
 use crate::models::{hf_bert, small};
 
@@ -96,9 +96,8 @@ fn the_unfused_program_has_the_same_ports_and_no_fused_operators() {
         let (plain, fused) =
             (lowered(&resolver, Phase::Lowered).program, lowered(&resolver, Phase::Fused).program);
         let ports = |program: &Program| {
-            let of = |port: &flotilla_model::program::Port| {
-                (port.name.clone(), program.value_text(port.value))
-            };
+            let of =
+                |port: &flotilla_program::Port| (port.name.clone(), program.value_text(port.value));
             (
                 program.inputs.iter().map(of).collect::<Vec<_>>(),
                 program.outputs.iter().map(of).collect::<Vec<_>>(),

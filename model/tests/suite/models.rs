@@ -50,8 +50,8 @@ pub(crate) fn io(name: &str, prefix: &str) -> Vec<ReferenceTensor> {
         .iter()
         .filter_map(|(name, view)| {
             let dtype = match view.dtype() {
-                Dtype::I64 => flotilla_model::program::DType::I64,
-                Dtype::F32 => flotilla_model::program::DType::F32,
+                Dtype::I64 => flotilla_program::DType::I64,
+                Dtype::F32 => flotilla_program::DType::F32,
                 other => panic!("golden tensor of type {other:?}"),
             };
             Some(ReferenceTensor {

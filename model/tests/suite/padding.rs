@@ -3,10 +3,8 @@
 use std::fmt::Write;
 
 use expect_test::{Expect, expect};
-use flotilla_model::{
-    import::{LoadOptions, MemoryResolver, load},
-    program::Program,
-};
+use flotilla_model::import::{LoadOptions, MemoryResolver, load};
+use flotilla_program::Program;
 
 use crate::models::{hf_bert, minilm, small};
 
@@ -17,7 +15,7 @@ fn check(resolver: &MemoryResolver, want: &Expect) {
 
 /// What may be padded, in the order in which it is, and why the rest may not.
 fn text(program: &Program) -> String {
-    let paddings = program.paddings();
+    let paddings = flotilla_model::padding::paddings(program);
     let mut text = String::new();
     let symbol = |index: u32| &program.symbols[index as usize];
     for padding in &paddings.allowed {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use flotilla_model::program::DType;
+use flotilla_program::DType;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 

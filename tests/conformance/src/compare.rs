@@ -1,7 +1,7 @@
 //! How results are compared with what the suite expects.
 
-use flotilla_model::program::DType;
-use flotilla_protocol::{DType as Wire, Tensor};
+use flotilla_program::DType;
+use flotilla_protocol::Tensor;
 
 use crate::case::Array;
 
@@ -17,7 +17,7 @@ const RELATIVE: f64 = 1e-4;
 /// The difference, in words.
 pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
     let name = &want.name;
-    if got.dtype != wire(want.dtype) {
+    if got.dtype != want.dtype {
         return Err(format!("{name} is {:?}, {:?} expected", got.dtype, want.dtype));
     }
     if got.shape != want.shape {
@@ -43,11 +43,6 @@ pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
         wrong.len(),
         wanted.len()
     ))
-}
-
-/// The protocol's name of a type.
-pub fn wire(dtype: DType) -> Wire {
-    flotilla_browser_runtime::wire_dtype(dtype)
 }
 
 /// Every integer that occurs in the suite is one that 53 bits hold.

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use flotilla_browser_runtime::computing_nodes;
 use flotilla_model::{
     import::{self, LoadOptions, MemoryResolver},
-    program::{BlobId, Program},
     reference::ReferenceTensor,
 };
+use flotilla_program::{BlobId, Program};
 use flotilla_protocol::Tensor;
 
 use crate::{
     case::{Array, DataSet, Facts},
-    compare::{compare, wire},
+    compare::compare,
     outcome::{Failure, Outcome, Stage},
 };
 
@@ -68,7 +68,7 @@ fn trial(name: &str, resolver: &MemoryResolver, set: DataSet) -> Result<Trial, F
     };
     let inputs = program.inputs.iter().map(|port| {
         let array = find(&set.inputs, "input", &port.name)?;
-        Tensor::new(wire(array.dtype), array.shape, array.bytes)
+        Tensor::new(array.dtype, array.shape, array.bytes)
             .map_err(|error| Failure::of(Stage::Read, &error))
     });
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;

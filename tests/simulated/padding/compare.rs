@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Placement, Runtime};
-use flotilla_model::{
-    dim::Dim,
-    program::{BlobId, Guard, Padding, Program},
-};
+use flotilla_program::{BlobId, Guard, Padding, Program, dim::Dim};
 use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 
 /// Token ids that every model here knows.
@@ -89,7 +86,7 @@ pub(crate) fn sizes(shape: &[Dim], symbols: &[i64]) -> Vec<usize> {
 
 /// A tensor's elements in the first places of another shape, zeros elsewhere; or those of its elements that fit.
 pub(crate) fn refit(tensor: &Tensor, shape: &[usize]) -> Tensor {
-    let width = tensor.dtype.bytes();
+    let width = tensor.dtype.wire_bytes();
     let mut bytes = vec![0; shape.iter().product::<usize>() * width];
     for (to, element) in bytes.chunks_exact_mut(width).enumerate() {
         let (mut rest, mut from, mut step, mut inside) = (to, 0, 1, true);

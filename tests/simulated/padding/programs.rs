@@ -1,6 +1,6 @@
 //! Random programs: what the analysis allows changes nothing.
 
-use flotilla_model::{dim::Symbol, program::Guard};
+use flotilla_program::{Guard, dim::Symbol};
 
 use super::{
     compare::{Agreement, Failed, Random, chosen, compare},
@@ -49,7 +49,7 @@ fn random_programs_that_are_allowed_do_not_see_padding() {
             let subject = random::program(nodes, &mut random);
             let mut placement = subject.placed().await;
             for symbol in [Symbol(0), Symbol(1)] {
-                let analyzed = subject.program.padding(symbol);
+                let analyzed = flotilla_model::padding::padding(&subject.program, symbol);
                 let (real, larger) = match &analyzed {
                     Ok(padding) => chosen(&subject.program, &[padding], &mut random),
                     Err(_) => {

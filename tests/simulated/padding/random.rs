@@ -1,12 +1,10 @@
 //! Random small programs over a batch and a length.
 
-use flotilla_model::{
+use flotilla_program::{
+    ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType,
+    Expr, Gather, LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Range, Reduce,
+    ReduceKind, Slice, Softmax, Source, Step, Transpose, Unary, Value, ValueId, Window,
     dim::{Dim, Symbol},
-    program::{
-        ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative,
-        DType, Expr, Gather, LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Range,
-        Reduce, ReduceKind, Slice, Softmax, Source, Step, Transpose, Unary, Value, ValueId, Window,
-    },
 };
 
 use super::compare::{Random, Subjects};

@@ -12,7 +12,9 @@ struct Layer {
     why: &'static str,
 }
 
+const PROGRAM: &str = "flotilla-program";
 const PROTOCOL: &str = "flotilla-protocol";
+const KERNELS: &str = "flotilla-kernels";
 const MODEL: &str = "flotilla-model";
 const RUNTIME: &str = "flotilla-browser-runtime";
 const PLANNER: &str = "flotilla-shard-planner";
@@ -27,16 +29,26 @@ const WPT: &str = "flotilla-wpt";
 const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 14] = [
+const LAYERS: [Layer; 16] = [
+    Layer {
+        name: PROGRAM,
+        may_use: &[],
+        why: "it goes into the page, and with it all it depends on",
+    },
     Layer {
         name: PROTOCOL,
-        may_use: &[],
+        may_use: &[PROGRAM],
         why: "both ends of a link share it, so it carries a Program as bytes",
     },
     Layer {
+        name: KERNELS,
+        may_use: &[PROGRAM, PROTOCOL],
+        why: "it goes into the page, where there are no importers",
+    },
+    Layer {
         name: MODEL,
-        may_use: &[],
-        why: "its Program types go into the page, and with them all it depends on",
+        may_use: &[PROGRAM, KERNELS],
+        why: "it makes programs, and somebody else runs them",
     },
     Layer { name: WEB, may_use: &[], why: "it is only files" },
     Layer { name: WEBNN, may_use: &[], why: "it declares a browser's API and nothing of ours" },
@@ -52,12 +64,12 @@ const LAYERS: [Layer; 14] = [
     },
     Layer {
         name: RUNTIME,
-        may_use: &[PROTOCOL, MODEL, WEBNN],
-        why: "it runs in a page, where there is no fleet and no daemon",
+        may_use: &[PROGRAM, PROTOCOL, KERNELS, WEBNN],
+        why: "it runs in a page, where there are no importers, no fleet and no daemon",
     },
     Layer {
         name: DAEMON,
-        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
+        may_use: &[PROGRAM, PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
         why: "it carries out what fleet decides",
     },
     Layer {
@@ -67,12 +79,12 @@ const LAYERS: [Layer; 14] = [
     },
     Layer {
         name: TESTS,
-        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, DAEMON, FAULTS],
+        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, WEB, PLANNER, FLEET, RUNTIME, DAEMON, FAULTS],
         why: "only other tests depend on tests",
     },
     Layer {
         name: CONFORMANCE,
-        may_use: &[PROTOCOL, MODEL, RUNTIME, DAEMON, TESTS],
+        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, RUNTIME, DAEMON, TESTS],
         why: "it runs models and has no opinion of the fleet",
     },
     Layer {
@@ -133,13 +145,6 @@ fn broken(layer: &Layer, dependency: &Dependency) -> Option<String> {
             "`{name}` may depend on `{used}` only behind a feature: faults are not for production"
         ));
     }
-    let imports = dependency.uses_default_features
-        || dependency.features.iter().any(|feature| feature == "import");
-    if *name == RUNTIME && used == MODEL && imports && !is_dev {
-        return Some(format!(
-            "`{name}` may use only the Program types of `{used}` (`default-features = false`, no `import`): importers do not go into wasm"
-        ));
-    }
     None
 }
 
@@ -154,8 +159,6 @@ mod tests {
             name: name.to_owned(),
             kind: None,
             optional: false,
-            uses_default_features: false,
-            features: Vec::new(),
             path: Some(PathBuf::from("/w/somewhere")),
         }
     }
@@ -177,8 +180,10 @@ mod tests {
             (FLEET, MODEL, false),
             (FLEET, DAEMON, false),
             (PROTOCOL, MODEL, false),
-            (MODEL, PROTOCOL, false),
-            (RUNTIME, MODEL, true),
+            (MODEL, KERNELS, true),
+            (KERNELS, MODEL, false),
+            (RUNTIME, KERNELS, true),
+            (RUNTIME, MODEL, false),
             (RUNTIME, FLEET, false),
             (DAEMON, FLEET, true),
             (DAEMON, TESTS, false),
@@ -218,18 +223,5 @@ mod tests {
     fn faults_reach_the_binary_only_behind_a_feature() {
         assert!(rules(DAEMON, dependency(FAULTS))[0].contains("behind a feature"));
         assert!(rules(DAEMON, Dependency { optional: true, ..dependency(FAULTS) }).is_empty());
-    }
-
-    #[test]
-    fn importers_do_not_reach_wasm() {
-        let with_defaults = Dependency { uses_default_features: true, ..dependency(MODEL) };
-        let with_import = Dependency { features: vec!["import".to_owned()], ..dependency(MODEL) };
-        for dependency in [with_defaults, with_import] {
-            assert!(rules(RUNTIME, dependency.clone())[0].contains("importers"));
-            assert!(
-                rules(RUNTIME, Dependency { kind: Some("dev".to_owned()), ..dependency })
-                    .is_empty()
-            );
-        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Source, Violation};
 
 /// Their folders.
-const PURE: [&str; 4] = ["protocol", "model", "fleet", "shard-planner"];
+const PURE: [&str; 6] = ["program", "protocol", "kernels", "model", "fleet", "shard-planner"];
 
 /// What they may not name, and where it comes from instead.
 const FORBIDDEN: [(&str, &str); 11] = [

@@ -1,15 +1,14 @@
 //! Constants on their way into memory.
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::LoadError;
 
 use super::{Constant, CpuModel};
 use crate::{
-    call::Signature,
-    kernels::{PackedMatrix, kernel},
     lifetimes::Lifetimes,
     weights::{Constants, Sink, memory_bytes, put},
 };
+use flotilla_kernels::{PackedMatrix, Signature, kernel};
 
 /// How a constant is wanted.
 #[derive(Clone, Copy, Default)]

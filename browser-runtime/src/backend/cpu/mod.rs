@@ -2,17 +2,13 @@
 
 mod loading;
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{AdapterInfo, RunError};
 
 pub(crate) use loading::Loading;
 
-use crate::{
-    call::{Call, Shapes, Signature},
-    kernels::{Operand, PackedMatrix, kernel},
-    lifetimes::Lifetimes,
-    weights::Constants,
-};
+use crate::{lifetimes::Lifetimes, weights::Constants};
+use flotilla_kernels::{Call, Operand, PackedMatrix, Shapes, Signature, kernel};
 
 /// A constant's memory: plain words when some kernel reads them, packed when some kernel wants that.
 #[derive(Default)]

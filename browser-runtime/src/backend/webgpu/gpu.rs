@@ -11,10 +11,8 @@ use flotilla_protocol::{AdapterInfo, Backend, LoadError, RunError};
 use futures_channel::{mpsc, oneshot};
 
 use super::adapter;
-use crate::{
-    backend::DeviceLoss,
-    kernels::{Shader, WORKGROUP},
-};
+use crate::backend::DeviceLoss;
+use flotilla_kernels::{Shader, WORKGROUP};
 
 /// Most turns of the page's event loop between a map's refusal and the loss that explains it.
 #[cfg(target_arch = "wasm32")]

@@ -2,15 +2,12 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{Backend, LoadError};
 
 use super::{Gpu, GpuModel, gpu::Pipeline};
-use crate::{
-    call::Signature,
-    kernels::kernel,
-    weights::{Constants, Sink, memory_bytes},
-};
+use crate::weights::{Constants, Sink, memory_bytes};
+use flotilla_kernels::{Signature, kernel};
 
 /// Buffers that are being filled, and the pipelines that will read them.
 pub(crate) struct Loading {

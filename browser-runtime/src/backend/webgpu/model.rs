@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::RunError;
 
 use super::{
@@ -11,7 +11,8 @@ use super::{
     plan::{Parts, Plan},
     pool::Pool,
 };
-use crate::{call::Shapes, lifetimes::Lifetimes, weights::Constants};
+use crate::{lifetimes::Lifetimes, weights::Constants};
+use flotilla_kernels::Shapes;
 
 /// Plans that are kept; the one used longest ago makes room.
 const PLANS_MAX: usize = 8;

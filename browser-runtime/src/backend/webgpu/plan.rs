@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::{Program, ValueId};
+use flotilla_program::{Program, ValueId};
 use flotilla_protocol::RunError;
 
 use super::{
@@ -10,12 +10,8 @@ use super::{
     gpu::Pipeline,
     pool::{Arena, Pool},
 };
-use crate::{
-    call::{Call, Shapes, Signature},
-    kernels::{Launch, kernel},
-    lifetimes::Lifetimes,
-    weights::Constants,
-};
+use crate::{lifetimes::Lifetimes, weights::Constants};
+use flotilla_kernels::{Call, Launch, Shapes, Signature, kernel};
 
 /// Bytes between the parameters of two launches (WebGPU, `minUniformBufferOffsetAlignment`).
 const PARAMS_STRIDE: usize = 256;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_model::program::{Program, ValueId};
+use flotilla_program::{Program, ValueId};
 use flotilla_protocol::LoadError;
 use flotilla_webnn::{MlGraphBuilder, MlOperand, MlOperandDescriptor, MlTensor};
 use wasm_bindgen::{JsCast, JsValue};

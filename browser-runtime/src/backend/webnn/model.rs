@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use flotilla_model::program::Program;
+use flotilla_program::Program;
 use flotilla_protocol::{Backend, LoadError, RefusedNode, RunError};
 use flotilla_webnn::{MlGraph, MlGraphBuilder, MlTensor, MlTensorDescriptor};
 use js_sys::{Array, ArrayBuffer, Object, Promise, Reflect, Uint8Array, Uint32Array};
@@ -20,10 +20,8 @@ use super::{
     loading::Held,
     lower::lower,
 };
-use crate::{
-    call::Shapes,
-    weights::{Constants, memory_bytes},
-};
+use crate::weights::{Constants, memory_bytes};
+use flotilla_kernels::Shapes;
 
 /// Most graphs that are kept; the one used longest ago makes room.
 const GRAPHS_MAX: usize = 8;

@@ -9,7 +9,8 @@ use super::{
     limits::{Limits, OperandLimits},
     lower::{lower, refused_nodes},
 };
-use crate::{call::Shapes, suite, weights::Constants};
+use crate::weights::Constants;
+use flotilla_kernels::{Shapes, suite};
 
 /// What Chromium 153 with LiteRT answers.
 fn chromium() -> Limits {

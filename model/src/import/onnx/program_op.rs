@@ -10,9 +10,9 @@ use tract_onnx::{
     },
 };
 
-use crate::program;
+use flotilla_program as program;
 
-/// Carries an operator of a [`Program`](crate::program::Program) through the typed graph untouched; tract cannot evaluate it.
+/// Carries an operator of a [`Program`](flotilla_program::Program) through the typed graph untouched; tract cannot evaluate it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProgramOp {
     pub(crate) op: Arc<program::Op>,

@@ -16,7 +16,7 @@ use super::{
     program_op::{Counted, ProgramOp},
     size,
 };
-use crate::program::Op;
+use flotilla_program::Op;
 
 /// One node that is being wired.
 pub(super) struct Wiring<'a, 'p> {

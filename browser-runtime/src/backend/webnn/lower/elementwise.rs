@@ -1,6 +1,6 @@
 //! Element-wise expressions, step by step.
 
-use flotilla_model::program::{Binary as Function, DType, Expr, Node, Step, Test, Unary as Of};
+use flotilla_program::{Binary as Function, DType, Expr, Node, Step, Test, Unary as Of};
 
 use super::{Lowering, type_of};
 use crate::backend::webnn::draft::{Binary, Id, Type, Unary};

@@ -1,8 +1,6 @@
 //! What looks at whole lines of a dimension.
 
-use flotilla_model::program::{
-    ArgReduce, Cumulative, DType, Node, Reduce, ReduceKind, Resample, TopK,
-};
+use flotilla_program::{ArgReduce, Cumulative, DType, Node, Reduce, ReduceKind, Resample, TopK};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};

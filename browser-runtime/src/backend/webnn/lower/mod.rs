@@ -6,14 +6,15 @@ mod moves;
 mod products;
 mod windows;
 
-use flotilla_model::program::{DType, Node, Op, Program, ValueId};
+use flotilla_program::{DType, Node, Op, Program, ValueId};
 use flotilla_protocol::RefusedNode;
 
 use super::{
     draft::{Draft, Id, Operand, Type},
     limits::Limits,
 };
-use crate::{call::Shapes, weights::Constants};
+use crate::weights::Constants;
+use flotilla_kernels::Shapes;
 
 /// A program that WebNN takes.
 #[derive(Debug)]

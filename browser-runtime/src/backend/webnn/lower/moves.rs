@@ -1,6 +1,6 @@
 //! What moves elements and changes none.
 
-use flotilla_model::program::{
+use flotilla_program::{
     Combine, Concat, GatherElements, GatherNd, Node, Pad, PadMode, Range, ScatterElements,
     ScatterNd, Slice,
 };

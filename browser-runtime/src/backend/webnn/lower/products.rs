@@ -1,6 +1,6 @@
 //! Products of matrices and what surrounds them in transformers.
 
-use flotilla_model::program::{Attention, LayerNorm, MatMul, Node};
+use flotilla_program::{Attention, LayerNorm, MatMul, Node};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};

@@ -1,6 +1,6 @@
 //! Convolutions and pools, which WebNN has in two dimensions; one becomes two, three are refused.
 
-use flotilla_model::program::{Conv, Node, Pool, PoolKind, Window};
+use flotilla_program::{Conv, Node, Pool, PoolKind, Window};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Type, Window2d};

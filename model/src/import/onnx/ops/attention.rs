@@ -1,5 +1,6 @@
 //! Attention in its variants, and the rotation of its operands by their positions.
 
+use flotilla_program as program;
 use tract_onnx::{
     prelude::{DatumType, OutletId, TDim, Tensor, TractResult, tensor1},
     tract_hir::internal::{
@@ -8,10 +9,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{self, Op},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{self, Op};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Attention", attention),

@@ -12,13 +12,11 @@ use tract_onnx::{
 };
 
 use super::window::{self, Sliding, numbers, sizes};
-use crate::{
-    import::onnx::{
-        convolve::Convolve,
-        wiring::{Wire, Wiring},
-    },
-    program,
+use crate::import::onnx::{
+    convolve::Convolve,
+    wiring::{Wire, Wiring},
 };
+use flotilla_program as program;
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Conv", conv),

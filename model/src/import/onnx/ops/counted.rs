@@ -7,10 +7,8 @@ use tract_onnx::{
 };
 
 use super::generators::positions;
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Op, Suppress},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Op, Suppress};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Compress", compress),

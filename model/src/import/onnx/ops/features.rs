@@ -7,10 +7,8 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, bail, tract_core::ops::logic::CompGT},
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{NgramCounts, Op},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{NgramCounts, Op};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TfIdfVectorizer", tf_idf_vectorizer)];
 

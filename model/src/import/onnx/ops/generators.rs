@@ -6,11 +6,8 @@ use tract_onnx::{
     tract_hir::internal::{DimLike as _, ToDim, bail, tract_core::ops::array::Range as TypedRange},
 };
 
-use crate::{
-    dim::Dim,
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Op, Range},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Op, Range, dim::Dim};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("EyeLike", eye_like), ("Range", range)];
 

@@ -8,10 +8,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::Op,
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::Op;
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("Det", det), ("Trilu", trilu)];
 

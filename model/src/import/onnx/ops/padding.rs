@@ -10,10 +10,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Op, Pad, PadMode},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Op, Pad, PadMode};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("CenterCropPad", center_crop_pad), ("Pad", pad)];
 

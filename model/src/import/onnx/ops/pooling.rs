@@ -1,5 +1,6 @@
 //! Windows that keep the maximum, mean or norm of what they see, and their inverse.
 
+use flotilla_program as program;
 use tract_onnx::{
     prelude::{DatumType, OutletId, TDim, TVec, TractResult},
     tract_hir::internal::{
@@ -13,10 +14,8 @@ use tract_onnx::{
 };
 
 use super::window::{self, Sliding, numbers, sizes};
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{self, PoolKind},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{self, PoolKind};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("MaxPool", max_pool),

@@ -5,10 +5,8 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, bail, tract_core::ops::array::Range},
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::Op,
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::Op;
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("DepthToSpace", depth_to_space),

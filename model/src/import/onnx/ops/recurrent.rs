@@ -5,10 +5,8 @@ use tract_onnx::{
     tract_hir::internal::{ToDim as _, bail, tract_core::ops::einsum::EinSum},
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Activation, Cell, Op, Recurrent},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Activation, Cell, Op, Recurrent};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("GRU", |w| layer(w, Kind::Gru)),

@@ -10,10 +10,8 @@ use tract_onnx::{
 };
 
 use super::rearrange::numbers;
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Op, Resample},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Op, Resample};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("Resize", resize), ("Upsample", upsample)];
 

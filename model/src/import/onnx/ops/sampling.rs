@@ -8,10 +8,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Op, RoiAlign},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Op, RoiAlign};
 
 pub(super) const OPERATORS: &[(&str, Wire)] =
     &[("AffineGrid", affine_grid), ("GridSample", grid_sample), ("RoiAlign", roi_align)];

@@ -11,10 +11,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Cumulative, Op},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Cumulative, Op};
 
 pub(super) const OPERATORS: &[(&str, Wire)] =
     &[("CumProd", cumulative_product), ("OneHot", one_hot), ("TensorScatter", tensor_scatter)];

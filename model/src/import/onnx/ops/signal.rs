@@ -7,10 +7,8 @@ use tract_onnx::{
 };
 
 use super::generators::positions;
-use crate::{
-    import::onnx::wiring::{Wire, Wiring},
-    program::{Dft, Op},
-};
+use crate::import::onnx::wiring::{Wire, Wiring};
+use flotilla_program::{Dft, Op};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("BlackmanWindow", blackman_window),

@@ -6,13 +6,11 @@ use tract_onnx::{
     tract_hir::internal::{ToDim, bail},
 };
 
-use crate::{
-    import::onnx::{
-        library,
-        wiring::{Wire, Wiring},
-    },
-    program::{Branch, Gathered, Op, Trees},
+use crate::import::onnx::{
+    library,
+    wiring::{Wire, Wiring},
 };
+use flotilla_program::{Branch, Gathered, Op, Trees};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TreeEnsemble", tree_ensemble)];
 

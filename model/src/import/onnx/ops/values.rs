@@ -15,8 +15,8 @@ use crate::{
         wiring::{Wire, Wiring},
     },
     lower::element_type,
-    program::{DType, Expr, Op, Step},
 };
+use flotilla_program::{DType, Expr, Op, Step};
 
 /// Of the elements that training drops, unless it is given.
 const DROPOUT_RATIO: f32 = 0.5;

@@ -11,7 +11,8 @@ use tract_onnx::{
     },
 };
 
-use crate::{import::onnx::wiring::Wiring, program};
+use crate::import::onnx::wiring::Wiring;
+use flotilla_program as program;
 
 /// How a window slides, one number per spatial dimension each.
 #[derive(Clone, Debug)]

@@ -1,0 +1,282 @@
+//! A node as kernels see it: what is known at load, and what a run's shapes add.
+
+use flotilla_program::{DType, Node, Program, Source, Value, ValueId, dim::Dim};
+
+/// Most dimensions of a value; strides travel to shaders in two `vec4`.
+pub const RANK_MAX: usize = 8;
+
+/// Largest value in bytes; offsets inside one are 32-bit everywhere.
+pub const VALUE_BYTES_MAX: u64 = 1 << 31;
+
+/// What is known of a node at load.
+#[derive(Clone, Copy)]
+pub struct Signature<'a> {
+    /// The program that the node is in.
+    pub program: &'a Program,
+    /// The node.
+    pub node: &'a Node,
+}
+
+impl<'a> Signature<'a> {
+    /// An operand.
+    pub fn input(&self, index: usize) -> &'a Value {
+        self.program.value(self.node.inputs[index])
+    }
+
+    /// The result.
+    pub fn output(&self) -> &'a Value {
+        self.program.value(self.node.outputs[0])
+    }
+
+    /// Refuses a wrong number of operands; every operator has one result.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_operands(&self, want: usize) -> Result<(), String> {
+        if self.node.outputs.len() != 1 {
+            return Err(format!("{} outputs, an operator has one", self.node.outputs.len()));
+        }
+        if self.node.inputs.len() != want {
+            return Err(format!("{} inputs, {want} are needed", self.node.inputs.len()));
+        }
+        let values =
+            self.node.inputs.iter().chain(&self.node.outputs).map(|&id| self.program.value(id));
+        for value in values {
+            if value.shape.len() > RANK_MAX {
+                return Err(format!("{} dimensions, the limit is {RANK_MAX}", value.shape.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses operands (and the result) of another type.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_all(&self, dtype: DType) -> Result<(), String> {
+        for &id in self.node.inputs.iter().chain(&self.node.outputs) {
+            let got = self.program.value(id).dtype;
+            if got != dtype {
+                return Err(format!("an operand is {got:?}, {dtype:?} is needed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses inputs of other types than these, in order.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_inputs(&self, want: &[DType]) -> Result<(), String> {
+        for (index, want) in want.iter().enumerate() {
+            let got = self.input(index).dtype;
+            if got != *want {
+                return Err(format!("input {index} is {got:?}, {want:?} is needed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a result of another type.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_result(&self, want: DType) -> Result<(), String> {
+        match self.output().dtype {
+            got if got == want => Ok(()),
+            got => Err(format!("the output is {got:?}, {want:?} is needed")),
+        }
+    }
+
+    /// Refuses data in input 0 that has no such dimension.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_axis(&self, axis: u32) -> Result<(), String> {
+        if (axis as usize) < self.input(0).shape.len() {
+            Ok(())
+        } else {
+            Err(format!("there is no dimension {axis}"))
+        }
+    }
+
+    /// Refuses indices in input 1 that are no integers.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_indices(&self) -> Result<(), String> {
+        match self.input(1).dtype {
+            DType::I32 => Ok(()),
+            got => Err(format!("indices are {got:?}, I32 is needed")),
+        }
+    }
+
+    /// Refuses what does not move elements of input 0 to where the indices of input 1 say.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_gathering(&self) -> Result<(), String> {
+        self.expect_operands(2)?;
+        self.expect_indices()?;
+        if self.input(0).dtype != self.output().dtype {
+            return Err("data and output are of different types".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether an input is a constant.
+    pub fn is_constant(&self, index: usize) -> bool {
+        matches!(self.input(index).source, Source::Constant(_))
+    }
+}
+
+/// Every value's shape for one set of symbols.
+#[derive(Debug)]
+pub struct Shapes {
+    /// The symbols' values.
+    pub symbols: Vec<i64>,
+    shapes: Vec<Vec<usize>>,
+}
+
+impl Shapes {
+    /// Evaluates all shapes. A negative dimension or a value of more than [`VALUE_BYTES_MAX`] is an error that says
+    /// which value it is.
+    pub fn new(program: &Program, symbols: Vec<i64>) -> Result<Shapes, String> {
+        let shapes = program
+            .values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| {
+                let shape: Option<Vec<usize>> =
+                    value.shape.iter().map(|dim| dim.eval(&symbols).and_then(|dim| usize::try_from(dim).ok())).collect();
+                let shape = shape.ok_or_else(|| format!("value {index} has no shape for the symbols {symbols:?}"))?;
+                let bytes = shape.iter().try_fold(4u64, |bytes, &dim| bytes.checked_mul(dim as u64));
+                match bytes {
+                    Some(bytes) if bytes <= VALUE_BYTES_MAX => Ok(shape),
+                    _ => Err(format!("value {index} of shape {shape:?} is over the limit of {VALUE_BYTES_MAX} bytes")),
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Shapes { symbols, shapes })
+    }
+
+    /// A value's shape.
+    pub fn of(&self, value: ValueId) -> &[usize] {
+        &self.shapes[value.index()]
+    }
+
+    /// How many elements a value has.
+    pub fn elements(&self, value: ValueId) -> usize {
+        self.of(value).iter().product()
+    }
+}
+
+/// A node together with a run's shapes.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The node.
+    pub signature: Signature<'a>,
+    /// The run's shapes.
+    pub shapes: &'a Shapes,
+}
+
+impl<'a> Call<'a> {
+    /// An operand's shape.
+    pub fn input(&self, index: usize) -> &'a [usize] {
+        self.shapes.of(self.signature.node.inputs[index])
+    }
+
+    /// How many operands there are.
+    pub fn inputs(&self) -> usize {
+        self.signature.node.inputs.len()
+    }
+
+    /// The result's shape.
+    pub fn output(&self) -> &'a [usize] {
+        self.shapes.of(self.signature.node.outputs[0])
+    }
+
+    /// How many elements the result has.
+    pub fn elements(&self) -> usize {
+        self.output().iter().product()
+    }
+
+    /// A dimension's value in this run.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn eval(&self, dim: &Dim) -> Result<i64, String> {
+        dim.eval(&self.shapes.symbols).ok_or_else(|| format!("{dim:?} has no value"))
+    }
+
+    /// Size of a dimension of input 0, whose shape the output has, and the product of the dimensions behind it.
+    pub fn lines(&self, axis: u32) -> Result<(usize, usize), String> {
+        let (input, axis) = (self.input(0), axis as usize);
+        self.expect_output(input)?;
+        Ok((input[axis], input[axis + 1..].iter().product()))
+    }
+
+    /// Refuses an input of another shape.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_input(&self, index: usize, want: &[usize]) -> Result<(), String> {
+        let got = self.input(index);
+        if got == want {
+            Ok(())
+        } else {
+            Err(format!("input {index} has the shape {got:?}, {want:?} is needed"))
+        }
+    }
+
+    /// Refuses an output of another shape.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn expect_output(&self, want: &[usize]) -> Result<(), String> {
+        let got = self.output();
+        if got == want {
+            Ok(())
+        } else {
+            Err(format!("the output has the shape {got:?}, {want:?} is needed"))
+        }
+    }
+}
+
+/// Row-major strides in elements.
+pub fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for index in (1..shape.len()).rev() {
+        strides[index - 1] = strides[index] * shape[index];
+    }
+    strides
+}
+
+/// Strides with which `shape` is read as if it had the shape `to`; dimensions of 1 are repeated.
+pub fn broadcast_strides(shape: &[usize], to: &[usize]) -> Result<Vec<usize>, String> {
+    let refused = || format!("{shape:?} does not broadcast to {to:?}");
+    let missing = to.len().checked_sub(shape.len()).ok_or_else(refused)?;
+    let own = strides(shape);
+    (0..to.len())
+        .map(|index| match index.checked_sub(missing) {
+            None => Ok(0),
+            Some(index_own) if shape[index_own] == to[index] => Ok(own[index_own]),
+            Some(index_own) if shape[index_own] == 1 => Ok(0),
+            Some(_) => Err(refused()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcasting() {
+        assert_eq!(strides(&[2, 3, 4]), [12, 4, 1]);
+        assert_eq!(broadcast_strides(&[3, 1], &[2, 3, 4]), Ok(vec![0, 1, 0]));
+        assert_eq!(broadcast_strides(&[], &[2]), Ok(vec![0]));
+        assert!(broadcast_strides(&[2], &[3]).is_err());
+        assert!(broadcast_strides(&[1, 2], &[2]).is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! Every operator of a Program: what is supported, its shader, its cpu kernel and its table of cases.
+//!
+//! A backend asks [`kernel`] for an operator's [`Kernel`] and supplies memory and submission; importers compute constants
+//! with the cpu kernels.
+
+mod call;
+mod ops;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod suite;
+
+pub use call::{Call, RANK_MAX, Shapes, Signature, VALUE_BYTES_MAX, broadcast_strides, strides};
+pub use ops::{Kernel, Launch, Operand, PackedMatrix, Packing, Shader, View, WORKGROUP, kernel};

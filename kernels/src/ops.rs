@@ -1,0 +1,224 @@
+//! One file per operator: what it supports, its shader, its cpu kernel and its table of cases.
+
+#![cfg_attr(
+    not(target_arch = "wasm32"),
+    expect(clippy::type_complexity, reason = "a row of a table of cases is a tuple")
+)]
+
+mod arg_reduce;
+mod attention;
+mod broadcast;
+mod concat;
+mod conv;
+mod conv_cpu;
+mod cumulative;
+mod deformable_columns;
+mod dft;
+mod elementwise;
+mod first_above;
+mod gather;
+mod gather_elements;
+mod gather_nd;
+mod grid_sample;
+mod layer_norm;
+mod linear_attention;
+mod math;
+mod matmul;
+mod ngram_counts;
+mod order;
+mod pad;
+mod places;
+mod pool;
+mod range;
+mod recurrent;
+mod reduce;
+mod resample;
+mod reshape;
+mod roi_align;
+mod row_ranks;
+mod scatter;
+mod shader;
+mod slice;
+mod softmax;
+mod strided;
+mod suppress;
+#[cfg(test)]
+mod tests;
+mod top_k;
+mod transpose;
+mod trees;
+mod triangular;
+mod window;
+
+use flotilla_program::Op;
+
+pub use matmul::PackedMatrix;
+pub use shader::{Launch, Shader, WORKGROUP};
+pub use strided::View;
+
+use crate::call::{Call, Signature};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::suite::Case;
+
+/// What a backend needs to know of an operator.
+pub trait Kernel {
+    /// Refuses what cannot run whatever the shapes of a run.
+    ///
+    /// # Errors
+    /// Why, in words.
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String>;
+
+    /// Every shader that some shape may need; all of them are compiled at load.
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader>;
+
+    /// What to dispatch for a run's shapes.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other.
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String>;
+
+    /// Computes on the cpu. Operands are in the order of the node's inputs; `output` has the output's length and
+    /// undefined contents.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other, or an index out of range.
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String>;
+
+    /// The constant input that the cpu kernel wants packed, and how.
+    fn packing(&self, _signature: &Signature<'_>) -> Option<Packing> {
+        None
+    }
+
+    /// Whether the output is the first input under another shape, so that nothing runs.
+    fn is_alias(&self) -> bool {
+        false
+    }
+}
+
+/// A constant that is packed once at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Packing {
+    /// Which of the node's inputs.
+    pub input: usize,
+    /// Whether it is stored as `[n, k]`.
+    pub transposed: bool,
+}
+
+/// An operand of a cpu kernel.
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    /// 32-bit elements, row-major.
+    Plain(&'a [u32]),
+    /// A packed constant.
+    Packed(&'a PackedMatrix),
+}
+
+impl<'a> Operand<'a> {
+    /// The elements; empty for a packed constant, which only its own kernel is given.
+    pub fn words(self) -> &'a [u32] {
+        match self {
+            Operand::Plain(words) => words,
+            Operand::Packed(_) => &[],
+        }
+    }
+
+    /// The elements of a floating-point operand.
+    pub fn f32(self) -> &'a [f32] {
+        bytemuck::cast_slice(self.words())
+    }
+
+    /// The elements of an integer operand.
+    pub fn i32(self) -> &'a [i32] {
+        bytemuck::cast_slice(self.words())
+    }
+}
+
+/// The kernel of an operator.
+pub fn kernel(op: &Op) -> &dyn Kernel {
+    match op {
+        Op::MatMul(op) => op,
+        Op::Attention(op) => op,
+        Op::LinearAttention(op) => op,
+        Op::LayerNorm(op) => op,
+        Op::Softmax(op) => op,
+        Op::Elementwise(op) => op,
+        Op::Reduce(op) => op,
+        Op::Gather(op) => op,
+        Op::Transpose(op) => op,
+        Op::Reshape => &reshape::Reshape,
+        Op::Broadcast => &broadcast::Broadcast,
+        Op::Concat(op) => op,
+        Op::Slice(op) => op,
+        Op::Range(op) => op,
+        Op::Conv(op) => op,
+        Op::Pool(op) => op,
+        Op::DeformableColumns(op) => op,
+        Op::Pad(op) => op,
+        Op::Resample(op) => op,
+        Op::GridSample(op) => op,
+        Op::RoiAlign(op) => op,
+        Op::Dft(op) => op,
+        Op::Triangular => &triangular::Triangular,
+        Op::NgramCounts(op) => op,
+        Op::FirstAbove => &first_above::FirstAbove,
+        Op::RowRanks => &row_ranks::RowRanks,
+        Op::Suppress(op) => op,
+        Op::Trees(op) => op,
+        Op::GatherElements(op) => op,
+        Op::GatherNd(op) => op,
+        Op::ScatterElements(op) => op,
+        Op::ScatterNd(op) => op,
+        Op::TopK(op) => op,
+        Op::ArgReduce(op) => op,
+        Op::Recurrent(op) => op,
+        Op::Cumulative(op) => op,
+    }
+}
+
+/// Every operator's table of cases.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        matmul::cases(),
+        attention::cases(),
+        linear_attention::cases(),
+        layer_norm::cases(),
+        softmax::cases(),
+        elementwise::cases(),
+        reduce::cases(),
+        gather::cases(),
+        transpose::cases(),
+        reshape::cases(),
+        broadcast::cases(),
+        concat::cases(),
+        slice::cases(),
+        range::cases(),
+        conv::cases(),
+        pool::cases(),
+        deformable_columns::cases(),
+        pad::cases(),
+        resample::cases(),
+        grid_sample::cases(),
+        roi_align::cases(),
+        dft::cases(),
+        triangular::cases(),
+        ngram_counts::cases(),
+        first_above::cases(),
+        row_ranks::cases(),
+        suppress::cases(),
+        trees::cases(),
+        gather_elements::cases(),
+        gather_nd::cases(),
+        scatter::cases(),
+        top_k::cases(),
+        arg_reduce::cases(),
+        recurrent::cases(),
+        cumulative::cases(),
+    ]
+    .concat()
+}

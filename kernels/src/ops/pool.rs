@@ -1,0 +1,336 @@
+//! Windows that slide over the spatial dimensions and keep their maximum, sum or mean.
+
+use flotilla_program::{DType, Pool, PoolKind};
+
+use super::{
+    Kernel, Launch, Operand, Shader,
+    window::{self, Sliding, position, sizes},
+};
+use crate::call::{Call, Signature};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::suite::{Array, Case, Sketch, Tolerance};
+
+fn sliding(op: &Pool, call: &Call<'_>) -> Result<Sliding, String> {
+    let ([n, c, input @ ..], [out_n, out_c, places @ ..]) = (call.input(0), call.output()) else {
+        return Err(format!("{:?} has no batch and channels", call.input(0)));
+    };
+    if (n, c) != (out_n, out_c) {
+        return Err(format!("{:?} does not give {:?}", call.input(0), call.output()));
+    }
+    Sliding::new(&op.window, input, &sizes(&op.kernel), places)
+}
+
+/// The first element behind the padding, along each of three dimensions.
+fn ends(op: &Pool, sliding: &Sliding) -> [i64; 3] {
+    let missing = 3 - op.pads_after.len().min(3);
+    std::array::from_fn(|axis| {
+        let after = axis.checked_sub(missing).and_then(|own| op.pads_after.get(own));
+        sliding.input[axis] as i64 + after.map_or(0, |&pad| i64::from(pad))
+    })
+}
+
+fn wgsl_element(dtype: DType) -> &'static str {
+    match dtype {
+        DType::I32 => "i32",
+        DType::U32 | DType::Bool => "u32",
+        DType::F32 | DType::F16 | DType::BF16 => "f32",
+        DType::I64 | DType::I16 | DType::I8 => "i32",
+        DType::U64 | DType::U16 | DType::U8 => "u32",
+    }
+}
+
+impl Kernel for Pool {
+    fn supports(&self, signature: &Signature<'_>) -> Result<(), String> {
+        signature.expect_operands(1)?;
+        let (from, to) = (signature.input(0).dtype, signature.output().dtype);
+        let accepted = match self.kind {
+            PoolKind::Max => from == to && matches!(from, DType::F32 | DType::I32 | DType::U32),
+            PoolKind::MaxPosition { .. } => {
+                to == DType::I32 && matches!(from, DType::F32 | DType::I32 | DType::U32)
+            }
+            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
+                from == DType::F32 && to == DType::F32
+            }
+        };
+        if !accepted {
+            return Err(format!("{:?} of {from:?} as {to:?}", self.kind));
+        }
+        let rank = signature.input(0).shape.len();
+        if self.kernel.len() + 2 != rank || self.pads_after.len() != self.kernel.len() {
+            return Err(format!("a window of {} dimensions in {rank}", self.kernel.len()));
+        }
+        window::check(&self.window, rank)
+    }
+
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
+        let element = wgsl_element(signature.input(0).dtype);
+        let output = wgsl_element(signature.output().dtype);
+        let largest = "if (found == 0u || value > best) {
+                        best = value;
+                        position = flat;
+                    }";
+        let column_major =
+            "start + position % params.input_size.z * params.input_size.y * params.input_size.x
+        + position / params.input_size.z % params.input_size.y * params.input_size.x
+        + position / (params.input_size.z * params.input_size.y)";
+        let (join, finish) = match self.kind {
+            PoolKind::Max => (largest.to_owned(), "best".to_owned()),
+            PoolKind::MaxPosition { column_major: false } => {
+                (largest.to_owned(), "i32(start + position)".to_owned())
+            }
+            PoolKind::MaxPosition { column_major: true } => {
+                (largest.to_owned(), format!("i32({column_major})"))
+            }
+            PoolKind::Sum => ("best += value;".to_owned(), "best".to_owned()),
+            PoolKind::Mean => ("best += value;".to_owned(), "best / f32(found)".to_owned()),
+            PoolKind::PaddedMean => ("best += value;".to_owned(), "best / f32(padded)".to_owned()),
+        };
+        let mut text = include_str!("pool.wgsl").to_owned();
+        for (name, part) in [
+            ("fields", window::FIELDS),
+            ("element", element),
+            ("join", &format!("                    {join}")),
+            ("finish", &finish),
+        ] {
+            text = text.replace(&format!("{{{{{name}}}}}"), part);
+        }
+        vec![Shader::new("Pool", &[("data", element)], output, &text)]
+    }
+
+    fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
+        let sliding = sliding(self, call)?;
+        let total = call.elements();
+        let mut params = vec![total as u32, call.output()[1] as u32, 0, 0];
+        params.extend(sliding.params());
+        params.extend(ends(self, &sliding).map(|end| end as i32 as u32));
+        params.push(0);
+        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+    }
+
+    fn compute(
+        &self,
+        call: &Call<'_>,
+        operands: &[Operand<'_>],
+        output: &mut [u32],
+    ) -> Result<(), String> {
+        let sliding = sliding(self, call)?;
+        let pooling = Pooling { op: self, ends: ends(self, &sliding), sliding };
+        let x = operands[0];
+        match (self.kind, wgsl_element(call.signature.input(0).dtype)) {
+            (PoolKind::Max | PoolKind::MaxPosition { .. }, "i32") => {
+                pooling.largest(x.i32(), output, |value| value as u32);
+            }
+            (PoolKind::Max | PoolKind::MaxPosition { .. }, "u32") => {
+                pooling.largest(x.words(), output, |value| value);
+            }
+            (PoolKind::Max | PoolKind::MaxPosition { .. }, _) => {
+                pooling.largest(x.f32(), output, f32::to_bits);
+            }
+            (PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean, _) => {
+                pooling.sums(x.f32(), bytemuck::cast_slice_mut(output));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Pooling<'a> {
+    op: &'a Pool,
+    sliding: Sliding,
+    ends: [i64; 3],
+}
+
+impl Pooling<'_> {
+    /// Gives `see` the flat index of each element of the input under a place, in row-major order.
+    fn visit(&self, place: usize, mut see: impl FnMut(usize)) {
+        let sliding = &self.sliding;
+        let place = position(place, sliding.output);
+        let [depth, height, width] = sliding.kernel;
+        for z in (0..depth).filter_map(|tap| sliding.source(0, place[0], tap)) {
+            for y in (0..height).filter_map(|tap| sliding.source(1, place[1], tap)) {
+                let line = (z * sliding.input[1] + y) * sliding.input[2];
+                (0..width)
+                    .filter_map(|tap| sliding.source(2, place[2], tap))
+                    .for_each(|x| see(line + x));
+            }
+        }
+    }
+
+    /// Elements under a place, those of the padding included.
+    fn padded_count(&self, place: usize) -> usize {
+        let sliding = &self.sliding;
+        let place = position(place, sliding.output);
+        (0..3)
+            .map(|axis| {
+                let corner = (place[axis] * sliding.strides[axis]) as i64 - sliding.pads[axis];
+                (0..sliding.kernel[axis])
+                    .filter(|tap| {
+                        corner + ((tap * sliding.dilations[axis]) as i64) < self.ends[axis]
+                    })
+                    .count()
+            })
+            .product()
+    }
+
+    fn largest<T: Copy + Default + PartialOrd>(
+        &self,
+        x: &[T],
+        output: &mut [u32],
+        bits: impl Fn(T) -> u32,
+    ) {
+        let (places, plane) = (self.sliding.places(), self.sliding.plane());
+        let [depth, height, _] = self.sliding.input;
+        for (index, result) in output.iter_mut().enumerate() {
+            let start = index / places * plane;
+            let mut best: Option<(usize, T)> = None;
+            self.visit(index % places, |flat| {
+                let value = x[start + flat];
+                if best.is_none_or(|(_, best)| value > best) {
+                    best = Some((flat, value));
+                }
+            });
+            *result = match (self.op.kind, best) {
+                (PoolKind::MaxPosition { column_major: true }, Some((flat, _))) => {
+                    let [z, y, x] = position(flat, self.sliding.input);
+                    (start + (x * height + y) * depth + z) as u32
+                }
+                (PoolKind::MaxPosition { .. }, best) => {
+                    (start + best.map_or(0, |(flat, _)| flat)) as u32
+                }
+                (PoolKind::Max | PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean, best) => {
+                    bits(best.map_or(T::default(), |(_, value)| value))
+                }
+            };
+        }
+    }
+
+    fn sums(&self, x: &[f32], output: &mut [f32]) {
+        let (places, plane) = (self.sliding.places(), self.sliding.plane());
+        for (index, result) in output.iter_mut().enumerate() {
+            let x = &x[index / places * plane..][..plane];
+            let (mut sum, mut count) = (0.0f32, 0usize);
+            self.visit(index % places, |flat| {
+                sum += x[flat];
+                count += 1;
+            });
+            *result = match self.op.kind {
+                PoolKind::Mean => sum / count as f32,
+                PoolKind::PaddedMean => sum / self.padded_count(index % places) as f32,
+                PoolKind::Sum | PoolKind::Max | PoolKind::MaxPosition { .. } => sum,
+            };
+        }
+    }
+}
+
+/// What a [`Pool`] must give, from the elements and paddings under each place.
+#[cfg(not(target_arch = "wasm32"))]
+fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
+    let spatial = x.shape.len() - 2;
+    let kernel = sizes(&op.kernel);
+    Array::build(dtype, out, |index| {
+        let (mut under, mut padded) = (Vec::new(), 0.0);
+        for flat in 0..kernel.iter().product::<usize>() {
+            let tap = crate::suite::unravel(flat, &kernel);
+            let at: Vec<i64> = (0..spatial)
+                .map(|axis| {
+                    (index[axis + 2] * op.window.strides[axis] as usize
+                        + tap[axis] * op.window.dilations[axis] as usize) as i64
+                        - i64::from(op.window.pads[axis])
+                })
+                .collect();
+            let within =
+                |axis: usize, pad: i32| at[axis] < x.shape[axis + 2] as i64 + i64::from(pad);
+            padded += f64::from((0..spatial).all(|axis| within(axis, op.pads_after[axis])));
+            if (0..spatial).all(|axis| at[axis] >= 0 && within(axis, 0)) {
+                let own = at.iter().map(|&at| at as usize);
+                let own: Vec<usize> = index[..2].iter().copied().chain(own).collect();
+                under.push((x.at(&own), own));
+            }
+        }
+        let sum: f64 = under.iter().map(|(value, _)| value).sum();
+        let best = under.iter().map(|(value, _)| *value).fold(f64::NEG_INFINITY, f64::max);
+        match op.kind {
+            PoolKind::Max => best,
+            PoolKind::MaxPosition { column_major } => {
+                let (_, own) = under.iter().find(|(value, _)| *value == best).expect("one is");
+                let planes = own[0] * x.shape[1] + own[1];
+                let mut order: Vec<usize> = (2..own.len()).collect();
+                if column_major {
+                    order.reverse();
+                }
+                order.iter().fold(planes, |flat, &axis| flat * x.shape[axis] + own[axis]) as f64
+            }
+            PoolKind::Sum => sum,
+            PoolKind::Mean => sum / under.len() as f64,
+            PoolKind::PaddedMean => sum / padded,
+        }
+    })
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn cases() -> Vec<Case> {
+    use flotilla_program::{Op, Window};
+
+    let kinds = [
+        PoolKind::Max,
+        PoolKind::MaxPosition { column_major: false },
+        PoolKind::MaxPosition { column_major: true },
+        PoolKind::Sum,
+        PoolKind::Mean,
+        PoolKind::PaddedMean,
+    ];
+    let table: [(&str, &[u32], &[u32], &[u32], &[i32], &[i32], &[usize], &[usize]); 4] = [
+        ("a line", &[3], &[2], &[1], &[0], &[0], &[2, 3, 9], &[2, 3, 4]),
+        ("padding", &[3, 3], &[2, 2], &[1, 1], &[1, 1], &[1, 0], &[1, 4, 6, 5], &[1, 4, 3, 2]),
+        (
+            "a last place that is cut off",
+            &[3, 2],
+            &[2, 2],
+            &[1, 1],
+            &[0, 1],
+            &[0, 1],
+            &[2, 2, 6, 6],
+            &[2, 2, 3, 4],
+        ),
+        (
+            "three dilated dimensions",
+            &[2, 2, 3],
+            &[1, 2, 1],
+            &[2, 1, 2],
+            &[0, 1, 1],
+            &[1, 0, 1],
+            &[1, 2, 4, 5, 6],
+            &[1, 2, 3, 3, 4],
+        ),
+    ];
+    let mut cases = Vec::new();
+    for (name, kernel, strides, dilations, pads, after, shape, out) in table {
+        for kind in kinds {
+            for dtype in [DType::F32, DType::I32, DType::U32] {
+                let positions = matches!(kind, PoolKind::MaxPosition { .. });
+                if dtype != DType::F32 && !positions && kind != PoolKind::Max {
+                    continue;
+                }
+                let window = Window {
+                    strides: strides.to_vec(),
+                    dilations: dilations.to_vec(),
+                    pads: pads.to_vec(),
+                };
+                let op = Pool { kind, kernel: kernel.to_vec(), window, pads_after: after.to_vec() };
+                let noise = Array::noise(4100, shape);
+                let x = match dtype {
+                    DType::I32 => Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) },
+                    DType::U32 => Array { dtype, ..noise.map(|x| (x.abs() * 2e9).trunc()) },
+                    _ => noise,
+                };
+                let result = if positions { DType::I32 } else { dtype };
+                let expected = expected(&op, &x, out, result);
+                let name = format!("pool/{kind:?} of {dtype:?}, {name}");
+                let tolerance =
+                    if dtype == DType::F32 { Tolerance::Approximate } else { Tolerance::Exact };
+                cases.push(Sketch::single(&name, Op::Pool(op), &[&x], &expected, tolerance));
+            }
+        }
+    }
+    cases
+}

@@ -1,0 +1,337 @@
+//! The kernel suite as plain data: programs, weights, inputs and what must come out.
+//!
+//! Every operator's file brings a table; the expected numbers come from naive `f64` code beside it, never from a
+//! kernel. The same cases run natively and in real browsers.
+
+use std::collections::BTreeMap;
+
+use flotilla_program::{
+    BlobId, BlobRef, ConstantRef, DType, Node, Op, PROGRAM_VERSION, Port, Program, Source, Value,
+    ValueId, dim::Dim,
+};
+use flotilla_protocol::Tensor;
+
+/// How far results may lie from the expected ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// The same bits; data movement and integers.
+    Exact,
+    /// Some roundings of `f32`: 2e-6, absolute below 1 and relative above.
+    Close,
+    /// Long sums and approximated functions: 1e-5, absolute below 1 and relative above.
+    Approximate,
+}
+
+impl Tolerance {
+    /// Whether `got` is near enough to `want`.
+    pub fn accepts(self, got: f64, want: f64) -> bool {
+        let bound = match self {
+            Tolerance::Exact => 0.0,
+            Tolerance::Close => 2e-6,
+            Tolerance::Approximate => 1e-5,
+        };
+        got == want
+            || (got.is_nan() && want.is_nan())
+            || (got - want).abs() <= bound * want.abs().max(1.0)
+    }
+}
+
+/// One program with its data.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// `operator/what is special`.
+    pub name: String,
+    /// What is executed.
+    pub program: Program,
+    /// The blobs that its constants lie in.
+    pub weights: BTreeMap<BlobId, Vec<u8>>,
+    /// In the order of the program's inputs.
+    pub inputs: Vec<Tensor>,
+    /// In the order of the program's outputs.
+    pub expected: Vec<Tensor>,
+    /// How near results must be.
+    pub tolerance: Tolerance,
+}
+
+impl Case {
+    /// Compares results with the expected ones.
+    ///
+    /// # Errors
+    /// The first difference, in words.
+    pub fn verify(&self, got: &[Tensor]) -> Result<(), String> {
+        if got.len() != self.expected.len() {
+            return Err(format!("{} outputs, {} expected", got.len(), self.expected.len()));
+        }
+        for (index, (got, want)) in got.iter().zip(&self.expected).enumerate() {
+            if (got.dtype, &got.shape) != (want.dtype, &want.shape) {
+                return Err(format!(
+                    "output {index} is {:?} {:?}, {:?} {:?} expected",
+                    got.dtype, got.shape, want.dtype, want.shape
+                ));
+            }
+            for (element, (got, want)) in numbers(got).into_iter().zip(numbers(want)).enumerate() {
+                if !self.tolerance.accepts(got, want) {
+                    return Err(format!(
+                        "output {index} has {got} at element {element}, {want} expected"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All cases of all operators.
+pub fn cases() -> Vec<Case> {
+    crate::ops::cases()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let bytes = &tensor.bytes;
+    match tensor.dtype {
+        DType::F32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|chunk| f64::from(f32::from_le_bytes(*chunk)))
+            .collect(),
+        DType::I32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|chunk| f64::from(i32::from_le_bytes(*chunk)))
+            .collect(),
+        DType::U32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|chunk| f64::from(u32::from_le_bytes(*chunk)))
+            .collect(),
+        DType::I64 => {
+            bytes.as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk) as f64).collect()
+        }
+        DType::U64 => {
+            bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk) as f64).collect()
+        }
+        DType::Bool | DType::U8 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
+        DType::I8 => bytes.iter().map(|&byte| f64::from(byte as i8)).collect(),
+        DType::I16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|chunk| f64::from(i16::from_le_bytes(*chunk)))
+            .collect(),
+        DType::U16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|chunk| f64::from(u16::from_le_bytes(*chunk)))
+            .collect(),
+        DType::F16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|chunk| half::f16::from_le_bytes(*chunk).to_f64())
+            .collect(),
+        DType::BF16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|chunk| half::bf16::from_le_bytes(*chunk).to_f64())
+            .collect(),
+    }
+}
+
+/// Numbers of one type with a shape; what cases are written with.
+#[derive(Clone, Debug)]
+pub(crate) struct Array {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) numbers: Vec<f64>,
+}
+
+impl Array {
+    /// From `f64`, which is rounded to `f32`.
+    pub(crate) fn f32(shape: &[usize], numbers: Vec<f64>) -> Array {
+        Array::of(
+            DType::F32,
+            shape,
+            numbers.into_iter().map(|number| f64::from(number as f32)).collect(),
+        )
+    }
+
+    pub(crate) fn of(dtype: DType, shape: &[usize], numbers: Vec<f64>) -> Array {
+        assert_eq!(shape.iter().product::<usize>(), numbers.len(), "a case's table is wrong");
+        Array { dtype, shape: shape.to_vec(), numbers }
+    }
+
+    /// Reproducible numbers in -1..1 (Knuth's MMIX generator).
+    pub(crate) fn noise(seed: u64, shape: &[usize]) -> Array {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let numbers = (0..shape.iter().product())
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+            })
+            .collect();
+        Array::f32(shape, numbers)
+    }
+
+    pub(crate) fn map(&self, function: impl Fn(f64) -> f64) -> Array {
+        Array {
+            numbers: self.numbers.iter().map(|&number| function(number)).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The element at a row-major index.
+    pub(crate) fn at(&self, index: &[usize]) -> f64 {
+        let strides = crate::call::strides(&self.shape);
+        self.numbers[index.iter().zip(strides).map(|(index, stride)| index * stride).sum::<usize>()]
+    }
+
+    /// Builds an array by naming each element's index.
+    pub(crate) fn build(dtype: DType, shape: &[usize], element: impl Fn(&[usize]) -> f64) -> Array {
+        let numbers =
+            (0..shape.iter().product()).map(|flat| element(&unravel(flat, shape))).collect();
+        Array { dtype, shape: shape.to_vec(), numbers }
+    }
+
+    /// Elements as a client sends them, and as a blob holds them.
+    fn bytes(&self) -> Vec<u8> {
+        fn each<const N: usize>(numbers: &[f64], element: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
+            numbers.iter().flat_map(|&number| element(number)).collect()
+        }
+        let numbers = &self.numbers;
+        match self.dtype {
+            DType::F32 => each(numbers, |number| (number as f32).to_le_bytes()),
+            DType::F16 => each(numbers, |number| half::f16::from_f64(number).to_le_bytes()),
+            DType::BF16 => each(numbers, |number| half::bf16::from_f64(number).to_le_bytes()),
+            DType::I64 => each(numbers, |number| (number as i64).to_le_bytes()),
+            DType::I32 => each(numbers, |number| (number as i32).to_le_bytes()),
+            DType::I16 => each(numbers, |number| (number as i16).to_le_bytes()),
+            DType::I8 => each(numbers, |number| (number as i8).to_le_bytes()),
+            DType::U64 => each(numbers, |number| (number as u64).to_le_bytes()),
+            DType::U32 => each(numbers, |number| (number as u32).to_le_bytes()),
+            DType::U16 => each(numbers, |number| (number as u16).to_le_bytes()),
+            DType::U8 => each(numbers, |number| (number as u8).to_le_bytes()),
+            DType::Bool => each(numbers, |number| [u8::from(number != 0.0)]),
+        }
+    }
+
+    fn tensor(&self) -> Tensor {
+        let dtype = self.dtype;
+        Tensor { dtype, shape: self.shape.clone(), bytes: self.bytes() }
+    }
+}
+
+/// A row-major index of a flat one.
+pub(crate) fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for axis in (0..shape.len()).rev() {
+        index[axis] = flat % shape[axis];
+        flat /= shape[axis];
+    }
+    index
+}
+
+/// A case in the making.
+pub(crate) struct Sketch {
+    program: Program,
+    weights: BTreeMap<BlobId, Vec<u8>>,
+    inputs: Vec<Tensor>,
+}
+
+impl Sketch {
+    pub(crate) fn new(name: &str) -> Sketch {
+        let program = Program {
+            version: PROGRAM_VERSION,
+            name: name.to_owned(),
+            symbols: Vec::new(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            assumptions: Vec::new(),
+            counts: Vec::new(),
+            allowed_paddings: Vec::new(),
+            blobs: Vec::new(),
+        };
+        Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }
+    }
+
+    fn value(&mut self, dtype: DType, shape: &[usize], source: Source) -> ValueId {
+        let shape = shape.iter().map(|&dim| Dim::Fixed(dim as i64)).collect();
+        self.program.values.push(Value { dtype: dtype.storage(), shape, source });
+        ValueId(self.program.values.len() as u32 - 1)
+    }
+
+    pub(crate) fn input(&mut self, array: &Array) -> ValueId {
+        let value = self.value(array.dtype, &array.shape, Source::Input);
+        self.program.inputs.push(Port {
+            name: format!("input{}", value.0),
+            dtype: array.dtype,
+            value,
+        });
+        self.inputs.push(array.tensor());
+        value
+    }
+
+    pub(crate) fn constant(&mut self, array: &Array) -> ValueId {
+        let mut blob = array.bytes();
+        let bytes = blob.len() as u64;
+        blob.resize(blob.len().next_multiple_of(4), 0);
+        let id = BlobId(*blake3::hash(&blob).as_bytes());
+        let length = blob.len() as u64;
+        if self.weights.insert(id, blob).is_none() {
+            self.program.blobs.push(BlobRef { id, bytes: length });
+        }
+        self.value(
+            array.dtype,
+            &array.shape,
+            Source::Constant(ConstantRef { blob: id, offset: 0, bytes, dtype: array.dtype }),
+        )
+    }
+
+    pub(crate) fn node(
+        &mut self,
+        op: Op,
+        inputs: &[ValueId],
+        dtype: DType,
+        shape: &[usize],
+    ) -> ValueId {
+        let output = self.value(dtype, shape, Source::Node);
+        let name = format!("{}{}", op.name(), self.program.nodes.len());
+        self.program.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs: vec![output] });
+        output
+    }
+
+    /// Declares `value` as an output that must be `expected`.
+    pub(crate) fn case(mut self, value: ValueId, expected: &Array, tolerance: Tolerance) -> Case {
+        self.program.outputs.push(Port { name: "output".to_owned(), dtype: expected.dtype, value });
+        Case {
+            name: self.program.name.clone(),
+            program: self.program,
+            weights: self.weights,
+            inputs: self.inputs,
+            expected: vec![expected.tensor()],
+            tolerance,
+        }
+    }
+
+    /// One operator over inputs, all given at run time.
+    pub(crate) fn single(
+        name: &str,
+        op: Op,
+        inputs: &[&Array],
+        expected: &Array,
+        tolerance: Tolerance,
+    ) -> Case {
+        let mut sketch = Sketch::new(name);
+        let inputs: Vec<ValueId> = inputs.iter().map(|array| sketch.input(array)).collect();
+        let output = sketch.node(op, &inputs, expected.dtype, &expected.shape);
+        sketch.case(output, expected, tolerance)
+    }
+}

@@ -1,0 +1,78 @@
+//! Element types.
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one element inside a page, whatever its type.
+pub const WORD_BYTES: usize = 4;
+
+/// Element type of a tensor.
+///
+/// Inside a page every element is a 32-bit word of type `F32`, `I32`, `U32` or `Bool` (see [`DType::storage`]). The others
+/// occur in ports, as what a client sends and receives, in constants, as what lies in a blob, and in [`Step::Cast`](crate::Step::Cast), as what
+/// a word is rounded or wrapped to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is named after the type it stands for")]
+pub enum DType {
+    F32,
+    F16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+    /// The upper half of an `F32`.
+    BF16,
+}
+
+impl DType {
+    /// Every type.
+    pub const ALL: [DType; 12] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I64,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
+        DType::U8,
+        DType::Bool,
+    ];
+
+    /// The type that holds this one's values inside a page, because WGSL has no others everywhere: floats of any width are
+    /// `F32`, integers of any width 32-bit ones. Those of 64 bits are range-checked on their way in and out.
+    pub fn storage(self) -> DType {
+        match self {
+            DType::F32 | DType::F16 | DType::BF16 => DType::F32,
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => DType::I32,
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 => DType::U32,
+            DType::Bool => DType::Bool,
+        }
+    }
+
+    /// Bytes of one element in a client's tensor (`Bool` is one byte there).
+    pub fn wire_bytes(self) -> usize {
+        match self {
+            DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        }
+    }
+
+    /// Whether values are floating point.
+    pub fn is_float(self) -> bool {
+        self.storage() == DType::F32
+    }
+
+    /// Whether a word holds numbers that this type does not, so that results have to be rounded or wrapped.
+    pub fn is_narrow(self) -> bool {
+        self != DType::Bool && self.wire_bytes() < WORD_BYTES
+    }
+}

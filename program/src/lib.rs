@@ -1,0 +1,36 @@
+//! The lowered form of a model: a flat list of nodes over values with symbolic shapes.
+//!
+//! A [`Program`] says what to compute and nothing about how: a backend supplies the launch. It is serialized with
+//! postcard ([`Program::to_bytes`]) and travels to a page as bytes; the weights stay outside of it, in blobs that are
+//! named by their blake3 hash.
+
+mod checks;
+mod counts;
+pub mod dim;
+mod dtype;
+mod explain;
+mod expr;
+mod geometry;
+mod op;
+mod padding;
+mod program;
+
+pub use checks::{BindError, ProgramError};
+pub use counts::Count;
+pub use dtype::{DType, WORD_BYTES};
+pub use expr::{Binary, Expr, Step, StepId, Test, Unary};
+pub use geometry::{
+    Branch, Dft, Gathered, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample,
+    RoiAlign, Suppress, Trees,
+};
+pub use op::{
+    Activation, ArgReduce, Attention, Cell, Combine, Concat, Conv, Cumulative, DeformableColumns,
+    Gather, GatherElements, GatherNd, LayerNorm, LinearAttention, MatMul, Op, Pool, PoolKind,
+    Range, Recurrent, Reduce, ReduceKind, ScatterElements, ScatterNd, Slice, Softmax, TopK,
+    Transpose, Window,
+};
+pub use padding::{Guard, Limit, Padding};
+pub use program::{
+    Assumption, BlobId, BlobRef, ConstantRef, Node, PROGRAM_VERSION, Port, Program, Source, Value,
+    ValueId,
+};
