@@ -4,6 +4,7 @@
 
 use flotilla_program::{Padding, Program, ValueId};
 
+use crate::ports::Words;
 use flotilla_kernels::{Shapes, View, strides};
 
 /// How much more work a graph that is there may be than the one that is wanted, to be used until that one is built.
@@ -26,12 +27,12 @@ fn work(symbols: &[i64]) -> i64 {
 pub(crate) fn allowed<'p>(
     program: &'p Program,
     shapes: &Shapes,
-    inputs: &[Vec<u32>],
+    inputs: &[Words],
 ) -> Vec<&'p Padding> {
     let holds = |padding: &&Padding| {
         padding.guards.iter().all(|guard| {
             let index = guard.input as usize;
-            guard.holds(&inputs[index], shapes.of(program.inputs[index].value))
+            guard.holds(&inputs[index].low, shapes.of(program.inputs[index].value))
         })
     };
     program.allowed_paddings.iter().filter(holds).collect()
@@ -103,7 +104,7 @@ pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -
 #[cfg(test)]
 mod tests {
     use flotilla_program::{
-        DType, Guard, Limit, PROGRAM_VERSION, Port, Source, Value,
+        DType, Guard, Limit, Port, Source, SymbolInfo, SymbolSource, Value,
         dim::{Dim, Symbol},
     };
 
@@ -147,22 +148,16 @@ mod tests {
 
     /// One input, `[rows, columns, 2]` of I32.
     fn program() -> Program {
+        let symbol =
+            |name: &str| SymbolInfo { name: name.to_owned(), source: SymbolSource::Input };
         Program {
-            version: PROGRAM_VERSION,
-            name: "padded".to_owned(),
-            symbols: vec!["rows".to_owned(), "columns".to_owned()],
+            symbols: vec![symbol("rows"), symbol("columns")],
             values: vec![Value {
                 dtype: DType::I32,
                 shape: vec![Dim::Symbol(Symbol(0)), Dim::Symbol(Symbol(1)), Dim::Fixed(2)],
                 source: Source::Input,
             }],
-            nodes: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            assumptions: Vec::new(),
-            counts: Vec::new(),
-            allowed_paddings: Vec::new(),
-            blobs: Vec::new(),
+            ..Program::new("padded")
         }
     }
 
@@ -170,12 +165,20 @@ mod tests {
     fn a_mask_that_hides_everything_allows_no_padding() {
         let guards = vec![Guard { input: 0, axis: 1, one: 1 }];
         let program = Program {
-            inputs: vec![Port { name: "mask".to_owned(), dtype: DType::I32, value: ValueId(0) }],
+            inputs: vec![Port {
+                name: "mask".to_owned(),
+                dtype: DType::I32,
+                value: ValueId(0),
+                high: None,
+            }],
             allowed_paddings: vec![Padding { guards, ..padding(1, 64) }],
             ..program()
         };
-        let shapes = Shapes::new(&program, vec![1, 2]).expect("shapes");
-        let count = |words: [u32; 4]| allowed(&program, &shapes, &[words.to_vec()]).len();
+        let shapes = Shapes::new(&program, vec![Some(1), Some(2)]).expect("shapes");
+        let count = |words: [u32; 4]| {
+            let words = Words { low: words.to_vec(), high: None };
+            allowed(&program, &shapes, &[words]).len()
+        };
         assert_eq!(count([1, 0, 0, 1]), 1);
         assert_eq!(count([1, 0, 1, 0]), 0);
     }
@@ -183,8 +186,8 @@ mod tests {
     #[test]
     fn what_is_padded_is_cut_again() {
         let program = program();
-        let exact = Shapes::new(&program, vec![1, 2]).expect("shapes");
-        let larger = Shapes::new(&program, vec![2, 3]).expect("shapes");
+        let exact = Shapes::new(&program, vec![Some(1), Some(2)]).expect("shapes");
+        let larger = Shapes::new(&program, vec![Some(2), Some(3)]).expect("shapes");
         let words = padded(ValueId(0), &exact, &larger, vec![1, 2, 3, 4]);
         assert_eq!(words, [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(cut(ValueId(0), &larger, &exact, words), [1, 2, 3, 4]);

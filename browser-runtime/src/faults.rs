@@ -97,6 +97,11 @@ impl Faults {
                         *bytes = (f32::from_le_bytes(*bytes) + 1.0).to_le_bytes();
                     }
                 }
+                DType::F64 => {
+                    for bytes in output.bytes.as_chunks_mut::<8>().0 {
+                        *bytes = (f64::from_le_bytes(*bytes) + 1.0).to_le_bytes();
+                    }
+                }
                 // The sign and exponent of a half stay what they are.
                 DType::F16
                 | DType::BF16

@@ -13,8 +13,7 @@ mod backend;
 mod buckets;
 mod faults;
 pub mod fetch;
-mod lengths;
-mod lifetimes;
+mod flow;
 #[cfg(target_arch = "wasm32")]
 pub mod page;
 mod peer;

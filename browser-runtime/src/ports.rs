@@ -3,11 +3,20 @@
 use flotilla_program::{DType, Port};
 use flotilla_protocol::{RunError, Tensor};
 
-/// A client's tensor as 32-bit words: floats' bits, sign-extended integers, 0 or 1 for `Bool`.
+/// A tensor inside a page.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Words {
+    /// Floats' bits, sign-extended integers, 0 or 1 for `Bool`; the lower words of what has `high`.
+    pub(crate) low: Vec<u32>,
+    /// The upper words of 64-bit integers that need them.
+    pub(crate) high: Option<Vec<u32>>,
+}
+
+/// A client's tensor as 32-bit words.
 ///
 /// # Errors
-/// Another type than the port's, or an integer that 32 bits do not hold.
-pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Vec<u32>, RunError> {
+/// Another type than the port's, or a 64-bit integer that does not fit 32 bits where the port has no upper words.
+pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Words, RunError> {
     if tensor.dtype != port.dtype {
         return Err(RunError::Inputs {
             reason: format!(
@@ -16,38 +25,30 @@ pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Vec<u32>, RunErro
             ),
         });
     }
-    let bytes = &tensor.bytes;
-    let over = |value: &dyn std::fmt::Display| RunError::Inputs {
-        reason: format!(
-            "input {} has {value}, which does not fit the 32 bits that a page computes with",
-            port.name
-        ),
+    let low = words(port.dtype, &tensor.bytes);
+    let wide = || tensor.bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    if port.high.is_some() {
+        let high = wide().map(|wide| (wide >> 32) as u32).collect();
+        return Ok(Words { low, high: Some(high) });
+    }
+    let over = match port.dtype {
+        DType::I64 => wide()
+            .map(|wide| wide as i64)
+            .find(|&wide| i32::try_from(wide).is_err())
+            .map(|wide| wide.to_string()),
+        DType::U64 => {
+            wide().find(|&wide| u32::try_from(wide).is_err()).map(|wide| wide.to_string())
+        }
+        _ => None,
     };
-    match port.dtype {
-        DType::I64 => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|chunk| i64::from_le_bytes(*chunk))
-            .map(|value| i32::try_from(value).map(|value| value as u32).map_err(|_| over(&value)))
-            .collect(),
-        DType::U64 => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|chunk| u64::from_le_bytes(*chunk))
-            .map(|value| u32::try_from(value).map_err(|_| over(&value)))
-            .collect(),
-        DType::F32
-        | DType::F16
-        | DType::BF16
-        | DType::I32
-        | DType::I16
-        | DType::I8
-        | DType::U32
-        | DType::U16
-        | DType::U8
-        | DType::Bool => Ok(words(port.dtype, bytes)),
+    match over {
+        Some(over) => Err(RunError::Inputs {
+            reason: format!(
+                "input {} has {over}, which does not fit the 32 bits that this program computes with",
+                port.name
+            ),
+        }),
+        None => Ok(Words { low, high: None }),
     }
 }
 
@@ -61,6 +62,7 @@ pub(crate) fn words(dtype: DType, bytes: &[u8]) -> Vec<u32> {
         DType::F16 => each(bytes, |half| half::f16::from_le_bytes(half).to_f32().to_bits()),
         DType::BF16 => each(bytes, |half| half::bf16::from_le_bytes(half).to_f32().to_bits()),
         DType::I64 | DType::U64 => each(bytes, |wide| u64::from_le_bytes(wide) as u32),
+        DType::F64 => each(bytes, |wide| (f64::from_le_bytes(wide) as f32).to_bits()),
         DType::I16 => each(bytes, |half| i32::from(i16::from_le_bytes(half)) as u32),
         DType::U16 => each(bytes, |half| u32::from(u16::from_le_bytes(half))),
         DType::I8 => each(bytes, |[byte]| i32::from(byte as i8) as u32),
@@ -69,11 +71,22 @@ pub(crate) fn words(dtype: DType, bytes: &[u8]) -> Vec<u32> {
     }
 }
 
-/// 32-bit words as a tensor of the port's type.
+/// 32-bit words as a tensor of the port's type; `high` are the upper words, if the port has them.
 ///
 /// # Errors
 /// An integer that the port's type does not hold.
-pub(crate) fn to_tensor(port: &Port, shape: &[usize], words: &[u32]) -> Result<Tensor, RunError> {
+pub(crate) fn to_tensor(
+    port: &Port,
+    shape: &[usize],
+    words: &[u32],
+    high: Option<&[u32]>,
+) -> Result<Tensor, RunError> {
+    if let Some(high) = high {
+        let pairs = words.iter().zip(high);
+        let bytes = pairs.flat_map(|(low, high)| [low.to_le_bytes(), high.to_le_bytes()]);
+        let bytes = bytes.flatten().collect();
+        return Ok(Tensor { dtype: port.dtype, shape: shape.to_vec(), bytes });
+    }
     let over = |value: i64| RunError::Node {
         node: port.name.clone(),
         reason: format!("output {} has {value}, which {:?} does not hold", port.name, port.dtype),
@@ -90,6 +103,10 @@ pub(crate) fn to_tensor(port: &Port, shape: &[usize], words: &[u32]) -> Result<T
         DType::BF16 => words
             .iter()
             .flat_map(|&word| half::bf16::from_f32(f32::from_bits(word)).to_le_bytes())
+            .collect(),
+        DType::F64 => words
+            .iter()
+            .flat_map(|&word| f64::from(f32::from_bits(word)).to_le_bytes())
             .collect(),
         DType::I64 => words.iter().flat_map(|&word| signed(word).to_le_bytes()).collect(),
         DType::U64 => words.iter().flat_map(|&word| u64::from(word).to_le_bytes()).collect(),
@@ -128,7 +145,7 @@ mod tests {
     use super::*;
 
     fn port(dtype: DType) -> Port {
-        Port { name: "ids".to_owned(), dtype, value: ValueId(0) }
+        Port { name: "ids".to_owned(), dtype, value: ValueId(0), high: None }
     }
 
     #[test]
@@ -138,8 +155,19 @@ mod tests {
             matches!(to_words(&port(DType::I64), &tensor), Err(RunError::Inputs { reason }) if reason.contains("2147483648"))
         );
         let tensor = Tensor::from_i64(vec![2], &[-1, i64::from(i32::MAX)]).unwrap();
-        assert_eq!(to_words(&port(DType::I64), &tensor).unwrap(), [u32::MAX, i32::MAX as u32]);
+        assert_eq!(to_words(&port(DType::I64), &tensor).unwrap().low, [u32::MAX, i32::MAX as u32]);
         assert!(matches!(to_words(&port(DType::F32), &tensor), Err(RunError::Inputs { .. })));
+    }
+
+    #[test]
+    fn wide_integers_keep_all_of_their_bits() {
+        let port = Port { high: Some(ValueId(1)), ..port(DType::I64) };
+        let tensor = Tensor::from_i64(vec![3], &[-1, 1 << 40, i64::MIN]).unwrap();
+        let words = to_words(&port, &tensor).unwrap();
+        assert_eq!(words.low, [u32::MAX, 0, 0]);
+        assert_eq!(words.high.as_deref(), Some([u32::MAX, 1 << 8, 1 << 31].as_slice()));
+        let back = to_tensor(&port, &[3], &words.low, words.high.as_deref()).unwrap();
+        assert_eq!(back, tensor);
     }
 
     #[test]
@@ -147,10 +175,10 @@ mod tests {
         for dtype in DType::ALL {
             let port = port(dtype);
             let ones = if dtype.is_float() { 1f32.to_bits() } else { 1 };
-            let tensor = to_tensor(&port, &[3], &[0, ones, 0]).unwrap();
+            let tensor = to_tensor(&port, &[3], &[0, ones, 0], None).unwrap();
             assert_eq!(tensor.bytes.len(), 3 * dtype.wire_bytes());
-            assert_eq!(to_words(&port, &tensor).unwrap(), [0, ones, 0], "{dtype:?}");
+            assert_eq!(to_words(&port, &tensor).unwrap().low, [0, ones, 0], "{dtype:?}");
         }
-        assert!(to_tensor(&port(DType::I8), &[1], &[200]).is_err());
+        assert!(to_tensor(&port(DType::I8), &[1], &[200], None).is_err());
     }
 }

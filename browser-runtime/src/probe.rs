@@ -4,7 +4,7 @@
 //! sum, which is to say one of each sort of shader. A daemon loads it beside the models, as any other placement.
 
 use flotilla_program::{
-    Binary, DType, Expr, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Softmax, Source, Step,
+    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Softmax, Source, Step,
     Unary, Value, ValueId, dim::Dim,
 };
 use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
@@ -66,11 +66,9 @@ pub fn program() -> Program {
         name: name.to_owned(),
         dtype: DType::F32,
         value: ValueId(value),
+        high: None,
     };
     Program {
-        version: PROGRAM_VERSION,
-        name: "probe".to_owned(),
-        symbols: Vec::new(),
         values,
         nodes: vec![
             node("product", product, &[0, 1, 2], 3),
@@ -79,10 +77,7 @@ pub fn program() -> Program {
         ],
         inputs: vec![port("a", 0), port("b", 1), port("bias", 2)],
         outputs: vec![port("output", 5)],
-        assumptions: Vec::new(),
-        counts: Vec::new(),
-        allowed_paddings: Vec::new(),
-        blobs: Vec::new(),
+        ..Program::new("probe")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_program::Program;
+use flotilla_program::{Program, SymbolSource};
 #[cfg(target_arch = "wasm32")]
 use flotilla_program::{
     Node,
@@ -30,9 +30,8 @@ use crate::{
     },
     faults::Faults,
     fetch::BlobFetcher,
-    lengths::Lengths,
     platform::now_us,
-    ports::{to_tensor, to_words},
+    ports::{Words, to_tensor, to_words},
     stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
 };
@@ -312,7 +311,14 @@ impl Runtime {
 /// shape does not compute.
 pub fn computing_nodes(program: &Program) -> usize {
     let mut needed = vec![false; program.values.len()];
-    for value in program.results() {
+    let decided = program.symbols.iter().filter_map(|info| match info.source {
+        SymbolSource::Element { value, .. } => Some(value),
+        SymbolSource::Input | SymbolSource::Extent { .. } => None,
+    });
+    let inside = program.regions.iter().flat_map(|region| {
+        region.results.iter().chain(region.nodes.iter().flat_map(|node| &node.inputs)).copied()
+    });
+    for value in program.results().chain(decided).chain(inside) {
         needed[value.index()] = true;
     }
     let mut count = 0;
@@ -322,12 +328,13 @@ pub fn computing_nodes(program: &Program) -> usize {
             node.inputs.iter().for_each(|input| needed[input.index()] = true);
         }
     }
-    count
+    let inside = program.regions.iter().flat_map(|region| &region.nodes);
+    count + inside.filter(|node| !kernel(&node.op).is_alias()).count()
 }
 
 /// Refuses the first node that a backend cannot run.
 fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
-    for node in &program.nodes {
+    for node in program.all_nodes() {
         let signature = Signature { program, node };
         kernel(&node.op).supports(&signature).map_err(|reason| {
             let value = node.inputs.first().or(node.outputs.first()).map(|&id| program.value(id));
@@ -376,19 +383,24 @@ impl Placement {
         let words = words.collect::<Result<Vec<_>, _>>()?;
         check_assumptions(&program, &words)?;
         #[cfg(target_arch = "wasm32")]
-        let results = self.compute_in_bucket(&shapes, words).await?;
+        let (shapes, results) = self.compute_in_bucket(shapes, words).await?;
         #[cfg(not(target_arch = "wasm32"))]
-        let results = self.compute(&shapes, words).await?;
+        let (shapes, results) = self.compute(shapes, flat(words)).await?;
         let pipelines_created = self.stages.iter().map(Stage::created).sum();
-        let lengths = Lengths::new(&program, &shapes, &results)?;
-        let tensors = program.outputs.iter().zip(&results);
-        let tensors = tensors.map(|(port, words)| {
-            let (shape, words) = lengths.cut(port.value, words)?;
-            to_tensor(port, &shape, &words)
+        let mut results = results.iter();
+        let mut next = || results.next().map_or(&[][..], Vec::as_slice);
+        let tensors = program.outputs.iter().map(|port| {
+            let (low, high) = (next(), port.high.map(|_| next()));
+            to_tensor(port, shapes.of(port.value), low, high)
         });
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok((tensors, RunReport { run_us: now_us() - start, pipelines_created }))
     }
+}
+
+/// The words of inputs, in the order of [`Program::given`].
+fn flat(inputs: Vec<Words>) -> Vec<Vec<u32>> {
+    inputs.into_iter().flat_map(|words| [Some(words.low), words.high]).flatten().collect()
 }
 
 #[cfg(target_arch = "wasm32")]
@@ -396,9 +408,9 @@ impl Placement {
     /// Runs with graphs that are there, or that are wanted, for sizes which may be somewhat larger than these.
     async fn compute_in_bucket(
         &mut self,
-        shapes: &Shapes,
-        inputs: Vec<Vec<u32>>,
-    ) -> Result<Vec<Vec<u32>>, RunError> {
+        shapes: Shapes,
+        inputs: Vec<Words>,
+    ) -> Result<(Shapes, Vec<Vec<u32>>), RunError> {
         let program = self.program.clone();
         let models: Vec<&NnModel> = self
             .stages
@@ -408,62 +420,70 @@ impl Placement {
                 Engine::Cpu(_) | Engine::WebGpu(_) => None,
             })
             .collect();
-        let Some(first) = models.first() else { return self.compute(shapes, inputs).await };
-        let allowed = buckets::allowed(&program, shapes, &inputs);
-        let wanted = buckets::wanted(&allowed, &shapes.symbols);
+        let symbols: Option<Vec<i64>> = shapes.symbols().iter().copied().collect();
+        let (Some(first), Some(symbols)) = (models.first(), symbols) else {
+            return self.compute(shapes, flat(inputs)).await;
+        };
+        let allowed = buckets::allowed(&program, &shapes, &inputs);
+        let wanted = buckets::wanted(&allowed, &symbols);
         let mut ready = first.ready();
         ready.retain(|symbols| models.iter().all(|model| model.is_ready(symbols)));
         let sized = |symbols: &[i64]| {
-            Shapes::new(&program, symbols.to_vec()).map_err(|reason| RunError::Inputs { reason })
+            let symbols = symbols.iter().copied().map(Some).collect();
+            Shapes::new(&program, symbols).map_err(|reason| RunError::Inputs { reason })
         };
         let mut used = wanted.as_slice();
         if !ready.contains(&wanted)
-            && let Some(other) = buckets::substitute(&allowed, &shapes.symbols, &wanted, &ready)
+            && let Some(other) = buckets::substitute(&allowed, &symbols, &wanted, &ready)
         {
             for model in &models {
                 model.prepare_later(sized(&wanted)?);
             }
             used = other;
         }
-        if used == shapes.symbols {
-            return self.compute(shapes, inputs).await;
+        if used == symbols {
+            return self.compute(shapes, flat(inputs)).await;
         }
         let larger = sized(used)?;
-        let inputs = program.inputs.iter().zip(inputs);
+        let inputs = program.given().zip(flat(inputs));
         let inputs =
-            inputs.map(|(port, words)| padded(port.value, shapes, &larger, words)).collect();
-        let results = self.compute(&larger, inputs).await?;
+            inputs.map(|(value, words)| padded(value, &shapes, &larger, words)).collect();
+        let (larger, results) = self.compute(larger, inputs).await?;
         let results = program.results().zip(results);
-        Ok(results.map(|(value, words)| cut(value, &larger, shapes, words)).collect())
+        let results = results.map(|(value, words)| cut(value, &larger, &shapes, words)).collect();
+        Ok((shapes, results))
     }
 }
 
 impl Placement {
-    /// Runs stage after stage; `inputs` are in the order of the program's; what it gives back is in the order of
-    /// [`Program::results`].
+    /// Runs stage after stage; `inputs` are in the order of [`Program::given`]. Gives every shape, and what it computes in the
+    /// order of [`Program::results`].
     async fn compute(
         &mut self,
-        shapes: &Shapes,
+        mut shapes: Shapes,
         inputs: Vec<Vec<u32>>,
-    ) -> Result<Vec<Vec<u32>>, RunError> {
+    ) -> Result<(Shapes, Vec<Vec<u32>>), RunError> {
         if let [whole] = self.stages.as_mut_slice() {
-            return whole.run(shapes, inputs).await;
+            let results = whole.run(&mut shapes, inputs).await?;
+            return Ok((shapes, results));
         }
         let mut values: Vec<Option<Vec<u32>>> = vec![None; self.program.values.len()];
-        for (port, words) in self.program.inputs.iter().zip(inputs) {
-            values[port.value.index()] = Some(words);
+        for (value, words) in self.program.given().zip(inputs) {
+            values[value.index()] = Some(words);
         }
         for stage in &mut self.stages {
             let program = stage.program.clone();
-            let given = program.inputs.iter();
-            let given = given.map(|port| values[port.value.index()].clone().unwrap_or_default());
+            let given = program.given();
+            let given = given.map(|value| values[value.index()].clone().unwrap_or_default());
             let given = given.collect();
-            for (value, words) in program.results().zip(stage.run(shapes, given).await?) {
+            for (value, words) in program.results().zip(stage.run(&mut shapes, given).await?) {
                 values[value.index()] = Some(words);
             }
         }
         let results = self.program.results();
-        Ok(results.map(|value| values[value.index()].clone().unwrap_or_default()).collect())
+        let results = results.map(|value| values[value.index()].clone().unwrap_or_default());
+        let results = results.collect();
+        Ok((shapes, results))
     }
 }
 
@@ -482,15 +502,17 @@ fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
     });
     let named = std::iter::once(terms.sizes.clone());
     let named = named.filter(|sizes| sizes.len() == program.symbols.len());
-    named.chain(sizes).find_map(|mut sizes: Vec<i64>| {
-        // What data decide is computed at its largest size.
-        for count in &program.counts {
-            sizes[count.symbol.0 as usize] = count.most.eval(&sizes)?;
-        }
-        let shapes = Shapes::new(program, sizes).ok()?;
+    named.chain(sizes).find_map(|sizes: Vec<i64>| {
+        // Sizes that a run decides are not known before it.
+        let given = program.symbols.iter().zip(sizes);
+        let given = given.map(|(info, size)| (info.source == SymbolSource::Input).then_some(size));
+        let shapes = Shapes::new(program, given.collect()).ok()?;
         let fits = |node: &Node| {
             let signature = Signature { program, node };
-            kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()
+            let is_known = node.outputs.iter().all(|output| shapes.is_known(*output))
+                && shapes.has_symbols(node.op.dims())
+                && node.op.regions().is_empty();
+            !is_known || kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()
         };
         program.nodes.iter().all(fits).then_some(shapes)
     })
@@ -509,10 +531,10 @@ async fn prepare(program: &Program, stages: &[Stage], shapes: &Shapes) -> Result
 }
 
 /// Refuses inputs that decide shapes and have another value than the program was made for.
-fn check_assumptions(program: &Program, inputs: &[Vec<u32>]) -> Result<(), RunError> {
+fn check_assumptions(program: &Program, inputs: &[Words]) -> Result<(), RunError> {
     for assumed in &program.assumptions {
         let index = assumed.input as usize;
-        if inputs[index] != assumed.words {
+        if inputs[index].low != assumed.words {
             let name = &program.inputs[index].name;
             return Err(RunError::Inputs {
                 reason: format!(

@@ -1,6 +1,8 @@
 //! Programs whose nodes cannot all run on one backend, as parts that run one after the other.
 
-use flotilla_program::{Port, Program, Source, ValueId};
+use flotilla_program::{Node, Port, Program, Source, ValueId};
+
+use crate::flow::needs;
 
 /// Nodes that run on one backend, as a program of their own. Its values have the numbers of the whole program's; what other
 /// parts compute are its inputs.
@@ -43,7 +45,6 @@ pub(crate) fn split(program: &Program, elsewhere: &[bool]) -> Vec<Part> {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 assumptions: Vec::new(),
-                counts: Vec::new(),
                 allowed_paddings: Vec::new(),
                 ..program.clone()
             },
@@ -61,8 +62,10 @@ fn levels(program: &Program, elsewhere: &[bool], first: bool) -> Vec<usize> {
     nodes
         .map(|(node, &own)| {
             let start = usize::from(own != first);
-            let inputs = node.inputs.iter().filter_map(|input| made[input.index()]);
+            let inputs = needs(program, node);
             let level = inputs
+                .into_iter()
+                .filter_map(|input| made[input.index()])
                 .map(|(level, theirs)| level + usize::from(theirs != own))
                 .fold(start, usize::max);
             node.outputs.iter().for_each(|output| made[output.index()] = Some((level, own)));
@@ -75,8 +78,8 @@ fn levels(program: &Program, elsewhere: &[bool], first: bool) -> Vec<usize> {
 fn connect(program: &Program, parts: &mut [Part]) {
     let mut maker: Vec<Option<usize>> = vec![None; program.values.len()];
     for (index, part) in parts.iter().enumerate() {
-        for output in part.program.nodes.iter().flat_map(|node| &node.outputs) {
-            maker[output.index()] = Some(index);
+        for node in &part.program.nodes {
+            made_by(program, node, &mut |value| maker[value.index()] = Some(index));
         }
     }
     let last = parts.len().saturating_sub(1);
@@ -92,10 +95,13 @@ fn connect(program: &Program, parts: &mut [Part]) {
         name: format!("value {}", value.0),
         dtype: program.value(value).dtype,
         value,
+        high: None,
     };
     for (index, part) in parts.iter_mut().enumerate() {
         let mut entered = vec![false; program.values.len()];
-        for &input in part.program.nodes.iter().flat_map(|node| &node.inputs) {
+        let read: Vec<ValueId> =
+            part.program.nodes.iter().flat_map(|node| needs(program, node)).collect();
+        for input in read {
             let source = program.value(input).source;
             let crosses = match source {
                 Source::Constant(_) => false,
@@ -119,9 +125,19 @@ fn connect(program: &Program, parts: &mut [Part]) {
     }
 }
 
+/// The values that a node makes, those within its regions included.
+fn made_by(program: &Program, node: &Node, take: &mut impl FnMut(ValueId)) {
+    node.outputs.iter().for_each(|output| take(*output));
+    for region in node.op.regions() {
+        let region = &program.regions[region as usize];
+        region.parameters.iter().for_each(|parameter| take(*parameter));
+        region.nodes.iter().for_each(|node| made_by(program, node, take));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{DType, Node, Op, PROGRAM_VERSION, Value, dim::Dim};
+    use flotilla_program::{DType, Op, Value, dim::Dim};
 
     use super::*;
 
@@ -132,6 +148,7 @@ mod tests {
             name: format!("port {value}"),
             dtype: DType::F32,
             value: ValueId(value),
+            high: None,
         };
         let node = |(index, inputs): (usize, &&[u32])| Node {
             name: format!("node {index}"),
@@ -140,19 +157,13 @@ mod tests {
             outputs: vec![ValueId(index as u32 + 1)],
         };
         let program = Program {
-            version: PROGRAM_VERSION,
-            name: "split".to_owned(),
-            symbols: Vec::new(),
             values: std::iter::once(value(Source::Input))
                 .chain(nodes.iter().map(|_| value(Source::Node)))
                 .collect(),
             nodes: nodes.iter().enumerate().map(node).collect(),
             inputs: vec![port(0)],
             outputs: outputs.iter().copied().map(port).collect(),
-            assumptions: Vec::new(),
-            counts: Vec::new(),
-            allowed_paddings: Vec::new(),
-            blobs: Vec::new(),
+            ..Program::new("split")
         };
         program.check().expect("a sound program");
         program

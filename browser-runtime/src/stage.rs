@@ -31,15 +31,15 @@ pub(crate) enum Engine {
 }
 
 impl Stage {
-    /// Executes the stage's program; `inputs` are in its order; what it gives back is in the order of
+    /// Executes the stage's program; `inputs` are in the order of [`Program::given`]; what it gives back is in the order of
     /// [`Program::results`].
     pub(crate) async fn run(
         &mut self,
-        shapes: &Shapes,
+        shapes: &mut Shapes,
         inputs: Vec<Vec<u32>>,
     ) -> Result<Vec<Vec<u32>>, RunError> {
         match &mut self.engine {
-            Engine::Cpu(model) => model.run(&self.program, shapes, inputs),
+            Engine::Cpu(model) => model.run(&self.program, shapes, inputs).await,
             Engine::WebGpu(model) => model.run(&self.program, shapes, inputs).await,
             #[cfg(target_arch = "wasm32")]
             Engine::WebNn(model) => model.run(shapes, &inputs).await,
@@ -83,7 +83,7 @@ impl StageLoading {
     pub(crate) fn finish(self) -> Stage {
         let StageLoading { program, constants, engine } = self;
         let engine = match engine {
-            EngineLoading::Cpu(loading) => Engine::Cpu(loading.finish(&program, constants)),
+            EngineLoading::Cpu(loading) => Engine::Cpu(loading.finish(constants)),
             EngineLoading::WebGpu(loading) => {
                 Engine::WebGpu(Box::new(loading.finish(&program, constants)))
             }

@@ -1,6 +1,9 @@
 //! A node as kernels see it: what is known at load, and what a run's shapes add.
 
-use flotilla_program::{DType, Node, Program, Source, Value, ValueId, dim::Dim};
+use flotilla_program::{
+    DType, Node, Program, Source, Value, ValueId,
+    dim::{Dim, Symbol},
+};
 
 /// Most dimensions of a value; strides travel to shaders in two `vec4`.
 pub const RANK_MAX: usize = 8;
@@ -130,44 +133,137 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// Every value's shape for one set of symbols.
-#[derive(Debug)]
+/// The shapes of a run's values, as far as they are known; symbols whose values the run decides come later.
+#[derive(Clone, Debug)]
 pub struct Shapes {
-    /// The symbols' values.
-    pub symbols: Vec<i64>,
-    shapes: Vec<Vec<usize>>,
+    symbols: Vec<Option<i64>>,
+    shapes: Vec<Option<Vec<usize>>>,
 }
 
 impl Shapes {
-    /// Evaluates all shapes. A negative dimension or a value of more than [`VALUE_BYTES_MAX`] is an error that says
-    /// which value it is.
-    pub fn new(program: &Program, symbols: Vec<i64>) -> Result<Shapes, String> {
-        let shapes = program
-            .values
-            .iter()
-            .enumerate()
-            .map(|(index, value)| {
-                let shape: Option<Vec<usize>> =
-                    value.shape.iter().map(|dim| dim.eval(&symbols).and_then(|dim| usize::try_from(dim).ok())).collect();
-                let shape = shape.ok_or_else(|| format!("value {index} has no shape for the symbols {symbols:?}"))?;
-                let bytes = shape.iter().try_fold(4u64, |bytes, &dim| bytes.checked_mul(dim as u64));
-                match bytes {
-                    Some(bytes) if bytes <= VALUE_BYTES_MAX => Ok(shape),
-                    _ => Err(format!("value {index} of shape {shape:?} is over the limit of {VALUE_BYTES_MAX} bytes")),
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Shapes { symbols, shapes })
+    /// Evaluates all shapes that these symbols give, in the order of [`Program::symbols`].
+    ///
+    /// # Errors
+    /// A negative dimension, or a value of more than [`VALUE_BYTES_MAX`], in words that say which value it is; a check of the
+    /// program that does not hold.
+    pub fn new(program: &Program, symbols: Vec<Option<i64>>) -> Result<Shapes, String> {
+        let mut shapes = Shapes { symbols, shapes: vec![None; program.values.len()] };
+        for value in (0..program.values.len() as u32).map(ValueId) {
+            if shapes.has_symbols(&program.value(value).shape) {
+                shapes.resolve(program, value)?;
+            }
+        }
+        shapes.verify(program, &|_| true)?;
+        Ok(shapes)
     }
 
-    /// A value's shape.
+    /// The symbols' values, `None` for those that are not known yet.
+    pub fn symbols(&self) -> &[Option<i64>] {
+        &self.symbols
+    }
+
+    /// A dimension's value, `None` if a symbol of it is not known yet or it has none.
+    pub fn eval(&self, dim: &Dim) -> Option<i64> {
+        dim.eval_with(&|symbol: Symbol| self.symbols.get(symbol.0 as usize).copied().flatten())
+    }
+
+    /// Whether the symbols of these dimensions are known.
+    pub fn has_symbols<'d>(&self, dims: impl IntoIterator<Item = &'d Dim>) -> bool {
+        dims.into_iter()
+            .flat_map(Dim::symbols)
+            .all(|symbol| self.symbols.get(symbol.0 as usize).is_some_and(|value| value.is_some()))
+    }
+
+    /// Gives a symbol its value.
+    ///
+    /// # Errors
+    /// A check of the program that does not hold.
+    pub fn define(&mut self, program: &Program, symbol: Symbol, value: i64) -> Result<(), String> {
+        if let Some(slot) = self.symbols.get_mut(symbol.0 as usize) {
+            *slot = Some(value);
+        }
+        self.verify(program, &|dim| dim.mentions(symbol))
+    }
+
+    /// Evaluates a value's shape anew.
+    ///
+    /// # Errors
+    /// A dimension that is negative or has no value, or a value of more than [`VALUE_BYTES_MAX`].
+    pub fn resolve(&mut self, program: &Program, value: ValueId) -> Result<(), String> {
+        let dims = &program.value(value).shape;
+        let mut shape = Vec::with_capacity(dims.len());
+        for dim in dims {
+            match self.eval(dim) {
+                Some(size) if size >= 0 => shape.push(size as usize),
+                Some(size) => {
+                    let dim = program.dim_text(dim);
+                    return Err(format!("a dimension {dim} would be {size}"));
+                }
+                None => return Err(format!("a dimension {} has no size", program.dim_text(dim))),
+            }
+        }
+        let bytes = shape.iter().try_fold(4u64, |bytes, &dim| bytes.checked_mul(dim as u64));
+        if bytes.is_none_or(|bytes| bytes > VALUE_BYTES_MAX) {
+            return Err(format!(
+                "a value of shape {shape:?} is over the limit of {VALUE_BYTES_MAX} bytes"
+            ));
+        }
+        self.shapes[value.index()] = Some(shape);
+        Ok(())
+    }
+
+    /// Evaluates a value's shape, unless that is known.
+    ///
+    /// # Errors
+    /// As [`Shapes::resolve`].
+    pub fn ensure(&mut self, program: &Program, value: ValueId) -> Result<(), String> {
+        if self.is_known(value) { Ok(()) } else { self.resolve(program, value) }
+    }
+
+    /// Whether a value's shape is known.
+    pub fn is_known(&self, value: ValueId) -> bool {
+        self.shapes[value.index()].is_some()
+    }
+
+    /// Forgets what an earlier turn of a loop has decided.
+    pub fn forget(&mut self, symbols: &[Symbol], values: &[ValueId]) {
+        symbols.iter().for_each(|symbol| self.symbols[symbol.0 as usize] = None);
+        values.iter().for_each(|value| self.shapes[value.index()] = None);
+    }
+
+    /// A value's shape; empty for one whose shape is not known yet.
     pub fn of(&self, value: ValueId) -> &[usize] {
-        &self.shapes[value.index()]
+        self.shapes[value.index()].as_deref().unwrap_or(&[])
     }
 
     /// How many elements a value has.
     pub fn elements(&self, value: ValueId) -> usize {
         self.of(value).iter().product()
+    }
+
+    /// Whether the checks that this is about hold, as far as their numbers are known.
+    fn verify(&self, program: &Program, about: &dyn Fn(&Dim) -> bool) -> Result<(), String> {
+        for check in &program.checks {
+            if !about(&check.left) && !about(&check.right) {
+                continue;
+            }
+            if !self.has_symbols([&check.left, &check.right]) {
+                continue;
+            }
+            let (left, right) = (self.eval(&check.left), self.eval(&check.right));
+            if left.is_none() || left != right {
+                let shown =
+                    |size: Option<i64>| size.map_or("nothing".to_owned(), |n| n.to_string());
+                return Err(format!(
+                    "node {}: {}: {} and {} must be equal",
+                    check.node,
+                    check.what,
+                    shown(left),
+                    shown(right)
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -206,7 +302,16 @@ impl<'a> Call<'a> {
     /// # Errors
     /// It has none.
     pub fn eval(&self, dim: &Dim) -> Result<i64, String> {
-        dim.eval(&self.shapes.symbols).ok_or_else(|| format!("{dim:?} has no value"))
+        let found = self.shapes.eval(dim);
+        found.ok_or_else(|| format!("{} has no value", self.signature.program.dim_text(dim)))
+    }
+
+    /// Dimensions' values in this run.
+    ///
+    /// # Errors
+    /// One has none.
+    pub fn numbers(&self, dims: &[Dim]) -> Result<Vec<i64>, String> {
+        dims.iter().map(|dim| self.eval(dim)).collect()
     }
 
     /// Size of a dimension of input 0, whose shape the output has, and the product of the dimensions behind it.

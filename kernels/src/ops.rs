@@ -9,6 +9,7 @@ mod arg_reduce;
 mod attention;
 mod broadcast;
 mod concat;
+mod control;
 mod conv;
 mod conv_cpu;
 mod cumulative;
@@ -38,6 +39,7 @@ mod roi_align;
 mod row_ranks;
 mod scatter;
 mod shader;
+mod sizes;
 mod slice;
 mod softmax;
 mod strided;
@@ -155,6 +157,8 @@ pub fn kernel(op: &Op) -> &dyn Kernel {
         Op::Concat(op) => op,
         Op::Slice(op) => op,
         Op::Range(op) => op,
+        Op::Sizes(op) => op,
+        Op::If(_) | Op::Loop(_) => &control::Control,
         Op::Conv(op) => op,
         Op::Pool(op) => op,
         Op::DeformableColumns(op) => op,
@@ -198,6 +202,8 @@ pub(crate) fn cases() -> Vec<Case> {
         concat::cases(),
         slice::cases(),
         range::cases(),
+        sizes::cases(),
+        control::cases(),
         conv::cases(),
         pool::cases(),
         deformable_columns::cases(),

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use flotilla_program::{
-    BlobId, BlobRef, ConstantRef, DType, Node, Op, PROGRAM_VERSION, Port, Program, Source, Value,
-    ValueId, dim::Dim,
+    BlobId, BlobRef, ConstantRef, DType, Node, Op, Port, Program, Region, Source, SymbolInfo,
+    SymbolSource, Value, ValueId,
+    dim::{Dim, Symbol},
 };
 use flotilla_protocol::Tensor;
 
@@ -127,6 +128,9 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
             .iter()
             .map(|chunk| f64::from(u16::from_le_bytes(*chunk)))
             .collect(),
+        DType::F64 => {
+            bytes.as_chunks::<8>().0.iter().map(|chunk| f64::from_le_bytes(*chunk)).collect()
+        }
         DType::F16 => bytes
             .as_chunks::<2>()
             .0
@@ -217,6 +221,7 @@ impl Array {
             DType::U32 => each(numbers, |number| (number as u32).to_le_bytes()),
             DType::U16 => each(numbers, |number| (number as u16).to_le_bytes()),
             DType::U8 => each(numbers, |number| (number as u8).to_le_bytes()),
+            DType::F64 => each(numbers, f64::to_le_bytes),
             DType::Bool => each(numbers, |number| [u8::from(number != 0.0)]),
         }
     }
@@ -246,19 +251,7 @@ pub(crate) struct Sketch {
 
 impl Sketch {
     pub(crate) fn new(name: &str) -> Sketch {
-        let program = Program {
-            version: PROGRAM_VERSION,
-            name: name.to_owned(),
-            symbols: Vec::new(),
-            values: Vec::new(),
-            nodes: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            assumptions: Vec::new(),
-            counts: Vec::new(),
-            allowed_paddings: Vec::new(),
-            blobs: Vec::new(),
-        };
+        let program = Program::new(name);
         Sketch { program, weights: BTreeMap::new(), inputs: Vec::new() }
     }
 
@@ -274,6 +267,7 @@ impl Sketch {
             name: format!("input{}", value.0),
             dtype: array.dtype,
             value,
+            high: None,
         });
         self.inputs.push(array.tensor());
         value
@@ -308,9 +302,58 @@ impl Sketch {
         output
     }
 
+    /// A symbol that a run decides.
+    pub(crate) fn symbol(&mut self, source: SymbolSource) -> Dim {
+        let index = self.program.symbols.len() as u32;
+        self.program.symbols.push(SymbolInfo { name: format!("symbol{index}"), source });
+        Dim::Symbol(Symbol(index))
+    }
+
+    /// A value of a shape that a run decides, which no node computes yet.
+    pub(crate) fn sized(&mut self, dtype: DType, shape: Vec<Dim>) -> ValueId {
+        let dtype = dtype.storage();
+        self.program.values.push(Value { dtype, shape, source: Source::Node });
+        ValueId(self.program.values.len() as u32 - 1)
+    }
+
+    /// Gives a value the shape that only what decides it could be made after.
+    pub(crate) fn reshape(&mut self, value: ValueId, shape: Vec<Dim>) {
+        self.program.values[value.index()].shape = shape;
+    }
+
+    /// Puts the nodes since the first `before` into a region.
+    pub(crate) fn region(
+        &mut self,
+        before: usize,
+        parameters: &[ValueId],
+        results: &[ValueId],
+    ) -> u32 {
+        let (parameters, results) = (parameters.to_vec(), results.to_vec());
+        let nodes = self.program.nodes.split_off(before);
+        self.program.regions.push(Region { parameters, nodes, results });
+        self.program.regions.len() as u32 - 1
+    }
+
+    /// How many nodes are in no region.
+    pub(crate) fn nodes(&self) -> usize {
+        self.program.nodes.len()
+    }
+
+    /// A node that computes values which are there already.
+    pub(crate) fn computing(&mut self, op: Op, inputs: &[ValueId], outputs: &[ValueId]) {
+        let name = format!("{}{}", op.name(), self.program.nodes.len());
+        let (inputs, outputs) = (inputs.to_vec(), outputs.to_vec());
+        self.program.nodes.push(Node { name, op, inputs, outputs });
+    }
+
     /// Declares `value` as an output that must be `expected`.
     pub(crate) fn case(mut self, value: ValueId, expected: &Array, tolerance: Tolerance) -> Case {
-        self.program.outputs.push(Port { name: "output".to_owned(), dtype: expected.dtype, value });
+        self.program.outputs.push(Port {
+            name: "output".to_owned(),
+            dtype: expected.dtype,
+            value,
+            high: None,
+        });
         Case {
             name: self.program.name.clone(),
             program: self.program,

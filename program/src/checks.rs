@@ -1,9 +1,13 @@
 //! Whether a program is sound, and what the shapes of a run's inputs make of it.
 
 use crate::{
-    Expr, Op, PROGRAM_VERSION, Padding, Program, Source, Step, StepId, Value, ValueId, WORD_BYTES,
+    Expr, Node, Op, PROGRAM_VERSION, Padding, Program, Source, Step, StepId, SymbolSource, ValueId,
+    WORD_BYTES,
     dim::{Dim, Symbol},
 };
+
+/// Regions within one another; deeper ones are no honest program.
+const DEPTH_MAX: usize = 32;
 
 /// Why bytes are not a program that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +33,13 @@ pub enum ProgramError {
     },
 }
 
-impl Program {
-    /// The value of an id.
-    pub fn value(&self, id: ValueId) -> &Value {
-        &self.values[id.index()]
-    }
+type Checked = Result<(), ProgramError>;
 
+fn fail(place: impl Into<String>, what: &str) -> Checked {
+    Err(ProgramError::Inconsistent { place: place.into(), what: what.to_owned() })
+}
+
+impl Program {
     /// Serialized form.
     ///
     /// # Errors
@@ -61,91 +66,110 @@ impl Program {
     /// # Errors
     /// The first inconsistency.
     pub fn check(&self) -> Result<(), ProgramError> {
-        let fail = |place: &str, what: &str| {
-            Err(ProgramError::Inconsistent { place: place.to_owned(), what: what.to_owned() })
+        self.check_values()?;
+        self.check_symbols()?;
+        let mut walk = Walk {
+            program: self,
+            known: self.values.iter().map(|value| !matches!(value.source, Source::Node)).collect(),
+            used: vec![false; self.regions.len()],
         };
-        let mut known: Vec<bool> =
-            self.values.iter().map(|value| !matches!(value.source, Source::Node)).collect();
-        for (index, value) in self.values.iter().enumerate() {
-            if value.dtype != value.dtype.storage() {
-                return fail(&format!("value {index}"), "its type is not a storage type");
-            }
-            if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
-                return fail(&format!("value {index}"), "its shape has an unknown symbol");
-            }
-            if let Source::Constant(constant) = value.source {
-                let Some(blob) = self.blobs.iter().find(|blob| blob.id == constant.blob) else {
-                    return fail(&format!("value {index}"), "its blob is not listed");
-                };
-                if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob.bytes) {
-                    return fail(&format!("value {index}"), "it lies outside its blob");
-                }
-                let elements = value.shape.iter().try_fold(1u64, |product, dim| {
-                    product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
-                });
-                let width = constant.dtype.wire_bytes();
-                if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
-                    return fail(&format!("value {index}"), "its blob holds another type");
-                }
-                if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
-                    return fail(&format!("value {index}"), "its length does not fit its shape");
-                }
-            }
-        }
-        for node in &self.nodes {
-            for input in &node.inputs {
-                if known.get(input.index()) != Some(&true) {
-                    return fail(&node.name, "an input is not computed before it");
-                }
-            }
-            if let Op::Elementwise(expr) = &node.op
-                && !expr.is_well_formed(node.inputs.len())
-            {
-                return fail(&node.name, "its expression refers to a later step");
-            }
-            for output in &node.outputs {
-                match known.get_mut(output.index()) {
-                    Some(known) if !*known => *known = true,
-                    _ => return fail(&node.name, "an output is unknown or computed twice"),
-                }
-            }
-        }
+        walk.block(&self.nodes, 0)?;
+        let known = walk.known;
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
         }
-        self.check_counts()?;
+        let symbols = self.symbols.len();
+        let below = |dim: &Dim| dim.symbols_below(symbols);
+        if !self.checks.iter().all(|check| below(&check.left) && below(&check.right)) {
+            return fail("checks", "one has an unknown symbol");
+        }
         let is_known = |padding: &Padding| {
-            (padding.symbol.0 as usize) < self.symbols.len()
+            (padding.symbol.0 as usize) < symbols
                 && padding.guards.iter().all(|guard| (guard.input as usize) < self.inputs.len())
-                && padding.limits.iter().all(|limit| limit.dim.symbols_below(self.symbols.len()))
+                && padding.limits.iter().all(|limit| below(&limit.dim))
         };
         if !self.allowed_paddings.iter().all(is_known) {
             return fail("allowed paddings", "one refers to what is not there");
         }
-        for count in &self.counts {
-            if known.get(count.value.index()) != Some(&true) {
-                return fail("counts", "one of them is never computed");
-            }
-        }
         for port in self.inputs.iter().chain(&self.outputs) {
-            if known.get(port.value.index()) != Some(&true) {
-                return fail(&port.name, "the port's value is never computed");
+            for value in [Some(port.value), port.high].into_iter().flatten() {
+                if known.get(value.index()) != Some(&true) {
+                    return fail(&port.name, "the port's value is never computed");
+                }
             }
         }
         Ok(())
     }
 
-    /// Symbols' values from the shapes of a run's inputs, in the order of [`Program::inputs`].
+    fn check_values(&self) -> Checked {
+        for (index, value) in self.values.iter().enumerate() {
+            let place = || format!("value {index}");
+            if value.dtype != value.dtype.storage() {
+                return fail(place(), "its type is not a storage type");
+            }
+            if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
+                return fail(place(), "its shape has an unknown symbol");
+            }
+            let Source::Constant(constant) = value.source else { continue };
+            let Some(blob) = self.blobs.iter().find(|blob| blob.id == constant.blob) else {
+                return fail(place(), "its blob is not listed");
+            };
+            if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob.bytes) {
+                return fail(place(), "it lies outside its blob");
+            }
+            let elements = value.shape.iter().try_fold(1u64, |product, dim| {
+                product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
+            });
+            let width = constant.dtype.wire_bytes();
+            if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
+                return fail(place(), "its blob holds another type");
+            }
+            if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
+                return fail(place(), "its length does not fit its shape");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_symbols(&self) -> Checked {
+        for info in &self.symbols {
+            let fits = match info.source {
+                SymbolSource::Input => true,
+                SymbolSource::Element { value, index } => {
+                    self.values.get(value.index()).is_some_and(|value| {
+                        let elements: Option<i64> = value
+                            .shape
+                            .iter()
+                            .try_fold(1i64, |n, dim| n.checked_mul(dim.as_fixed()?));
+                        !value.dtype.is_float()
+                            && elements.is_some_and(|elements| i64::from(index) < elements)
+                    })
+                }
+                SymbolSource::Extent { value, axis } => self
+                    .values
+                    .get(value.index())
+                    .is_some_and(|value| (axis as usize) < value.shape.len()),
+            };
+            if !fits {
+                return fail(&info.name, "the symbol's value is decided by what is not there");
+            }
+        }
+        Ok(())
+    }
+
+    /// Symbols' values from the shapes of a run's inputs, in the order of [`Program::inputs`]; `None` for those that the run
+    /// itself decides.
     ///
     /// # Errors
     /// A wrong number of inputs, a wrong rank, a dimension that differs from the declared one, or a symbol with two
     /// values.
-    pub fn bind(&self, shapes: &[&[usize]]) -> Result<Vec<i64>, BindError> {
+    pub fn bind(&self, shapes: &[&[usize]]) -> Result<Vec<Option<i64>>, BindError> {
         if shapes.len() != self.inputs.len() {
             return Err(BindError::Count { got: shapes.len(), want: self.inputs.len() });
         }
         let mut bound: Vec<Option<i64>> = vec![None; self.symbols.len()];
-        for (port, shape) in self.inputs.iter().zip(shapes) {
+        let mut binder: Vec<Option<usize>> = vec![None; self.symbols.len()];
+        for (at, (port, shape)) in self.inputs.iter().zip(shapes).enumerate() {
             let declared = &self.value(port.value).shape;
             if shape.len() != declared.len() {
                 return Err(BindError::Rank {
@@ -155,43 +179,130 @@ impl Program {
                 });
             }
             for (dim, &got) in declared.iter().zip(*shape) {
-                if let Dim::Symbol(Symbol(index)) = dim {
-                    let got = got as i64;
-                    match bound[*index as usize] {
-                        None => bound[*index as usize] = Some(got),
-                        Some(want) if want != got => {
-                            return Err(BindError::Dimension {
-                                input: port.name.clone(),
-                                got,
-                                want,
-                            });
-                        }
-                        Some(_) => {}
+                let got = got as i64;
+                let want = match dim {
+                    Dim::Symbol(Symbol(index)) => {
+                        let index = *index as usize;
+                        binder[index].get_or_insert(at);
+                        *bound[index].get_or_insert(got)
                     }
-                }
-            }
-        }
-        self.bind_counts(&mut bound);
-        let bound: Vec<i64> = bound
-            .into_iter()
-            .enumerate()
-            .map(|(index, value)| {
-                value.ok_or_else(|| BindError::Unbound { symbol: self.symbols[index].clone() })
-            })
-            .collect::<Result<_, _>>()?;
-        for (port, shape) in self.inputs.iter().zip(shapes) {
-            for (dim, &got) in self.value(port.value).shape.iter().zip(*shape) {
-                let want = dim.eval(&bound);
-                if want != Some(got as i64) {
+                    dim => dim.eval_with(&|symbol| bound[symbol.0 as usize]).unwrap_or(-1),
+                };
+                if want != got {
+                    let first = match dim {
+                        Dim::Symbol(symbol) => binder[symbol.0 as usize]
+                            .filter(|&first| first != at)
+                            .map(|first| self.inputs[first].name.clone()),
+                        _ => None,
+                    };
                     return Err(BindError::Dimension {
                         input: port.name.clone(),
-                        got: got as i64,
-                        want: want.unwrap_or(-1),
+                        got,
+                        want,
+                        name: self.dim_text(dim),
+                        first,
                     });
                 }
             }
         }
+        for (info, value) in self.symbols.iter().zip(&bound) {
+            if info.source == SymbolSource::Input && value.is_none() {
+                return Err(BindError::Unbound { symbol: info.name.clone() });
+            }
+        }
         Ok(bound)
+    }
+}
+
+/// Goes through nodes as they would be executed.
+struct Walk<'p> {
+    program: &'p Program,
+    known: Vec<bool>,
+    /// Regions that a node was found for.
+    used: Vec<bool>,
+}
+
+impl Walk<'_> {
+    fn block(&mut self, nodes: &[Node], depth: usize) -> Checked {
+        for node in nodes {
+            for input in &node.inputs {
+                self.expect_known(*input, &node.name)?;
+            }
+            if let Op::Elementwise(expr) = &node.op
+                && !expr.is_well_formed(node.inputs.len())
+            {
+                return fail(&node.name, "its expression refers to a later step");
+            }
+            if node.op.dims().iter().any(|dim| !dim.symbols_below(self.program.symbols.len())) {
+                return fail(&node.name, "it has an unknown symbol");
+            }
+            for region in node.op.regions() {
+                self.region(node, region, depth)?;
+            }
+            for output in &node.outputs {
+                self.define(*output, &node.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn region(&mut self, node: &Node, region: u32, depth: usize) -> Checked {
+        let place = &node.name;
+        match self.used.get_mut(region as usize) {
+            Some(used) if !*used && depth < DEPTH_MAX => *used = true,
+            _ => return fail(place, "its region is unknown, used twice or too deep"),
+        }
+        let program = self.program;
+        let region = &program.regions[region as usize];
+        let (parameters, results) = match &node.op {
+            Op::Loop(turns) => {
+                let carried = turns.carried as usize;
+                if node.inputs.len() != 2 + carried || node.outputs.len() < carried {
+                    return fail(place, "it carries other values than it is given");
+                }
+                (1 + carried, 1 + node.outputs.len())
+            }
+            _ if node.inputs.len() == 1 => (0, node.outputs.len()),
+            _ => return fail(place, "it has no condition"),
+        };
+        if region.parameters.len() != parameters || region.results.len() != results {
+            return fail(place, "its region takes or gives another number of values");
+        }
+        for parameter in &region.parameters {
+            self.define(*parameter, place)?;
+        }
+        self.block(&region.nodes, depth + 1)?;
+        for result in &region.results {
+            self.expect_known(*result, place)?;
+        }
+        // What is inside cannot be seen from outside.
+        let inside = region.nodes.iter().flat_map(|node| &node.outputs).chain(&region.parameters);
+        for value in inside {
+            self.known[value.index()] = false;
+        }
+        Ok(())
+    }
+
+    fn expect_known(&self, value: ValueId, place: &str) -> Checked {
+        match self.known.get(value.index()) {
+            Some(true) => Ok(()),
+            _ => fail(place, "an input is not computed before it"),
+        }
+    }
+
+    fn define(&mut self, value: ValueId, place: &str) -> Checked {
+        let is_node = self
+            .program
+            .values
+            .get(value.index())
+            .is_some_and(|value| matches!(value.source, Source::Node));
+        match self.known.get_mut(value.index()) {
+            Some(known) if !*known && is_node => {
+                *known = true;
+                Ok(())
+            }
+            _ => fail(place, "an output is unknown or computed twice"),
+        }
     }
 }
 
@@ -221,8 +332,11 @@ pub enum BindError {
     Count { got: usize, want: usize },
     #[error("input {input} has {got} dimensions, the program wants {want}")]
     Rank { input: String, got: usize, want: usize },
-    #[error("input {input} has a dimension of {got} where {want} is needed")]
-    Dimension { input: String, got: i64, want: i64 },
+    #[error(
+        "input {input} has a dimension {name} of {got} where {want} is needed{}",
+        first.as_ref().map_or(String::new(), |first| format!(", as input {first} has it"))
+    )]
+    Dimension { input: String, got: i64, want: i64, name: String, first: Option<String> },
     #[error("no input determines the dimension {symbol}")]
     Unbound { symbol: String },
 }

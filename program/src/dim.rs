@@ -3,16 +3,26 @@
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "algebra")]
+mod bounds;
+#[cfg(feature = "algebra")]
+mod operators;
+#[cfg(feature = "algebra")]
+mod polynomial;
+#[cfg(feature = "algebra")]
 mod term;
 
 #[cfg(feature = "algebra")]
+pub use bounds::Bounds;
+#[cfg(feature = "algebra")]
+pub use operators::ToDim;
+#[cfg(feature = "algebra")]
 pub use term::Term;
 
-/// Index into [`crate::program::Program::symbols`].
+/// Index into [`crate::Program::symbols`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Symbol(pub u32);
 
-/// An integer expression; a dimension or an offset.
+/// An integer expression: a dimension, an offset, or any other number that shapes are made of. Comparisons are 1 or 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Dim {
     /// A known number.
@@ -23,14 +33,20 @@ pub enum Dim {
     Sum(Vec<Dim>),
     /// A product.
     Product(Vec<Dim>),
-    /// A quotient, rounded down; the divisor is positive.
-    DivFloor(Box<Dim>, u64),
+    /// A quotient, rounded down; it has no value where the divisor is 0.
+    Quotient(Box<Dim>, Box<Dim>),
     /// The smallest.
     Min(Vec<Dim>),
     /// The largest.
     Max(Vec<Dim>),
     /// What the dimensions broadcast to: the one that is not 1.
     Broadcast(Vec<Dim>),
+    /// 1 where both are equal, else 0.
+    Equal(Box<Dim>, Box<Dim>),
+    /// 1 where the first is less than the second, else 0.
+    Less(Box<Dim>, Box<Dim>),
+    /// The second where the first is not 0, else the third. The other one needs no value.
+    Select(Box<Dim>, Box<Dim>, Box<Dim>),
 }
 
 impl Dim {
@@ -43,57 +59,69 @@ impl Dim {
         }
     }
 
-    /// The value for these symbols' values; `None` on overflow, an unknown symbol or dimensions that do not broadcast.
+    /// The value for these symbols' values; `None` on overflow, an unknown symbol, a divisor of 0 or dimensions that do not
+    /// broadcast.
     pub fn eval(&self, symbols: &[i64]) -> Option<i64> {
+        self.eval_with(&|symbol: Symbol| symbols.get(symbol.0 as usize).copied())
+    }
+
+    /// The value, where `value` says what symbols are as far as that is known.
+    pub fn eval_with(&self, value: &impl Fn(Symbol) -> Option<i64>) -> Option<i64> {
+        let of = |dim: &Dim| dim.eval_with(value);
+        let all = |dims: &[Dim]| dims.iter().map(of).collect::<Option<Vec<i64>>>();
         match self {
-            Dim::Fixed(value) => Some(*value),
-            Dim::Symbol(Symbol(index)) => symbols.get(*index as usize).copied(),
-            Dim::Sum(terms) => {
-                terms.iter().try_fold(0i64, |sum, dim| sum.checked_add(dim.eval(symbols)?))
-            }
-            Dim::Product(factors) => factors
-                .iter()
-                .try_fold(1i64, |product, dim| product.checked_mul(dim.eval(symbols)?)),
-            Dim::DivFloor(dim, by) => {
-                dim.eval(symbols)?.checked_div_euclid(i64::try_from(*by).ok()?)
-            }
-            Dim::Min(dims) => evaluated(dims, symbols)?.into_iter().min(),
-            Dim::Max(dims) => evaluated(dims, symbols)?.into_iter().max(),
+            Dim::Fixed(number) => Some(*number),
+            Dim::Symbol(symbol) => value(*symbol),
+            Dim::Sum(terms) => all(terms)?.into_iter().try_fold(0i64, i64::checked_add),
+            Dim::Product(factors) => all(factors)?.into_iter().try_fold(1i64, i64::checked_mul),
+            Dim::Quotient(dim, by) => floor_quotient(of(dim)?, of(by)?),
+            Dim::Min(dims) => all(dims)?.into_iter().min(),
+            Dim::Max(dims) => all(dims)?.into_iter().max(),
             Dim::Broadcast(dims) => {
-                evaluated(dims, symbols)?.into_iter().try_fold(1, |all, dim| match (all, dim) {
+                all(dims)?.into_iter().try_fold(1, |all, dim| match (all, dim) {
                     (all, 1) => Some(all),
                     (1, dim) => Some(dim),
                     (all, dim) => (all == dim).then_some(all),
                 })
             }
+            Dim::Equal(a, b) => Some(i64::from(of(a)? == of(b)?)),
+            Dim::Less(a, b) => Some(i64::from(of(a)? < of(b)?)),
+            Dim::Select(condition, yes, no) => of(if of(condition)? != 0 { yes } else { no }),
+        }
+    }
+
+    /// Its parts, of which it is made.
+    pub fn parts(&self) -> Vec<&Dim> {
+        match self {
+            Dim::Fixed(_) | Dim::Symbol(_) => Vec::new(),
+            Dim::Sum(dims)
+            | Dim::Product(dims)
+            | Dim::Min(dims)
+            | Dim::Max(dims)
+            | Dim::Broadcast(dims) => dims.iter().collect(),
+            Dim::Quotient(a, b) | Dim::Equal(a, b) | Dim::Less(a, b) => vec![a, b],
+            Dim::Select(condition, yes, no) => vec![condition, yes, no],
+        }
+    }
+
+    /// Every symbol that it depends on, in the order in which they occur.
+    pub fn symbols(&self) -> Vec<Symbol> {
+        match self {
+            Dim::Symbol(symbol) => vec![*symbol],
+            _ => self.parts().into_iter().flat_map(Dim::symbols).collect(),
         }
     }
 
     /// Whether it depends on a symbol.
     pub fn mentions(&self, symbol: Symbol) -> bool {
-        match self {
-            Dim::Fixed(_) => false,
-            Dim::Symbol(own) => *own == symbol,
-            Dim::DivFloor(dim, _) => dim.mentions(symbol),
-            Dim::Sum(dims)
-            | Dim::Product(dims)
-            | Dim::Min(dims)
-            | Dim::Max(dims)
-            | Dim::Broadcast(dims) => dims.iter().any(|dim| dim.mentions(symbol)),
-        }
+        *self == Dim::Symbol(symbol) || self.parts().into_iter().any(|dim| dim.mentions(symbol))
     }
 
     /// Whether every symbol's index is below `count`.
     pub fn symbols_below(&self, count: usize) -> bool {
         match self {
-            Dim::Fixed(_) => true,
             Dim::Symbol(Symbol(index)) => (*index as usize) < count,
-            Dim::DivFloor(dim, _) => dim.symbols_below(count),
-            Dim::Sum(dims)
-            | Dim::Product(dims)
-            | Dim::Min(dims)
-            | Dim::Max(dims)
-            | Dim::Broadcast(dims) => dims.iter().all(|dim| dim.symbols_below(count)),
+            _ => self.parts().into_iter().all(|dim| dim.symbols_below(count)),
         }
     }
 }
@@ -104,6 +132,9 @@ impl From<i64> for Dim {
     }
 }
 
-fn evaluated(dims: &[Dim], symbols: &[i64]) -> Option<Vec<i64>> {
-    dims.iter().map(|dim| dim.eval(symbols)).collect()
+/// The quotient rounded down; `None` for a divisor of 0 and on overflow.
+fn floor_quotient(value: i64, by: i64) -> Option<i64> {
+    let quotient = value.checked_div(by)?;
+    let rest = value.checked_rem(by)?;
+    Some(if rest != 0 && (rest < 0) != (by < 0) { quotient - 1 } else { quotient })
 }

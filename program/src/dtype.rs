@@ -26,14 +26,17 @@ pub enum DType {
     Bool,
     /// The upper half of an `F32`.
     BF16,
+    /// To clients only: a page computes with `F32`.
+    F64,
 }
 
 impl DType {
     /// Every type.
-    pub const ALL: [DType; 12] = [
+    pub const ALL: [DType; 13] = [
         DType::F32,
         DType::F16,
         DType::BF16,
+        DType::F64,
         DType::I64,
         DType::I32,
         DType::I16,
@@ -49,7 +52,7 @@ impl DType {
     /// `F32`, integers of any width 32-bit ones. Those of 64 bits are range-checked on their way in and out.
     pub fn storage(self) -> DType {
         match self {
-            DType::F32 | DType::F16 | DType::BF16 => DType::F32,
+            DType::F32 | DType::F16 | DType::BF16 | DType::F64 => DType::F32,
             DType::I64 | DType::I32 | DType::I16 | DType::I8 => DType::I32,
             DType::U64 | DType::U32 | DType::U16 | DType::U8 => DType::U32,
             DType::Bool => DType::Bool,
@@ -59,7 +62,7 @@ impl DType {
     /// Bytes of one element in a client's tensor (`Bool` is one byte there).
     pub fn wire_bytes(self) -> usize {
         match self {
-            DType::I64 | DType::U64 => 8,
+            DType::I64 | DType::U64 | DType::F64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
@@ -69,6 +72,11 @@ impl DType {
     /// Whether values are floating point.
     pub fn is_float(self) -> bool {
         self.storage() == DType::F32
+    }
+
+    /// Whether values are integers; `Bool` is none.
+    pub fn is_integer(self) -> bool {
+        !self.is_float() && self != DType::Bool
     }
 
     /// Whether a word holds numbers that this type does not, so that results have to be rounded or wrapped.

@@ -13,13 +13,10 @@ impl Display for Program {
         for port in &self.inputs {
             writeln!(f, "in  {} = {} ({:?})", self.operand(port.value), port.name, port.dtype)?;
         }
-        for node in &self.nodes {
-            self.write_node(f, node)?;
-        }
-        for count in &self.counts {
-            let symbol = self.dim_text(&Dim::Symbol(count.symbol));
-            let most = self.dim_text(&count.most);
-            writeln!(f, "cut {symbol} = {}, at most {most}", self.operand(count.value))?;
+        self.write_block(f, &self.nodes, 0)?;
+        for check in &self.checks {
+            let (left, right) = (self.dim_text(&check.left), self.dim_text(&check.right));
+            writeln!(f, "must {left} == {right}  # {}: {}", check.node, check.what)?;
         }
         for port in &self.outputs {
             writeln!(f, "out {} = {} ({:?})", self.operand(port.value), port.name, port.dtype)?;
@@ -31,7 +28,7 @@ impl Display for Program {
 impl Program {
     /// A dimension with the symbols' names.
     pub fn dim_text(&self, dim: &Dim) -> String {
-        dim_text(dim, &self.symbols)
+        dim_text(dim, &|symbol| self.symbol_name(symbol).to_owned())
     }
 
     /// A value's type and shape, as in `F32[B,S,384]`.
@@ -44,7 +41,7 @@ impl Program {
     /// Lines of `name op` per operator and how often it occurs, most frequent first.
     pub fn op_counts(&self) -> Vec<(&'static str, usize)> {
         let mut counts = std::collections::BTreeMap::<&'static str, usize>::new();
-        for node in &self.nodes {
+        for node in self.all_nodes() {
             *counts.entry(node.op.name()).or_default() += 1;
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
@@ -58,6 +55,23 @@ impl Program {
             Source::Constant(_) => '$',
         };
         format!("{sigil}{}:{}", id.0, self.value_text(id))
+    }
+
+    fn write_block(&self, f: &mut Formatter<'_>, nodes: &[Node], depth: usize) -> fmt::Result {
+        for node in nodes {
+            write!(f, "{:width$}", "", width = 2 * depth)?;
+            self.write_node(f, node)?;
+            for region in node.op.regions() {
+                let Some(region) = self.regions.get(region as usize) else { continue };
+                let list = |ids: &[ValueId]| {
+                    ids.iter().map(|&id| self.operand(id)).collect::<Vec<_>>().join(", ")
+                };
+                writeln!(f, "{:width$}({})", "", list(&region.parameters), width = 2 * depth + 2)?;
+                self.write_block(f, &region.nodes, depth + 2)?;
+                writeln!(f, "{:width$}-> {}", "", list(&region.results), width = 2 * depth + 2)?;
+            }
+        }
+        Ok(())
     }
 
     fn write_node(&self, f: &mut Formatter<'_>, node: &Node) -> fmt::Result {
@@ -103,7 +117,10 @@ impl Program {
             Op::Reshape | Op::Broadcast | Op::Triangular | Op::FirstAbove | Op::RowRanks => {
                 String::new()
             }
-            Op::Pad(pad) => format!("{:?}, before {:?}", pad.mode, pad.before),
+            Op::Pad(pad) => format!("{:?}, before [{}]", pad.mode, self.dims_text(&pad.before)),
+            Op::Sizes(sizes) => self.dims_text(&sizes.dims),
+            Op::If(_) => String::new(),
+            Op::Loop(turns) => format!("carried {}", turns.carried),
             Op::Resample(resample) => format!("axis {}", resample.axis),
             Op::GridSample(sample) => format!(
                 "{:?}, outside {:?}, align_corners {}",
@@ -163,20 +180,54 @@ impl Program {
                     self.dim_text(&range.stride)
                 )
             }
-            Op::Conv(conv) => conv_text(conv),
+            Op::Conv(conv) => self.conv_text(conv),
             Op::Pool(pool) => {
-                format!("{:?}, kernel {:?}, {}", pool.kind, pool.kernel, window_text(&pool.window))
+                let window = self.window_text(&pool.window);
+                format!("{:?}, kernel {:?}, {window}", pool.kind, pool.kernel)
             }
             Op::DeformableColumns(columns) => {
                 let mask = if columns.mask { ", mask" } else { "" };
                 format!(
                     "kernel {:?}, {}, offset groups {}{mask}",
                     columns.kernel,
-                    window_text(&columns.window),
+                    self.window_text(&columns.window),
                     columns.offset_groups
                 )
             }
         }
+    }
+
+    fn dims_text(&self, dims: &[Dim]) -> String {
+        dims.iter().map(|dim| self.dim_text(dim)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn window_text(&self, window: &Window) -> String {
+        format!(
+            "strides {:?}, dilations {:?}, pads [{}]",
+            window.strides,
+            window.dilations,
+            self.dims_text(&window.pads)
+        )
+    }
+
+    fn conv_text(&self, conv: &Conv) -> String {
+        let mut text = self.window_text(&conv.window);
+        if conv.groups != 1 {
+            text.push_str(&format!(", groups {}", conv.groups));
+        }
+        for (present, word) in
+            [(conv.transposed, "transposed"), (conv.bias, "bias"), (conv.residual, "residual")]
+        {
+            if present {
+                text.push_str(", ");
+                text.push_str(word);
+            }
+        }
+        if let Some(activation) = conv.activation {
+            text.push_str(", ");
+            text.push_str(&unary_text(activation));
+        }
+        text
     }
 
     fn expr_text(&self, expr: &Expr) -> String {
@@ -204,21 +255,30 @@ impl Program {
 }
 
 /// A dimension with these names for its symbols.
-pub(crate) fn dim_text(dim: &Dim, symbols: &[String]) -> String {
-    let list = |dims: &[Dim], separator: &str| {
-        dims.iter().map(|dim| dim_text(dim, symbols)).collect::<Vec<_>>().join(separator)
-    };
+pub fn dim_text(dim: &Dim, name: &impl Fn(Symbol) -> String) -> String {
+    let one = |dim: &Dim| dim_text(dim, name);
+    let list =
+        |dims: &[Dim], separator: &str| dims.iter().map(one).collect::<Vec<_>>().join(separator);
     match dim {
         Dim::Fixed(value) => value.to_string(),
-        Dim::Symbol(Symbol(index)) => {
-            symbols.get(*index as usize).cloned().unwrap_or_else(|| format!("?{index}"))
-        }
-        Dim::Sum(dims) => format!("({})", list(dims, "+")),
+        Dim::Symbol(symbol) => match name(*symbol) {
+            unnamed if unnamed.is_empty() => format!("?{}", symbol.0),
+            name => name,
+        },
+        Dim::Sum(dims) => format!("({})", list(dims, "+").replace("+-", "-")),
         Dim::Product(dims) => list(dims, "*"),
-        Dim::DivFloor(dim, by) => format!("{}/{by}", dim_text(dim, symbols)),
+        Dim::Quotient(dim, by) => match **by {
+            Dim::Product(_) => format!("{}/({})", one(dim), one(by)),
+            _ => format!("{}/{}", one(dim), one(by)),
+        },
         Dim::Min(dims) => format!("min({})", list(dims, ",")),
         Dim::Max(dims) => format!("max({})", list(dims, ",")),
         Dim::Broadcast(dims) => format!("broadcast({})", list(dims, ",")),
+        Dim::Equal(a, b) => format!("({} == {})", one(a), one(b)),
+        Dim::Less(a, b) => format!("({} < {})", one(a), one(b)),
+        Dim::Select(condition, yes, no) => {
+            format!("select({}, {}, {})", one(condition), one(yes), one(no))
+        }
     }
 }
 
@@ -240,33 +300,6 @@ fn matmul_text(matmul: &MatMul) -> String {
         text.push_str(if text.is_empty() { "" } else { ", " });
         // Writing to a `String` cannot fail.
         let _ = write!(text, "alpha {}", matmul.alpha);
-    }
-    text
-}
-
-fn window_text(window: &Window) -> String {
-    format!(
-        "strides {:?}, dilations {:?}, pads {:?}",
-        window.strides, window.dilations, window.pads
-    )
-}
-
-fn conv_text(conv: &Conv) -> String {
-    let mut text = window_text(&conv.window);
-    if conv.groups != 1 {
-        text.push_str(&format!(", groups {}", conv.groups));
-    }
-    for (present, word) in
-        [(conv.transposed, "transposed"), (conv.bias, "bias"), (conv.residual, "residual")]
-    {
-        if present {
-            text.push_str(", ");
-            text.push_str(word);
-        }
-    }
-    if let Some(activation) = conv.activation {
-        text.push_str(", ");
-        text.push_str(&unary_text(activation));
     }
     text
 }

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dim::Dim;
+
 /// See [`Op::Pad`](crate::Op::Pad).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pad {
     /// Elements put before each dimension; a negative number takes as many away.
-    pub before: Vec<i64>,
+    pub before: Vec<Dim>,
     /// What the new elements are.
     pub mode: PadMode,
 }

@@ -5,7 +5,6 @@
 //! named by their blake3 hash.
 
 mod checks;
-mod counts;
 pub mod dim;
 mod dtype;
 mod explain;
@@ -16,8 +15,8 @@ mod padding;
 mod program;
 
 pub use checks::{BindError, ProgramError};
-pub use counts::Count;
 pub use dtype::{DType, WORD_BYTES};
+pub use explain::dim_text;
 pub use expr::{Binary, Expr, Step, StepId, Test, Unary};
 pub use geometry::{
     Branch, Dft, Gathered, GridSample, Interpolation, NgramCounts, Outside, Pad, PadMode, Resample,
@@ -25,12 +24,12 @@ pub use geometry::{
 };
 pub use op::{
     Activation, ArgReduce, Attention, Cell, Combine, Concat, Conv, Cumulative, DeformableColumns,
-    Gather, GatherElements, GatherNd, LayerNorm, LinearAttention, MatMul, Op, Pool, PoolKind,
-    Range, Recurrent, Reduce, ReduceKind, ScatterElements, ScatterNd, Slice, Softmax, TopK,
-    Transpose, Window,
+    Gather, GatherElements, GatherNd, If, LayerNorm, LinearAttention, Loop, MatMul, Op, Pool,
+    PoolKind, Range, Recurrent, Reduce, ReduceKind, ScatterElements, ScatterNd, Sizes, Slice,
+    Softmax, TopK, Transpose, Window,
 };
 pub use padding::{Guard, Limit, Padding};
 pub use program::{
-    Assumption, BlobId, BlobRef, ConstantRef, Node, PROGRAM_VERSION, Port, Program, Source, Value,
-    ValueId,
+    Assumption, BlobId, BlobRef, Check, ConstantRef, Node, PROGRAM_VERSION, Port, Program, Region,
+    Source, SymbolInfo, SymbolSource, Value, ValueId,
 };

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Dft, Expr, GridSample, Interpolation, NgramCounts, Pad, Resample, RoiAlign, Suppress, Trees,
-    Unary, dim::Dim,
+    Dft, Expr, GridSample, Interpolation, NgramCounts, Pad, Resample, RoiAlign, Step, Suppress,
+    Trees, Unary, dim::Dim,
 };
 
 /// An operator. Shapes are in the values; an operator carries only what shapes do not say.
@@ -54,6 +54,8 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
+    /// Numbers that shapes are made of, one per element of the output (I32). No inputs.
+    Sizes(Sizes),
     /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
     /// `[n, c, d1, ..]`, `w` `[m, k1, .., c / groups]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
     /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
@@ -136,6 +138,15 @@ pub enum Op {
     Recurrent(Recurrent),
     /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
     Cumulative(Cumulative),
+    /// One of two regions: input a condition (Bool, one element); the results are those of the region that runs. Regions have
+    /// no parameters.
+    If(If),
+    /// A region again and again. Inputs: the condition to begin (Bool, one element), the most turns (I32, one element), then
+    /// what the turns carry on. The region's parameters are the turn's number (I32, no dimension), then what is carried; its
+    /// results are whether to go on (Bool, one element), what is carried to the next turn, then what is collected. The
+    /// node's results are what is carried out of the last turn, then each collected value with a new first dimension of all
+    /// turns. Source: ONNX operators, "Loop".
+    Loop(Loop),
 }
 
 impl Op {
@@ -180,7 +191,41 @@ impl Op {
             | Op::RowRanks
             | Op::Suppress(_)
             | Op::Trees(_)
-            | Op::Range(_) => false,
+            | Op::Range(_)
+            | Op::Sizes(_)
+            | Op::If(_)
+            | Op::Loop(_) => false,
+        }
+    }
+
+    /// The regions that it runs, as indices into [`Program::regions`](crate::Program::regions).
+    pub fn regions(&self) -> Vec<u32> {
+        match self {
+            Op::If(branch) => vec![branch.yes, branch.no],
+            Op::Loop(turns) => vec![turns.body],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The numbers in it that shapes are made of.
+    pub fn dims(&self) -> Vec<&Dim> {
+        match self {
+            Op::Slice(slice) => vec![&slice.start],
+            Op::Range(range) => vec![&range.start, &range.stride],
+            Op::Sizes(sizes) => sizes.dims.iter().collect(),
+            Op::Pad(pad) => pad.before.iter().collect(),
+            Op::Conv(conv) => conv.window.pads.iter().collect(),
+            Op::Pool(pool) => pool.window.pads.iter().chain(&pool.pads_after).collect(),
+            Op::DeformableColumns(columns) => columns.window.pads.iter().collect(),
+            Op::Elementwise(expr) => expr
+                .steps
+                .iter()
+                .filter_map(|step| match step {
+                    Step::Dim(dim) => Some(dim),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -201,6 +246,9 @@ impl Op {
             Op::Concat(_) => "Concat",
             Op::Slice(_) => "Slice",
             Op::Range(_) => "Range",
+            Op::Sizes(_) => "Sizes",
+            Op::If(_) => "If",
+            Op::Loop(_) => "Loop",
             Op::Conv(_) => "Conv",
             Op::Pool(_) => "Pool",
             Op::DeformableColumns(_) => "DeformableColumns",
@@ -348,6 +396,36 @@ pub struct Range {
     pub stride: Dim,
 }
 
+/// See [`Op::Sizes`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// The numbers, row-major; at most [`Sizes::MAX`].
+    pub dims: Vec<Dim>,
+}
+
+impl Sizes {
+    /// Most numbers, which a launch's parameters hold.
+    pub const MAX: usize = 64;
+}
+
+/// See [`Op::If`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct If {
+    /// What runs where the condition is true.
+    pub yes: u32,
+    /// What runs where it is not.
+    pub no: u32,
+}
+
+/// See [`Op::Loop`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loop {
+    /// What a turn runs.
+    pub body: u32,
+    /// How many values are carried from turn to turn.
+    pub carried: u32,
+}
+
 /// How a window slides: one number per spatial dimension each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
@@ -356,7 +434,7 @@ pub struct Window {
     /// Distance between neighbouring elements inside of it; not 0.
     pub dilations: Vec<u32>,
     /// How far the first place lies before the first element.
-    pub pads: Vec<i32>,
+    pub pads: Vec<Dim>,
 }
 
 /// See [`Op::Conv`].
@@ -386,7 +464,7 @@ pub struct Pool {
     /// Its places.
     pub window: Window,
     /// How many elements of padding lie behind the last one; only [`PoolKind::PaddedMean`] asks.
-    pub pads_after: Vec<i32>,
+    pub pads_after: Vec<Dim>,
 }
 
 /// What a [`Pool`] computes.

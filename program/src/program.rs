@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Count, DType, Op, Padding, dim::Dim};
+use crate::{
+    DType, Op, Padding,
+    dim::{Dim, Symbol},
+};
 
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 4;
+pub const PROGRAM_VERSION: u32 = 5;
 
 /// blake3 hash of a weight blob's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,9 +110,11 @@ pub struct Port {
     pub dtype: DType,
     /// The value inside the program.
     pub value: ValueId,
+    /// Of 64-bit integers that need all of their bits: the upper words, of `value`'s shape; `value` has the lower ones.
+    pub high: Option<ValueId>,
 }
 
-/// An input that decides shapes, and the value that the program was made for: a run with another one is refused.
+/// An input that decides what is computed, and the value that the program was made for: a run with another one is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assumption {
     /// Index in [`Program::inputs`].
@@ -131,6 +136,62 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
 }
 
+/// A symbolic dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SymbolInfo {
+    /// Its name, for messages and for clients that fix it.
+    pub name: String,
+    /// Who decides its value.
+    pub source: SymbolSource,
+}
+
+/// Who decides the value of a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SymbolSource {
+    /// The shape of an input.
+    Input,
+    /// A number that the program computes: an element of a value (I32 or Bool), by its row-major index. It is read once the
+    /// value is computed, and what follows has known sizes again.
+    Element {
+        /// The value.
+        value: ValueId,
+        /// The element.
+        index: u32,
+    },
+    /// The size that a dimension has when the value is there: of a result of [`Op::If`] or [`Op::Loop`], or of what a loop's
+    /// body is given.
+    Extent {
+        /// The value.
+        value: ValueId,
+        /// Its dimension.
+        axis: u32,
+    },
+}
+
+/// Nodes that an [`Op::If`] or [`Op::Loop`] runs. They may read every value that is there where the node itself stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    /// Values that the operator gives it, see there.
+    pub parameters: Vec<ValueId>,
+    /// In execution order.
+    pub nodes: Vec<Node>,
+    /// What it gives back, see there.
+    pub results: Vec<ValueId>,
+}
+
+/// Two numbers that must be equal in a run; they could not be proved to be when the program was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Name of the node that needs it.
+    pub node: String,
+    /// What the two numbers are, in words.
+    pub what: String,
+    /// One of them.
+    pub left: Dim,
+    /// The other one.
+    pub right: Dim,
+}
+
 /// A lowered model. Nodes are in execution order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -138,22 +199,78 @@ pub struct Program {
     pub version: u32,
     /// Name for messages.
     pub name: String,
-    /// Names of the symbolic dimensions; a [`Symbol`](crate::dim::Symbol) is an index here.
-    pub symbols: Vec<String>,
-    /// Every value.
+    /// The symbolic dimensions; a [`Symbol`](crate::dim::Symbol) is an index here.
+    pub symbols: Vec<SymbolInfo>,
+    /// Every value, those of regions included.
     pub values: Vec<Value>,
-    /// Every node, in execution order.
+    /// Every node that is in no region, in execution order.
     pub nodes: Vec<Node>,
+    /// What operators with control flow run.
+    pub regions: Vec<Region>,
     /// Inputs of a run.
     pub inputs: Vec<Port>,
     /// Results of a run.
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
-    /// Dimensions that the data decide.
-    pub counts: Vec<Count>,
+    /// What must hold of sizes.
+    pub checks: Vec<Check>,
     /// Symbols that runs may pad, all or any of them; what is not listed may not be padded.
     pub allowed_paddings: Vec<Padding>,
     /// Blobs that hold the constants.
     pub blobs: Vec<BlobRef>,
+}
+
+impl Program {
+    /// A program that computes nothing.
+    pub fn new(name: impl Into<String>) -> Program {
+        Program {
+            version: PROGRAM_VERSION,
+            name: name.into(),
+            symbols: Vec::new(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            regions: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            assumptions: Vec::new(),
+            checks: Vec::new(),
+            allowed_paddings: Vec::new(),
+            blobs: Vec::new(),
+        }
+    }
+
+    /// The value of an id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// What a run gives back: each output's words, and behind those of 64 bits their upper words.
+    pub fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.outputs.iter().flat_map(|port| [Some(port.value), port.high]).flatten()
+    }
+
+    /// What a run is given: each input's words, and behind those of 64 bits their upper words.
+    pub fn given(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.inputs.iter().flat_map(|port| [Some(port.value), port.high]).flatten()
+    }
+
+    /// Every node, those of regions included.
+    pub fn all_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().chain(self.regions.iter().flat_map(|region| &region.nodes))
+    }
+
+    /// A symbol's name.
+    pub fn symbol_name(&self, symbol: Symbol) -> &str {
+        self.symbols.get(symbol.0 as usize).map_or("", |info| &info.name)
+    }
+
+    /// The symbol of a name, of those that inputs' shapes decide.
+    pub fn symbol_named(&self, name: &str) -> Option<Symbol> {
+        let found = self
+            .symbols
+            .iter()
+            .position(|info| info.name == name && info.source == SymbolSource::Input);
+        found.map(|index| Symbol(index as u32))
+    }
 }

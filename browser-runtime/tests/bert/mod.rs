@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_program::{
     Attention, Binary, BlobId, BlobRef, ConstantRef, DType, Expr, Gather, LayerNorm, MatMul, Node,
-    Op, PROGRAM_VERSION, Port, Program, Range, Source, Step, Unary, Value, ValueId,
+    Op, Port, Program, Range, Source, Step, SymbolInfo, SymbolSource, Unary, Value, ValueId,
     dim::{Dim, Symbol},
 };
 
@@ -98,23 +98,16 @@ fn rows(width: i64) -> Vec<Dim> {
 /// Inputs `input_ids` and `attention_mask` (I64, `[batch, sequence]`), output `[batch, sequence, hidden]`.
 pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
     let program = Program {
-        version: PROGRAM_VERSION,
-        name: "bert".to_owned(),
-        symbols: vec!["batch".to_owned(), "sequence".to_owned()],
-        values: Vec::new(),
-        nodes: Vec::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        assumptions: Vec::new(),
-        counts: Vec::new(),
-        allowed_paddings: Vec::new(),
-        blobs: Vec::new(),
+        symbols: ["batch", "sequence"]
+            .map(|name| SymbolInfo { name: name.to_owned(), source: SymbolSource::Input })
+            .into(),
+        ..Program::new("bert")
     };
     let mut b = Builder { program, blob: Vec::new(), seed: 7 };
     let Sizes { hidden, heads, intermediate, .. } = sizes;
     let given = |b: &mut Builder, name: &str| {
         let value = b.value(DType::I32, vec![batch(), sequence()], Source::Input);
-        b.program.inputs.push(Port { name: name.to_owned(), dtype: DType::I64, value });
+        b.program.inputs.push(Port { name: name.to_owned(), dtype: DType::I64, value, high: None });
         value
     };
     let ids = given(&mut b, "input_ids");
@@ -159,6 +152,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
         name: "last_hidden_state".to_owned(),
         dtype: DType::F32,
         value: x,
+        high: None,
     });
     let id = BlobId(*blake3::hash(&b.blob).as_bytes());
     for value in &mut b.program.values {

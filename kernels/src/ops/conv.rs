@@ -55,7 +55,7 @@ fn geometry(op: &Conv, call: &Call<'_>) -> Result<Geometry, String> {
         groups,
         inputs: *inputs,
         outputs: m / groups,
-        sliding: Sliding::new(&op.window, input, kernel, places)?,
+        sliding: Sliding::new(call, &op.window, input, kernel, places)?,
     })
 }
 
@@ -76,7 +76,8 @@ fn specialization(op: &Conv, signature: &Signature<'_>) -> Specialization {
     let plane = x.shape[2..].iter().try_fold(1, |plane, dim| Some(plane * dim.as_fixed()?));
     let single = w.shape[1..w.shape.len() - 1].iter().all(|dim| dim.as_fixed() == Some(1));
     let Window { strides, pads, .. } = &op.window;
-    let unmoved = strides.iter().all(|&stride| stride == 1) && pads.iter().all(|&pad| pad == 0);
+    let unmoved = strides.iter().all(|&stride| stride == 1)
+        && pads.iter().all(|pad| pad.as_fixed() == Some(0));
     Specialization {
         element: if x.dtype == DType::F32 { "f32" } else { "i32" },
         vectors,
@@ -244,8 +245,10 @@ fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
             let tap = crate::suite::unravel(flat, &w.shape[1..]);
             let mut own = vec![index[0], group * channels + tap[spatial]];
             for axis in 0..spatial {
-                let (stride, pad) =
-                    (i64::from(op.window.strides[axis]), i64::from(op.window.pads[axis]));
+                let (stride, pad) = (
+                    i64::from(op.window.strides[axis]),
+                    op.window.pads[axis].as_fixed().unwrap_or(0),
+                );
                 let step = tap[axis] as i64 * i64::from(op.window.dilations[axis]);
                 let place = places[axis] as i64;
                 let at = match op.transposed {
@@ -276,7 +279,7 @@ pub(crate) fn cases() -> Vec<Case> {
         window: Window {
             strides: strides.to_vec(),
             dilations: dilations.to_vec(),
-            pads: pads.to_vec(),
+            pads: pads.iter().map(|&pad| i64::from(pad).into()).collect(),
         },
         groups: 1,
         transposed: false,

@@ -75,7 +75,7 @@ impl Kernel for DeformableColumns {
         params.extend(out.map(|size| size as u32));
         params.extend(&self.window.strides);
         params.extend(&self.window.dilations);
-        params.extend(self.window.pads.iter().map(|&pad| pad as u32));
+        params.extend(call.numbers(&self.window.pads)?.into_iter().map(|pad| pad as u32));
         params.extend([self.offset_groups, 0]);
         let inputs = (0..2 + usize::from(self.mask)).collect();
         Ok(vec![Launch { shader: 0, inputs, params, invocations: total as u64 }])
@@ -89,6 +89,7 @@ impl Kernel for DeformableColumns {
     ) -> Result<(), String> {
         let Geometry { channels, size, kernel, out } = geometry(self, call)?;
         let (data, offset) = (operands[0].f32(), operands[1].f32());
+        let pads = call.numbers(&self.window.pads)?;
         let (taps, places) = (kernel[0] * kernel[1], out[0] * out[1]);
         let groups = self.offset_groups as usize;
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
@@ -100,7 +101,7 @@ impl Kernel for DeformableColumns {
             let at = |axis: usize, place: usize, tap: usize| {
                 let grid = (place * self.window.strides[axis] as usize
                     + tap * self.window.dilations[axis] as usize) as f32
-                    - self.window.pads[axis] as f32;
+                    - pads[axis] as f32;
                 (grid + offset[(2 * pair + axis) * places + index % places])
                     .clamp(-1.0, size[axis] as f32)
             };
@@ -141,7 +142,11 @@ pub(crate) fn cases() -> Vec<Case> {
         .map(|(name, shape, offset_groups, mask, kernel, pads, out)| {
             let op = DeformableColumns {
                 kernel: kernel.to_vec(),
-                window: Window { strides: vec![1, 1], dilations: vec![1, 1], pads: pads.to_vec() },
+                window: Window {
+                    strides: vec![1, 1],
+                    dilations: vec![1, 1],
+                    pads: pads.iter().map(|&pad| i64::from(pad).into()).collect(),
+                },
                 offset_groups,
                 mask,
             };

@@ -114,7 +114,7 @@ fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
         element: match signature.input(0).dtype {
             DType::I64 | DType::I32 | DType::I16 | DType::I8 => "i32",
             DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Bool => "u32",
-            DType::F32 | DType::F16 | DType::BF16 => "f32",
+            DType::F32 | DType::F16 | DType::BF16 | DType::F64 => "f32",
         },
     }
 }

@@ -5,7 +5,7 @@ use flotilla_program::DType;
 /// The number of an element. Zeros of both signs are equal, and NaN with a positive sign is over everything.
 pub(super) fn key(dtype: DType, word: u32) -> u32 {
     match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => {
+        DType::F32 | DType::F16 | DType::BF16 | DType::F64 => {
             let word = if word == 1 << 31 { 0 } else { word };
             if word >> 31 == 1 { !word } else { word | 1 << 31 }
         }
@@ -17,7 +17,7 @@ pub(super) fn key(dtype: DType, word: u32) -> u32 {
 /// `fn key(word: u32) -> u32`, the same in WGSL; `first` decides whether the largest or the smallest has the largest key.
 pub(super) fn key_wgsl(dtype: DType, largest_first: bool) -> String {
     let number = match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => {
+        DType::F32 | DType::F16 | DType::BF16 | DType::F64 => {
             "    let bits = select(word, 0u, word == 0x80000000u);
     let number = select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);\n"
         }

@@ -16,10 +16,10 @@ fn before(op: &Pad, call: &Call<'_>) -> Result<Vec<i32>, String> {
     if op.mode != PadMode::Constant && input.contains(&0) && !output.contains(&0) {
         return Err(format!("{input:?} has nothing to pad with"));
     }
-    let narrow = |&before: &i64| {
+    let narrow = |before: i64| {
         i32::try_from(before).map_err(|_| format!("a padding of {before} does not fit 32 bits"))
     };
-    op.before.iter().map(narrow).collect()
+    call.numbers(&op.before)?.into_iter().map(narrow).collect()
 }
 
 /// Where an element comes from, `None` if it is a new one.
@@ -162,7 +162,8 @@ pub(crate) fn cases() -> Vec<Case> {
                     .collect();
                 source.map_or(0.25, |source| input.at(&source))
             });
-            let op = Op::Pad(Pad { before: before.to_vec(), mode });
+            let op =
+                Op::Pad(Pad { before: before.iter().map(|&before| before.into()).collect(), mode });
             let inputs: &[&Array] =
                 if mode == PadMode::Constant { &[&input, &fill] } else { &[&input] };
             Sketch::single(&format!("pad/{name}"), op, inputs, &expected, Tolerance::Exact)

@@ -17,23 +17,24 @@ fn sliding(op: &Pool, call: &Call<'_>) -> Result<Sliding, String> {
     if (n, c) != (out_n, out_c) {
         return Err(format!("{:?} does not give {:?}", call.input(0), call.output()));
     }
-    Sliding::new(&op.window, input, &sizes(&op.kernel), places)
+    Sliding::new(call, &op.window, input, &sizes(&op.kernel), places)
 }
 
 /// The first element behind the padding, along each of three dimensions.
-fn ends(op: &Pool, sliding: &Sliding) -> [i64; 3] {
-    let missing = 3 - op.pads_after.len().min(3);
-    std::array::from_fn(|axis| {
-        let after = axis.checked_sub(missing).and_then(|own| op.pads_after.get(own));
-        sliding.input[axis] as i64 + after.map_or(0, |&pad| i64::from(pad))
-    })
+fn ends(op: &Pool, call: &Call<'_>, sliding: &Sliding) -> Result<[i64; 3], String> {
+    let after = call.numbers(&op.pads_after)?;
+    let missing = 3 - after.len().min(3);
+    Ok(std::array::from_fn(|axis| {
+        let after = axis.checked_sub(missing).and_then(|own| after.get(own));
+        sliding.input[axis] as i64 + after.copied().unwrap_or(0)
+    }))
 }
 
 fn wgsl_element(dtype: DType) -> &'static str {
     match dtype {
         DType::I32 => "i32",
         DType::U32 | DType::Bool => "u32",
-        DType::F32 | DType::F16 | DType::BF16 => "f32",
+        DType::F32 | DType::F16 | DType::BF16 | DType::F64 => "f32",
         DType::I64 | DType::I16 | DType::I8 => "i32",
         DType::U64 | DType::U16 | DType::U8 => "u32",
     }
@@ -102,7 +103,7 @@ impl Kernel for Pool {
         let total = call.elements();
         let mut params = vec![total as u32, call.output()[1] as u32, 0, 0];
         params.extend(sliding.params());
-        params.extend(ends(self, &sliding).map(|end| end as i32 as u32));
+        params.extend(ends(self, call, &sliding)?.map(|end| end as i32 as u32));
         params.push(0);
         Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
     }
@@ -114,7 +115,7 @@ impl Kernel for Pool {
         output: &mut [u32],
     ) -> Result<(), String> {
         let sliding = sliding(self, call)?;
-        let pooling = Pooling { op: self, ends: ends(self, &sliding), sliding };
+        let pooling = Pooling { op: self, ends: ends(self, call, &sliding)?, sliding };
         let x = operands[0];
         match (self.kind, wgsl_element(call.signature.input(0).dtype)) {
             (PoolKind::Max | PoolKind::MaxPosition { .. }, "i32") => {
@@ -235,12 +236,13 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
                 .map(|axis| {
                     (index[axis + 2] * op.window.strides[axis] as usize
                         + tap[axis] * op.window.dilations[axis] as usize) as i64
-                        - i64::from(op.window.pads[axis])
+                        - op.window.pads[axis].as_fixed().unwrap_or(0)
                 })
                 .collect();
-            let within =
-                |axis: usize, pad: i32| at[axis] < x.shape[axis + 2] as i64 + i64::from(pad);
-            padded += f64::from((0..spatial).all(|axis| within(axis, op.pads_after[axis])));
+            let within = |axis: usize, pad: i64| at[axis] < x.shape[axis + 2] as i64 + pad;
+            padded += f64::from(
+                (0..spatial).all(|axis| within(axis, op.pads_after[axis].as_fixed().unwrap_or(0))),
+            );
             if (0..spatial).all(|axis| at[axis] >= 0 && within(axis, 0)) {
                 let own = at.iter().map(|&at| at as usize);
                 let own: Vec<usize> = index[..2].iter().copied().chain(own).collect();
@@ -314,9 +316,14 @@ pub(crate) fn cases() -> Vec<Case> {
                 let window = Window {
                     strides: strides.to_vec(),
                     dilations: dilations.to_vec(),
-                    pads: pads.to_vec(),
+                    pads: pads.iter().map(|&pad| i64::from(pad).into()).collect(),
                 };
-                let op = Pool { kind, kernel: kernel.to_vec(), window, pads_after: after.to_vec() };
+                let op = Pool {
+                    kind,
+                    kernel: kernel.to_vec(),
+                    window,
+                    pads_after: after.iter().map(|&pad: &i32| i64::from(pad).into()).collect(),
+                };
                 let noise = Array::noise(4100, shape);
                 let x = match dtype {
                     DType::I32 => Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) },

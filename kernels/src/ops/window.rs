@@ -2,6 +2,8 @@
 
 use flotilla_program::Window;
 
+use crate::call::Call;
+
 /// Most spatial dimensions.
 pub(super) const SPATIAL_MAX: usize = 3;
 
@@ -49,6 +51,7 @@ pub(super) fn check(window: &Window, rank: usize) -> Result<(), String> {
 impl Sliding {
     /// From the spatial dimensions of a checked window's operands.
     pub(super) fn new(
+        call: &Call<'_>,
         window: &Window,
         input: &[usize],
         kernel: &[usize],
@@ -65,7 +68,7 @@ impl Sliding {
             kernel: three(kernel, 1),
             strides: three(&sizes(&window.strides), 1),
             dilations: three(&sizes(&window.dilations), 1),
-            pads: three(&window.pads, 0).map(i64::from),
+            pads: three(&call.numbers(&window.pads)?, 0),
         })
     }
 

@@ -1,11 +1,13 @@
 //! Constants on their way into memory.
 
+use std::rc::Rc;
+
 use flotilla_program::Program;
 use flotilla_protocol::LoadError;
 
-use super::{Constant, CpuModel};
+use super::{Constant, CpuModel, Pool};
 use crate::{
-    lifetimes::Lifetimes,
+    flow::Flow,
     weights::{Constants, Sink, memory_bytes, put},
 };
 use flotilla_kernels::{PackedMatrix, Signature, kernel};
@@ -20,6 +22,7 @@ struct Wanted {
 
 /// Takes constants in and packs each as soon as it is complete.
 pub(crate) struct Loading {
+    flow: Flow,
     wanted: Vec<Wanted>,
     memory: Vec<Constant>,
     missing: Vec<u64>,
@@ -27,13 +30,13 @@ pub(crate) struct Loading {
 
 impl Loading {
     pub(crate) fn new(program: &Program, constants: &Constants) -> Loading {
-        let lifetimes = Lifetimes::new(program);
+        let flow = Flow::new(program);
         let mut wanted = vec![Wanted::default(); constants.refs.len()];
-        for node in &program.nodes {
+        for node in program.all_nodes() {
             let signature = Signature { program, node };
             let packing = kernel(&node.op).packing(&signature);
             for (index, value) in node.inputs.iter().enumerate() {
-                let Some(constant) = constants.of(lifetimes.root(*value)) else { continue };
+                let Some(constant) = constants.of(flow.root(*value)) else { continue };
                 let wanted = &mut wanted[constant];
                 let dims: Vec<usize> = program
                     .value(*value)
@@ -50,39 +53,38 @@ impl Loading {
                 }
             }
         }
-        for value in program.results() {
-            if let Some(constant) = constants.of(lifetimes.root(value)) {
+        let regions = program.regions.iter().flat_map(|region| region.results.iter().copied());
+        for value in program.results().chain(regions) {
+            if let Some(constant) = constants.of(flow.root(value)) {
                 wanted[constant].plain = true;
             }
         }
         Loading {
+            flow,
             wanted,
             memory: constants.refs.iter().map(|_| Constant::default()).collect(),
             missing: constants.refs.iter().map(memory_bytes).collect(),
         }
     }
 
-    pub(crate) fn finish(self, program: &Program, constants: Constants) -> CpuModel {
-        CpuModel {
-            constants,
-            memory: self.memory,
-            lifetimes: Lifetimes::new(program),
-            pool: Vec::new(),
-        }
+    pub(crate) fn finish(self, constants: Constants) -> CpuModel {
+        CpuModel { constants, memory: self.memory, flow: self.flow, pool: Pool::default() }
     }
 }
 
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
         let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
-        put(&mut memory.words, &mut self.missing[constant], offset, bytes)?;
+        // Nobody else has it before it is complete.
+        let words = Rc::make_mut(&mut memory.words);
+        put(words, &mut self.missing[constant], offset, bytes)?;
         if self.missing[constant] == 0 {
-            let floats: &[f32] = bytemuck::cast_slice(&memory.words);
+            let floats: &[f32] = bytemuck::cast_slice(words);
             memory.packed = wanted.packed.map(|[k, n]| PackedMatrix::pack(floats, k, n, false));
             memory.packed_transposed =
                 wanted.packed_transposed.map(|[k, n]| PackedMatrix::pack(floats, k, n, true));
             if !wanted.plain {
-                memory.words = Vec::new();
+                memory.words = Rc::default();
             }
         }
         Ok(())

@@ -2,18 +2,20 @@
 
 use std::rc::Rc;
 
-use flotilla_program::Program;
+use flotilla_program::{Program, ValueId};
 use flotilla_protocol::{Backend, LoadError};
 
-use super::{Gpu, GpuModel, gpu::Pipeline};
-use crate::weights::{Constants, Sink, memory_bytes};
+use super::{Gpu, GpuModel, model::Pipelines};
+use crate::weights::{Constants, Sink, memory_bytes, put};
 use flotilla_kernels::{Signature, kernel};
 
 /// Buffers that are being filled, and the pipelines that will read them.
 pub(crate) struct Loading {
     gpu: Rc<Gpu>,
     buffers: Vec<wgpu::Buffer>,
-    pipelines: Vec<Vec<Rc<Pipeline>>>,
+    /// Constants that the page computes with itself, as far as they have come, and how many of their bytes have not.
+    words: Vec<Option<(Vec<u32>, u64)>>,
+    work: Pipelines,
 }
 
 impl Loading {
@@ -39,14 +41,13 @@ impl Loading {
                 })
             })
             .collect();
-        let pipelines = program
-            .nodes
-            .iter()
-            .map(|node| {
-                let shaders = kernel(&node.op).shaders(&Signature { program, node });
-                shaders.iter().map(|shader| gpu.pipeline(shader)).collect()
-            })
-            .collect();
+        let work = Pipelines::new(&gpu, program);
+        let mut words = vec![None; constants.refs.len()];
+        for value in (0..program.values.len() as u32).map(ValueId) {
+            if let Some(constant) = constants.of(value).filter(|_| work.host.keeps(value)) {
+                words[constant] = Some((Vec::new(), memory_bytes(&constants.refs[constant])));
+            }
+        }
         let made = scopes.end().await;
         let scopes = gpu.scopes();
         let warmed = if made.is_ok() { gpu.warm().await } else { Ok(()) };
@@ -54,18 +55,20 @@ impl Loading {
             gpu.forget_cold();
             error.into_load()
         })?;
-        Ok(Loading { gpu, buffers, pipelines })
+        Ok(Loading { gpu, buffers, words, work })
     }
 
     pub(crate) fn finish(self, program: &Program, constants: Constants) -> GpuModel {
-        GpuModel::new(self.gpu, program, constants, self.buffers, self.pipelines)
+        let words = self.words.into_iter();
+        let words = words.map(|words| words.map(|(words, _)| Rc::new(words))).collect();
+        GpuModel::new(self.gpu, program, constants, self.buffers, words, self.work)
     }
 }
 
 /// Refuses what this adapter cannot bind, naming the node.
 fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result<(), LoadError> {
     let limit = gpu.limits.max_storage_buffer_binding_size;
-    for node in &program.nodes {
+    for node in program.all_nodes() {
         let refuse = |value: usize, reason: String| {
             let value = &program.values[value];
             Err(LoadError::Unsupported {
@@ -111,7 +114,10 @@ fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
         self.gpu.queue.write_buffer(&self.buffers[constant], offset, bytes);
-        Ok(())
+        match &mut self.words[constant] {
+            Some((words, missing)) => put(words, missing, offset, bytes),
+            None => Ok(()),
+        }
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod gpu;
+mod host;
 mod loading;
 mod model;
 mod plan;

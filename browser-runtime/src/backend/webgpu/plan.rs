@@ -1,16 +1,16 @@
-//! What to submit for one set of shapes: made once, used by every run of these shapes.
+//! What to dispatch for a stretch of nodes: made once, used again wherever shapes and buffers are the same.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
-use flotilla_program::{Program, ValueId};
+use flotilla_program::{Node, Program, ValueId};
 use flotilla_protocol::RunError;
 
 use super::{
     Gpu,
     gpu::Pipeline,
-    pool::{Arena, Pool},
+    pool::{BufferId, Lease, Pool},
 };
-use crate::{lifetimes::Lifetimes, weights::Constants};
+use crate::flow::Flow;
 use flotilla_kernels::{Call, Launch, Shapes, Signature, kernel};
 
 /// Bytes between the parameters of two launches (WebGPU, `minUniformBufferOffsetAlignment`).
@@ -23,143 +23,136 @@ pub(crate) struct Step {
     pub(crate) groups: [u32; 3],
 }
 
-/// A result's place in the staging buffer.
-pub(crate) struct Readback {
-    pub(crate) from: wgpu::Buffer,
-    pub(crate) at: u64,
-    pub(crate) bytes: u64,
+/// What decides a plan.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Key {
+    /// Which stretch.
+    pub(crate) stretch: (usize, usize),
+    pub(crate) symbols: Vec<Option<i64>>,
+    /// The buffers that it is given.
+    pub(crate) given: Vec<BufferId>,
 }
 
-/// Everything of a run but its inputs.
+/// Everything of a stretch but what it is given.
 pub(crate) struct Plan {
-    pub(crate) symbols: Vec<i64>,
-    pub(crate) inputs: Vec<wgpu::Buffer>,
+    pub(crate) key: Key,
     pub(crate) steps: Vec<Step>,
-    pub(crate) outputs: Vec<Readback>,
-    pub(crate) staging: wgpu::Buffer,
+    /// Buffers that it uses, with their sizes; in front those of `made`.
+    buffers: Vec<(u64, BufferId)>,
+    /// Roots that are there afterwards.
+    made: Vec<ValueId>,
 }
 
 /// What a plan is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) program: &'a Program,
-    pub(crate) constants: &'a Constants,
-    pub(crate) buffers: &'a [wgpu::Buffer],
-    pub(crate) pipelines: &'a [Vec<Rc<Pipeline>>],
-    pub(crate) lifetimes: &'a Lifetimes,
+    pub(crate) shapes: &'a Shapes,
+    pub(crate) flow: &'a Flow,
+    pub(crate) pool: &'a Pool,
+    /// Buffers of what is there before it, by root.
+    pub(crate) given: &'a dyn Fn(ValueId) -> Option<wgpu::Buffer>,
 }
 
+/// A node of a stretch.
+pub(crate) struct Work<'a> {
+    /// If the device computes it.
+    pub(crate) node: Option<&'a Node>,
+    pub(crate) pipelines: &'a [Rc<Pipeline>],
+    /// Roots that no later node needs.
+    pub(crate) dying: &'a [ValueId],
+}
+
+/// A dispatch of a node, with its pipeline and buffers.
+type Bound<'a> = (&'a Node, &'a Rc<Pipeline>, Launch, Vec<wgpu::Buffer>);
+
 impl Plan {
-    pub(crate) fn new(
-        parts: &Parts<'_>,
-        shapes: &Shapes,
-        pool: &mut Pool,
-    ) -> Result<Plan, RunError> {
-        let Parts { gpu, program, constants, lifetimes, .. } = *parts;
-        let binding_bytes_max = gpu.limits.max_storage_buffer_binding_size;
-        let mut places = Places {
-            memory: vec![None; program.values.len()],
-            arena: pool.arena(&gpu.device, binding_bytes_max),
-            shapes,
-            binding_bytes_max,
-        };
-        for (constant, value) in (0..program.values.len() as u32).filter_map(|index| {
-            let value = ValueId(index);
-            constants.of(value).map(|constant| (constant, value))
-        }) {
-            places.memory[value.index()] = Some(parts.buffers[constant].clone());
-        }
-        let mut inputs = Vec::new();
-        for port in &program.inputs {
-            inputs.push(places.place(&port.name, port.value)?);
-        }
-        let mut launches: Vec<(usize, Launch, Vec<wgpu::Buffer>)> = Vec::new();
-        for (index, node) in program.nodes.iter().enumerate() {
+    pub(crate) fn new(key: Key, parts: &Parts<'_>, work: &[Work<'_>]) -> Result<Plan, RunError> {
+        let mut places = Places { parts, leases: BTreeMap::new(), used: Vec::new() };
+        let mut launches: Vec<Bound<'_>> = Vec::new();
+        for own in work {
+            let Some(node) = own.node else { continue };
             let fail = |reason| RunError::Node { node: node.name.clone(), reason };
-            let call = Call { signature: Signature { program, node }, shapes };
+            let signature = Signature { program: parts.program, node };
             let kernel = kernel(&node.op);
+            let call = Call { signature, shapes: parts.shapes };
             let wanted = kernel.launches(&call).map_err(fail)?;
             if !kernel.is_alias() {
                 let output = places.place(&node.name, node.outputs[0])?;
                 for launch in wanted.into_iter().filter(|launch| launch.invocations > 0) {
                     let mut bound = Vec::with_capacity(launch.inputs.len() + 1);
                     for &input in &launch.inputs {
-                        let root = lifetimes.root(node.inputs[input]);
-                        bound.push(
-                            places.memory[root.index()]
-                                .clone()
-                                .ok_or_else(|| fail("an operand is gone".to_owned()))?,
-                        );
+                        let root = parts.flow.root(node.inputs[input]);
+                        let buffer = places.of(root);
+                        bound.push(buffer.ok_or_else(|| fail("an operand is gone".to_owned()))?);
                     }
                     bound.push(output.clone());
-                    launches.push((index, launch, bound));
+                    launches.push((node, &own.pipelines[launch.shader], launch, bound));
                 }
             }
-            for root in lifetimes.dying(index) {
-                places.release(*root);
-            }
+            own.dying.iter().for_each(|root| drop(places.leases.remove(root)));
         }
-        let mut outputs = Vec::new();
-        let mut staged = 0;
-        for value in program.results() {
-            let root = lifetimes.root(value);
-            let bytes = 4 * shapes.elements(value) as u64;
-            let from = match &places.memory[root.index()] {
-                Some(buffer) => buffer.clone(),
-                None => places.place("result", root)?,
-            };
-            outputs.push(Readback { from, at: staged, bytes });
-            staged += bytes.next_multiple_of(16);
-        }
-        let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging"),
-            size: staged.max(16),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
         let steps = bind(parts, &launches)?;
-        Ok(Plan { symbols: shapes.symbols.clone(), inputs, steps, outputs, staging })
+        let Places { leases, used, .. } = places;
+        let of = |lease: &Lease| (lease.buffer.size(), lease.id);
+        let mut buffers: Vec<(u64, BufferId)> = leases.values().map(of).collect();
+        let passing = used.into_iter().filter(|buffer| !buffers.contains(buffer));
+        let passing: Vec<_> = passing.collect();
+        buffers.extend(passing);
+        Ok(Plan { key, steps, buffers, made: leases.into_keys().collect() })
+    }
+
+    /// Takes the buffers that it uses, if they are free, and gives those of the roots that are there afterwards.
+    pub(crate) fn begin(&self, pool: &Pool) -> Option<Vec<(ValueId, Lease)>> {
+        let leases = pool.take_again(&self.buffers)?;
+        Some(self.made.iter().copied().zip(leases).collect())
     }
 }
 
 /// Where values lie while the plan is being made.
 struct Places<'a> {
-    memory: Vec<Option<wgpu::Buffer>>,
-    arena: Arena<'a>,
-    shapes: &'a Shapes,
-    binding_bytes_max: u64,
+    parts: &'a Parts<'a>,
+    leases: BTreeMap<ValueId, Lease>,
+    /// Every buffer that was taken, with its size.
+    used: Vec<(u64, BufferId)>,
 }
 
 impl Places<'_> {
-    fn place(&mut self, node: &str, value: ValueId) -> Result<wgpu::Buffer, RunError> {
-        let bytes = 4 * self.shapes.elements(value) as u64;
-        if bytes > self.binding_bytes_max {
-            let limit = self.binding_bytes_max;
-            let reason =
-                format!("its result has {bytes} bytes, this adapter binds at most {limit}");
-            return Err(RunError::Node { node: node.to_owned(), reason });
-        }
-        let buffer = self.arena.take(bytes);
-        self.memory[value.index()] = Some(buffer.clone());
-        Ok(buffer)
+    fn of(&self, root: ValueId) -> Option<wgpu::Buffer> {
+        let own = self.leases.get(&root).map(|lease| lease.buffer.clone());
+        own.or_else(|| (self.parts.given)(root))
     }
 
-    fn release(&mut self, value: ValueId) {
-        if let Some(buffer) = self.memory[value.index()].take() {
-            self.arena.give(buffer);
+    fn place(&mut self, node: &str, value: ValueId) -> Result<wgpu::Buffer, RunError> {
+        let bytes = 4 * self.parts.shapes.elements(value) as u64;
+        check_bytes(self.parts.gpu, node, bytes)?;
+        let lease = self.parts.pool.take(bytes);
+        let used = (lease.buffer.size(), lease.id);
+        if !self.used.contains(&used) {
+            self.used.push(used);
         }
+        let buffer = lease.buffer.clone();
+        self.leases.insert(value, lease);
+        Ok(buffer)
     }
 }
 
+/// Refuses a value that the adapter cannot bind.
+pub(crate) fn check_bytes(gpu: &Gpu, node: &str, bytes: u64) -> Result<(), RunError> {
+    let limit = gpu.limits.max_storage_buffer_binding_size;
+    if bytes <= limit {
+        return Ok(());
+    }
+    let reason = format!("its result has {bytes} bytes, this adapter binds at most {limit}");
+    Err(RunError::Node { node: node.to_owned(), reason })
+}
+
 /// Writes all parameters into one buffer and binds each launch to its part.
-fn bind(
-    parts: &Parts<'_>,
-    launches: &[(usize, Launch, Vec<wgpu::Buffer>)],
-) -> Result<Vec<Step>, RunError> {
+fn bind(parts: &Parts<'_>, launches: &[Bound<'_>]) -> Result<Vec<Step>, RunError> {
     let gpu = parts.gpu;
     let stride = PARAMS_STRIDE.max(gpu.limits.min_uniform_buffer_offset_alignment as usize);
     let slots = |launch: &Launch| (4 * launch.params.len()).div_ceil(stride).max(1);
-    let total: usize = launches.iter().map(|(_, launch, _)| slots(launch)).sum();
+    let total: usize = launches.iter().map(|(_, _, launch, _)| slots(launch)).sum();
     let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("params"),
         size: (total.max(1) * stride) as u64,
@@ -169,11 +162,10 @@ fn bind(
     let mut contents = vec![0u32; total * stride / 4];
     let mut slot = 0;
     let mut steps = Vec::with_capacity(launches.len());
-    for (node, launch, buffers) in launches {
+    for (node, pipeline, launch, buffers) in launches {
         let at = slot * stride;
         contents[at / 4..][..launch.params.len()].copy_from_slice(&launch.params);
         slot += slots(launch);
-        let pipeline = parts.pipelines[*node][launch.shader].clone();
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -193,10 +185,9 @@ fn bind(
             layout: &pipeline.layout,
             entries: &entries,
         });
-        let name = &parts.program.nodes[*node].name;
-        let groups =
-            launch.groups().map_err(|reason| RunError::Node { node: name.clone(), reason })?;
-        steps.push(Step { pipeline, bindings, groups });
+        let failed = |reason| RunError::Node { node: node.name.clone(), reason };
+        let groups = launch.groups().map_err(failed)?;
+        steps.push(Step { pipeline: Rc::clone(pipeline), bindings, groups });
     }
     gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&contents));
     Ok(steps)

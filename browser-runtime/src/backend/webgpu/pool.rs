@@ -1,58 +1,89 @@
-//! Buffers for intermediate values, by size class, shared by all plans of a placement.
+//! Buffers for intermediate values, by size class, shared by everything that a placement executes.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// Smallest class: what one element of any shader's array needs, and some.
 const CLASS_BYTES_MIN: u64 = 256;
 
-/// Owns the buffers; a plan marks them as taken only while it is being made, since runs never overlap.
-#[derive(Default)]
-pub(crate) struct Pool {
-    classes: BTreeMap<u64, Vec<wgpu::Buffer>>,
+/// Number of a buffer of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BufferId(u64);
+
+impl BufferId {
+    /// What a constant's buffer is called, which is in no pool.
+    pub(crate) fn of_constant(constant: usize) -> BufferId {
+        BufferId(u64::MAX - constant as u64)
+    }
 }
 
-/// Which buffers the plan in the making uses now.
-pub(crate) struct Arena<'a> {
-    pool: &'a mut Pool,
-    device: &'a wgpu::Device,
-    free: BTreeMap<u64, Vec<wgpu::Buffer>>,
+/// The buffers that nobody has.
+#[derive(Default)]
+struct Free {
+    /// By class, then by number: of two that fit the older one is taken, so that equal runs take equal buffers.
+    classes: BTreeMap<u64, BTreeMap<BufferId, wgpu::Buffer>>,
+    made: u64,
+}
+
+/// Owns the buffers.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    free: Rc<RefCell<Free>>,
+    device: wgpu::Device,
     binding_bytes_max: u64,
 }
 
+/// A buffer, until this is dropped.
+pub(crate) struct Lease {
+    pub(crate) id: BufferId,
+    pub(crate) buffer: wgpu::Buffer,
+    free: Rc<RefCell<Free>>,
+}
+
 impl Pool {
-    /// All buffers are free at first.
-    pub(crate) fn arena<'a>(
-        &'a mut self,
-        device: &'a wgpu::Device,
-        binding_bytes_max: u64,
-    ) -> Arena<'a> {
-        let free = self.classes.clone();
-        Arena { pool: self, device, free, binding_bytes_max }
+    pub(crate) fn new(device: &wgpu::Device, binding_bytes_max: u64) -> Pool {
+        Pool { free: Rc::default(), device: device.clone(), binding_bytes_max }
+    }
+
+    /// A buffer of at least `bytes`.
+    pub(crate) fn take(&self, bytes: u64) -> Lease {
+        let class = class(bytes).min(self.binding_bytes_max.max(bytes));
+        let mut free = self.free.borrow_mut();
+        let known = free.classes.get_mut(&class).and_then(BTreeMap::pop_first);
+        let (id, buffer) = known.unwrap_or_else(|| {
+            free.made += 1;
+            let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("value"),
+                size: class,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            (BufferId(free.made), buffer)
+        });
+        Lease { id, buffer, free: self.free.clone() }
+    }
+
+    /// These buffers, if nobody has any of them. Each is given with its size.
+    pub(crate) fn take_again(&self, wanted: &[(u64, BufferId)]) -> Option<Vec<Lease>> {
+        let mut free = self.free.borrow_mut();
+        let is_free =
+            |(class, id): &(u64, BufferId)| free.classes.get(class).is_some_and(|of| of.contains_key(id));
+        if !wanted.iter().all(is_free) {
+            return None;
+        }
+        let taken = wanted.iter().filter_map(|(class, id)| {
+            let buffer = free.classes.get_mut(class)?.remove(id)?;
+            Some(Lease { id: *id, buffer, free: self.free.clone() })
+        });
+        Some(taken.collect())
     }
 }
 
-impl Arena<'_> {
-    /// A buffer of at least `bytes`.
-    pub(crate) fn take(&mut self, bytes: u64) -> wgpu::Buffer {
-        let class = class(bytes).min(self.binding_bytes_max.max(bytes));
-        if let Some(buffer) = self.free.get_mut(&class).and_then(Vec::pop) {
-            return buffer;
-        }
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("arena"),
-            size: class,
-            usage: wgpu::BufferUsages::STORAGE
-                | wgpu::BufferUsages::COPY_SRC
-                | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        self.pool.classes.entry(class).or_default().push(buffer.clone());
-        buffer
-    }
-
-    /// Makes a buffer available to later values.
-    pub(crate) fn give(&mut self, buffer: wgpu::Buffer) {
-        self.free.entry(buffer.size()).or_default().push(buffer);
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut free = self.free.borrow_mut();
+        free.classes.entry(self.buffer.size()).or_default().insert(self.id, self.buffer.clone());
     }
 }
 

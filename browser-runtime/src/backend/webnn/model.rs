@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use flotilla_program::Program;
+use flotilla_program::{Program, SymbolSource};
 use flotilla_protocol::{Backend, LoadError, RefusedNode, RunError};
 use flotilla_webnn::{MlGraph, MlGraphBuilder, MlTensor, MlTensorDescriptor};
 use js_sys::{Array, ArrayBuffer, Object, Promise, Reflect, Uint8Array, Uint32Array};
@@ -47,7 +47,7 @@ struct Inner {
 
 /// A graph for one set of shapes, with the tensors of its inputs and outputs.
 struct Graph {
-    symbols: Vec<i64>,
+    symbols: Vec<Option<i64>>,
     graph: MlGraph,
     inputs: Vec<Bound>,
     outputs: Vec<Bound>,
@@ -131,12 +131,13 @@ impl NnModel {
 
     /// Whether there is a graph for these symbols.
     pub(crate) fn is_ready(&self, symbols: &[i64]) -> bool {
-        self.0.graphs.borrow().iter().any(|graph| graph.symbols == symbols)
+        self.ready().iter().any(|ready| ready == symbols)
     }
 
-    /// The symbols that there are graphs for.
+    /// The symbols that there are graphs for, of a program whose runs decide none.
     pub(crate) fn ready(&self) -> Vec<Vec<i64>> {
-        self.0.graphs.borrow().iter().map(|graph| graph.symbols.clone()).collect()
+        let graphs = self.0.graphs.borrow();
+        graphs.iter().filter_map(|graph| graph.symbols.iter().copied().collect()).collect()
     }
 
     /// Makes a graph for these shapes, unless there is one.
@@ -144,7 +145,8 @@ impl NnModel {
     /// # Errors
     /// What the browser refuses.
     pub(crate) async fn prepare(&self, shapes: &Shapes) -> Result<(), GraphError> {
-        if !self.is_ready(&shapes.symbols) {
+        let symbols = self.0.symbols(shapes);
+        if !self.0.graphs.borrow().iter().any(|graph| graph.symbols == symbols) {
             self.0.build(shapes).await?;
         }
         if self.0.program.symbols.is_empty() {
@@ -171,7 +173,7 @@ impl NnModel {
         });
     }
 
-    /// Executes the program; `inputs` are in the order of the program's; what it gives back is in the order of
+    /// Executes the program; `inputs` are in the order of [`Program::given`]; what it gives back is in the order of
     /// [`Program::results`].
     pub(crate) async fn run(
         &mut self,
@@ -182,7 +184,7 @@ impl NnModel {
         let named = |error: GraphError| error.into_run(&inner.program.name);
         self.prepare(shapes).await.map_err(named)?;
         let graph = inner
-            .graph(&shapes.symbols)
+            .graph(&inner.symbols(shapes))
             .ok_or_else(|| named(GraphError::Refused("its graph is not there".to_owned())))?;
         match graph.run(&inner.context, inputs).await {
             Ok(outputs) => Ok(outputs),
@@ -192,8 +194,16 @@ impl NnModel {
 }
 
 impl Inner {
+    /// The symbols that decide a graph: nodes whose sizes a run decides are none of WebNN's.
+    fn symbols(&self, shapes: &Shapes) -> Vec<Option<i64>> {
+        let symbols = self.program.symbols.iter().zip(shapes.symbols());
+        let symbols =
+            symbols.map(|(info, size)| size.filter(|_| info.source == SymbolSource::Input));
+        symbols.collect()
+    }
+
     /// The graph for these symbols, which is now the one used last.
-    fn graph(&self, symbols: &[i64]) -> Option<Rc<Graph>> {
+    fn graph(&self, symbols: &[Option<i64>]) -> Option<Rc<Graph>> {
         let mut graphs = self.graphs.borrow_mut();
         let index = graphs.iter().position(|graph| graph.symbols == symbols)?;
         let graph = graphs.remove(index)?;
@@ -229,7 +239,7 @@ impl Inner {
                     .collect();
                 let results: Vec<(usize, &Operand)> =
                     lowered.results.iter().map(|id| &lowered.operands[id.0]).enumerate().collect();
-                Graph::make(&self.context, shapes, promise, &operands, &results).await
+                Graph::make(&self.context, self.symbols(shapes), promise, &operands, &results).await
             }
             Err(error) => Err(error),
         };
@@ -262,14 +272,14 @@ impl Inner {
 impl Graph {
     async fn make(
         context: &Context,
-        shapes: &Shapes,
+        symbols: Vec<Option<i64>>,
         building: Promise,
         inputs: &[(usize, &Operand)],
         results: &[(usize, &Operand)],
     ) -> Result<Graph, JsValue> {
         let graph: MlGraph = JsFuture::from(building).await?.unchecked_into();
         let mut made = Graph {
-            symbols: shapes.symbols.clone(),
+            symbols,
             graph,
             inputs: Vec::new(),
             outputs: Vec::new(),

@@ -22,7 +22,7 @@ pub(super) fn wgsl(from: DType, to: DType, value: &str) -> String {
         _ => value.to_owned(),
     };
     match to {
-        DType::F32 => float,
+        DType::F32 | DType::F64 => float,
         DType::F16 => format!("to_half({float})"),
         DType::BF16 => format!("to_brain({float})"),
         DType::I32 | DType::I64 => signed,
@@ -63,7 +63,7 @@ fn floats(to: DType, a: &[u32], target: &mut [u32]) {
         if number < 0.0 { number as i32 as u32 } else { number as u32 }
     };
     match to {
-        DType::F32 => target.copy_from_slice(a),
+        DType::F32 | DType::F64 => target.copy_from_slice(a),
         DType::F16 => {
             each(a, target, |word| half::f16::from_f32(f32::from_bits(word)).to_f32().to_bits())
         }
@@ -82,7 +82,7 @@ fn floats(to: DType, a: &[u32], target: &mut [u32]) {
 
 fn integers(to: DType, a: &[u32], target: &mut [u32], number: impl Fn(u32) -> f32) {
     match to {
-        DType::F32 => each(a, target, |word| number(word).to_bits()),
+        DType::F32 | DType::F64 => each(a, target, |word| number(word).to_bits()),
         DType::F16 => each(a, target, |word| half::f16::from_f32(number(word)).to_f32().to_bits()),
         DType::BF16 => {
             each(a, target, |word| half::bf16::from_f32(number(word)).to_f32().to_bits())

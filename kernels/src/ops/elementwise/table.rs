@@ -57,7 +57,7 @@ fn exact(expr: &Expr, types: &[DType], input: impl Fn(usize) -> f64) -> f64 {
                 }
             }
             Step::Cast(DType::Bool, a) => truth(of(a) != 0.0),
-            Step::Cast(DType::F32, a) => f64::from(of(a) as f32),
+            Step::Cast(DType::F32 | DType::F64, a) => f64::from(of(a) as f32),
             Step::Cast(DType::F16, a) => rounded(of(a), 11, -14, 65504.0),
             Step::Cast(DType::BF16, a) => rounded(of(a), 8, -126, 3.389_531_389_251_535_5e38),
             Step::Cast(to, a) => whole_part(*to, of(a)),

@@ -38,7 +38,7 @@ impl Lowering<'_> {
             Step::Float(value) => self.number(f64::from(value), DType::F32),
             Step::Int(value) => self.number(f64::from(value), DType::I32),
             Step::Dim(ref dim) => {
-                let size = dim.eval(&self.shapes.symbols).ok_or("a dimension without a value")?;
+                let size = self.shapes.eval(dim).ok_or("a dimension without a value")?;
                 self.number(size as f64, DType::I32)
             }
             Step::Unary(function, x) => self.function(function, of(x)),
@@ -467,7 +467,13 @@ impl Lowering<'_> {
             DType::U8 => self.wrapped(id, 8, false)?,
             DType::I16 => self.wrapped(id, 16, true)?,
             DType::U16 => self.wrapped(id, 16, false)?,
-            DType::F32 | DType::I64 | DType::I32 | DType::U64 | DType::U32 | DType::Bool => id,
+            DType::F32
+            | DType::F64
+            | DType::I64
+            | DType::I32
+            | DType::U64
+            | DType::U32
+            | DType::Bool => id,
         };
         Ok(Term { id, dtype: storage })
     }

@@ -60,8 +60,8 @@ pub(crate) fn lower(
         op: "inputs and outputs".to_owned(),
         reason,
     };
-    for (index, port) in program.inputs.iter().enumerate() {
-        lowering.input(index, port.value).map_err(ports)?;
+    for (index, value) in program.given().enumerate() {
+        lowering.input(index, value).map_err(ports)?;
     }
     for node in &program.nodes {
         lowering.node(node).map_err(|reason| refused(node, reason))?;
@@ -126,6 +126,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn shape(&self, value: ValueId) -> Result<Vec<u32>, String> {
+        if !self.shapes.is_known(value) {
+            return Err("its sizes are known only while it runs, and WebNN has to know them before".to_owned());
+        }
         sizes(self.shapes.of(value))
     }
 
@@ -197,9 +200,11 @@ impl<'a> Lowering<'a> {
             Op::Concat(op) => self.concat(node, op),
             Op::Slice(op) => self.slice(node, op, want),
             Op::Range(op) => self.range(op, want),
+            Op::Sizes(op) => self.sizes(op, want),
             Op::Pad(op) => self.pad(node, op, want),
             Op::Conv(op) => self.conv(node, op, want),
             Op::Pool(op) => self.pool(node, op, want),
+            Op::If(_) | Op::Loop(_) => Err("WebNN has no control flow".to_owned()),
             Op::LinearAttention(_)
             | Op::DeformableColumns(_)
             | Op::GridSample(_)

@@ -2,7 +2,7 @@
 
 use flotilla_program::{
     Combine, Concat, GatherElements, GatherNd, Node, Pad, PadMode, Range, ScatterElements,
-    ScatterNd, Slice,
+    ScatterNd, Sizes, Slice,
 };
 
 use super::Lowering;
@@ -23,7 +23,7 @@ impl Lowering<'_> {
     pub(super) fn slice(&mut self, node: &Node, op: &Slice, want: &[u32]) -> Result<Id, String> {
         let mut x = self.operand(node.inputs[0])?;
         let axis = op.axis as usize;
-        let start = op.start.eval(&self.shapes.symbols).ok_or("a start without a value")?;
+        let start = self.shapes.eval(&op.start).ok_or("a start without a value")?;
         let mut sizes = self.draft.shape(x).to_vec();
         let (whole, taken) = (i64::from(sizes[axis]), i64::from(want[axis]));
         let first = if op.stride < 0 {
@@ -45,8 +45,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn range(&mut self, op: &Range, want: &[u32]) -> Result<Id, String> {
-        let symbols = &self.shapes.symbols;
-        let (start, stride) = (op.start.eval(symbols), op.stride.eval(symbols));
+        let (start, stride) = (self.shapes.eval(&op.start), self.shapes.eval(&op.stride));
         let (start, stride) = start.zip(stride).ok_or("a range without a start or a stride")?;
         let count = i64::from(*want.first().ok_or("a range has one dimension")?);
         let words: Option<Vec<u32>> = (0..count)
@@ -58,6 +57,13 @@ impl Lowering<'_> {
         self.draft.data(words.ok_or("a range that leaves 32 bits")?, Type::Int32, want)
     }
 
+    pub(super) fn sizes(&mut self, op: &Sizes, want: &[u32]) -> Result<Id, String> {
+        let numbers = op.dims.iter().map(|dim| i32::try_from(self.shapes.eval(dim)?).ok());
+        let words: Option<Vec<u32>> =
+            numbers.map(|number| number.map(|number| number as u32)).collect();
+        self.draft.data(words.ok_or("a size that leaves 32 bits")?, Type::Int32, want)
+    }
+
     pub(super) fn pad(&mut self, node: &Node, op: &Pad, want: &[u32]) -> Result<Id, String> {
         let x = self.operand(node.inputs[0])?;
         if op.mode != PadMode::Constant {
@@ -66,7 +72,8 @@ impl Lowering<'_> {
         let mut x = x;
         // What is taken away goes first; the rest is put around.
         let (mut before, mut after) = (Vec::new(), Vec::new());
-        for (axis, &put) in op.before.iter().enumerate() {
+        for (axis, put) in op.before.iter().enumerate() {
+            let put = self.shapes.eval(put).ok_or("a padding without a value")?;
             let size = i64::from(self.draft.shape(x)[axis]);
             let behind = i64::from(want[axis]) - size - put;
             let (front, back) = ((-put).max(0), (-behind).max(0));
@@ -85,7 +92,8 @@ impl Lowering<'_> {
     /// Elements of `x` around it: each dimension is gathered from where its places look.
     fn repeated(&mut self, x: Id, op: &Pad, want: &[u32]) -> Result<Id, String> {
         let mut x = x;
-        for (axis, &before) in op.before.iter().enumerate() {
+        for (axis, before) in op.before.iter().enumerate() {
+            let before = self.shapes.eval(before).ok_or("a padding without a value")?;
             let size = i64::from(self.draft.shape(x)[axis]);
             let places = (0..i64::from(want[axis])).map(|place| {
                 let place = place - before;

@@ -1,6 +1,6 @@
 //! Convolutions and pools, which WebNN has in two dimensions; one becomes two, three are refused.
 
-use flotilla_program::{Conv, Node, Pool, PoolKind, Window};
+use flotilla_program::{Conv, Node, Pool, PoolKind, Window, dim::Dim};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Type, Window2d};
@@ -18,10 +18,10 @@ fn two(numbers: &[u32]) -> Result<[u32; 2], String> {
 }
 
 /// The same for what is 0 in a dimension that was not there.
-fn two_pads(numbers: &[i32]) -> Result<[i64; 2], String> {
+fn two_pads(numbers: &[i64]) -> Result<[i64; 2], String> {
     match *numbers {
-        [only] => Ok([0, i64::from(only)]),
-        [height, width] => Ok([i64::from(height), i64::from(width)]),
+        [only] => Ok([0, only]),
+        [height, width] => Ok([height, width]),
         _ => Err(format!("WebNN has no windows of {} dimensions", numbers.len())),
     }
 }
@@ -33,15 +33,15 @@ struct Fitted {
     window: Window2d,
 }
 
-/// How the window comes to `output` places.
+/// How the window comes to `output` places; `pads` are how far the first one lies before the first element.
 fn fit(
     window: &Window,
+    pads: [i64; 2],
     kernel: [u32; 2],
     input: [u32; 2],
     output: [u32; 2],
 ) -> Result<Fitted, String> {
     let (strides, dilations) = (two(&window.strides)?, two(&window.dilations)?);
-    let pads = two_pads(&window.pads)?;
     let (mut padding, mut cut) = ([0; 4], [[0; 2]; 2]);
     for axis in 0..2 {
         let reach = i64::from(kernel[axis] - 1) * i64::from(dilations[axis]) + 1;
@@ -60,6 +60,11 @@ fn fit(
 }
 
 impl Lowering<'_> {
+    fn pads(&self, pads: &[Dim]) -> Result<[i64; 2], String> {
+        let numbers: Option<Vec<i64>> = pads.iter().map(|pad| self.shapes.eval(pad)).collect();
+        two_pads(&numbers.ok_or("a padding without a value")?)
+    }
+
     /// `[n, c, d]` as `[n, c, 1, d]`; images stay.
     fn image(&mut self, x: Id) -> Result<Id, String> {
         match *self.draft.shape(x) {
@@ -97,7 +102,7 @@ impl Lowering<'_> {
             let &[_, _, rows, columns] = self.draft.shape(x) else {
                 return Err("an image that is none".to_owned());
             };
-            let fitted = fit(&op.window, [height, width], [rows, columns], output)?;
+            let fitted = fit(&op.window, self.pads(&op.window.pads)?, [height, width], [rows, columns], output)?;
             let x = self.without(x, fitted.cut)?;
             self.draft.conv_2d([x, filter], bias, fitted.window, op.groups, output)?
         };
@@ -145,7 +150,7 @@ impl Lowering<'_> {
             parts.push(self.draft.conv_transpose_2d([x, filter], window.clone(), whole)?);
         }
         let mut y = self.draft.concat(parts, 1)?;
-        let pads = two_pads(&op.window.pads)?;
+        let pads = self.pads(&op.window.pads)?;
         for axis in 0..2 {
             let front = u32::try_from(pads[axis]).map_err(|_| "a negative padding")?;
             let left = whole[axis].checked_sub(front).filter(|&left| left > 0);
@@ -195,17 +200,18 @@ impl Lowering<'_> {
         };
         let kernel = two(&op.kernel)?;
         let output = two(&want[2..])?;
-        let fitted = fit(&op.window, kernel, [rows, columns], output)?;
+        let before = self.pads(&op.window.pads)?;
+        let fitted = fit(&op.window, before, kernel, [rows, columns], output)?;
         let x = self.without(x, fitted.cut)?;
         let window = fitted.window;
         let y = match op.kind {
             PoolKind::Max => self.draft.pool_2d(x, true, kernel, window, output)?,
             PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
                 let counted = match op.kind {
-                    PoolKind::Mean => Some(counts(op, kernel, [rows, columns], output, [0, 0])?),
+                    PoolKind::Mean => Some(counts(op, kernel, [rows, columns], output, [before, [0, 0]])?),
                     PoolKind::PaddedMean => {
-                        let after = two_pads(&op.pads_after)?;
-                        Some(counts(op, kernel, [rows, columns], output, after)?)
+                        let after = self.pads(&op.pads_after)?;
+                        Some(counts(op, kernel, [rows, columns], output, [before, after])?)
                     }
                     _ => None,
                 };
@@ -261,10 +267,9 @@ fn counts(
     kernel: [u32; 2],
     input: [u32; 2],
     output: [u32; 2],
-    after: [i64; 2],
+    [before, after]: [[i64; 2]; 2],
 ) -> Result<Vec<u32>, String> {
     let (strides, dilations) = (two(&op.window.strides)?, two(&op.window.dilations)?);
-    let before = two_pads(&op.window.pads)?;
     let padded = op.kind == PoolKind::PaddedMean;
     let along = |axis: usize| -> Vec<u32> {
         let first = if padded { -before[axis] } else { 0 };
