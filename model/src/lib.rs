@@ -1,17 +1,17 @@
-//! Importers, tokenizers and the native reference.
+//! Importers, tokenizers and the form of models in between.
 //!
 //! A model's files come in through a [`Resolver`](import::Resolver) and leave as an [`ImportedModel`](import::ImportedModel):
 //!
 //! ```text
-//! files -> import (ONNX, Hugging Face) -> tract's typed graph -> lower -> fuse -> Program + Weights
-//!                                                             -> reference
+//! files -> import (ONNX; Hugging Face becomes ONNX) -> graph (a program whose constants carry their data) -> fuse
+//!       -> Program + Weights
 //! ```
 
 mod fuse;
 pub mod golden;
+mod graph;
 pub mod import;
-pub mod lower;
 pub mod padding;
-pub mod reference;
+pub mod tensor;
 pub mod text;
 pub mod weights;

@@ -229,6 +229,37 @@ impl Op {
         }
     }
 
+    /// The same, to be changed.
+    pub fn dims_mut(&mut self) -> Vec<&mut Dim> {
+        match self {
+            Op::Slice(slice) => vec![&mut slice.start],
+            Op::Range(range) => vec![&mut range.start, &mut range.stride],
+            Op::Sizes(sizes) => sizes.dims.iter_mut().collect(),
+            Op::Pad(pad) => pad.before.iter_mut().collect(),
+            Op::Conv(conv) => conv.window.pads.iter_mut().collect(),
+            Op::Pool(pool) => pool.window.pads.iter_mut().chain(&mut pool.pads_after).collect(),
+            Op::DeformableColumns(columns) => columns.window.pads.iter_mut().collect(),
+            Op::Elementwise(expr) => expr
+                .steps
+                .iter_mut()
+                .filter_map(|step| match step {
+                    Step::Dim(dim) => Some(dim),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Its regions' indices, to be changed.
+    pub fn regions_mut(&mut self) -> Vec<&mut u32> {
+        match self {
+            Op::If(branch) => vec![&mut branch.yes, &mut branch.no],
+            Op::Loop(turns) => vec![&mut turns.body],
+            _ => Vec::new(),
+        }
+    }
+
     /// The operator's name in messages and tables.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention with its split into heads and back becomes one operator on packed heads.
 //! Source: Vaswani et al., "Attention Is All You Need", 3.2.
 
-use crate::lower::draft::{Draft, Formula, Links, head_dim};
+use crate::graph::{Draft, Formula, Links, head_dim};
 use flotilla_program::{Attention, Binary, MatMul, Op, Softmax, ValueId};
 
 /// `[batch, seq, heads, head_dim]` to `[batch, heads, seq, head_dim]`, and back.

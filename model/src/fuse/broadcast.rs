@@ -1,6 +1,6 @@
 //! Repeated elements are computed once: an expression of one broadcast operand is evaluated before the repetition.
 
-use crate::lower::draft::{Draft, Links, Origin};
+use crate::graph::{Draft, Links, Origin};
 use flotilla_program::{Node, Op, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {

@@ -1,7 +1,7 @@
 //! A convolution takes over the factors, terms and activation that follow it; factors and terms of whole channels go into
 //! its weights and its bias.
 
-use crate::lower::draft::{Data, Draft, Formula, Links, Origin};
+use crate::graph::{Data, Draft, Formula, Links, Origin};
 use flotilla_program::{Binary, Conv, DType, Op, Unary, ValueId, dim::Dim};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
@@ -179,12 +179,16 @@ fn floats(draft: &Draft, id: ValueId) -> Option<Vec<f32>> {
     if draft.value(id).dtype != DType::F32 {
         return None;
     }
-    let (None, bytes) = draft.constant(id)?.elements() else { return None };
-    let word = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-    Some(bytes.chunks_exact(4).map(word).collect())
+    let data = draft.constant(id)?;
+    // Narrow ones are not made wide for good.
+    if data.dtype != DType::F32 {
+        return None;
+    }
+    let words = data.bytes.as_chunks::<4>().0.iter();
+    Some(words.map(|word| f32::from_le_bytes(*word)).collect())
 }
 
 fn constant(draft: &mut Draft, shape: Vec<Dim>, elements: &[f32]) -> ValueId {
     let bytes: Vec<u8> = elements.iter().flat_map(|element| element.to_le_bytes()).collect();
-    draft.add_value(DType::F32, shape, Origin::Constant(Data::Bytes(bytes.into())))
+    draft.add_value(DType::F32, shape, Origin::Constant(Data::new(DType::F32, bytes)))
 }

@@ -1,6 +1,6 @@
 //! Chains of element-wise expressions become one, when what lies between is used nowhere else.
 
-use crate::lower::draft::{Draft, Links};
+use crate::graph::{Draft, Links};
 use flotilla_program::{Expr, Op, Step, StepId, ValueId};
 
 /// Steps of a fused expression; longer ones gain nothing and make shaders slow to compile.

@@ -1,44 +1,25 @@
-//! Constants are reordered, reshaped and cast here, once, instead of in every run.
+//! Constants are reordered, repeated and computed with here, once, instead of in every run.
 
-use crate::lower::draft::{Data, Draft, Origin};
-use flotilla_program::{DType, Op, Step, WORD_BYTES, dim::Dim};
+use crate::graph::{
+    Data, Draft, Origin,
+    compute::{Words, compute},
+};
+use flotilla_program::{Node, Op, ValueId, WORD_BYTES, dim::Dim};
 
 /// Larger constants are not multiplied by broadcasting.
 const BROADCAST_BYTES_MAX: usize = 4096;
 
+/// Larger constants are not computed with.
+const COMPUTED_BYTES_MAX: usize = 64 << 20;
+
 pub(super) fn apply(draft: &mut Draft) -> usize {
     let mut folded = 0;
     for index in 0..draft.nodes.len() {
-        let node = &draft.nodes[index];
-        let ([input], [output]) = (node.inputs.as_slice(), node.outputs.as_slice()) else {
-            continue;
-        };
-        let (input, output) = (draft.value(*input), *output);
-        let (Origin::Constant(data), Origin::Node) = (&input.origin, &draft.value(output).origin)
-        else {
-            continue;
-        };
-        let (Some(from), Some(to)) = (fixed(&input.shape), fixed(draft.shape(output))) else {
-            continue;
-        };
-        let data = match &node.op {
-            Op::Reshape => data.clone(),
-            Op::Transpose(transpose) => {
-                data.reordered(|bytes, width| transposed(bytes, &from, &transpose.perm, width))
-            }
-            Op::Broadcast if to.iter().product::<usize>() * WORD_BYTES <= BROADCAST_BYTES_MAX => {
-                data.reordered(|bytes, width| broadcast(bytes, &from, &to, width))
-            }
-            Op::Elementwise(expr) => match (expr.steps.as_slice(), input.dtype) {
-                ([Step::Input(0), Step::Cast(DType::F32, 0)], DType::I32) => {
-                    Data::Bytes(int_to_float(&data.bytes()).into())
-                }
-                _ => continue,
-            },
-            _ => continue,
-        };
-        draft.values[output.index()].origin = Origin::Constant(data);
-        folded += 1;
+        let &[output] = draft.nodes[index].outputs.as_slice() else { continue };
+        if let Some(data) = data(draft, &draft.nodes[index], output) {
+            draft.values[output.index()].origin = Origin::Constant(data);
+            folded += 1;
+        }
     }
     // A node whose output has become a constant computes nothing.
     let Draft { nodes, values, .. } = draft;
@@ -46,6 +27,52 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
         node.outputs.iter().any(|output| matches!(values[output.index()].origin, Origin::Node))
     });
     folded
+}
+
+/// What a node gives whose operands are constants.
+fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
+    let to = fixed(draft.shape(output))?;
+    let constants: Option<Vec<&Data>> =
+        node.inputs.iter().map(|input| draft.constant(*input)).collect();
+    let constants = constants.filter(|constants| !constants.is_empty())?;
+    let shapes: Vec<Vec<usize>> =
+        node.inputs.iter().map(|input| fixed(draft.shape(*input))).collect::<Option<_>>()?;
+    match (&node.op, constants.as_slice()) {
+        (Op::Reshape, [data]) => return Some((*data).clone()),
+        (Op::Transpose(transpose), [data]) => {
+            return Some(data.reordered(|bytes, width| {
+                transposed(bytes, &shapes[0], &transpose.perm, width)
+            }));
+        }
+        (Op::Broadcast, [data]) => {
+            let bytes = to.iter().product::<usize>() * WORD_BYTES;
+            return (bytes <= BROADCAST_BYTES_MAX).then(|| {
+                data.reordered(|bytes, width| broadcast(bytes, &shapes[0], &to, width))
+            });
+        }
+        // These would store what costs nothing to compute, or make more of it.
+        (Op::Range(_) | Op::Sizes(_) | Op::If(_) | Op::Loop(_), _) => return None,
+        _ => {}
+    }
+    let most = to.iter().product::<usize>() * WORD_BYTES;
+    let given: usize = constants.iter().map(|data| data.elements() * WORD_BYTES).sum();
+    if most > COMPUTED_BYTES_MAX || given > COMPUTED_BYTES_MAX || most > given.max(BROADCAST_BYTES_MAX) {
+        return None;
+    }
+    if constants.iter().any(|data| data.dtype.wire_bytes() > WORD_BYTES) {
+        return None;
+    }
+    let words: Vec<Vec<u32>> = constants.iter().map(|data| data.to_words()).collect();
+    let operands: Vec<Words<'_>> = node
+        .inputs
+        .iter()
+        .zip(&shapes)
+        .zip(&words)
+        .map(|((input, shape), words)| Words { dtype: draft.value(*input).dtype, shape, words })
+        .collect();
+    // What cannot be computed here fails where it runs.
+    let result = compute(&node.op, &operands, draft.value(output).dtype, &to).ok()?;
+    Some(Data::of_words(draft.value(output).dtype, &result))
 }
 
 pub(super) fn fixed(shape: &[Dim]) -> Option<Vec<usize>> {
@@ -95,15 +122,6 @@ fn strided(bytes: &[u8], shape: &[usize], steps: &[usize], width: usize) -> Vec<
         }
     }
     result
-}
-
-fn int_to_float(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .chunks_exact(4)
-        .flat_map(|chunk| {
-            (i32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]) as f32).to_le_bytes()
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! PyTorch exports a mask as a lookup of all of its elements at `row * length + position`, and the first token as a lookup
 //! at 0.
 
-use crate::lower::draft::{Draft, Links, Origin};
+use crate::graph::{Draft, Links, Origin};
 use flotilla_program::{
     Binary, DType, Expr, Gather, Node, Op, Slice, Step, ValueId,
     dim::{Dim, Term},
@@ -44,8 +44,8 @@ fn places(draft: &Draft, links: &Links, node: &Node) -> Option<Places> {
     let Op::Gather(gather) = &node.op else { return None };
     let &[data, indices] = node.inputs.as_slice() else { return None };
     let size = draft.shape(data).get(gather.axis as usize)?;
-    // Lengths that the data decide are not what a dimension is while it runs; what is constant is looked up once.
-    if !draft.counts.is_empty() || matches!(draft.value(data).origin, Origin::Constant(_)) {
+    // What is constant is looked up once.
+    if matches!(draft.value(data).origin, Origin::Constant(_)) {
         return None;
     }
     if let Some(Step::Int(index)) = draft.scalar_step(indices) {
@@ -246,8 +246,7 @@ mod tests {
             let shape = vec![BATCH, length, 8.into()];
             let data = draft.add_value(DType::F32, shape, Origin::Input);
             let bytes: [u8; 4] = i32::to_le_bytes(index);
-            let origin =
-                Origin::Constant(crate::lower::draft::Data::Bytes(bytes.as_slice().into()));
+            let origin = Origin::Constant(crate::graph::Data::new(DType::I32, bytes.as_slice()));
             let place = draft.add_value(DType::I32, vec![], origin);
             let op = Op::Gather(Gather { axis: 1 });
             draft.add_node("first", op, vec![data, place], DType::F32, vec![BATCH, 8.into()]);

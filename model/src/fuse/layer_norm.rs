@@ -1,7 +1,7 @@
 //! Layer normalization: `gamma * (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta` over the last dimension.
 //! Source: Ba et al., "Layer Normalization", eq. 3.
 
-use crate::lower::draft::{Data, Draft, Formula, Links, Origin};
+use crate::graph::{Data, Draft, Formula, Links, Origin};
 use flotilla_program::{Binary, LayerNorm, Op, Reduce, ReduceKind, Step, Unary, ValueId, dim::Dim};
 
 /// A mean written as a sum and a factor may carry a rounded factor.
@@ -184,7 +184,7 @@ pub(super) fn flattened(draft: &mut Draft, id: ValueId) -> ValueId {
     let data = match value.origin {
         Origin::Constant(data) => data,
         // Callers have checked with `is_row`; an empty constant would be refused by the program's own check.
-        Origin::Input | Origin::Node => Data::Bytes([].into()),
+        Origin::Input | Origin::Node => Data::new(value.dtype, []),
     };
     let last = value.shape.last().cloned().into_iter().collect();
     draft.add_value(value.dtype, last, Origin::Constant(data))

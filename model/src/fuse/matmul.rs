@@ -1,7 +1,7 @@
 //! A product takes over the scale, bias, activation and residual that follow it.
 
 use super::layer_norm::{flattened, is_row};
-use crate::lower::draft::{Draft, Formula, Links};
+use crate::graph::{Draft, Formula, Links};
 use flotilla_program::{Binary, DType, MatMul, Op, Unary, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {

@@ -1,6 +1,6 @@
 //! Rewrites of a drafted program that change its speed and not its results, a file per rule.
 //!
-//! A rule looks at the draft through [`Formula`](crate::lower::draft::Formula), rewrites the last node of what it
+//! A rule looks at one block of the draft through [`Formula`](crate::graph::Formula), rewrites the last node of what it
 //! recognizes in place (its operands are all computed by then) and leaves the others to be dropped when nothing uses
 //! them any more. Each is run until it finds nothing.
 
@@ -14,8 +14,7 @@ mod layer_norm;
 mod matmul;
 mod views;
 
-use crate::lower::draft::Draft;
-use crate::lower::drop_dead_nodes;
+use crate::graph::{Draft, drop_dead_nodes};
 
 /// One rule: how often it has rewritten something.
 type Rule = fn(&mut Draft) -> usize;
@@ -45,7 +44,12 @@ pub(crate) fn fuse(draft: &mut Draft) {
     for (_, rule) in RULES {
         let mut rewrites = 0;
         loop {
-            let found = rule(draft);
+            let mut found = rule(draft);
+            for region in 0..draft.regions.len() {
+                draft.swap(region);
+                found += rule(draft);
+                draft.swap(region);
+            }
             drop_dead_nodes(draft);
             rewrites += found;
             if found == 0 || rewrites > REWRITES_MAX {

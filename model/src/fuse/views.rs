@@ -1,7 +1,7 @@
 //! Chains of reshapes and transpositions become one each; those that do nothing disappear.
 
-use crate::lower::draft::{Draft, Links};
-use flotilla_program::{Op, Transpose, ValueId};
+use crate::graph::{Draft, Links};
+use flotilla_program::{Op, SymbolSource, Transpose, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
     let mut rewrites = 0;
@@ -58,16 +58,25 @@ fn skip_identities(draft: &mut Draft) -> usize {
         resolved.insert(output, input);
     }
     let mut rewrites = 0;
-    let Draft { nodes, outputs, counts, .. } = draft;
-    for id in nodes
-        .iter_mut()
-        .flat_map(|node| &mut node.inputs)
-        .chain(outputs.iter_mut().map(|port| &mut port.value))
-        .chain(counts.iter_mut().map(|count| &mut count.value))
-    {
+    let mut replace = |id: &mut ValueId| {
         if let Some(&input) = resolved.get(id) {
             *id = input;
             rewrites += 1;
+        }
+    };
+    let Draft { nodes, regions, outputs, symbols, .. } = draft;
+    nodes.iter_mut().flat_map(|node| &mut node.inputs).for_each(&mut replace);
+    for region in regions {
+        region.nodes.iter_mut().flat_map(|node| &mut node.inputs).for_each(&mut replace);
+        region.results.iter_mut().for_each(&mut replace);
+    }
+    for port in outputs {
+        replace(&mut port.value);
+        port.high.iter_mut().for_each(&mut replace);
+    }
+    for info in symbols {
+        if let SymbolSource::Element { value, .. } = &mut info.source {
+            replace(value);
         }
     }
     rewrites

@@ -4,42 +4,76 @@ mod hf;
 mod onnx;
 mod resolver;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
-use tract_onnx::prelude::{Tensor, TypedModel};
+use prost::Message as _;
 
 use crate::{
-    lower::{LowerError, Phase, lower, typed_text},
-    reference::ReferenceTensor,
+    fuse,
+    graph::{Draft, finish},
+    tensor::ReferenceTensor,
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
-use flotilla_program::Program;
+use flotilla_program::{Program, ProgramError};
 pub use hf::HfError;
 pub use onnx::OnnxError;
-pub(crate) use onnx::{Convolve, Counted, ProgramOp, ToReal};
 use resolver::Recorder;
 pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
+
+/// Where an import can be stopped and looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// A program with an operator or a few for each of the model's.
+    Imported,
+    /// The program that runs.
+    Fused,
+}
+
+impl Phase {
+    /// Every phase, first to last.
+    pub const ALL: [Phase; 2] = [Phase::Imported, Phase::Fused];
+
+    /// Lower-case name as in `--phase`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Imported => "imported",
+            Phase::Fused => "fused",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
 
 /// What to import and how far.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Name of the model, for messages and clients.
     pub name: String,
-    /// Where to stop: [`Phase::Lowered`] leaves the program unfused.
+    /// Where to stop: [`Phase::Imported`] leaves the program unfused.
     pub phase: Phase,
-    /// Values of inputs that decide shapes or axes, by name; the program is made for these values. Those of other inputs
-    /// are ignored, so that all inputs of a run may be given.
-    pub values: BTreeMap<String, ReferenceTensor>,
+    /// Sizes of dimensions of the inputs, by the name that the file gives them or, without one, by the input's name and the
+    /// number of the dimension (`x_0`).
+    pub dims: BTreeMap<String, i64>,
+    /// Inputs of a run, by name. They say what the file leaves open: the rank of an input that it does not declare, the values
+    /// of what must be known when a model is loaded (the program is made for these values then), which of two readings is
+    /// meant. Sizes stay open.
+    pub examples: BTreeMap<String, ReferenceTensor>,
 }
 
 impl LoadOptions {
     /// Everything, under this name.
     pub fn named(name: impl Into<String>) -> LoadOptions {
-        LoadOptions { name: name.into(), phase: Phase::Fused, values: BTreeMap::new() }
+        LoadOptions {
+            name: name.into(),
+            phase: Phase::Fused,
+            dims: BTreeMap::new(),
+            examples: BTreeMap::new(),
+        }
     }
 }
 
@@ -89,68 +123,37 @@ pub enum ImportError {
     /// The Hugging Face directory is unusable.
     #[error("the Hugging Face directory cannot be imported")]
     Hf(#[from] HfError),
-    /// An operator has no counterpart.
-    #[error("the model cannot be lowered")]
-    Lower(#[from] LowerError),
+    /// What was made of the model is no program.
+    #[error("the model has become a bad program")]
+    Program(#[from] ProgramError),
     /// The tokenizer is unusable.
     #[error("the tokenizer cannot be used")]
     Text(#[from] TextError),
-    /// The reference cannot be prepared.
-    #[error("the reference cannot be prepared: {reason}")]
-    Reference {
-        /// tract's words.
-        reason: String,
-    },
-    /// The graph library gave up on the model.
-    #[error("the graph library panicked on this model: {what}")]
+    /// The import gave up on the model.
+    #[error("the import panicked on this model: {what}")]
     Panic {
         /// Its words.
         what: String,
     },
 }
 
-impl ImportError {
-    /// tract could type the graph but not prepare it.
-    pub(crate) fn reference(error: tract_onnx::prelude::TractError) -> ImportError {
-        ImportError::Reference { reason: format!("{error:#}") }
-    }
-}
-
-/// A typed graph and what its files say about it.
-pub(crate) struct Imported {
-    pub(crate) graph: TypedModel,
-    pub(crate) family: Family,
-    /// Names of the graph's outputs.
-    pub(crate) outputs: Vec<String>,
-    /// Inputs that are constants of the graph.
-    pub(crate) fixed: Vec<FixedInput>,
-    /// Inputs and outputs that are BF16 to clients and F32 to tract, which does not have that type.
-    pub(crate) bf16: BTreeSet<String>,
-}
-
-/// An input that decides shapes: the graph was made for this value of it.
-#[derive(Clone, Debug)]
-pub(crate) struct FixedInput {
-    /// Which of all inputs.
-    pub(crate) position: usize,
-    pub(crate) name: String,
-    pub(crate) tensor: Arc<Tensor>,
-}
-
 /// Imports a model: a Hugging Face directory where there is a `modules.json`, else `model.onnx` where there is one, else
 /// a Hugging Face directory without pooling.
 ///
 /// # Errors
-/// A missing, damaged or hostile file, or an operator that cannot be lowered.
+/// A missing, damaged or hostile file, or an operator that cannot be had.
 pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedModel, ImportError> {
     let recorder = Recorder::new(resolver);
-    let imported = import(&recorder, Phase::Typed, &options.values)?;
+    let (mut draft, family) = guarded(|| import(&recorder, options))?;
     let (positions_max, vocabulary) = hf::token_config(&recorder)?;
     let limits = TokenLimits::load(&recorder, positions_max, vocabulary)?;
     let text = TextEncoder::load(&recorder, limits)?;
-    let family = imported.family;
-    let work = || lower(&options.name, imported, options.phase).map_err(ImportError::from);
-    let (mut program, weights) = guarded(work, panicked)?;
+    let (mut program, weights) = guarded(|| {
+        if options.phase == Phase::Fused {
+            fuse::fuse(&mut draft);
+        }
+        Ok(finish(draft)?)
+    })?;
     program.allowed_paddings = crate::padding::paddings(&program).allowed;
     let files = recorder.into_files();
     Ok(ImportedModel { name: options.name.clone(), family, program, weights, limits, text, files })
@@ -161,53 +164,49 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
 /// # Errors
 /// As [`load`].
 pub fn explain(resolver: &dyn Resolver, options: &LoadOptions) -> Result<String, ImportError> {
-    match options.phase {
-        Phase::Import | Phase::Typed => {
-            Ok(typed_text(&import(&Recorder::new(resolver), options.phase, &options.values)?.graph))
-        }
-        Phase::Lowered | Phase::Fused => Ok(load(resolver, options)?.program.to_string()),
+    Ok(load(resolver, options)?.program.to_string())
+}
+
+/// Where a model's ONNX form is.
+pub enum OnnxForm {
+    /// In a file of the folder, of this name.
+    File(&'static str),
+    /// In these bytes, for the folder has another form.
+    Bytes(Vec<u8>),
+}
+
+/// The ONNX form of the model that [`load`] imports.
+///
+/// # Errors
+/// There is no model, or it cannot be written as ONNX.
+pub fn onnx_form(resolver: &dyn Resolver) -> Result<OnnxForm, ImportError> {
+    if is_onnx(resolver) {
+        return Ok(OnnxForm::File(onnx::FILE));
     }
+    guarded(|| Ok(OnnxForm::Bytes(hf::model(resolver)?.0.encode_to_vec())))
 }
 
-/// Imports up to [`Phase::Import`] or [`Phase::Typed`].
-pub(crate) fn import(
-    resolver: &dyn Resolver,
-    phase: Phase,
-    values: &BTreeMap<String, ReferenceTensor>,
-) -> Result<Imported, ImportError> {
-    let work = || {
-        // With modules.json there is a pooling that an exported encoder does not have.
-        let mut imported = if resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES) {
-            onnx::import(resolver, onnx::FILE, values)?
-        } else if resolver.exists(hf::CONFIG) {
-            hf::import(resolver)?
-        } else {
-            return Err(ImportError::NoModel);
-        };
-        if phase > Phase::Import {
-            imported.graph = imported.graph.into_decluttered().map_err(OnnxError::graph)?;
-        }
-        Ok(imported)
-    };
-    guarded(work, panicked)
+/// With modules.json there is a pooling that an exported encoder does not have.
+fn is_onnx(resolver: &dyn Resolver) -> bool {
+    resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES)
 }
 
-/// tract is careful, but a hostile file may still make it panic; that must not take the daemon with it.
-pub(crate) fn guarded<T, E>(
-    work: impl FnOnce() -> Result<T, E>,
-    panicked: impl FnOnce(String) -> E,
-) -> Result<T, E> {
+fn import(resolver: &dyn Resolver, options: &LoadOptions) -> Result<(Draft, Family), ImportError> {
+    if is_onnx(resolver) {
+        return Ok((onnx::import(resolver, onnx::FILE, options)?, Family::Tensors));
+    }
+    if !resolver.exists(hf::CONFIG) {
+        return Err(ImportError::NoModel);
+    }
+    let (model, family) = hf::model(resolver)?;
+    Ok((onnx::read(model, options)?, family))
+}
+
+/// The import is careful, but a hostile file may still make it or a library panic; that must not take the daemon with it.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
-        Err(panicked(
-            words
-                .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
-                .unwrap_or_default(),
-        ))
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+        Err(ImportError::Panic { what: words.unwrap_or_default() })
     })
-}
-
-/// A panic as an import's error.
-pub(crate) fn panicked(what: String) -> ImportError {
-    ImportError::Panic { what }
 }

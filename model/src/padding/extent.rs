@@ -89,8 +89,10 @@ pub(super) fn grows(dim: &Dim, symbol: Symbol) -> bool {
             let negative = factors.iter().any(|dim| dim.as_fixed().is_some_and(|value| value < 0));
             !dim.mentions(symbol) || !negative && each(factors)
         }
-        Dim::DivFloor(dim, _) => grows(dim, symbol),
+        Dim::Quotient(dim, by) => by.as_fixed().is_some_and(|by| by > 0) && grows(dim, symbol),
         Dim::Min(dims) | Dim::Max(dims) => each(dims),
-        Dim::Broadcast(_) => !dim.mentions(symbol),
+        Dim::Broadcast(_) | Dim::Equal(..) | Dim::Less(..) | Dim::Select(..) => {
+            !dim.mentions(symbol)
+        }
     }
 }

@@ -31,7 +31,7 @@ use align::Site;
 use extent::{Extent, grows};
 use fill::{Fill, Kept, Kind, Mask};
 use flotilla_program::{
-    DType, Guard, Limit, Node, Op, Padding, Program, Source, ValueId,
+    DType, Guard, Limit, Node, Op, Padding, Program, Source, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
 use state::{Made, State, mentions};
@@ -65,7 +65,7 @@ pub fn padding(program: &Program, symbol: Symbol) -> Result<Padding, Mixed> {
     let mut analysis = Analysis { program, symbol, states: vec![None; program.values.len()] };
     let mut found = Padding { symbol, guards: Vec::new(), limits: Vec::new() };
     analysis.run(&mut found).map_err(|(node, reason)| {
-        let symbol = program.symbols.get(symbol.0 as usize).cloned().unwrap_or_default();
+        let symbol = program.symbol_name(symbol).to_owned();
         Mixed { symbol, node, reason }
     })?;
     found.guards.sort_unstable();
@@ -100,7 +100,7 @@ pub fn paddings(program: &Program) -> Paddings {
             None => {
                 let symbol = open.pop().map_or(Symbol(0), |padding| padding.symbol);
                 paddings.refused.push(Mixed {
-                    symbol: program.symbols.get(symbol.0 as usize).cloned().unwrap_or_default(),
+                    symbol: program.symbol_name(symbol).to_owned(),
                     node: "inputs".to_owned(),
                     reason: "it pads a mask that hides the padding of another one".to_owned(),
                 });
@@ -127,8 +127,16 @@ struct Analysis<'p> {
 impl Analysis<'_> {
     fn run(&mut self, found: &mut Padding) -> Result<(), Refusal> {
         let program = self.program;
-        if !program.counts.is_empty() {
-            return Err((program.name.clone(), "the data decide the size of a result".to_owned()));
+        if program.symbols.iter().any(|info| info.source != SymbolSource::Input)
+            || !program.regions.is_empty()
+        {
+            return Err((program.name.clone(), "a run decides what is executed".to_owned()));
+        }
+        let checked = |dim: &Dim| dim.mentions(self.symbol);
+        if let Some(check) =
+            program.checks.iter().find(|check| checked(&check.left) || checked(&check.right))
+        {
+            return Err((check.node.clone(), "it checks the size".to_owned()));
         }
         if !program.assumptions.is_empty() {
             return Err((program.name.clone(), "the values of an input decide shapes".to_owned()));
@@ -167,6 +175,10 @@ impl Analysis<'_> {
             return Err(refuse("it has several results".to_owned()));
         };
         self.check_shape(&node.name, &self.program.value(output).shape)?;
+        let told = matches!(node.op, Op::Slice(_) | Op::Range(_) | Op::Elementwise(_));
+        if !told && node.op.dims().into_iter().any(|dim| dim.mentions(self.symbol)) {
+            return Err(refuse("it depends on the size".to_owned()));
+        }
         let state = |id: &ValueId| self.states.get(id.index()).and_then(Option::as_ref);
         let operands: Option<Vec<&State>> = node.inputs.iter().map(state).collect();
         let operands = operands.ok_or_else(|| refuse("an operand is not computed".to_owned()))?;
@@ -230,6 +242,10 @@ fn transfer(site: &mut Site<'_>) -> Result<State, String> {
         Op::Concat(concat) => moves::concat(site, concat),
         Op::Slice(slice) => moves::slice(site, slice),
         Op::Range(range) => moves::range(site, range),
+        Op::Sizes(_) => {
+            Ok(State::closed(DType::I32, site.output().len(), Fill::Kind(Kind::Finite)))
+        }
+        Op::If(_) | Op::Loop(_) => Err("it decides what is executed".to_owned()),
         Op::Pad(pad) => moves::pad(site, pad),
         Op::MatMul(matmul) => products::matmul(site, matmul),
         Op::Attention(attention) => products::attention(site, attention),

@@ -248,9 +248,9 @@ pub(super) fn pad(site: &Site<'_>, pad: &Pad) -> Result<State, String> {
     let rank = site.output().len();
     let mut aligned = Aligned::none(rank, site.operands.len());
     for axis in 0..rank {
-        let before = pad.before.get(axis).copied().unwrap_or(0);
+        let before = pad.before.get(axis).unwrap_or(&Dim::Fixed(0));
         let same = site.shape(0).get(axis).map(Term::of) == Some(Term::of(&site.output()[axis]));
-        if before == 0 && same
+        if before.as_fixed() == Some(0) && same
             || x.axis(axis).is_none() && !site.output()[axis].mentions(site.symbol)
         {
             // A dimension that is not padded may get longer; the result's length is its own.

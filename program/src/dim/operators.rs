@@ -188,3 +188,26 @@ impl<'d> Sum<&'d Dim> for Dim {
         normal(&Dim::Sum(dims.cloned().collect()))
     }
 }
+
+impl Dim {
+    /// The same with something else in the place of each symbol.
+    #[must_use]
+    pub fn substituted(&self, of: &impl Fn(super::Symbol) -> Dim) -> Dim {
+        let all = |dims: &[Dim]| dims.iter().map(|dim| dim.substituted(of)).collect::<Vec<_>>();
+        let one = |dim: &Dim| Box::new(dim.substituted(of));
+        let dim = match self {
+            Dim::Fixed(value) => return Dim::Fixed(*value),
+            Dim::Symbol(symbol) => return of(*symbol),
+            Dim::Sum(dims) => Dim::Sum(all(dims)),
+            Dim::Product(dims) => Dim::Product(all(dims)),
+            Dim::Min(dims) => Dim::Min(all(dims)),
+            Dim::Max(dims) => Dim::Max(all(dims)),
+            Dim::Broadcast(dims) => Dim::Broadcast(all(dims)),
+            Dim::Quotient(a, b) => Dim::Quotient(one(a), one(b)),
+            Dim::Equal(a, b) => Dim::Equal(one(a), one(b)),
+            Dim::Less(a, b) => Dim::Less(one(a), one(b)),
+            Dim::Select(condition, yes, no) => Dim::Select(one(condition), one(yes), one(no)),
+        };
+        normal(&dim)
+    }
+}

@@ -1,17 +1,10 @@
 //! BERT. Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding";
 //! Vaswani et al., "Attention Is All You Need", figure 1, left.
 
-use tract_onnx::{
-    prelude::{OutletId, tvec},
-    tract_hir::internal::tract_core::ops::{
-        array::Slice,
-        element_wise::ElementWiseOp,
-        math,
-        nn::{Softmax, SoftmaxKind, gelu_approximate::gelu_approximate, gelu_exact::gelu_exact},
-    },
+use super::{
+    CONFIG, Graph, HfError,
+    graph::{Attribute, Value},
 };
-
-use super::{CONFIG, Graph, HfError};
 
 /// What of `config.json` the architecture depends on.
 #[derive(serde::Deserialize)]
@@ -42,17 +35,16 @@ impl Config {
         self.activation().map(|_| ())
     }
 
-    fn activation(&self) -> Result<ElementWiseOp, HfError> {
-        Ok(match self.hidden_act.as_str() {
-            "gelu" => gelu_exact(),
-            "gelu_new" | "gelu_pytorch_tanh" => gelu_approximate(false),
-            other => {
-                return Err(HfError::Unsupported {
-                    file: CONFIG.to_owned(),
-                    what: format!("hidden_act {other:?}"),
-                });
-            }
-        })
+    /// How GELU is computed, as the operator names it.
+    fn activation(&self) -> Result<&'static str, HfError> {
+        match self.hidden_act.as_str() {
+            "gelu" => Ok("none"),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok("tanh"),
+            other => Err(HfError::Unsupported {
+                file: CONFIG.to_owned(),
+                what: format!("hidden_act {other:?}"),
+            }),
+        }
     }
 }
 
@@ -60,86 +52,95 @@ impl Config {
 pub(super) fn encoder(
     graph: &mut Graph<'_>,
     config: &Config,
-) -> Result<(OutletId, OutletId), HfError> {
-    let ids = graph.tokens("input_ids")?;
-    let mask = graph.tokens("attention_mask")?;
-    let mask = graph.cast_float("mask", mask)?;
-    let additive = additive_mask(graph, mask)?;
-    let mut x = embeddings(graph, config, ids)?;
+) -> Result<(Value, Value), HfError> {
+    let ids = graph.tokens("input_ids");
+    let mask = graph.tokens("attention_mask");
+    let mask = graph.node("mask", "Cast", &[&mask], &[Attribute::Int("to", 1)]);
+    let additive = additive_mask(graph, &mask);
+    let mut x = embeddings(graph, config, &ids)?;
     for index in 0..config.num_hidden_layers {
-        x = layer(graph, config, &format!("encoder.layer.{index}"), x, additive)?;
+        x = layer(graph, config, &format!("encoder.layer.{index}"), &x, &additive)?;
     }
     Ok((x, mask))
 }
 
 /// 0 where a token counts and the lowest number where it does not, as `[B, 1, 1, S]`.
-fn additive_mask(graph: &mut Graph<'_>, mask: OutletId) -> Result<OutletId, HfError> {
-    let minus = graph.binary_const("mask.minus_one", math::sub(), mask, 1.0)?;
-    let additive = graph.binary_const("mask.additive", math::mul(), minus, f32::MAX)?;
-    let additive = graph.add_axis("mask.heads", 1, additive)?;
-    graph.add_axis("mask.queries", 1, additive)
+fn additive_mask(graph: &mut Graph<'_>, mask: &str) -> Value {
+    let minus = graph.with_number("mask.minus_one", "Sub", mask, 1.0);
+    let additive = graph.with_number("mask.additive", "Mul", &minus, f32::MAX);
+    graph.unsqueeze("mask.heads", &additive, &[1, 2])
 }
 
 /// Words, positions and the one token type of plain text.
-fn embeddings(graph: &mut Graph<'_>, config: &Config, ids: OutletId) -> Result<OutletId, HfError> {
+fn embeddings(graph: &mut Graph<'_>, config: &Config, ids: &str) -> Result<Value, HfError> {
     let Config { hidden_size: width, vocab_size, max_position_embeddings, type_vocab_size, .. } =
         *config;
     let words = graph.embedding("embeddings.word_embeddings", ids, vocab_size, width)?;
     let types =
         graph.weight("embeddings.token_type_embeddings.weight", &[type_vocab_size, width])?;
-    let first = graph.wire("embeddings.token_type", Slice::new(0, 0, 1), &[types])?;
+    let start = graph.integers("embeddings.start", &[0]);
+    let end = graph.integers("embeddings.end", &[1]);
+    let first = graph.slice("embeddings.token_type", &types, [&start, &end], 0);
     let table =
         graph.weight("embeddings.position_embeddings.weight", &[max_position_embeddings, width])?;
-    let seq = graph.seq().clone();
-    let positions = graph.wire("embeddings.positions", Slice::new(0, 0, seq), &[table])?;
-    let typed = graph.add("embeddings.words_and_types", words, first)?;
-    let sum = graph.add("embeddings.sum", typed, positions)?;
-    graph.layer_norm("embeddings.LayerNorm", sum, width, config.layer_norm_eps)
+    let length = [Attribute::Int("start", 1), Attribute::Int("end", 2)];
+    let length = graph.node("embeddings.length", "Shape", &[ids], &length);
+    let positions = graph.slice("embeddings.positions", &table, [&start, &length], 0);
+    let typed = graph.node("embeddings.words_and_types", "Add", &[&words, &first], &[]);
+    let sum = graph.node("embeddings.sum", "Add", &[&typed, &positions], &[]);
+    graph.layer_norm("embeddings.LayerNorm", &sum, width, config.layer_norm_eps)
 }
 
 fn layer(
     graph: &mut Graph<'_>,
     config: &Config,
     name: &str,
-    x: OutletId,
-    mask: OutletId,
-) -> Result<OutletId, HfError> {
+    x: &str,
+    mask: &str,
+) -> Result<Value, HfError> {
     let (width, inner, epsilon) =
         (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
     let context = attention(graph, config, &format!("{name}.attention.self"), x, mask)?;
     let attended =
-        graph.linear(&format!("{name}.attention.output.dense"), context, width, width)?;
-    let sum = graph.add(&format!("{name}.attention.residual"), attended, x)?;
-    let x = graph.layer_norm(&format!("{name}.attention.output.LayerNorm"), sum, width, epsilon)?;
-    let up = graph.linear(&format!("{name}.intermediate.dense"), x, width, inner)?;
-    let active =
-        graph.wire(&format!("{name}.intermediate.activation"), config.activation()?, &[up])?;
-    let down = graph.linear(&format!("{name}.output.dense"), active, inner, width)?;
-    let sum = graph.add(&format!("{name}.residual"), down, x)?;
-    graph.layer_norm(&format!("{name}.output.LayerNorm"), sum, width, epsilon)
+        graph.linear(&format!("{name}.attention.output.dense"), &context, width, width)?;
+    let sum = graph.node(&format!("{name}.attention.residual"), "Add", &[&attended, x], &[]);
+    let x = graph.layer_norm(&format!("{name}.attention.output.LayerNorm"), &sum, width, epsilon)?;
+    let up = graph.linear(&format!("{name}.intermediate.dense"), &x, width, inner)?;
+    let gelu = [Attribute::Text("approximate", config.activation()?)];
+    let active = graph.node(&format!("{name}.intermediate.activation"), "Gelu", &[&up], &gelu);
+    let down = graph.linear(&format!("{name}.output.dense"), &active, inner, width)?;
+    let sum = graph.node(&format!("{name}.residual"), "Add", &[&down, &x], &[]);
+    graph.layer_norm(&format!("{name}.output.LayerNorm"), &sum, width, epsilon)
 }
 
-/// `softmax(q k^T / sqrt(head_dim) + mask) v` per head; letters: b batch, q and k positions, h head, d within a head.
+/// `softmax(q k^T / sqrt(head_dim) + mask) v` per head.
 fn attention(
     graph: &mut Graph<'_>,
     config: &Config,
     name: &str,
-    x: OutletId,
-    mask: OutletId,
-) -> Result<OutletId, HfError> {
+    x: &str,
+    mask: &str,
+) -> Result<Value, HfError> {
     let (width, heads) = (config.hidden_size, config.num_attention_heads);
     let head_dim = width / heads;
-    let mut project = |part: &str| {
+    let mut project = |part: &str, order: &[i64]| {
         let projected = graph.linear(&format!("{name}.{part}"), x, width, width)?;
-        graph.reshape(&format!("{name}.{part}.heads"), 2, &[width], &[heads, head_dim], projected)
+        let split = [0, 0, heads as i64, head_dim as i64];
+        let split = graph.reshape(&format!("{name}.{part}.heads"), &projected, &split);
+        let order = [Attribute::Ints("perm", order)];
+        Ok::<Value, HfError>(graph.node(&format!("{name}.{part}.turned"), "Transpose", &[&split], &order))
     };
-    let (query, key, value) = (project("query")?, project("key")?, project("value")?);
-    let scores = graph.einsum(&format!("{name}.scores"), "bqhd,bkhd->bhqk", query, key)?;
+    let query = project("query", &[0, 2, 1, 3])?;
+    let key = project("key", &[0, 2, 3, 1])?;
+    let value = project("value", &[0, 2, 1, 3])?;
+    let scores = graph.node(&format!("{name}.scores"), "MatMul", &[&query, &key], &[]);
     let scale = (head_dim as f32).sqrt().recip();
-    let scaled = graph.binary_const(&format!("{name}.scaled"), math::mul(), scores, scale)?;
-    let masked = graph.add(&format!("{name}.masked"), scaled, mask)?;
-    let softmax = Softmax::new(tvec!(3), None, SoftmaxKind::Softmax);
-    let weights = graph.wire(&format!("{name}.weights"), softmax, &[masked])?;
-    let context = graph.einsum(&format!("{name}.context"), "bhqk,bkhd->bqhd", weights, value)?;
-    graph.reshape(&format!("{name}.joined"), 2, &[heads, head_dim], &[width], context)
+    let scaled = graph.with_number(&format!("{name}.scaled"), "Mul", &scores, scale);
+    let masked = graph.node(&format!("{name}.masked"), "Add", &[&scaled, mask], &[]);
+    let axis = [Attribute::Int("axis", -1)];
+    let weights = graph.node(&format!("{name}.weights"), "Softmax", &[&masked], &axis);
+    let context = graph.node(&format!("{name}.context"), "MatMul", &[&weights, &value], &[]);
+    let back = [Attribute::Ints("perm", &[0, 2, 1, 3])];
+    let context = graph.node(&format!("{name}.rows"), "Transpose", &[&context], &back);
+    Ok(graph.reshape(&format!("{name}.joined"), &context, &[0, 0, width as i64]))
 }

@@ -1,191 +1,219 @@
-//! The words in which an architecture is written: layers that wire themselves into a typed graph.
+//! The words in which an architecture is written: layers as nodes of an ONNX graph.
 
-use tract_onnx::{
-    prelude::{
-        DatumType, IntoArcTensor, OutletId, SpecialOps, Symbol, TVec, Tensor, ToDim, TypedFact,
-        TypedModel, tensor0, tvec,
-    },
-    tract_hir::internal::{
-        AxisOp, TypedOp,
-        tract_core::ops::{
-            array::Gather,
-            binary::TypedBinOp,
-            cast::Cast,
-            change_axes::wire_with_rank_broadcast,
-            einsum::EinSum,
-            math,
-            nn::{Reduce, Reducer},
-        },
-    },
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::DataType,
+    tensor_shape_proto::{Dimension, dimension::Value as DimValue},
+    type_proto::{self, Value as TypeValue},
 };
 
 use super::{HfError, WeightFile};
 
-type Wired = Result<OutletId, HfError>;
+/// Version of the operator set that the nodes are of: the first one with `Gelu`.
+const OPSET: i64 = 20;
 
-/// A typed graph under construction and the weights it takes.
+/// Version of the format that has this operator set.
+const IR_VERSION: i64 = 9;
+
+/// A value of the graph, by its name.
+pub(super) type Value = String;
+
+type Wired = Result<Value, HfError>;
+
+/// A graph under construction and the weights that it takes.
 pub(super) struct Graph<'w> {
-    model: TypedModel,
+    graph: GraphProto,
     weights: &'w WeightFile<'w>,
-    outputs: Vec<OutletId>,
-    names: Vec<String>,
-    batch: Symbol,
-    seq: Symbol,
 }
 
-fn graph_error(error: tract_onnx::prelude::TractError) -> HfError {
-    HfError::Graph { reason: format!("{error:#}") }
+/// An attribute of a node.
+pub(super) enum Attribute<'a> {
+    Int(&'a str, i64),
+    Ints(&'a str, &'a [i64]),
+    Float(&'a str, f32),
+    Text(&'a str, &'a str),
+}
+
+impl Attribute<'_> {
+    fn proto(&self) -> AttributeProto {
+        let (name, r#type) = match self {
+            Attribute::Int(name, _) => (name, AttributeType::Int),
+            Attribute::Ints(name, _) => (name, AttributeType::Ints),
+            Attribute::Float(name, _) => (name, AttributeType::Float),
+            Attribute::Text(name, _) => (name, AttributeType::String),
+        };
+        let mut proto = AttributeProto {
+            name: (*name).to_owned(),
+            r#type: r#type as i32,
+            ..AttributeProto::default()
+        };
+        match self {
+            Attribute::Int(_, value) => proto.i = *value,
+            Attribute::Ints(_, values) => proto.ints = values.to_vec(),
+            Attribute::Float(_, value) => proto.f = *value,
+            Attribute::Text(_, text) => proto.s = text.as_bytes().to_vec(),
+        }
+        proto
+    }
 }
 
 impl<'w> Graph<'w> {
     pub(super) fn new(weights: &'w WeightFile<'w>) -> Graph<'w> {
-        let model = TypedModel::default();
-        let (batch, seq) = (model.symbols.sym("B"), model.symbols.sym("S"));
-        Graph { model, weights, outputs: Vec::new(), names: Vec::new(), batch, seq }
+        Graph { graph: GraphProto { name: "model".to_owned(), ..GraphProto::default() }, weights }
     }
 
-    /// The graph and the names of its outputs.
-    pub(super) fn finish(self) -> (TypedModel, Vec<String>) {
-        (self.model, self.names)
-    }
-
-    /// The symbol of the sequence length.
-    pub(super) fn seq(&self) -> &Symbol {
-        &self.seq
+    pub(super) fn finish(self) -> ModelProto {
+        ModelProto {
+            ir_version: IR_VERSION,
+            producer_name: "flotilla".to_owned(),
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            graph: Some(self.graph),
+            ..ModelProto::default()
+        }
     }
 
     /// An input of `[B, S]` token numbers.
-    pub(super) fn tokens(&mut self, name: &str) -> Wired {
-        let fact = TypedFact::dt_shape(DatumType::I64, [self.batch.to_dim(), self.seq.to_dim()]);
-        self.model.add_source(name, fact).map_err(graph_error)
+    pub(super) fn tokens(&mut self, name: &str) -> Value {
+        self.graph.input.push(declared(name, DataType::Int64, Some(&["B", "S"])));
+        name.to_owned()
     }
 
-    pub(super) fn output(&mut self, name: &str, outlet: OutletId) -> Result<(), HfError> {
-        self.outputs.push(outlet);
-        self.names.push(name.to_owned());
-        self.model.select_output_outlets(&self.outputs).map_err(graph_error)
+    /// Gives a value out under a name of its own.
+    pub(super) fn output(&mut self, name: &str, value: &str) {
+        self.graph.output.push(declared(name, DataType::Float, None));
+        self.graph.node.push(NodeProto {
+            name: name.to_owned(),
+            op_type: "Identity".to_owned(),
+            input: vec![value.to_owned()],
+            output: vec![name.to_owned()],
+            ..NodeProto::default()
+        });
     }
 
-    pub(super) fn wire(
+    /// A node of one result, which has its name.
+    pub(super) fn node(
         &mut self,
         name: &str,
-        op: impl Into<Box<dyn TypedOp>>,
-        inputs: &[OutletId],
-    ) -> Wired {
-        Ok(self.model.wire_node(name, op, inputs).map_err(graph_error)?[0])
+        op: &str,
+        inputs: &[&str],
+        attributes: &[Attribute<'_>],
+    ) -> Value {
+        self.graph.node.push(NodeProto {
+            name: name.to_owned(),
+            op_type: op.to_owned(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![name.to_owned()],
+            attribute: attributes.iter().map(Attribute::proto).collect(),
+            ..NodeProto::default()
+        });
+        name.to_owned()
     }
 
-    /// Two operands, the one of lower rank given leading dimensions of 1.
-    pub(super) fn binary(&mut self, name: &str, op: TypedBinOp, a: OutletId, b: OutletId) -> Wired {
-        Ok(wire_with_rank_broadcast(name, &mut self.model, op, &[a, b]).map_err(graph_error)?[0])
+    fn constant(&mut self, name: &str, dims: &[usize], dtype: DataType, raw_data: Vec<u8>) -> Value {
+        self.graph.initializer.push(TensorProto {
+            name: name.to_owned(),
+            dims: dims.iter().map(|&dim| dim as i64).collect(),
+            data_type: dtype as i32,
+            raw_data,
+            ..TensorProto::default()
+        });
+        name.to_owned()
     }
 
-    pub(super) fn add(&mut self, name: &str, a: OutletId, b: OutletId) -> Wired {
-        self.binary(name, math::add(), a, b)
+    /// A row of integers, for operands that are shapes or axes.
+    pub(super) fn integers(&mut self, name: &str, numbers: &[i64]) -> Value {
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.constant(name, &[numbers.len()], DataType::Int64, bytes)
     }
 
-    pub(super) fn constant(&mut self, name: &str, tensor: impl IntoArcTensor) -> Wired {
-        self.model.add_const(name, tensor).map_err(graph_error)
+    /// A number.
+    pub(super) fn number(&mut self, name: &str, number: f32) -> Value {
+        self.constant(name, &[], DataType::Float, number.to_le_bytes().to_vec())
     }
 
     /// An operation with a number as its right operand.
-    pub(super) fn binary_const(
-        &mut self,
-        name: &str,
-        op: TypedBinOp,
-        a: OutletId,
-        number: f32,
-    ) -> Wired {
-        let number = self.constant(&format!("{name}.constant"), tensor0(number))?;
-        self.binary(name, op, a, number)
+    pub(super) fn with_number(&mut self, name: &str, op: &str, a: &str, number: f32) -> Value {
+        let number = self.number(&format!("{name}.constant"), number);
+        self.node(name, op, &[a, &number], &[])
     }
 
     /// A weight of the model.
     pub(super) fn weight(&mut self, name: &str, shape: &[usize]) -> Wired {
-        let tensor: Tensor = self.weights.tensor(name, shape)?;
-        self.constant(name, tensor)
+        let bytes = self.weights.tensor(name, shape)?;
+        Ok(self.constant(name, shape, DataType::Float, bytes))
     }
 
     /// Rows of a table of `[rows, width]`, picked by token numbers.
     pub(super) fn embedding(
         &mut self,
         name: &str,
-        indices: OutletId,
+        indices: &str,
         rows: usize,
         width: usize,
     ) -> Wired {
         let table = self.weight(&format!("{name}.weight"), &[rows, width])?;
-        self.wire(name, Gather::new(0), &[table, indices])
+        Ok(self.node(name, "Gather", &[&table, indices], &[]))
     }
 
     /// `x @ weight^T + bias` on `[B, S, from]`.
-    pub(super) fn linear(&mut self, name: &str, x: OutletId, from: usize, to: usize) -> Wired {
+    pub(super) fn linear(&mut self, name: &str, x: &str, from: usize, to: usize) -> Wired {
         let weight = self.weight(&format!("{name}.weight"), &[to, from])?;
         let bias = self.weight(&format!("{name}.bias"), &[to])?;
-        let product = self.einsum(&format!("{name}.product"), "bsk,nk->bsn", x, weight)?;
-        self.add(name, product, bias)
+        let turned = [Attribute::Ints("perm", &[1, 0])];
+        let weight = self.node(&format!("{name}.columns"), "Transpose", &[&weight], &turned);
+        let product = self.node(&format!("{name}.product"), "MatMul", &[x, &weight], &[]);
+        Ok(self.node(name, "Add", &[&product, &bias], &[]))
     }
 
-    pub(super) fn einsum(&mut self, name: &str, axes: &str, a: OutletId, b: OutletId) -> Wired {
-        let axes = axes.parse().map_err(graph_error)?;
-        self.wire(name, EinSum::new(axes, DatumType::F32), &[a, b])
-    }
-
-    /// Over the last of three dimensions. Source: Ba et al., "Layer Normalization", eq. 3.
-    pub(super) fn layer_norm(
-        &mut self,
-        name: &str,
-        x: OutletId,
-        width: usize,
-        epsilon: f32,
-    ) -> Wired {
+    /// Over the last of three dimensions.
+    pub(super) fn layer_norm(&mut self, name: &str, x: &str, width: usize, epsilon: f32) -> Wired {
         let gamma = self.weight(&format!("{name}.weight"), &[width])?;
         let beta = self.weight(&format!("{name}.bias"), &[width])?;
-        let mean = self.mean(&format!("{name}.mean"), x, width)?;
-        let deviation = self.binary(&format!("{name}.deviation"), math::sub(), x, mean)?;
-        let square = self.wire(&format!("{name}.square"), math::square(), &[deviation])?;
-        let variance = self.mean(&format!("{name}.variance"), square, width)?;
-        let sum = self.binary_const(&format!("{name}.epsilon"), math::add(), variance, epsilon)?;
-        let factor = self.wire(&format!("{name}.factor"), math::rsqrt(), &[sum])?;
-        let normalized =
-            self.binary(&format!("{name}.normalized"), math::mul(), deviation, factor)?;
-        let scaled = self.binary(&format!("{name}.scaled"), math::mul(), normalized, gamma)?;
-        self.add(name, scaled, beta)
+        let attributes = [Attribute::Int("axis", -1), Attribute::Float("epsilon", epsilon)];
+        Ok(self.node(name, "LayerNormalization", &[x, &gamma, &beta], &attributes))
     }
 
-    fn mean(&mut self, name: &str, x: OutletId, width: usize) -> Wired {
-        let sum = self.reduce(&format!("{name}.sum"), Reducer::Sum, 2, x)?;
-        self.binary_const(name, math::mul(), sum, (width as f32).recip())
+    /// The sum over a dimension, which stays as 1.
+    pub(super) fn sum(&mut self, name: &str, x: &str, axis: i64) -> Value {
+        let axes = self.integers(&format!("{name}.axes"), &[axis]);
+        self.node(name, "ReduceSum", &[x, &axes], &[Attribute::Int("keepdims", 1)])
     }
 
-    pub(super) fn reduce(
-        &mut self,
-        name: &str,
-        reducer: Reducer,
-        axis: usize,
-        x: OutletId,
-    ) -> Wired {
-        self.wire(name, Reduce { axes: tvec!(axis), reducer }, &[x])
+    /// Other dimensions, where 0 stands for the one in the same place and -1 for what is left.
+    pub(super) fn reshape(&mut self, name: &str, x: &str, shape: &[i64]) -> Value {
+        let shape = self.integers(&format!("{name}.shape"), shape);
+        self.node(name, "Reshape", &[x, &shape], &[])
     }
 
-    pub(super) fn cast_float(&mut self, name: &str, x: OutletId) -> Wired {
-        self.wire(name, Cast { to: DatumType::F32 }, &[x])
+    /// A new dimension of 1.
+    pub(super) fn unsqueeze(&mut self, name: &str, x: &str, axes: &[i64]) -> Value {
+        let axes = self.integers(&format!("{name}.axes"), axes);
+        self.node(name, "Unsqueeze", &[x, &axes], &[])
     }
 
-    pub(super) fn add_axis(&mut self, name: &str, axis: usize, x: OutletId) -> Wired {
-        self.wire(name, AxisOp::Add(axis), &[x])
+    /// Elements `start..end` of a dimension, both given as values `[1]`.
+    pub(super) fn slice(&mut self, name: &str, x: &str, ends: [&str; 2], axis: i64) -> Value {
+        let axes = self.integers(&format!("{name}.axes"), &[axis]);
+        self.node(name, "Slice", &[x, ends[0], ends[1], &axes], &[])
     }
+}
 
-    /// Splits a dimension into several, or joins several into one.
-    pub(super) fn reshape(
-        &mut self,
-        name: &str,
-        at: usize,
-        from: &[usize],
-        to: &[usize],
-        x: OutletId,
-    ) -> Wired {
-        let dims = |dims: &[usize]| -> TVec<_> { dims.iter().map(|dim| dim.to_dim()).collect() };
-        self.wire(name, AxisOp::Reshape(at, dims(from), dims(to)), &[x])
+/// A value of a type, with named dimensions or of any shape.
+fn declared(name: &str, dtype: DataType, dims: Option<&[&str]>) -> ValueInfoProto {
+    let dim = |name: &&str| Dimension {
+        value: Some(DimValue::DimParam((*name).to_owned())),
+        ..Dimension::default()
+    };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: dtype as i32, shape };
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            value: Some(TypeValue::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
     }
 }

@@ -1,16 +1,15 @@
 //! Hugging Face directories: `config.json`, `model.safetensors` and, for sentence-transformers, `modules.json` with its
-//! pooling. An architecture is a file of its own that builds a typed graph.
+//! pooling. An architecture is a file of its own that writes an ONNX graph, so that everything that reads ONNX reads these.
 
 mod bert;
 mod graph;
 mod pooling;
 mod weights;
 
-use std::collections::BTreeSet;
-
 use serde::de::DeserializeOwned;
+use tract_onnx::pb::ModelProto;
 
-use super::{Family, ImportError, Imported, Resolver};
+use super::{Family, ImportError, Resolver};
 use graph::Graph;
 use pooling::Pooling;
 use weights::WeightFile;
@@ -39,8 +38,6 @@ pub enum HfError {
     Shape { file: String, tensor: String, got: Vec<usize>, want: Vec<usize> },
     #[error("{file}: tensor {tensor} holds {dtype}; F32, F16 and BF16 can be read")]
     Type { file: String, tensor: String, dtype: String },
-    #[error("the graph cannot be built: {reason}")]
-    Graph { reason: String },
 }
 
 #[derive(serde::Deserialize)]
@@ -57,7 +54,8 @@ struct TokenConfig {
     pad_token_id: Option<usize>,
 }
 
-pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
+/// The model as ONNX, and what it is for.
+pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), ImportError> {
     let ModelType { model_type } = read_json(resolver, CONFIG)?;
     let config: bert::Config = match model_type.as_str() {
         "bert" => read_json(resolver, CONFIG)?,
@@ -71,16 +69,15 @@ pub(super) fn import(resolver: &dyn Resolver) -> Result<Imported, ImportError> {
     let (hidden, mask) = bert::encoder(&mut graph, &config)?;
     let family = match pooling {
         Some(pooling) => {
-            pooling.wire(&mut graph, hidden, mask)?;
+            pooling.wire(&mut graph, &hidden, &mask);
             Family::TextEmbedding { size: config.hidden_size }
         }
         None => {
-            graph.output("last_hidden_state", hidden)?;
+            graph.output("last_hidden_state", &hidden);
             Family::Tensors
         }
     };
-    let (graph, outputs) = graph.finish();
-    Ok(Imported { graph, family, outputs, fixed: Vec::new(), bf16: BTreeSet::new() })
+    Ok((graph.finish(), family))
 }
 
 /// Most positions and the number of tokens, from `config.json` where there is one.

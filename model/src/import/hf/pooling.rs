@@ -1,15 +1,11 @@
 //! What sentence-transformers puts behind an encoder: pooling over tokens, then normalization.
 //! Source: Reimers and Gurevych, "Sentence-BERT", 3.
 
-use tract_onnx::{
-    prelude::OutletId,
-    tract_hir::internal::{
-        AxisOp,
-        tract_core::ops::{array::Slice, math, nn::Reducer},
-    },
+use super::{
+    Graph, HfError, ImportError, MODULES, Resolver,
+    graph::{Attribute, Value},
+    read_json,
 };
-
-use super::{Graph, HfError, ImportError, MODULES, Resolver, read_json};
 use crate::import::resolver::confined;
 
 /// Keeps a text without tokens from dividing by zero, as sentence-transformers does.
@@ -121,56 +117,54 @@ impl Pooling {
     }
 
     /// From the hidden state `[B, S, hidden]` and the mask `[B, S]` to the output `sentence_embedding`.
-    pub(super) fn wire(
-        &self,
-        graph: &mut Graph<'_>,
-        hidden: OutletId,
-        mask: OutletId,
-    ) -> Result<(), HfError> {
-        let mask = graph.add_axis("pooling.mask", 2, mask)?;
+    pub(super) fn wire(&self, graph: &mut Graph<'_>, hidden: &str, mask: &str) {
+        let mask = graph.unsqueeze("pooling.mask", mask, &[2]);
         let pooled = match self.mode {
-            Mode::Cls => graph.wire("pooling.first", Slice::new(1, 0, 1), &[hidden])?,
+            Mode::Cls => {
+                let ends = [("pooling.start", 0), ("pooling.end", 1)];
+                let [start, end] = ends.map(|(name, at)| graph.integers(name, &[at]));
+                graph.slice("pooling.first", hidden, [&start, &end], 1)
+            }
             Mode::Mean => {
-                let (sum, count) = masked_sum(graph, hidden, mask)?;
-                graph.binary("pooling.mean", math::div(), sum, count)?
+                let (sum, count) = masked_sum(graph, hidden, &mask);
+                graph.node("pooling.mean", "Div", &[&sum, &count], &[])
             }
             Mode::MeanBySqrtLength => {
-                let (sum, count) = masked_sum(graph, hidden, mask)?;
-                let root = graph.wire("pooling.root", math::sqrt(), &[count])?;
-                graph.binary("pooling.mean", math::div(), sum, root)?
+                let (sum, count) = masked_sum(graph, hidden, &mask);
+                let root = graph.node("pooling.root", "Sqrt", &[&count], &[]);
+                graph.node("pooling.mean", "Div", &[&sum, &root], &[])
             }
             Mode::Max => {
                 // h * mask + (1 - mask) * MASKED_OUT is h where the token counts.
-                let counted = graph.binary("pooling.counted", math::mul(), hidden, mask)?;
-                let minus = graph.binary_const("pooling.minus_one", math::sub(), mask, 1.0)?;
-                let out = graph.binary_const("pooling.out", math::mul(), minus, -MASKED_OUT)?;
-                let masked = graph.add("pooling.masked", counted, out)?;
-                graph.reduce("pooling.max", Reducer::Max, 1, masked)?
+                let counted = graph.node("pooling.counted", "Mul", &[hidden, &mask], &[]);
+                let minus = graph.with_number("pooling.minus_one", "Sub", &mask, 1.0);
+                let out = graph.with_number("pooling.out", "Mul", &minus, -MASKED_OUT);
+                let masked = graph.node("pooling.masked", "Add", &[&counted, &out], &[]);
+                let axes = graph.integers("pooling.max.axes", &[1]);
+                let keep = [Attribute::Int("keepdims", 1)];
+                graph.node("pooling.max", "ReduceMax", &[&masked, &axes], &keep)
             }
         };
-        let pooled = graph.wire("pooling.vector", AxisOp::Rm(1), &[pooled])?;
-        let vector = if self.normalize { normalized(graph, pooled)? } else { pooled };
-        graph.output("sentence_embedding", vector)
+        let axes = graph.integers("pooling.vector.axes", &[1]);
+        let pooled = graph.node("pooling.vector", "Squeeze", &[&pooled, &axes], &[]);
+        let vector = if self.normalize { normalized(graph, &pooled) } else { pooled };
+        graph.output("sentence_embedding", &vector);
     }
 }
 
-fn masked_sum(
-    graph: &mut Graph<'_>,
-    hidden: OutletId,
-    mask: OutletId,
-) -> Result<(OutletId, OutletId), HfError> {
-    let counted = graph.binary("pooling.counted", math::mul(), hidden, mask)?;
-    let sum = graph.reduce("pooling.sum", Reducer::Sum, 1, counted)?;
-    let count = graph.reduce("pooling.count", Reducer::Sum, 1, mask)?;
-    let count = graph.binary_const("pooling.count_min", math::max(), count, COUNT_MIN)?;
-    Ok((sum, count))
+fn masked_sum(graph: &mut Graph<'_>, hidden: &str, mask: &str) -> (Value, Value) {
+    let counted = graph.node("pooling.counted", "Mul", &[hidden, mask], &[]);
+    let sum = graph.sum("pooling.sum", &counted, 1);
+    let count = graph.sum("pooling.count", mask, 1);
+    let count = graph.with_number("pooling.count_min", "Max", &count, COUNT_MIN);
+    (sum, count)
 }
 
 /// To length 1.
-fn normalized(graph: &mut Graph<'_>, vector: OutletId) -> Result<OutletId, HfError> {
-    let square = graph.wire("normalize.square", math::square(), &[vector])?;
-    let sum = graph.reduce("normalize.sum", Reducer::Sum, 1, square)?;
-    let norm = graph.wire("normalize.root", math::sqrt(), &[sum])?;
-    let norm = graph.binary_const("normalize.norm", math::max(), norm, NORM_MIN)?;
-    graph.binary("normalize.unit", math::div(), vector, norm)
+fn normalized(graph: &mut Graph<'_>, vector: &str) -> Value {
+    let square = graph.node("normalize.square", "Mul", &[vector, vector], &[]);
+    let sum = graph.sum("normalize.sum", &square, 1);
+    let norm = graph.node("normalize.root", "Sqrt", &[&sum], &[]);
+    let norm = graph.with_number("normalize.norm", "Max", &norm, NORM_MIN);
+    graph.node("normalize.unit", "Div", &[vector, &norm], &[])
 }

@@ -1,7 +1,6 @@
 //! `model.safetensors`: named tensors, checked before they are used.
 
 use safetensors::{Dtype, SafeTensors};
-use tract_onnx::prelude::Tensor;
 
 use super::HfError;
 
@@ -24,8 +23,8 @@ impl<'b> WeightFile<'b> {
         Ok(WeightFile { file, tensors, prefix })
     }
 
-    /// A tensor as `F32`, when it has the expected shape.
-    pub(super) fn tensor(&self, name: &str, want: &[usize]) -> Result<Tensor, HfError> {
+    /// A tensor's bytes as `F32`, when it has the expected shape.
+    pub(super) fn tensor(&self, name: &str, want: &[usize]) -> Result<Vec<u8>, HfError> {
         let (file, full) = (self.file.to_owned(), format!("{}{name}", self.prefix));
         let Ok(view) = self.tensors.tensor(&full) else {
             return Err(HfError::Tensor { file, tensor: full });
@@ -39,22 +38,16 @@ impl<'b> WeightFile<'b> {
             });
         }
         let bytes = view.data();
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-                .collect(),
-            Dtype::F16 => bytes
-                .chunks_exact(2)
-                .map(|c| half::f16::from_le_bytes([c[0], c[1]]).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .chunks_exact(2)
-                .map(|c| half::bf16::from_le_bytes([c[0], c[1]]).to_f32())
-                .collect(),
-            other => return Err(HfError::Type { file, tensor: full, dtype: format!("{other:?}") }),
-        };
-        Tensor::from_shape(want, &values)
-            .map_err(|error| HfError::Weights { file, reason: format!("{full}: {error}") })
+        let halves = || bytes.as_chunks::<2>().0.iter();
+        match view.dtype() {
+            Dtype::F32 => Ok(bytes.to_vec()),
+            Dtype::F16 => Ok(halves()
+                .flat_map(|half| half::f16::from_le_bytes(*half).to_f32().to_le_bytes())
+                .collect()),
+            Dtype::BF16 => Ok(halves()
+                .flat_map(|half| half::bf16::from_le_bytes(*half).to_f32().to_le_bytes())
+                .collect()),
+            other => Err(HfError::Type { file, tensor: full, dtype: format!("{other:?}") }),
+        }
     }
 }

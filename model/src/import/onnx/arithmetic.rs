@@ -1,238 +1,332 @@
-//! The operators that compositions are made of, with numpy's broadcasting where two operands meet.
+//! The operators that compositions are made of, with numpy's broadcasting where operands meet.
 //! Source: NumPy, "General broadcasting rules"; ONNX, "Broadcasting in ONNX".
 
-use tract_onnx::{
-    prelude::{Datum, DatumType, OutletId, TDim, TVec, TractResult},
-    tract_hir::internal::{
-        AxisOp, ToDim, TractErrorContext as _,
-        tract_core::ops::{
-            array::{Gather, MultiBroadcastTo, Slice, TypedConcat},
-            binary::{BinMiniOp, TypedBinOp},
-            cast::cast,
-            einsum::EinSum,
-            element_wise::ElementWiseOp,
-            logic::Iff,
-            math,
-            nn::{Reduce, Reducer, Softmax, SoftmaxKind},
-        },
-    },
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_program::{
+    self as program, Binary, DType, Expr, Op, ReduceKind, Step, Unary,
+    dim::{Dim, ToDim},
 };
 
-use super::wiring::Wiring;
+use super::{facts::Var, wiring::Wiring};
 
 impl Wiring<'_, '_> {
-    /// Operands with leading dimensions of 1 until all have the same rank.
-    pub(super) fn same_rank(&mut self, inputs: &[OutletId]) -> TractResult<Vec<OutletId>> {
-        let rank = inputs.iter().map(|&input| self.rank(input)).max().unwrap_or(0);
-        inputs
-            .iter()
-            .map(|&input| {
-                (self.rank(input)..rank)
-                    .try_fold(input, |input, _| self.wire(AxisOp::Add(0), &[input]))
-            })
-            .collect()
+    /// An expression of operands, whose shape is what theirs broadcast to.
+    pub(super) fn expr(&mut self, steps: Vec<Step>, inputs: &[Var], dtype: DType) -> Result<Var> {
+        let shapes: Vec<Vec<Dim>> = inputs.iter().map(|&input| self.shape(input)).collect();
+        let shape = self.walk.broadcast(&shapes)?;
+        self.op(Op::Elementwise(Expr { steps }), inputs, dtype, shape)
     }
 
-    /// A function of two operands, which take the wider one's type.
-    pub(super) fn binary(
-        &mut self,
-        function: impl BinMiniOp,
-        a: OutletId,
-        b: OutletId,
-    ) -> TractResult<OutletId> {
+    /// A function of one operand.
+    pub(super) fn unary(&mut self, function: Unary, x: Var) -> Result<Var> {
+        self.expr(vec![Step::Input(0), Step::Unary(function, 0)], &[x], self.dtype(x))
+    }
+
+    /// The type that two operands have in common: of floats and of integers the wider one, of both the float.
+    fn common(&self, a: Var, b: Var) -> Result<DType> {
         let (left, right) = (self.dtype(a), self.dtype(b));
-        let dtype = left
-            .common_super_type(right)
-            .with_context(|| format!("{left:?} and {right:?} have no common type"))?;
+        let wider = if right.wire_bytes() > left.wire_bytes() { right } else { left };
+        Ok(match (left.is_float(), right.is_float()) {
+            _ if left == right => left,
+            (true, true) if left.wire_bytes() == right.wire_bytes() => DType::F32,
+            (true, true) => wider,
+            (true, false) => left,
+            (false, true) => right,
+            (false, false) if left == DType::Bool || right == DType::Bool => {
+                bail!("{left:?} and {right:?} have no common type")
+            }
+            (false, false) => wider,
+        })
+    }
+
+    /// A function of two operands, which take the type that they have in common.
+    pub(super) fn binary(&mut self, function: Binary, a: Var, b: Var) -> Result<Var> {
+        let dtype = self.common(a, b)?;
         let (a, b) = (self.cast(a, dtype)?, self.cast(b, dtype)?);
-        let operands = self.same_rank(&[a, b])?;
-        self.wire(TypedBinOp(Box::new(function), None), &operands)
+        let compares = matches!(
+            function,
+            Binary::Eq | Binary::Ne | Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge
+        );
+        let result = if compares { DType::Bool } else { dtype };
+        if a == b {
+            return self.expr(vec![Step::Input(0), Step::Binary(function, 0, 0)], &[a], result);
+        }
+        let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)];
+        self.expr(steps, &[a, b], result)
     }
 
     /// `a + b`.
-    pub(super) fn add(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Add, a, b)
+    pub(super) fn add(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Add, a, b)
     }
 
     /// `a - b`.
-    pub(super) fn sub(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Sub, a, b)
+    pub(super) fn sub(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Sub, a, b)
     }
 
     /// `a * b`.
-    pub(super) fn mul(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Mul, a, b)
+    pub(super) fn mul(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Mul, a, b)
     }
 
-    /// `a / b`.
-    pub(super) fn div(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Div, a, b)
-    }
-
-    /// `a` to the power of `b`.
-    pub(super) fn pow(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Pow, a, b)
+    /// `a / b`; of integers towards zero.
+    pub(super) fn div(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Div, a, b)
     }
 
     /// The smaller one.
-    pub(super) fn min(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Min, a, b)
+    pub(super) fn min(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Min, a, b)
     }
 
     /// The larger one.
-    pub(super) fn max(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        self.binary(math::Max, a, b)
-    }
-
-    /// A function of one operand, as tract makes them: `math::exp()`.
-    pub(super) fn unary(&mut self, function: ElementWiseOp, x: OutletId) -> TractResult<OutletId> {
-        self.wire(function, &[x])
+    pub(super) fn max(&mut self, a: Var, b: Var) -> Result<Var> {
+        self.binary(Binary::Max, a, b)
     }
 
     /// `a` where `condition` is true, else `b`.
-    pub(super) fn select(
-        &mut self,
-        condition: OutletId,
-        a: OutletId,
-        b: OutletId,
-    ) -> TractResult<OutletId> {
-        let operands = self.same_rank(&[condition, a, b])?;
-        self.wire(Iff, &operands)
+    pub(super) fn select(&mut self, condition: Var, a: Var, b: Var) -> Result<Var> {
+        let dtype = self.common(a, b)?;
+        let (a, b) = (self.cast(a, dtype)?, self.cast(b, dtype)?);
+        let steps = vec![Step::Input(0), Step::Input(1), Step::Input(2), Step::Select(0, 1, 2)];
+        self.expr(steps, &[condition, a, b], dtype)
     }
 
-    /// Another element type.
-    pub(super) fn cast(&mut self, x: OutletId, dtype: DatumType) -> TractResult<OutletId> {
-        if self.dtype(x) == dtype { Ok(x) } else { self.wire(cast(dtype), &[x]) }
+    /// Another element type. What a page computes with the same words stays what it is: floats are rounded only where they
+    /// become narrower.
+    pub(super) fn cast(&mut self, x: Var, dtype: DType) -> Result<Var> {
+        let from = self.dtype(x);
+        if from == dtype {
+            return Ok(x);
+        }
+        let widens = from.is_float()
+            && dtype.is_float()
+            && (!dtype.is_narrow() || self.constant(x).is_some_and(|x| x.data.dtype == dtype));
+        if widens {
+            return Ok(self.walk.retyped(x, dtype));
+        }
+        self.expr(vec![Step::Input(0), Step::Cast(dtype, 0)], &[x], dtype)
+    }
+
+    /// The same floats under another type of floats, which does not round them: what an operator computes on its way is
+    /// as exact as a page can have it.
+    pub(super) fn unrounded(&mut self, x: Var, dtype: DType) -> Result<Var> {
+        match self.dtype(x) {
+            own if own == dtype => Ok(x),
+            own if own.is_float() && dtype.is_float() => Ok(self.walk.retyped(x, dtype)),
+            _ => self.cast(x, dtype),
+        }
     }
 
     /// The same elements under another shape, which has as many.
-    pub(super) fn reshape(&mut self, x: OutletId, shape: &[TDim]) -> TractResult<OutletId> {
-        let from: TVec<TDim> = self.shape(x).into();
-        let to: TVec<TDim> = shape.iter().cloned().collect();
-        if from == to { Ok(x) } else { self.wire(AxisOp::Reshape(0, from, to), &[x]) }
+    pub(super) fn reshape(&mut self, x: Var, shape: &[Dim]) -> Result<Var> {
+        let from = self.shape(x);
+        if from == shape {
+            return Ok(x);
+        }
+        let (before, after): (Dim, Dim) = (from.iter().product(), shape.iter().product());
+        self.same("the numbers of elements before and after", &before, &after)?;
+        self.op(Op::Reshape, &[x], self.dtype(x), shape.to_vec())
     }
 
     /// A new dimension of 1 in front of `axis`.
-    pub(super) fn unsqueeze(&mut self, x: OutletId, axis: usize) -> TractResult<OutletId> {
-        self.wire(AxisOp::Add(axis), &[x])
+    pub(super) fn unsqueeze(&mut self, x: Var, axis: usize) -> Result<Var> {
+        let mut shape = self.shape(x);
+        ensure!(axis <= shape.len(), "axis {axis} of {} and a new one", shape.len());
+        shape.insert(axis, Dim::Fixed(1));
+        self.op(Op::Reshape, &[x], self.dtype(x), shape)
     }
 
-    /// Without the dimension of 1 at `axis`.
-    pub(super) fn squeeze(&mut self, x: OutletId, axis: usize) -> TractResult<OutletId> {
-        self.wire(AxisOp::Rm(axis), &[x])
+    /// Without the dimension at `axis`, which is 1.
+    pub(super) fn squeeze(&mut self, x: Var, axis: usize) -> Result<Var> {
+        let mut shape = self.shape(x);
+        let dim = shape.remove(axis);
+        self.same("a dimension that is left out and 1", &dim, &Dim::Fixed(1))?;
+        self.op(Op::Reshape, &[x], self.dtype(x), shape)
     }
 
     /// Dimension `i` of the result is dimension `perm[i]` of `x`.
-    pub(super) fn transpose(&mut self, x: OutletId, perm: &[usize]) -> TractResult<OutletId> {
-        let mut order: Vec<usize> = (0..perm.len()).collect();
-        let mut result = x;
-        for (to, wanted) in perm.iter().enumerate() {
-            let from =
-                order.iter().position(|axis| axis == wanted).context("it is no permutation")?;
-            if from != to {
-                let moved = order.remove(from);
-                order.insert(to, moved);
-                result = self.wire(AxisOp::Move(from, to), &[result])?;
-            }
+    pub(super) fn transpose(&mut self, x: Var, perm: &[usize]) -> Result<Var> {
+        let shape = self.shape(x);
+        let mut sorted = perm.to_vec();
+        sorted.sort_unstable();
+        ensure!(sorted.iter().copied().eq(0..shape.len()), "{perm:?} is no permutation");
+        if perm.iter().copied().eq(0..shape.len()) {
+            return Ok(x);
         }
-        Ok(result)
+        let shape = perm.iter().map(|&axis| shape[axis].clone()).collect();
+        let perm = perm.iter().map(|&axis| axis as u32).collect();
+        self.op(Op::Transpose(program::Transpose { perm }), &[x], self.dtype(x), shape)
     }
 
-    /// Elements `start..end` of an axis.
+    /// Elements `start..end` of an axis, which are there.
     pub(super) fn slice(
         &mut self,
-        x: OutletId,
+        x: Var,
         axis: usize,
         start: impl ToDim,
         end: impl ToDim,
-    ) -> TractResult<OutletId> {
-        self.wire(Slice::new(axis, start, end), &[x])
+    ) -> Result<Var> {
+        let start = start.to_dim();
+        let length = end.to_dim() - &start;
+        self.strided(x, axis, start, 1, length)
     }
 
-    /// Operands one after the other along an axis.
-    pub(super) fn concat(&mut self, axis: usize, inputs: &[OutletId]) -> TractResult<OutletId> {
-        if let [only] = inputs { Ok(*only) } else { self.wire(TypedConcat { axis }, inputs) }
+    /// `length` elements of an axis from `start` on, `stride` apart.
+    pub(super) fn strided(
+        &mut self,
+        x: Var,
+        axis: usize,
+        start: Dim,
+        stride: i64,
+        length: Dim,
+    ) -> Result<Var> {
+        let mut shape = self.shape(x);
+        if start == Dim::Fixed(0) && stride == 1 && shape[axis] == length {
+            return Ok(x);
+        }
+        shape[axis] = length;
+        let slice = program::Slice { axis: axis as u32, start, stride };
+        self.op(Op::Slice(slice), &[x], self.dtype(x), shape)
+    }
+
+    /// Operands one after the other along an axis. Their other dimensions are equal.
+    pub(super) fn concat(&mut self, axis: usize, inputs: &[Var]) -> Result<Var> {
+        let (Some(&first), true) = (inputs.first(), inputs.len() > 1) else {
+            return inputs.first().copied().context("there is nothing to join");
+        };
+        let mut shape = self.shape(first);
+        ensure!(axis < shape.len(), "axis {axis} of {} dimensions", shape.len());
+        for &input in &inputs[1..] {
+            let other = self.shape(input);
+            ensure!(
+                other.len() == shape.len(),
+                "operands of {} and {} dimensions",
+                shape.len(),
+                other.len()
+            );
+            for (at, dim) in other.iter().enumerate() {
+                shape[at] = if at == axis {
+                    &shape[at] + dim
+                } else {
+                    self.same(&format!("dimension {at} of what is joined"), &shape[at], dim)?
+                };
+            }
+        }
+        self.op(Op::Concat(program::Concat { axis: axis as u32 }), inputs, self.dtype(first), shape)
     }
 
     /// Dimensions of 1 repeated, and leading ones added, until the shape is this one.
-    pub(super) fn broadcast_to(&mut self, x: OutletId, shape: &[TDim]) -> TractResult<OutletId> {
+    pub(super) fn broadcast_to(&mut self, x: Var, shape: &[Dim]) -> Result<Var> {
+        let own = self.shape(x);
+        if own == shape {
+            return Ok(x);
+        }
+        let missing = shape.len().checked_sub(own.len());
+        let missing = missing.with_context(|| {
+            format!("{} dimensions do not become {}", own.len(), shape.len())
+        })?;
+        let mut x = x;
+        if missing > 0 {
+            let mut wide = vec![Dim::Fixed(1); missing];
+            wide.extend(own);
+            x = self.op(Op::Reshape, &[x], self.dtype(x), wide)?;
+        }
         if self.shape(x) == shape {
             return Ok(x);
         }
-        let shape = shape.iter().cloned().collect();
-        self.wire(MultiBroadcastTo { shape }, &[x])
-    }
-
-    /// Matrix products over the last two dimensions. Source: NumPy, `matmul`.
-    pub(super) fn matmul(&mut self, a: OutletId, b: OutletId) -> TractResult<OutletId> {
-        let (vector_a, vector_b) = (self.rank(a) == 1, self.rank(b) == 1);
-        let a = if vector_a { self.unsqueeze(a, 0)? } else { a };
-        let b = if vector_b { self.unsqueeze(b, 1)? } else { b };
-        let operands = self.same_rank(&[a, b])?;
-        let rank = self.rank(operands[0]);
-        let leading: String = ('a'..='h').take(rank - 2).collect();
-        let axes = format!("{leading}mk,{leading}kn->{leading}mn").parse()?;
-        let dtype = self.dtype(operands[0]);
-        let product = self.wire(EinSum::new(axes, dtype), &operands)?;
-        let product = if vector_b { self.squeeze(product, rank - 1)? } else { product };
-        if vector_a { self.squeeze(product, rank - 2) } else { Ok(product) }
+        self.walk.broadcast(&[self.shape(x), shape.to_vec()])?;
+        self.op(Op::Broadcast, &[x], self.dtype(x), shape.to_vec())
     }
 
     /// Elements combined over `axes`, which stay as 1 when `keep`.
     pub(super) fn reduce(
         &mut self,
-        reducer: Reducer,
-        x: OutletId,
+        kind: ReduceKind,
+        x: Var,
         axes: &[usize],
         keep: bool,
-    ) -> TractResult<OutletId> {
-        let mut sorted: TVec<usize> = axes.iter().copied().collect();
+    ) -> Result<Var> {
+        let dtype = self.dtype(x);
+        let mut sorted: Vec<usize> = axes.to_vec();
         sorted.sort_unstable();
-        let reduced = self.wire(Reduce { axes: sorted.clone(), reducer }, &[x])?;
+        sorted.dedup();
+        let mut shape = self.shape(x);
+        sorted.iter().for_each(|&axis| shape[axis] = Dim::Fixed(1));
+        let reduced = if sorted.is_empty() {
+            x
+        } else if kind == ReduceKind::Mean && !dtype.is_float() {
+            let sum = self.reduce(ReduceKind::Sum, x, &sorted, true)?;
+            let count: Dim = sorted.iter().map(|&axis| self.dim(x, axis)).product();
+            let count = self.dimension(count, dtype)?;
+            self.div(sum, count)?
+        } else {
+            let axes = sorted.iter().map(|&axis| axis as u32).collect();
+            self.op(Op::Reduce(program::Reduce { kind, axes }), &[x], dtype, shape.clone())?
+        };
         if keep {
             return Ok(reduced);
         }
-        sorted.iter().rev().try_fold(reduced, |reduced, &axis| self.squeeze(reduced, axis))
+        sorted.iter().rev().for_each(|&axis| drop(shape.remove(axis)));
+        self.reshape(reduced, &shape)
     }
 
     /// The arithmetic mean over `axes`, which stay as 1.
-    pub(super) fn mean(&mut self, x: OutletId, axes: &[usize]) -> TractResult<OutletId> {
-        let sum = self.reduce(Reducer::Sum, x, axes, true)?;
-        let count: TDim = axes.iter().map(|&axis| self.shape(x)[axis].clone()).product();
-        let count = self.dimension(count, self.dtype(x))?;
-        self.div(sum, count)
+    pub(super) fn mean(&mut self, x: Var, axes: &[usize]) -> Result<Var> {
+        self.reduce(ReduceKind::Mean, x, axes, true)
     }
 
-    /// A number known from shapes as an operand of rank 0.
-    pub(super) fn dimension(&mut self, dim: TDim, dtype: DatumType) -> TractResult<OutletId> {
-        let outlet = self.tensor(tract_onnx::prelude::Tensor::from(dim))?;
-        self.cast(outlet, dtype)
-    }
-
-    /// `exp(x) / sum(exp(x))` over `axes`.
-    pub(super) fn softmax(&mut self, x: OutletId, axes: &[usize]) -> TractResult<OutletId> {
-        let axes = axes.iter().copied().collect();
-        self.wire(Softmax { axes, quant_output_dt: None, kind: SoftmaxKind::Softmax }, &[x])
+    /// `exp(x) / sum(exp(x))` over `axes`, which are neighbours.
+    pub(super) fn softmax(&mut self, x: Var, axes: &[usize]) -> Result<Var> {
+        let full = self.shape(x);
+        let (Some(&first), Some(&last)) = (axes.first(), axes.last()) else { return Ok(x) };
+        let mut flat = full[..first].to_vec();
+        flat.push(full[first..=last].iter().product());
+        flat.extend_from_slice(&full[last + 1..]);
+        let x = self.reshape(x, &flat)?;
+        let softmax = Op::Softmax(program::Softmax { axis: first as u32 });
+        let weights = self.op(softmax, &[x], self.dtype(x), flat)?;
+        self.reshape(weights, &full)
     }
 
     /// `x - ln(sum(exp(x)))` over `axes`, with the largest element taken away first.
-    pub(super) fn log_softmax(&mut self, x: OutletId, axes: &[usize]) -> TractResult<OutletId> {
-        let largest = self.reduce(Reducer::Max, x, axes, true)?;
+    pub(super) fn log_softmax(&mut self, x: Var, axes: &[usize]) -> Result<Var> {
+        let largest = self.reduce(ReduceKind::Max, x, axes, true)?;
         let shifted = self.sub(x, largest)?;
-        let weights = self.unary(math::exp(), shifted)?;
-        let total = self.reduce(Reducer::Sum, weights, axes, true)?;
-        let total = self.unary(math::ln(), total)?;
+        let weights = self.unary(Unary::Exp, shifted)?;
+        let total = self.reduce(ReduceKind::Sum, weights, axes, true)?;
+        let total = self.unary(Unary::Ln, total)?;
         self.sub(shifted, total)
     }
 
     /// Slices of `data` along an axis, picked by index.
-    pub(super) fn gather(
-        &mut self,
-        axis: usize,
-        data: OutletId,
-        indices: OutletId,
-    ) -> TractResult<OutletId> {
-        let indices = self.cast(indices, i64::datum_type())?;
-        self.wire(Gather::new(axis), &[data, indices])
+    pub(super) fn gather(&mut self, axis: usize, data: Var, indices: Var) -> Result<Var> {
+        let mut shape = self.shape(data);
+        ensure!(axis < shape.len(), "axis {axis} of {} dimensions", shape.len());
+        shape.splice(axis..=axis, self.shape(indices));
+        let indices = self.index(indices)?;
+        let gather = Op::Gather(program::Gather { axis: axis as u32 });
+        self.op(gather, &[data, indices], self.dtype(data), shape)
+    }
+
+    /// Integers in the type that indices have in a page.
+    pub(super) fn index(&mut self, indices: Var) -> Result<Var> {
+        ensure!(self.dtype(indices).is_integer(), "indices are {:?}", self.dtype(indices));
+        if self.dtype(indices).storage() == DType::I32 {
+            return Ok(indices);
+        }
+        self.cast(indices, DType::I32)
+    }
+
+    /// `0, 1, ..` up to a length, as `I64`.
+    pub(super) fn positions(&mut self, length: &Dim) -> Result<Var> {
+        self.range(Dim::Fixed(0), Dim::Fixed(1), length.clone())
+    }
+
+    /// `length` integers from `start` on, `stride` apart, as `I64`.
+    pub(super) fn range(&mut self, start: Dim, stride: Dim, length: Dim) -> Result<Var> {
+        let range = Op::Range(program::Range { start, stride });
+        self.op(range, &[], DType::I64, vec![length])
     }
 }

@@ -2,18 +2,14 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use tract_onnx::{
-    pb::{
-        AttributeProto, GraphProto, ModelProto, TensorProto,
-        tensor_proto::{DataLocation, DataType},
-    },
-    prelude::DatumType,
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation,
 };
 
-use super::{OnnxError, bf16::is_bf16};
+use super::{OnnxError, constant::element_type};
 use crate::import::{ImportError, Resolver, resolver::confined};
 
-/// Reads external data into the tensors themselves, so that tract opens no files.
+/// Reads external data into the tensors themselves, so that nothing else opens files.
 pub(super) struct ExternalData<'r> {
     pub(super) resolver: &'r dyn Resolver,
     pub(super) files: HashMap<String, Cow<'r, [u8]>>,
@@ -94,11 +90,8 @@ impl ExternalData<'_> {
 fn check_length(tensor: &TensorProto) -> Result<(), OnnxError> {
     let shape = || TensorProto::clone(tensor).dims;
     let name = || tensor.name.clone();
-    let width = match DataType::try_from(tensor.data_type).ok().map(DatumType::try_from) {
-        _ if is_bf16(tensor.data_type) => 2,
-        Some(Ok(DatumType::String)) | Some(Err(_)) | None => return Ok(()),
-        Some(Ok(datum)) => datum.size_of() as u64,
-    };
+    let Some(dtype) = element_type(tensor.data_type) else { return Ok(()) };
+    let width = dtype.wire_bytes() as u64;
     let want = tensor
         .dims
         .iter()
@@ -113,7 +106,7 @@ fn check_length(tensor: &TensorProto) -> Result<(), OnnxError> {
 
 #[cfg(test)]
 mod tests {
-    use tract_onnx::pb::StringStringEntryProto;
+    use tract_onnx::pb::{StringStringEntryProto, tensor_proto::DataType};
 
     use super::*;
     use crate::import::{MemoryResolver, ResolveError};

@@ -1,35 +1,31 @@
-//! ONNX files: parsed by tract, walked by us.
+//! ONNX files: their protocol buffers are read by a library, the graph is walked by us.
 //!
-//! [`graph`] goes through the nodes in order and builds tract's typed graph, with exact types and shapes at every step. An
-//! operator is wired by our own function where [`ops`] has one, else by tract's importer ([`library`]). What a shape
-//! depends on must be known by then; inputs that decide shapes ([`structure`]) are given values when the model is loaded.
+//! [`walk`] goes through the nodes in order; [`ops`] has a function for each operator, which says the shapes of its results and
+//! puts nodes into a [`Draft`]. What is known when the model is loaded is computed on the way ([`emit`]); numbers that shapes are
+//! made of are followed as expressions of the inputs' dimensions ([`symbolic`]); what only data decide is read while the program
+//! runs ([`facts`]). Dimensions that must be equal and are not seen to be are checked in each run.
 
 mod arithmetic;
-mod bf16;
-mod convolve;
+mod constant;
+mod contract;
+mod emit;
 mod external;
-mod graph;
-mod library;
+mod facts;
 mod ops;
 mod order;
-mod products;
-mod program_op;
-mod quotient;
-mod reals;
-mod size;
 mod structure;
+mod symbolic;
+mod walk;
 mod wiring;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use tract_onnx::prelude::Framework;
+use tract_onnx::{pb::ModelProto, prelude::Framework as _};
 
-use super::{Family, ImportError, Imported, Resolver};
-use crate::reference::ReferenceTensor;
-pub(crate) use convolve::Convolve;
+use super::{ImportError, LoadOptions, Resolver};
+use crate::graph::Draft;
+use constant::Constant;
 use external::ExternalData;
-pub(crate) use program_op::{Counted, ProgramOp};
-pub(crate) use reals::ToReal;
 
 /// The file that makes a folder an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
@@ -61,43 +57,46 @@ pub enum OnnxError {
     Missing { node: String, op: String, value: String },
     #[error("the graph has a cycle: node {node} ({op}) depends on itself through {value}")]
     Cycle { node: String, op: String, value: String },
+    #[error("no dimension of an input is called {name}; there are {names:?}")]
+    Dimension { name: String, names: Vec<String> },
     #[error("output {output} is given by no node")]
     Output { output: String },
     #[error("node {node}: operator {op} of domain {domain:?}, version {version}, is not known")]
     Unknown { node: String, op: String, domain: String, version: i64 },
     #[error("node {node} ({op} of {inputs}) cannot be used: {reason}")]
     Operator { node: String, op: String, inputs: String, reason: String },
-    #[error("its graph cannot be typed: {reason}")]
+    #[error("its graph cannot be used: {reason}")]
     Graph { reason: String },
 }
 
-impl OnnxError {
-    /// With tract's chain of causes in one line.
-    pub(super) fn graph(error: tract_onnx::prelude::TractError) -> OnnxError {
-        OnnxError::Graph { reason: format!("{error:#}") }
-    }
-}
-
-/// Reads and types an ONNX file, every symbolic dimension kept. `values` has the inputs that decide shapes.
+/// Reads an ONNX file, every symbolic dimension kept.
 pub(super) fn import(
     resolver: &dyn Resolver,
     file: &str,
-    values: &BTreeMap<String, ReferenceTensor>,
-) -> Result<Imported, ImportError> {
+    options: &LoadOptions,
+) -> Result<Draft, ImportError> {
     let bytes = resolver.read(file)?;
     let onnx = tract_onnx::onnx();
     let decode =
         |error: tract_onnx::prelude::TractError| OnnxError::Decode { reason: format!("{error:#}") };
     let mut proto = onnx.proto_model_for_read(&mut bytes.as_ref()).map_err(decode)?;
     drop(bytes);
-    if proto.graph.is_none() {
-        return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() }.into());
-    }
     ExternalData { resolver, files: HashMap::new() }.inline_model(&mut proto)?;
-    let graph::Built { mut graph, outputs, fixed, bf16 } = graph::build(&onnx, &proto, values)?;
-    drop(proto);
-    products::protect(&mut graph);
-    quotient::protect(&mut graph);
-    reals::protect(&mut graph);
-    Ok(Imported { graph, family: Family::Tensors, outputs, fixed, bf16 })
+    Ok(read(proto, options)?)
+}
+
+/// A model whose tensors are all in it.
+pub(super) fn read(mut proto: ModelProto, options: &LoadOptions) -> Result<Draft, OnnxError> {
+    let Some(graph) = &mut proto.graph else {
+        return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() });
+    };
+    let mut constants = HashMap::new();
+    for mut tensor in std::mem::take(&mut graph.initializer) {
+        let constant = Constant::of_proto(&tensor).map_err(|error| OnnxError::Tensor {
+            tensor: tensor.name.clone(),
+            reason: format!("{error:#}"),
+        })?;
+        constants.insert(std::mem::take(&mut tensor.name), constant);
+    }
+    walk::build(&proto, &constants, options)
 }

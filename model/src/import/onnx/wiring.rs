@@ -1,22 +1,20 @@
-//! What an operator is wired with: its operands, its attributes, and the typed graph in the making.
+//! What an operator is wired with: its operands, its attributes, and the program in the making.
 
-use std::sync::Arc;
-
-use tract_onnx::{
-    pb::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType},
-    prelude::{
-        DatumType, OutletId, SpecialOps, Symbol, TDim, TVec, Tensor, TractResult, TypedFact,
-    },
-    tract_hir::internal::{DimLike as _, TractErrorContext as _, TypedOp, bail},
-};
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::{DType, Op, dim::Dim};
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 
 use super::{
-    OnnxError,
-    graph::{Scope, Walk},
-    program_op::{Counted, ProgramOp},
-    size,
+    constant::Constant,
+    facts::{Fact, Known, Var},
+    walk::{Scope, Walk},
 };
-use flotilla_program::Op;
+
+/// Bounds of what is a size: of more than these no page could hold a tensor.
+pub(super) const SIZES: (i64, i64) = (0, 1 << 31);
+
+/// Bounds of what may be any number.
+pub(super) const ANY: (i64, i64) = (i64::MIN, i64::MAX);
 
 /// One node that is being wired.
 pub(super) struct Wiring<'a, 'p> {
@@ -24,29 +22,40 @@ pub(super) struct Wiring<'a, 'p> {
     pub(super) node: &'a NodeProto,
     /// Version of its operator set.
     pub(super) opset: i64,
-    /// Unique, for messages and for the names of what is wired.
+    /// For messages and for the names of what is wired.
     pub(super) name: String,
-    pub(super) inputs: &'a [Option<OutletId>],
+    pub(super) inputs: &'a [Option<Var>],
     pub(super) scope: &'a Scope,
     pub(super) walk: &'a mut Walk<'p>,
-    /// Whether everything that is wired is BF16; else only the results are, where an operand is.
-    pub(super) rounds_steps: bool,
 }
 
-/// Wires an operator: one outlet per output of the node, in order; trailing ones may be left out.
-pub(super) type Wire = fn(&mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>>;
+/// A graph inside of an operator.
+pub(super) struct Body<'a> {
+    pub(super) graph: &'a GraphProto,
+    scope: Scope,
+}
 
-impl Wiring<'_, '_> {
+impl Body<'_> {
+    /// Wires it, with these values as its inputs.
+    pub(super) fn wire(&self, walk: &mut Walk<'_>, inputs: &[Var]) -> Result<Vec<Var>> {
+        Ok(walk.subgraph(self.graph, inputs, self.scope.clone())?)
+    }
+}
+
+/// Wires an operator: one value per output of the node, in order; trailing ones may be left out.
+pub(super) type Wire = fn(&mut Wiring<'_, '_>) -> Result<Vec<Var>>;
+
+impl<'a> Wiring<'a, '_> {
     /// An operand that must be there.
-    pub(super) fn input(&self, index: usize) -> TractResult<OutletId> {
+    pub(super) fn input(&self, index: usize) -> Result<Var> {
         match self.optional(index) {
-            Some(outlet) => Ok(outlet),
+            Some(var) => Ok(var),
             None => bail!("operand {index} is missing"),
         }
     }
 
     /// An operand that may be left out.
-    pub(super) fn optional(&self, index: usize) -> Option<OutletId> {
+    pub(super) fn optional(&self, index: usize) -> Option<Var> {
         self.inputs.get(index).copied().flatten()
     }
 
@@ -55,90 +64,133 @@ impl Wiring<'_, '_> {
         self.inputs.len()
     }
 
+    /// Every operand; none may be left out.
+    pub(super) fn all_inputs(&self) -> Result<Vec<Var>> {
+        (0..self.inputs_len()).map(|index| self.input(index)).collect()
+    }
+
     /// Whether an output of the node has a name, that is, whether somebody may want it.
     pub(super) fn wants(&self, output: usize) -> bool {
         self.node.output.get(output).is_some_and(|name| !name.is_empty())
     }
 
-    pub(super) fn fact(&self, outlet: OutletId) -> TypedFact {
-        // Outlets come from this graph alone, so that each has a fact.
-        self.walk
-            .target
-            .outlet_fact(outlet)
-            .cloned()
-            .unwrap_or_else(|_| TypedFact::dt_scalar(DatumType::F32))
+    pub(super) fn fact(&self, var: Var) -> &Fact {
+        self.walk.fact(var)
     }
 
-    pub(super) fn dtype(&self, outlet: OutletId) -> DatumType {
-        self.fact(outlet).datum_type
+    /// The type of a value's elements to the model.
+    pub(super) fn dtype(&self, var: Var) -> DType {
+        self.fact(var).dtype
     }
 
-    pub(super) fn shape(&self, outlet: OutletId) -> Vec<TDim> {
-        self.fact(outlet).shape.to_tvec().into_vec()
+    pub(super) fn shape(&self, var: Var) -> Vec<Dim> {
+        self.fact(var).shape.clone()
     }
 
-    pub(super) fn rank(&self, outlet: OutletId) -> usize {
-        self.fact(outlet).rank()
+    /// One dimension of a value.
+    pub(super) fn dim(&self, var: Var, axis: usize) -> Dim {
+        self.fact(var).shape[axis].clone()
     }
 
-    /// The shape as numbers.
-    pub(super) fn fixed_shape(&self, outlet: OutletId) -> TractResult<Vec<usize>> {
-        self.shape(outlet)
-            .iter()
-            .map(|dim| {
-                dim.to_usize().with_context(|| format!("dimension {dim} must be a number here"))
-            })
-            .collect()
+    pub(super) fn rank(&self, var: Var) -> usize {
+        self.fact(var).shape.len()
     }
 
-    /// The value, where it is known now.
-    pub(super) fn constant(&self, outlet: OutletId) -> Option<Arc<Tensor>> {
-        self.fact(outlet).konst
-    }
-
-    /// The elements of an operand that must be known when the model is loaded, as numbers.
-    pub(super) fn known_i64s(&self, index: usize) -> TractResult<Vec<i64>> {
-        self.known_dims(index)?
-            .iter()
-            .map(|dim| {
-                dim.to_i64().with_context(|| {
-                    format!("operand {index} is {dim}, which must be a number here")
-                })
-            })
-            .collect()
-    }
-
-    /// The same as dimensions, which may have symbols in them.
-    pub(super) fn known_dims(&self, index: usize) -> TractResult<Vec<TDim>> {
-        let tensor = self.known(index)?;
-        if tensor.datum_type() == DatumType::I64 {
-            // tract's cast would take the lower 32 bits.
-            let numbers = tensor.try_as_plain_ram()?.as_slice::<i64>()?;
-            return Ok(numbers.iter().map(|&number| TDim::Val(number)).collect());
-        }
-        let dims = tensor.cast_to::<TDim>()?;
-        Ok(dims.try_as_plain_ram()?.as_slice::<TDim>()?.to_vec())
-    }
-
-    /// The same as floats.
-    pub(super) fn known_f32s(&self, index: usize) -> TractResult<Vec<f32>> {
-        let tensor = self.known(index)?;
-        let floats = tensor.cast_to::<f32>()?;
-        Ok(floats.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
-    }
-
-    fn known(&self, index: usize) -> TractResult<Arc<Tensor>> {
-        let outlet = self.input(index)?;
-        let name = self.node.input.get(index).map_or("", String::as_str);
-        self.constant(outlet).with_context(|| {
-            format!(
-                "the value of {name:?} decides shapes and must be known when the model is loaded"
-            )
+    /// A dimension as a number.
+    pub(super) fn number(&self, dim: &Dim) -> Result<usize> {
+        let size = dim.as_fixed().and_then(|size| usize::try_from(size).ok());
+        size.with_context(|| {
+            format!("dimension {} must be a number here", self.walk.dim_text(dim))
         })
     }
 
+    /// The shape as numbers.
+    pub(super) fn fixed_shape(&self, var: Var) -> Result<Vec<usize>> {
+        self.fact(var).shape.iter().map(|dim| self.number(dim)).collect()
+    }
+
+    /// The value, where it is known now.
+    pub(super) fn constant(&self, var: Var) -> Option<&Constant> {
+        match &self.fact(var).known {
+            Some(Known::Constant(constant)) => Some(constant),
+            Some(Known::Numbers(_) | Known::Sequence(_)) | None => None,
+        }
+    }
+
+    /// What an operand is called in the file.
+    pub(super) fn operand_name(&self, index: usize) -> &'a str {
+        self.node.input.get(index).map_or("", String::as_str)
+    }
+
+    /// The elements of an operand that must be known when the model is loaded, as numbers.
+    pub(super) fn known_i64s(&self, index: usize) -> Result<Vec<i64>> {
+        let var = self.input(index)?;
+        if let Some(constant) = self.constant(var) {
+            return constant.integers().with_context(|| {
+                format!("operand {index} is of type {:?}, and integers are needed", self.dtype(var))
+            });
+        }
+        if let Some(dims) = self.walk.known_numbers(var) {
+            let fixed = dims.iter().map(|dim| {
+                dim.as_fixed().with_context(|| {
+                    format!(
+                        "operand {index} is {}, which must be a number here",
+                        self.walk.dim_text(dim)
+                    )
+                })
+            });
+            return fixed.collect();
+        }
+        Err(self.not_known(index))
+    }
+
+    /// The same of an operand that has one element.
+    pub(super) fn known_i64(&self, index: usize) -> Result<i64> {
+        match self.known_i64s(index)?.as_slice() {
+            &[number] => Ok(number),
+            numbers => bail!("operand {index} has {} elements, one is needed", numbers.len()),
+        }
+    }
+
+    /// The same as floats.
+    pub(super) fn known_f32s(&self, index: usize) -> Result<Vec<f32>> {
+        let var = self.input(index)?;
+        match self.constant(var) {
+            Some(constant) => Ok(constant.floats().into_iter().map(|x| x as f32).collect()),
+            None => Err(self.not_known(index)),
+        }
+    }
+
+    fn not_known(&self, index: usize) -> anyhow::Error {
+        self.walk.unknown.set(true);
+        let name = self.operand_name(index);
+        anyhow::anyhow!("the value of {name:?} must be known when the model is loaded")
+    }
+
+    /// The elements of an operand as sizes; those that are not known are read when the program has computed them.
+    pub(super) fn sizes(&mut self, index: usize) -> Result<Vec<Dim>> {
+        self.elements(index, SIZES)
+    }
+
+    /// The same as numbers that are within bounds.
+    pub(super) fn elements(&mut self, index: usize, bounds: (i64, i64)) -> Result<Vec<Dim>> {
+        let var = self.input(index)?;
+        let name = self.operand_name(index);
+        let name = if name.is_empty() { self.name.clone() } else { name.to_owned() };
+        self.walk.elements(var, &name, bounds)
+    }
+
+    /// The same of an operand that has one element.
+    pub(super) fn element(&mut self, index: usize, bounds: (i64, i64)) -> Result<Dim> {
+        let mut elements = self.elements(index, bounds)?;
+        match (elements.pop(), elements.as_slice()) {
+            (Some(only), []) => Ok(only),
+            _ => bail!("operand {index} has {} elements, one is needed", elements.len()),
+        }
+    }
+
     /// An axis counted from the front.
-    pub(super) fn axis(&self, axis: i64, rank: usize) -> TractResult<usize> {
+    pub(super) fn axis(&self, axis: i64, rank: usize) -> Result<usize> {
         let from_front = if axis < 0 { axis + rank as i64 } else { axis };
         match usize::try_from(from_front) {
             Ok(index) if index < rank || (rank == 0 && index == 0) => Ok(index),
@@ -146,100 +198,128 @@ impl Wiring<'_, '_> {
         }
     }
 
+    /// Axes counted from the front, each once.
+    pub(super) fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>> {
+        let mut found = axes.iter().map(|&axis| self.axis(axis, rank)).collect::<Result<Vec<_>>>()?;
+        found.sort_unstable();
+        if found.windows(2).any(|pair| pair[0] == pair[1]) {
+            bail!("axes {axes:?} name one twice");
+        }
+        Ok(found)
+    }
+
+    fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
+        self.node.attribute.iter().find(|attribute| attribute.name == name)
+    }
+
+    fn typed(&self, name: &str, want: AttributeType) -> Result<Option<&'a AttributeProto>> {
+        let Some(attribute) = self.attribute(name) else { return Ok(None) };
+        // Files of before the type was written leave it out.
+        let is_right = attribute.r#type == want as i32 || attribute.r#type == 0;
+        if !is_right {
+            bail!("attribute {name:?} is not of type {}", want.as_str_name());
+        }
+        Ok(Some(attribute))
+    }
+
+    /// An integer attribute.
+    pub(super) fn int(&self, name: &str) -> Result<Option<i64>> {
+        Ok(self.typed(name, AttributeType::Int)?.map(|attribute| attribute.i))
+    }
+
+    /// An integer attribute that says yes or no; no where it is left out.
+    pub(super) fn flag(&self, name: &str) -> Result<bool> {
+        Ok(self.int(name)?.unwrap_or(0) != 0)
+    }
+
+    /// An attribute that is a number.
+    pub(super) fn float(&self, name: &str) -> Result<Option<f32>> {
+        Ok(self.typed(name, AttributeType::Float)?.map(|attribute| attribute.f))
+    }
+
+    /// A list of integers.
+    pub(super) fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
+        Ok(self.typed(name, AttributeType::Ints)?.map(|attribute| attribute.ints.clone()))
+    }
+
+    /// A list of numbers.
+    pub(super) fn floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        Ok(self.typed(name, AttributeType::Floats)?.map(|attribute| attribute.floats.clone()))
+    }
+
     /// A text attribute.
-    pub(super) fn text(&self, name: &str) -> TractResult<Option<&str>> {
-        self.node.get_attr_opt::<&str>(name)
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        let Some(attribute) = self.typed(name, AttributeType::String)? else { return Ok(None) };
+        Ok(Some(std::str::from_utf8(&attribute.s)?))
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>> {
+        let Some(attribute) = self.typed(name, AttributeType::Strings)? else { return Ok(None) };
+        let texts = attribute.strings.iter().map(|text| Ok(std::str::from_utf8(text)?));
+        texts.collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    /// A tensor attribute.
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<Constant>> {
+        let proto: Option<&TensorProto> =
+            self.typed(name, AttributeType::Tensor)?.and_then(|attribute| attribute.t.as_ref());
+        proto.map(Constant::of_proto).transpose()
     }
 
     /// The graph in an attribute.
-    pub(super) fn graph(&self, name: &str) -> TractResult<&GraphProto> {
-        let found = self.node.attribute.iter().find(|attribute| attribute.name == name);
-        found
-            .and_then(|attribute| attribute.g.as_ref())
-            .with_context(|| format!("there is no graph {name:?}"))
+    pub(super) fn graph(&self, name: &str) -> Result<&'a GraphProto> {
+        let graph = self.attribute(name).and_then(|attribute| attribute.g.as_ref());
+        graph.with_context(|| format!("there is no graph {name:?}"))
     }
 
-    /// Wires the graph of an attribute here, with these outlets as its inputs; `turn` tells one unrolled turn from another.
-    pub(super) fn subgraph(
-        &mut self,
-        name: &str,
-        inputs: &[OutletId],
-        turn: usize,
-    ) -> TractResult<Vec<OutletId>> {
-        let graph = self.graph(name)?.clone();
-        let label = format!("{}/{name}{turn}", self.name);
-        Ok(self.walk.subgraph(&graph, inputs, self.scope, &label)?)
+    /// The graph of an attribute with a scope for it, to be wired any number of times.
+    pub(super) fn body(&mut self, name: &str) -> Result<Body<'a>> {
+        let graph = self.graph(name)?;
+        let label = format!("{}/{name}", self.name);
+        Ok(Body { graph, scope: self.walk.subgraph_scope(graph, self.scope, &label)? })
     }
 
-    /// Puts a typed operator into the graph; its one result.
-    pub(super) fn wire(
-        &mut self,
-        op: impl Into<Box<dyn TypedOp>>,
-        inputs: &[OutletId],
-    ) -> TractResult<OutletId> {
-        Ok(self.wires(op, inputs)?[0])
-    }
-
-    /// Puts a typed operator into the graph; all of its results.
-    pub(super) fn wires(
-        &mut self,
-        op: impl Into<Box<dyn TypedOp>>,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        let op = op.into();
-        let operands: TVec<TypedFact> = inputs.iter().map(|&outlet| self.fact(outlet)).collect();
-        // An operator that does not fit its operands is told of by the wiring itself.
-        for result in op.output_facts(&operands.iter().collect::<TVec<_>>()).iter().flatten() {
-            size::check(result)?;
-        }
-        let name = self.walk.unique(&self.name);
-        let outlets = self.walk.target.wire_node(name, op, inputs)?;
-        if !self.rounds_steps {
-            return Ok(outlets);
-        }
-        outlets.into_iter().map(|outlet| self.walk.rounded_bf16(&self.name, outlet)).collect()
-    }
-
-    /// Puts one of our own operators into the graph.
-    pub(super) fn program_op(
+    /// An operator's result, of an element type and a shape.
+    pub(super) fn op(
         &mut self,
         op: Op,
-        inputs: &[OutletId],
-        dtype: DatumType,
-        shape: Vec<TDim>,
-    ) -> TractResult<OutletId> {
-        self.wire(ProgramOp { op: Arc::new(op), dtype, shape: shape.into() }, inputs)
-    }
-
-    /// A dimension that a run's data decide.
-    pub(super) fn count_symbol(&mut self) -> Symbol {
-        self.walk.target.symbols.new_with_prefix("count")
-    }
-
-    /// `x` cut to `shape`, in which a symbol stands for what `count` becomes, `most` being the most that it can become.
-    pub(super) fn cut(
-        &mut self,
-        x: OutletId,
-        count: OutletId,
-        symbol: &Symbol,
-        most: &TDim,
-        shape: Vec<TDim>,
-    ) -> TractResult<OutletId> {
-        let (symbol, most) = (symbol.clone(), most.clone());
-        self.wire(Counted { symbol, most, shape: shape.into() }, &[x, count])
+        inputs: &[Var],
+        dtype: DType,
+        shape: Vec<Dim>,
+    ) -> Result<Var> {
+        self.walk.emit(&self.name, op, inputs, dtype, shape)
     }
 
     /// A constant.
-    pub(super) fn tensor(&mut self, tensor: Tensor) -> TractResult<OutletId> {
-        let name = format!("{}.constant", self.name);
-        let outlet = self.walk.constant(&name, tensor)?;
-        if self.rounds_steps { self.walk.rounded_bf16(&name, outlet) } else { Ok(outlet) }
+    pub(super) fn known(&mut self, constant: Constant) -> Var {
+        self.walk.constant(constant)
     }
 
     /// A constant of rank 0.
-    pub(super) fn scalar(&mut self, dtype: DatumType, value: f64) -> TractResult<OutletId> {
-        let tensor = Tensor::from(value).cast_to_dt(dtype)?.into_owned();
-        self.tensor(tensor)
+    pub(super) fn scalar(&mut self, dtype: DType, value: f64) -> Var {
+        self.walk.constant(Constant::scalar(dtype, value))
+    }
+
+    /// An integer of rank 0 and type `I64`.
+    pub(super) fn integer(&mut self, value: i64) -> Var {
+        self.walk.constant(Constant::integer(value))
+    }
+
+    /// A number that shapes are made of, as an operand of rank 0 and any type.
+    pub(super) fn dimension(&mut self, dim: Dim, dtype: DType) -> Result<Var> {
+        let number = self.walk.numbers(DType::I64, &[], vec![dim]);
+        self.cast(number, dtype)
+    }
+
+    /// Such numbers as a row of type `I64`.
+    pub(super) fn dimensions(&mut self, dims: Vec<Dim>) -> Var {
+        self.walk.numbers(DType::I64, &[dims.len()], dims)
+    }
+
+    /// Two dimensions that must be equal, as one of them; see [`Walk::same`].
+    pub(super) fn same(&mut self, what: &str, a: &Dim, b: &Dim) -> Result<Dim> {
+        self.walk.same(&self.name, what, a, b)
     }
 
     /// Wires another ONNX operator of the default domain, with attributes that are integers.
@@ -247,8 +327,8 @@ impl Wiring<'_, '_> {
         &mut self,
         op: &str,
         attributes: &[(&str, i64)],
-        inputs: &[Option<OutletId>],
-    ) -> TractResult<Vec<OutletId>> {
+        inputs: &[Option<Var>],
+    ) -> Result<Vec<Var>> {
         self.onnx_with_outputs(op, attributes, inputs, 1)
     }
 
@@ -257,9 +337,9 @@ impl Wiring<'_, '_> {
         &mut self,
         op: &str,
         attributes: &[(&str, i64)],
-        inputs: &[Option<OutletId>],
+        inputs: &[Option<Var>],
         outputs: usize,
-    ) -> TractResult<Vec<OutletId>> {
+    ) -> Result<Vec<Var>> {
         let name = |index: usize, is_there: bool| match is_there {
             true => format!("operand{index}"),
             false => String::new(),
@@ -287,6 +367,6 @@ impl Wiring<'_, '_> {
                 .collect(),
             ..NodeProto::default()
         };
-        self.walk.operator(&node, inputs, self.scope).map_err(|error: OnnxError| error.into())
+        Ok(self.walk.operator(&node, inputs, self.scope)?)
     }
 }

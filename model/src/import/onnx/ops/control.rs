@@ -1,211 +1,541 @@
-//! Operators with graphs inside. How often a graph runs is decided when the model is loaded, so it is wired in its place
-//! that many times.
+//! Operators with graphs inside. A graph that certainly runs, a certain number of times, is wired in its place; else it is a
+//! region that the program runs when it is known.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, TractResult, tensor0},
-    tract_hir::internal::{ToDim as _, TractErrorContext as _, bail},
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_program::{
+    Binary, Check, DType, If, Loop, Node, Op, SymbolSource, ValueId,
+    dim::{Dim, Symbol},
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::{
+    graph::Origin,
+    import::onnx::{
+        constant::Constant,
+        facts::{Known, Var},
+        walk::Made,
+        wiring::{Body, SIZES, Wire, Wiring},
+    },
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("If", if_), ("Loop", loop_), ("Scan", scan)];
 
-/// A condition that is only known when it runs chooses between the results of both graphs, where they are of one shape.
-fn if_(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+/// Turns of a loop that are wired one after the other, so that the program runs through without a stop.
+const UNROLLED_MAX: i64 = 64;
+
+/// The same of a loop that carries sequences, which a program has not.
+const UNROLLED_SEQUENCES_MAX: i64 = 50_000;
+
+/// How often the shapes of what a loop carries are looked for.
+const SHAPES_MAX: usize = 16;
+
+/// A condition that is only known when it runs runs one of two regions.
+fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let condition = w.input(0)?;
-    if let Some(condition) = w.constant(condition) {
-        let condition = condition.cast_to_scalar::<bool>()?;
-        return w.subgraph(if condition { "then_branch" } else { "else_branch" }, &[], 0);
+    let (yes, no) = (w.body("then_branch")?, w.body("else_branch")?);
+    if let Some(known) = w.constant(condition) {
+        let known = known.integers().and_then(|known| known.first().copied());
+        let known = known.context("its condition is no truth value")?;
+        return (if known != 0 { yes } else { no }).wire(w.walk, &[]);
     }
-    let condition = scalar(w, condition)?;
-    let yes = w.subgraph("then_branch", &[], 0)?;
-    let no = w.subgraph("else_branch", &[], 0)?;
-    yes.into_iter().zip(no).map(|(yes, no)| chosen(w, condition, yes, no)).collect()
-}
-
-/// `[]` of what may be `[1]`.
-fn scalar(w: &mut Wiring<'_, '_>, x: OutletId) -> TractResult<OutletId> {
-    w.reshape(x, &[])
-}
-
-fn chosen(
-    w: &mut Wiring<'_, '_>,
-    condition: OutletId,
-    yes: OutletId,
-    no: OutletId,
-) -> TractResult<OutletId> {
-    if yes == no {
-        return Ok(yes);
-    }
-    let (then, otherwise) = (w.fact(yes), w.fact(no));
-    if then.datum_type != otherwise.datum_type || then.shape != otherwise.shape {
-        bail!(
-            "its condition is only known when it runs, and decides between {then:?} and {otherwise:?}"
-        );
-    }
-    w.select(condition, yes, no)
-}
-
-/// Turns of a loop that is wired out.
-const TURNS_MAX: i64 = 50_000;
-
-fn loop_(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let count = match w.optional(0) {
-        Some(_) => Some(*w.known_i64s(0)?.first().context("its count is empty")?),
-        None => None,
+    let number = w.walk.known_numbers(condition).and_then(|mut numbers| numbers.pop());
+    let first_symbol = w.walk.draft.symbols.len();
+    let (made_yes, yes) = region(w, &yes);
+    let (made_no, no) = region(w, &no);
+    let (yes, no) = match (yes, no) {
+        (Ok(yes), Ok(no)) if are_alike(w, &yes, &no) => (yes, no),
+        (yes, no) => {
+            // One of them cannot be, or they give what no program could go on with: then the other one it is.
+            let likely = number.as_ref().and_then(|number| w.walk.example(number));
+            let first = match (&yes, &no) {
+                (Ok(_), Err(_)) => true,
+                (Err(_), Ok(_)) => false,
+                _ => w.walk.branch(likely.map(|number| number != 0)),
+            };
+            let (taken, left) = if first { (made_yes, made_no) } else { (made_no, made_yes) };
+            w.walk.discard(&left);
+            let results = if first { yes } else { no }?;
+            w.walk.absorb(taken);
+            expect(w, condition, number, first)?;
+            return Ok(results);
+        }
     };
-    // What goes on unless this is false; it becomes an outlet when it is only known when it runs.
-    let mut goes_on = w.optional(1);
-    let mut carried =
-        (2..w.inputs_len()).map(|index| w.input(index)).collect::<TractResult<Vec<_>>>()?;
-    let outputs = w.graph("body")?.output.len();
-    let scans = outputs
-        .checked_sub(1 + carried.len())
-        .context("its body gives fewer values than it is given")?;
-    let mut rows: Vec<Vec<OutletId>> = vec![Vec::new(); scans];
-    let mut turn = 0;
-    while count.is_none_or(|count| turn < count) {
-        let known = goes_on.map(|goes_on| w.constant(goes_on));
-        let running = match (known, goes_on) {
-            (None, _) | (_, None) => None,
-            (Some(Some(known)), _) if known.cast_to_scalar::<bool>()? => None,
-            (Some(Some(_)), _) => break,
-            (Some(None), Some(_)) if count.is_none() || scans > 0 => {
-                bail!("how often it turns is only known when it runs")
+    let condition = w.reshape(condition, &[])?;
+    let condition = w.cast(condition, DType::Bool)?;
+    let mut outputs = Vec::new();
+    let mut results = Vec::new();
+    for (&yes, &no) in yes.iter().zip(&no) {
+        let dtype = w.dtype(yes);
+        let value = w.walk.draft.add_value(dtype, Vec::new(), Origin::Node);
+        let dims = w.shape(yes).into_iter().zip(w.shape(no));
+        let shape = dims.enumerate().map(|(axis, (yes, no))| match yes == no {
+            true => yes,
+            false => extent(w, value, axis),
+        });
+        let shape = shape.collect();
+        w.walk.draft.values[value.index()].shape = shape;
+        outputs.push(value);
+        // Numbers that shapes are made of stay numbers, unless only one branch knows them.
+        let outside = |dims: &Vec<Dim>| !dims.iter().any(|dim| is_inside(dim, first_symbol));
+        let of = |var: Var| w.walk.known_numbers(var).filter(outside);
+        let numbers = of(yes).zip(of(no));
+        let same = w.shape(yes) == w.shape(no);
+        results.push(match numbers.filter(|_| same && !dtype.is_float()) {
+            Some((yes_numbers, no_numbers)) => {
+                let name = format!("{}.condition", w.name);
+                let condition = w.walk.elements(condition, &name, (0, 1))?.swap_remove(0);
+                let dims = yes_numbers.iter().zip(&no_numbers);
+                let dims = dims.map(|(yes, no)| condition.select(yes, no)).collect();
+                let sizes = w.fixed_shape(yes)?;
+                w.walk.numbers(dtype, &sizes, dims)
             }
-            (Some(None), Some(goes_on)) => Some(scalar(w, goes_on)?),
-        };
-        if turn >= TURNS_MAX {
-            bail!("it turns more than {TURNS_MAX} times");
+            None => w.walk.placed(dtype, value),
+        });
+    }
+    let condition = w.walk.value(condition)?;
+    let op = Op::If(If { yes: made_yes.region, no: made_no.region });
+    node(w, op, vec![condition], outputs);
+    Ok(results)
+}
+
+/// Whether a number is made of a symbol that came with a region.
+fn is_inside(dim: &Dim, first_symbol: usize) -> bool {
+    dim.symbols().iter().any(|Symbol(symbol)| *symbol as usize >= first_symbol)
+}
+
+/// A branch as a region, with what it gives.
+fn region(w: &mut Wiring<'_, '_>, body: &Body<'_>) -> (Made, Result<Vec<Var>>) {
+    let (made, results) = w.walk.region(|walk| {
+        let vars = body.wire(walk, &[])?;
+        let values = vars.iter().map(|var| match walk.fact(*var).known {
+            // A sequence is told of by whoever compares the branches.
+            Some(Known::Sequence(_)) => Ok(None),
+            _ => walk.value(*var).map(Some),
+        });
+        let values: Vec<Option<ValueId>> = values.collect::<Result<_>>()?;
+        Ok((vars, values))
+    });
+    match results {
+        Ok((vars, values)) => {
+            w.walk.draft.regions[made.region as usize].results =
+                values.into_iter().flatten().collect();
+            (made, Ok(vars))
         }
-        let (next_goes_on, next, scanned) = self::turn(w, turn, goes_on, &carried)?;
-        match running {
-            // Turns after the last one change nothing.
-            Some(running) => {
-                for (value, next) in carried.iter_mut().zip(next) {
-                    *value = chosen(w, running, next, *value)?;
-                }
-                let next_goes_on = w.cast(next_goes_on, DatumType::Bool)?;
-                let next_goes_on = scalar(w, next_goes_on)?;
-                let stopped = w.tensor(tensor0(false))?;
-                goes_on = Some(w.select(running, next_goes_on, stopped)?);
-            }
+        Err(error) => (made, Err(error)),
+    }
+}
+
+/// Whether a program can go on with the results of either branch.
+fn are_alike(w: &Wiring<'_, '_>, yes: &[Var], no: &[Var]) -> bool {
+    let is_sequence = |var: Var| matches!(w.fact(var).known, Some(Known::Sequence(_)));
+    yes.len() == no.len()
+        && yes.iter().zip(no).all(|(&yes, &no)| {
+            w.dtype(yes).storage() == w.dtype(no).storage()
+                && w.rank(yes) == w.rank(no)
+                && !is_sequence(yes)
+                && !is_sequence(no)
+        })
+}
+
+/// Lets runs fail whose condition is not the one that was taken for granted.
+fn expect(
+    w: &mut Wiring<'_, '_>,
+    condition: Var,
+    number: Option<Dim>,
+    expected: bool,
+) -> Result<()> {
+    let left = match number {
+        Some(number) => number,
+        None => {
+            let name = format!("{}.condition", w.name);
+            w.walk.elements(condition, &name, (0, 1))?.swap_remove(0)
+        }
+    };
+    w.walk.draft.checks.push(Check {
+        node: w.name.clone(),
+        what: "its condition and the one that the model was loaded for".to_owned(),
+        left,
+        right: Dim::Fixed(i64::from(expected)),
+    });
+    Ok(())
+}
+
+/// A symbol for a dimension that a value has when it is there.
+fn extent(w: &mut Wiring<'_, '_>, value: ValueId, axis: usize) -> Dim {
+    let source = SymbolSource::Extent { value, axis: axis as u32 };
+    let name = format!("{}_{axis}", w.name);
+    Dim::Symbol(w.walk.symbol(name, source, SIZES))
+}
+
+fn node(w: &mut Wiring<'_, '_>, op: Op, inputs: Vec<ValueId>, outputs: Vec<ValueId>) {
+    w.walk.made += 1;
+    w.walk.draft.nodes.push(Node { name: w.name.clone(), op, inputs, outputs });
+}
+
+/// What one turn gives: whether to go on, what is carried to the next one, and what is collected.
+struct Turn {
+    goes_on: Option<Var>,
+    next: Vec<Var>,
+    collected: Vec<Var>,
+}
+
+/// How often a loop turns.
+struct Turns {
+    /// The most turns; without it there is no such number.
+    most: Option<Var>,
+    /// Whether to begin; without it yes.
+    begins: Option<Var>,
+    /// How many values are collected.
+    collected: usize,
+}
+
+/// Wires a turn, of its number and what is carried to it.
+type Step<'s> = dyn Fn(&mut Wiring<'_, '_>, Var, &[Var]) -> Result<Turn> + 's;
+
+fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let (most, begins) = (w.optional(0), w.optional(1));
+    let carried = (2..w.inputs_len()).map(|index| w.input(index)).collect::<Result<Vec<_>>>()?;
+    let body = w.body("body")?;
+    let collected = body.graph.output.len().checked_sub(1 + carried.len());
+    let collected = collected.context("its body gives fewer values than it is given")?;
+    let is_asked = begins.is_some();
+    let step = |w: &mut Wiring<'_, '_>, turn: Var, carried: &[Var]| {
+        let yes = w.known(Constant::bools(&[], &[true]));
+        let inputs = [&[turn, yes], carried].concat();
+        let mut results = body.wire(w.walk, &inputs)?;
+        let collected = results.split_off(1 + carried.len());
+        let next = results.split_off(1);
+        // Without a condition on its way in, the one on its way out is ignored.
+        Ok(Turn { goes_on: is_asked.then(|| results[0]), next, collected })
+    };
+    let (mut results, rows) = turns(w, &Turns { most, begins, collected }, carried, &step)?;
+    results.extend(rows);
+    Ok(results)
+}
+
+/// What is carried out of the last turn, and what was collected, with a dimension of the turns in front.
+fn turns(
+    w: &mut Wiring<'_, '_>,
+    turns: &Turns,
+    carried: Vec<Var>,
+    step: &Step<'_>,
+) -> Result<(Vec<Var>, Vec<Var>)> {
+    let begins = turns.begins.map(|begins| truth(w, begins));
+    let number = |var: Var| Some(*w.walk.known_numbers(var)?.first()?.as_fixed().as_ref()?);
+    let most = match turns.most {
+        Some(most) => number(most),
+        None => Some(i64::MAX),
+    };
+    let has_sequences =
+        carried.iter().any(|&var| matches!(w.fact(var).known, Some(Known::Sequence(_))));
+    let limit = if has_sequences { UNROLLED_SEQUENCES_MAX } else { UNROLLED_MAX };
+    if begins.is_none_or(|begins| begins.is_some())
+        && most.is_some_and(|most| most <= limit || turns.begins.is_some())
+    {
+        let begins = begins.flatten().unwrap_or(true);
+        let nodes = w.walk.draft.nodes.len();
+        let checks = w.walk.draft.checks.len();
+        match unrolled(w, turns, most.unwrap_or(0), begins, limit, carried.clone(), step)? {
+            Some(results) => return Ok(results),
             None => {
-                carried = next;
-                // Without a condition on its way in, the one on its way out is ignored.
-                goes_on = goes_on.map(|_| next_goes_on);
+                w.walk.draft.nodes.truncate(nodes);
+                w.walk.draft.checks.truncate(checks);
             }
         }
-        rows.iter_mut().zip(scanned).for_each(|(rows, row)| rows.push(row));
+    }
+    ensure!(!has_sequences, "how often a loop turns that makes a sequence is only known when it runs");
+    as_region(w, turns, carried, step)
+}
+
+/// A truth value that is known now.
+fn truth(w: &Wiring<'_, '_>, var: Var) -> Option<bool> {
+    let known = w.constant(var)?.integers()?;
+    known.first().map(|&number| number != 0)
+}
+
+/// Every turn in its place; `None` where how many there are shows only when they run, or where they are too many.
+fn unrolled(
+    w: &mut Wiring<'_, '_>,
+    turns: &Turns,
+    most: i64,
+    begins: bool,
+    limit: i64,
+    mut carried: Vec<Var>,
+    step: &Step<'_>,
+) -> Result<Option<(Vec<Var>, Vec<Var>)>> {
+    let mut rows: Vec<Vec<Var>> = vec![Vec::new(); turns.collected];
+    let (mut turn, mut goes_on) = (0, begins);
+    while goes_on && turn < most {
+        if turn >= limit {
+            return Ok(None);
+        }
+        let number = w.integer(turn);
+        let Turn { goes_on: asked, next, collected } = step(w, number, &carried)?;
+        goes_on = match asked.map(|asked| truth(w, asked)) {
+            None => true,
+            Some(Some(known)) => known,
+            // The last turn may say what it wants.
+            Some(None) if turn + 1 == most => false,
+            Some(None) => return Ok(None),
+        };
+        carried = next;
+        rows.iter_mut().zip(collected).for_each(|(rows, row)| rows.push(row));
         turn += 1;
     }
-    if turn == 0 && scans > 0 {
+    if turn == 0 && turns.collected > 0 {
         // The body says of which shape nothing is.
-        let (_, _, scanned) = self::turn(w, 0, goes_on, &carried)?;
-        for row in scanned {
-            let mut shape = w.shape(row);
-            shape.insert(0, 0.to_dim());
-            let nothing = w.unsqueeze(row, 0)?;
-            let nothing = w.slice(nothing, 0, 0, 0)?;
-            carried.push(w.reshape(nothing, &shape)?);
-        }
-        return Ok(carried);
+        let number = w.integer(0);
+        let nothing = step(w, number, &carried)?.collected.into_iter().map(|row| {
+            let shape = [&[Dim::Fixed(0)], w.shape(row).as_slice()].concat();
+            let row = w.unsqueeze(row, 0)?;
+            w.strided(row, 0, Dim::Fixed(0), 1, shape[0].clone())
+        });
+        let nothing = nothing.collect::<Result<_>>()?;
+        return Ok(Some((carried, nothing)));
     }
-    for rows in rows {
-        carried.push(stacked(w, &rows, 0)?);
-    }
-    Ok(carried)
-}
-
-/// One turn: whether to go on, what is carried on, and what is collected.
-fn turn(
-    w: &mut Wiring<'_, '_>,
-    turn: i64,
-    goes_on: Option<OutletId>,
-    carried: &[OutletId],
-) -> TractResult<(OutletId, Vec<OutletId>, Vec<OutletId>)> {
-    let number = w.tensor(tensor0(turn))?;
-    let goes_on = match goes_on {
-        Some(goes_on) => goes_on,
-        None => w.tensor(tensor0(true))?,
-    };
-    let inputs = [&[number, goes_on], carried].concat();
-    let mut results = w.subgraph("body", &inputs, usize::try_from(turn)?)?;
-    let scanned = results.split_off(1 + carried.len());
-    let next = results.split_off(1);
-    Ok((results[0], next, scanned))
+    let rows = rows.iter().map(|rows| stacked(w, rows, 0)).collect::<Result<_>>()?;
+    Ok(Some((carried, rows)))
 }
 
 /// Values of one shape as the elements of a new dimension.
-fn stacked(w: &mut Wiring<'_, '_>, rows: &[OutletId], axis: usize) -> TractResult<OutletId> {
-    let rows =
-        rows.iter().map(|&row| w.unsqueeze(row, axis)).collect::<TractResult<Vec<OutletId>>>()?;
+fn stacked(w: &mut Wiring<'_, '_>, rows: &[Var], axis: usize) -> Result<Var> {
+    let rows = rows.iter().map(|&row| w.unsqueeze(row, axis)).collect::<Result<Vec<Var>>>()?;
     w.concat(axis, &rows)
 }
 
-fn scan(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+/// A turn that was wired into a region.
+struct Wired {
+    made: Made,
+    results: Vec<Var>,
+    parameters: Vec<ValueId>,
+    /// The first symbol that was made within.
+    first_symbol: usize,
+}
+
+/// A turn as a region that runs again and again.
+fn as_region(
+    w: &mut Wiring<'_, '_>,
+    turns: &Turns,
+    carried: Vec<Var>,
+    step: &Step<'_>,
+) -> Result<(Vec<Var>, Vec<Var>)> {
+    let count = carried.len();
+    let types: Vec<DType> = carried.iter().map(|&var| w.dtype(var)).collect();
+    let initial = carried.iter().map(|&var| w.walk.value(var)).collect::<Result<Vec<_>>>()?;
+    // Dimensions of what is carried that are not the same in every turn.
+    let mut open: Vec<Vec<bool>> = carried.iter().map(|&var| vec![false; w.rank(var)]).collect();
+    let mut attempts = 0;
+    let wired = loop {
+        let wired = turn(w, &carried, &types, &open, step)?;
+        let mut settled = true;
+        for (index, open) in open.iter_mut().enumerate() {
+            let (before, after) = (w.shape(carried[index]), w.shape(wired.results[1 + index]));
+            ensure!(
+                before.len() == after.len(),
+                "what it carries has {} dimensions before a turn and {} after it",
+                before.len(),
+                after.len()
+            );
+            for (axis, open) in open.iter_mut().enumerate() {
+                let differs = !*open && before[axis] != after[axis];
+                settled &= !differs;
+                *open |= differs;
+            }
+        }
+        if settled {
+            break wired;
+        }
+        w.walk.discard(&wired.made);
+        attempts += 1;
+        ensure!(attempts < SHAPES_MAX, "the shapes of what it carries do not settle");
+    };
+    let Wired { made, results, parameters, first_symbol } = wired;
+    let most = match turns.most {
+        Some(most) => most_turns(w, most)?,
+        None => w.known(Constant::i32s(&[], &[i32::MAX])),
+    };
+    let begins = match turns.begins {
+        Some(begins) => {
+            let begins = w.reshape(begins, &[])?;
+            w.cast(begins, DType::Bool)?
+        }
+        None => w.known(Constant::bools(&[], &[true])),
+    };
+    let asked = truth(w, results[0]) != Some(true) || truth(w, begins) != Some(true);
+    let rows = match w.walk.known_numbers(most).and_then(|mut numbers| numbers.pop()) {
+        Some(most) if !asked => Some(w.walk.bounded(|bounds| most.most(0, bounds))),
+        _ => None,
+    };
+    let mut inputs = vec![w.walk.value(begins)?, w.walk.value(most)?];
+    inputs.extend(&initial);
+    w.walk.draft.regions[made.region as usize].parameters = parameters;
+    let mut outputs = Vec::new();
+    let mut vars = Vec::new();
+    for (index, &result) in results[1..].iter().enumerate() {
+        let dtype = w.dtype(result);
+        let value = w.walk.draft.add_value(dtype, Vec::new(), Origin::Node);
+        let inside = |dim: &Dim| is_inside(dim, first_symbol);
+        let shape: Vec<Dim> = if index < count {
+            let before = w.shape(carried[index]).into_iter().zip(open[index].clone());
+            let dims = before.enumerate().map(|(axis, (dim, open))| match open {
+                true => extent(w, value, axis),
+                false => dim,
+            });
+            dims.collect()
+        } else {
+            let first = rows.clone().unwrap_or_else(|| extent(w, value, 0));
+            let rest = w.shape(result).into_iter().enumerate();
+            let rest = rest.map(|(axis, dim)| match inside(&dim) {
+                true => extent(w, value, axis + 1),
+                false => dim,
+            });
+            std::iter::once(first).chain(rest.collect::<Vec<_>>()).collect()
+        };
+        w.walk.draft.values[value.index()].shape = shape;
+        outputs.push(value);
+        vars.push(w.walk.placed(dtype, value));
+    }
+    node(w, Op::Loop(Loop { body: made.region, carried: count as u32 }), inputs, outputs);
+    let collected = vars.split_off(count);
+    Ok((vars, collected))
+}
+
+/// The most turns as a number of 32 bits, which no loop ever gets to.
+fn most_turns(w: &mut Wiring<'_, '_>, most: Var) -> Result<Var> {
+    if let Some(known) = w.constant(most).and_then(Constant::integers) {
+        let known = *known.first().context("its count is empty")?;
+        let known = i32::try_from(known.max(0)).unwrap_or(i32::MAX);
+        return Ok(w.known(Constant::i32s(&[], &[known])));
+    }
+    w.reshape(most, &[])
+}
+
+/// Wires a turn into a region, where these dimensions of what is carried are not the same in every turn.
+fn turn(
+    w: &mut Wiring<'_, '_>,
+    carried: &[Var],
+    types: &[DType],
+    open: &[Vec<bool>],
+    step: &Step<'_>,
+) -> Result<Wired> {
+    let first_symbol = w.walk.draft.symbols.len();
+    let number = w.walk.draft.add_value(DType::I64, Vec::new(), Origin::Node);
+    let mut parameters = vec![number];
+    for ((&var, &dtype), open) in carried.iter().zip(types).zip(open) {
+        let value = w.walk.draft.add_value(dtype, Vec::new(), Origin::Node);
+        let dims = w.shape(var).into_iter().zip(open).enumerate();
+        let shape = dims.map(|(axis, (dim, open))| if *open { extent(w, value, axis) } else { dim });
+        let shape = shape.collect();
+        w.walk.draft.values[value.index()].shape = shape;
+        parameters.push(value);
+    }
+    let (node, inputs, scope, opset) = (w.node, w.inputs, w.scope, w.opset);
+    let name = w.name.clone();
+    let given = parameters.clone();
+    let (made, results) = w.walk.region(|walk| {
+        let number = walk.placed(DType::I64, given[0]);
+        let carried: Vec<Var> =
+            types.iter().zip(&given[1..]).map(|(&dtype, &value)| walk.placed(dtype, value)).collect();
+        let mut inner = Wiring { node, opset, name, inputs, scope, walk };
+        let w = &mut inner;
+        let Turn { goes_on, next, collected } = step(w, number, &carried)?;
+        let goes_on = match goes_on {
+            Some(goes_on) => {
+                let goes_on = w.reshape(goes_on, &[])?;
+                w.cast(goes_on, DType::Bool)?
+            }
+            None => w.known(Constant::bools(&[], &[true])),
+        };
+        for (&dtype, &next) in types.iter().zip(&next) {
+            let got = w.dtype(next);
+            ensure!(got.storage() == dtype.storage(), "it is given {dtype:?} and carries {got:?} on");
+        }
+        let results: Vec<Var> = [goes_on].into_iter().chain(next).chain(collected).collect();
+        let values = results.iter().map(|var| w.walk.value(*var)).collect::<Result<Vec<_>>>()?;
+        Ok((results, values))
+    });
+    let (results, values) = match results {
+        Ok(results) => results,
+        Err(error) => {
+            w.walk.discard(&made);
+            return Err(error);
+        }
+    };
+    w.walk.draft.regions[made.region as usize].results = values;
+    Ok(Wired { made, results, parameters, first_symbol })
+}
+
+fn scan(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if w.opset < 9 { scan_of_batch(w) } else { scan_once(w) }
 }
 
 /// What one pass over scanned inputs needs to know.
 struct Pass {
-    states: Vec<OutletId>,
-    inputs: Vec<OutletId>,
+    states: Vec<Var>,
+    inputs: Vec<Var>,
     /// Scanned dimension of each input, and whether it is read from its end.
     input_axes: Vec<(usize, bool)>,
     /// Whether each collected output is written from its end.
     output_reversed: Vec<bool>,
-    turns: usize,
 }
 
 impl Pass {
-    /// States after the last turn, and the rows of every collected output.
-    fn run(
-        self,
-        w: &mut Wiring<'_, '_>,
-        label: usize,
-    ) -> TractResult<(Vec<OutletId>, Vec<Vec<OutletId>>)> {
-        let mut states = self.states;
-        let mut rows: Vec<Vec<OutletId>> = vec![Vec::new(); self.output_reversed.len()];
-        for turn in 0..self.turns {
-            let mut operands = states.clone();
-            for (&input, &(axis, reversed)) in self.inputs.iter().zip(&self.input_axes) {
-                let at = if reversed { self.turns - 1 - turn } else { turn };
-                let slice = w.slice(input, axis, at, at + 1)?;
-                operands.push(w.squeeze(slice, axis)?);
-            }
-            let mut results = w.subgraph("body", &operands, label * self.turns + turn)?;
-            let scanned = results.split_off(states.len());
-            states = results;
-            rows.iter_mut().zip(scanned).for_each(|(rows, row)| rows.push(row));
+    /// States after the last turn, and what was collected, with a dimension of the turns in front.
+    fn run(self, w: &mut Wiring<'_, '_>, body: &Body<'_>) -> Result<(Vec<Var>, Vec<Var>)> {
+        let Pass { states, inputs, input_axes, output_reversed } = self;
+        let (Some(&first), Some(&(axis, _))) = (inputs.first(), input_axes.first()) else {
+            bail!("it scans nothing")
+        };
+        let mut length = w.dim(first, axis);
+        for (&input, &(axis, _)) in inputs.iter().zip(&input_axes) {
+            let own = w.dim(input, axis);
+            length = w.same("the lengths of what is scanned", &length, &own)?;
         }
-        let reversed = rows.iter_mut().zip(self.output_reversed);
-        reversed.filter(|(_, reversed)| *reversed).for_each(|(rows, _)| rows.reverse());
+        let most = w.dimension(length.clone(), DType::I64)?;
+        let step = |w: &mut Wiring<'_, '_>, turn: Var, states: &[Var]| {
+            let mut operands = states.to_vec();
+            for (&input, &(axis, reversed)) in inputs.iter().zip(&input_axes) {
+                let at = if reversed {
+                    let last = w.dimension(&length - 1, DType::I64)?;
+                    w.binary(Binary::Sub, last, turn)?
+                } else {
+                    turn
+                };
+                operands.push(w.gather(axis, input, at)?);
+            }
+            let mut next = body.wire(w.walk, &operands)?;
+            let collected = next.split_off(states.len());
+            Ok(Turn { goes_on: None, next, collected })
+        };
+        let collected = output_reversed.len();
+        let given = Turns { most: Some(most), begins: None, collected };
+        let (states, mut rows) = turns(w, &given, states, &step)?;
+        for (row, reversed) in rows.iter_mut().zip(output_reversed) {
+            if reversed {
+                let length = w.dim(*row, 0);
+                *row = w.strided(*row, 0, &length - 1, -1, length)?;
+            }
+        }
         Ok((states, rows))
     }
 }
 
-/// The number of elements of a scanned dimension, which decides how often the body is wired.
-fn turns(w: &Wiring<'_, '_>, input: OutletId, axis: usize) -> TractResult<usize> {
-    let dim: TDim = w.shape(input)[axis].clone();
-    let turns =
-        dim.to_i64().with_context(|| format!("it scans {dim} elements, which must be a number"))?;
-    if !(1..=TURNS_MAX).contains(&turns) {
-        bail!("it scans {turns} elements, from 1 to {TURNS_MAX} can be had");
-    }
-    Ok(turns as usize)
+/// How many values are scanned.
+fn scanned(w: &Wiring<'_, '_>) -> Result<usize> {
+    let count = w.int("num_scan_inputs")?.context("num_scan_inputs is missing")?;
+    Ok(usize::try_from(count)?)
 }
 
-fn scan_once(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let scanned = w.node.get_attr::<usize>("num_scan_inputs")?;
-    let attribute = |w: &Wiring<'_, '_>, name: &str, count: usize| -> TractResult<Vec<i64>> {
-        let given = w.node.get_attr_opt_vec::<i64>(name)?.unwrap_or_default();
+fn scan_once(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let scanned = scanned(w)?;
+    let attribute = |w: &Wiring<'_, '_>, name: &str, count: usize| -> Result<Vec<i64>> {
+        let given = w.ints(name)?.unwrap_or_default();
         if given.is_empty() { Ok(vec![0; count]) } else { Ok(given) }
     };
-    let all = (0..w.inputs_len()).map(|index| w.input(index)).collect::<TractResult<Vec<_>>>()?;
+    let all = w.all_inputs()?;
     let states =
         all.len().checked_sub(scanned).context("it has fewer operands than are scanned")?;
-    let collected = w.graph("body")?.output.len().saturating_sub(states);
+    let body = w.body("body")?;
+    let collected = body.graph.output.len().saturating_sub(states);
     let (states, inputs) = all.split_at(states);
     let axes = attribute(w, "scan_input_axes", scanned)?;
     let directions = attribute(w, "scan_input_directions", scanned)?;
@@ -213,220 +543,56 @@ fn scan_once(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     for ((&input, axis), direction) in inputs.iter().zip(axes).zip(directions) {
         input_axes.push((w.axis(axis, w.rank(input))?, direction != 0));
     }
-    let (Some(&first), Some(&(axis, _))) = (inputs.first(), input_axes.first()) else {
-        bail!("it scans nothing")
-    };
-    let turns = turns(w, first, axis)?;
     let output_axes = attribute(w, "scan_output_axes", collected)?;
     let output_reversed: Vec<bool> = attribute(w, "scan_output_directions", collected)?
         .into_iter()
         .map(|direction| direction != 0)
         .collect();
-    let pass = Pass {
-        states: states.to_vec(),
-        inputs: inputs.to_vec(),
-        input_axes,
-        output_reversed,
-        turns,
-    };
-    let (mut results, rows) = pass.run(w, 0)?;
-    for (rows, axis) in rows.iter().zip(output_axes) {
-        let axis = w.axis(axis, w.rank(rows[0]) + 1)?;
-        results.push(stacked(w, rows, axis)?);
+    let pass =
+        Pass { states: states.to_vec(), inputs: inputs.to_vec(), input_axes, output_reversed };
+    let (mut results, rows) = pass.run(w, &body)?;
+    for (row, axis) in rows.into_iter().zip(output_axes) {
+        let rank = w.rank(row);
+        let axis = w.axis(axis, rank)?;
+        let mut perm: Vec<usize> = (1..rank).collect();
+        perm.insert(axis, 0);
+        results.push(w.transpose(row, &perm)?);
     }
     Ok(results)
 }
 
 /// The first version has a batch dimension in front, and lengths of sequences, which must all be full here.
 /// Source: ONNX operators, "Scan", version 8.
-fn scan_of_batch(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let scanned = w.node.get_attr::<usize>("num_scan_inputs")?;
-    let all = (1..w.inputs_len()).map(|index| w.input(index)).collect::<TractResult<Vec<_>>>()?;
+fn scan_of_batch(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let scanned = scanned(w)?;
+    let all = (1..w.inputs_len()).map(|index| w.input(index)).collect::<Result<Vec<_>>>()?;
     let states =
         all.len().checked_sub(scanned).context("it has fewer operands than are scanned")?;
-    let collected = w.graph("body")?.output.len().saturating_sub(states);
+    let body = w.body("body")?;
+    let collected = body.graph.output.len().saturating_sub(states);
     let (states, inputs) = all.split_at(states);
     let first = *inputs.first().context("it scans nothing")?;
-    let (batch, turns) = (turns(w, first, 0)?, turns(w, first, 1)?);
+    let (batch, turns) = (w.number(&w.dim(first, 0))?, w.number(&w.dim(first, 1))?);
     if w.optional(0).is_some() && w.known_i64s(0)?.iter().any(|&length| length != turns as i64) {
         bail!("its sequences are of different lengths");
     }
-    let directions = w.node.get_attr_opt_vec::<i64>("directions")?.unwrap_or_default();
+    let directions = w.ints("directions")?.unwrap_or_default();
     let reversed = |index: usize| directions.get(index).is_some_and(|&direction| direction != 0);
-    let mut batches: Vec<Vec<OutletId>> = vec![Vec::new(); states.len() + collected];
+    let mut batches: Vec<Vec<Var>> = vec![Vec::new(); states.len() + collected];
     for at in 0..batch {
-        let one = |w: &mut Wiring<'_, '_>, x: &OutletId| {
+        let one = |w: &mut Wiring<'_, '_>, x: &Var| {
             let slice = w.slice(*x, 0, at, at + 1)?;
             w.squeeze(slice, 0)
         };
         let pass = Pass {
-            states: states.iter().map(|state| one(w, state)).collect::<TractResult<_>>()?,
-            inputs: inputs.iter().map(|input| one(w, input)).collect::<TractResult<_>>()?,
+            states: states.iter().map(|state| one(w, state)).collect::<Result<_>>()?,
+            inputs: inputs.iter().map(|input| one(w, input)).collect::<Result<_>>()?,
             input_axes: (0..scanned).map(|index| (0, reversed(index))).collect(),
             output_reversed: vec![false; collected],
-            turns,
         };
-        let (mut results, rows) = pass.run(w, at)?;
-        for rows in rows {
-            results.push(stacked(w, &rows, 0)?);
-        }
+        let (mut results, rows) = pass.run(w, &body)?;
+        results.extend(rows);
         batches.iter_mut().zip(results).for_each(|(rows, row)| rows.push(row));
     }
     batches.iter().map(|rows| stacked(w, rows, 0)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use tract_onnx::{
-        pb::{
-            AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-            TensorShapeProto, TypeProto, ValueInfoProto,
-            attribute_proto::AttributeType,
-            tensor_proto::DataType,
-            tensor_shape_proto::{Dimension, dimension::Value as DimValue},
-            type_proto::{self, Value as TypeValue},
-        },
-        prelude::{IntoRunnable as _, IntoTValue as _, Tensor, TypedModel, tvec},
-    };
-
-    use crate::import::onnx::graph::build;
-
-    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        NodeProto {
-            op_type: op.to_owned(),
-            input: names(inputs),
-            output: names(outputs),
-            ..NodeProto::default()
-        }
-    }
-
-    fn with_graph(mut node: NodeProto, name: &str, graph: GraphProto) -> NodeProto {
-        node.attribute.push(AttributeProto {
-            name: name.to_owned(),
-            r#type: AttributeType::Graph as i32,
-            g: Some(graph),
-            ..AttributeProto::default()
-        });
-        node
-    }
-
-    fn value(name: &str, dtype: DataType, shape: &[i64]) -> ValueInfoProto {
-        let dim =
-            |&dim: &i64| Dimension { value: Some(DimValue::DimValue(dim)), ..Dimension::default() };
-        let tensor = type_proto::Tensor {
-            elem_type: dtype as i32,
-            shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
-        };
-        ValueInfoProto {
-            name: name.to_owned(),
-            r#type: Some(TypeProto {
-                value: Some(TypeValue::TensorType(tensor)),
-                ..TypeProto::default()
-            }),
-            ..ValueInfoProto::default()
-        }
-    }
-
-    fn number(name: &str, dtype: DataType, value: i64) -> TensorProto {
-        let raw_data = match dtype {
-            DataType::Float => (value as f32).to_le_bytes().to_vec(),
-            DataType::Bool => vec![value as u8],
-            _ => value.to_le_bytes().to_vec(),
-        };
-        TensorProto {
-            name: name.to_owned(),
-            data_type: dtype as i32,
-            raw_data,
-            ..TensorProto::default()
-        }
-    }
-
-    /// A graph that has what it needs from around it.
-    fn body(nodes: Vec<NodeProto>, inputs: &[&str], outputs: &[&str]) -> GraphProto {
-        let declared = |names: &[&str]| {
-            names.iter().map(|name| value(name, DataType::Float, &[])).collect::<Vec<_>>()
-        };
-        GraphProto {
-            node: nodes,
-            input: declared(inputs),
-            output: declared(outputs),
-            ..GraphProto::default()
-        }
-    }
-
-    fn graph(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Result<TypedModel, String> {
-        let graph = GraphProto {
-            initializer,
-            input: vec![value("x", DataType::Float, &[])],
-            ..body(nodes, &[], &["y"])
-        };
-        let proto = ModelProto {
-            graph: Some(graph),
-            opset_import: vec![OperatorSetIdProto { version: 17, ..Default::default() }],
-            ..ModelProto::default()
-        };
-        build(&tract_onnx::onnx(), &proto, &BTreeMap::new())
-            .map(|built| built.graph)
-            .map_err(|error| error.to_string())
-    }
-
-    fn run(graph: &TypedModel, x: f32) -> f32 {
-        let plan = graph.clone().into_optimized().unwrap().into_runnable().unwrap();
-        let results = plan.run(tvec!(Tensor::from(x).into_tvalue())).unwrap();
-        results[0].cast_to_scalar::<f32>().unwrap()
-    }
-
-    #[test]
-    fn a_condition_of_a_run_chooses_between_both_graphs() {
-        let condition = node("Greater", &["x", "limit"], &["c"]);
-        let chooses = with_graph(
-            node("If", &["c"], &["y"]),
-            "then_branch",
-            body(vec![node("Neg", &["x"], &["t"])], &[], &["t"]),
-        );
-        let chooses = with_graph(
-            chooses,
-            "else_branch",
-            body(vec![node("Add", &["x", "limit"], &["e"])], &[], &["e"]),
-        );
-        let limit = number("limit", DataType::Float, 3);
-        let graph = graph(vec![condition, chooses], vec![limit]).unwrap();
-        assert_eq!((run(&graph, 5.0), run(&graph, 2.0)), (-5.0, 5.0));
-    }
-
-    /// Doubles `x` until it is over 10, at most so many times.
-    fn doubling(count: Option<i64>) -> Result<TypedModel, String> {
-        let turn = vec![
-            node("Add", &["v", "v"], &["doubled"]),
-            node("LessOrEqual", &["doubled", "limit"], &["again"]),
-        ];
-        let name = if count.is_some() { "count" } else { "" };
-        let doubles = with_graph(
-            node("Loop", &[name, "go", "x"], &["y"]),
-            "body",
-            body(turn, &["i", "c", "v"], &["again", "doubled"]),
-        );
-        let numbers = vec![
-            number("limit", DataType::Float, 10),
-            number("go", DataType::Bool, 1),
-            number("count", DataType::Int64, count.unwrap_or(0)),
-        ];
-        graph(vec![doubles], numbers)
-    }
-
-    #[test]
-    fn turns_after_the_last_one_change_nothing() {
-        let graph = doubling(Some(4)).unwrap();
-        let doubled = [1.0, 3.0, 6.0, 20.0].map(|x| run(&graph, x));
-        assert_eq!(doubled, [16.0, 12.0, 12.0, 40.0]);
-    }
-
-    #[test]
-    fn turns_without_a_bound_are_refused() {
-        let refused = doubling(None).unwrap_err();
-        assert!(refused.contains("only known when it runs"), "{refused}");
-    }
 }

@@ -1,14 +1,14 @@
 //! Einstein sums of any number of operands, two at a time from the left. Source: ONNX operators, "Einsum"; NumPy, `einsum`.
 
-use tract_onnx::{
-    prelude::{OutletId, TractResult, tensor1},
-    tract_hir::internal::{
-        ToDim as _, TractErrorContext as _, bail,
-        tract_core::ops::{einsum::EinSum, nn::Reducer},
-    },
-};
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::{ReduceKind, dim::Dim};
 
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::import::onnx::{
+    constant::Constant,
+    contract::Labelled,
+    facts::Var,
+    wiring::{Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("Einsum", einsum)];
 
@@ -19,13 +19,10 @@ enum Label {
     Letter(char),
 }
 
-/// A tensor whose dimensions have labels, each once.
-struct Labelled {
-    outlet: OutletId,
-    labels: Vec<Label>,
-}
+/// A tensor whose dimensions have labels.
+type Operand = Labelled<Label>;
 
-fn einsum(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn einsum(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let equation: String = w
         .text("equation")?
         .context("it has no equation")?
@@ -34,17 +31,17 @@ fn einsum(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         .collect();
     let ranks: Vec<usize> = (0..w.inputs_len())
         .map(|index| w.input(index).map(|input| w.rank(input)))
-        .collect::<TractResult<_>>()?;
+        .collect::<Result<_>>()?;
     let (terms, result) = labels(&equation, &ranks)?;
     let mut operands = Vec::new();
     for (index, labels) in terms.into_iter().enumerate() {
-        let outlet = w.input(index)?;
-        operands.push(Labelled { outlet, labels }.without_repetition(w)?);
+        let var = w.input(index)?;
+        operands.push(Labelled { var, labels }.without_repetition(w)?);
     }
     drop_ones(w, &mut operands)?;
     let mut rest = operands.into_iter();
     let mut sum = rest.next().context("it has no operands")?;
-    let mut later: Vec<Labelled> = rest.collect();
+    let mut later: Vec<Operand> = rest.collect();
     while !later.is_empty() {
         let next = later.remove(0);
         let wanted = |label: &Label| {
@@ -63,7 +60,7 @@ fn einsum(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// The labels of every operand, and of the result.
-fn labels(equation: &str, ranks: &[usize]) -> TractResult<(Vec<Vec<Label>>, Vec<Label>)> {
+fn labels(equation: &str, ranks: &[usize]) -> Result<(Vec<Vec<Label>>, Vec<Label>)> {
     let (operands, result) = match equation.split_once("->") {
         Some((operands, result)) => (operands, Some(result)),
         None => (equation, None),
@@ -115,19 +112,19 @@ fn parsed(term: &str, open: usize) -> Vec<Label> {
 }
 
 /// A dimension of 1 that is longer elsewhere counts as not being there, which repeats it.
-fn drop_ones(w: &mut Wiring<'_, '_>, operands: &mut [Labelled]) -> TractResult<()> {
-    let one = 1.to_dim();
+fn drop_ones(w: &mut Wiring<'_, '_>, operands: &mut [Operand]) -> Result<()> {
+    let one = Dim::Fixed(1);
     let longer: Vec<Label> = operands
         .iter()
-        .flat_map(|operand| operand.labels.iter().copied().zip(w.shape(operand.outlet)))
+        .flat_map(|operand| operand.labels.iter().copied().zip(w.shape(operand.var)))
         .filter(|(_, dim)| *dim != one)
         .map(|(label, _)| label)
         .collect();
     for operand in operands {
-        let shape = w.shape(operand.outlet);
+        let shape = w.shape(operand.var);
         for axis in (0..shape.len()).rev() {
             if shape[axis] == one && longer.contains(&operand.labels[axis]) {
-                operand.outlet = w.squeeze(operand.outlet, axis)?;
+                operand.var = w.squeeze(operand.var, axis)?;
                 operand.labels.remove(axis);
             }
         }
@@ -135,9 +132,9 @@ fn drop_ones(w: &mut Wiring<'_, '_>, operands: &mut [Labelled]) -> TractResult<(
     Ok(())
 }
 
-impl Labelled {
+impl Operand {
     /// The diagonal of dimensions that have the same label.
-    fn without_repetition(mut self, w: &mut Wiring<'_, '_>) -> TractResult<Labelled> {
+    fn without_repetition(mut self, w: &mut Wiring<'_, '_>) -> Result<Operand> {
         let repeated = |labels: &[Label]| {
             (0..labels.len()).find_map(|second| {
                 let first = labels[..second].iter().position(|label| *label == labels[second])?;
@@ -151,17 +148,15 @@ impl Labelled {
             let mut labels: Vec<Label> = order.iter().map(|&axis| self.labels[axis]).collect();
             labels.push(self.labels[first]);
             order.extend([first, second]);
-            let moved = w.transpose(self.outlet, &order)?;
+            let moved = w.transpose(self.var, &order)?;
             let shape = w.shape(moved);
-            let size = shape[rank - 1]
-                .to_i64()
-                .with_context(|| format!("a diagonal of {} elements", shape[rank - 1]))?;
+            let size = w.number(&shape[rank - 1])? as i64;
             let mut flat = shape[..rank - 2].to_vec();
-            flat.push((size * size).to_dim());
+            flat.push(Dim::Fixed(size * size));
             let flat = w.reshape(moved, &flat)?;
             let diagonal: Vec<i64> = (0..size).map(|at| at * (size + 1)).collect();
-            let diagonal = w.tensor(tensor1(&diagonal))?;
-            self = Labelled { outlet: w.gather(rank - 2, flat, diagonal)?, labels };
+            let diagonal = w.known(Constant::i64s(&[diagonal.len()], &diagonal));
+            self = Labelled { var: w.gather(rank - 2, flat, diagonal)?, labels };
         }
         Ok(self)
     }
@@ -171,39 +166,39 @@ impl Labelled {
         mut self,
         w: &mut Wiring<'_, '_>,
         wanted: impl Fn(&Label) -> bool,
-    ) -> TractResult<Labelled> {
+    ) -> Result<Operand> {
         let axes: Vec<usize> =
             (0..self.labels.len()).filter(|&axis| !wanted(&self.labels[axis])).collect();
         if !axes.is_empty() {
-            self.outlet = w.reduce(Reducer::Sum, self.outlet, &axes, false)?;
+            self.var = w.reduce(ReduceKind::Sum, self.var, &axes, false)?;
             self.labels.retain(wanted);
         }
         Ok(self)
     }
 
     /// Dimensions in this order; one that is not there is 1.
-    fn in_order(self, w: &mut Wiring<'_, '_>, order: &[Label]) -> TractResult<OutletId> {
+    fn in_order(self, w: &mut Wiring<'_, '_>, order: &[Label]) -> Result<Var> {
         let present = order
             .iter()
             .filter_map(|label| self.labels.iter().position(|own| own == label))
             .collect::<Vec<_>>();
-        let mut outlet = w.transpose(self.outlet, &present)?;
+        let mut var = w.transpose(self.var, &present)?;
         for (axis, label) in order.iter().enumerate() {
             if !self.labels.contains(label) {
-                outlet = w.unsqueeze(outlet, axis)?;
+                var = w.unsqueeze(var, axis)?;
             }
         }
-        Ok(outlet)
+        Ok(var)
     }
 }
 
 /// The product of two operands, summed over what both have and nobody wants any more.
 fn product(
     w: &mut Wiring<'_, '_>,
-    a: Labelled,
-    b: Labelled,
+    a: Operand,
+    b: Operand,
     wanted: impl Fn(&Label) -> bool,
-) -> TractResult<Labelled> {
+) -> Result<Operand> {
     let both = |labels: &[Label]| {
         let new = b.labels.iter().filter(|label| !labels.contains(label));
         labels.iter().chain(new).copied().collect::<Vec<Label>>()
@@ -212,21 +207,10 @@ fn product(
     let labels: Vec<Label> = all.iter().copied().filter(|label| wanted(label)).collect();
     if labels.len() == all.len() {
         let (a, b) = (a.in_order(w, &all)?, b.in_order(w, &all)?);
-        return Ok(Labelled { outlet: w.mul(a, b)?, labels });
+        return Ok(Operand { var: w.mul(a, b)?, labels });
     }
-    let letters = |labels: &[Label]| {
-        let letter = |label: &Label| {
-            let at = all.iter().position(|other| other == label)?;
-            char::from_u32('a' as u32 + at as u32)
-        };
-        labels.iter().filter_map(letter).collect::<String>()
-    };
-    if all.len() > 26 {
-        bail!("{} different dimensions are too many", all.len());
-    }
-    let formula = format!("{},{}->{}", letters(&a.labels), letters(&b.labels), letters(&labels));
-    let sum = EinSum::new(formula.parse()?, w.dtype(a.outlet));
-    Ok(Labelled { outlet: w.wire(sum, &[a.outlet, b.outlet])?, labels })
+    let var = w.contract(a, b, &labels)?;
+    Ok(Operand { var, labels })
 }
 
 #[cfg(test)]

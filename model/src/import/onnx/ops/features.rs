@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, Tensor, TractResult},
-    tract_hir::internal::{ToDim, bail, tract_core::ops::logic::CompGT},
-};
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::{Binary, DType, NgramCounts, Op, dim::Dim};
 
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::{NgramCounts, Op};
+use crate::import::onnx::{
+    constant::Constant,
+    facts::Var,
+    wiring::{Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TfIdfVectorizer", tf_idf_vectorizer)];
 
@@ -17,7 +18,7 @@ pub(super) const ML_OPERATORS: &[(&str, Wire)] =
     &[("ArrayFeatureExtractor", array_feature_extractor), ("Binarizer", binarizer)];
 
 /// Elements of the last dimension.
-fn array_feature_extractor(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn array_feature_extractor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, indices) = (w.input(0)?, w.input(1)?);
     let count = w.shape(indices).iter().product();
     let indices = w.reshape(indices, &[count])?;
@@ -27,36 +28,40 @@ fn array_feature_extractor(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>>
 }
 
 /// 1 above a threshold, else 0.
-fn binarizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn binarizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let dtype = w.dtype(x);
-    let threshold = w.node.get_attr_opt::<f32>("threshold")?.unwrap_or(0.0);
-    let threshold = w.scalar(dtype, f64::from(threshold))?;
-    let above = w.binary(CompGT, x, threshold)?;
+    let threshold = w.float("threshold")?.unwrap_or(0.0);
+    let threshold = w.scalar(dtype, f64::from(threshold));
+    let above = w.binary(Binary::Gt, x, threshold)?;
     Ok(vec![w.cast(above, dtype)?])
 }
 
 /// How often each n-gram of a pool occurs, or whether it does, weighted.
-fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let mut x_shape = w.shape(x);
     let rows_given = x_shape.len() == 2;
     if !rows_given {
-        x_shape.insert(0, 1.to_dim());
+        x_shape.insert(0, Dim::Fixed(1));
     }
     let [rows, _] = x_shape.as_slice() else {
         bail!("{} dimensions, rows of items have two", x_shape.len());
     };
-    let pool = w.node.get_attr_opt_vec::<i64>("pool_int64s")?;
+    let pool = w.ints("pool_int64s")?;
     let Some(pool) = pool.filter(|pool| !pool.is_empty()) else {
         bail!("only n-grams of integers can be counted");
     };
-    let counts = w.node.get_attr_vec::<usize>("ngram_counts")?;
-    let columns = w.node.get_attr_vec::<usize>("ngram_indexes")?;
-    let sizes = w.node.get_attr::<usize>("min_gram_length")?
-        ..=w.node.get_attr::<usize>("max_gram_length")?;
-    let distance_max = u32::try_from(w.node.get_attr::<i64>("max_skip_count")? + 1)?;
-    let weights = w.node.get_attr_opt_vec::<f32>("weights")?.unwrap_or_default();
+    let list = |name: &str| -> Result<Vec<usize>> {
+        let numbers = w.ints(name)?.with_context(|| format!("{name} is missing"))?;
+        numbers.into_iter().map(|number| Ok(usize::try_from(number)?)).collect()
+    };
+    let (counts, columns) = (list("ngram_counts")?, list("ngram_indexes")?);
+    let number = |name: &str| w.int(name)?.with_context(|| format!("{name} is missing"));
+    let sizes = usize::try_from(number("min_gram_length")?)?
+        ..=usize::try_from(number("max_gram_length")?)?;
+    let distance_max = u32::try_from(number("max_skip_count")? + 1)?;
+    let weights = w.floats("weights")?.unwrap_or_default();
     let width = columns.iter().max().map_or(0, |column| column + 1);
     let grams = grams(&pool, &counts, &columns, &sizes)?;
     let longest = grams.keys().map(|gram| gram.len()).max().unwrap_or(1);
@@ -75,22 +80,23 @@ fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         let start = starts.last().copied().unwrap_or(0);
         starts.push(start + grams.len() as i32);
     }
-    let items = w.tensor(Tensor::from_shape(&[lengths.len(), longest], &items)?)?;
-    let lengths = w.tensor(Tensor::from_shape(&[lengths.len()], &lengths)?)?;
-    let starts = w.tensor(Tensor::from_shape(&[width + 1], &starts)?)?;
-    let shape = vec![rows.clone(), width.to_dim()];
+    let items = w.known(Constant::i32s(&[lengths.len(), longest], &items));
+    let lengths = w.known(Constant::i32s(&[lengths.len()], &lengths));
+    let starts = w.known(Constant::i32s(&[width + 1], &starts));
+    let shape = vec![rows.clone(), Dim::Fixed(width as i64)];
     let x = w.reshape(x, &x_shape)?;
+    let x = w.index(x)?;
     let op = Op::NgramCounts(NgramCounts { distance_max });
     let mut result =
-        w.program_op(op, &[x, items, lengths, starts], DatumType::F32, shape.clone())?;
+        w.op(op, &[x, items, lengths, starts], DType::F32, shape.clone())?;
     let mode = w.text("mode")?.unwrap_or_default().to_owned();
     if mode == "IDF" {
-        let one = w.scalar(DatumType::F32, 1.0)?;
+        let one = w.scalar(DType::F32, 1.0);
         result = w.min(result, one)?;
     }
     match mode.as_str() {
         "IDF" | "TFIDF" if !weights.is_empty() => {
-            let weights = w.tensor(Tensor::from_shape(&[1, weights.len()], &weights)?)?;
+            let weights = w.known(Constant::f32s(&[1, weights.len()], &weights));
             result = w.mul(result, weights)?;
         }
         "TF" | "IDF" | "TFIDF" => {}
@@ -105,7 +111,7 @@ fn grams(
     counts: &[usize],
     columns: &[usize],
     sizes: &std::ops::RangeInclusive<usize>,
-) -> TractResult<BTreeMap<Vec<i64>, usize>> {
+) -> Result<BTreeMap<Vec<i64>, usize>> {
     let mut grams = BTreeMap::new();
     let mut number = 0;
     for (index, &start) in counts.iter().enumerate() {

@@ -1,71 +1,80 @@
-//! Operators on the last two dimensions.
+//! Products of matrices, and what is done with the last two dimensions.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{
-        DimLike as _, ToDim, bail,
-        tract_core::ops::{array::Range as TypedRange, nn::Reducer},
-    },
+use anyhow::{Result, bail, ensure};
+use flotilla_program::{Binary, DType, Op, ReduceKind, dim::Dim};
+
+use crate::import::onnx::{
+    constant::Constant,
+    contract::Labelled,
+    facts::Var,
+    wiring::{ANY, Wire, Wiring},
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::Op;
+pub(super) const OPERATORS: &[(&str, Wire)] =
+    &[("Det", det), ("Gemm", gemm), ("MatMul", matmul), ("Trilu", trilu)];
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[("Det", det), ("Trilu", trilu)];
+fn matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let (a, b) = (w.input(0)?, w.input(1)?);
+    Ok(vec![w.matmul(a, b)?])
+}
+
+/// `alpha * a @ b + beta * c`, either of `a` and `b` transposed. A factor of 1 is left out: integers have none but that.
+fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let (a, b, dtype) = (w.input(0)?, w.input(1)?, w.dtype(w.input(0)?));
+    ensure!(w.rank(a) == 2 && w.rank(b) == 2, "its operands are no matrices");
+    let a = Labelled { var: a, labels: if w.flag("transA")? { vec!['k', 'm'] } else { vec!['m', 'k'] } };
+    let b = Labelled { var: b, labels: if w.flag("transB")? { vec!['n', 'k'] } else { vec!['k', 'n'] } };
+    let product = w.contract(a, b, &['m', 'n'])?;
+    let scaled = |w: &mut Wiring<'_, '_>, x: Var, name: &str| -> Result<Var> {
+        let factor = w.float(name)?.unwrap_or(1.0);
+        if factor == 1.0 {
+            return Ok(x);
+        }
+        let factor = w.scalar(dtype, f64::from(factor));
+        w.mul(x, factor)
+    };
+    let product = scaled(w, product, "alpha")?;
+    let Some(addend) = w.optional(2) else { return Ok(vec![product]) };
+    let addend = scaled(w, addend, "beta")?;
+    Ok(vec![w.add(product, addend)?])
+}
 
 /// The product of the diagonal, once a matrix is triangular.
-fn det(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn det(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let [outer @ .., rows, columns] = shape.as_slice() else {
         bail!("there is no matrix");
     };
-    let Ok(size) = rows.to_usize() else { bail!("{rows} rows must be a number") };
-    if rows != columns {
-        bail!("{rows} rows and {columns} columns are no square");
-    }
+    let size = w.number(rows)?;
+    w.same("the numbers of rows and columns", rows, columns)?;
     let dtype = w.dtype(x);
-    let matrix = w.cast(x, DatumType::F32)?;
-    let triangle = w.program_op(Op::Triangular, &[matrix], DatumType::F32, shape.clone())?;
-    let flat: Vec<TDim> = outer.iter().cloned().chain([(size * size).to_dim()]).collect();
+    let matrix = w.cast(x, DType::F32)?;
+    let triangle = w.op(Op::Triangular, &[matrix], DType::F32, shape.clone())?;
+    let flat: Vec<Dim> = [outer, &[Dim::Fixed((size * size) as i64)]].concat();
     let triangle = w.reshape(triangle, &flat)?;
     let diagonal: Vec<i64> = (0..size).map(|row| (row * (size + 1)) as i64).collect();
-    let diagonal = w.tensor(Tensor::from_shape(&[size], &diagonal)?)?;
+    let diagonal = w.known(Constant::i64s(&[size], &diagonal));
     let diagonal = w.gather(outer.len(), triangle, diagonal)?;
-    let product = w.reduce(Reducer::Prod, diagonal, &[outer.len()], false)?;
+    let product = w.reduce(ReduceKind::Product, diagonal, &[outer.len()], false)?;
     Ok(vec![w.cast(product, dtype)?])
 }
 
-/// The numbers of the rows and of the columns of a matrix, as operands that broadcast against it.
-fn places(w: &mut Wiring<'_, '_>, rows: &TDim, columns: &TDim) -> TractResult<[OutletId; 2]> {
-    let mut numbers = |count: &TDim, axis: usize| {
-        let start = w.tensor(Tensor::from(0.to_dim()))?;
-        let end = w.tensor(Tensor::from(count.clone()))?;
-        let step = w.tensor(Tensor::from(1.to_dim()))?;
-        let numbers = w.wire(TypedRange::new(count.clone()), &[start, end, step])?;
-        w.unsqueeze(numbers, axis)
-    };
-    Ok([numbers(rows, 1)?, numbers(columns, 0)?])
-}
-
 /// Elements on one side of a diagonal; zeros on the other.
-fn trilu(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn trilu(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let [.., rows, columns] = shape.as_slice() else {
         bail!("there is no matrix");
     };
     let diagonal = match w.optional(1) {
-        Some(_) => w.known_i64s(1)?.first().copied().unwrap_or(0),
-        None => 0,
+        Some(_) => w.element(1, ANY)?,
+        None => Dim::Fixed(0),
     };
-    let upper = w.node.get_attr_opt::<i64>("upper")?.unwrap_or(1) != 0;
-    let [row, column] = places(w, rows, columns)?;
-    let diagonal = w.scalar(DatumType::I64, diagonal as f64)?;
-    let limit = w.add(row, diagonal)?;
-    let comparison = if upper { "GreaterOrEqual" } else { "LessOrEqual" };
-    let kept = w.onnx(comparison, &[], &[Some(column), Some(limit)])?[0];
-    let zero = Tensor::zero_scalar_dt(w.dtype(x))?;
-    let zero = w.tensor(zero)?;
+    let upper = w.int("upper")?.unwrap_or(1) != 0;
+    let (row, column) = (w.range(diagonal, Dim::Fixed(1), rows.clone())?, w.positions(columns)?);
+    let (row, column) = (w.unsqueeze(row, 1)?, w.unsqueeze(column, 0)?);
+    let kept = w.binary(if upper { Binary::Ge } else { Binary::Le }, column, row)?;
+    let zero = w.scalar(w.dtype(x), 0.0);
     Ok(vec![w.select(kept, x, zero)?])
 }

@@ -1,12 +1,12 @@
-//! Operators that we wire ourselves, a file per family: those that tract's importer does not have, and those where its
-//! wiring does not say what the standard says. Source of every operator: ONNX, "Operator Schemas".
+//! Operators, a file per family: each says its results' shapes and what a program computes for it. Source of every operator:
+//! ONNX, "Operator Schemas".
 
-mod activations;
 mod attention;
 mod control;
 mod convolution;
 mod counted;
 mod einsum;
+mod elementwise;
 mod features;
 mod generators;
 mod losses;
@@ -14,11 +14,9 @@ mod matrices;
 mod norm;
 mod padding;
 mod pooling;
-mod products;
 mod quantize;
 mod quantized;
 mod rearrange;
-mod rectifiers;
 mod recurrent;
 mod reductions;
 mod resize;
@@ -37,10 +35,10 @@ use super::wiring::Wire;
 
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
-    activations::OPERATORS,
     attention::OPERATORS,
     control::OPERATORS,
     einsum::OPERATORS,
+    elementwise::OPERATORS,
     convolution::OPERATORS,
     counted::OPERATORS,
     features::OPERATORS,
@@ -50,11 +48,9 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
     norm::OPERATORS,
     padding::OPERATORS,
     pooling::OPERATORS,
-    products::OPERATORS,
     quantize::OPERATORS,
     quantized::OPERATORS,
     rearrange::OPERATORS,
-    rectifiers::OPERATORS,
     recurrent::OPERATORS,
     reductions::OPERATORS,
     resize::OPERATORS,
@@ -69,7 +65,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
 
-/// How to wire an operator, where that is ours to say.
+/// How to wire an operator, if it is known.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),

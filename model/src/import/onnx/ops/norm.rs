@@ -1,14 +1,13 @@
 //! Normalizations: elements are shifted and scaled by statistics of their neighbours.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, TractResult},
-    tract_hir::internal::{
-        TractErrorContext as _, bail,
-        tract_core::ops::{logic, math, nn::Reducer},
-    },
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::{Binary, DType, LayerNorm, Op, ReduceKind, Unary, dim::Dim};
+
+use crate::import::onnx::{
+    facts::Var,
+    wiring::{Wire, Wiring},
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("BatchNormalization", batch_normalization),
@@ -23,30 +22,27 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 /// What the function body of MeanVarianceNormalization adds to the deviation.
 /// Source: ONNX operators, "MeanVarianceNormalization".
 const DEVIATION_MIN: f64 = 1e-9;
-/// Number of the type F32. Source: ONNX, `TensorProto.DataType`.
-const FLOAT: i64 = 1;
-
 /// `(x - mean) / sqrt(variance + epsilon)`, and what it is made of.
 struct Standardized {
-    result: OutletId,
-    mean: OutletId,
-    inverse_deviation: OutletId,
+    result: Var,
+    mean: Var,
+    inverse_deviation: Var,
 }
 
 /// Statistics are given, or, in training mode, those of the batch, which also move the given ones.
 /// Source: Ioffe and Szegedy, "Batch Normalization", algorithms 1 and 2.
-fn batch_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.input(2)?);
     let (given_mean, given_variance) = (w.input(3)?, w.input(4)?);
-    let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
-    let training = w.node.get_attr_opt::<i64>("training_mode")?.unwrap_or(0) != 0;
+    let epsilon = w.float("epsilon")?.unwrap_or(1e-5f32);
+    let training = w.int("training_mode")?.unwrap_or(0) != 0;
     let (out, wide) = (w.dtype(x), w.dtype(given_mean));
-    let x = w.cast(x, wide)?;
+    let x = w.unrounded(x, wide)?;
     let mut outputs = Vec::new();
     let (mean, variance) = if training {
         let axes: Vec<usize> = (0..w.rank(x)).filter(|&axis| axis != 1).collect();
         let Centered { mean, variance, .. } = centered(w, x, &axes)?;
-        let momentum = w.node.get_attr_opt("momentum")?.unwrap_or(0.9f32);
+        let momentum = w.float("momentum")?.unwrap_or(0.9f32);
         for (old, new) in [(given_mean, mean), (given_variance, variance)] {
             outputs.push(moved(w, old, new, momentum)?);
         }
@@ -54,7 +50,7 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     } else {
         (per_channel(w, given_mean, x)?, per_channel(w, given_variance, x)?)
     };
-    let (scale, bias) = (w.cast(scale, wide)?, w.cast(bias, wide)?);
+    let (scale, bias) = (w.unrounded(scale, wide)?, w.unrounded(bias, wide)?);
     let (scale, bias) = (per_channel(w, scale, x)?, per_channel(w, bias, x)?);
     // Statistics that are given are constants in most models, which leaves one product and one sum.
     let factor = inverse_root(w, variance, epsilon)?;
@@ -63,48 +59,48 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let shift = w.sub(bias, shift)?;
     let scaled = w.mul(x, factor)?;
     let y = w.add(scaled, shift)?;
-    outputs.insert(0, w.cast(y, out)?);
+    outputs.insert(0, w.unrounded(y, out)?);
     Ok(outputs)
 }
 
 /// `momentum * old + (1 - momentum) * new`, in the shape of `old`.
 fn moved(
     w: &mut Wiring<'_, '_>,
-    old: OutletId,
-    new: OutletId,
+    old: Var,
+    new: Var,
     momentum: f32,
-) -> TractResult<OutletId> {
+) -> Result<Var> {
     let shape = w.shape(old);
     let new = w.reshape(new, &shape)?;
-    let keep = w.scalar(w.dtype(old), f64::from(momentum))?;
-    let take = w.scalar(w.dtype(old), f64::from(1.0 - momentum))?;
+    let keep = w.scalar(w.dtype(old), f64::from(momentum));
+    let take = w.scalar(w.dtype(old), f64::from(1.0 - momentum));
     let (kept, taken) = (w.mul(old, keep)?, w.mul(new, take)?);
     w.add(kept, taken)
 }
 
 /// Source: Wu and He, "Group Normalization", eq. 1 to 4. Since operator set 21 scale and bias are per channel, before
 /// that per group.
-fn group_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn group_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.input(2)?);
-    let groups = w.node.get_attr::<i64>("num_groups")?;
-    let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
+    let groups = w.int("num_groups")?.context("num_groups is missing")?;
+    let epsilon = w.float("epsilon")?.unwrap_or(1e-5f32);
     let (shape, out) = (w.shape(x), w.dtype(x));
     let [batch, channels, spatial @ ..] = &shape[..] else {
         bail!("at least two dimensions are needed")
     };
-    let group = channels.clone() / groups;
-    let mut grouped = vec![batch.clone(), groups.into(), group.clone()];
+    let group = channels.over(groups);
+    let mut grouped = vec![batch.clone(), Dim::Fixed(groups), group.clone()];
     grouped.extend_from_slice(spatial);
     let axes: Vec<usize> = (2..grouped.len()).collect();
     let split = w.reshape(x, &grouped)?;
-    let split = stashed(w, split)?;
+    let split = w.unrounded(split, DType::F32)?;
     let Standardized { result, .. } = standardized(w, split, &axes, epsilon)?;
-    let mut rows = vec![groups.into()];
+    let mut rows = vec![Dim::Fixed(groups)];
     if w.opset >= 21 {
         rows.push(group);
     }
-    rows.resize(grouped.len() - 1, TDim::from(1));
-    let result = w.cast(result, out)?;
+    rows.resize(grouped.len() - 1, Dim::Fixed(1));
+    let result = w.unrounded(result, out)?;
     let scale = w.reshape(scale, &rows)?;
     let bias = w.reshape(bias, &rows)?;
     let y = w.mul(result, scale)?;
@@ -113,9 +109,9 @@ fn group_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// Source: Ulyanov et al., "Instance Normalization", eq. 2.
-fn instance_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn instance_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.input(2)?);
-    let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
+    let epsilon = w.float("epsilon")?.unwrap_or(1e-5f32);
     let axes: Vec<usize> = (2..w.rank(x)).collect();
     let Standardized { result, .. } = standardized(w, x, &axes, epsilon)?;
     let (scale, bias) = (per_channel(w, scale, x)?, per_channel(w, bias, x)?);
@@ -124,122 +120,160 @@ fn instance_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> 
 }
 
 /// Source: Ba et al., "Layer Normalization", eq. 3.
-fn layer_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let x = w.input(0)?;
+fn layer_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.optional(2));
     let out = w.dtype(x);
-    let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
+    let epsilon = w.float("epsilon")?.unwrap_or(1e-5f32);
     let axes = axes_from(w, x)?;
-    let wide = stashed(w, x)?;
+    let wide = w.unrounded(x, DType::F32)?;
+    if !w.wants(1)
+        && !w.wants(2)
+        && let Some(y) = fused(w, wide, &axes, scale, bias, epsilon)?
+    {
+        return Ok(vec![w.unrounded(y, out)?]);
+    }
     let Standardized { result, mean, inverse_deviation } = standardized(w, wide, &axes, epsilon)?;
-    let result = w.cast(result, out)?;
-    let scale = w.input(1)?;
+    let result = w.unrounded(result, out)?;
     let mut y = w.mul(result, scale)?;
-    if let Some(bias) = w.optional(2) {
+    if let Some(bias) = bias {
         y = w.add(y, bias)?;
     }
     Ok(vec![y, mean, inverse_deviation])
 }
 
+/// By the operator of its own, where scale and bias have one element for each that is normalized.
+fn fused(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    axes: &[usize],
+    scale: Var,
+    bias: Option<Var>,
+    epsilon: f32,
+) -> Result<Option<Var>> {
+    let shape = w.shape(x);
+    let (outer, inner) = shape.split_at(axes.first().copied().unwrap_or(shape.len()));
+    let length: Dim = inner.iter().product();
+    let fits = |var: Var| w.shape(var) == inner;
+    if inner.is_empty() || !fits(scale) || !bias.is_none_or(fits) {
+        return Ok(None);
+    }
+    let row = [length.clone()];
+    let scale = w.unrounded(scale, DType::F32)?;
+    let scale = w.reshape(scale, &row)?;
+    let bias = match bias {
+        Some(bias) => {
+            let bias = w.unrounded(bias, DType::F32)?;
+            w.reshape(bias, &row)?
+        }
+        None => {
+            let zero = w.scalar(DType::F32, 0.0);
+            w.broadcast_to(zero, &row)?
+        }
+    };
+    let flat = [outer, &row].concat();
+    let x = w.reshape(x, &flat)?;
+    let norm = Op::LayerNorm(LayerNorm { epsilon, residual: false });
+    let y = w.op(norm, &[x, scale, bias], DType::F32, flat)?;
+    Ok(Some(w.reshape(y, &shape)?))
+}
+
 /// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", eq. 4.
-fn rms_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn rms_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale) = (w.input(0)?, w.input(1)?);
     let out = w.dtype(x);
-    let epsilon = w.node.get_attr_opt("epsilon")?.unwrap_or(1e-5f32);
+    let epsilon = w.float("epsilon")?.unwrap_or(1e-5f32);
     let axes = axes_from(w, x)?;
-    let wide = stashed(w, x)?;
-    let squares = w.unary(math::square(), wide)?;
+    let wide = w.unrounded(x, DType::F32)?;
+    let squares = w.unary(Unary::Square, wide)?;
     let mean = w.mean(squares, &axes)?;
     let factor = inverse_root(w, mean, epsilon)?;
     let normalized = w.mul(wide, factor)?;
-    let normalized = w.cast(normalized, out)?;
+    let normalized = w.unrounded(normalized, out)?;
     Ok(vec![w.mul(normalized, scale)?])
 }
 
 /// `x / |x|_p` along an axis; where the norm is 0, so is the result.
-fn lp_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn lp_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let axis = w.axis(w.node.get_attr_opt("axis")?.unwrap_or(-1), w.rank(x))?;
-    let norm = match w.node.get_attr_opt::<i64>("p")?.unwrap_or(2) {
+    let axis = w.axis(w.int("axis")?.unwrap_or(-1), w.rank(x))?;
+    let norm = match w.int("p")?.unwrap_or(2) {
         1 => {
-            let sizes = w.unary(math::abs(), x)?;
-            w.reduce(Reducer::Sum, sizes, &[axis], true)?
+            let sizes = w.unary(Unary::Abs, x)?;
+            w.reduce(ReduceKind::Sum, sizes, &[axis], true)?
         }
         2 => {
-            let squares = w.unary(math::square(), x)?;
-            let sum = w.reduce(Reducer::Sum, squares, &[axis], true)?;
-            w.unary(math::sqrt(), sum)?
+            let squares = w.unary(Unary::Square, x)?;
+            let sum = w.reduce(ReduceKind::Sum, squares, &[axis], true)?;
+            w.unary(Unary::Sqrt, sum)?
         }
         other => bail!("norms of order {other} are not defined"),
     };
-    let zero = w.scalar(w.dtype(x), 0.0)?;
+    let zero = w.scalar(w.dtype(x), 0.0);
     let quotient = w.div(x, norm)?;
-    let nothing = w.binary(logic::CompEq, norm, zero)?;
+    let nothing = w.binary(Binary::Eq, norm, zero)?;
     Ok(vec![w.select(nothing, zero, quotient)?])
 }
 
-fn mean_variance_normalization(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn mean_variance_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let axes = w.node.get_attr_opt_vec::<i64>("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    let axes = w.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
     let axes =
-        axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<TractResult<Vec<_>>>()?;
+        axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<Result<Vec<_>>>()?;
     let Centered { deviation, variance, .. } = centered(w, x, &axes)?;
-    let spread = w.unary(math::sqrt(), variance)?;
-    let least = w.scalar(w.dtype(x), DEVIATION_MIN)?;
+    let spread = w.unary(Unary::Sqrt, variance)?;
+    let least = w.scalar(w.dtype(x), DEVIATION_MIN);
     let spread = w.add(spread, least)?;
     Ok(vec![w.div(deviation, spread)?])
 }
 
 /// `x - mean` and the mean of its square.
 struct Centered {
-    mean: OutletId,
-    deviation: OutletId,
-    variance: OutletId,
+    mean: Var,
+    deviation: Var,
+    variance: Var,
 }
 
-fn centered(w: &mut Wiring<'_, '_>, x: OutletId, axes: &[usize]) -> TractResult<Centered> {
+/// The mean of large numbers is rounded, so that what is left of it is taken away, too: of numbers near 1000 that differ by
+/// hundredths it is half a percent of them.
+fn centered(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Centered> {
     let mean = w.mean(x, axes)?;
-    let deviation = w.sub(x, mean)?;
-    let squares = w.unary(math::square(), deviation)?;
+    let rough = w.sub(x, mean)?;
+    let rest = w.mean(rough, axes)?;
+    let deviation = w.sub(rough, rest)?;
+    let squares = w.unary(Unary::Square, deviation)?;
     let variance = w.mean(squares, axes)?;
+    let mean = w.add(mean, rest)?;
     Ok(Centered { mean, deviation, variance })
 }
 
 fn standardized(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
+    x: Var,
     axes: &[usize],
     epsilon: f32,
-) -> TractResult<Standardized> {
+) -> Result<Standardized> {
     let Centered { mean, deviation, variance } = centered(w, x, axes)?;
     let inverse_deviation = inverse_root(w, variance, epsilon)?;
     Ok(Standardized { result: w.mul(deviation, inverse_deviation)?, mean, inverse_deviation })
 }
 
 /// `1 / sqrt(x + epsilon)`.
-fn inverse_root(w: &mut Wiring<'_, '_>, x: OutletId, epsilon: f32) -> TractResult<OutletId> {
-    let epsilon = w.scalar(w.dtype(x), f64::from(epsilon))?;
+fn inverse_root(w: &mut Wiring<'_, '_>, x: Var, epsilon: f32) -> Result<Var> {
+    let epsilon = w.scalar(w.dtype(x), f64::from(epsilon));
     let sum = w.add(x, epsilon)?;
-    w.unary(math::rsqrt(), sum)
+    w.unary(Unary::Rsqrt, sum)
 }
 
 /// One number per channel in the place where it broadcasts over `x`, whose dimension 1 the channels are.
-fn per_channel(w: &mut Wiring<'_, '_>, row: OutletId, x: OutletId) -> TractResult<OutletId> {
+fn per_channel(w: &mut Wiring<'_, '_>, row: Var, x: Var) -> Result<Var> {
     let channels = w.shape(row).first().cloned().context("one number per channel is needed")?;
-    let mut shape = vec![TDim::from(1); w.rank(x)];
+    let mut shape = vec![Dim::Fixed(1); w.rank(x)];
     *shape.get_mut(1).context("channels are the second dimension")? = channels;
     w.reshape(row, &shape)
 }
 
-/// The type in which statistics are computed, where it is wider than the operand's.
-fn stashed(w: &mut Wiring<'_, '_>, x: OutletId) -> TractResult<OutletId> {
-    match w.node.get_attr_opt::<i64>("stash_type")?.unwrap_or(FLOAT) {
-        FLOAT => w.cast(x, DatumType::F32),
-        _ => Ok(x),
-    }
-}
-
 /// From the attribute `axis` to the last one.
-fn axes_from(w: &Wiring<'_, '_>, x: OutletId) -> TractResult<Vec<usize>> {
-    let axis = w.node.get_attr_opt::<i64>("axis")?.unwrap_or(-1);
+fn axes_from(w: &Wiring<'_, '_>, x: Var) -> Result<Vec<usize>> {
+    let axis = w.int("axis")?.unwrap_or(-1);
     Ok((w.axis(axis, w.rank(x))?..w.rank(x)).collect())
 }

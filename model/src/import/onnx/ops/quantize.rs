@@ -1,16 +1,11 @@
 //! Between numbers and integers that stand for them: `x = (q - zero_point) * scale`.
 
-use tract_onnx::{
-    pb::tensor_proto::DataType,
-    prelude::{DatumType, OutletId, TDim, TractResult},
-    tract_hir::internal::{
-        ToDim, bail,
-        tract_core::ops::{logic, math, nn::Reducer},
-    },
-};
+use anyhow::{Result, bail};
+use flotilla_program::{Binary, DType, ReduceKind, Unary, dim::Dim};
 
 use crate::import::onnx::{
-    quotient::Quotient,
+    constant::element_type,
+    facts::Var,
     wiring::{Wire, Wiring},
 };
 
@@ -21,123 +16,127 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 ];
 
 /// `saturate(round(x / scale) + zero_point)`, halves rounded to even.
-fn quantize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn quantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale) = (w.input(0)?, w.input(1)?);
     let to = match (w.optional(2), output_type(w)?) {
         (Some(zero), _) => w.dtype(zero),
         (None, Some(to)) => to,
-        (None, None) => DatumType::U8,
+        (None, None) => DType::U8,
     };
     let scale = spread(w, x, scale)?;
     let zero = match w.optional(2) {
         Some(zero) => Some(spread(w, x, zero)?),
         None => None,
     };
-    let x = if w.dtype(x).is_float() { x } else { w.cast(x, DatumType::F32)? };
-    let scaled = w.binary(Quotient, x, scale)?;
-    let scaled = w.cast(scaled, DatumType::F32)?;
+    let x = if w.dtype(x).is_float() { x } else { w.cast(x, DType::F32)? };
+    let scaled = w.binary(Binary::Div, x, scale)?;
+    let scaled = w.cast(scaled, DType::F32)?;
     Ok(vec![saturated(w, scaled, zero, to)?])
 }
 
 /// `(q - zero_point) * scale`.
-fn dequantize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale) = (w.input(0)?, w.input(1)?);
     let to = output_type(w)?.unwrap_or(w.dtype(scale));
-    let mut number = w.cast(x, DatumType::I32)?;
+    let mut number = w.cast(x, DType::I32)?;
     if let Some(zero) = w.optional(2) {
         let zero = spread(w, x, zero)?;
-        let zero = w.cast(zero, DatumType::I32)?;
+        let zero = w.cast(zero, DType::I32)?;
         number = w.sub(number, zero)?;
     }
     let scale = spread(w, x, scale)?;
-    let (number, scale) = (w.cast(number, DatumType::F32)?, w.cast(scale, DatumType::F32)?);
+    let (number, scale) = (w.cast(number, DType::F32)?, w.cast(scale, DType::F32)?);
     let result = w.mul(number, scale)?;
     Ok(vec![w.cast(result, to)?])
 }
 
 /// Quantized to `U8` with the scale and zero point that span the numbers and zero.
-fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
-    let zero = w.scalar(DatumType::F32, 0.0)?;
-    let low = w.reduce(Reducer::Min, x, &axes, false)?;
+    let zero = w.scalar(DType::F32, 0.0);
+    let low = w.reduce(ReduceKind::Min, x, &axes, false)?;
     let low = w.min(low, zero)?;
-    let high = w.reduce(Reducer::Max, x, &axes, false)?;
+    let high = w.reduce(ReduceKind::Max, x, &axes, false)?;
     let high = w.max(high, zero)?;
-    let steps = w.scalar(DatumType::F32, f64::from(u8::MAX))?;
+    let steps = w.scalar(DType::F32, f64::from(u8::MAX));
     let span = w.sub(high, low)?;
-    let scale = w.binary(Quotient, span, steps)?;
+    let scale = w.binary(Binary::Div, span, steps)?;
     // Zeros alone have any scale; this one divides.
-    let one = w.scalar(DatumType::F32, 1.0)?;
-    let nothing = w.binary(logic::CompEq, scale, zero)?;
+    let one = w.scalar(DType::F32, 1.0);
+    let nothing = w.binary(Binary::Eq, scale, zero)?;
     let divisor = w.select(nothing, one, scale)?;
     let offset = w.sub(zero, low)?;
-    let offset = w.binary(Quotient, offset, divisor)?;
-    let zero_point = saturated(w, offset, None, DatumType::U8)?;
-    let scaled = w.binary(Quotient, x, divisor)?;
-    let y = saturated(w, scaled, Some(zero_point), DatumType::U8)?;
+    let offset = w.binary(Binary::Div, offset, divisor)?;
+    let zero_point = saturated(w, offset, None, DType::U8)?;
+    let scaled = w.binary(Binary::Div, x, divisor)?;
+    let y = saturated(w, scaled, Some(zero_point), DType::U8)?;
     Ok(vec![y, scale, zero_point])
 }
 
 /// Rounded, moved by the zero point and kept within an integer type.
 fn saturated(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
-    zero: Option<OutletId>,
-    to: DatumType,
-) -> TractResult<OutletId> {
+    x: Var,
+    zero: Option<Var>,
+    to: DType,
+) -> Result<Var> {
     let (low, high) = match to {
-        DatumType::U8 => (f64::from(u8::MIN), f64::from(u8::MAX)),
-        DatumType::I8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
-        DatumType::U16 => (f64::from(u16::MIN), f64::from(u16::MAX)),
-        DatumType::I16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
+        DType::U8 => (f64::from(u8::MIN), f64::from(u8::MAX)),
+        DType::I8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
+        DType::U16 => (f64::from(u16::MIN), f64::from(u16::MAX)),
+        DType::I16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
         other => bail!("numbers cannot be quantized to {other:?}"),
     };
-    let mut result = w.unary(math::round_half_to_even(), x)?;
+    let mut result = w.unary(Unary::Round, x)?;
     if let Some(zero) = zero {
-        let zero = w.cast(zero, DatumType::F32)?;
+        let zero = w.cast(zero, DType::F32)?;
         result = w.add(result, zero)?;
     }
-    let (low, high) = (w.scalar(DatumType::F32, low)?, w.scalar(DatumType::F32, high)?);
+    let (low, high) = (w.scalar(DType::F32, low), w.scalar(DType::F32, high));
     let result = w.max(result, low)?;
     let result = w.min(result, high)?;
     w.cast(result, to)
 }
 
 /// The type that the attribute `output_dtype` asks for.
-fn output_type(w: &Wiring<'_, '_>) -> TractResult<Option<DatumType>> {
-    match w.node.get_attr_opt::<i32>("output_dtype")?.unwrap_or(0) {
+fn output_type(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
+    match w.int("output_dtype")?.unwrap_or(0) {
         0 => Ok(None),
-        number => Ok(Some(DataType::try_from(number)?.try_into()?)),
+        number => match element_type(i32::try_from(number)?) {
+            Some(dtype) => Ok(Some(dtype)),
+            None => bail!("elements of type {number} cannot be had"),
+        },
     }
 }
 
 /// A scale or zero point in a shape that broadcasts to that of `x`: one for all, one for each position on an axis, or one
 /// for each block of an axis.
-fn spread(w: &mut Wiring<'_, '_>, x: OutletId, parameter: OutletId) -> TractResult<OutletId> {
+fn spread(w: &mut Wiring<'_, '_>, x: Var, parameter: Var) -> Result<Var> {
     let (rank, shape) = (w.rank(x), w.shape(parameter));
-    let one = 1.to_dim();
+    let one = Dim::Fixed(1);
     if shape.iter().all(|dim| *dim == one) {
         return w.reshape(parameter, &[]);
     }
-    let axis = w.axis(w.node.get_attr_opt::<i64>("axis")?.unwrap_or(1), rank)?;
-    let block = w.node.get_attr_opt::<i64>("block_size")?.unwrap_or(0);
+    let axis = w.axis(w.int("axis")?.unwrap_or(1), rank)?;
+    let block = w.int("block_size")?.unwrap_or(0);
     if let [positions] = shape.as_slice()
         && block == 0
     {
-        let mut along: Vec<TDim> = vec![one; rank];
+        let mut along: Vec<Dim> = vec![one; rank];
         along[axis] = positions.clone();
         return w.reshape(parameter, &along);
     }
     if shape.len() != rank || block <= 0 {
-        bail!("a scale or zero point of shape {shape:?} does not fit blocks of {block}");
+        bail!("a scale or zero point of shape {} does not fit blocks of {block}",
+            w.walk.shape_text(&shape));
     }
     let repeated = w.unsqueeze(parameter, axis + 1)?;
     let mut blocks = shape.clone();
-    blocks.insert(axis + 1, block.to_dim());
+    blocks.insert(axis + 1, Dim::Fixed(block));
     let repeated = w.broadcast_to(repeated, &blocks)?;
     let mut joined = shape;
-    joined[axis] = joined[axis].clone() * block;
+    joined[axis] = &joined[axis] * block;
     let repeated = w.reshape(repeated, &joined)?;
     // The last block may be cut short.
     let end = w.shape(x)[axis].clone();

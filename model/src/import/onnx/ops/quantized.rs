@@ -1,12 +1,13 @@
 //! Products and convolutions of quantized integers, computed in 32 bits.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, TractResult},
-    tract_hir::internal::{ToDim, bail, tract_core::ops::math},
-};
+use anyhow::{Result, bail};
+use flotilla_program::{DType, Unary, dim::Dim};
 
 use super::convolution::convolution;
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::import::onnx::{
+    facts::Var,
+    wiring::{Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("MatMulInteger", matmul_integer),
@@ -16,7 +17,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 ];
 
 /// `[n]` as `[n, 1]` for the rows of a matrix.
-fn per_row(w: &mut Wiring<'_, '_>, x: OutletId) -> TractResult<OutletId> {
+fn per_row(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     match w.rank(x) {
         1 => w.unsqueeze(x, 1),
         _ => Ok(x),
@@ -26,24 +27,24 @@ fn per_row(w: &mut Wiring<'_, '_>, x: OutletId) -> TractResult<OutletId> {
 /// `[m]` as `[m, 1, ..]` against a value of this rank whose channels are at `axis`.
 fn per_channel(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
+    x: Var,
     axis: usize,
     rank: usize,
-) -> TractResult<OutletId> {
+) -> Result<Var> {
     if w.rank(x) != 1 {
         return Ok(x);
     }
-    let mut shape: Vec<TDim> = vec![1.to_dim(); rank];
+    let mut shape: Vec<Dim> = vec![Dim::Fixed(1); rank];
     shape[axis] = w.shape(x)[0].clone();
     w.reshape(x, &shape)
 }
 
 /// `x - zero` in 32 bits.
-fn centred(w: &mut Wiring<'_, '_>, x: OutletId, zero: Option<OutletId>) -> TractResult<OutletId> {
-    let x = w.cast(x, DatumType::I32)?;
+fn centred(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Result<Var> {
+    let x = w.cast(x, DType::I32)?;
     match zero {
         Some(zero) => {
-            let zero = w.cast(zero, DatumType::I32)?;
+            let zero = w.cast(zero, DType::I32)?;
             w.sub(x, zero)
         }
         None => Ok(x),
@@ -51,18 +52,18 @@ fn centred(w: &mut Wiring<'_, '_>, x: OutletId, zero: Option<OutletId>) -> Tract
 }
 
 /// A zero point for each row of the first matrix, or one for all.
-fn row_zero(w: &mut Wiring<'_, '_>, index: usize) -> TractResult<Option<OutletId>> {
+fn row_zero(w: &mut Wiring<'_, '_>, index: usize) -> Result<Option<Var>> {
     w.optional(index).map(|zero| per_row(w, zero)).transpose()
 }
 
-fn matmul_integer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn matmul_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(1)?);
     let (a_zero, b_zero) = (row_zero(w, 2)?, w.optional(3));
     let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
     Ok(vec![w.matmul(a, b)?])
 }
 
-fn conv_integer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn conv_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, weights) = (w.input(0)?, w.input(1)?);
     let x_zero = w.optional(2);
     let weights_zero = channel_zero(w, 3, weights)?;
@@ -74,13 +75,13 @@ fn conv_integer(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 fn channel_zero(
     w: &mut Wiring<'_, '_>,
     index: usize,
-    weights: OutletId,
-) -> TractResult<Option<OutletId>> {
+    weights: Var,
+) -> Result<Option<Var>> {
     let rank = w.rank(weights);
     w.optional(index).map(|zero| per_channel(w, zero, 0, rank)).transpose()
 }
 
-fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(3)?);
     let (a_zero, b_zero) = (row_zero(w, 2)?, w.optional(5));
     let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
@@ -94,7 +95,7 @@ fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     Ok(vec![requantized(w, product, scale, zero, target)?])
 }
 
-fn qlinear_conv(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn qlinear_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, weights, bias) = (w.input(0)?, w.input(3)?, w.optional(8));
     let x_zero = w.optional(2);
     let weights_zero = channel_zero(w, 5, weights)?;
@@ -110,12 +111,12 @@ fn qlinear_conv(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 /// `a * b / y` in 32 bits.
 fn joint_scale(
     w: &mut Wiring<'_, '_>,
-    a: OutletId,
-    b: OutletId,
-    y: OutletId,
-) -> TractResult<OutletId> {
+    a: Var,
+    b: Var,
+    y: Var,
+) -> Result<Var> {
     let (a, b, y) =
-        (w.cast(a, DatumType::F32)?, w.cast(b, DatumType::F32)?, w.cast(y, DatumType::F32)?);
+        (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?, w.cast(y, DType::F32)?);
     let product = w.mul(a, b)?;
     w.div(product, y)
 }
@@ -123,26 +124,26 @@ fn joint_scale(
 /// `sums * scale + zero`, rounded to even and saturated to the target's range. Source: ONNX operators, "QuantizeLinear".
 fn requantized(
     w: &mut Wiring<'_, '_>,
-    sums: OutletId,
-    scale: OutletId,
-    zero: OutletId,
-    target: DatumType,
-) -> TractResult<OutletId> {
+    sums: Var,
+    scale: Var,
+    zero: Var,
+    target: DType,
+) -> Result<Var> {
     let (low, high) = match target {
-        DatumType::U8 => (0.0, 255.0),
-        DatumType::I8 => (-128.0, 127.0),
-        DatumType::U16 => (0.0, 65535.0),
-        DatumType::I16 => (-32768.0, 32767.0),
+        DType::U8 => (0.0, 255.0),
+        DType::I8 => (-128.0, 127.0),
+        DType::U16 => (0.0, 65535.0),
+        DType::I16 => (-32768.0, 32767.0),
         other => bail!("results of type {other:?}"),
     };
-    let sums = w.cast(sums, DatumType::F32)?;
+    let sums = w.cast(sums, DType::F32)?;
     let scaled = w.mul(sums, scale)?;
-    let rounded = w.unary(math::round_half_to_even(), scaled)?;
-    let zero = w.cast(zero, DatumType::F32)?;
+    let rounded = w.unary(Unary::Round, scaled)?;
+    let zero = w.cast(zero, DType::F32)?;
     let shifted = w.add(rounded, zero)?;
-    let (low, high) = (w.scalar(DatumType::F32, low)?, w.scalar(DatumType::F32, high)?);
+    let (low, high) = (w.scalar(DType::F32, low), w.scalar(DType::F32, high));
     let above = w.max(shifted, low)?;
     let inside = w.min(above, high)?;
-    let whole = w.cast(inside, DatumType::I32)?;
+    let whole = w.cast(inside, DType::I32)?;
     w.cast(whole, target)
 }

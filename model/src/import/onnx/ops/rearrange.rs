@@ -1,42 +1,140 @@
 //! Operators that move elements, repeat them or leave some out.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{ToDim, bail, tract_core::ops::array::Range},
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_kernels::RANK_MAX;
+use flotilla_program::{
+    Binary, DType,
+    dim::{Dim, ToDim as _},
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::Op;
+use crate::import::onnx::{
+    facts::Var,
+    wiring::{ANY, SIZES, Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("Concat", concat),
     ("DepthToSpace", depth_to_space),
     ("ReverseSequence", reverse_sequence),
+    ("Slice", slice),
     ("SpaceToDepth", space_to_depth),
+    ("Split", split),
     ("Tile", tile),
 ];
 
-/// `[n, c, h, w]` and the side of a block.
-fn blocks(w: &Wiring<'_, '_>, x: OutletId) -> TractResult<([TDim; 4], usize)> {
-    let side = w.node.get_attr::<i64>("blocksize")?;
-    let shape: [TDim; 4] = match w.shape(x).try_into() {
-        Ok(shape) => shape,
-        Err(shape) => bail!("{} dimensions, an image has four", shape.len()),
+fn concat(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let inputs = w.all_inputs()?;
+    let first = *inputs.first().context("there is nothing to join")?;
+    let axis = w.axis(w.int("axis")?.unwrap_or(1), w.rank(first))?;
+    Ok(vec![w.concat(axis, &inputs)?])
+}
+
+/// Ends beyond a dimension are its ends; a negative one counts from the last element.
+/// Source: ONNX operators, "Slice".
+fn slice(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let mut x = w.input(0)?;
+    let fixed = |name: &str| -> Result<Option<Vec<Dim>>> {
+        Ok(w.ints(name)?.map(|numbers| numbers.into_iter().map(Dim::Fixed).collect()))
     };
-    if side < 1 {
-        bail!("blocks of {side}");
+    let (starts, ends, axes, steps) = if w.opset < 10 {
+        let missing = "starts or ends are missing";
+        let (starts, ends) = (fixed("starts")?.context(missing)?, fixed("ends")?.context(missing)?);
+        (starts, ends, w.ints("axes")?, None)
+    } else {
+        let axes = w.optional(3).map(|_| w.known_i64s(3)).transpose()?;
+        let (starts, ends) = (w.elements(1, ANY)?, w.elements(2, ANY)?);
+        let steps = w.optional(4).map(|_| w.known_i64s(4)).transpose()?;
+        (starts, ends, axes, steps)
+    };
+    let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = steps.unwrap_or_else(|| vec![1; axes.len()]);
+    ensure!(
+        starts.len() == axes.len() && ends.len() == axes.len() && steps.len() == axes.len(),
+        "{} starts, {} ends and {} steps for {} axes",
+        starts.len(),
+        ends.len(),
+        steps.len(),
+        axes.len()
+    );
+    for (index, &axis) in axes.iter().enumerate() {
+        let axis = w.axis(axis, w.rank(x))?;
+        let step = steps[index];
+        ensure!(step != 0, "a step of 0");
+        let size = w.dim(x, axis);
+        let (start, length) = w.walk.bounded(|bounds| {
+            let counted = |end: &Dim| end.less(0, bounds).select(end + &size, end);
+            let (start, end) = (counted(&starts[index]), counted(&ends[index]));
+            let within = |at: Dim, least: i64, most: &Dim| at.least(most, bounds).most(least, bounds);
+            let (start, way) = if step > 0 {
+                let start = within(start, 0, &size);
+                let way = within(end, 0, &size) - &start;
+                (start, way)
+            } else {
+                let last = &size - 1;
+                let start = within(start, 0, &last);
+                let way = &start - within(end, -1, &last);
+                (start, way)
+            };
+            let length = way.over_up(step.unsigned_abs() as i64).most(0, bounds);
+            (start, length)
+        });
+        x = w.strided(x, axis, start, step, length)?;
     }
-    Ok((shape, side as usize))
+    Ok(vec![x])
+}
+
+/// Parts of a dimension, of sizes that are given or equal.
+fn split(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    let axis = w.axis(w.int("axis")?.unwrap_or(0), w.rank(x))?;
+    let size = w.dim(x, axis);
+    let parts = split_sizes(w, &size, 1)?;
+    let mut start = Dim::Fixed(0);
+    let mut results = Vec::with_capacity(parts.len());
+    for part in parts {
+        let end = &start + &part;
+        results.push(w.slice(x, axis, &start, &end)?);
+        start = end;
+    }
+    Ok(results)
+}
+
+fn split_sizes(w: &mut Wiring<'_, '_>, size: &Dim, operand: usize) -> Result<Vec<Dim>> {
+    let given = match w.optional(operand) {
+        Some(_) => Some(w.sizes(operand)?),
+        None => w.ints("split")?.map(|sizes| sizes.into_iter().map(Dim::Fixed).collect()),
+    };
+    if let Some(sizes) = given.filter(|sizes| !sizes.is_empty()) {
+        let sum: Dim = sizes.iter().sum();
+        w.same("a dimension and the sum of its parts", size, &sum)?;
+        return Ok(sizes);
+    }
+    let count = w.int("num_outputs")?.unwrap_or(w.node.output.len() as i64);
+    ensure!(count > 0, "a split into {count} parts");
+    // The last part is smaller, where they cannot be equal.
+    let part = size.over_up(count);
+    let mut parts = vec![part.clone(); count as usize - 1];
+    parts.push(size - part * (count - 1));
+    Ok(parts)
+}
+
+/// `[n, c, h, w]` and the side of a block.
+fn blocks(w: &Wiring<'_, '_>, x: Var) -> Result<([Dim; 4], i64)> {
+    let side = w.int("blocksize")?.context("blocksize is missing")?;
+    let shape: [Dim; 4] = match w.shape(x).try_into() {
+        Ok(shape) => shape,
+        Err(shape) => bail!("{} dimensions, an image has four", Vec::<Dim>::len(&shape)),
+    };
+    ensure!(side > 0, "blocks of {side}");
+    Ok((shape, side))
 }
 
 /// Blocks of channels become blocks of an image.
-fn depth_to_space(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn depth_to_space(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let ([images, channels, height, width], side) = blocks(w, x)?;
-    let outer = channels.clone() / (side * side);
-    if outer.clone() * (side * side) != channels {
-        bail!("{channels} channels are not divided by blocks of {side} x {side}");
-    }
-    let block = side.to_dim();
+    let outer = channels.over(side * side);
+    let block = Dim::Fixed(side);
     let (split, order) = match w.text("mode")?.unwrap_or("DCR") {
         // Depth, column, row: the block's elements come first.
         "DCR" => ([block.clone(), block.clone(), outer.clone()], [0, 3, 4, 1, 5, 2]),
@@ -50,25 +148,14 @@ fn depth_to_space(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// Blocks of an image become blocks of channels.
-fn space_to_depth(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn space_to_depth(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let ([images, channels, height, width], side) = blocks(w, x)?;
-    let (rows, columns) = (height.clone() / side, width.clone() / side);
-    for (size, parts) in [(&height, &rows), (&width, &columns)] {
-        if size.as_i64().is_some() && parts.clone() * side != *size {
-            bail!("{height} x {width} is not divided by blocks of {side}");
-        }
-    }
-    let block = side.to_dim();
+    let (rows, columns) = (height.over(side), width.over(side));
+    let block = Dim::Fixed(side);
     let split =
         [images.clone(), channels.clone(), rows.clone(), block.clone(), columns.clone(), block];
-    let whole = rows.clone() * side == height && columns.clone() * side == width;
-    // Whether symbols are divided by blocks is seen when it runs.
-    let x = if whole {
-        w.reshape(x, &split)?
-    } else {
-        w.program_op(Op::Reshape, &[x], w.dtype(x), split.to_vec())?
-    };
+    let x = w.reshape(x, &split)?;
     let order = match w.text("mode")?.unwrap_or("DCR") {
         "DCR" => [0, 3, 5, 1, 2, 4],
         "CRD" => [0, 1, 3, 5, 2, 4],
@@ -79,75 +166,72 @@ fn space_to_depth(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// The first elements of each row of a batch in reverse order.
-fn reverse_sequence(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, lengths) = (w.input(0)?, w.input(1)?);
-    let batch_axis = w.node.get_attr_opt::<i64>("batch_axis")?.unwrap_or(1);
-    let time_axis = w.node.get_attr_opt::<i64>("time_axis")?.unwrap_or(0);
+    let batch_axis = w.int("batch_axis")?.unwrap_or(1);
+    let time_axis = w.int("time_axis")?.unwrap_or(0);
     let shape = w.shape(x);
     if shape.len() < 2 || batch_axis + time_axis != 1 || !(0..=1).contains(&batch_axis) {
         bail!("batch axis {batch_axis} and time axis {time_axis} are not the first two");
     }
     let (batch_axis, time_axis) = (batch_axis as usize, time_axis as usize);
     let (batches, times) = (shape[batch_axis].clone(), shape[time_axis].clone());
-    let time = numbers(w, &times)?;
+    let time = w.positions(&times)?;
     let time = w.unsqueeze(time, batch_axis)?;
-    let batch = numbers(w, &batches)?;
+    let batch = w.positions(&batches)?;
     let batch = w.unsqueeze(batch, time_axis)?;
-    let lengths = w.cast(lengths, DatumType::I64)?;
+    let lengths = w.cast(lengths, DType::I64)?;
     let lengths = w.unsqueeze(lengths, time_axis)?;
-    let one = w.scalar(DatumType::I64, 1.0)?;
+    let one = w.integer(1);
     let last = w.sub(lengths, one)?;
     let reversed = w.sub(last, time)?;
-    let within = w.onnx("Less", &[], &[Some(time), Some(lengths)])?[0];
+    let within = w.binary(Binary::Lt, time, lengths)?;
     let time = w.select(within, reversed, time)?;
     // The element's number among those of the first two dimensions.
     let (major, minor, count) =
         if batch_axis == 0 { (batch, time, times) } else { (time, batch, batches) };
-    let count = w.dimension(count, DatumType::I64)?;
+    let count = w.dimension(count, DType::I64)?;
     let major = w.mul(major, count)?;
     let place = w.add(major, minor)?;
-    let mut flat = vec![shape[0].clone() * shape[1].clone()];
+    let mut flat = vec![&shape[0] * &shape[1]];
     flat.extend_from_slice(&shape[2..]);
     let x = w.reshape(x, &flat)?;
     Ok(vec![w.gather(0, x, place)?])
 }
 
-/// `0, 1, ..` up to a dimension.
-pub(super) fn numbers(w: &mut Wiring<'_, '_>, count: &TDim) -> TractResult<OutletId> {
-    let start = w.tensor(Tensor::from(0.to_dim()))?;
-    let end = w.tensor(Tensor::from(count.clone()))?;
-    let step = w.tensor(Tensor::from(1.to_dim()))?;
-    w.wire(Range::new(count.clone()), &[start, end, step])
-}
-
 /// Everything again and again along each dimension.
-fn tile(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn tile(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let shape = w.shape(x);
+    let rank = w.rank(x);
     let repeats = if w.opset < 6 {
         // The first version repeats along one axis, both given as operands.
-        let mut repeats = vec![1.to_dim(); shape.len()];
-        let axis = w.known_i64s(2)?.first().copied().unwrap_or(0);
-        repeats[w.axis(axis, shape.len())?] = w.known_dims(1)?.swap_remove(0);
+        let mut repeats = vec![1.to_dim(); rank];
+        repeats[w.axis(w.known_i64(2)?, rank)?] = w.element(1, SIZES)?;
         repeats
     } else {
-        w.known_dims(1)?
+        w.sizes(1)?
     };
-    if repeats.len() != shape.len() {
-        bail!("{} repeats for {} dimensions", repeats.len(), shape.len());
-    }
-    let one = 1.to_dim();
-    let (mut split, mut repeated, mut tiled) = (Vec::new(), Vec::new(), Vec::new());
-    for (size, times) in shape.iter().zip(&repeats) {
-        if *times != one {
-            split.push(one.clone());
-            repeated.push(times.clone());
+    ensure!(repeats.len() == rank, "{} repeats for {rank} dimensions", repeats.len());
+    let one = Dim::Fixed(1);
+    let repeated: Vec<usize> = (0..rank).filter(|&axis| repeats[axis] != one).collect();
+    // Each has a dimension of its own on the way; few enough at a time.
+    let mut x = x;
+    for axes in repeated.chunks(RANK_MAX.saturating_sub(rank).max(1)) {
+        let (mut split, mut wide, mut tiled) = (Vec::new(), Vec::new(), Vec::new());
+        for (axis, size) in w.shape(x).into_iter().enumerate() {
+            if axes.contains(&axis) {
+                split.push(one.clone());
+                wide.push(repeats[axis].clone());
+                tiled.push(&size * &repeats[axis]);
+            } else {
+                tiled.push(size.clone());
+            }
+            split.push(size.clone());
+            wide.push(size);
         }
-        split.push(size.clone());
-        repeated.push(size.clone());
-        tiled.push(size.clone() * times.clone());
+        x = w.reshape(x, &split)?;
+        x = w.broadcast_to(x, &wide)?;
+        x = w.reshape(x, &tiled)?;
     }
-    let x = w.reshape(x, &split)?;
-    let x = w.broadcast_to(x, &repeated)?;
-    Ok(vec![w.reshape(x, &tiled)?])
+    Ok(vec![x])
 }

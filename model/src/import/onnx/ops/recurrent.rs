@@ -1,12 +1,16 @@
 //! Recurrent layers. The input's share in the gates is one matrix product for all steps; the rest is an operator of ours.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TractResult},
-    tract_hir::internal::{ToDim as _, bail, tract_core::ops::einsum::EinSum},
+use anyhow::{Result, bail};
+use flotilla_program::{
+    Activation, Cell, DType, Op, Recurrent,
+    dim::ToDim as _,
 };
 
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::{Activation, Cell, Op, Recurrent};
+use crate::import::onnx::{
+    contract::Labelled,
+    facts::Var,
+    wiring::{Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("GRU", |w| layer(w, Kind::Gru)),
@@ -39,9 +43,9 @@ impl Kind {
     }
 }
 
-fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> TractResult<Vec<OutletId>> {
+fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> Result<Vec<Var>> {
     let dtype = w.dtype(w.input(0)?);
-    let batch_first = w.node.get_attr_opt::<i64>("layout")?.unwrap_or(0) != 0;
+    let batch_first = w.int("layout")?.unwrap_or(0) != 0;
     let directions: &[bool] = match w.text("direction")?.unwrap_or("forward") {
         "forward" => &[false],
         "reverse" => &[true],
@@ -59,16 +63,16 @@ fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> TractResult<Vec<OutletId>> {
     }
 
     let steps = w.shape(x)[0].clone();
-    let hidden = w.shape(rows[0])[2].clone() / 2;
+    let hidden = w.dim(rows[0], 2).over(2);
     let mut all = Vec::new();
-    let mut last: [Vec<OutletId>; 2] = [Vec::new(), Vec::new()];
+    let mut last: [Vec<Var>; 2] = [Vec::new(), Vec::new()];
     for row in rows {
-        let steps_of_all = w.slice(row, 0, 0, steps.clone())?;
-        let states = w.slice(steps_of_all, 2, 0, hidden.clone())?;
+        let steps_of_all = w.slice(row, 0, 0, &steps)?;
+        let states = w.slice(steps_of_all, 2, 0, &hidden)?;
         all.push(w.unsqueeze(states, 1)?);
-        let end = w.slice(row, 0, steps.clone(), steps.clone() + 1)?;
-        last[0].push(w.slice(end, 2, 0, hidden.clone())?);
-        last[1].push(w.slice(end, 2, hidden.clone(), hidden.clone() * 2)?);
+        let end = w.slice(row, 0, &steps, &steps + 1)?;
+        last[0].push(w.slice(end, 2, 0, &hidden)?);
+        last[1].push(w.slice(end, 2, &hidden, &hidden * 2)?);
     }
     // `[steps, directions, batch, hidden]` and `[directions, batch, hidden]`, or the same with the batch in front.
     let mut results = vec![w.concat(1, &all)?];
@@ -82,13 +86,13 @@ fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> TractResult<Vec<OutletId>> {
             *result = w.transpose(*result, &[1, 0, 2])?;
         }
     }
-    results.into_iter().map(|result| w.cast(result, dtype)).collect()
+    results.into_iter().map(|result| w.unrounded(result, dtype)).collect()
 }
 
 /// An operand that must be there, as `F32`.
-fn operand(w: &mut Wiring<'_, '_>, index: usize) -> TractResult<OutletId> {
-    let outlet = w.input(index)?;
-    w.cast(outlet, DatumType::F32)
+fn operand(w: &mut Wiring<'_, '_>, index: usize) -> Result<Var> {
+    let var = w.input(index)?;
+    w.unrounded(var, DType::F32)
 }
 
 struct Direction {
@@ -100,7 +104,7 @@ struct Direction {
 
 impl Direction {
     /// This direction's part of an operand whose first dimension is the directions.
-    fn part(&self, w: &mut Wiring<'_, '_>, index: usize) -> TractResult<OutletId> {
+    fn part(&self, w: &mut Wiring<'_, '_>, index: usize) -> Result<Var> {
         let all = operand(w, index)?;
         let part = w.slice(all, 0, self.at, self.at + 1)?;
         w.squeeze(part, 0)
@@ -111,11 +115,11 @@ impl Direction {
         &self,
         w: &mut Wiring<'_, '_>,
         index: usize,
-        x: OutletId,
+        x: Var,
         hidden: usize,
-    ) -> TractResult<OutletId> {
+    ) -> Result<Var> {
         if w.optional(index).is_none() {
-            let zero = w.scalar(DatumType::F32, 0.0)?;
+            let zero = w.scalar(DType::F32, 0.0);
             let batch = w.shape(x)[1].clone();
             return w.broadcast_to(zero, &[batch, hidden.to_dim()]);
         }
@@ -129,18 +133,21 @@ impl Direction {
     fn wire(
         &self,
         w: &mut Wiring<'_, '_>,
-        x: OutletId,
+        x: Var,
         activations: &[Activation],
-    ) -> TractResult<OutletId> {
+    ) -> Result<Var> {
         let kind = self.kind;
         let (weights, recurrent) = (self.part(w, 1)?, self.part(w, 2)?);
         let hidden = w.fixed_shape(recurrent)?[1];
         let width = kind.gates() * hidden;
         let reset_after = kind == Kind::Gru
-            && w.node.get_attr_opt::<i64>("linear_before_reset")?.unwrap_or(0) != 0;
+            && w.flag("linear_before_reset")?;
 
-        let product = EinSum::new("sbi,gi->sbg".parse()?, DatumType::F32);
-        let mut shares = w.wire(product, &[x, weights])?;
+        let (a, b) = (
+            Labelled { var: x, labels: vec!['s', 'b', 'i'] },
+            Labelled { var: weights, labels: vec!['g', 'i'] },
+        );
+        let mut shares = w.contract(a, b, &['s', 'b', 'g'])?;
         let mut extra = None;
         if w.optional(3).is_some() {
             let both = self.part(w, 3)?;
@@ -150,14 +157,14 @@ impl Direction {
                 // The hidden gate's recurrent bias is reset with its product.
                 let outer = w.slice(of_state, 0, 0, 2 * hidden)?;
                 extra = Some(w.slice(of_state, 0, 2 * hidden, width)?);
-                let zero = w.scalar(DatumType::F32, 0.0)?;
+                let zero = w.scalar(DType::F32, 0.0);
                 let zeros = w.broadcast_to(zero, &[hidden.to_dim()])?;
                 of_state = w.concat(0, &[outer, zeros])?;
             }
             let bias = w.add(of_input, of_state)?;
             shares = w.add(shares, bias)?;
         } else if reset_after {
-            let zero = w.scalar(DatumType::F32, 0.0)?;
+            let zero = w.scalar(DType::F32, 0.0);
             extra = Some(w.broadcast_to(zero, &[hidden.to_dim()])?);
         }
 
@@ -172,7 +179,7 @@ impl Direction {
         }
         let mut inputs = vec![shares, recurrent, initial];
         if let Some(lengths) = w.optional(4) {
-            inputs.push(w.cast(lengths, DatumType::I32)?);
+            inputs.push(w.cast(lengths, DType::I32)?);
         }
         inputs.extend(extra);
         let op = Recurrent {
@@ -184,17 +191,17 @@ impl Direction {
                 (Kind::Lstm, &[gates, inner, out]) => Cell::Lstm {
                     activations: [gates, inner, out],
                     peepholes,
-                    input_forget: w.node.get_attr_opt::<i64>("input_forget")?.unwrap_or(0) != 0,
+                    input_forget: w.flag("input_forget")?,
                 },
                 (_, other) => bail!("{} activations do not fit the cell", other.len()),
             },
             reverse: self.reverse,
             lengths: w.optional(4).is_some(),
-            clip: w.node.get_attr_opt::<f32>("clip")?.filter(|&clip| clip > 0.0),
+            clip: w.float("clip")?.filter(|&clip| clip > 0.0),
         };
         let (steps, batch) = (w.shape(x)[0].clone(), w.shape(x)[1].clone());
         let shape = vec![steps + 1, batch, (2 * hidden).to_dim()];
-        w.program_op(Op::Recurrent(op), &inputs, DatumType::F32, shape)
+        w.op(Op::Recurrent(op), &inputs, DType::F32, shape)
     }
 }
 
@@ -203,16 +210,16 @@ fn activations(
     w: &Wiring<'_, '_>,
     kind: Kind,
     directions: usize,
-) -> TractResult<Vec<Vec<Activation>>> {
+) -> Result<Vec<Vec<Activation>>> {
     let per_direction = kind.activations().len();
-    let given = w.node.get_attr_opt_vec::<&str>("activations")?.unwrap_or_default();
+    let given = w.texts("activations")?.unwrap_or_default();
     let names: Vec<&str> =
         if given.is_empty() { kind.activations().repeat(directions) } else { given };
     if names.len() != per_direction * directions {
         bail!("{} activations are named, {per_direction} are needed per direction", names.len());
     }
-    let numbers = |name: &str| -> TractResult<std::vec::IntoIter<f32>> {
-        Ok(w.node.get_attr_opt_vec::<f32>(name)?.unwrap_or_default().into_iter())
+    let numbers = |name: &str| -> Result<std::vec::IntoIter<f32>> {
+        Ok(w.floats(name)?.unwrap_or_default().into_iter())
     };
     let (mut alphas, mut betas) = (numbers("activation_alpha")?, numbers("activation_beta")?);
     let mut all = Vec::new();

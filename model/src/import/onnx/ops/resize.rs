@@ -1,17 +1,18 @@
 //! Resizing: along each dimension, every element of the result is a weighted sum of a few elements.
 //! Source: ONNX, "Resize", whose formulas for coordinates and weights these are.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{
-        DimLike as _, ToDim, bail,
-        tract_core::ops::{logic::CompEq, math},
-    },
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_program::{
+    Binary, DType, Expr, Op, ReduceKind, Resample, Step, Unary,
+    dim::Dim,
 };
 
-use super::rearrange::numbers;
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::{Op, Resample};
+use crate::import::onnx::{
+    constant::Constant,
+    emit::fixed,
+    facts::Var,
+    wiring::{SIZES, Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("Resize", resize), ("Upsample", upsample)];
 
@@ -33,6 +34,8 @@ enum Rounding {
     PreferCeil,
     Floor,
     Ceil,
+    /// Up where there are fewer elements than before, else down: version 10, as onnxruntime reads it.
+    Outwards,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,16 +69,27 @@ struct Line {
     region: (f64, f64),
 }
 
-/// One dimension that is resized and whose size is a symbol.
+/// One dimension that is resized and whose sizes are known when the program runs.
 #[derive(Clone, Debug)]
 struct OpenLine {
     axis: usize,
-    resized: TDim,
-    /// `None` where the sizes decide it.
-    scale: Option<f64>,
+    size: Dim,
+    resized: Dim,
+    scale: Scale,
+}
+
+/// By how much a dimension grows.
+#[derive(Clone, Copy, Debug)]
+enum Scale {
+    /// As its sizes say.
+    Sizes,
+    Number(f64),
+    /// As the program computes it: a float of rank 0.
+    Computed(Var),
 }
 
 /// All dimensions that are resized.
+#[derive(Default)]
 struct Lines {
     lines: Vec<Line>,
     open: Vec<OpenLine>,
@@ -92,10 +106,10 @@ struct Table {
     outside: Vec<bool>,
 }
 
-fn resize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let int = |name: &str| -> TractResult<bool> {
-        Ok(w.node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0)
+    let int = |name: &str| -> Result<bool> {
+        w.flag(name)
     };
     // Version 10 had neither regions nor modes of coordinates.
     let (roi, scales, sizes) = if w.opset < 11 { (None, 1, 3) } else { (Some(1), 2, 3) };
@@ -109,15 +123,16 @@ fn resize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         "tf_crop_and_resize" => Coordinates::CropAndResize,
         mode => bail!("coordinate transformation {mode:?} is not known"),
     };
-    let default = if w.opset < 11 { "floor" } else { "round_prefer_floor" };
+    let default = if w.opset < 11 { "outwards" } else { "round_prefer_floor" };
     let rounding = match w.text("nearest_mode")?.unwrap_or(default) {
         "round_prefer_floor" => Rounding::PreferFloor,
         "round_prefer_ceil" => Rounding::PreferCeil,
         "floor" => Rounding::Floor,
         "ceil" => Rounding::Ceil,
+        "outwards" if w.opset < 11 => Rounding::Outwards,
         mode => bail!("nearest mode {mode:?} is not known"),
     };
-    let coefficient = w.node.get_attr_opt::<f32>("cubic_coeff_a")?.unwrap_or(-0.75);
+    let coefficient = w.float("cubic_coeff_a")?.unwrap_or(-0.75);
     let mode = match w.text("mode")?.unwrap_or("nearest") {
         "nearest" => Mode::Nearest(rounding),
         "linear" => Mode::Linear,
@@ -129,17 +144,17 @@ fn resize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         coordinates,
         antialias: int("antialias")?,
         exclude_outside: int("exclude_outside")?,
-        extrapolation: w.node.get_attr_opt("extrapolation_value")?.unwrap_or(0.0),
+        extrapolation: w.float("extrapolation_value")?.unwrap_or(0.0),
     };
     let rank = w.rank(x);
-    let axes = match w.node.get_attr_opt_vec::<i64>("axes")? {
-        Some(axes) => axes.iter().map(|&axis| w.axis(axis, rank)).collect::<TractResult<_>>()?,
+    let axes = match w.ints("axes")? {
+        Some(axes) => axes.iter().map(|&axis| w.axis(axis, rank)).collect::<Result<_>>()?,
         None => (0..rank).collect::<Vec<usize>>(),
     };
     let given = |w: &Wiring<'_, '_>, index: usize| {
         // An operand may also be left out by having no elements.
-        let elements = w.optional(index).map(|outlet| w.fact(outlet).shape.volume());
-        elements.is_some_and(|elements| elements != 0.to_dim())
+        let is_empty = |var: Var| w.shape(var).contains(&Dim::Fixed(0));
+        w.optional(index).is_some_and(|var| !is_empty(var))
     };
     let regions: Vec<f64> = match roi {
         Some(index) if coordinates == Coordinates::CropAndResize => {
@@ -151,23 +166,41 @@ fn resize(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         bail!("{} numbers for regions of {} dimensions", regions.len(), axes.len());
     }
     let targets = if given(w, scales) {
-        let scales = w.known_f32s(scales)?;
-        Targets::Scales(scales.into_iter().map(f64::from).collect())
+        scale_targets(w, w.input(scales)?)?
     } else {
-        Targets::Sizes(w.known_dims(sizes)?)
+        Targets::Sizes(w.elements(sizes, SIZES)?)
     };
-    let policy = w.text("keep_aspect_ratio_policy")?.unwrap_or("stretch").to_owned();
-    let lines = lines(w, x, &axes, &targets, &policy, &regions)?;
+    let policy = w.text("keep_aspect_ratio_policy")?.unwrap_or("stretch");
+    let lines = lines(w, x, &axes, &targets, policy, &regions)?;
     resized(w, x, &resizing, &lines)
 }
 
-fn upsample(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+/// Scales as numbers where they are known, else as the program computes them.
+fn scale_targets(w: &mut Wiring<'_, '_>, scales: Var) -> Result<Targets> {
+    if let Some(known) = w.constant(scales) {
+        return Ok(Targets::Scales(known.floats()));
+    }
+    let count = fixed(&w.shape(scales)).filter(|shape| shape.len() == 1);
+    let count = count.context("how many scales there are must be known")?[0];
+    let each = (0..count).map(|index| {
+        let scale = w.slice(scales, 0, index, index + 1)?;
+        w.reshape(scale, &[])
+    });
+    Ok(Targets::Computed(each.collect::<Result<_>>()?))
+}
+
+fn upsample(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
-    let scales = if w.opset < 9 { w.node.get_attr_vec::<f32>("scales")? } else { w.known_f32s(1)? };
+    let targets = if w.opset < 9 {
+        let scales = w.floats("scales")?.context("scales are missing")?;
+        Targets::Scales(scales.into_iter().map(f64::from).collect())
+    } else {
+        scale_targets(w, w.input(1)?)?
+    };
     let mode = match w.text("mode")?.unwrap_or("nearest") {
         "nearest" => Mode::Nearest(Rounding::Floor),
-        "linear" => Mode::Linear,
+        "linear" | "bilinear" => Mode::Linear,
         mode => bail!("mode {mode:?} is not known"),
     };
     let resizing = Resizing {
@@ -177,7 +210,6 @@ fn upsample(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         exclude_outside: false,
         extrapolation: 0.0,
     };
-    let targets = Targets::Scales(scales.into_iter().map(f64::from).collect());
     let regions = [vec![0.0; axes.len()], vec![1.0; axes.len()]].concat();
     let lines = lines(w, x, &axes, &targets, "stretch", &regions)?;
     resized(w, x, &resizing, &lines)
@@ -186,280 +218,428 @@ fn upsample(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 /// What a result is asked to be, for each axis.
 enum Targets {
     Scales(Vec<f64>),
-    Sizes(Vec<TDim>),
+    /// Floats of rank 0.
+    Computed(Vec<Var>),
+    Sizes(Vec<Dim>),
+}
+
+impl Targets {
+    fn len(&self) -> usize {
+        match self {
+            Targets::Scales(scales) => scales.len(),
+            Targets::Computed(scales) => scales.len(),
+            Targets::Sizes(sizes) => sizes.len(),
+        }
+    }
 }
 
 /// The dimensions that change.
 fn lines(
-    w: &Wiring<'_, '_>,
-    x: OutletId,
+    w: &mut Wiring<'_, '_>,
+    x: Var,
     axes: &[usize],
     targets: &Targets,
     policy: &str,
     regions: &[f64],
-) -> TractResult<Lines> {
+) -> Result<Lines> {
     let shape = w.shape(x);
-    let (count, stays): (usize, Vec<bool>) = match targets {
-        Targets::Scales(scales) => (scales.len(), scales.iter().map(|&s| s == 1.0).collect()),
-        Targets::Sizes(sizes) => (
-            sizes.len(),
-            sizes.iter().zip(axes).map(|(size, &axis)| *size == shape[axis]).collect(),
-        ),
-    };
-    if count != axes.len() {
-        bail!("{count} targets for {} dimensions", axes.len());
+    if targets.len() != axes.len() {
+        bail!("{} targets for {} dimensions", targets.len(), axes.len());
     }
-    let (mut lines, mut open) = (Vec::new(), Vec::new());
+    match policy {
+        "not_larger" | "not_smaller" => {
+            if let Targets::Sizes(sizes) = targets {
+                return kept_aspect(w, x, axes, sizes, policy == "not_larger", regions);
+            }
+        }
+        "stretch" => {}
+        _ => bail!("aspect ratio policy {policy:?} is not known"),
+    }
+    let mut lines = Lines::default();
     for (index, &axis) in axes.iter().enumerate() {
         let region = (regions[index], regions[axes.len() + index]);
-        if stays[index] && region == (0.0, 1.0) {
+        let size = &shape[axis];
+        let stays = match targets {
+            Targets::Scales(scales) => scales[index] == 1.0,
+            Targets::Computed(_) => false,
+            Targets::Sizes(sizes) => sizes[index] == *size,
+        };
+        if stays && region == (0.0, 1.0) {
             continue;
         }
-        let size = match shape[axis].to_usize() {
-            Ok(size) => size,
-            Err(_) if policy == "stretch" && region == (0.0, 1.0) => {
-                open.push(open_line(axis, &shape[axis], targets, index)?);
-                continue;
-            }
-            Err(_) => bail!("dimension {axis} is {} and must be a number here", shape[axis]),
-        };
-        let (resized, scale, length) = match targets {
+        let (resized, scale) = match targets {
+            Targets::Sizes(sizes) => (sizes[index].clone(), Scale::Sizes),
             Targets::Scales(scales) => {
-                let length = scales[index] * size as f64;
-                (length as usize, scales[index], length)
+                (scaled(w, size, scales[index])?, Scale::Number(scales[index]))
             }
-            Targets::Sizes(sizes) => {
-                let resized = sizes[index].to_usize()?;
-                (resized, resized as f64 / size as f64, resized as f64)
+            Targets::Computed(scales) => {
+                (computed_size(w, size, scales[index])?, Scale::Computed(scales[index]))
             }
         };
-        lines.push(Line { axis, size, resized, scale, length, region });
-    }
-    let scales = lines.iter().map(|line| line.scale);
-    let kept = match (policy, targets) {
-        ("stretch", _) | (_, Targets::Scales(_)) => return Ok(Lines { lines, open }),
-        ("not_larger", Targets::Sizes(_)) => {
-            // A dimension that stays as it is has a scale of 1.
-            scales.chain(stays.contains(&true).then_some(1.0)).fold(f64::INFINITY, f64::min)
+        let fixed = size.as_fixed().zip(resized.as_fixed());
+        let known = match (fixed, scale) {
+            (Some((size, resized)), Scale::Sizes) => {
+                Some((size, resized, resized as f64 / size as f64, resized as f64))
+            }
+            (Some((size, resized)), Scale::Number(scale)) => {
+                Some((size, resized, scale, scale * size as f64))
+            }
+            (None, _) | (_, Scale::Computed(_)) => None,
+        };
+        match known {
+            Some((size, resized, scale, length)) => {
+                let (size, resized) = (usize::try_from(size)?, usize::try_from(resized)?);
+                lines.lines.push(Line { axis, size, resized, scale, length, region });
+            }
+            None => {
+                ensure!(region == (0.0, 1.0), "the size of what a region is of must be known");
+                lines.open.push(OpenLine { axis, size: size.clone(), resized, scale });
+            }
         }
-        ("not_smaller", Targets::Sizes(_)) => {
-            scales.chain(stays.contains(&true).then_some(1.0)).fold(0.0, f64::max)
-        }
-        _ => bail!("aspect ratio policy {policy:?} is not known"),
-    };
-    let mut lines = Vec::new();
-    for (index, &axis) in axes.iter().enumerate() {
-        let size = shape[axis].to_usize()?;
-        let resized = (kept * size as f64 + 0.5) as usize;
-        let region = (regions[index], regions[axes.len() + index]);
-        lines.push(Line { axis, size, resized, scale: kept, length: kept * size as f64, region });
     }
-    Ok(Lines { lines, open })
+    Ok(lines)
 }
 
-/// A dimension whose size is a symbol; its new size must be one, too, that shapes can be made of.
-fn open_line(axis: usize, size: &TDim, targets: &Targets, index: usize) -> TractResult<OpenLine> {
-    Ok(match targets {
-        Targets::Sizes(sizes) => OpenLine { axis, resized: sizes[index].clone(), scale: None },
-        Targets::Scales(scales) => {
-            let scale = scales[index];
-            let resized = if scale.fract() == 0.0 && scale >= 1.0 {
-                size.clone() * scale as i64
-            } else if scale > 0.0 && scale.recip().fract() == 0.0 {
-                size.clone() / scale.recip() as i64
-            } else {
-                bail!("dimension {axis} is {size}, which {scale} does not scale to a dimension");
-            };
-            OpenLine { axis, resized, scale: Some(scale) }
+/// Sizes that keep the ratio of those that there are: all dimensions get one scale.
+fn kept_aspect(
+    w: &Wiring<'_, '_>,
+    x: Var,
+    axes: &[usize],
+    sizes: &[Dim],
+    smallest: bool,
+    regions: &[f64],
+) -> Result<Lines> {
+    let mut scales = Vec::new();
+    for (&axis, wanted) in axes.iter().zip(sizes) {
+        let (size, wanted) = (w.number(&w.dim(x, axis))?, w.number(wanted)?);
+        scales.push(wanted as f64 / size as f64);
+    }
+    let scales = scales.into_iter();
+    let kept =
+        if smallest { scales.fold(f64::INFINITY, f64::min) } else { scales.fold(0.0, f64::max) };
+    let mut lines = Lines::default();
+    for (index, &axis) in axes.iter().enumerate() {
+        let size = w.number(&w.dim(x, axis))?;
+        let resized = (kept * size as f64 + 0.5) as usize;
+        let region = (regions[index], regions[axes.len() + index]);
+        let length = kept * size as f64;
+        lines.lines.push(Line { axis, size, resized, scale: kept, length, region });
+    }
+    Ok(lines)
+}
+
+/// Largest divisor of a scale that is seen to divide exactly.
+const DIVISOR_MAX: f64 = 64.0;
+
+/// A size times a scale, rounded down. The product is one of floats of 32 bits, as in the engines that models are made for.
+fn scaled(w: &mut Wiring<'_, '_>, size: &Dim, scale: f64) -> Result<Dim> {
+    if let Some(size) = size.as_fixed() {
+        return Ok(Dim::Fixed((size as f32 * scale as f32) as i64));
+    }
+    let divisor = (0..7).map(|power| f64::from(1 << power)).find(|by| (scale * by).fract() == 0.0);
+    match divisor.filter(|by| *by <= DIVISOR_MAX && scale > 0.0) {
+        Some(by) => Ok((size * (scale * by) as i64).over(by as i64)),
+        None => {
+            let scale = w.scalar(DType::F32, scale);
+            computed_size(w, size, scale)
         }
-    })
+    }
+}
+
+/// The same for a scale that the program computes.
+fn computed_size(w: &mut Wiring<'_, '_>, size: &Dim, scale: Var) -> Result<Dim> {
+    let size = w.dimension(size.clone(), DType::F32)?;
+    let scale = w.cast(scale, DType::F32)?;
+    let resized = w.mul(size, scale)?;
+    let resized = w.cast(resized, DType::I64)?;
+    let name = format!("{}.size", w.name);
+    Ok(w.walk.elements(resized, &name, SIZES)?.swap_remove(0))
 }
 
 /// Resizes one dimension after the other.
 fn resized(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
+    x: Var,
     resizing: &Resizing,
     Lines { lines, open }: &Lines,
-) -> TractResult<Vec<OutletId>> {
+) -> Result<Vec<Var>> {
     let dtype = w.dtype(x);
     let nearest = matches!(resizing.mode, Mode::Nearest(_));
-    let mut x = if nearest { x } else { w.cast(x, DatumType::F32)? };
+    let mut x = if nearest { x } else { w.unrounded(x, DType::F32)? };
     for line in open {
         x = resized_by_formula(w, x, resizing, line)?;
     }
     let mut outside = Vec::new();
     for line in lines {
         let Table { taps, indices, weights, outside: extrapolated } = table(resizing, line);
-        x = match taps {
-            1 => {
-                let indices = w.tensor(Tensor::from_shape(&[line.resized], &indices)?)?;
-                w.gather(line.axis, x, indices)?
-            }
-            // Two neighbours are a composition that fuses and that the reference understands.
-            2 => between(w, x, line, &indices, &weights)?,
-            _ => sums(w, x, line, taps, &indices, &weights)?,
+        x = if taps == 1 {
+            let indices = w.known(Constant::i64s(&[line.resized], &indices));
+            w.gather(line.axis, x, indices)?
+        } else {
+            let indices = w.known(Constant::i64s(&[line.resized, taps], &indices));
+            let weights = w.known(Constant::f32s(&[line.resized, taps], &weights));
+            sums(w, x, line.axis, indices, weights)?
         };
         if extrapolated.contains(&true) {
             outside.push((line.axis, extrapolated));
         }
     }
     if !outside.is_empty() {
-        let value = w.scalar(w.dtype(x), f64::from(resizing.extrapolation))?;
+        let value = w.scalar(w.dtype(x), f64::from(resizing.extrapolation));
         for (axis, extrapolated) in outside {
             let mut shape = vec![1; w.rank(x)];
             shape[axis] = extrapolated.len();
-            let mask = w.tensor(Tensor::from_shape(&shape, &extrapolated)?)?;
+            let mask = w.known(Constant::bools(&shape, &extrapolated));
             x = w.select(mask, value, x)?;
         }
     }
     if !nearest && dtype.is_integer() {
-        x = w.onnx("Round", &[], &[Some(x)])?[0];
+        x = w.unary(Unary::Round, x)?;
     }
-    Ok(vec![w.cast(x, dtype)?])
+    Ok(vec![w.unrounded(x, dtype)?])
 }
 
-fn between(
-    w: &mut Wiring<'_, '_>,
-    x: OutletId,
-    line: &Line,
-    indices: &[i64],
-    weights: &[f32],
-) -> TractResult<OutletId> {
-    let mut shape = vec![1; w.rank(x)];
-    shape[line.axis] = line.resized;
-    let mut weighted = Vec::new();
-    for tap in 0..2 {
-        let own: Vec<i64> = indices.iter().skip(tap).step_by(2).copied().collect();
-        let indices = w.tensor(Tensor::from_shape(&[line.resized], &own)?)?;
-        let own: Vec<f32> = weights.iter().skip(tap).step_by(2).copied().collect();
-        let weights = w.tensor(Tensor::from_shape(&shape, &own)?)?;
-        let picked = w.gather(line.axis, x, indices)?;
-        weighted.push(w.mul(picked, weights)?);
-    }
-    w.add(weighted[0], weighted[1])
+/// Weighted sums of the elements that each row of a table names.
+fn sums(w: &mut Wiring<'_, '_>, x: Var, axis: usize, indices: Var, weights: Var) -> Result<Var> {
+    let mut shape = w.shape(x);
+    shape[axis] = w.dim(indices, 0);
+    let op = Op::Resample(Resample { axis: axis as u32 });
+    w.op(op, &[x, indices, weights], DType::F32, shape)
 }
 
 /// The same with places and weights that are computed when the program runs.
 fn resized_by_formula(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
+    x: Var,
     resizing: &Resizing,
     line: &OpenLine,
-) -> TractResult<OutletId> {
-    let float = DatumType::F32;
-    let size = w.shape(x)[line.axis].clone();
-    let at = numbers(w, &line.resized)?;
-    let at = w.cast(at, float)?;
+) -> Result<Var> {
+    let float = DType::F32;
+    let size = w.dimension(line.size.clone(), float)?;
     let scale = match line.scale {
-        Some(scale) => w.scalar(float, scale)?,
-        None => {
-            let (size, resized) =
-                (w.dimension(size.clone(), float)?, w.dimension(line.resized.clone(), float)?);
+        Scale::Number(scale) => w.scalar(float, scale),
+        Scale::Computed(scale) => w.cast(scale, float)?,
+        Scale::Sizes => {
+            let resized = w.dimension(line.resized.clone(), float)?;
             w.div(resized, size)?
         }
     };
-    let whole = line.scale.is_none_or(|scale| scale.fract() == 0.0);
-    let needs_whole =
-        matches!(resizing.coordinates, Coordinates::HalfPixelSymmetric | Coordinates::AlignCorners);
-    if needs_whole && !whole {
-        bail!("{size} elements may come to a part of one at {:?}", resizing.coordinates);
+    let at = places(w, resizing.coordinates, line, scale)?;
+    if let Mode::Nearest(rounding) = resizing.mode {
+        let (half, one) = (Step::Float(0.5), Step::Float(1.0));
+        let steps = match rounding {
+            Rounding::Floor => vec![Step::Input(0), Step::Unary(Unary::Floor, 0)],
+            Rounding::Ceil => vec![Step::Input(0), Step::Unary(Unary::Ceil, 0)],
+            Rounding::PreferFloor => vec![
+                Step::Input(0),
+                half,
+                Step::Binary(Binary::Sub, 0, 1),
+                Step::Unary(Unary::Ceil, 2),
+            ],
+            Rounding::PreferCeil => vec![
+                Step::Input(0),
+                half,
+                Step::Binary(Binary::Add, 0, 1),
+                Step::Unary(Unary::Floor, 2),
+            ],
+            Rounding::Outwards => vec![
+                Step::Input(0),
+                Step::Input(1),
+                one,
+                Step::Binary(Binary::Lt, 1, 2),
+                Step::Unary(Unary::Ceil, 0),
+                Step::Unary(Unary::Floor, 0),
+                Step::Select(3, 4, 5),
+            ],
+        };
+        let inputs: &[Var] = if rounding == Rounding::Outwards { &[at, scale] } else { &[at] };
+        let rounded = w.expr(steps, inputs, float)?;
+        let rounded = inside(w, rounded, &line.size)?;
+        return w.gather(line.axis, x, rounded);
     }
-    let (zero, half) = (w.scalar(float, 0.0)?, w.scalar(float, 0.5)?);
-    let at = match resizing.coordinates {
-        // For whole sizes the symmetric form is the same, and PyTorch's differs for a single element only.
-        Coordinates::HalfPixel
-        | Coordinates::HalfPixelSymmetric
-        | Coordinates::PytorchHalfPixel => {
-            let centre = w.add(at, half)?;
-            let centre = w.div(centre, scale)?;
-            let place = w.sub(centre, half)?;
-            if resizing.coordinates == Coordinates::PytorchHalfPixel {
-                let length = w.dimension(line.resized.clone(), DatumType::I64)?;
-                let one = w.scalar(DatumType::I64, 1.0)?;
-                let single = w.binary(CompEq, length, one)?;
-                w.select(single, zero, place)?
-            } else {
-                place
+    // As in `table`, for all rows at once: `[resized, taps]`.
+    let (support, cubic) = match resizing.mode {
+        Mode::Cubic(a) => (2, Some(a)),
+        _ => (1, None),
+    };
+    let (narrowing, taps) = if resizing.antialias {
+        let one = w.scalar(float, 1.0);
+        let narrowing = w.min(scale, one)?;
+        let taps = match line.scale {
+            Scale::Sizes => w.walk.bounded(|bounds| {
+                (&line.size * (2 * support)).over_up(&line.resized).most(2 * support, bounds)
+            }),
+            Scale::Number(scale) => {
+                Dim::Fixed((2.0 * f64::from(support) / scale.min(1.0)).ceil() as i64)
             }
+            Scale::Computed(_) => bail!("antialiasing by a scale that is computed"),
+        };
+        (narrowing, taps)
+    } else {
+        (w.scalar(float, 1.0), Dim::Fixed(i64::from(2 * support)))
+    };
+    let at = w.unsqueeze(at, 1)?;
+    let steps = vec![
+        Step::Input(0),
+        Step::Float(support as f32),
+        Step::Input(1),
+        Step::Binary(Binary::Div, 1, 2),
+        Step::Binary(Binary::Sub, 0, 3),
+        Step::Unary(Unary::Floor, 4),
+        Step::Float(1.0),
+        Step::Binary(Binary::Add, 5, 6),
+    ];
+    let first = w.expr(steps, &[at, narrowing], float)?;
+    let tap = w.positions(&taps)?;
+    let tap = w.cast(tap, float)?;
+    let tap = w.unsqueeze(tap, 0)?;
+    let tap = w.add(first, tap)?;
+    let steps = vec![
+        Step::Input(0),
+        Step::Input(1),
+        Step::Binary(Binary::Sub, 0, 1),
+        Step::Input(2),
+        Step::Binary(Binary::Mul, 2, 3),
+        Step::Unary(Unary::Abs, 4),
+    ];
+    let distance = w.expr(steps, &[tap, at, narrowing], float)?;
+    let steps = match cubic {
+        Some(a) => cubic_steps(a as f32),
+        None => vec![
+            Step::Input(0),
+            Step::Float(1.0),
+            Step::Binary(Binary::Sub, 1, 0),
+            Step::Unary(Unary::Relu, 2),
+        ],
+    };
+    let mut weights = w.expr(steps, &[distance], float)?;
+    if resizing.exclude_outside {
+        let steps = vec![
+            Step::Input(0),
+            Step::Float(0.0),
+            Step::Binary(Binary::Lt, 0, 1),
+            Step::Input(1),
+            Step::Binary(Binary::Ge, 0, 3),
+            Step::Binary(Binary::Or, 2, 4),
+            Step::Input(2),
+            Step::Select(5, 1, 6),
+        ];
+        weights = w.expr(steps, &[tap, size, weights], float)?;
+    }
+    if resizing.exclude_outside || resizing.antialias {
+        let sum = w.reduce(ReduceKind::Sum, weights, &[1], true)?;
+        weights = w.div(weights, sum)?;
+    }
+    let indices = inside(w, tap, &line.size)?;
+    sums(w, x, line.axis, indices, weights)
+}
+
+/// Cubic convolution of a distance; see [`cubic`].
+fn cubic_steps(a: f32) -> Vec<Step> {
+    vec![
+        Step::Input(0),
+        Step::Float(a + 2.0),
+        Step::Binary(Binary::Mul, 0, 1),
+        Step::Float(a + 3.0),
+        Step::Binary(Binary::Sub, 2, 3),
+        Step::Binary(Binary::Mul, 4, 0),
+        Step::Binary(Binary::Mul, 5, 0),
+        Step::Float(1.0),
+        Step::Binary(Binary::Add, 6, 7),
+        Step::Float(a),
+        Step::Binary(Binary::Mul, 9, 0),
+        Step::Float(-5.0 * a),
+        Step::Binary(Binary::Add, 10, 11),
+        Step::Binary(Binary::Mul, 12, 0),
+        Step::Float(8.0 * a),
+        Step::Binary(Binary::Add, 13, 14),
+        Step::Binary(Binary::Mul, 15, 0),
+        Step::Float(-4.0 * a),
+        Step::Binary(Binary::Add, 16, 17),
+        Step::Float(2.0),
+        Step::Binary(Binary::Lt, 0, 19),
+        Step::Float(0.0),
+        Step::Select(20, 18, 21),
+        Step::Binary(Binary::Le, 0, 7),
+        Step::Select(23, 8, 22),
+    ]
+}
+
+/// Where the elements of a result lie among those of the input, `[resized]`; see [`place`].
+fn places(
+    w: &mut Wiring<'_, '_>,
+    coordinates: Coordinates,
+    line: &OpenLine,
+    scale: Var,
+) -> Result<Var> {
+    let float = DType::F32;
+    let at = w.positions(&line.resized)?;
+    let at = w.cast(at, float)?;
+    let one = w.scalar(float, 1.0);
+    let size = w.dimension(line.size.clone(), float)?;
+    let resized = w.dimension(line.resized.clone(), float)?;
+    let length = match line.scale {
+        Scale::Sizes => resized,
+        Scale::Number(_) | Scale::Computed(_) => w.mul(scale, size)?,
+    };
+    // `(at + 1/2) / scale - 1/2`.
+    let half_pixel = vec![
+        Step::Input(0),
+        Step::Float(0.5),
+        Step::Binary(Binary::Add, 0, 1),
+        Step::Input(1),
+        Step::Binary(Binary::Div, 2, 3),
+        Step::Binary(Binary::Sub, 4, 1),
+    ];
+    match coordinates {
+        Coordinates::HalfPixel => w.expr(half_pixel, &[at, scale], float),
+        Coordinates::PytorchHalfPixel => {
+            let place = w.expr(half_pixel, &[at, scale], float)?;
+            let single = w.binary(Binary::Eq, length, one)?;
+            let before = w.scalar(float, -0.5);
+            w.select(single, before, place)
         }
-        Coordinates::Asymmetric => w.div(at, scale)?,
+        Coordinates::HalfPixelSymmetric => {
+            let place = w.expr(half_pixel, &[at, scale], float)?;
+            let adjustment = w.div(resized, length)?;
+            let steps = vec![
+                Step::Input(0),
+                Step::Float(0.5),
+                Step::Binary(Binary::Mul, 0, 1),
+                Step::Float(1.0),
+                Step::Input(1),
+                Step::Binary(Binary::Sub, 3, 4),
+                Step::Binary(Binary::Mul, 2, 5),
+            ];
+            let offset = w.expr(steps, &[size, adjustment], float)?;
+            w.add(offset, place)
+        }
+        Coordinates::Asymmetric => w.div(at, scale),
         Coordinates::AlignCorners => {
-            let last = w.dimension(size.clone() - 1, float)?;
-            let one = w.scalar(float, 1.0)?;
-            let steps = w.dimension(line.resized.clone() - 1, float)?;
-            let steps = w.max(steps, one)?;
+            let last = w.sub(size, one)?;
+            let steps = w.sub(length, one)?;
             let along = w.mul(at, last)?;
-            w.div(along, steps)?
+            let place = w.div(along, steps)?;
+            let single = w.binary(Binary::Eq, length, one)?;
+            let zero = w.scalar(float, 0.0);
+            w.select(single, zero, place)
         }
-        Coordinates::CropAndResize => bail!("regions of {size} elements cannot be resized"),
-    };
-    let below = match resizing.mode {
-        Mode::Nearest(rounding) => {
-            let rounded = match rounding {
-                Rounding::Floor => w.unary(math::floor(), at)?,
-                Rounding::Ceil => w.unary(math::ceil(), at)?,
-                Rounding::PreferFloor => {
-                    let at = w.sub(at, half)?;
-                    w.unary(math::ceil(), at)?
-                }
-                Rounding::PreferCeil => {
-                    let at = w.add(at, half)?;
-                    w.unary(math::floor(), at)?
-                }
-            };
-            return picked(w, x, line.axis, rounded, &size);
-        }
-        Mode::Linear if !resizing.antialias && !resizing.exclude_outside => {
-            w.unary(math::floor(), at)?
-        }
-        Mode::Linear | Mode::Cubic(_) => {
-            bail!("{size} elements cannot be resized by {:?}", resizing.mode)
-        }
-    };
-    let one = w.scalar(float, 1.0)?;
-    let above = w.add(below, one)?;
-    let mut shape = vec![1.to_dim(); w.rank(x)];
-    shape[line.axis] = line.resized.clone();
-    let fraction = w.sub(at, below)?;
-    let fraction = w.reshape(fraction, &shape)?;
-    let rest = w.sub(one, fraction)?;
-    let below = picked(w, x, line.axis, below, &size)?;
-    let above = picked(w, x, line.axis, above, &size)?;
-    let (below, above) = (w.mul(below, rest)?, w.mul(above, fraction)?);
-    w.add(below, above)
+        Coordinates::CropAndResize => bail!("regions whose sizes are not known"),
+    }
 }
 
-/// Elements at places that may lie outside, where the nearest one is taken.
-fn picked(
-    w: &mut Wiring<'_, '_>,
-    x: OutletId,
-    axis: usize,
-    places: OutletId,
-    size: &TDim,
-) -> TractResult<OutletId> {
-    let (zero, last) =
-        (w.scalar(DatumType::F32, 0.0)?, w.dimension(size.clone() - 1, DatumType::F32)?);
-    let places = w.max(places, zero)?;
-    let places = w.min(places, last)?;
-    let places = w.cast(places, DatumType::I64)?;
-    w.gather(axis, x, places)
-}
-
-fn sums(
-    w: &mut Wiring<'_, '_>,
-    x: OutletId,
-    line: &Line,
-    taps: usize,
-    indices: &[i64],
-    weights: &[f32],
-) -> TractResult<OutletId> {
-    let mut shape = w.shape(x);
-    shape[line.axis] = line.resized.to_dim();
-    let indices = w.tensor(Tensor::from_shape(&[line.resized, taps], indices)?)?;
-    let weights = w.tensor(Tensor::from_shape(&[line.resized, taps], weights)?)?;
-    let op = Op::Resample(Resample { axis: line.axis as u32 });
-    w.program_op(op, &[x, indices, weights], DatumType::F32, shape)
+/// Places that may lie outside, as indices of the nearest elements.
+fn inside(w: &mut Wiring<'_, '_>, places: Var, size: &Dim) -> Result<Var> {
+    let steps = vec![
+        Step::Input(0),
+        Step::Dim(size - 1),
+        Step::Cast(DType::F32, 1),
+        Step::Binary(Binary::Min, 0, 2),
+        Step::Unary(Unary::Relu, 3),
+        Step::Cast(DType::I32, 4),
+    ];
+    let shape = w.shape(places);
+    w.op(Op::Elementwise(Expr { steps }), &[places], DType::I32, shape)
 }
 
 /// Where an element of the result lies among those of the input.
@@ -497,7 +677,7 @@ fn table(resizing: &Resizing, line: &Line) -> Table {
         table.outside.push(crops && (at < 0.0 || at > last as f64));
         let (support, weight): (f64, &dyn Fn(f64) -> f64) = match resizing.mode {
             Mode::Nearest(rounding) => {
-                table.indices.push(clamped(rounded(rounding, at)));
+                table.indices.push(clamped(rounded(rounding, at, line.scale)));
                 table.weights.push(1.0);
                 continue;
             }
@@ -522,12 +702,14 @@ fn table(resizing: &Resizing, line: &Line) -> Table {
     table
 }
 
-fn rounded(rounding: Rounding, at: f64) -> i64 {
+fn rounded(rounding: Rounding, at: f64, scale: f64) -> i64 {
     let rounded = match rounding {
         Rounding::PreferFloor => (at - 0.5).ceil(),
         Rounding::PreferCeil => (at + 0.5).floor(),
         Rounding::Floor => at.floor(),
         Rounding::Ceil => at.ceil(),
+        Rounding::Outwards if scale < 1.0 => at.ceil(),
+        Rounding::Outwards => at.floor(),
     };
     rounded as i64
 }
@@ -588,10 +770,11 @@ mod tests {
             (Rounding::PreferCeil, 1),
             (Rounding::Floor, 0),
             (Rounding::Ceil, 1),
+            (Rounding::Outwards, 0),
         ];
         for (rounding, expected) in table {
-            assert_eq!(rounded(rounding, 0.5), expected);
-            assert_eq!(rounded(rounding, 2.0), 2);
+            assert_eq!(rounded(rounding, 0.5, 2.0), expected);
+            assert_eq!(rounded(rounding, 2.0, 2.0), 2);
         }
     }
 }

@@ -1,14 +1,12 @@
 //! Sequences of tensors whose length is known when the model is loaded: they are lists of operands here, and nothing in a page.
 
-use tract_onnx::{
-    prelude::{DatumType, OutletId, TDim, TVec, Tensor, TractResult, TypedFact, tvec},
-    tract_hir::internal::{
-        DimLike as _, EvalContext, EvalOp, Op, StaticName, TValue, ToDim, TypedOp, as_op, bail,
-        not_out_of_plan, op_as_typed_op,
-    },
-};
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::dim::Dim;
 
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::import::onnx::{
+    facts::{Known, Var},
+    wiring::{SIZES, Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("ConcatFromSequence", concat_from_sequence),
@@ -25,49 +23,22 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 /// Longest sequence; each element is an operand of its own.
 const LENGTH_MAX: usize = 4096;
 
-/// Holds the elements of a sequence as its operands. What takes a sequence reads them; nothing else can.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Sequence;
-
-impl Op for Sequence {
-    fn name(&self) -> StaticName {
-        "Sequence".into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for Sequence {
-    not_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, _inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        bail!("a sequence is no tensor")
-    }
-}
-
-impl TypedOp for Sequence {
-    as_op!();
-
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let dtype = inputs.first().map_or(DatumType::F32, |fact| fact.datum_type);
-        Ok(tvec!(TypedFact::dt_shape(dtype, [inputs.len()])))
-    }
-}
-
-fn sequence(w: &mut Wiring<'_, '_>, items: &[OutletId]) -> TractResult<Vec<OutletId>> {
+fn sequence(w: &mut Wiring<'_, '_>, items: &[Var]) -> Result<Vec<Var>> {
     if items.len() > LENGTH_MAX {
         bail!("a sequence of {} elements, the limit is {LENGTH_MAX}", items.len());
     }
-    Ok(vec![w.wire(Sequence, items)?])
+    Ok(vec![w.walk.sequence(items.to_vec())])
 }
 
 /// The elements of an operand, if it is a sequence.
-fn elements(w: &Wiring<'_, '_>, outlet: OutletId) -> Option<Vec<OutletId>> {
-    let node = w.walk.target.node(outlet.node);
-    node.op_is::<Sequence>().then(|| node.inputs.clone())
+fn elements(w: &Wiring<'_, '_>, var: Var) -> Option<Vec<Var>> {
+    match &w.fact(var).known {
+        Some(Known::Sequence(items)) => Some(items.clone()),
+        _ => None,
+    }
 }
 
-fn items(w: &Wiring<'_, '_>, index: usize) -> TractResult<Vec<OutletId>> {
+fn items(w: &Wiring<'_, '_>, index: usize) -> Result<Vec<Var>> {
     match elements(w, w.input(index)?) {
         Some(items) => Ok(items),
         None => bail!("operand {index} is no sequence whose length is known"),
@@ -75,7 +46,7 @@ fn items(w: &Wiring<'_, '_>, index: usize) -> TractResult<Vec<OutletId>> {
 }
 
 /// A position in `0..end`, counted from the end where it is negative.
-fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> TractResult<usize> {
+fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> Result<usize> {
     let given = w.known_i64s(index)?;
     let &[given] = given.as_slice() else { bail!("{given:?} is no position") };
     let from_front = if given < 0 { given + length as i64 } else { given };
@@ -85,21 +56,21 @@ fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> Trac
     }
 }
 
-fn sequence_construct(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let items = (0..w.inputs_len()).map(|index| w.input(index)).collect::<TractResult<Vec<_>>>()?;
+fn sequence_construct(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let items = w.all_inputs()?;
     sequence(w, &items)
 }
 
-fn sequence_empty(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_empty(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     sequence(w, &[])
 }
 
-fn sequence_at(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_at(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let items = items(w, 0)?;
     Ok(vec![items[position(w, 1, items.len(), items.len())?]])
 }
 
-fn sequence_insert(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_insert(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (mut items, item) = (items(w, 0)?, w.input(1)?);
     let at = match w.optional(2) {
         Some(_) => position(w, 2, items.len(), items.len() + 1)?,
@@ -109,7 +80,7 @@ fn sequence_insert(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     sequence(w, &items)
 }
 
-fn sequence_erase(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_erase(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut items = items(w, 0)?;
     let Some(last) = items.len().checked_sub(1) else { bail!("an empty sequence has no element") };
     let at = match w.optional(1) {
@@ -120,28 +91,29 @@ fn sequence_erase(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     sequence(w, &items)
 }
 
-fn sequence_length(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_length(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let length = items(w, 0)?.len() as i64;
-    Ok(vec![w.tensor(Tensor::from(length))?])
+    Ok(vec![w.integer(length)])
 }
 
 /// The body once for every element of the first sequence; tensors are the same for all.
-fn sequence_map(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn sequence_map(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let count = items(w, 0)?.len();
     let mut operands = Vec::new();
     for index in 0..w.inputs_len() {
-        let outlet = w.input(index)?;
-        let items = elements(w, outlet).unwrap_or_else(|| vec![outlet; count]);
+        let var = w.input(index)?;
+        let items = elements(w, var).unwrap_or_else(|| vec![var; count]);
         if items.len() != count {
             bail!("sequences of {count} and of {} elements", items.len());
         }
         operands.push(items);
     }
     let mut results = vec![Vec::new(); w.node.output.len()];
+    let body = w.body("body")?;
     for turn in 0..count {
-        let given: Vec<OutletId> = operands.iter().map(|items| items[turn]).collect();
-        for (result, outlet) in results.iter_mut().zip(w.subgraph("body", &given, turn)?) {
-            result.push(outlet);
+        let given: Vec<Var> = operands.iter().map(|items| items[turn]).collect();
+        for (result, var) in results.iter_mut().zip(body.wire(w.walk, &given)?) {
+            result.push(var);
         }
     }
     let results = results.iter().map(|items| Ok(sequence(w, items)?[0]));
@@ -149,30 +121,31 @@ fn sequence_map(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// Parts of an axis: of given sizes, of one size but for the last one, or single elements.
-fn split_to_sequence(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn split_to_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let rank = w.rank(x);
-    let axis = w.axis(w.node.get_attr_opt::<i64>("axis")?.unwrap_or(0), rank)?;
-    let size = &w.shape(x)[axis];
+    let axis = w.axis(w.int("axis")?.unwrap_or(0), rank)?;
+    let size = w.dim(x, axis);
     let single = w.optional(1).is_none();
     let same = match w.optional(1) {
         Some(split) => w.rank(split) == 0,
         None => true,
     };
-    let parts: Vec<TDim> = if same {
-        let Ok(size) = size.to_usize() else { bail!("{size} elements must be a number") };
-        let part = if single { 1 } else { w.known_i64s(1)?.first().copied().unwrap_or(1) };
+    let parts: Vec<Dim> = if same {
+        let size = w.number(&size)?;
+        let part = if single { 1 } else { w.known_i64(1)? };
         let part = usize::try_from(part)?.max(1);
-        (0..size).step_by(part).map(|start| part.min(size - start).to_dim()).collect()
+        let each = (0..size).step_by(part).map(|start| Dim::Fixed(part.min(size - start) as i64));
+        each.collect()
     } else {
-        w.known_dims(1)?
+        w.elements(1, SIZES)?
     };
-    let keep = w.node.get_attr_opt::<i64>("keepdims")?.unwrap_or(1) != 0;
-    let mut start = 0.to_dim();
+    let keep = w.int("keepdims")?.unwrap_or(1) != 0;
+    let mut start = Dim::Fixed(0);
     let mut items = Vec::new();
     for part in parts {
-        let end = start.clone() + part;
-        let mut item = w.slice(x, axis, start, end.clone())?;
+        let end = &start + part;
+        let mut item = w.slice(x, axis, &start, &end)?;
         if single && !keep {
             item = w.squeeze(item, axis)?;
         }
@@ -183,12 +156,12 @@ fn split_to_sequence(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 }
 
 /// Elements one after the other along an axis, which is a new one where that is asked for.
-fn concat_from_sequence(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn concat_from_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut items = items(w, 0)?;
     let Some(&first) = items.first() else { bail!("an empty sequence has no shape") };
-    let new_axis = w.node.get_attr_opt::<i64>("new_axis")?.unwrap_or(0) != 0;
+    let new_axis = w.flag("new_axis")?;
     let rank = w.rank(first) + usize::from(new_axis);
-    let axis = w.axis(w.node.get_attr::<i64>("axis")?, rank)?;
+    let axis = w.axis(w.int("axis")?.context("axis is missing")?, rank)?;
     if new_axis {
         for item in &mut items {
             *item = w.unsqueeze(*item, axis)?;

@@ -1,18 +1,143 @@
-//! Operators that give elements another shape.
+//! Operators that tell shapes, and those that give elements another one.
 
-use tract_onnx::prelude::{OutletId, TDim, TractResult};
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_program::dim::Dim;
 
-use crate::import::onnx::wiring::{Wire, Wiring};
+use crate::import::onnx::{
+    facts::Var,
+    wiring::{SIZES, Wire, Wiring},
+};
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[("Flatten", flatten)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("Expand", expand),
+    ("Flatten", flatten),
+    ("Reshape", reshape),
+    ("Shape", shape),
+    ("Size", size),
+    ("Squeeze", squeeze),
+    ("Transpose", transpose),
+    ("Unsqueeze", unsqueeze),
+];
+
+/// The dimensions as numbers, or a part of them.
+fn shape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let dims = w.shape(w.input(0)?);
+    let rank = dims.len() as i64;
+    let end = |given: i64| (if given < 0 { given + rank } else { given }).clamp(0, rank) as usize;
+    let (start, stop) = (end(w.int("start")?.unwrap_or(0)), end(w.int("end")?.unwrap_or(rank)));
+    let part = dims.get(start..stop).unwrap_or_default().to_vec();
+    Ok(vec![w.dimensions(part)])
+}
+
+/// The number of elements.
+fn size(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let count: Dim = w.shape(w.input(0)?).iter().product();
+    Ok(vec![w.dimension(count, flotilla_program::DType::I64)?])
+}
+
+/// 0 stands for the dimension of the operand in this place, -1 for what is left.
+fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    let from = w.shape(x);
+    let wanted: Vec<Dim> = if w.opset < 5 {
+        w.ints("shape")?.context("shape is missing")?.into_iter().map(Dim::Fixed).collect()
+    } else {
+        w.elements(1, (-1, SIZES.1))?
+    };
+    let keeps_zeros = w.flag("allowzero")?;
+    let copied: Vec<Dim> = wanted
+        .iter()
+        .enumerate()
+        .map(|(axis, dim)| match (dim.as_fixed(), from.get(axis)) {
+            _ if keeps_zeros => Ok(dim.clone()),
+            (Some(0), Some(own)) => Ok(own.clone()),
+            (Some(0), None) => bail!("there is no dimension {axis} to copy"),
+            (Some(_), _) | (None, None) => Ok(dim.clone()),
+            (None, Some(own)) => Ok(w.walk.bounded(|bounds| match bounds.of(dim).0 {
+                // What may be a marker is told when it is known.
+                ..0 => dim.equal(0, bounds).select(own, dim),
+                _ => dim.clone(),
+            })),
+        })
+        .collect::<Result<_>>()?;
+    let total: Dim = from.iter().product();
+    let left = wanted.iter().filter(|dim| dim.as_fixed() == Some(-1)).count();
+    ensure!(left <= 1, "its shape leaves {left} dimensions open");
+    let others = |axis: usize| -> Dim {
+        let others = copied.iter().enumerate().filter(|(other, _)| *other != axis);
+        others.map(|(_, dim)| dim).product()
+    };
+    let shape: Vec<Dim> = copied
+        .iter()
+        .enumerate()
+        .map(|(axis, dim)| match dim.as_fixed() {
+            Some(-1) => total.over(others(axis)),
+            Some(_) => dim.clone(),
+            None if left > 0 => dim.clone(),
+            None => w.walk.bounded(|bounds| match bounds.of(dim).0 {
+                ..0 => dim.less(0, bounds).select(total.over(others(axis)), dim),
+                _ => dim.clone(),
+            }),
+        })
+        .collect();
+    Ok(vec![w.reshape(x, &shape)?])
+}
 
 /// Two dimensions: the product of those before `axis`, and that of the others.
-fn flatten(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn flatten(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
-    let axis = w.node.get_attr_opt::<i64>("axis")?.unwrap_or(1);
+    let axis = w.int("axis")?.unwrap_or(1);
     let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
     let axis = usize::try_from(axis)?.min(shape.len());
-    let flat: [TDim; 2] = [shape[..axis].iter().product(), shape[axis..].iter().product()];
+    let flat: [Dim; 2] = [shape[..axis].iter().product(), shape[axis..].iter().product()];
     Ok(vec![w.reshape(x, &flat)?])
+}
+
+/// The axes that an attribute or, since version 13, an operand names.
+fn given_axes(w: &Wiring<'_, '_>) -> Result<Option<Vec<i64>>> {
+    match w.optional(1) {
+        Some(_) => Ok(Some(w.known_i64s(1)?)),
+        None => w.ints("axes"),
+    }
+}
+
+fn squeeze(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let mut x = w.input(0)?;
+    let shape = w.shape(x);
+    let axes = match given_axes(w)? {
+        Some(axes) => w.axes(&axes, shape.len())?,
+        None => (0..shape.len()).filter(|&axis| shape[axis].as_fixed() == Some(1)).collect(),
+    };
+    for axis in axes.into_iter().rev() {
+        x = w.squeeze(x, axis)?;
+    }
+    Ok(vec![x])
+}
+
+fn unsqueeze(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let mut x = w.input(0)?;
+    let axes = given_axes(w)?.context("it has no axes")?;
+    let axes = w.axes(&axes, w.rank(x) + axes.len())?;
+    for axis in axes {
+        x = w.unsqueeze(x, axis)?;
+    }
+    Ok(vec![x])
+}
+
+fn transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    let rank = w.rank(x);
+    let perm = match w.ints("perm")? {
+        Some(perm) => perm.iter().map(|&axis| w.axis(axis, rank)).collect::<Result<Vec<_>>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    Ok(vec![w.transpose(x, &perm)?])
+}
+
+fn expand(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    let wanted = w.sizes(1)?;
+    let shape = w.walk.broadcast(&[w.shape(x), wanted])?;
+    Ok(vec![w.broadcast_to(x, &shape)?])
 }

@@ -1,14 +1,16 @@
 //! Fourier transforms, windows and filter banks.
 
-use tract_onnx::{
-    pb::tensor_proto::DataType,
-    prelude::{DatumType, OutletId, TDim, Tensor, TractResult},
-    tract_hir::internal::{DimLike as _, ToDim, bail, tract_core::ops::math},
+use anyhow::{Result, bail, ensure};
+use flotilla_program::{
+    Dft, DType, Op, Unary,
+    dim::{Dim, ToDim as _},
 };
 
-use super::generators::positions;
-use crate::import::onnx::wiring::{Wire, Wiring};
-use flotilla_program::{Dft, Op};
+use crate::import::onnx::{
+    constant::{Constant, element_type},
+    facts::Var,
+    wiring::{SIZES, Wire, Wiring},
+};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("BlackmanWindow", blackman_window),
@@ -22,18 +24,18 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 /// Longest transform; its table of angles is a constant of the program.
 const LENGTH_MAX: usize = 1 << 20;
 
-fn dft(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn dft(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axis = match w.optional(2) {
-        Some(_) => w.known_i64s(2)?.first().copied().unwrap_or(-2),
-        None if w.opset < 20 => w.node.get_attr_opt::<i64>("axis")?.unwrap_or(1),
+        Some(_) => w.known_i64(2)?,
+        None if w.opset < 20 => w.int("axis")?.unwrap_or(1),
         None => -2,
     };
     let axis = w.axis(axis, w.rank(x))?;
-    let inverse = w.node.get_attr_opt::<i64>("inverse")?.unwrap_or(0) != 0;
-    let onesided = w.node.get_attr_opt::<i64>("onesided")?.unwrap_or(0) != 0;
+    let inverse = w.flag("inverse")?;
+    let onesided = w.flag("onesided")?;
     let length = match w.optional(1) {
-        Some(_) => w.known_dims(1)?.into_iter().next(),
+        Some(_) => Some(w.element(1, SIZES)?),
         None => None,
     };
     let given = w.shape(x)[axis].clone();
@@ -48,100 +50,112 @@ fn dft(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
 /// The transform of `length` elements of an axis; `onesided` keeps the half of a spectrum that says all of it.
 fn transform(
     w: &mut Wiring<'_, '_>,
-    x: OutletId,
+    x: Var,
     axis: usize,
-    length: &TDim,
+    length: &Dim,
     inverse: bool,
     onesided: bool,
-) -> TractResult<OutletId> {
+) -> Result<Var> {
     let rank = w.rank(x);
-    let length = match length.to_usize() {
-        Ok(length) if (1..=LENGTH_MAX).contains(&length) => length,
-        Ok(length) => bail!("a transform of {length} elements, 1 to {LENGTH_MAX} can be had"),
-        Err(_) => bail!("the length {length} must be a number"),
-    };
-    if axis + 1 >= rank {
-        bail!("axis {axis} has the parts of the numbers");
-    }
+    ensure!(axis + 1 < rank, "axis {axis} has the parts of the numbers");
     let mut shape = w.shape(x);
-    shape[axis] = if onesided && !inverse { length / 2 + 1 } else { length }.to_dim();
+    shape[axis] = if onesided && !inverse { length.over(2) + 1 } else { length.clone() };
     shape[rank - 1] = if onesided && inverse { 1 } else { 2 }.to_dim();
+    let twiddles = twiddles(w, length)?;
+    let op = Op::Dft(Dft { axis: axis as u32, inverse, mirrored: inverse && onesided });
+    let dtype = w.dtype(x);
+    let x = w.unrounded(x, DType::F32)?;
+    let transformed = w.op(op, &[x, twiddles], DType::F32, shape)?;
+    w.unrounded(transformed, dtype)
+}
+
+/// Cosines and sines of the parts of a turn, `[length, 2]`.
+fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
+    let Some(length) = length.as_fixed() else {
+        let turn = w.scalar(DType::F32, 2.0 * std::f64::consts::PI);
+        let at = w.positions(length)?;
+        let at = w.cast(at, DType::F32)?;
+        let length = w.dimension(length.clone(), DType::F32)?;
+        let part = w.div(at, length)?;
+        let angle = w.mul(part, turn)?;
+        let (cosine, sine) = (w.unary(Unary::Cos, angle)?, w.unary(Unary::Sin, angle)?);
+        let (cosine, sine) = (w.unsqueeze(cosine, 1)?, w.unsqueeze(sine, 1)?);
+        return w.concat(1, &[cosine, sine]);
+    };
+    let length = match usize::try_from(length) {
+        Ok(length) if (1..=LENGTH_MAX).contains(&length) => length,
+        _ => bail!("a transform of {length} elements, 1 to {LENGTH_MAX} can be had"),
+    };
     let angle = |turn: usize| 2.0 * std::f64::consts::PI * turn as f64 / length as f64;
     let twiddles: Vec<f32> =
         (0..length).flat_map(|turn| [angle(turn).cos() as f32, angle(turn).sin() as f32]).collect();
-    let twiddles = w.tensor(Tensor::from_shape(&[length, 2], &twiddles)?)?;
-    let op = Op::Dft(Dft { axis: axis as u32, inverse, mirrored: inverse && onesided });
-    let dtype = w.dtype(x);
-    let x = w.cast(x, DatumType::F32)?;
-    let transformed = w.program_op(op, &[x, twiddles], DatumType::F32, shape)?;
-    w.cast(transformed, dtype)
+    Ok(w.known(Constant::f32s(&[length, 2], &twiddles)))
 }
 
 /// Overlapping frames of a signal, weighted, and transformed each.
-fn stft(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let signal = w.input(0)?;
-    if w.rank(signal) != 3 {
-        bail!("a signal has three dimensions, {} are given", w.rank(signal));
+fn stft(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let mut signal = w.input(0)?;
+    match w.rank(signal) {
+        // Real numbers, each without a dimension of its own.
+        2 => signal = w.unsqueeze(signal, 2)?,
+        3 => {}
+        rank => bail!("a signal has two or three dimensions, {rank} are given"),
     }
-    let step = match w.known_i64s(1)?.as_slice() {
-        &[step] if step > 0 => step as usize,
-        step => bail!("a frame step of {step:?}"),
-    };
+    let step = w.known_i64(1)?;
+    ensure!(step > 0, "a frame step of {step}");
     let window = w.optional(2);
-    let length = w.shape(signal)[1].clone();
+    let length = w.dim(signal, 1);
     let frame = match (w.optional(3), window) {
-        (Some(_), _) => w.known_dims(3)?.into_iter().next().unwrap_or_else(|| length.clone()),
-        (None, Some(window)) => w.shape(window)[0].clone(),
+        (Some(_), _) => w.element(3, SIZES)?,
+        (None, Some(window)) => w.dim(window, 0),
         (None, None) => length.clone(),
     };
-    let (Ok(frame), Ok(length)) = (frame.to_usize(), length.to_usize()) else {
-        bail!("frames of {frame} of {length} elements must be numbers");
-    };
-    let frames = if frame > length { 0 } else { (length - frame) / step + 1 };
-    let places: Vec<i64> = (0..frames)
-        .flat_map(|index| (0..frame).map(move |at| (index * step + at) as i64))
-        .collect();
-    let places = w.tensor(Tensor::from_shape(&[frames, frame], &places)?)?;
+    let frames =
+        w.walk.bounded(|bounds| ((&length - &frame).over(step) + 1).most(0, bounds));
+    let starts = w.range(Dim::Fixed(0), Dim::Fixed(step), frames)?;
+    let starts = w.unsqueeze(starts, 1)?;
+    let within = w.positions(&frame)?;
+    let within = w.unsqueeze(within, 0)?;
+    let places = w.add(starts, within)?;
     let mut framed = w.gather(1, signal, places)?;
     if let Some(window) = window {
-        let window = w.reshape(window, &[frame.to_dim(), 1.to_dim()])?;
+        let window = w.reshape(window, &[frame.clone(), 1.to_dim()])?;
         framed = w.mul(framed, window)?;
     }
-    let onesided = w.node.get_attr_opt::<i64>("onesided")?.unwrap_or(1) != 0;
-    Ok(vec![transform(w, framed, 2, &frame.to_dim(), false, onesided)?])
+    let onesided = w.int("onesided")?.unwrap_or(1) != 0;
+    Ok(vec![transform(w, framed, 2, &frame, false, onesided)?])
 }
 
-fn hann_window(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn hann_window(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     cosines(w, [0.5, 0.5, 0.0])
 }
 
-fn hamming_window(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn hamming_window(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     cosines(w, [25.0 / 46.0, 21.0 / 46.0, 0.0])
 }
 
-fn blackman_window(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn blackman_window(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     cosines(w, [0.42, 0.5, 0.08])
 }
 
 /// `a0 - a1 cos(2 pi n / N) + a2 cos(4 pi n / N)`, computed where it is used.
-fn cosines(w: &mut Wiring<'_, '_>, [a0, a1, a2]: [f64; 3]) -> TractResult<Vec<OutletId>> {
-    let size = match w.known_i64s(0)?.as_slice() {
-        &[size] if size >= 0 => size,
-        size => bail!("a window of {size:?} elements"),
-    };
-    let periodic = w.node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
+fn cosines(w: &mut Wiring<'_, '_>, [a0, a1, a2]: [f64; 3]) -> Result<Vec<Var>> {
+    let size = w.element(0, SIZES)?;
+    let periodic = w.int("periodic")?.unwrap_or(1) != 0;
     let dtype = output_type(w)?;
-    let turns = if periodic { size } else { size - 1 }.max(1);
-    let at = positions(w, 0, size.to_dim())?;
-    let at = w.cast(at, DatumType::F32)?;
-    let mut window = w.scalar(DatumType::F32, a0)?;
+    let turns = if periodic { size.clone() } else { &size - 1 };
+    let turns = w.walk.bounded(|bounds| turns.most(1, bounds));
+    let turns = w.dimension(turns, DType::F32)?;
+    let at = w.positions(&size)?;
+    let at = w.cast(at, DType::F32)?;
+    let part = w.div(at, turns)?;
+    let mut window = w.scalar(DType::F32, a0);
     for (factor, harmonic) in [(-a1, 1.0), (a2, 2.0)] {
         if factor != 0.0 {
-            let step = 2.0 * std::f64::consts::PI * harmonic / turns as f64;
-            let step = w.scalar(DatumType::F32, step)?;
-            let angle = w.mul(at, step)?;
-            let cosine = w.unary(math::cos(), angle)?;
-            let factor = w.scalar(DatumType::F32, factor)?;
+            let turn = w.scalar(DType::F32, 2.0 * std::f64::consts::PI * harmonic);
+            let angle = w.mul(part, turn)?;
+            let cosine = w.unary(Unary::Cos, angle)?;
+            let factor = w.scalar(DType::F32, factor);
             let term = w.mul(cosine, factor)?;
             window = w.add(window, term)?;
         }
@@ -150,14 +164,19 @@ fn cosines(w: &mut Wiring<'_, '_>, [a0, a1, a2]: [f64; 3]) -> TractResult<Vec<Ou
 }
 
 /// The type that the attribute `output_datatype` asks for.
-fn output_type(w: &Wiring<'_, '_>) -> TractResult<DatumType> {
-    let number = w.node.get_attr_opt::<i64>("output_datatype")?.unwrap_or(DataType::Float as i64);
-    DataType::try_from(i32::try_from(number)?)?.try_into()
+fn output_type(w: &Wiring<'_, '_>) -> Result<DType> {
+    match w.int("output_datatype")? {
+        None => Ok(DType::F32),
+        Some(number) => match element_type(i32::try_from(number)?) {
+            Some(dtype) => Ok(dtype),
+            None => bail!("elements of type {number} cannot be had"),
+        },
+    }
 }
 
 /// Triangular filters at equal distances on the mel scale.
-fn mel_weight_matrix(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
-    let one = |index: usize| -> TractResult<f64> {
+fn mel_weight_matrix(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let one = |index: usize| -> Result<f64> {
         match w.known_f32s(index)?.as_slice() {
             &[value] => Ok(f64::from(value)),
             values => bail!("operand {index} is {values:?}, one number is needed"),
@@ -191,6 +210,6 @@ fn mel_weight_matrix(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         }
     }
     let dtype = output_type(w)?;
-    let matrix = Tensor::from_shape(&[rows, filters], &matrix)?;
-    Ok(vec![w.tensor(matrix.cast_to_dt(dtype)?.into_owned())?])
+    let matrix = w.known(Constant::f32s(&[rows, filters], &matrix));
+    Ok(vec![w.cast(matrix, dtype)?])
 }

@@ -1,16 +1,16 @@
 //! Decision trees of the domain `ai.onnx.ml`.
 
-use tract_onnx::{
-    pb::TensorProto,
-    prelude::{DatumType, OutletId, Tensor, TractResult},
-    tract_hir::internal::{ToDim, bail},
+use anyhow::{Context as _, Result, bail};
+use flotilla_program::{
+    Branch, DType, Gathered, Op, Trees, Unary,
+    dim::{Dim, ToDim as _},
 };
 
 use crate::import::onnx::{
-    library,
+    constant::Constant,
+    facts::Var,
     wiring::{Wire, Wiring},
 };
-use flotilla_program::{Branch, Gathered, Op, Trees};
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TreeEnsemble", tree_ensemble)];
 
@@ -25,34 +25,30 @@ const BRANCHES: [Branch; 7] = [
     Branch::Member,
 ];
 
-fn tree_ensemble(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
+fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let [rows, _] = w
+    let [rows, given]: [Dim; 2] = w
         .shape(x)
         .try_into()
         .or_else(|shape: Vec<_>| bail!("{} dimensions, rows of features have two", shape.len()))?;
-    let ints = |name: &str| w.node.get_attr_vec::<i64>(name);
-    let numbers = |name: &str| -> TractResult<Option<Tensor>> {
-        let proto = w.node.get_attr_opt::<&TensorProto>(name)?;
-        proto.map(|proto| library::tensor(w.walk, proto)).transpose()
+    let ints = |name: &str| w.ints(name)?.with_context(|| format!("{name} are missing"));
+    let floats = |name: &str| -> Result<Vec<f32>> {
+        let Some(tensor) = w.tensor(name)? else { return Ok(Vec::new()) };
+        Ok(tensor.floats().into_iter().map(|number| number as f32).collect())
     };
-    let floats = |name: &str| -> TractResult<Vec<f32>> {
-        let Some(tensor) = numbers(name)? else { return Ok(Vec::new()) };
-        Ok(tensor.cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
-    };
-    let modes: Vec<i64> = match numbers("nodes_modes")? {
-        Some(tensor) => tensor.cast_to::<i64>()?.try_as_plain_ram()?.as_slice::<i64>()?.to_vec(),
+    let modes: Vec<i64> = match w.tensor("nodes_modes")?.and_then(|modes| modes.integers()) {
+        Some(modes) => modes,
         None => bail!("the nodes have no modes"),
     };
     let mut values = floats("nodes_splits")?;
     let features = ints("nodes_featureids")?;
     let (yes, no) = (ints("nodes_truenodeids")?, ints("nodes_falsenodeids")?);
     let (yes_leaf, no_leaf) = (ints("nodes_trueleafs")?, ints("nodes_falseleafs")?);
-    let missing = w.node.get_attr_opt_vec::<i64>("nodes_missing_value_tracks_true")?;
+    let missing = w.ints("nodes_missing_value_tracks_true")?;
     let missing = missing.unwrap_or_else(|| vec![0; modes.len()]);
     let (targets, weights) = (ints("leaf_targetids")?, floats("leaf_weights")?);
     let roots = ints("tree_roots")?;
-    let columns = w.node.get_attr::<usize>("n_targets")?;
+    let columns = usize::try_from(w.int("n_targets")?.context("n_targets is missing")?)?;
     let count = modes.len();
     let lists = [&features, &yes, &no, &yes_leaf, &no_leaf, &missing];
     if values.len() != count || lists.iter().any(|list| list.len() != count) {
@@ -65,7 +61,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
     let members = floats("membership_values")?;
     let mut members = members.split(|member| member.is_nan());
     let width = features.iter().copied().max().unwrap_or(0);
-    let next = |id: i64, leaf: i64| -> TractResult<i32> {
+    let next = |id: i64, leaf: i64| -> Result<i32> {
         let limit = if leaf != 0 { targets.len() } else { count };
         match usize::try_from(id) {
             Ok(index) if index < limit => {
@@ -92,12 +88,12 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
             i32::try_from(values.len())?,
         ]);
     }
-    let given = w.shape(x)[1].clone();
     if features.iter().any(|&feature| feature < 0)
-        || given.as_i64().is_some_and(|given| width >= given)
+        || given.as_fixed().is_some_and(|given| width >= given)
         || targets.iter().any(|&target| !(0..columns as i64).contains(&target))
     {
-        bail!("a feature or a target that is not there: {given} features, {columns} targets");
+        bail!("a feature or a target that is not there: {} features, {columns} targets",
+            w.walk.dim_text(&given));
     }
     let mut starting = Vec::new();
     for &root in &roots {
@@ -107,33 +103,33 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> TractResult<Vec<OutletId>> {
         let is_leaf = yes_leaf[index] != 0 && no_leaf[index] != 0 && yes[index] == no[index];
         starting.push(if is_leaf { next(yes[index], 1)? } else { i32::try_from(root)? });
     }
-    let gathered = match w.node.get_attr_opt::<i64>("aggregate_function")?.unwrap_or(1) {
+    let gathered = match w.int("aggregate_function")?.unwrap_or(1) {
         0 => Gathered::Mean,
         1 => Gathered::Sum,
         2 => Gathered::Min,
         3 => Gathered::Max,
         other => bail!("aggregate function {other} is not known"),
     };
-    let transform = w.node.get_attr_opt::<i64>("post_transform")?.unwrap_or(0);
+    let transform = w.int("post_transform")?.unwrap_or(0);
     let targets: Vec<i32> = targets.into_iter().map(i32::try_from).collect::<Result<_, _>>()?;
     let starts: Vec<i32> = (0..=targets.len() as i32).collect();
     let dtype = w.dtype(x);
-    let x = w.cast(x, DatumType::F32)?;
+    let x = w.cast(x, DType::F32)?;
     let operands = [
         x,
-        w.tensor(Tensor::from_shape(&[count, 7], &table)?)?,
-        w.tensor(Tensor::from_shape(&[values.len()], &values)?)?,
-        w.tensor(Tensor::from_shape(&[starts.len()], &starts)?)?,
-        w.tensor(Tensor::from_shape(&[targets.len()], &targets)?)?,
-        w.tensor(Tensor::from_shape(&[weights.len()], &weights)?)?,
-        w.tensor(Tensor::from_shape(&[starting.len()], &starting)?)?,
+        w.known(Constant::i32s(&[count, 7], &table)),
+        w.known(Constant::f32s(&[values.len()], &values)),
+        w.known(Constant::i32s(&[starts.len()], &starts)),
+        w.known(Constant::i32s(&[targets.len()], &targets)),
+        w.known(Constant::f32s(&[weights.len()], &weights)),
+        w.known(Constant::i32s(&[starting.len()], &starting)),
     ];
     let op = Op::Trees(Trees { gathered });
-    let result = w.program_op(op, &operands, DatumType::F32, vec![rows, columns.to_dim()])?;
+    let result = w.op(op, &operands, DType::F32, vec![rows, columns.to_dim()])?;
     let result = match transform {
         0 => result,
         1 => w.softmax(result, &[1])?,
-        2 => w.onnx("Sigmoid", &[], &[Some(result)])?[0],
+        2 => w.unary(Unary::Sigmoid, result)?,
         other => bail!("post transform {other} cannot be had"),
     };
     Ok(vec![w.cast(result, dtype)?])

@@ -1,0 +1,134 @@
+//! A draft's values read as formulas.
+
+use super::Draft;
+use flotilla_program::{Binary, Expr, Node, Op, Step, Unary, ValueId};
+
+/// Who computes and who uses each value; of the block that is worked on; made anew after a pass has changed the draft.
+pub(crate) struct Links {
+    producers: Vec<Option<usize>>,
+    uses: Vec<usize>,
+}
+
+impl Links {
+    pub(crate) fn of(draft: &Draft) -> Links {
+        let mut producers = vec![None; draft.values.len()];
+        let mut uses = vec![0; draft.values.len()];
+        for (index, node) in draft.nodes.iter().enumerate() {
+            for output in &node.outputs {
+                producers[output.index()] = Some(index);
+            }
+            for input in &node.inputs {
+                uses[input.index()] += 1;
+            }
+        }
+        for value in draft.outside_uses() {
+            uses[value.index()] += 1;
+        }
+        Links { producers, uses }
+    }
+
+    /// Index of the node that computes a value.
+    pub(crate) fn producer_index(&self, id: ValueId) -> Option<usize> {
+        self.producers.get(id.index()).copied().flatten()
+    }
+
+    /// The node that computes a value.
+    pub(crate) fn producer<'d>(&self, draft: &'d Draft, id: ValueId) -> Option<&'d Node> {
+        self.producer_index(id).map(|index| &draft.nodes[index])
+    }
+
+    /// How many nodes and outputs use a value.
+    pub(crate) fn uses(&self, id: ValueId) -> usize {
+        self.uses[id.index()]
+    }
+}
+
+/// Reads a draft's values as formulas; the fusions are written with it.
+pub(crate) struct Formula<'d> {
+    pub(crate) draft: &'d Draft,
+    pub(crate) links: &'d Links,
+}
+
+impl Formula<'_> {
+    /// `f(a)` as an element-wise node of its own.
+    pub(crate) fn unary(&self, id: ValueId, function: Unary) -> Option<ValueId> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(input), Step::Unary(found, 0)] if *found == function => {
+                Some(node.inputs[*input as usize])
+            }
+            _ => None,
+        }
+    }
+
+    /// Whichever single function of one operand computes a value.
+    pub(crate) fn any_unary(&self, id: ValueId) -> Option<(Unary, ValueId)> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(input), Step::Unary(found, 0)] => {
+                Some((*found, node.inputs[*input as usize]))
+            }
+            _ => None,
+        }
+    }
+
+    /// `f(a, b)` as an element-wise node of its own.
+    pub(crate) fn binary(&self, id: ValueId, function: Binary) -> Option<(ValueId, ValueId)> {
+        let node = self.links.producer(self.draft, id)?;
+        let Op::Elementwise(Expr { steps }) = &node.op else { return None };
+        match steps.as_slice() {
+            [Step::Input(a), Step::Input(b), Step::Binary(found, 0, 1)] if *found == function => {
+                Some((node.inputs[*a as usize], node.inputs[*b as usize]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Both readings of a commutative `f(a, b)`.
+    pub(crate) fn either(&self, id: ValueId, function: Binary) -> Vec<(ValueId, ValueId)> {
+        self.binary(id, function).map_or_else(Vec::new, |(a, b)| vec![(a, b), (b, a)])
+    }
+
+    /// `a * c` or `a / (1/c)` for a constant whose elements are all `c` and that does not change the shape.
+    pub(crate) fn scaled(&self, id: ValueId) -> Option<(ValueId, f32)> {
+        let factor = self.with_uniform(id, self.either(id, Binary::Mul));
+        factor.or_else(|| {
+            let (a, divisor) =
+                self.with_uniform(id, self.binary(id, Binary::Div).into_iter().collect())?;
+            Some((a, divisor.recip()))
+        })
+    }
+
+    /// `a + c` for a constant whose elements are all `c` and that does not change the shape.
+    pub(crate) fn shifted(&self, id: ValueId) -> Option<(ValueId, f32)> {
+        self.with_uniform(id, self.either(id, Binary::Add))
+    }
+
+    fn with_uniform(
+        &self,
+        result: ValueId,
+        readings: Vec<(ValueId, ValueId)>,
+    ) -> Option<(ValueId, f32)> {
+        readings
+            .into_iter()
+            .filter(|(a, _)| self.draft.shape(*a) == self.draft.shape(result))
+            .find_map(|(a, constant)| Some((a, self.draft.uniform_float(constant)?)))
+    }
+
+    /// The node that computes a value, when its operator is the one asked for.
+    pub(crate) fn produced<T>(
+        &self,
+        id: ValueId,
+        op: impl Fn(&Op) -> Option<T>,
+    ) -> Option<(T, &[ValueId])> {
+        let node = self.links.producer(self.draft, id)?;
+        Some((op(&node.op)?, &node.inputs))
+    }
+}
+
+/// Dimension of one head, when `width` splits evenly.
+pub(crate) fn head_dim(width: i64, heads: u32) -> Option<i64> {
+    (heads > 0 && width % i64::from(heads) == 0).then(|| width / i64::from(heads))
+}

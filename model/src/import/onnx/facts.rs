@@ -1,0 +1,234 @@
+//! What is known of the values in a graph, and the values of the program that they become.
+
+use anyhow::{Result, bail};
+use flotilla_program::{
+    Concat, DType, Expr, Op, Sizes, Step, SymbolSource, ValueId,
+    dim::{Bounds, Dim, Symbol},
+};
+
+use super::{constant::Constant, walk::Walk};
+use crate::graph::Origin;
+
+/// Most elements of a tensor that is followed number by number.
+pub(super) const NUMBERS_MAX: usize = 1024;
+
+/// Most elements that decide sizes and are read while a program runs.
+const ELEMENTS_MAX: usize = 64;
+
+/// A value of the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Var(u32);
+
+/// What is known of a value.
+#[derive(Clone, Debug)]
+pub(super) struct Fact {
+    /// The type of its elements to the model.
+    pub(super) dtype: DType,
+    pub(super) shape: Vec<Dim>,
+    pub(super) known: Option<Known>,
+    /// The value of the program that it is, and the block that this one is made in.
+    placed: Option<(u32, ValueId)>,
+}
+
+/// Elements that are known when the model is loaded.
+#[derive(Clone, Debug)]
+pub(super) enum Known {
+    Constant(Constant),
+    /// Numbers that shapes are made of, row-major; of a truth value 1 or 0.
+    Numbers(Vec<Dim>),
+    /// It is a sequence of values, and no tensor.
+    Sequence(Vec<Var>),
+}
+
+impl Walk<'_> {
+    pub(super) fn fact(&self, var: Var) -> &Fact {
+        &self.facts[var.0 as usize]
+    }
+
+    fn add(&mut self, fact: Fact) -> Var {
+        self.facts.push(fact);
+        Var(self.facts.len() as u32 - 1)
+    }
+
+    /// A constant, of a type that its elements may be narrower or wider than.
+    pub(super) fn constant_of(&mut self, dtype: DType, constant: Constant) -> Var {
+        let shape = constant.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
+        let known = Some(Known::Constant(constant));
+        self.add(Fact { dtype, shape, known, placed: None })
+    }
+
+    pub(super) fn constant(&mut self, constant: Constant) -> Var {
+        self.constant_of(constant.data.dtype, constant)
+    }
+
+    /// Numbers that shapes are made of.
+    pub(super) fn numbers(&mut self, dtype: DType, shape: &[usize], dims: Vec<Dim>) -> Var {
+        let fixed: Option<Vec<i64>> = dims.iter().map(Dim::as_fixed).collect();
+        if let Some(fixed) = fixed {
+            return self.constant_of(dtype, integers_of(dtype, shape, &fixed));
+        }
+        let shape = shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
+        self.add(Fact { dtype, shape, known: Some(Known::Numbers(dims)), placed: None })
+    }
+
+    pub(super) fn sequence(&mut self, items: Vec<Var>) -> Var {
+        let dtype = items.first().map_or(DType::F32, |item| self.fact(*item).dtype);
+        let shape = vec![Dim::Fixed(items.len() as i64)];
+        self.add(Fact { dtype, shape, known: Some(Known::Sequence(items)), placed: None })
+    }
+
+    /// A value of the program as one of the graph.
+    pub(super) fn placed(&mut self, dtype: DType, value: ValueId) -> Var {
+        let shape = self.draft.shape(value).to_vec();
+        let placed = Some((self.block(), value));
+        self.add(Fact { dtype, shape, known: None, placed })
+    }
+
+    /// The same elements under another type, whose words are the same.
+    pub(super) fn retyped(&mut self, var: Var, dtype: DType) -> Var {
+        let fact = Fact { dtype, ..self.fact(var).clone() };
+        self.add(fact)
+    }
+
+    /// The value of the program that a value of the graph is; what is only known becomes one.
+    pub(super) fn value(&mut self, var: Var) -> Result<ValueId> {
+        let fact = self.fact(var).clone();
+        // What another branch has made is not there.
+        if let Some((block, value)) = fact.placed
+            && self.is_open(block)
+        {
+            return Ok(value);
+        }
+        let (block, value) = match &fact.known {
+            Some(Known::Constant(constant)) => {
+                let data = constant.data.stored();
+                // Constants are there everywhere.
+                (0, self.draft.add_value(fact.dtype, fact.shape.clone(), Origin::Constant(data)))
+            }
+            Some(Known::Numbers(dims)) => {
+                let value = self.sizes(dims, fact.dtype, &fact.shape);
+                (self.block(), value)
+            }
+            Some(Known::Sequence(_)) => bail!("a sequence of tensors is needed as one tensor"),
+            None => bail!("a value of another branch is read"),
+        };
+        self.facts[var.0 as usize].placed = Some((block, value));
+        Ok(value)
+    }
+
+    /// Numbers of shapes as elements.
+    fn sizes(&mut self, dims: &[Dim], dtype: DType, shape: &[Dim]) -> ValueId {
+        let name = "sizes";
+        // A page compares with 0 what becomes a truth value.
+        let number = if dtype == DType::Bool { DType::I32 } else { dtype };
+        let numbers = match dims {
+            [dim] => {
+                let op = Op::Elementwise(Expr { steps: vec![Step::Dim(dim.clone())] });
+                self.draft.add_node(name, op, Vec::new(), number, shape.to_vec())
+            }
+            dims => {
+                let mut parts: Vec<ValueId> = Vec::new();
+                for chunk in dims.chunks(Sizes::MAX) {
+                    let op = Op::Sizes(Sizes { dims: chunk.to_vec() });
+                    let length = vec![Dim::Fixed(chunk.len() as i64)];
+                    parts.push(self.draft.add_node(name, op, Vec::new(), number, length));
+                }
+                let flat = if let [only] = parts[..] {
+                    only
+                } else {
+                    let length = vec![Dim::Fixed(dims.len() as i64)];
+                    let op = Op::Concat(Concat { axis: 0 });
+                    self.draft.add_node(name, op, parts, number, length)
+                };
+                if self.draft.shape(flat) == shape {
+                    flat
+                } else {
+                    self.draft.add_node(name, Op::Reshape, vec![flat], number, shape.to_vec())
+                }
+            }
+        };
+        if dtype == number {
+            return numbers;
+        }
+        let op = Op::Elementwise(Expr { steps: vec![Step::Input(0), Step::Cast(dtype, 0)] });
+        self.draft.add_node(name, op, vec![numbers], dtype, shape.to_vec())
+    }
+
+    /// A symbol, with the least and the largest value that it can have.
+    pub(super) fn symbol(
+        &mut self,
+        name: String,
+        source: SymbolSource,
+        bounds: (i64, i64),
+    ) -> Symbol {
+        self.bounds.push(bounds);
+        self.draft.add_symbol(name, source)
+    }
+
+    /// Calls back with what is known of symbols.
+    pub(super) fn bounded<T>(&self, work: impl FnOnce(&Bounds<'_>) -> T) -> T {
+        let of = |symbol: Symbol| {
+            self.bounds.get(symbol.0 as usize).copied().unwrap_or((i64::MIN, i64::MAX))
+        };
+        work(&Bounds::new(&of))
+    }
+
+    /// The elements of an integer tensor that are known from shapes.
+    pub(super) fn known_numbers(&self, var: Var) -> Option<Vec<Dim>> {
+        match self.fact(var).known.as_ref()? {
+            Known::Constant(constant) if constant.data.elements() <= NUMBERS_MAX => {
+                let numbers = constant.integers()?;
+                Some(numbers.into_iter().map(Dim::Fixed).collect())
+            }
+            Known::Numbers(dims) => Some(dims.clone()),
+            Known::Constant(_) | Known::Sequence(_) => None,
+        }
+    }
+
+    /// The elements of an integer tensor as numbers that shapes can be made of. Those that are not known are read when the
+    /// program has computed them. `bounds` are the least and the largest number that makes sense there.
+    ///
+    /// # Errors
+    /// How many there are is not known, or there are too many of them, or they are no integers.
+    pub(super) fn elements(&mut self, var: Var, name: &str, bounds: (i64, i64)) -> Result<Vec<Dim>> {
+        if let Some(known) = self.known_numbers(var) {
+            return Ok(known);
+        }
+        let fact = self.fact(var);
+        if fact.dtype.is_float() {
+            bail!("{name:?} is of type {:?}, and integers are needed", fact.dtype);
+        }
+        let sizes: Option<Vec<i64>> = fact.shape.iter().map(Dim::as_fixed).collect();
+        let count = sizes.and_then(|sizes| usize::try_from(sizes.iter().product::<i64>()).ok());
+        let Some(count) = count.filter(|count| *count <= ELEMENTS_MAX) else {
+            bail!("{name:?} decides sizes and has more than {ELEMENTS_MAX} elements, or an unknown number");
+        };
+        let value = self.value(var)?;
+        let dims = (0..count as u32).map(|index| {
+            let symbol = self.element(value, index, name, bounds);
+            Dim::Symbol(symbol)
+        });
+        Ok(dims.collect())
+    }
+
+    fn element(&mut self, value: ValueId, index: u32, name: &str, bounds: (i64, i64)) -> Symbol {
+        if let Some(known) = self.element_symbols.get(&(value, index)) {
+            let own = &mut self.bounds[known.0 as usize];
+            *own = (own.0.max(bounds.0), own.1.min(bounds.1));
+            return *known;
+        }
+        let name = format!("{name}[{index}]");
+        let symbol = self.symbol(name, SymbolSource::Element { value, index }, bounds);
+        self.element_symbols.insert((value, index), symbol);
+        symbol
+    }
+}
+
+/// Integers of a type, or of 32 bits where it is a truth value.
+pub(super) fn integers_of(dtype: DType, shape: &[usize], numbers: &[i64]) -> Constant {
+    if dtype == DType::Bool {
+        let truths: Vec<bool> = numbers.iter().map(|&number| number != 0).collect();
+        return Constant::bools(shape, &truths);
+    }
+    Constant::i64s(shape, numbers)
+}
