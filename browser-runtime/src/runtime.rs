@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_program::{Program, SymbolSource};
+use flotilla_program::{DType, Program, SymbolSource};
 #[cfg(target_arch = "wasm32")]
 use flotilla_program::{
     Node,
@@ -382,6 +382,7 @@ impl Placement {
         let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
         let words = words.collect::<Result<Vec<_>, _>>()?;
         check_assumptions(&program, &words)?;
+        check_bounds(&program, &words)?;
         #[cfg(target_arch = "wasm32")]
         let (shapes, results) = self.compute_in_bucket(shapes, words).await?;
         #[cfg(not(target_arch = "wasm32"))]
@@ -539,6 +540,25 @@ fn check_assumptions(program: &Program, inputs: &[Words]) -> Result<(), RunError
             return Err(RunError::Inputs {
                 reason: format!(
                     "input {name} decides shapes, and the program was made for another value of it"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses integers that the program cannot compute with in 32 bits.
+fn check_bounds(program: &Program, inputs: &[Words]) -> Result<(), RunError> {
+    for bound in &program.bounds {
+        let port = &program.inputs[bound.input as usize];
+        let signed = program.value(port.value).dtype == DType::I32;
+        let number = |word: &u32| if signed { i64::from(*word as i32) } else { i64::from(*word) };
+        let words = inputs[bound.input as usize].low.iter().map(number);
+        if let Some(over) = words.into_iter().find(|number| number.abs() > bound.most) {
+            return Err(RunError::Inputs {
+                reason: format!(
+                    "input {} has {over}, with which the result of node {} may not fit 32 bits; it takes numbers up to {}",
+                    port.name, bound.node, bound.most
                 ),
             });
         }

@@ -45,6 +45,7 @@ pub(crate) fn split(program: &Program, elsewhere: &[bool]) -> Vec<Part> {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 assumptions: Vec::new(),
+                bounds: Vec::new(),
                 allowed_paddings: Vec::new(),
                 ..program.clone()
             },

@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use flotilla_model::{
-    import::{LoadOptions, ResolveError, Resolver, load},
-    lower::Phase,
-};
+use flotilla_model::import::{LoadOptions, Phase, ResolveError, Resolver, load};
 
 struct Folder(PathBuf);
 
@@ -39,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let mut options =
         LoadOptions::named(Path::new(model).file_name().unwrap_or_default().to_string_lossy());
     if rest.iter().any(|option| option == "--unfused") {
-        options.phase = Phase::Lowered;
+        options.phase = Phase::Imported;
     }
     let imported = load(&Folder(model.into()), &options)?;
     let blobs = Path::new(out).join("blobs");

@@ -78,6 +78,9 @@ impl Program {
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
             return fail("assumptions", "one is about an input that is not there");
         }
+        if self.bounds.iter().any(|bound| bound.input as usize >= self.inputs.len()) {
+            return fail("bounds", "one is about an input that is not there");
+        }
         let symbols = self.symbols.len();
         let below = |dim: &Dim| dim.symbols_below(symbols);
         if !self.checks.iter().all(|check| below(&check.left) && below(&check.right)) {

@@ -123,6 +123,17 @@ pub struct Assumption {
     pub words: Vec<u32>,
 }
 
+/// Integers of 64 bits that an input may have: with others a result would not fit the 32 bits that the program computes it in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputBound {
+    /// Index in [`Program::inputs`].
+    pub input: u32,
+    /// Their largest absolute value.
+    pub most: i64,
+    /// Name of the node whose result would not fit.
+    pub node: String,
+}
+
 /// One operator application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -213,6 +224,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// What must hold of the inputs' values.
     pub assumptions: Vec<Assumption>,
+    /// Which integers of 64 bits inputs may have.
+    pub bounds: Vec<InputBound>,
     /// What must hold of sizes.
     pub checks: Vec<Check>,
     /// Symbols that runs may pad, all or any of them; what is not listed may not be padded.
@@ -234,6 +247,7 @@ impl Program {
             inputs: Vec::new(),
             outputs: Vec::new(),
             assumptions: Vec::new(),
+            bounds: Vec::new(),
             checks: Vec::new(),
             allowed_paddings: Vec::new(),
             blobs: Vec::new(),

@@ -36,7 +36,7 @@ impl<'d> Live<'d> {
         }
         // Clients fix the sizes of inputs, whatever becomes of them.
         for port in &draft.inputs {
-            live.value(port.value);
+            [Some(port.value), port.high].into_iter().flatten().for_each(|value| live.value(value));
         }
         live.block(0, &draft.nodes);
         live
@@ -208,6 +208,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
         port.high.iter_mut().for_each(value);
     }
     program.assumptions = std::mem::take(&mut draft.assumptions);
+    program.bounds = std::mem::take(&mut draft.bounds);
     program.checks = std::mem::take(&mut draft.checks);
     for check in &mut program.checks {
         dim(&mut check.left);

@@ -10,7 +10,7 @@ pub(crate) use finish::{drop_dead_nodes, finish};
 pub(crate) use formula::{Formula, Links, head_dim};
 
 use flotilla_program::{
-    Assumption, Check, DType, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource, ValueId,
+    Assumption, Check, DType, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Draft {
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
     pub(crate) assumptions: Vec<Assumption>,
+    pub(crate) bounds: Vec<InputBound>,
     pub(crate) checks: Vec<Check>,
 }
 

@@ -3,7 +3,7 @@
 //! [`walk`] goes through the nodes in order; [`ops`] has a function for each operator, which says the shapes of its results and
 //! puts nodes into a [`Draft`]. What is known when the model is loaded is computed on the way ([`emit`]); numbers that shapes are
 //! made of are followed as expressions of the inputs' dimensions ([`symbolic`]); what only data decide is read while the program
-//! runs ([`facts`]). Dimensions that must be equal and are not seen to be are checked in each run.
+//! runs ([`facts`]). Integers that a word may not hold get two ([`wide`]). Dimensions that must be equal and are not seen to be are checked in each run.
 
 mod arithmetic;
 mod constant;
@@ -13,9 +13,12 @@ mod external;
 mod facts;
 mod ops;
 mod order;
+mod pairs;
+mod ranges;
 mod structure;
 mod symbolic;
 mod walk;
+mod wide;
 mod wiring;
 
 use std::collections::HashMap;

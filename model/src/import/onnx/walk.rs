@@ -35,8 +35,6 @@ use crate::{
 const DEPTH_MAX: usize = 24;
 /// Nodes that unrolled loops may come to.
 const NODES_MAX: usize = 200_000;
-/// Elements of an input that decides shapes; a larger one is data.
-const DECIDING_ELEMENTS_MAX: usize = 1024;
 
 /// Most times that a graph is gone through, where what it says may be read in several ways.
 const ATTEMPTS_MAX: usize = 24;
@@ -122,7 +120,10 @@ pub(super) fn build(
                     reading.splits_names = true;
                     continue;
                 }
-                _ => return Ok(walk.draft),
+                _ => {
+                    super::wide::widen(&mut walk.draft, &walk.bounds)?;
+                    return Ok(walk.draft);
+                }
             },
             Err(error) => error,
         };

@@ -1,0 +1,611 @@
+//! Integers of 64 bits in a page that computes with 32.
+//!
+//! Most fit: indices, sizes, token numbers. Where a result may not, and somebody can see it, its values are carried as two words.
+//! Where that cannot be had, the inputs that it is made of are bound to what does fit, and a run with others is refused. No result
+//! wraps around.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flotilla_program::{
+    Binary, DType, Expr, InputBound, Node, Op, Step, SymbolSource, ValueId,
+};
+
+use super::{
+    OnnxError,
+    pairs::{Operand, Split, split},
+    ranges::{Range, Ranges, of_word, within},
+};
+use crate::graph::{Data, Draft, Origin};
+
+/// Gives values two words where they need them, and bounds to inputs.
+pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError> {
+    if !draft.values.iter().any(|value| is_wide(value.element)) {
+        return Ok(());
+    }
+    let ranges = Ranges::new(draft, bounds, &|_| None);
+    decide(draft, &ranges);
+    let wide = Wide::of(draft, &ranges);
+    limit(draft, bounds, &wide);
+    let deciding = draft.symbols.iter().filter_map(|info| match info.source {
+        SymbolSource::Element { value, .. } => Some(value),
+        SymbolSource::Input | SymbolSource::Extent { .. } => None,
+    });
+    let deciding = deciding.collect();
+    let (pairs, narrow) = (BTreeMap::new(), BTreeMap::new());
+    let mut rewrite = Rewrite { wide, pairs, narrow, deciding };
+    rewrite.run(draft)
+}
+
+fn is_wide(dtype: DType) -> bool {
+    matches!(dtype, DType::I64 | DType::U64)
+}
+
+/// Whether some number of a value may not fit the word that holds it.
+fn is_over(draft: &Draft, ranges: &Ranges, value: ValueId) -> bool {
+    let element = draft.value(value).element;
+    is_wide(element) && !within(ranges.of(value), of_word(element))
+}
+
+/// Which operands of a node are moved, as they are, to its results.
+fn moved_operands(node: &Node) -> Vec<usize> {
+    match &node.op {
+        Op::Gather(_)
+        | Op::GatherElements(_)
+        | Op::GatherNd(_)
+        | Op::Transpose(_)
+        | Op::Reshape
+        | Op::Broadcast
+        | Op::Slice(_) => vec![0],
+        Op::Concat(_) | Op::Pad(_) => (0..node.inputs.len()).collect(),
+        Op::ScatterElements(_) | Op::ScatterNd(_) if node.op.moves_elements() => vec![0, 2],
+        _ => Vec::new(),
+    }
+}
+
+/// The operands of a node whose numbers count: of those that are indices, one beyond a word is beyond every dimension.
+fn data_operands(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
+    let index = match &node.op {
+        Op::Gather(_)
+        | Op::GatherElements(_)
+        | Op::GatherNd(_)
+        | Op::ScatterElements(_)
+        | Op::ScatterNd(_) => Some(1),
+        _ => None,
+    };
+    node.inputs.iter().enumerate().filter(move |(at, _)| Some(*at) != index).map(|(_, value)| *value)
+}
+
+/// Every block of nodes: those of no region first.
+fn blocks(draft: &Draft) -> impl Iterator<Item = &Node> {
+    draft.nodes.iter().chain(draft.regions.iter().flat_map(|region| &region.nodes))
+}
+
+/// Comparisons with numbers that no word holds, and the smaller and the larger of them, are known where the other side is known
+/// to fit.
+fn decide(draft: &mut Draft, ranges: &Ranges) {
+    let mut decided: Vec<(ValueId, Op, Vec<ValueId>)> = Vec::new();
+    for node in blocks(draft) {
+        let (Op::Elementwise(Expr { steps }), &[a, b], &[output]) =
+            (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
+        else {
+            continue;
+        };
+        let [Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)] = steps.as_slice() else {
+            continue;
+        };
+        let constant = |value: ValueId| {
+            is_over(draft, ranges, value) && draft.constant(value).is_some()
+        };
+        if !constant(a) && !constant(b) {
+            continue;
+        }
+        let (ra, rb) = (ranges.of(a), ranges.of(b));
+        let (below, above) = (ra.1 < rb.0, ra.0 > rb.1);
+        if !below && !above {
+            continue;
+        }
+        match function {
+            Binary::Min | Binary::Max => {
+                let first = (*function == Binary::Min) == below;
+                let kept = if first { a } else { b };
+                let rank = draft.shape(output).len();
+                if draft.shape(kept).len() == rank {
+                    decided.push((output, Op::Broadcast, vec![kept]));
+                }
+            }
+            Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge | Binary::Eq | Binary::Ne => {
+                let truth = match function {
+                    Binary::Lt | Binary::Le => below,
+                    Binary::Gt | Binary::Ge => above,
+                    Binary::Ne => true,
+                    _ => false,
+                };
+                let other = if constant(a) { b } else { a };
+                // The truth is everywhere where the other side has an element.
+                if draft.shape(other) == draft.shape(output) {
+                    let function = if truth { Binary::Eq } else { Binary::Ne };
+                    let steps = vec![Step::Input(0), Step::Binary(function, 0, 0)];
+                    decided.push((output, Op::Elementwise(Expr { steps }), vec![other]));
+                }
+            }
+            _ => {}
+        }
+    }
+    let Draft { nodes, regions, .. } = draft;
+    let nodes = nodes.iter_mut().chain(regions.iter_mut().flat_map(|region| &mut region.nodes));
+    for node in nodes {
+        let known = decided.iter().find(|(output, ..)| node.outputs == [*output]);
+        if let Some((_, op, inputs)) = known {
+            node.op = op.clone();
+            node.inputs = inputs.clone();
+        }
+    }
+}
+
+/// Values that are carried as two words.
+struct Wide {
+    values: BTreeSet<ValueId>,
+}
+
+impl Wide {
+    fn of(draft: &Draft, ranges: &Ranges) -> Wide {
+        let over = |value: ValueId| is_over(draft, ranges, value);
+        // What is an input but for its place.
+        let mut moved: BTreeSet<ValueId> = draft.inputs.iter().map(|port| port.value).collect();
+        for node in blocks(draft) {
+            let operands = moved_operands(node);
+            let all = operands.iter().all(|&at| moved.contains(&node.inputs[at]));
+            if !operands.is_empty() && all {
+                moved.extend(&node.outputs);
+            }
+        }
+        // Who may be seen to be beyond a word.
+        let mut seen: BTreeSet<ValueId> =
+            draft.outputs.iter().map(|port| port.value).filter(|value| over(*value)).collect();
+        loop {
+            let before = seen.len();
+            for node in blocks(draft) {
+                let &[output] = node.outputs.as_slice() else { continue };
+                let shows = match over(output) {
+                    true => seen.contains(&output),
+                    // Its bits depend on all of theirs.
+                    false => true,
+                };
+                let operands = match &node.op {
+                    Op::Elementwise(_) => (0..node.inputs.len()).collect(),
+                    _ => moved_operands(node),
+                };
+                for value in operands.into_iter().map(|at| node.inputs[at]) {
+                    let is_plain = moved.contains(&value) && !is_wide(draft.value(output).element);
+                    if shows && over(value) && !is_plain {
+                        seen.insert(value);
+                    }
+                }
+            }
+            if seen.len() == before {
+                break;
+            }
+        }
+        // Of these, those that can be had, from the front: constants and inputs can.
+        let mut values: BTreeSet<ValueId> = seen
+            .iter()
+            .copied()
+            .filter(|value| !matches!(draft.value(*value).origin, Origin::Node))
+            .collect();
+        for node in blocks(draft) {
+            let &[output] = node.outputs.as_slice() else { continue };
+            let can = match &node.op {
+                Op::Elementwise(expr) => {
+                    let operand = |index: u32| operand(draft, node, &values, index);
+                    let unsigned = is_unsigned(draft, node);
+                    matches!(split(expr, operand, unsigned), Some(Split::Pair { .. }))
+                }
+                _ => !moved_operands(node).is_empty(),
+            };
+            if seen.contains(&output) && can {
+                values.insert(output);
+            }
+        }
+        // Whoever cannot take two words decides that there are none, all the way back to the inputs.
+        loop {
+            let refuses = |node: &&Node| {
+                let takes = data_operands(node).any(|value| values.contains(&value));
+                takes
+                    && match &node.op {
+                        Op::Elementwise(expr) => {
+                            let operand = |index: u32| operand(draft, node, &values, index);
+                            split(expr, operand, is_unsigned(draft, node)).is_none()
+                        }
+                        _ => moved_operands(node).is_empty(),
+                    }
+            };
+            let Some(node) = blocks(draft).find(refuses) else { break };
+            let taken: Vec<ValueId> = data_operands(node).collect();
+            values.retain(|value| !taken.contains(value));
+            let before = dependencies(draft, node);
+            values.retain(|value| !before.contains(value));
+        }
+        Wide { values }
+    }
+
+    fn has(&self, value: ValueId) -> bool {
+        self.values.contains(&value)
+    }
+}
+
+/// Whether a node computes with numbers of 64 bits that have no sign.
+fn is_unsigned(draft: &Draft, node: &Node) -> bool {
+    let values = node.inputs.iter().chain(&node.outputs);
+    values.into_iter().any(|value| draft.value(*value).element == DType::U64)
+}
+
+/// An operand of an expression, by its place among inputs of which each takes two.
+fn operand(draft: &Draft, node: &Node, wide: &BTreeSet<ValueId>, index: u32) -> Operand {
+    let value = node.inputs[index as usize];
+    let drafted = draft.value(value);
+    if wide.contains(&value) {
+        return Operand::Pair { low: 2 * index, high: 2 * index + 1 };
+    }
+    Operand::Word { input: 2 * index, dtype: drafted.dtype, wide: is_wide(drafted.element) }
+}
+
+/// Bounds for inputs whose numbers are computed with in one word.
+fn limit(draft: &mut Draft, bounds: &[Range], wide: &Wide) {
+    let inputs: Vec<(u32, ValueId)> = draft
+        .inputs
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| is_wide(port.dtype) && !wide.has(port.value))
+        .map(|(index, port)| (index as u32, port.value))
+        .collect();
+    let mut most: BTreeMap<ValueId, (i64, Option<String>)> =
+        inputs.iter().map(|(_, value)| (*value, (i64::from(i32::MAX), None))).collect();
+    let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
+    loop {
+        let of_input = |value: ValueId| {
+            let (most, _) = most.get(&value)?;
+            let low = if draft.value(value).element == DType::U64 { 0 } else { -most };
+            Some((low, *most))
+        };
+        let ranges = Ranges::new(draft, bounds, &of_input);
+        let over = |value: ValueId| {
+            let element = draft.value(value).element;
+            is_wide(element) && !within(ranges.of(value), of_word(element))
+        };
+        // The first node that could leave its word while its operands are within theirs.
+        let culprit = blocks(draft).find(|node| {
+            node.outputs.iter().any(|output| {
+                over(*output) && !wide.has(*output) && !given_up.contains(output)
+            }) && !node.inputs.iter().any(|input| wide.has(*input) || over(*input))
+        });
+        let Some(culprit) = culprit else { break };
+        let depends = dependencies(draft, culprit);
+        let open: Vec<ValueId> = depends
+            .into_iter()
+            .filter(|value| most.get(value).is_some_and(|(most, _)| *most > 1))
+            .collect();
+        if open.is_empty() {
+            // No input decides it: it is made of floats, or of more elements than a page has.
+            given_up.extend(&culprit.outputs);
+            continue;
+        }
+        let name = culprit.name.clone();
+        for value in open {
+            if let Some((most, node)) = most.get_mut(&value) {
+                *most /= 2;
+                *node = Some(name.clone());
+            }
+        }
+    }
+    for (input, value) in inputs {
+        if let Some((most, Some(node))) = most.remove(&value) {
+            draft.bounds.push(InputBound { input, most, node });
+        }
+    }
+}
+
+/// The inputs that a node's integers are made of.
+fn dependencies(draft: &Draft, node: &Node) -> BTreeSet<ValueId> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<ValueId> = node.inputs.clone();
+    let mut makers: BTreeMap<ValueId, &Node> = BTreeMap::new();
+    for node in blocks(draft) {
+        makers.extend(node.outputs.iter().map(|output| (*output, node)));
+    }
+    while let Some(value) = open.pop() {
+        if draft.value(value).element.is_float() || !found.insert(value) {
+            continue;
+        }
+        if let Some(node) = makers.get(&value) {
+            open.extend(&node.inputs);
+            for region in node.op.regions() {
+                open.extend(&draft.regions[region as usize].results);
+            }
+        }
+    }
+    found
+}
+
+/// Puts pairs of words where values are carried as such.
+struct Rewrite {
+    wide: Wide,
+    /// The lower and the upper words.
+    pairs: BTreeMap<ValueId, [ValueId; 2]>,
+    /// The same numbers in one word, as near as it has them, by block.
+    narrow: BTreeMap<(usize, ValueId), ValueId>,
+    /// Values whose elements decide sizes.
+    deciding: BTreeSet<ValueId>,
+}
+
+impl Rewrite {
+    fn run(&mut self, draft: &mut Draft) -> Result<(), OnnxError> {
+        for index in 0..draft.inputs.len() {
+            let value = draft.inputs[index].value;
+            if self.wide.has(value) {
+                let shape = draft.shape(value).to_vec();
+                let high = draft.add_value(DType::I32, shape.clone(), Origin::Input);
+                let low = draft.add_value(DType::U32, shape, Origin::Input);
+                self.pairs.insert(value, [low, high]);
+                draft.inputs[index].value = low;
+                draft.inputs[index].high = Some(high);
+            }
+        }
+        self.constants(draft);
+        for block in 0..=draft.regions.len() {
+            let region = block.checked_sub(1);
+            region.into_iter().for_each(|region| draft.swap(region));
+            let nodes = std::mem::take(&mut draft.nodes);
+            if block == 0 {
+                let inputs: Vec<ValueId> = self.pairs.keys().copied().collect();
+                self.decide_sizes(draft, block, &inputs)?;
+            }
+            for node in nodes {
+                let outputs = node.outputs.clone();
+                self.node(draft, block, node)?;
+                self.decide_sizes(draft, block, &outputs)?;
+            }
+            region.into_iter().for_each(|region| draft.swap(region));
+        }
+        for index in 0..draft.outputs.len() {
+            let port = &mut draft.outputs[index];
+            if let Some([low, high]) = self.pairs.get(&port.value) {
+                (port.value, port.high) = (*low, Some(*high));
+            }
+        }
+        for region in 0..draft.regions.len() {
+            for index in 0..draft.regions[region].results.len() {
+                let result = draft.regions[region].results[index];
+                if self.pairs.contains_key(&result) {
+                    draft.swap(region);
+                    let narrow = self.one_word(draft, region + 1, result);
+                    draft.swap(region);
+                    draft.regions[region].results[index] = narrow?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What decides sizes is read as one word.
+    fn decide_sizes(
+        &mut self,
+        draft: &mut Draft,
+        block: usize,
+        values: &[ValueId],
+    ) -> Result<(), OnnxError> {
+        for value in values {
+            if !self.deciding.contains(value) || !self.pairs.contains_key(value) {
+                continue;
+            }
+            let word = self.one_word(draft, block, *value)?;
+            for info in &mut draft.symbols {
+                if let SymbolSource::Element { value: source, .. } = &mut info.source
+                    && source == value
+                {
+                    *source = word;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Constants as pairs, where they are needed as such, and else as near as one word has them.
+    fn constants(&mut self, draft: &mut Draft) {
+        for index in 0..draft.values.len() {
+            let value = ValueId(index as u32);
+            let Origin::Constant(data) = &draft.value(value).origin else { continue };
+            if !is_wide(data.dtype) {
+                if self.wide.has(value) {
+                    self.wide.values.remove(&value);
+                }
+                continue;
+            }
+            let wide: Vec<u64> =
+                data.bytes.as_chunks::<8>().0.iter().map(|x| u64::from_le_bytes(*x)).collect();
+            let unsigned = data.dtype == DType::U64;
+            let near = |x: &u64| match unsigned {
+                true => u32::try_from(*x).unwrap_or(u32::MAX),
+                false => (*x as i64).clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32,
+            };
+            let near: Vec<u32> = wide.iter().map(near).collect();
+            let shape = draft.shape(value).to_vec();
+            if self.wide.has(value) {
+                let parts = [
+                    (DType::U32, wide.iter().map(|x| *x as u32).collect::<Vec<u32>>()),
+                    (DType::I32, wide.iter().map(|x| (*x >> 32) as u32).collect()),
+                ];
+                let pair = parts.map(|(dtype, words)| {
+                    let data = Data::of_words(dtype, &words);
+                    draft.add_value(dtype, shape.clone(), Origin::Constant(data))
+                });
+                self.pairs.insert(value, pair);
+            }
+            let storage = draft.value(value).dtype;
+            draft.values[index].origin = Origin::Constant(Data::of_words(storage, &near));
+        }
+    }
+
+    fn node(&mut self, draft: &mut Draft, block: usize, mut node: Node) -> Result<(), OnnxError> {
+        let makes = node.outputs.first().copied().filter(|output| self.wide.has(*output));
+        let takes = node.inputs.iter().any(|input| self.pairs.contains_key(input));
+        match (&node.op, makes) {
+            (Op::Elementwise(expr), _) if makes.is_some() || takes => {
+                let wide: BTreeSet<ValueId> = self.pairs.keys().copied().collect();
+                let of = |index: u32| operand(draft, &node, &wide, index);
+                if let Some(split) = split(expr, of, is_unsigned(draft, &node)) {
+                    return self.expression(draft, node, split);
+                }
+            }
+            (_, Some(output)) => return self.moves(draft, node, output),
+            _ => {}
+        }
+        for index in 0..node.inputs.len() {
+            if self.pairs.contains_key(&node.inputs[index]) && !self.is_constant(draft, node.inputs[index]) {
+                node.inputs[index] = self.one_word(draft, block, node.inputs[index])?;
+            }
+        }
+        draft.nodes.push(node);
+        Ok(())
+    }
+
+    fn is_constant(&self, draft: &Draft, value: ValueId) -> bool {
+        matches!(draft.value(value).origin, Origin::Constant(_))
+    }
+
+    /// A node that moves elements moves both words.
+    fn moves(&mut self, draft: &mut Draft, node: Node, output: ValueId) -> Result<(), OnnxError> {
+        let moved = moved_operands(&node);
+        let shape = draft.shape(output).to_vec();
+        let mut pair = [output; 2];
+        for (half, dtype) in [DType::U32, DType::I32].into_iter().enumerate() {
+            let mut inputs = node.inputs.clone();
+            for &at in &moved {
+                inputs[at] = self.halves(draft, node.inputs[at])?[half];
+            }
+            pair[half] = draft.add_node(&node.name, node.op.clone(), inputs, dtype, shape.clone());
+        }
+        self.pairs.insert(output, pair);
+        Ok(())
+    }
+
+    /// Both words of a value, which may have one.
+    fn halves(&mut self, draft: &mut Draft, value: ValueId) -> Result<[ValueId; 2], OnnxError> {
+        if let Some(pair) = self.pairs.get(&value) {
+            return Ok(*pair);
+        }
+        let expr = Expr { steps: vec![Step::Input(0)] };
+        let dtype = draft.value(value).dtype;
+        let word = |_| Operand::Word { input: 0, dtype, wide: true };
+        let Some(Split::Pair { low, high }) = split(&expr, word, dtype == DType::U32) else {
+            return Err(OnnxError::Graph {
+                reason: "a number of 64 bits that is no integer".to_owned(),
+            });
+        };
+        let shape = draft.shape(value).to_vec();
+        let [low, high] = [(low, DType::U32), (high, DType::I32)].map(|(mut expr, dtype)| {
+            // A word of one number says nothing of the others.
+            let takes = expr.steps.iter().any(|step| matches!(step, Step::Input(_)));
+            if !takes {
+                expr = Expr {
+                    steps: vec![Step::Input(0), Step::Binary(Binary::Xor, 0, 0), Step::Bits(dtype, 1)],
+                };
+            }
+            draft.add_node("word", Op::Elementwise(expr), vec![value], dtype, shape.clone())
+        });
+        Ok([low, high])
+    }
+
+    fn expression(&mut self, draft: &mut Draft, node: Node, split: Split) -> Result<(), OnnxError> {
+        let output = node.outputs[0];
+        let inputs: Vec<ValueId> = node
+            .inputs
+            .iter()
+            .flat_map(|input| self.pairs.get(input).copied().unwrap_or([*input; 2]))
+            .collect();
+        let shape = draft.shape(output).to_vec();
+        match split {
+            Split::Word(expr) => {
+                let (op, inputs) = used(expr, &inputs);
+                draft.nodes.push(Node { op, inputs, ..node });
+            }
+            Split::Pair { low, high } => {
+                let pair = [(low, DType::U32), (high, DType::I32)].map(|(expr, dtype)| {
+                    let (op, inputs) = used(expr, &inputs);
+                    draft.add_node(&node.name, op, inputs, dtype, shape.clone())
+                });
+                if self.wide.has(output) {
+                    self.pairs.insert(output, pair);
+                } else {
+                    let op = as_one_word(draft.value(output).dtype);
+                    draft.nodes.push(Node { op, inputs: pair.to_vec(), ..node });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A pair as one word, as near as that has it: an index that is beyond it is beyond every dimension.
+    fn one_word(
+        &mut self,
+        draft: &mut Draft,
+        block: usize,
+        value: ValueId,
+    ) -> Result<ValueId, OnnxError> {
+        if let Some(known) = self.narrow.get(&(block, value)) {
+            return Ok(*known);
+        }
+        let Some([low, high]) = self.pairs.get(&value).copied() else { return Ok(value) };
+        let (dtype, element) = (draft.value(value).dtype, draft.value(value).element);
+        let shape = draft.shape(value).to_vec();
+        let op = as_one_word(dtype);
+        let narrow = draft.add_node("one word", op, vec![low, high], element, shape);
+        self.narrow.insert((block, value), narrow);
+        Ok(narrow)
+    }
+}
+
+/// A lower and an upper word as one, as near as that has it.
+fn as_one_word(dtype: DType) -> Op {
+    let steps = match dtype {
+        DType::I32 => vec![
+            Step::Input(0),
+            Step::Bits(DType::I32, 0),
+            Step::Input(1),
+            Step::Int(31),
+            Step::Binary(Binary::ShiftRight, 1, 3),
+            Step::Binary(Binary::Eq, 2, 4),
+            Step::Int(i32::MIN),
+            Step::Int(i32::MAX),
+            Step::Int(0),
+            Step::Binary(Binary::Lt, 2, 8),
+            Step::Select(9, 6, 7),
+            Step::Select(5, 1, 10),
+        ],
+        _ => vec![
+            Step::Input(0),
+            Step::Input(1),
+            Step::Int(0),
+            Step::Binary(Binary::Eq, 1, 2),
+            Step::Int(-1),
+            Step::Bits(DType::U32, 4),
+            Step::Select(3, 0, 5),
+        ],
+    };
+    Op::Elementwise(Expr { steps })
+}
+
+/// An expression with the inputs that it uses alone.
+fn used(mut expr: Expr, inputs: &[ValueId]) -> (Op, Vec<ValueId>) {
+    let mut kept: Vec<ValueId> = Vec::new();
+    for step in &mut expr.steps {
+        if let Step::Input(index) = step {
+            let value = inputs[*index as usize];
+            let at = kept.iter().position(|known| *known == value).unwrap_or_else(|| {
+                kept.push(value);
+                kept.len() - 1
+            });
+            *step = Step::Input(at as u32);
+        }
+    }
+    (Op::Elementwise(expr), kept)
+}
