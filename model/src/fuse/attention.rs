@@ -10,15 +10,13 @@ const SWAP_HEADS: [u32; 4] = [0, 2, 1, 3];
 const KEYS_AS_COLUMNS: [u32; 4] = [0, 2, 3, 1];
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
-    let links = Links::of(draft);
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };
         let formula = Formula { draft, links: &links };
         let Some((attention, inputs)) = recognize(&formula, output) else { continue };
-        let node = &mut draft.nodes[index];
-        node.op = Op::Attention(attention);
-        node.inputs = inputs;
+        links.rewrite(draft, index, Op::Attention(attention), inputs);
         found += 1;
     }
     found

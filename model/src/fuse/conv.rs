@@ -5,13 +5,13 @@ use crate::graph::{Data, Draft, Formula, Links, Origin};
 use flotilla_program::{Binary, Conv, DType, Op, Unary, ValueId, dim::Dim};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };
         if !matches!(draft.nodes[index].op, Op::Elementwise(_)) {
             continue;
         }
-        let links = Links::of(draft);
         let formula = Formula { draft, links: &links };
         let Some(Absorbed { mut conv, mut inputs, change }) = recognize(&formula, output) else {
             continue;
@@ -38,9 +38,7 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
                 }
             }
         }
-        let node = &mut draft.nodes[index];
-        node.op = Op::Conv(conv);
-        node.inputs = inputs;
+        links.rewrite(draft, index, Op::Conv(conv), inputs);
         found += 1;
     }
     found

@@ -9,22 +9,22 @@ const STEPS_MAX: usize = 48;
 const INPUTS_MAX: usize = 6;
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         if !matches!(draft.nodes[index].op, Op::Elementwise(_)) {
             continue;
         }
-        while inline_one(draft, index) {
+        while inline_one(draft, &mut links, index) {
             found += 1;
         }
-        found += usize::from(inline_scalars(draft, index));
+        found += usize::from(inline_scalars(draft, &mut links, index));
     }
     found
 }
 
 /// Puts the expression of one operand in the operand's place.
-fn inline_one(draft: &mut Draft, index: usize) -> bool {
-    let links = Links::of(draft);
+fn inline_one(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
     let node = &draft.nodes[index];
     let Op::Elementwise(outer) = &node.op else { return false };
     for (slot, &input) in node.inputs.iter().enumerate() {
@@ -40,16 +40,14 @@ fn inline_one(draft: &mut Draft, index: usize) -> bool {
         if expr.steps.len() > STEPS_MAX || inputs.len() > INPUTS_MAX {
             continue;
         }
-        let node = &mut draft.nodes[index];
-        node.op = Op::Elementwise(expr);
-        node.inputs = inputs;
+        links.rewrite(draft, index, Op::Elementwise(expr), inputs);
         return true;
     }
     false
 }
 
 /// Constants of one element become steps.
-fn inline_scalars(draft: &mut Draft, index: usize) -> bool {
+fn inline_scalars(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
     let node = &draft.nodes[index];
     let Op::Elementwise(expr) = &node.op else { return false };
     let scalars: Vec<Option<Step>> =
@@ -82,9 +80,7 @@ fn inline_scalars(draft: &mut Draft, index: usize) -> bool {
             step => step.clone(),
         })
         .collect();
-    let node = &mut draft.nodes[index];
-    node.op = Op::Elementwise(Expr { steps });
-    node.inputs = inputs;
+    links.rewrite(draft, index, Op::Elementwise(Expr { steps }), inputs);
     true
 }
 

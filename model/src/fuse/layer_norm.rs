@@ -8,17 +8,16 @@ use flotilla_program::{Binary, LayerNorm, Op, Reduce, ReduceKind, Step, Unary, V
 const RECIPROCAL_TOLERANCE: f32 = 1e-6;
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
-        let links = Links::of(draft);
         let formula = Formula { draft, links: &links };
         let [output] = draft.nodes[index].outputs[..] else { continue };
         let Some(norm) = recognize(&formula, output) else { continue };
         let gamma = flattened(draft, norm.gamma);
         let beta = flattened(draft, norm.beta);
-        let node = &mut draft.nodes[index];
-        node.op = Op::LayerNorm(LayerNorm { epsilon: norm.epsilon, residual: false });
-        node.inputs = vec![norm.x, gamma, beta];
+        let op = Op::LayerNorm(LayerNorm { epsilon: norm.epsilon, residual: false });
+        links.rewrite(draft, index, op, vec![norm.x, gamma, beta]);
         found += 1;
     }
     found
@@ -26,7 +25,7 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
 
 /// `LayerNorm(a + b)` reads both terms itself when the sum is used nowhere else.
 pub(super) fn apply_residual(draft: &mut Draft) -> usize {
-    let links = Links::of(draft);
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let node = &draft.nodes[index];
@@ -40,9 +39,8 @@ pub(super) fn apply_residual(draft: &mut Draft) -> usize {
         {
             continue;
         }
-        let node = &mut draft.nodes[index];
-        node.op = Op::LayerNorm(LayerNorm { epsilon, residual: true });
-        node.inputs = vec![a, gamma, beta, b];
+        let op = Op::LayerNorm(LayerNorm { epsilon, residual: true });
+        links.rewrite(draft, index, op, vec![a, gamma, beta, b]);
         found += 1;
     }
     found

@@ -5,9 +5,9 @@ use crate::graph::{Draft, Formula, Links};
 use flotilla_program::{Binary, DType, MatMul, Op, Unary, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut links = Links::of(draft);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
-        let links = Links::of(draft);
         let [output] = draft.nodes[index].outputs[..] else { continue };
         let formula = Formula { draft, links: &links };
         let Some(step) = recognize(&formula, output) else { continue };
@@ -23,9 +23,7 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
                 matmul.residual = true;
             }
         }
-        let node = &mut draft.nodes[index];
-        node.op = Op::MatMul(matmul);
-        node.inputs = inputs;
+        links.rewrite(draft, index, Op::MatMul(matmul), inputs);
         found += 1;
     }
     found

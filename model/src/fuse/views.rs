@@ -4,16 +4,16 @@ use crate::graph::{Draft, Links};
 use flotilla_program::{Op, SymbolSource, Transpose, ValueId};
 
 pub(super) fn apply(draft: &mut Draft) -> usize {
+    let mut links = Links::of(draft);
     let mut rewrites = 0;
     for index in 0..draft.nodes.len() {
-        let links = Links::of(draft);
-        rewrites += usize::from(shorten(draft, &links, index));
+        rewrites += usize::from(shorten(draft, &mut links, index));
     }
     rewrites + skip_identities(draft)
 }
 
 /// Lets a node read past another one of its kind.
-fn shorten(draft: &mut Draft, links: &Links, index: usize) -> bool {
+fn shorten(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
     let node = &draft.nodes[index];
     let Some(&input) = node.inputs.first() else { return false };
     let Some(before) = links.producer(draft, input) else { return false };
@@ -26,9 +26,7 @@ fn shorten(draft: &mut Draft, links: &Links, index: usize) -> bool {
         _ => return false,
     };
     let source = before.inputs[0];
-    let node = &mut draft.nodes[index];
-    node.op = op;
-    node.inputs[0] = source;
+    links.rewrite(draft, index, op, vec![source]);
     true
 }
 

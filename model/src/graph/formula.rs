@@ -3,7 +3,8 @@
 use super::Draft;
 use flotilla_program::{Binary, Expr, Node, Op, Step, Unary, ValueId};
 
-/// Who computes and who uses each value; of the block that is worked on; made anew after a pass has changed the draft.
+/// Who computes and who uses each value, of the block that is worked on. Nodes are changed through [`Links::rewrite`] while
+/// it is held.
 pub(crate) struct Links {
     producers: Vec<Option<usize>>,
     uses: Vec<usize>,
@@ -39,7 +40,17 @@ impl Links {
 
     /// How many nodes and outputs use a value.
     pub(crate) fn uses(&self, id: ValueId) -> usize {
-        self.uses[id.index()]
+        self.uses.get(id.index()).copied().unwrap_or(0)
+    }
+
+    /// Gives a node another operator and other operands.
+    pub(crate) fn rewrite(&mut self, draft: &mut Draft, index: usize, op: Op, inputs: Vec<ValueId>) {
+        self.uses.resize(draft.values.len(), 0);
+        let node = &mut draft.nodes[index];
+        node.inputs.iter().for_each(|input| self.uses[input.index()] -= 1);
+        inputs.iter().for_each(|input| self.uses[input.index()] += 1);
+        node.op = op;
+        node.inputs = inputs;
     }
 }
 

@@ -1,9 +1,8 @@
-//! The importers, the lowering and the reference on whole models.
+//! The importers on whole models.
 
-mod goldens;
 mod hostile;
 mod laws;
-mod lowering;
 mod minilm;
 mod models;
 mod padding;
+mod programs;

@@ -5,8 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flotilla_model::{import::MemoryResolver, reference::ReferenceTensor};
-use safetensors::{Dtype, SafeTensors};
+use flotilla_model::import::MemoryResolver;
 
 /// Files of a small model that is kept with the sources.
 pub(crate) fn small(name: &str, files: &[&str]) -> MemoryResolver {
@@ -40,36 +39,6 @@ pub(crate) fn minilm() -> Option<MemoryResolver> {
 /// A file that lies beside the small models.
 pub(crate) fn read(path: &str) -> Vec<u8> {
     fs::read(repository().join("tests/models").join(path)).expect("kept with the sources")
-}
-
-/// Tensors of a golden file whose names start with `in.` or `out.`, without that prefix.
-pub(crate) fn io(name: &str, prefix: &str) -> Vec<ReferenceTensor> {
-    let bytes = read(&format!("{name}/io.safetensors"));
-    let tensors = SafeTensors::deserialize(&bytes).expect("golden file");
-    let mut found: Vec<ReferenceTensor> = tensors
-        .iter()
-        .filter_map(|(name, view)| {
-            let dtype = match view.dtype() {
-                Dtype::I64 => flotilla_program::DType::I64,
-                Dtype::F32 => flotilla_program::DType::F32,
-                other => panic!("golden tensor of type {other:?}"),
-            };
-            Some(ReferenceTensor {
-                name: name.strip_prefix(prefix)?.to_owned(),
-                dtype,
-                shape: view.shape().to_vec(),
-                bytes: view.data().to_vec(),
-            })
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-/// Largest difference between two tensors of the same shape.
-pub(crate) fn difference(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
 }
 
 fn folder(path: &Path, files: &[&str]) -> MemoryResolver {

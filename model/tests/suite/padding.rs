@@ -19,7 +19,7 @@ fn text(program: &Program) -> String {
     let mut text = String::new();
     let symbol = |index: u32| &program.symbols[index as usize];
     for padding in &paddings.allowed {
-        write!(text, "{}", symbol(padding.symbol.0)).expect("a string");
+        write!(text, "{}", symbol(padding.symbol.0).name).expect("a string");
         for guard in &padding.guards {
             let name = &program.inputs[guard.input as usize].name;
             write!(text, ", a one along {} of {name}", guard.axis).expect("a string");

@@ -166,7 +166,7 @@ impl Builder {
     /// By halves of words: no product of two of them is over a word.
     fn product(&mut self, [a, ah]: [StepId; 2], [b, bh]: [StepId; 2]) -> Term {
         let (mask, shift) = (self.unsigned_int(0xffff), self.unsigned_int(16));
-        let mut halves = |builder: &mut Builder, word: StepId| {
+        let halves = |builder: &mut Builder, word: StepId| {
             let low = builder.op(Binary::And, word, mask);
             (low, builder.op(Binary::ShiftRight, word, shift))
         };

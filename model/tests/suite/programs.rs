@@ -1,15 +1,12 @@
-//! What typed graphs become.
+//! The programs that models become.
 
 use expect_test::expect;
-use flotilla_model::{
-    import::{ImportedModel, LoadOptions, MemoryResolver, explain, load},
-    lower::Phase,
-};
+use flotilla_model::import::{ImportedModel, LoadOptions, MemoryResolver, Phase, explain, load};
 use flotilla_program::{Op, Program, Source};
 
 use crate::models::{hf_bert, small};
 
-fn lowered(resolver: &MemoryResolver, phase: Phase) -> ImportedModel {
+fn imported(resolver: &MemoryResolver, phase: Phase) -> ImportedModel {
     load(resolver, &LoadOptions { phase, ..LoadOptions::named("model") }).expect("loads")
 }
 
@@ -19,7 +16,7 @@ fn counts(program: &Program) -> String {
 
 #[test]
 fn hugging_face_bert_fuses() {
-    let program = lowered(&hf_bert(), Phase::Fused).program;
+    let program = imported(&hf_bert(), Phase::Fused).program;
     expect![[r#"
         program model (24 nodes)
         in  %0:I32[B,S] = input_ids (I64)
@@ -54,7 +51,7 @@ fn hugging_face_bert_fuses() {
 
 #[test]
 fn onnx_models_fuse() {
-    let bert = lowered(&small("bert", &["model.onnx"]), Phase::Fused).program;
+    let bert = imported(&small("bert", &["model.onnx"]), Phase::Fused).program;
     expect![[r#"
         MatMul 13
         LayerNorm 5
@@ -66,7 +63,7 @@ fn onnx_models_fuse() {
         Broadcast 1
     "#]]
     .assert_eq(&counts(&bert));
-    let roberta = lowered(&small("roberta", &["model.onnx"]), Phase::Fused).program;
+    let roberta = imported(&small("roberta", &["model.onnx"]), Phase::Fused).program;
     expect![[r#"
         MatMul 12
         Elementwise 5
@@ -78,7 +75,7 @@ fn onnx_models_fuse() {
     "#]]
     .assert_eq(&counts(&roberta));
     // Normalizations, shortcuts and activations have gone into the convolutions.
-    let resnet = lowered(&small("resnet", &["model.onnx"]), Phase::Fused).program;
+    let resnet = imported(&small("resnet", &["model.onnx"]), Phase::Fused).program;
     expect![[r#"
         Conv 6
         Elementwise 1
@@ -94,7 +91,7 @@ fn onnx_models_fuse() {
 fn the_unfused_program_has_the_same_ports_and_no_fused_operators() {
     for resolver in [hf_bert(), small("bert", &["model.onnx"]), small("roberta", &["model.onnx"])] {
         let (plain, fused) =
-            (lowered(&resolver, Phase::Lowered).program, lowered(&resolver, Phase::Fused).program);
+            (imported(&resolver, Phase::Imported).program, imported(&resolver, Phase::Fused).program);
         let ports = |program: &Program| {
             let of =
                 |port: &flotilla_program::Port| (port.name.clone(), program.value_text(port.value));
@@ -113,7 +110,7 @@ fn the_unfused_program_has_the_same_ports_and_no_fused_operators() {
 
 #[test]
 fn constants_are_in_the_weights() {
-    let model = lowered(&hf_bert(), Phase::Fused);
+    let model = imported(&hf_bert(), Phase::Fused);
     for value in &model.program.values {
         if let Source::Constant(constant) = value.source {
             assert_eq!(
@@ -129,7 +126,7 @@ fn constants_are_in_the_weights() {
 
 #[test]
 fn weights_of_right_operands_are_rows_of_k_by_n() {
-    let program = lowered(&hf_bert(), Phase::Fused).program;
+    let program = imported(&hf_bert(), Phase::Fused).program;
     for node in &program.nodes {
         if let Op::MatMul(matmul) = &node.op {
             assert!(!matmul.transpose_b, "{}", node.name);
@@ -152,7 +149,7 @@ fn every_phase_can_be_printed() {
 }
 
 #[test]
-fn poolings_are_lowered() {
+fn poolings_are_imported() {
     let modules = r#"[
         {"idx":0,"name":"0","path":"","type":"sentence_transformers.models.Transformer"},
         {"idx":1,"name":"1","path":"1_Pooling","type":"sentence_transformers.models.Pooling"}
@@ -163,7 +160,7 @@ fn poolings_are_lowered() {
         config[format!("pooling_mode_{mode}")] = true.into();
         resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec());
         resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into_bytes());
-        let program = lowered(&resolver, Phase::Fused).program;
+        let program = imported(&resolver, Phase::Fused).program;
         assert_eq!(program.outputs.len(), 1);
         assert_eq!(program.outputs[0].name, "sentence_embedding");
         assert_eq!(program.value_text(program.outputs[0].value), "F32[B,32]", "{mode}");
