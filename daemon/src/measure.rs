@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use flotilla_program::{
-    BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Source,
+    BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, Port, Program, Source, SymbolInfo,
     Unary, Value, ValueId,
     dim::{Dim, Symbol},
 };
@@ -137,17 +137,13 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         last = output;
     }
     let program = Program {
-        version: PROGRAM_VERSION,
-        name: "probe".to_owned(),
-        symbols: vec!["rows".to_owned()],
+        symbols: vec![SymbolInfo::of_input("rows")],
         values,
         nodes,
-        inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0) }],
-        outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last }],
+        inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0), high: None }],
+        outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last, high: None }],
         blobs: vec![BlobRef { id: blob, bytes }],
-        assumptions: Vec::new(),
-        counts: Vec::new(),
-        allowed_paddings: Vec::new(),
+        ..Program::new("probe")
     };
     (program, BTreeMap::from([(blob, Arc::from(weights))]))
 }

@@ -156,6 +156,13 @@ pub struct SymbolInfo {
     pub source: SymbolSource,
 }
 
+impl SymbolInfo {
+    /// A symbol that the shapes of inputs decide.
+    pub fn of_input(name: impl Into<String>) -> SymbolInfo {
+        SymbolInfo { name: name.into(), source: SymbolSource::Input }
+    }
+}
+
 /// Who decides the value of a symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SymbolSource {

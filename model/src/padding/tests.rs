@@ -4,7 +4,8 @@ use super::{Guard, Limit, padding, paddings};
 use flotilla_program::{
     Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType, Expr, Gather,
     LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Pool, PoolKind, Port, Program, Range, Reduce,
-    ReduceKind, Slice, Softmax, Source, Step, TopK, Transpose, Unary, Value, ValueId, Window,
+    ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, TopK, Transpose, Unary, Value,
+    ValueId, Window,
     dim::{Dim, Symbol},
 };
 
@@ -31,13 +32,15 @@ impl Sketch {
         Sketch(Program {
             version: PROGRAM_VERSION,
             name: "sketch".to_owned(),
-            symbols: vec!["B".to_owned(), "S".to_owned()],
+            symbols: ["B", "S"].map(SymbolInfo::of_input).to_vec(),
             values: Vec::new(),
             nodes: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             assumptions: Vec::new(),
-            counts: Vec::new(),
+            bounds: Vec::new(),
+            checks: Vec::new(),
+            regions: Vec::new(),
             allowed_paddings: Vec::new(),
             blobs: vec![BlobRef { id: BlobId([0; 32]), bytes: 1 << 40 }],
         })
@@ -51,7 +54,7 @@ impl Sketch {
     fn input(&mut self, dtype: DType, shape: &[Dim]) -> ValueId {
         let value = self.value(dtype, shape, Source::Input);
         let name = format!("input {}", self.0.inputs.len());
-        self.0.inputs.push(Port { name, dtype, value });
+        self.0.inputs.push(Port { name, dtype, value, high: None });
         value
     }
 
@@ -85,7 +88,7 @@ impl Sketch {
     fn finished(mut self) -> Program {
         let value = ValueId(self.0.values.len() as u32 - 1);
         let dtype = self.0.values[value.index()].dtype;
-        self.0.outputs.push(Port { name: "output".to_owned(), dtype, value });
+        self.0.outputs.push(Port { name: "output".to_owned(), dtype, value, high: None });
         self.0.check().expect("a sketch is consistent");
         self.0
     }
@@ -456,7 +459,7 @@ fn lookups_stay_in_range() {
 
 #[test]
 fn windows_see_zeros_behind_the_end() {
-    let window = Window { strides: vec![2], dilations: vec![1], pads: vec![1] };
+    let window = Window { strides: vec![2], dilations: vec![1], pads: vec![fixed(1)] };
     let conv = |zeros: bool| {
         let mut sketch = Sketch::new();
         let mut x = sketch.input(DType::F32, &[B, fixed(4), S]);
@@ -464,7 +467,7 @@ fn windows_see_zeros_behind_the_end() {
             x = sketch.f32(unary(Unary::Cos), &[x], &[B, fixed(4), S]);
         }
         let w = sketch.constant(DType::F32, &[8, 3, 4]);
-        let length = Dim::DivFloor(Box::new(sum(&[S, fixed(1)])), 2);
+        let length = sum(&[S, fixed(1)]).over(2);
         let (transposed, bias, residual, activation) = (false, false, false, None);
         let window = window.clone();
         let op = Op::Conv(Conv { window, groups: 1, transposed, bias, residual, activation });
@@ -476,8 +479,8 @@ fn windows_see_zeros_behind_the_end() {
     assert_eq!(conv(false).batch(), Ok(vec![]));
     let mut sketch = Sketch::new();
     let x = sketch.input(DType::F32, &[B, fixed(4), S]);
-    let pool = Pool { kind: PoolKind::Mean, kernel: vec![2], window, pads_after: vec![0] };
-    let length = Dim::DivFloor(Box::new(S), 2);
+    let pool = Pool { kind: PoolKind::Mean, kernel: vec![2], window, pads_after: vec![fixed(0)] };
+    let length = S.over(2);
     sketch.f32(Op::Pool(pool), &[x], &[B, fixed(4), length]);
     assert!(sketch.length().is_err());
 }

@@ -24,7 +24,11 @@ fn dim() -> impl Strategy<Value = Dim> {
             several.clone().prop_map(Dim::Min),
             several.clone().prop_map(Dim::Max),
             several.prop_map(Dim::Broadcast),
-            (inner, 1u64..9).prop_map(|(dim, by)| Dim::DivFloor(Box::new(dim), by)),
+            (inner.clone(), 1i64..9).prop_map(|(dim, by)| dim.over(by)),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| Dim::Less(Box::new(a), Box::new(b))),
+            (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| {
+                Dim::Select(Box::new(a), Box::new(b), Box::new(c))
+            }),
         ]
     })
 }
@@ -39,6 +43,13 @@ proptest! {
     }
 
     #[test]
+    fn the_normal_form_has_the_same_value(dim in dim(), values in proptest::array::uniform3(0i64..50)) {
+        if let Some(value) = dim.eval(&values) {
+            prop_assert_eq!(dim.normalized().eval(&values), Some(value));
+        }
+    }
+
+    #[test]
     fn order_does_not_matter(a in dim(), b in dim(), values in proptest::array::uniform3(0i64..50)) {
         for of in [Dim::Sum, Dim::Product, Dim::Min, Dim::Max, Dim::Broadcast] {
             let (there, back) = (of(vec![a.clone(), b.clone()]), of(vec![b.clone(), a.clone()]));
@@ -47,10 +58,9 @@ proptest! {
     }
 
     #[test]
-    fn a_quotient_is_the_largest_multiple_below(a in dim(), by in 1u64..9, values in proptest::array::uniform3(0i64..50)) {
+    fn a_quotient_is_the_largest_multiple_below(a in dim(), by in 1i64..9, values in proptest::array::uniform3(0i64..50)) {
         let Some(value) = a.eval(&values) else { return Ok(()) };
-        let quotient = Dim::DivFloor(Box::new(a), by).eval(&values).expect("the dividend has a value");
-        let by = by as i64;
+        let quotient = Dim::Quotient(Box::new(a), Box::new(by.into())).eval(&values).expect("the dividend has a value");
         prop_assert!(quotient * by <= value && value < (quotient + 1) * by);
     }
 

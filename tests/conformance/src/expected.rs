@@ -102,7 +102,7 @@ impl Expected {
     /// Compares with results; `whole` says that these are all cases, so that every entry must be about one of them.
     pub fn surprises(&self, runtime: RuntimeName, judged: &[Judged], whole: bool) -> Surprises {
         let mut surprises = Surprises::default();
-        for Judged { facts, outcome } in judged {
+        for Judged { facts, outcome, .. } in judged {
             let expected = self.reason(runtime, &facts.name).is_some();
             match outcome {
                 Outcome::Failed(failure) if !expected => surprises
@@ -129,7 +129,7 @@ impl Expected {
     pub fn written_anew(&self, results: &[(RuntimeName, Vec<Judged>)]) -> String {
         let mut failures: Vec<(String, String, Vec<RuntimeName>)> = Vec::new();
         for (runtime, judged) in results {
-            for Judged { facts, outcome } in judged {
+            for Judged { facts, outcome, .. } in judged {
                 let Outcome::Failed(failure) = outcome else { continue };
                 let reason = self.reason(*runtime, &facts.name).map_or_else(
                     || format!("{}: {}", failure.stage, failure.reason),
@@ -181,7 +181,7 @@ mod tests {
             wide_integers: false,
             random_dropout: false,
         };
-        Judged { facts, outcome }
+        Judged { facts, outcome, from_example: false }
     }
 
     fn failed() -> Outcome {

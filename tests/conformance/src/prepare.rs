@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use flotilla_browser_runtime::computing_nodes;
 use flotilla_model::{
     import::{self, LoadOptions, MemoryResolver},
-    reference::ReferenceTensor,
+    tensor::ReferenceTensor,
 };
 use flotilla_program::{BlobId, Program};
 use flotilla_protocol::Tensor;
@@ -27,9 +27,12 @@ pub struct Trial {
     pub inputs: Vec<Tensor>,
     /// In the program's order.
     expected: Vec<Array>,
+    /// Whether the model cannot be loaded without inputs as an example.
+    from_example: bool,
 }
 
-/// Imports and lowers a case, once per data set: a value that decides shapes is part of the program.
+/// Imports a case, once per data set: a model that needs an example of its inputs is made for these.
+
 ///
 /// # Errors
 /// What could not be read, imported or lowered.
@@ -55,11 +58,16 @@ pub fn prepare(cases: &Path, facts: &Facts) -> Result<Vec<Trial>, Failure> {
 
 fn trial(name: &str, resolver: &MemoryResolver, set: DataSet) -> Result<Trial, Failure> {
     let mut options = LoadOptions::named(name);
-    for Array { name, dtype, shape, bytes } in set.inputs.iter().cloned() {
-        options.values.insert(name.clone(), ReferenceTensor { name, dtype, shape, bytes });
+    // The model is loaded as by a user, without its inputs, if it can be.
+    let mut loaded = import::load(resolver, &options);
+    let from_example = loaded.is_err();
+    if from_example {
+        for Array { name, dtype, shape, bytes } in set.inputs.iter().cloned() {
+            options.examples.insert(name.clone(), ReferenceTensor { name, dtype, shape, bytes });
+        }
+        loaded = import::load(resolver, &options);
     }
-    let model =
-        import::load(resolver, &options).map_err(|error| Failure::of(Stage::Import, &error))?;
+    let model = loaded.map_err(|error| Failure::of(Stage::Import, &error))?;
     let program = model.program;
     let find = |arrays: &[Array], direction: &str, name: &str| {
         arrays.iter().find(|array| array.name == name).cloned().ok_or_else(|| {
@@ -79,7 +87,7 @@ fn trial(name: &str, resolver: &MemoryResolver, set: DataSet) -> Result<Trial, F
             format!("the program has {} outputs, the case {}", expected.len(), set.outputs.len());
         return Err(Failure::new(Stage::Import, reason));
     }
-    Ok(Trial { program, blobs: model.weights.blobs, inputs, expected })
+    Ok(Trial { program, blobs: model.weights.blobs, inputs, expected, from_example })
 }
 
 impl Trial {
@@ -103,8 +111,18 @@ impl Trial {
     }
 }
 
-/// Runs every data set and compares.
+/// Runs every data set and compares. The second result is whether the case can only be loaded with inputs as an example.
 pub fn judge(
+    trials: Result<Vec<Trial>, Failure>,
+    run: impl FnMut(&Trial) -> Result<Vec<Tensor>, Failure>,
+) -> (Outcome, bool) {
+    match trials {
+        Ok(trials) => (outcome(&trials, run), trials.iter().any(|trial| trial.from_example)),
+        Err(failure) => (Outcome::Failed(failure), false),
+    }
+}
+
+fn outcome(
     trials: &[Trial],
     mut run: impl FnMut(&Trial) -> Result<Vec<Tensor>, Failure>,
 ) -> Outcome {

@@ -40,6 +40,8 @@ pub struct Report {
     pub refusals: Vec<Line>,
     /// The cases in which no kernel ran.
     pub without_kernel: Vec<String>,
+    /// Cases that can only be loaded with inputs as an example: what a model must know of them when it is loaded.
+    pub from_example: Vec<String>,
 }
 
 /// The counts of a [`Report`].
@@ -89,7 +91,9 @@ impl Report {
         }
         let (mut passed, mut failures, mut refusals) = (0, Vec::new(), Vec::new());
         let mut without_kernel = Vec::new();
-        for Judged { facts, outcome } in judged {
+        let mut examples = Vec::new();
+        for Judged { facts, outcome, from_example } in judged {
+            examples.extend(from_example.then(|| facts.name.clone()));
             match outcome {
                 Outcome::Passed => passed += 1,
                 Outcome::NoKernel => without_kernel.push(facts.name.clone()),
@@ -109,6 +113,7 @@ impl Report {
             failures,
             refusals,
             without_kernel,
+            from_example: examples,
         }
     }
 
@@ -136,6 +141,9 @@ impl Report {
             if !self.without_kernel.is_empty() {
                 let _ = writeln!(text, "no kernel ran: {}", self.without_kernel.join(" "));
             }
+            if !self.from_example.is_empty() {
+                let _ = writeln!(text, "loaded with an example: {}", self.from_example.join(" "));
+            }
         }
         let _ = writeln!(
             text,
@@ -154,7 +162,13 @@ impl Report {
             .filter(|(_, count)| **count > 0)
             .map(|(rule, count)| format!("{rule} {count}"))
             .collect();
-        let _ = write!(text, "out of scope: {} ({})", self.out_of_scope, rules.join(", "));
+        let _ = write!(
+            text,
+            "out of scope: {} ({}); loaded with an example of their inputs: {}",
+            self.out_of_scope,
+            rules.join(", "),
+            self.from_example.len()
+        );
         text
     }
 }
@@ -195,7 +209,7 @@ mod tests {
             .in_scope
             .iter()
             .zip(outcomes)
-            .map(|(facts, outcome)| Judged { facts: facts.clone(), outcome })
+            .map(|(facts, outcome)| Judged { facts: facts.clone(), outcome, from_example: facts.name == "a" })
             .collect();
         let report = Report::new(RuntimeName::NativeCpu, &suite, &judged);
         let want = Summary {
@@ -215,6 +229,7 @@ mod tests {
             "1 passed of 2 (50.0 %)",
             "float64 1",
             "1 refused",
+            "loaded with an example: a",
         ] {
             assert!(text.contains(words), "{words:?} is not in {text}");
         }

@@ -45,6 +45,8 @@ pub struct Judged {
     pub facts: Facts,
     /// How it ended.
     pub outcome: Outcome,
+    /// Whether it can only be loaded with inputs as an example.
+    pub from_example: bool,
 }
 
 impl Suite {
@@ -96,9 +98,8 @@ impl Suite {
             let cases = self.cases.clone();
             Guard::new(limit, move || {
                 let (cases, mut native) = (cases.clone(), Native::new(backend));
-                Box::new(move |facts: Facts| match prepare(&cases, &facts) {
-                    Ok(trials) => judge(&trials, |trial| native.run(trial)),
-                    Err(failure) => Outcome::Failed(failure),
+                Box::new(move |facts: Facts| {
+                    judge(prepare(&cases, &facts), |trial| native.run(trial))
                 })
             })
         };
@@ -107,10 +108,10 @@ impl Suite {
         let work = || {
             let mut guard = guard();
             while let Some(facts) = self.in_scope.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let outcome = guard
-                    .call(facts.clone())
-                    .unwrap_or_else(|broken| Outcome::Failed(Failure::new(Stage::Run, broken)));
-                let one = Judged { facts: facts.clone(), outcome };
+                let (outcome, from_example) = guard.call(facts.clone()).unwrap_or_else(|broken| {
+                    (Outcome::Failed(Failure::new(Stage::Run, broken)), false)
+                });
+                let one = Judged { facts: facts.clone(), outcome, from_example };
                 progress(&one);
                 if let Ok(mut judged) = judged.lock() {
                     judged.push(one);
@@ -155,11 +156,8 @@ impl Suite {
         std::thread::scope(|scope| {
             scope.spawn(prepare_all);
             for (facts, trials) in prepared {
-                let outcome = match trials {
-                    Ok(trials) => judge(&trials, |trial| browser.run(trial)),
-                    Err(failure) => Outcome::Failed(failure),
-                };
-                let one = Judged { facts, outcome };
+                let (outcome, from_example) = judge(trials, |trial| browser.run(trial));
+                let one = Judged { facts, outcome, from_example };
                 progress(&one);
                 judged.push(one);
             }

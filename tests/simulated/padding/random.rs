@@ -2,8 +2,8 @@
 
 use flotilla_program::{
     ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType,
-    Expr, Gather, LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Port, Program, Range, Reduce,
-    ReduceKind, Slice, Softmax, Source, Step, Transpose, Unary, Value, ValueId, Window,
+    Expr, Gather, LayerNorm, MatMul, Node, Op, Port, Program, Range, Reduce,
+    ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, Transpose, Unary, Value, ValueId, Window,
     dim::{Dim, Symbol},
 };
 
@@ -21,19 +21,8 @@ const LOWEST: [f32; 3] = [-1e9, f32::MIN, f32::NEG_INFINITY];
 
 /// A program of this many random nodes.
 pub(crate) fn program(nodes: usize, random: &mut Random) -> Subjects {
-    let program = Program {
-        version: PROGRAM_VERSION,
-        name: "random".to_owned(),
-        symbols: vec!["B".to_owned(), "S".to_owned()],
-        values: Vec::new(),
-        nodes: Vec::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        assumptions: Vec::new(),
-        counts: Vec::new(),
-        allowed_paddings: Vec::new(),
-        blobs: Vec::new(),
-    };
+    let symbols = ["B", "S"].map(SymbolInfo::of_input).to_vec();
+    let program = Program { symbols, ..Program::new("random") };
     let mut maker = Maker { program, blob: Vec::new(), random, floats: Vec::new() };
     maker.input("ids", DType::I64, &[B, S]);
     maker.input("mask", DType::I64, &[B, S]);
@@ -48,7 +37,7 @@ pub(crate) fn program(nodes: usize, random: &mut Random) -> Subjects {
     }
     for value in maker.floats.iter().rev().take(2).copied().collect::<Vec<_>>() {
         let name = format!("output {}", value.0);
-        maker.program.outputs.push(Port { name, dtype: DType::F32, value });
+        maker.program.outputs.push(Port { name, dtype: DType::F32, value, high: None });
     }
     let blob: std::sync::Arc<[u8]> = maker.blob.into();
     maker.program.blobs.push(BlobRef { id: BlobId([0; 32]), bytes: blob.len() as u64 });
@@ -80,7 +69,7 @@ impl Maker<'_> {
 
     fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> ValueId {
         let value = self.value(dtype.storage(), shape, Source::Input);
-        self.program.inputs.push(Port { name: name.to_owned(), dtype, value });
+        self.program.inputs.push(Port { name: name.to_owned(), dtype, value, high: None });
         value
     }
 
@@ -397,7 +386,7 @@ impl Maker<'_> {
             return None;
         }
         let w = self.weights(&[4, 3, channels]);
-        let window = Window { strides: vec![1], dilations: vec![1], pads: vec![1] };
+        let window = Window { strides: vec![1], dilations: vec![1], pads: vec![ONE] };
         let (transposed, bias, residual, activation) = (false, false, false, None);
         shape[1] = Dim::Fixed(4);
         let op = Op::Conv(Conv { window, groups: 1, transposed, bias, residual, activation });

@@ -137,7 +137,7 @@ impl Pass<'_> {
     fn node(&self, ranges: &mut Ranges, node: &Node) {
         let of = |value: ValueId| ranges.of(value);
         let all = |values: &[ValueId]| values.iter().copied().map(of).reduce(union);
-        let size = (0, 1i64 << 31);
+        let size = (0, i64::from(i32::MAX));
         let given = match &node.op {
             Op::If(branch) => {
                 for region in [branch.yes, branch.no] {
