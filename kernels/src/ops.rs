@@ -40,7 +40,9 @@ mod scatter;
 mod shader;
 mod slice;
 mod softmax;
+mod split;
 mod strided;
+mod sums;
 mod suppress;
 #[cfg(test)]
 mod tests;
@@ -53,7 +55,7 @@ mod window;
 use flotilla_program::Op;
 
 pub use matmul::PackedMatrix;
-pub use shader::{Launch, Shader, WORKGROUP};
+pub use shader::{ITERATIONS_MAX, Launch, Memory, Scratch, Shader, WORKGROUP};
 pub use strided::View;
 
 use crate::call::{Call, Signature};

@@ -36,6 +36,15 @@ impl Tolerance {
     }
 }
 
+/// On which runtimes a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// On all of them.
+    Everywhere,
+    /// Natively: browsers run another case of its kind.
+    Native,
+}
+
 /// One program with its data.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -51,9 +60,31 @@ pub struct Case {
     pub expected: Vec<Tensor>,
     /// How near results must be.
     pub tolerance: Tolerance,
+    /// Where it runs.
+    pub scope: Scope,
 }
 
+/// Elements of lines around the numbers at which loops are divided, and at which software adapters end them.
+pub(crate) const LONG: [usize; 12] = {
+    let mut sizes = [0; 12];
+    let mut index = 0;
+    while index < 12 {
+        sizes[index] = (1 << (14 + index / 3)) + index % 3 - 1;
+        index += 1;
+    }
+    sizes
+};
+
+/// The longest of [`LONG`] that lies over a power of two; browsers run the cases of this size.
+pub(crate) const LONGEST: usize = LONG[11];
+
 impl Case {
+    /// The same case, run by browsers only where `everywhere`.
+    pub(crate) fn everywhere_if(self, everywhere: bool) -> Case {
+        let scope = if everywhere { Scope::Everywhere } else { Scope::Native };
+        Case { scope, ..self }
+    }
+
     /// Compares results with the expected ones.
     ///
     /// # Errors
@@ -318,6 +349,7 @@ impl Sketch {
             inputs: self.inputs,
             expected: vec![expected.tensor()],
             tolerance,
+            scope: Scope::Everywhere,
         }
     }
 

@@ -44,7 +44,7 @@ impl Kernel for ArgReduce {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let geometry = geometry(self, call)?;
         let params = geometry.map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: geometry[0] as u64 }])
+        Ok(vec![Launch::new(0, 1, params, geometry[0], geometry[1])])
     }
 
     fn compute(

@@ -166,12 +166,8 @@ impl Kernel for Attention {
         let mut params =
             vec![batches as u32, self.heads, queries as u32, keys as u32, self.scale.to_bits()];
         params.extend(mask_strides.map(|stride| stride as u32));
-        Ok(vec![Launch {
-            shader: 0,
-            inputs: (0..call.inputs()).collect(),
-            params,
-            invocations: batches as u64 * u64::from(self.heads) * tiles as u64,
-        }])
+        let invocations = batches * self.heads as usize * tiles;
+        Ok(vec![Launch::new(0, call.inputs(), params, invocations, keys)])
     }
 
     fn compute(

@@ -204,12 +204,12 @@ impl Kernel for Conv {
             .map(|count| count as u32)
             .to_vec();
         params.extend(sliding.params());
-        Ok(vec![Launch {
-            shader,
-            inputs: (0..operand_count(self)).collect(),
-            params,
-            invocations: (batches * groups * blocks * tiles) as u64,
-        }])
+        let [depth, height, width] = sliding.kernel;
+        let steps = if specialization(self, &call.signature).vectors { inputs / 4 } else { inputs };
+        let stored = 5 * SHADER_ROWS[shader].0 as usize;
+        let iterations = depth * (1 + height * (1 + width * (1 + steps))) + stored;
+        let invocations = batches * groups * blocks * tiles;
+        Ok(vec![Launch::new(shader, operand_count(self), params, invocations, iterations)])
     }
 
     fn compute(

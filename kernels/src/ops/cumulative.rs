@@ -43,7 +43,7 @@ fn join(a: Element, b: Element) -> Element {{ return a {join} b; }}
         let (size, inner) = call.lines(self.axis)?;
         let lines = call.elements() / size.max(1);
         let params = [lines, size, inner].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: lines as u64 }])
+        Ok(vec![Launch::new(0, 1, params, lines, size)])
     }
 
     fn compute(

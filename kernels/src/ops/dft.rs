@@ -60,7 +60,8 @@ impl Kernel for Dft {
             .map(|count| count as u32)
             .to_vec();
         params.extend([u32::from(self.inverse), u32::from(self.mirrored)]);
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params, invocations: total as u64 }])
+        let iterations = if self.mirrored { length } else { length.min(given) };
+        Ok(vec![Launch::new(0, 2, params, total, iterations)])
     }
 
     fn compute(

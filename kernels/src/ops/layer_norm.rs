@@ -50,17 +50,9 @@ impl Kernel for LayerNorm {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let (rows, n) = geometry(self, call)?;
         let units = if by_4(&call.signature) { n / 4 } else { n };
-        Ok(vec![Launch {
-            shader: 0,
-            inputs: (0..call.inputs()).collect(),
-            params: vec![
-                rows as u32,
-                units as u32,
-                (1.0 / n as f32).to_bits(),
-                self.epsilon.to_bits(),
-            ],
-            invocations: rows as u64,
-        }])
+        let inverse = 1.0 / n as f32;
+        let params = vec![rows as u32, units as u32, inverse.to_bits(), self.epsilon.to_bits()];
+        Ok(vec![Launch::new(0, call.inputs(), params, rows, 3 * units)])
     }
 
     fn compute(

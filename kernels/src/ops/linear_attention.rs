@@ -179,8 +179,12 @@ impl Kernel for LinearAttention {
             at.decay_step as u32,
             at.rate_width as u32,
         ];
-        let invocations = at.batches as u64 * at.key_heads as u64 * at.value_dim as u64;
-        Ok(vec![Launch { shader: 0, inputs: (0..call.inputs()).collect(), params, invocations }])
+        let group = at.heads / at.key_heads;
+        let decays = usize::from(self.decay) + usize::from(self.rate);
+        let step = 1 + at.key_dim * (1 + decays) + group * (1 + at.key_dim);
+        let iterations = 2 * at.key_dim + at.length * step;
+        let invocations = at.batches * at.key_heads * at.value_dim;
+        Ok(vec![Launch::new(0, call.inputs(), params, invocations, iterations)])
     }
 
     fn compute(

@@ -305,12 +305,11 @@ impl Kernel for MatMul {
         for sizes in [&lead, &a_strides, &b_strides] {
             params.extend((0..8).map(|axis| sizes.get(axis).map_or(0, |&size| size as u32)));
         }
-        Ok(vec![Launch {
-            shader,
-            inputs: (0..inputs(self)).collect(),
-            params,
-            invocations: (row_tiles * column_tiles * batches) as u64,
-        }])
+        let steps = if special.vectors { k / 4 } else { k };
+        let stored = SHADER_ROWS[shader].0 as usize * if special.vectors { 1 } else { 5 };
+        let iterations = lead.len() + steps + stored;
+        let invocations = row_tiles * column_tiles * batches;
+        Ok(vec![Launch::new(shader, inputs(self), params, invocations, iterations)])
     }
 
     fn compute(

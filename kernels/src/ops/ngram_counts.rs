@@ -41,7 +41,9 @@ impl Kernel for NgramCounts {
         let total = call.elements();
         let mut params = [total, columns, length, longest].map(|count| count as u32).to_vec();
         params.push(self.distance_max);
-        Ok(vec![Launch { shader: 0, inputs: (0..4).collect(), params, invocations: total as u64 }])
+        let grams = call.input(1)[0];
+        let places = self.distance_max as usize * (1 + length * (1 + longest));
+        Ok(vec![Launch::new(0, 4, params, total, grams * (1 + places))])
     }
 
     fn compute(

@@ -104,7 +104,9 @@ impl Kernel for Pool {
         params.extend(sliding.params());
         params.extend(ends(self, &sliding).map(|end| end as i32 as u32));
         params.push(0);
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+        let [depth, height, width] = sliding.kernel;
+        let iterations = depth * (1 + height * (1 + width));
+        Ok(vec![Launch::new(0, 1, params, total, iterations)])
     }
 
     fn compute(

@@ -48,7 +48,7 @@ impl Kernel for Resample {
         let Geometry { size, inner, count, taps } = geometry(self, call)?;
         let total = call.elements();
         let params = [total, size, inner, count, taps].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1, 2], params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 3, params, total, taps)])
     }
 
     fn compute(

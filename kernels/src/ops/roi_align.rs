@@ -73,7 +73,8 @@ impl Kernel for RoiAlign {
             .map(|count| count as u32)
             .to_vec();
         params.extend([self.samples, self.scale.to_bits(), offset(self).to_bits()]);
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1, 2], params, invocations: total as u64 }])
+        let samples = self.samples as usize;
+        Ok(vec![Launch::new(0, 3, params, total, samples * (1 + samples))])
     }
 
     fn compute(

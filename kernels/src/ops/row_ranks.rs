@@ -47,7 +47,7 @@ impl Kernel for RowRanks {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let (rows, width) = geometry(call)?;
         let params = vec![rows as u32, width as u32];
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: rows as u64 }])
+        Ok(vec![Launch::new(0, 1, params, rows, rows * (1 + width))])
     }
 
     fn compute(

@@ -3,13 +3,17 @@
 use flotilla_program::{Combine, DType, ScatterElements, ScatterNd};
 
 use super::{
-    Kernel, Launch, Operand, Shader,
+    Kernel, Launch, Memory, Operand, Shader,
     places::{ELEMENT_PLACES, ElementPlaces, Places, TUPLE_PLACES, TuplePlaces},
     strided::{self, View},
 };
 use crate::call::{Call, Signature, strides};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
+
+/// Most times that an exchange is tried: one fails only when another invocation's has succeeded since, and where the number
+/// of iterations matters (see [`super::shader::ITERATIONS_MAX`]), fewer than this run at once.
+const CONTENDERS_MAX: usize = 4096;
 
 fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
     signature.expect_operands(3)?;
@@ -66,8 +70,9 @@ fn put(at: u32, update: u32) {{
 fn launches(places: &impl Places, call: &Call<'_>) -> Vec<Launch> {
     let shape = call.input(0);
     let copy = View::gathering(shape, 0, strided::signed(&strides(shape))).launch(0);
-    let invocations = places.total() as u64;
-    vec![copy, Launch { shader: 1, inputs: vec![1, 2], params: places.params(), invocations }]
+    let iterations = places.iterations() + CONTENDERS_MAX;
+    let put = Launch::new(1, 0, places.params(), places.total(), iterations);
+    vec![copy, put.reading([Memory::Input(1), Memory::Input(2)])]
 }
 
 fn compute(

@@ -22,7 +22,7 @@ impl Kernel for Softmax {
         let (size, inner) = call.lines(self.axis)?;
         let lines = call.elements() / size.max(1);
         let params = [lines, size, inner].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: lines as u64 }])
+        Ok(vec![Launch::new(0, 1, params, lines, 3 * size)])
     }
 
     fn compute(

@@ -69,7 +69,8 @@ impl Kernel for Suppress {
         let total = if slots == 0 { 0 } else { total };
         let mut params = [total, classes, boxes, slots].map(|count| count as u32).to_vec();
         params.extend([self.overlap_max.to_bits(), self.score_min.unwrap_or(0.0).to_bits()]);
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1, 2], params, invocations: total as u64 }])
+        let iterations = boxes * (1 + slots) + slots;
+        Ok(vec![Launch::new(0, 3, params, total, iterations)])
     }
 
     fn compute(

@@ -72,7 +72,7 @@ impl Kernel for TopK {
         let total = if k == 0 { 0 } else { outer * size * inner };
         let launch = |shader: usize, mask: usize| {
             let params = [total, size, inner, k, mask].map(|count| count as u32).to_vec();
-            Launch { shader, inputs: vec![0], params, invocations: total as u64 }
+            Launch::new(shader, 1, params, total, if shader == RANK { size } else { 0 })
         };
         if k < size || size < SORTED_MIN {
             return Ok(vec![launch(RANK, 0)]);

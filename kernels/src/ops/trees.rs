@@ -78,7 +78,10 @@ impl Kernel for Trees {
         let Geometry { features, nodes, columns, trees } = geometry(call)?;
         let total = call.elements();
         let params = [total, columns, features, nodes, trees].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: (0..7).collect(), params, invocations: total as u64 }])
+        let (values, weights) = (call.input(2), call.input(5));
+        let iterations =
+            trees + values.iter().product::<usize>() + weights.iter().product::<usize>();
+        Ok(vec![Launch::new(0, 7, params, total, iterations)])
     }
 
     fn compute(

@@ -62,7 +62,8 @@ impl Kernel for Triangular {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let (matrices, size) = geometry(call)?;
         let params = vec![matrices as u32, size as u32];
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: matrices as u64 }])
+        let iterations = size * size + size * (2 + 2 * size) + size * size * size / 2;
+        Ok(vec![Launch::new(0, 1, params, matrices, iterations)])
     }
 
     fn compute(

@@ -1,6 +1,6 @@
 //! What to submit for one set of shapes: made once, used by every run of these shapes.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use flotilla_program::{Program, ValueId};
 use flotilla_protocol::RunError;
@@ -11,12 +11,13 @@ use super::{
     pool::{Arena, Pool},
 };
 use crate::{lifetimes::Lifetimes, weights::Constants};
-use flotilla_kernels::{Call, Launch, Shapes, Signature, kernel};
+use flotilla_kernels::{Call, Launch, Memory, Scratch, Shapes, Signature, kernel};
 
 /// Bytes between the parameters of two launches (WebGPU, `minUniformBufferOffsetAlignment`).
 const PARAMS_STRIDE: usize = 256;
 
 /// A dispatch with everything bound.
+#[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pipeline: Rc<Pipeline>,
     pub(crate) bindings: wgpu::BindGroup,
@@ -62,6 +63,7 @@ impl Plan {
             arena: pool.arena(&gpu.device, binding_bytes_max),
             shapes,
             binding_bytes_max,
+            scratch: Vec::new(),
         };
         for (constant, value) in (0..program.values.len() as u32).filter_map(|index| {
             let value = ValueId(index);
@@ -82,18 +84,22 @@ impl Plan {
             if !kernel.is_alias() {
                 let output = places.place(&node.name, node.outputs[0])?;
                 for launch in wanted.into_iter().filter(|launch| launch.invocations > 0) {
-                    let mut bound = Vec::with_capacity(launch.inputs.len() + 1);
-                    for &input in &launch.inputs {
-                        let root = lifetimes.root(node.inputs[input]);
-                        bound.push(
-                            places.memory[root.index()]
-                                .clone()
-                                .ok_or_else(|| fail("an operand is gone".to_owned()))?,
-                        );
+                    let mut bound = Vec::with_capacity(launch.reads.len() + 1);
+                    for &memory in launch.reads.iter().chain([&launch.writes]) {
+                        bound.push(match memory {
+                            Memory::Input(input) => {
+                                let root = lifetimes.root(node.inputs[input]);
+                                places.memory[root.index()]
+                                    .clone()
+                                    .ok_or_else(|| fail("an operand is gone".to_owned()))?
+                            }
+                            Memory::Output => output.clone(),
+                            Memory::Scratch(scratch) => places.scratch(&node.name, scratch)?,
+                        });
                     }
-                    bound.push(output.clone());
                     launches.push((index, launch, bound));
                 }
+                places.release_scratch();
             }
             for root in lifetimes.dying(index) {
                 places.release(*root);
@@ -128,20 +134,42 @@ struct Places<'a> {
     arena: Arena<'a>,
     shapes: &'a Shapes,
     binding_bytes_max: u64,
+    /// Scratch of the node in the making, by its index.
+    scratch: Vec<(usize, wgpu::Buffer)>,
 }
 
 impl Places<'_> {
     fn place(&mut self, node: &str, value: ValueId) -> Result<wgpu::Buffer, RunError> {
-        let bytes = 4 * self.shapes.elements(value) as u64;
+        let buffer = self.take(node, "result", 4 * self.shapes.elements(value) as u64)?;
+        self.memory[value.index()] = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Memory of the node in the making; the same for the same index.
+    fn scratch(&mut self, node: &str, scratch: Scratch) -> Result<wgpu::Buffer, RunError> {
+        if let Some((_, buffer)) = self.scratch.iter().find(|(index, _)| *index == scratch.index) {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.take(node, "scratch", 4 * scratch.words)?;
+        self.scratch.push((scratch.index, buffer.clone()));
+        Ok(buffer)
+    }
+
+    /// Later nodes may use what was scratch.
+    fn release_scratch(&mut self) {
+        for (_, buffer) in self.scratch.drain(..) {
+            self.arena.give(buffer);
+        }
+    }
+
+    fn take(&mut self, node: &str, what: &str, bytes: u64) -> Result<wgpu::Buffer, RunError> {
         if bytes > self.binding_bytes_max {
             let limit = self.binding_bytes_max;
             let reason =
-                format!("its result has {bytes} bytes, this adapter binds at most {limit}");
+                format!("its {what} has {bytes} bytes, this adapter binds at most {limit}");
             return Err(RunError::Node { node: node.to_owned(), reason });
         }
-        let buffer = self.arena.take(bytes);
-        self.memory[value.index()] = Some(buffer.clone());
-        Ok(buffer)
+        Ok(self.arena.take(bytes))
     }
 
     fn release(&mut self, value: ValueId) {
@@ -151,35 +179,48 @@ impl Places<'_> {
     }
 }
 
-/// Writes all parameters into one buffer and binds each launch to its part.
+/// Writes all parameters into one buffer and binds each launch to its part. Equal launches of a node share theirs: a
+/// recurrent layer has as many as its sequence has steps.
 fn bind(
     parts: &Parts<'_>,
     launches: &[(usize, Launch, Vec<wgpu::Buffer>)],
 ) -> Result<Vec<Step>, RunError> {
     let gpu = parts.gpu;
     let stride = PARAMS_STRIDE.max(gpu.limits.min_uniform_buffer_offset_alignment as usize);
-    let slots = |launch: &Launch| (4 * launch.params.len()).div_ceil(stride).max(1);
-    let total: usize = launches.iter().map(|(_, launch, _)| slots(launch)).sum();
+    let mut contents: Vec<u32> = Vec::new();
+    let mut known: HashMap<(usize, &Launch), usize> = HashMap::new();
+    let mut places = Vec::with_capacity(launches.len());
+    for (index, (node, launch, _)) in launches.iter().enumerate() {
+        let first = *known.entry((*node, launch)).or_insert(index);
+        if first == index {
+            let at = contents.len();
+            contents.extend(&launch.params);
+            contents.resize((contents.len().max(at + 1)).next_multiple_of(stride / 4), 0);
+            places.push((index, at..contents.len()));
+        } else {
+            places.push((first, 0..0));
+        }
+    }
     let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("params"),
-        size: (total.max(1) * stride) as u64,
+        size: (4 * contents.len()).max(stride) as u64,
         usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    let mut contents = vec![0u32; total * stride / 4];
-    let mut slot = 0;
-    let mut steps = Vec::with_capacity(launches.len());
-    for (node, launch, buffers) in launches {
-        let at = slot * stride;
-        contents[at / 4..][..launch.params.len()].copy_from_slice(&launch.params);
-        slot += slots(launch);
+    let mut steps: Vec<Step> = Vec::with_capacity(launches.len());
+    for (index, (node, launch, buffers)) in launches.iter().enumerate() {
+        let (first, place) = &places[index];
+        if *first < index {
+            steps.push(steps[*first].clone());
+            continue;
+        }
         let pipeline = parts.pipelines[*node][launch.shader].clone();
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &params,
-                offset: at as u64,
-                size: wgpu::BufferSize::new((slots(launch) * stride) as u64),
+                offset: 4 * place.start as u64,
+                size: wgpu::BufferSize::new(4 * place.len() as u64),
             }),
         }];
         for (index, buffer) in buffers.iter().enumerate() {
@@ -193,9 +234,9 @@ fn bind(
             layout: &pipeline.layout,
             entries: &entries,
         });
-        let name = &parts.program.nodes[*node].name;
-        let groups =
-            launch.groups().map_err(|reason| RunError::Node { node: name.clone(), reason })?;
+        let groups = launch.check().and_then(|()| launch.groups()).map_err(|reason| {
+            RunError::Node { node: parts.program.nodes[*node].name.clone(), reason }
+        })?;
         steps.push(Step { pipeline, bindings, groups });
     }
     gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&contents));

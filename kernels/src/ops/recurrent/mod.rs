@@ -120,13 +120,12 @@ impl Kernel for Recurrent {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { steps, batch, hidden, initial } = geometry(self, call)?;
         let total = batch * hidden;
-        let launch = |shader: usize, step: usize| Launch {
-            shader,
-            inputs: (0..call.inputs()).collect(),
-            params: [total, batch, hidden, steps, step, initial, 0, 0]
+        let launch = |shader: usize, step: usize| {
+            let params = [total, batch, hidden, steps, step, initial, 0, 0]
                 .map(|number| number as u32)
-                .to_vec(),
-            invocations: total as u64,
+                .to_vec();
+            let iterations = if shader == FINISH { 0 } else { gates(&self.cell) * hidden };
+            Launch::new(shader, call.inputs(), params, total, iterations)
         };
         let mut launches = Vec::new();
         for step in 0..steps {
