@@ -20,19 +20,20 @@ pub enum Tolerance {
     Close,
     /// Long sums and approximated functions: 1e-5, absolute below 1 and relative above.
     Approximate,
+    /// The same, relative to the largest of the expected numbers: for results that are all small.
+    Scaled,
 }
 
 impl Tolerance {
-    /// Whether `got` is near enough to `want`.
-    pub fn accepts(self, got: f64, want: f64) -> bool {
+    /// Whether `got` is near enough to `want`, where `largest` is the largest of the expected numbers.
+    fn accepts(self, got: f64, want: f64, largest: f64) -> bool {
         let bound = match self {
             Tolerance::Exact => 0.0,
-            Tolerance::Close => 2e-6,
-            Tolerance::Approximate => 1e-5,
+            Tolerance::Close => 2e-6 * want.abs().max(1.0),
+            Tolerance::Approximate => 1e-5 * want.abs().max(1.0),
+            Tolerance::Scaled => 1e-5 * largest,
         };
-        got == want
-            || (got.is_nan() && want.is_nan())
-            || (got - want).abs() <= bound * want.abs().max(1.0)
+        got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound
     }
 }
 
@@ -100,8 +101,10 @@ impl Case {
                     got.dtype, got.shape, want.dtype, want.shape
                 ));
             }
-            for (element, (got, want)) in numbers(got).into_iter().zip(numbers(want)).enumerate() {
-                if !self.tolerance.accepts(got, want) {
+            let wanted = numbers(want);
+            let largest = wanted.iter().map(|want| want.abs()).fold(0.0, f64::max);
+            for (element, (got, want)) in numbers(got).into_iter().zip(wanted).enumerate() {
+                if !self.tolerance.accepts(got, want, largest) {
                     return Err(format!(
                         "output {index} has {got} at element {element}, {want} expected"
                     ));

@@ -5,6 +5,7 @@ use flotilla_program::{Attention, DType};
 use super::{
     Kernel, Launch, Operand, Shader, math,
     matmul::{PackedMatrix, multiply},
+    sums,
 };
 use crate::call::{Call, Signature, broadcast_strides};
 #[cfg(not(target_arch = "wasm32"))]
@@ -239,7 +240,7 @@ pub(crate) fn normalize(row: &mut [f32]) {
         row.iter().fold(f32::MIN, |largest, &score| if score > largest { score } else { largest });
     row.iter_mut().for_each(|score| *score -= largest);
     math::apply(flotilla_program::Unary::Exp, row);
-    let inverse = 1.0 / row.iter().sum::<f32>();
+    let inverse = (1.0 / sums::sum(row, f64::from)) as f32;
     row.iter_mut().for_each(|score| *score *= inverse);
 }
 

@@ -23,6 +23,12 @@ pub(super) fn parts(lines: usize, size: usize, length_max: usize) -> usize {
     wanted.max(size.div_ceil(length_max))
 }
 
+/// Whether lines of this size may be divided; `None` is a size that only a run has.
+pub(super) fn may_divide(size: Option<i64>, length_max: usize) -> bool {
+    size.and_then(|size| usize::try_from(size).ok())
+        .is_none_or(|size| size > WHOLE_MAX.min(length_max))
+}
+
 /// Numbers the scratch buffers of a node.
 #[derive(Default)]
 pub(super) struct Scratchpad {
