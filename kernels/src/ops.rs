@@ -10,7 +10,6 @@ mod attention;
 mod broadcast;
 mod concat;
 mod conv;
-mod conv_cpu;
 mod cumulative;
 mod deformable_columns;
 mod dft;

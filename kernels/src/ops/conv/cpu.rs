@@ -5,11 +5,12 @@ use std::ops::Range;
 use flotilla_program::{Conv, DType};
 
 use super::{
-    Operand,
-    conv::{Geometry, operand_count},
-    math,
-    matmul::{self, PANEL, PackedMatrix},
-    window::{Sliding, position},
+    super::{
+        Operand, math,
+        matmul::{self, PANEL, PackedMatrix},
+        window::{Sliding, position},
+    },
+    Geometry, operand_count,
 };
 
 /// From this many output channels of a group on, gathering their common input costs less than reading it for each.
@@ -55,26 +56,46 @@ pub(super) fn compute(
     }
 }
 
+/// Products per place that are summed up as they are before their sum is added to the others as `f64`, where sums round.
+const SUM_MAX: usize = 128;
+
 /// Elements that are multiplied and summed up; integers wrap around.
 trait Number: Copy {
     const ZERO: Self;
     const ONE: Self;
+    const ROUNDS: bool;
     fn add_product(&mut self, a: Self, b: Self);
+    fn wide(self) -> f64;
+    fn narrow(wide: f64) -> Self;
 }
 
 impl Number for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
+    const ROUNDS: bool = true;
     fn add_product(&mut self, a: f32, b: f32) {
         *self += a * b;
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn narrow(wide: f64) -> f32 {
+        wide as f32
     }
 }
 
 impl Number for i32 {
     const ZERO: i32 = 0;
     const ONE: i32 = 1;
+    const ROUNDS: bool = false;
     fn add_product(&mut self, a: i32, b: i32) {
         *self = self.wrapping_add(a.wrapping_mul(b));
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn narrow(wide: f64) -> i32 {
+        wide as i32
     }
 }
 
@@ -173,13 +194,21 @@ fn direct<T: Number>(op: &Conv, geometry: Geometry, x: &[T], w: &[T], output: &m
     } else {
         sliding
     };
+    let is_long = T::ROUNDS && inputs * taps > SUM_MAX;
+    let mut totals = vec![0.0f64; if is_long { places } else { 0 }];
     for image in 0..batches * groups {
         for own in 0..outputs {
+            let mut summed = 0;
             let to = &mut output[(image * outputs + own) * places..][..places];
             let weights = &w[(image % groups * outputs + own) * inputs * taps..][..inputs * taps];
             for channel in 0..inputs {
                 let from = &x[(image * inputs + channel) * plane..][..plane];
                 for (tap, &weight) in weights[channel..].iter().step_by(inputs).enumerate() {
+                    if is_long && summed == SUM_MAX {
+                        set_aside(to, &mut totals);
+                        summed = 0;
+                    }
+                    summed += 1;
                     let steps = position(tap, walk.kernel);
                     let range = |axis: usize| reached(&walk, axis, steps[axis]);
                     for (z, y) in range(0).flat_map(|z| range(1).map(move |y| (z, y))) {
@@ -198,8 +227,19 @@ fn direct<T: Number>(op: &Conv, geometry: Geometry, x: &[T], w: &[T], output: &m
                     }
                 }
             }
+            if is_long {
+                set_aside(to, &mut totals);
+                to.iter_mut().zip(&totals).for_each(|(value, &total)| *value = T::narrow(total));
+                totals.fill(0.0);
+            }
         }
     }
+}
+
+/// Moves sums to the totals of their places.
+fn set_aside<T: Number>(sums: &mut [T], totals: &mut [f64]) {
+    totals.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += sum.wide());
+    sums.fill(T::ZERO);
 }
 
 /// The places along `axis` whose element at a tap lies inside of the input.

@@ -10,6 +10,8 @@ struct Params {
     sizes: array<vec4<u32>, 2>,
     a_strides: array<vec4<u32>, 2>,
     b_strides: array<vec4<u32>, 2>,
+    parts: u32,
+    length: u32,
 }
 
 // Each invocation computes {{rows}} x {{columns}} results in registers: memory is read once per block and no barrier is needed,
@@ -20,10 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let column = (index % params.column_tiles) * {{columns}}u;
     let tile = index / params.column_tiles;
     let row = (tile % params.row_tiles) * {{rows}}u;
-    let batch = tile / params.row_tiles;
-    if (batch >= params.batches) {
-        return;
-    }
+{{divide}}
     let m = params.m;
     let n = {{n}};
     let k = {{k}};
@@ -32,9 +31,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 {{batch}}
     // Rows past the end repeat the last one, so that loads need no branch.
 {{setup}}
-    for (var step = 0u; step < k; step += {{step}}u) {
+    for (var step = {{first}}; step < {{last}}; step += {{step}}u) {
 {{body}}
     }
-    let out_batch = batch * m * n;
+    let out_batch = {{out_batch}} * m * n;
 {{store}}
 }
