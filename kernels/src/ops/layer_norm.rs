@@ -107,9 +107,10 @@ fn sum(x: Element) -> f32 {{ return {sum}; }}
             (reads, left) = (vec![found], parts);
             parts = split::parts(rows, left, LENGTH_MAX);
         };
-        let total = rows * units;
-        let params = vec![total as u32, units as u32, inverse, epsilon];
-        let launch = Launch::new(FINISH, 0, params, total, 0);
+        let parts = units.div_ceil(split::RESULTS);
+        let total = rows * parts;
+        let params = vec![total as u32, units as u32, parts as u32, inverse, epsilon];
+        let launch = Launch::new(FINISH, 0, params, total, split::RESULTS);
         launches.push(launch.reading([data, weights, vec![found]].concat()));
         Ok(launches)
     }

@@ -70,9 +70,11 @@ fn weight(at: u32) -> f32 {{ return {weight}; }}
             (from, left) = (to, parts);
             parts = split::parts(lines, left, LENGTH_MAX);
         }
-        let total = call.elements();
-        let params = [total, size, inner].map(|count| count as u32).to_vec();
-        launches.push(Launch::new(FINISH, 0, params, total, 0).reading([Memory::Input(0), from]));
+        let parts = size.div_ceil(split::RESULTS);
+        let total = lines * parts;
+        let params = [total, size, inner, parts].map(|count| count as u32).to_vec();
+        let finish = Launch::new(FINISH, 0, params, total, split::RESULTS);
+        launches.push(finish.reading([Memory::Input(0), from]));
         Ok(launches)
     }
 

@@ -29,6 +29,10 @@ pub(super) fn may_divide(size: Option<i64>, length_max: usize) -> bool {
         .is_none_or(|size| size > WHOLE_MAX.min(length_max))
 }
 
+/// Results of a line that one invocation computes when what they need of the line is known: where it stands is found once
+/// for all of them.
+pub(super) const RESULTS: usize = 8;
+
 /// Numbers the scratch buffers of a node.
 #[derive(Default)]
 pub(super) struct Scratchpad {
