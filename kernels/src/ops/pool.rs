@@ -311,20 +311,19 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
         };
         for flat in 0..kernel.iter().product::<usize>() {
             let tap = crate::suite::unravel(flat, &kernel);
-            let at: Vec<i64> = (0..spatial)
-                .map(|axis| {
-                    (index[axis + 2] * op.window.strides[axis] as usize
-                        + tap[axis] * op.window.dilations[axis] as usize) as i64
-                        - i64::from(op.window.pads[axis])
-                })
-                .collect();
+            let mut at = [0i64; 3];
+            for (axis, at) in at[..spatial].iter_mut().enumerate() {
+                *at = (index[axis + 2] * op.window.strides[axis] as usize
+                    + tap[axis] * op.window.dilations[axis] as usize) as i64
+                    - i64::from(op.window.pads[axis]);
+            }
             let within =
                 |axis: usize, pad: i32| at[axis] < x.shape[axis + 2] as i64 + i64::from(pad);
             padded += f64::from((0..spatial).all(|axis| within(axis, op.pads_after[axis])));
             if (0..spatial).all(|axis| at[axis] >= 0 && within(axis, 0)) {
-                let own = at.iter().map(|&at| at as usize);
-                let own: Vec<usize> = index[..2].iter().copied().chain(own).collect();
-                under.push((number(&own), own));
+                let mut own = [index[0], index[1], 0, 0, 0];
+                own[2..].iter_mut().zip(at).for_each(|(own, at)| *own = at as usize);
+                under.push((number(&own[..spatial + 2]), own));
             }
         }
         let sum: f64 = under.iter().map(|(value, _)| value).sum();
@@ -334,7 +333,7 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
             PoolKind::MaxPosition { column_major } => {
                 let (_, own) = under.iter().find(|(value, _)| *value == best).expect("one is");
                 let planes = own[0] * x.shape[1] + own[1];
-                let mut order: Vec<usize> = (2..own.len()).collect();
+                let mut order: Vec<usize> = (2..spatial + 2).collect();
                 if column_major {
                     order.reverse();
                 }

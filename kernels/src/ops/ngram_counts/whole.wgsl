@@ -1,11 +1,4 @@
-struct Params {
-    total: u32,
-    columns: u32,
-    length: u32,
-    longest: u32,
-    distance_max: u32,
-}
-
+// Each invocation counts the n-grams of one column in one row.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -1,8 +1,4 @@
-struct Params {
-    total: u32,
-    width: u32,
-}
-
+// Each invocation counts the rows that come before its own.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -14,8 +10,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         // Of equal rows the earlier one comes first.
         var before = other < index;
         for (var at = 0u; at < params.width; at++) {
-            let a = x[other * params.width + at];
-            let b = x[index * params.width + at];
+            let a = key(x[other * params.width + at]);
+            let b = key(x[index * params.width + at]);
             if (a != b) {
                 before = a < b;
                 break;

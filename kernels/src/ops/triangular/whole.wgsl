@@ -1,8 +1,4 @@
-struct Params {
-    total: u32,
-    size: u32,
-}
-
+// Each invocation eliminates one matrix.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
