@@ -20,7 +20,9 @@ pub enum Tolerance {
     Close,
     /// Long sums and approximated functions: 1e-5, absolute below 1 and relative above.
     Approximate,
-    /// The same, relative to the largest of the expected numbers: for results that are all small.
+    /// 2e-5 of each expected number, however small it is; below 1e-36 there is nothing.
+    Relative,
+    /// As [`Tolerance::Approximate`], relative to the largest of the expected numbers: for results that are all small.
     Scaled,
 }
 
@@ -31,6 +33,7 @@ impl Tolerance {
             Tolerance::Exact => 0.0,
             Tolerance::Close => 2e-6 * want.abs().max(1.0),
             Tolerance::Approximate => 1e-5 * want.abs().max(1.0),
+            Tolerance::Relative => 2e-5 * want.abs() + 1e-36,
             Tolerance::Scaled => 1e-5 * largest,
         };
         got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flotilla_program::{DType, Source};
+
 use super::*;
 use crate::call::Shapes;
 
@@ -88,4 +90,50 @@ fn every_launch_of_the_tables_keeps_to_the_rules() {
             }
         }
     }
+}
+
+/// Runs a case of one node on the cpu.
+fn on_the_cpu(case: &crate::suite::Case) -> Vec<u32> {
+    fn words(bytes: &[u8]) -> Vec<u32> {
+        bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
+    }
+    let program = &case.program;
+    let [node] = program.nodes.as_slice() else { panic!("{}: more than one node", case.name) };
+    let shapes = Shapes::new(program, Vec::new()).unwrap();
+    let call = Call { signature: Signature { program, node }, shapes: &shapes };
+    let values = node.inputs.iter().map(|&value| {
+        if let Source::Constant(constant) = &program.value(value).source {
+            let at = constant.offset as usize;
+            return words(&case.weights[&constant.blob][at..at + constant.bytes as usize]);
+        }
+        let port = program.inputs.iter().position(|port| port.value == value).unwrap();
+        words(&case.inputs[port].bytes)
+    });
+    let values: Vec<Vec<u32>> = values.collect();
+    let operands: Vec<Operand<'_>> = values.iter().map(|words| Operand::Plain(words)).collect();
+    let mut output = vec![0; call.elements()];
+    kernel(&node.op).compute(&call, &operands, &mut output).unwrap();
+    output
+}
+
+#[test]
+fn long_sums_on_the_cpu_are_exact_to_a_millionth() {
+    let mut checked = BTreeSet::new();
+    for case in cases().iter().filter(|case| case.expected[0].dtype == DType::F32) {
+        let elements = case.inputs.iter().map(|input| input.shape.iter().product::<usize>());
+        let op = &case.program.nodes[0].op;
+        // Those of several steps add up the errors of their activations.
+        if elements.max() < Some(1 << 14) || matches!(op, Op::Recurrent(_) | Op::Triangular) {
+            continue;
+        }
+        checked.insert(op.name());
+        let want = case.expected[0].to_f32().unwrap();
+        let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        for (got, want) in on_the_cpu(case).into_iter().map(f32::from_bits).zip(want) {
+            let difference = (got - want).abs() / largest;
+            let is_near = got == want || difference <= 1e-6;
+            assert!(is_near, "{}: {got}, {want} expected, by {difference:e}", case.name);
+        }
+    }
+    assert!(checked.len() >= 10, "{checked:?}");
 }

@@ -346,15 +346,22 @@ fn apply(activation: Activation, x: f32) -> f32 {
         Activation::HardSigmoid(alpha, beta) => (alpha * x + beta).clamp(0.0, 1.0),
         Activation::Elu(alpha) => {
             if x < 0.0 {
-                alpha * (math::exp(x) - 1.0)
+                alpha * x.exp_m1()
             } else {
                 x
             }
         }
         Activation::Softsign => x / (1.0 + x.abs()),
-        Activation::Softplus => x.max(0.0) + (1.0 + math::exp(-x.abs())).ln(),
+        Activation::Softplus => x.max(0.0) + math::exp(-x.abs()).ln_1p(),
     }
 }
+
+/// `exp(x) - 1` of numbers that are not positive, without losing the digits of small ones.
+const EXP_LESS_1: &str = "fn less_1(x: f32) -> f32 {
+    let near = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (4.1666667e-2 + x * (8.3333333e-3 + x * (1.3888889e-3 + x * 1.9841270e-4))))));
+    return select(exp(x) - 1.0, near, x > -0.5);
+}
+";
 
 /// The same in WGSL.
 fn activation_wgsl(name: &str, activation: Activation) -> String {
@@ -372,10 +379,10 @@ fn activation_wgsl(name: &str, activation: Activation) -> String {
             format!("clamp(f32({alpha:?}) * x + f32({beta:?}), 0.0, 1.0)")
         }
         Activation::Elu(alpha) => {
-            format!("select(x, f32({alpha:?}) * (exp(min(x, 0.0)) - 1.0), x < 0.0)")
+            format!("select(x, f32({alpha:?}) * less_1(min(x, 0.0)), x < 0.0)")
         }
         Activation::Softsign => "x / (1.0 + abs(x))".to_owned(),
-        Activation::Softplus => "max(x, 0.0) + log(1.0 + exp(-abs(x)))".to_owned(),
+        Activation::Softplus => "own_softplus(x)".to_owned(),
     };
     format!("fn {name}(x: f32) -> f32 {{ return {result}; }}\n")
 }
@@ -481,6 +488,8 @@ fn clipped(x: f32) -> f32 {{ return {clipped}; }}
         let names = ["first_activation", "second_activation", "third_activation"];
         let mut text = math::wgsl(Unary::Tanh, "own_tanh", "f32");
         text += &math::wgsl(Unary::Sigmoid, "own_sigmoid", "f32");
+        text += &math::wgsl(Unary::Softplus, "own_softplus", "f32");
+        text += EXP_LESS_1;
         for (name, activation) in names.into_iter().zip(activations) {
             text += &activation_wgsl(name, activation);
         }
