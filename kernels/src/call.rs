@@ -31,6 +31,11 @@ impl<'a> Signature<'a> {
         self.program.value(self.node.outputs[0])
     }
 
+    /// A dimension of an operand, when it does not depend on symbols.
+    pub fn fixed(&self, index: usize, axis: u32) -> Option<i64> {
+        self.input(index).shape.get(axis as usize)?.as_fixed()
+    }
+
     /// Refuses a wrong number of operands; every operator has one result.
     ///
     /// # Errors

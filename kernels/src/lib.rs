@@ -9,4 +9,7 @@ mod ops;
 pub mod suite;
 
 pub use call::{Call, RANK_MAX, Shapes, Signature, VALUE_BYTES_MAX, broadcast_strides, strides};
-pub use ops::{Kernel, Launch, Operand, PackedMatrix, Packing, Shader, View, WORKGROUP, kernel};
+pub use ops::{
+    ITERATIONS_MAX, Kernel, Launch, Memory, Operand, PackedMatrix, Packing, Scratch, Shader, View,
+    WORKGROUP, kernel,
+};

@@ -11,7 +11,6 @@ mod broadcast;
 mod concat;
 mod control;
 mod conv;
-mod conv_cpu;
 mod cumulative;
 mod deformable_columns;
 mod dft;
@@ -42,7 +41,9 @@ mod shader;
 mod sizes;
 mod slice;
 mod softmax;
+mod split;
 mod strided;
+mod sums;
 mod suppress;
 #[cfg(test)]
 mod tests;
@@ -55,7 +56,7 @@ mod window;
 use flotilla_program::Op;
 
 pub use matmul::PackedMatrix;
-pub use shader::{Launch, Shader, WORKGROUP};
+pub use shader::{ITERATIONS_MAX, Launch, Memory, Scratch, Shader, WORKGROUP};
 pub use strided::View;
 
 use crate::call::{Call, Signature};

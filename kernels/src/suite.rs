@@ -21,20 +21,33 @@ pub enum Tolerance {
     Close,
     /// Long sums and approximated functions: 1e-5, absolute below 1 and relative above.
     Approximate,
+    /// 2e-5 of each expected number, however small it is; below 1e-36 there is nothing.
+    Relative,
+    /// As [`Tolerance::Approximate`], relative to the largest of the expected numbers: for results that are all small.
+    Scaled,
 }
 
 impl Tolerance {
-    /// Whether `got` is near enough to `want`.
-    pub fn accepts(self, got: f64, want: f64) -> bool {
+    /// Whether `got` is near enough to `want`, where `largest` is the largest of the expected numbers.
+    fn accepts(self, got: f64, want: f64, largest: f64) -> bool {
         let bound = match self {
             Tolerance::Exact => 0.0,
-            Tolerance::Close => 2e-6,
-            Tolerance::Approximate => 1e-5,
+            Tolerance::Close => 2e-6 * want.abs().max(1.0),
+            Tolerance::Approximate => 1e-5 * want.abs().max(1.0),
+            Tolerance::Relative => 2e-5 * want.abs() + 1e-36,
+            Tolerance::Scaled => 1e-5 * largest,
         };
-        got == want
-            || (got.is_nan() && want.is_nan())
-            || (got - want).abs() <= bound * want.abs().max(1.0)
+        got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= bound
     }
+}
+
+/// On which runtimes a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// On all of them.
+    Everywhere,
+    /// Natively: browsers run another case of its kind.
+    Native,
 }
 
 /// One program with its data.
@@ -52,9 +65,31 @@ pub struct Case {
     pub expected: Vec<Tensor>,
     /// How near results must be.
     pub tolerance: Tolerance,
+    /// Where it runs.
+    pub scope: Scope,
 }
 
+/// Elements of lines around the numbers at which loops are divided, and at which software adapters end them.
+pub(crate) const LONG: [usize; 12] = {
+    let mut sizes = [0; 12];
+    let mut index = 0;
+    while index < 12 {
+        sizes[index] = (1 << (14 + index / 3)) + index % 3 - 1;
+        index += 1;
+    }
+    sizes
+};
+
+/// The longest of [`LONG`] that lies over a power of two; browsers run the cases of this size.
+pub(crate) const LONGEST: usize = LONG[11];
+
 impl Case {
+    /// The same case, run by browsers only where `everywhere`.
+    pub(crate) fn everywhere_if(self, everywhere: bool) -> Case {
+        let scope = if everywhere { Scope::Everywhere } else { Scope::Native };
+        Case { scope, ..self }
+    }
+
     /// Compares results with the expected ones.
     ///
     /// # Errors
@@ -70,8 +105,10 @@ impl Case {
                     got.dtype, got.shape, want.dtype, want.shape
                 ));
             }
-            for (element, (got, want)) in numbers(got).into_iter().zip(numbers(want)).enumerate() {
-                if !self.tolerance.accepts(got, want) {
+            let wanted = numbers(want);
+            let largest = wanted.iter().map(|want| want.abs()).fold(0.0, f64::max);
+            for (element, (got, want)) in numbers(got).into_iter().zip(wanted).enumerate() {
+                if !self.tolerance.accepts(got, want, largest) {
                     return Err(format!(
                         "output {index} has {got} at element {element}, {want} expected"
                     ));
@@ -361,6 +398,7 @@ impl Sketch {
             inputs: self.inputs,
             expected: vec![expected.tensor()],
             tolerance,
+            scope: Scope::Everywhere,
         }
     }
 

@@ -9,7 +9,7 @@ use flotilla::{
     pool::Input,
 };
 use flotilla_fleet::ModelId;
-use flotilla_kernels::suite::{Case, cases};
+use flotilla_kernels::suite::{Case, Scope, cases};
 use flotilla_protocol::Backend;
 use flotilla_tests::{place, skip::has_browsers};
 
@@ -57,7 +57,8 @@ fn check(build: impl Into<Build>, backend: Backend) {
         }
         Backend::WebGpu | Backend::Cpu => BTreeMap::new(),
     };
-    let cases = cases();
+    let cases: Vec<Case> =
+        cases().into_iter().filter(|case| case.scope == Scope::Everywhere).collect();
     let mut catalog = Catalog::default();
     let models: Vec<ModelId> = cases
         .iter()

@@ -1,17 +1,25 @@
-//! Scaled dot-product attention over packed heads.
+//! Scaled dot-product attention over packed heads. Long sequences of keys are divided into parts.
 
 use flotilla_program::{Attention, DType};
 
 use super::{
     Kernel, Launch, Operand, Shader, math,
     matmul::{PackedMatrix, multiply},
+    split::{self, Scratchpad},
+    sums,
 };
 use crate::call::{Call, Signature, broadcast_strides};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
 /// Wider heads do not fit the registers of an invocation.
 const HEAD_DIM_MAX: i64 = 256;
+/// Most keys that one invocation goes through.
+const KEYS_MAX: usize = 4096;
+
+/// Which of a node's shaders: one that answers queries, whole or in part, and one that joins the parts.
+const ANSWER: usize = 0;
+const JOIN: usize = 1;
 
 struct Geometry {
     batches: usize,
@@ -109,14 +117,69 @@ fn accumulate(head_dim: u32, units: u32) -> String {
     })
 }
 
-/// A repeated query writes its result twice.
-fn store(head_dim: u32, units: u32) -> String {
-    lines(queries_per_invocation(head_dim), |query| {
-        format!("    let inverse{query} = 1.0 / total{query};\n")
+/// A repeated query writes its result twice. Parts are left unscaled, with their maximum and sum behind them.
+fn store(head_dim: u32, units: u32, element: &str) -> String {
+    let number = queries_per_invocation(head_dim);
+    let whole = lines(number, |query| {
+        format!("        let inverse{query} = 1.0 / total{query};\n")
             + &lines(units, |i| {
-                format!("    output[at{query} + {i}u] = sum{query}_{i} * inverse{query};")
+                format!("        output[at{query} + {i}u] = sum{query}_{i} * inverse{query};")
             })
-    })
+    });
+    let width = row_units(units, element);
+    let part = lines(number, |query| {
+        let row = format!(
+            "        let to{query} = (((part * params.batches + batch) * params.queries + row{query}) * params.heads + head) * {width}u;\n"
+        );
+        let sums = lines(units, |i| format!("        output[to{query} + {i}u] = sum{query}_{i};"));
+        let behind = if element == "f32" {
+            format!(
+                "\n        output[to{query} + {units}u] = largest{query};
+        output[to{query} + {units}u + 1u] = total{query};"
+            )
+        } else {
+            format!(
+                "\n        output[to{query} + {units}u] = vec4<f32>(largest{query}, total{query}, 0.0, 0.0);"
+            )
+        };
+        row + &sums + &behind
+    });
+    format!("    if (params.parts == 1u) {{\n{whole}\n    }} else {{\n{part}\n    }}\n")
+}
+
+/// Units of a part's answer to a query of one head, with its maximum and sum.
+fn row_units(units: u32, element: &str) -> u32 {
+    if element == "f32" { units + 2 } else { units + 1 }
+}
+
+/// How the numbers of a head are read.
+fn reading(head_dim: u32) -> (&'static str, u32, &'static str) {
+    if head_dim.is_multiple_of(4) {
+        ("vec4<f32>", head_dim / 4, "dot")
+    } else {
+        ("f32", head_dim, "times")
+    }
+}
+
+/// The shader that joins parts.
+fn join(head_dim: u32) -> Shader {
+    let (element, units, _) = reading(head_dim);
+    let (largest, total) = if element == "f32" {
+        (format!("parts[row + {units}u]"), format!("parts[row + {units}u + 1u]"))
+    } else {
+        (format!("parts[row + {units}u].x"), format!("parts[row + {units}u].y"))
+    };
+    let mut body = include_str!("attention_join.wgsl").to_owned();
+    for (name, text) in [
+        ("element", element),
+        ("units", &units.to_string()),
+        ("row_units", &row_units(units, element).to_string()),
+        ("largest", &largest),
+        ("total", &total),
+    ] {
+        body = body.replace(&format!("{{{{{name}}}}}"), text);
+    }
+    Shader::new("Attention, joining parts", &[("parts", element)], element, &body)
 }
 
 impl Kernel for Attention {
@@ -132,11 +195,7 @@ impl Kernel for Attention {
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let head_dim = head_dim(self, signature).unwrap_or(1) as u32;
-        let (element, units, product) = if head_dim.is_multiple_of(4) {
-            ("vec4<f32>", head_dim / 4, "dot")
-        } else {
-            ("f32", head_dim, "times")
-        };
+        let (element, units, product) = reading(head_dim);
         let mut body = include_str!("attention.wgsl").to_owned();
         for (name, text) in [
             ("queries", queries_per_invocation(head_dim).to_string()),
@@ -146,7 +205,7 @@ impl Kernel for Attention {
             ("scores", scores(self, head_dim, units, product)),
             ("load_value", lines(units, |i| format!("        let v{i} = v[key_at + {i}u];"))),
             ("accumulate", accumulate(head_dim, units)),
-            ("store", store(head_dim, units)),
+            ("store", store(head_dim, units, element)),
         ] {
             body = body.replace(&format!("{{{{{name}}}}}"), &text);
         }
@@ -157,21 +216,36 @@ impl Kernel for Attention {
         if self.mask {
             reads.push(("mask", "f32"));
         }
-        vec![Shader::new("Attention", &reads, element, &body)]
+        let mut shaders = vec![Shader::new("Attention", &reads, element, &body)];
+        if split::may_divide(signature.fixed(1, 1), KEYS_MAX) {
+            shaders.push(join(head_dim));
+        }
+        shaders
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { batches, queries, keys, head_dim, mask_strides, .. } = geometry(self, call)?;
         let tiles = queries.div_ceil(queries_per_invocation(head_dim as u32) as usize);
+        let heads = self.heads as usize;
+        let invocations = batches * heads * tiles;
+        let parts = split::parts(invocations, keys, KEYS_MAX);
+        let length = keys.div_ceil(parts);
         let mut params =
             vec![batches as u32, self.heads, queries as u32, keys as u32, self.scale.to_bits()];
         params.extend(mask_strides.map(|stride| stride as u32));
-        Ok(vec![Launch {
-            shader: 0,
-            inputs: (0..call.inputs()).collect(),
-            params,
-            invocations: batches as u64 * u64::from(self.heads) * tiles as u64,
-        }])
+        params.extend([parts, length].map(|count| count as u32));
+        let answer = Launch::new(ANSWER, call.inputs(), params, invocations * parts, length);
+        if parts == 1 {
+            return Ok(vec![answer]);
+        }
+        let (element, units, _) = reading(head_dim as u32);
+        let words = if element == "f32" { 1 } else { 4 };
+        let rows = batches * queries * heads;
+        let found =
+            Scratchpad::default().take(parts * rows * row_units(units, element) as usize * words);
+        let params = [rows, parts].map(|count| count as u32).to_vec();
+        let join = Launch::new(JOIN, 0, params, rows * units as usize, 2 * parts);
+        Ok(vec![answer.writing(found), join.reading([found])])
     }
 
     fn compute(
@@ -243,7 +317,7 @@ pub(crate) fn normalize(row: &mut [f32]) {
         row.iter().fold(f32::MIN, |largest, &score| if score > largest { score } else { largest });
     row.iter_mut().for_each(|score| *score -= largest);
     math::apply(flotilla_program::Unary::Exp, row);
-    let inverse = 1.0 / row.iter().sum::<f32>();
+    let inverse = (1.0 / sums::sum(row, f64::from)) as f32;
     row.iter_mut().for_each(|score| *score *= inverse);
 }
 
@@ -252,15 +326,16 @@ fn expected(op: &Attention, inputs: &[&Array]) -> Array {
     let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
     let (keys, width) = (k.shape[1], q.shape[2]);
     let head_dim = width / op.heads as usize;
-    Array::build(DType::F32, &q.shape, |index| {
-        let &[batch, query, feature] = index else { return f64::NAN };
-        let head = feature / head_dim;
-        let features = head * head_dim..(head + 1) * head_dim;
+    let mut answers = q.map(|_| 0.0);
+    let lines = q.shape[0] * op.heads as usize * q.shape[1];
+    for line in 0..lines {
+        let (query, rest) = (line % q.shape[1], line / q.shape[1]);
+        let (head, batch) = (rest % op.heads as usize, rest / op.heads as usize);
+        let query_at = (batch * q.shape[1] + query) * width + head * head_dim;
+        let key_at = |key: usize| (batch * keys + key) * width + head * head_dim;
         let score = |key: usize| {
-            let dot: f64 = features
-                .clone()
-                .map(|at| q.at(&[batch, query, at]) * k.at(&[batch, key, at]))
-                .sum();
+            let pairs = q.numbers[query_at..][..head_dim].iter().zip(&k.numbers[key_at(key)..]);
+            let dot: f64 = pairs.map(|(q, k)| q * k).sum();
             let added = if op.mask {
                 let position = [batch, head, query, key];
                 let own: Vec<usize> = position
@@ -277,19 +352,21 @@ fn expected(op: &Attention, inputs: &[&Array]) -> Array {
         let scores: Vec<f64> = (0..keys).map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
-        scores
-            .iter()
-            .enumerate()
-            .map(|(key, score)| (score - largest).exp() / total * v.at(&[batch, key, feature]))
-            .sum()
-    })
+        for (key, score) in scores.iter().enumerate() {
+            let weight = (score - largest).exp() / total;
+            let values = &v.numbers[key_at(key)..][..head_dim];
+            let answer = &mut answers.numbers[query_at..][..head_dim];
+            answer.iter_mut().zip(values).for_each(|(answer, value)| *answer += weight * value);
+        }
+    }
+    answers
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
     use flotilla_program::Op;
 
-    let table: [(&str, u32, [usize; 4], Option<[usize; 4]>); 7] = [
+    let table: [(&str, u32, [usize; 4], Option<[usize; 4]>); 10] = [
         ("one head", 1, [1, 3, 3, 8], None),
         ("minilm", 12, [1, 17, 17, 384], Some([1, 1, 1, 17])),
         ("a mask per batch", 2, [3, 5, 5, 16], Some([3, 1, 1, 5])),
@@ -297,9 +374,14 @@ pub(crate) fn cases() -> Vec<Case> {
         ("one query", 4, [1, 1, 9, 64], None),
         ("odd heads", 3, [2, 4, 5, 15], Some([1, 1, 4, 5])),
         ("a wide head", 1, [1, 6, 6, 128], None),
+        ("many keys", 2, [2, 3, 1100, 8], Some([2, 1, 3, 1100])),
+        ("many keys of odd heads", 2, [1, 2, 2100, 6], Some([1, 2, 1, 2100])),
+        ("more keys", 12, [1, 5, 4500, 384], None),
     ];
+    let long = LONG.map(|keys| ("long", 1, [1, 2, keys, 4], Some([1, 1, 1, keys])));
     table
         .into_iter()
+        .chain(long)
         .enumerate()
         .map(|(seed, (name, heads, [batch, queries, keys, width], mask))| {
             let seed = 1000 + seed as u64 * 10;
@@ -318,13 +400,13 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             let arrays: Vec<&Array> = arrays.iter().collect();
             let expected = expected(&op, &arrays);
-            Sketch::single(
-                &format!("attention/{name}"),
-                Op::Attention(op),
-                &arrays,
-                &expected,
-                Tolerance::Approximate,
-            )
+            let tolerance = if keys > 1000 { Tolerance::Scaled } else { Tolerance::Approximate };
+            let name = match name {
+                "long" => format!("attention/{keys} keys"),
+                name => format!("attention/{name}"),
+            };
+            Sketch::single(&name, Op::Attention(op), &arrays, &expected, tolerance)
+                .everywhere_if(keys < 1000 || keys == LONGEST)
         })
         .collect()
 }

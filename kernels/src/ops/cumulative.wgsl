@@ -1,22 +1,28 @@
 struct Params {
-    lines: u32,
+    total: u32,
     size: u32,
     inner: u32,
+    parts: u32,
+    length: u32,
 }
 
-// Each invocation goes along one line; lines interleave by `inner`.
+// Each invocation goes along one of the parts of a line, `length` elements long; lines interleave by `inner`.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let line = index_of(id, groups);
-    if (line >= params.lines) {
+    let index = index_of(id, groups);
+    if (index >= params.total) {
         return;
     }
-    let start = line / params.inner * params.inner * params.size + line % params.inner;
-    var total = FIRST;
-    for (var step = 0u; step < params.size; step++) {
-        let at = start + params.inner * select(step, params.size - 1u - step, REVERSE);
+    let within = index % params.inner;
+    let part = index / params.inner % params.parts;
+    let start = index / (params.inner * params.parts) * params.size;
+    let end = min((part + 1u) * params.length, params.size);
+    var total = before(index);
+    for (var step = part * params.length; step < end; step++) {
+        let at = (start + select(step, params.size - 1u - step, REVERSE)) * params.inner + within;
         let joined = join(total, x[at]);
-        output[at] = select(joined, total, EXCLUSIVE);
+        put(at, select(joined, total, EXCLUSIVE));
         total = joined;
     }
+    finish(index, total);
 }

@@ -77,8 +77,7 @@ impl Kernel for DeformableColumns {
         params.extend(&self.window.dilations);
         params.extend(call.numbers(&self.window.pads)?.into_iter().map(|pad| pad as u32));
         params.extend([self.offset_groups, 0]);
-        let inputs = (0..2 + usize::from(self.mask)).collect();
-        Ok(vec![Launch { shader: 0, inputs, params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 2 + usize::from(self.mask), params, total, 0)])
     }
 
     fn compute(

@@ -1,11 +1,22 @@
-//! Discrete Fourier transforms, as sums.
+//! Discrete Fourier transforms, as sums. Long sums are divided into parts.
 
-use flotilla_program::{DType, Dft};
+use flotilla_program::{DType, Dft, ReduceKind};
 
-use super::{Kernel, Launch, Operand, Shader};
+use super::{
+    Kernel, Launch, Memory, Operand, Shader,
+    reduce::{self, Lines, Reduction},
+    split::{self, Scratchpad},
+};
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
+
+/// Most elements that one invocation sums up.
+const LENGTH_MAX: usize = 8192;
+
+/// Which of a node's shaders.
+const SUM: usize = 0;
+const JOIN: usize = 1;
 
 /// `x` is `[outer, given, inner, parts_in]`, the output `[outer, count, inner, parts_out]`.
 struct Geometry {
@@ -48,19 +59,37 @@ impl Kernel for Dft {
         Ok(())
     }
 
-    fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let reads = [("x", "f32"), ("twiddles", "f32")];
-        vec![Shader::new("Dft", &reads, "f32", include_str!("dft.wgsl"))]
+        let mut shaders = vec![Shader::new("Dft", &reads, "f32", include_str!("dft.wgsl"))];
+        if split::may_divide(signature.fixed(1, 0), LENGTH_MAX) {
+            shaders.push(reduce::shader(ReduceKind::Mean, "f32"));
+        }
+        shaders
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { given, inner, count, length, parts_in, parts_out } = geometry(self, call)?;
         let total = call.elements() / parts_out;
+        let elements = if self.mirrored { length } else { length.min(given) };
+        let divisions = split::parts(total, elements, LENGTH_MAX);
+        let factor = if self.inverse { 1.0 / length as f32 } else { 1.0 };
         let mut params = [total, given, inner, count, length, parts_in, parts_out]
             .map(|count| count as u32)
             .to_vec();
-        params.extend([u32::from(self.inverse), u32::from(self.mirrored)]);
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params, invocations: total as u64 }])
+        params.extend([u32::from(self.inverse), u32::from(self.mirrored), divisions as u32]);
+        params.push(if divisions == 1 { factor } else { 1.0f32 }.to_bits());
+        let iterations = elements.div_ceil(divisions) + 2 * u32::BITS as usize;
+        let sums = Launch::new(SUM, 2, params, total * divisions, iterations);
+        if divisions == 1 {
+            return Ok(vec![sums]);
+        }
+        let mut scratchpad = Scratchpad::default();
+        let found = scratchpad.take(divisions * call.elements());
+        let lines = Lines { outer: 1, size: divisions, inner: call.elements() };
+        let reduction = Reduction { first: JOIN, later: JOIN, none: 0 };
+        let join = reduction.launches(found, lines, Memory::Output, factor, &mut scratchpad);
+        Ok([vec![sums.writing(found)], join].concat())
     }
 
     fn compute(
@@ -75,28 +104,29 @@ impl Kernel for Dft {
         for (index, output) in output.chunks_exact_mut(parts_out).enumerate() {
             let (within, frequency) = (index % inner, index / inner % count);
             let outer = index / (inner * count);
-            let mut sum = [0.0; 2];
+            let mut sum = [0.0f64; 2];
             let mut turn = 0;
             for at in 0..if self.mirrored { length } else { length.min(given) } {
                 let conjugate = self.mirrored && at > length / 2;
                 let source = if conjugate { length - at } else { at };
                 if source < given {
                     let entry = ((outer * given + source) * inner + within) * parts_in;
-                    let real = x[entry];
+                    let real = f64::from(x[entry]);
                     let imaginary = match (parts_in, conjugate) {
                         (1, _) => 0.0,
-                        (_, true) => -x[entry + 1],
-                        (_, false) => x[entry + 1],
+                        (_, true) => -f64::from(x[entry + 1]),
+                        (_, false) => f64::from(x[entry + 1]),
                     };
-                    let cosine = twiddles[turn * 2];
-                    let sine = twiddles[turn * 2 + 1] * if self.inverse { 1.0 } else { -1.0 };
+                    let cosine = f64::from(twiddles[turn * 2]);
+                    let sine = f64::from(twiddles[turn * 2 + 1]);
+                    let sine = if self.inverse { sine } else { -sine };
                     sum[0] += real * cosine - imaginary * sine;
                     sum[1] += real * sine + imaginary * cosine;
                 }
                 turn = (turn + frequency) % length;
             }
             for (output, sum) in output.iter_mut().zip(sum) {
-                *output = if self.inverse { sum / length as f32 } else { sum };
+                *output = if self.inverse { sum / length as f64 } else { sum } as f32;
             }
         }
         Ok(())
@@ -116,9 +146,22 @@ pub(crate) fn cases() -> Vec<Case> {
         ("inverse", &[2, 7, 2], 1, 7, 7, 2, true, false),
         ("inverse of half a spectrum", &[2, 6, 2, 2], 1, 10, 10, 1, true, true),
     ];
+    let mut table: Vec<(String, Vec<usize>, u32, usize, usize, usize, bool, bool)> = table
+        .into_iter()
+        .map(|(name, shape, axis, length, count, parts, inverse, mirrored)| {
+            (name.to_owned(), shape.to_vec(), axis, length, count, parts, inverse, mirrored)
+        })
+        .collect();
+    for size in LONG {
+        table.push((format!("{size} numbers"), vec![1, size, 1], 1, size, 3, 2, false, false));
+    }
+    let size = LONG[7];
+    table.push(("long inverse".to_owned(), vec![1, size, 2], 1, size, 2, 2, true, false));
+    table.push(("long half".to_owned(), vec![size / 2 + 1, 1, 2], 0, size, 3, 1, true, true));
     table
         .into_iter()
         .map(|(name, shape, axis, length, count, parts, inverse, mirrored)| {
+            let shape = shape.as_slice();
             let at = axis as usize;
             let x = Array::noise(4500, shape);
             let tau = 2.0 * std::f64::consts::PI;
@@ -129,6 +172,10 @@ pub(crate) fn cases() -> Vec<Case> {
                     .flat_map(|angle| [angle.cos(), angle.sin()])
                     .collect(),
             );
+            let strides = crate::call::strides(shape);
+            let number = |index: &[usize]| {
+                x.numbers[index.iter().zip(&strides).map(|(at, stride)| at * stride).sum::<usize>()]
+            };
             let mut out = shape.to_vec();
             let last = out.len() - 1;
             (out[at], out[last]) = (count, parts);
@@ -143,7 +190,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     }
                     let mut part = |part: usize| {
                         source[last] = part;
-                        if part < shape[last] { x.at(&source) } else { 0.0 }
+                        if part < shape[last] { number(&source) } else { 0.0 }
                     };
                     let (real, imaginary) = (part(0), part(1) * if fold { -1.0 } else { 1.0 });
                     let sign = if inverse { 1.0 } else { -1.0 };
@@ -158,7 +205,9 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             let op = Op::Dft(Dft { axis, inverse, mirrored });
             let name = format!("dft/{name}");
-            Sketch::single(&name, op, &[&x, &twiddles], &expected, Tolerance::Approximate)
+            let tolerance = if length < 100 { Tolerance::Approximate } else { Tolerance::Scaled };
+            Sketch::single(&name, op, &[&x, &twiddles], &expected, tolerance)
+                .everywhere_if(length < 100 || length == LONGEST)
         })
         .collect()
 }

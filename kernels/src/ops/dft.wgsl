@@ -8,12 +8,31 @@ struct Params {
     parts_out: u32,
     inverse: u32,
     mirrored: u32,
+    // Into how many sums each one is divided, and their factor.
+    divisions: u32,
+    factor: f32,
 }
 
+// The product's remainder; the product itself may have more than 32 bits.
+fn product(a: u32, b: u32) -> u32 {
+    var result = 0u;
+    var term = a % params.length;
+    for (var left = b; left > 0u; left >>= 1u) {
+        if ((left & 1u) == 1u) {
+            result = (result + term) % params.length;
+        }
+        term = (2u * term) % params.length;
+    }
+    return result;
+}
+
+// Each invocation sums up every `divisions`-th element of one frequency.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let index = index_of(id, groups);
-    if (index >= params.total) {
+    let at_output = index_of(id, groups);
+    let index = at_output % params.total;
+    let division = at_output / params.total;
+    if (division >= params.divisions) {
         return;
     }
     let inner = index % params.inner;
@@ -24,10 +43,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if (params.mirrored != 0u) {
         given = length;
     }
-    let step = frequency % length;
-    var turn = 0u;
+    let step = product(params.divisions, frequency);
+    var turn = product(division, frequency);
     var sum = vec2<f32>(0.0, 0.0);
-    for (var at = 0u; at < given; at++) {
+    for (var at = division; at < given; at += params.divisions) {
         let conjugate = params.mirrored != 0u && at > length / 2u;
         let source = select(at, length - at, conjugate);
         if (source < params.given) {
@@ -44,11 +63,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         turn += step;
         turn = select(turn, turn - length, turn >= length);
     }
-    if (params.inverse != 0u) {
-        sum /= f32(length);
-    }
-    output[index * params.parts_out] = sum.x;
+    sum *= params.factor;
+    output[at_output * params.parts_out] = sum.x;
     if (params.parts_out == 2u) {
-        output[index * 2u + 1u] = sum.y;
+        output[at_output * 2u + 1u] = sum.y;
     }
 }

@@ -31,7 +31,7 @@ impl Kernel for FirstAbove {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let (size, total) = (geometry(call)?, call.elements());
         let params = vec![total as u32, size as u32];
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 1, params, total, u32::BITS as usize)])
     }
 
     fn compute(

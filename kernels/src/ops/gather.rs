@@ -52,7 +52,7 @@ impl Kernel for Gather {
         let inner = if by_4(self, &call.signature) { inner / 4 } else { inner };
         let total = outer * picked * inner;
         let params = [total, outer, size, inner, picked].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 2, params, total, 0)])
     }
 
     fn compute(

@@ -157,7 +157,10 @@ impl Kernel for GridSample {
         let total = call.elements();
         let params =
             [total, channels, depth, height, width, points].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1], params, invocations: total as u64 }])
+        let taps = taps(self.interpolation).0 as usize;
+        let plane = taps + taps * taps;
+        let iterations = if call.input(0).len() == 5 { taps + taps * plane } else { 1 + plane };
+        Ok(vec![Launch::new(0, 2, params, total, iterations)])
     }
 
     fn compute(

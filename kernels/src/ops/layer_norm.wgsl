@@ -18,13 +18,18 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         total += value(start + unit);
     }
     let mean = sum(total) * params.inverse;
+    var differences = Element();
     var squares = Element();
     for (var unit = 0u; unit < params.units; unit++) {
-        let centered = value(start + unit) - mean;
-        squares += centered * centered;
+        let difference = value(start + unit) - mean;
+        differences += difference;
+        squares += difference * difference;
     }
-    let factor = 1.0 / sqrt(sum(squares) * params.inverse + params.epsilon);
+    // The mean was rounded; the mean of the differences makes good what is missing.
+    let rest = sum(differences) * params.inverse;
+    let variance = max(sum(squares) * params.inverse - rest * rest, 0.0);
+    let factor = 1.0 / sqrt(variance + params.epsilon);
     for (var unit = 0u; unit < params.units; unit++) {
-        output[start + unit] = (value(start + unit) - mean) * factor * gamma[unit] + beta[unit];
+        output[start + unit] = ((value(start + unit) - mean) - rest) * factor * gamma[unit] + beta[unit];
     }
 }

@@ -1,11 +1,12 @@
-//! Attention that carries a state through the sequence instead of comparing all pairs of positions.
+//! Attention that carries a state through the sequence instead of comparing all pairs of positions. A launch carries it as
+//! far as one invocation may go.
 
 use flotilla_program::{DType, LinearAttention};
 
-use super::{Kernel, Launch, Operand, Shader};
+use super::{Kernel, Launch, Operand, Shader, shader::ITERATIONS_MAX};
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
 /// A longer column of the state does not fit the private memory of an invocation.
 const KEY_DIM_MAX: i64 = 256;
@@ -107,6 +108,25 @@ fn geometry(op: &LinearAttention, call: &Call<'_>) -> Result<Geometry, String> {
     Ok(geometry)
 }
 
+/// A function that reads the rows of a unit from a buffer.
+fn from(name: &str, key_dim: usize) -> String {
+    let lanes = (0..4).map(|lane| {
+        let element = format!("{name}[at + {lane}u * step]");
+        if key_dim.is_multiple_of(4) {
+            element
+        } else {
+            format!("select(0.0, {element}, 4u * unit + {lane}u < DIM)")
+        }
+    });
+    format!(
+        "fn from_{name}(start: u32, step: u32, unit: u32) -> vec4<f32> {{
+    let at = start + 4u * unit * step;
+    return vec4<f32>({});
+}}\n",
+        lanes.collect::<Vec<_>>().join(", ")
+    )
+}
+
 fn key_dim(op: &LinearAttention, signature: &Signature<'_>) -> Option<i64> {
     let width = signature.input(1).shape.last()?.as_fixed()?;
     let heads = i64::from(op.key_heads);
@@ -125,35 +145,56 @@ impl Kernel for LinearAttention {
     }
 
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
-        let key_dim = key_dim(self, signature).unwrap_or(1).to_string();
+        let key_dim = key_dim(self, signature).unwrap_or(1) as usize;
         let past = if self.past {
-            "past[((batch * params.key_heads + head) * {{key_dim}}u + at) * params.value_dim + column]"
+            "from_past(((batch * params.key_heads + head) * DIM) * params.value_dim + column, params.value_dim, unit)"
         } else {
-            "0.0"
+            "vec4<f32>()"
         };
-        let forget = if self.decay {
-            "        let decay_at = row * params.decay_width + head * (params.decay_width / params.key_heads);
-        for (var at = 0u; at < {{key_dim}}u; at++) {
-            state[at] *= exp(decay[decay_at + at * params.decay_step]);
-        }\n"
+        let decay = if self.decay {
+            "            state[unit] *= exp(from_decay(decay_at, params.decay_step, unit));\n"
         } else {
             ""
         };
-        let correct = if self.rate {
-            "        var retrieved = 0.0;
-        for (var at = 0u; at < {{key_dim}}u; at++) {
-            retrieved += state[at] * key[key_at + at];
+        let retrieve = if self.rate {
+            "            retrieved += state[unit] * from_key(key_at, 1u, unit);\n"
+        } else {
+            ""
+        };
+        let mut correct = String::new();
+        if self.decay {
+            correct += "        let decay_at = row * params.decay_width + head * (params.decay_width / params.key_heads);\n";
         }
-        written = rate[row * params.rate_width + head % params.rate_width] * (written - retrieved);\n"
-        } else {
-            ""
-        };
+        if self.rate {
+            correct += "        var retrieved = vec4<f32>();\n";
+        }
+        if self.decay || self.rate {
+            correct += &format!(
+                "        for (var unit = 0u; unit < UNITS; unit++) {{\n{decay}{retrieve}        }}\n"
+            );
+        }
+        if self.rate {
+            correct += "        written = rate[row * params.rate_width + head % params.rate_width] * (written - (retrieved.x + retrieved.y + retrieved.z + retrieved.w));\n";
+        }
+        let mut functions = String::new();
+        for (name, needed) in [
+            ("output", true),
+            ("key", true),
+            ("query", true),
+            ("past", self.past),
+            ("decay", self.decay),
+        ] {
+            if needed {
+                functions += &from(name, key_dim);
+            }
+        }
         let mut body = include_str!("linear_attention.wgsl").to_owned();
         for (name, text) in [
             ("past", past),
-            ("forget", forget),
-            ("correct", correct),
-            ("key_dim", key_dim.as_str()),
+            ("correct", correct.as_str()),
+            ("functions", functions.as_str()),
+            ("units", key_dim.div_ceil(4).to_string().as_str()),
+            ("key_dim", key_dim.to_string().as_str()),
         ] {
             body = body.replace(&format!("{{{{{name}}}}}"), text);
         }
@@ -168,19 +209,31 @@ impl Kernel for LinearAttention {
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let at = geometry(self, call)?;
-        let params = vec![
-            at.batches as u32,
-            at.length as u32,
-            at.heads as u32,
-            at.key_heads as u32,
-            at.value_dim as u32,
-            self.scale.to_bits(),
-            at.decay_width as u32,
-            at.decay_step as u32,
-            at.rate_width as u32,
-        ];
-        let invocations = at.batches as u64 * at.key_heads as u64 * at.value_dim as u64;
-        Ok(vec![Launch { shader: 0, inputs: (0..call.inputs()).collect(), params, invocations }])
+        let units = at.key_dim.div_ceil(4);
+        let group = at.heads / at.key_heads;
+        let corrects = usize::from(self.decay || self.rate);
+        let step = 1 + units * (1 + corrects) + group * (1 + units);
+        let ends = units * 2 + at.key_dim;
+        let steps = ((ITERATIONS_MAX as usize).saturating_sub(ends) / step).max(1);
+        let invocations = at.batches * at.key_heads * at.value_dim;
+        let launch = |first: usize| {
+            let last = (first + steps).min(at.length);
+            let params = vec![
+                at.batches as u32,
+                at.length as u32,
+                at.heads as u32,
+                at.key_heads as u32,
+                at.value_dim as u32,
+                self.scale.to_bits(),
+                at.decay_width as u32,
+                at.decay_step as u32,
+                at.rate_width as u32,
+                first as u32,
+                last as u32,
+            ];
+            Launch::new(0, call.inputs(), params, invocations, ends + (last - first) * step)
+        };
+        Ok((0..at.length.max(1)).step_by(steps).map(launch).collect())
     }
 
     fn compute(
@@ -197,8 +250,10 @@ impl Kernel for LinearAttention {
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
         let (keys, columns) = (at.key_dim, at.value_dim);
         let group = at.heads / at.key_heads;
-        let mut state = vec![0.0; keys * columns];
-        let mut written = vec![0.0; columns];
+        // Sums over a long sequence stay exact.
+        let mut state = vec![0.0f64; keys * columns];
+        let mut written = vec![0.0f64; columns];
+        let mut sums = vec![0.0f64; columns];
         for (batch, output) in
             output.chunks_exact_mut((at.answers() + at.states()).max(1)).enumerate()
         {
@@ -206,8 +261,8 @@ impl Kernel for LinearAttention {
                 let head_of_batch = batch * at.key_heads + head;
                 match past {
                     Some(past) => {
-                        let elements = state.len();
-                        state.copy_from_slice(&past[head_of_batch * elements..][..elements]);
+                        let past = &past[head_of_batch * state.len()..];
+                        state.iter_mut().zip(past).for_each(|(s, &past)| *s = f64::from(past));
                     }
                     None => state.fill(0.0),
                 }
@@ -218,32 +273,37 @@ impl Kernel for LinearAttention {
                     if let Some(decay) = decay {
                         let from = row * at.decay_width + head * (at.decay_width / at.key_heads);
                         for (index, line) in state.chunks_exact_mut(columns.max(1)).enumerate() {
-                            let factor = decay[from + index * at.decay_step].exp();
+                            let factor = f64::from(decay[from + index * at.decay_step]).exp();
                             line.iter_mut().for_each(|element| *element *= factor);
                         }
                     }
-                    written.copy_from_slice(value);
+                    written.iter_mut().zip(value).for_each(|(w, &value)| *w = f64::from(value));
                     if let Some(rate) = rate {
                         for (&key, line) in key.iter().zip(state.chunks_exact(columns.max(1))) {
-                            written.iter_mut().zip(line).for_each(|(w, s)| *w -= s * key);
+                            written
+                                .iter_mut()
+                                .zip(line)
+                                .for_each(|(w, s)| *w -= s * f64::from(key));
                         }
-                        let rate = rate[row * at.rate_width + head % at.rate_width];
+                        let rate = f64::from(rate[row * at.rate_width + head % at.rate_width]);
                         written.iter_mut().for_each(|written| *written *= rate);
                     }
                     for (&key, line) in key.iter().zip(state.chunks_exact_mut(columns.max(1))) {
-                        line.iter_mut().zip(&written).for_each(|(s, w)| *s += key * w);
+                        line.iter_mut().zip(&written).for_each(|(s, w)| *s += f64::from(key) * w);
                     }
                     for reader in head * group..(head + 1) * group {
                         let query = &query[(row * at.heads + reader) * keys..][..keys];
                         let answer = &mut output[(step * at.heads + reader) * columns..][..columns];
-                        answer.fill(0.0);
+                        sums.fill(0.0);
                         for (&query, line) in query.iter().zip(state.chunks_exact(columns.max(1))) {
-                            answer.iter_mut().zip(line).for_each(|(a, s)| *a += query * s);
+                            sums.iter_mut().zip(line).for_each(|(a, s)| *a += f64::from(query) * s);
                         }
-                        answer.iter_mut().for_each(|answer| *answer *= self.scale);
+                        let scale = f64::from(self.scale);
+                        answer.iter_mut().zip(&sums).for_each(|(a, sum)| *a = (sum * scale) as f32);
                     }
                 }
-                output[at.answers() + head * state.len()..][..state.len()].copy_from_slice(&state);
+                let end = &mut output[at.answers() + head * state.len()..];
+                end.iter_mut().zip(&state).for_each(|(end, &s)| *end = s as f32);
             }
         }
         Ok(())
@@ -272,39 +332,33 @@ fn expected(op: &LinearAttention, inputs: &[&Array]) -> Array {
                 })
                 .collect();
             for step in 0..length {
-                let key = |k: usize| inputs[1].at(&[batch, step, head * keys + k]);
-                let old: Vec<Vec<f64>> = (0..keys)
-                    .map(|k| {
-                        let gate = decay.map_or(0.0, |decay| {
-                            let per_head = decay.shape[2] == key_heads;
-                            let feature = if per_head { head } else { head * keys + k };
-                            decay.at(&[batch, step, feature])
-                        });
-                        state[k].iter().map(|s| s * gate.exp()).collect()
-                    })
-                    .collect();
-                for k in 0..keys {
-                    for c in 0..columns {
-                        let value = inputs[2].at(&[batch, step, head * columns + c]);
-                        let written = match rate {
-                            Some(rate) => {
-                                let retrieved: f64 = (0..keys).map(|k| old[k][c] * key(k)).sum();
-                                let rate = rate.at(&[batch, step, head % rate.shape[2]]);
-                                rate * (value - retrieved)
-                            }
-                            None => value,
-                        };
-                        state[k][c] = old[k][c] + key(k) * written;
-                    }
+                let row = batch * length + step;
+                let key = &inputs[1].numbers[(row * key_heads + head) * keys..][..keys];
+                for (k, line) in state.iter_mut().enumerate() {
+                    let gate = decay.map_or(0.0, |decay| {
+                        let width = decay.shape[2];
+                        let feature = if width == key_heads { head } else { head * keys + k };
+                        decay.numbers[row * width + feature]
+                    });
+                    line.iter_mut().for_each(|s| *s *= gate.exp());
                 }
-                for reader in 0..heads {
-                    if reader / (heads / key_heads) != head {
-                        continue;
-                    }
+                for c in 0..columns {
+                    let value = inputs[2].numbers[(row * key_heads + head) * columns + c];
+                    let written = match rate {
+                        Some(rate) => {
+                            let retrieved: f64 = (0..keys).map(|k| state[k][c] * key[k]).sum();
+                            let width = rate.shape[2];
+                            rate.numbers[row * width + head % width] * (value - retrieved)
+                        }
+                        None => value,
+                    };
+                    (0..keys).for_each(|k| state[k][c] += key[k] * written);
+                }
+                for reader in (0..heads).filter(|reader| reader / (heads / key_heads) == head) {
+                    let query = &inputs[0].numbers[(row * heads + reader) * keys..][..keys];
                     for c in 0..columns {
-                        let query = |k: usize| inputs[0].at(&[batch, step, reader * keys + k]);
                         answers[(step * heads + reader) * columns + c] =
-                            (0..keys).map(|k| query(k) * state[k][c]).sum::<f64>()
+                            (0..keys).map(|k| query[k] * state[k][c]).sum::<f64>()
                                 * f64::from(op.scale);
                     }
                 }
@@ -332,8 +386,16 @@ pub(crate) fn cases() -> Vec<Case> {
         ("delta", [2, 4, 4, 2, 6, 5], false, None, Some(true)),
         ("gated delta with one rate", [1, 7, 4, 1, 4, 9], true, Some(true), Some(false)),
     ];
+    let rest: [(&str, Sizes, bool, Option<bool>, Option<bool>); 3] = [
+        ("long and wide", [2, 700, 4, 2, 64, 3], true, Some(true), Some(true)),
+        ("long and odd", [1, 5000, 3, 1, 7, 2], true, Some(false), None),
+        ("long delta", [1, 3000, 2, 2, 33, 2], false, None, Some(false)),
+    ];
+    let long = LONG.map(|length| ("long", [1, length, 1, 1, 4, 2], true, Some(false), None));
     table
         .into_iter()
+        .chain(rest)
+        .chain(long)
         .enumerate()
         .map(|(seed, (name, sizes, past, decay_per_key, rate_per_head))| {
             let [batches, length, heads, key_heads, keys, columns] = sizes;
@@ -362,17 +424,19 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             if let Some(per_head) = rate_per_head {
                 let width = if per_head { key_heads } else { 1 };
-                arrays.push(noise(5, &[batches, length, width]).map(f64::abs));
+                // A state that is corrected by more than twice what it holds would grow without end.
+                let small = |x: f64| f64::from((x.abs() * 4.0 / keys.max(4) as f64) as f32);
+                arrays.push(noise(5, &[batches, length, width]).map(small));
             }
             let arrays: Vec<&Array> = arrays.iter().collect();
             let expected = expected(&op, &arrays);
-            Sketch::single(
-                &format!("linear_attention/{name}"),
-                Op::LinearAttention(op),
-                &arrays,
-                &expected,
-                Tolerance::Approximate,
-            )
+            let name = match name {
+                "long" => format!("linear_attention/{length} positions"),
+                name => format!("linear_attention/{name}"),
+            };
+            let tolerance = if length < 100 { Tolerance::Approximate } else { Tolerance::Scaled };
+            Sketch::single(&name, Op::LinearAttention(op), &arrays, &expected, tolerance)
+                .everywhere_if(length < 100 || length == LONGEST)
         })
         .collect()
 }

@@ -8,11 +8,20 @@ struct Params {
     decay_width: u32,
     decay_step: u32,
     rate_width: u32,
+    // Positions that this launch goes through.
+    first: u32,
+    last: u32,
 }
 
-// One column of one head's state. Columns never meet, so each invocation carries one through the whole sequence.
-var<private> state: array<f32, {{key_dim}}>;
+const DIM = {{key_dim}}u;
+const UNITS = {{units}}u;
 
+// One column of one head's state, in units of four rows; rows behind the last one are 0. Columns never meet, so each invocation
+// carries one through the positions. Between launches it lies where the state at the end belongs.
+var<private> state: array<vec4<f32>, {{units}}>;
+
+// Elements that lie `step` apart, from `start` on, for the rows of a unit.
+{{functions}}
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -24,28 +33,35 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let batch = index / params.value_dim / params.key_heads;
     let group = params.heads / params.key_heads;
     let answers = params.length * params.heads * params.value_dim;
-    let start = batch * (answers + params.key_heads * {{key_dim}}u * params.value_dim);
-    for (var at = 0u; at < {{key_dim}}u; at++) {
-        state[at] = {{past}};
+    let start = batch * (answers + params.key_heads * DIM * params.value_dim);
+    let end = start + answers + head * DIM * params.value_dim + column;
+    for (var unit = 0u; unit < UNITS; unit++) {
+        if (params.first > 0u) {
+            state[unit] = from_output(end, params.value_dim, unit);
+        } else {
+            state[unit] = {{past}};
+        }
     }
-    for (var step = 0u; step < params.length; step++) {
+    for (var step = params.first; step < params.last; step++) {
         let row = batch * params.length + step;
-        let key_at = (row * params.key_heads + head) * {{key_dim}}u;
+        let key_at = (row * params.key_heads + head) * DIM;
         var written = value[(row * params.key_heads + head) * params.value_dim + column];
-{{forget}}{{correct}}        for (var at = 0u; at < {{key_dim}}u; at++) {
-            state[at] += key[key_at + at] * written;
+{{correct}}        for (var unit = 0u; unit < UNITS; unit++) {
+            state[unit] += from_key(key_at, 1u, unit) * written;
         }
         for (var member = 0u; member < group; member++) {
             let reader = head * group + member;
-            let query_at = (row * params.heads + reader) * {{key_dim}}u;
-            var sum = 0.0;
-            for (var at = 0u; at < {{key_dim}}u; at++) {
-                sum += query[query_at + at] * state[at];
+            let query_at = (row * params.heads + reader) * DIM;
+            var sum = vec4<f32>();
+            for (var unit = 0u; unit < UNITS; unit++) {
+                sum += from_query(query_at, 1u, unit) * state[unit];
             }
-            output[start + (step * params.heads + reader) * params.value_dim + column] = sum * params.scale;
+            output[start + (step * params.heads + reader) * params.value_dim + column] = (sum.x + sum.y + sum.z + sum.w) * params.scale;
         }
     }
-    for (var at = 0u; at < {{key_dim}}u; at++) {
-        output[start + answers + (head * {{key_dim}}u + at) * params.value_dim + column] = state[at];
+    for (var unit = 0u; unit < UNITS; unit++) {
+        for (var lane = 0u; lane < min(4u, DIM - 4u * unit); lane++) {
+            output[end + (4u * unit + lane) * params.value_dim] = state[unit][lane];
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Functions of one operand: on the cpu as branch-free code that vectorizes, in WGSL where the language's own are
 //! missing or too inexact.
 
+mod circular;
 mod inverse;
 
 use flotilla_program::Unary;
@@ -75,9 +76,11 @@ fn horner<const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
 
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
-    let x = x.clamp(-ERF_END, ERF_END);
-    let square = x * x;
-    x * horner(square, ERF_P) / horner(square, ERF_Q)
+    let clamped = x.clamp(-ERF_END, ERF_END);
+    let square = clamped * clamped;
+    let near = clamped * horner(square, ERF_P) / horner(square, ERF_Q);
+    // A rounding less than 1 would be multiplied by large numbers.
+    if x.abs() >= ERF_END { 1.0f32.copysign(x) } else { near }
 }
 
 #[inline(always)]
@@ -134,11 +137,12 @@ pub(crate) fn apply(unary: Unary, values: &mut [f32]) {
         Unary::Round => each(values, f32::round_ties_even),
         Unary::Not => each(values, |x| f32::from(x == 0.0)),
         Unary::Acos => each(values, f32::acos),
-        Unary::Acosh => each(values, f32::acosh),
+        // These overflow for large `f32`, or are inexact for small ones.
+        Unary::Acosh => each(values, |x| f64::from(x).acosh() as f32),
         Unary::Asin => each(values, f32::asin),
-        Unary::Asinh => each(values, f32::asinh),
+        Unary::Asinh => each(values, |x| f64::from(x).asinh() as f32),
         Unary::Atan => each(values, f32::atan),
-        Unary::Atanh => each(values, f32::atanh),
+        Unary::Atanh => each(values, |x| f64::from(x).atanh() as f32),
         Unary::Cosh => each(values, f32::cosh),
         Unary::Sinh => each(values, f32::sinh),
         Unary::Softplus => each(values, |x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
@@ -151,7 +155,7 @@ const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
     let erf = |x: &str| {
         format!(
-            "let c = clamp({x}, {ty}(-{ERF_END:?}), {ty}({ERF_END:?}));\n    let s = c * c;\n    let e = c * ({}) / ({});",
+            "let c = clamp({x}, {ty}(-{ERF_END:?}), {ty}({ERF_END:?}));\n    let s = c * c;\n    let e = select(c * ({}) / ({}), sign(c), abs(c) >= {ty}({ERF_END:?}));",
             horner_wgsl("s", ty, &ERF_P),
             horner_wgsl("s", ty, &ERF_Q)
         )
@@ -173,10 +177,10 @@ pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
         Unary::Recip => format!("return {ty}(1.0) / x;"),
         Unary::Exp => "return exp(x);".to_owned(),
         Unary::Ln => "return log(x);".to_owned(),
-        Unary::Sin => format!("{} return sine;", circular(ty)),
-        Unary::Cos => format!("{} return cosine;", circular(ty)),
-        Unary::Tan => format!("{} return sine / cosine;", circular(ty)),
-        Unary::Tanh => format!("{} return e;", tanh("x")),
+        Unary::Sin => format!("{} return sine;", circular::body(name, ty)),
+        Unary::Cos => format!("{} return cosine;", circular::body(name, ty)),
+        Unary::Tan => format!("{} return sine / cosine;", circular::body(name, ty)),
+        Unary::Tanh => format!("{} return {};", tanh("x"), or_nan("e", ty)),
         Unary::Sigmoid => format!("return {ty}(1.0) / ({ty}(1.0) + exp(-x));"),
         Unary::Silu => format!("return x / ({ty}(1.0) + exp(-x));"),
         Unary::GeluErf => {
@@ -189,7 +193,7 @@ pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
             let inner = format!("{SQRT_2_OVER_PI:?} * (x + 0.044715 * x * x * x)");
             format!("{} return 0.5 * x * ({ty}(1.0) + e);", tanh(&inner))
         }
-        Unary::Erf => format!("{} return e;", erf("x")),
+        Unary::Erf => format!("{} return {};", erf("x"), or_nan("e", ty)),
         Unary::Relu => format!("return select(x, {ty}(0.0), x < {ty}(0.0));"),
         Unary::Floor => "return floor(x);".to_owned(),
         Unary::Ceil => "return ceil(x);".to_owned(),
@@ -205,7 +209,18 @@ pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
         Unary::Sinh => inverse::sinh(ty),
         Unary::Softplus => inverse::softplus(ty),
     };
-    format!("fn {name}(x: {ty}) -> {ty} {{\n    {body}\n}}\n")
+    let before = match unary {
+        Unary::Sin | Unary::Cos | Unary::Tan => circular::reduction(name),
+        _ => String::new(),
+    };
+    format!("{before}fn {name}(x: {ty}) -> {ty} {{\n    {body}\n}}\n")
+}
+
+/// `result`, or `x` where that is no number, which WGSL's `clamp` may have lost. A compiler may assume that there are no such
+/// numbers, so bits are compared.
+fn or_nan(result: &str, ty: &str) -> String {
+    let bits = if ty == "f32" { "u32" } else { "vec4<u32>" };
+    format!("select({result}, x, (bitcast<{bits}>(x) & {bits}(0x7fffffffu)) > {bits}(0x7f800000u))")
 }
 
 fn horner_wgsl(x: &str, ty: &str, coefficients: &[f32]) -> String {
@@ -213,23 +228,6 @@ fn horner_wgsl(x: &str, ty: &str, coefficients: &[f32]) -> String {
     rest.iter().rev().fold(format!("{ty}({last:e})"), |sum, coefficient| {
         format!("({sum} * {x} + {ty}({coefficient:e}))")
     })
-}
-
-/// `sine` and `cosine` of `x`; WGSL's own may be wrong by 2^-11 (WGSL, "Accuracy of built-in functions").
-/// Reduction to `|r| <= pi / 4` in three steps and Taylor polynomials; good to some thousand turns.
-fn circular(ty: &str) -> String {
-    format!(
-        "let n = round(x * {ty}(0.63661975));
-    let r = ((x - n * 1.5703125) - n * 4.837512969970703e-4) - n * 7.54978995489188e-8;
-    let s = r * r;
-    let a = r + r * s * (((s * 2.7557319e-6 - 1.9841270e-4) * s + 8.3333333e-3) * s - 0.16666667);
-    let b = 1.0 - s * 0.5 + s * s * (((s * -2.7557319e-7 + 2.4801587e-5) * s - 1.3888889e-3) * s + 4.1666667e-2);
-    let q = n - 4.0 * floor(n * 0.25);
-    let odd = (q == {ty}(1.0)) | (q == {ty}(3.0));
-    let sine = select(a, b, odd) * select({ty}(1.0), {ty}(-1.0), q >= {ty}(2.0));
-    let cosine = select(b, a, odd) * select({ty}(1.0), {ty}(-1.0), (q == {ty}(1.0)) | (q == {ty}(2.0)));
-    "
-    )
 }
 
 /// What [`apply`] approximates, in `f64`.
@@ -257,7 +255,8 @@ pub(crate) fn exact(unary: Unary, x: f64) -> f64 {
                 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
         }
         Unary::Erf => exact_erf(x),
-        Unary::Relu => x.max(0.0),
+        Unary::Relu if x < 0.0 => 0.0,
+        Unary::Relu => x,
         Unary::Floor => x.floor(),
         Unary::Ceil => x.ceil(),
         Unary::Round => x.round_ties_even(),

@@ -74,8 +74,7 @@ impl Kernel for Pad {
             params.extend((0..8).map(|axis| shape.get(axis).map_or(1, |&size| size as u32)));
         }
         params.extend((0..8).map(|axis| before.get(axis).map_or(0, |&before| before as u32)));
-        let inputs = (0..call.inputs()).collect();
-        Ok(vec![Launch { shader: 0, inputs, params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, call.inputs(), params, total, before.len())])
     }
 
     fn compute(

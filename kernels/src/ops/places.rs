@@ -11,6 +11,9 @@ pub(super) trait Places {
     /// Contents of the shader's `Params`.
     fn params(&self) -> Vec<u32>;
 
+    /// Iterations of the shader's `place_of`.
+    fn iterations(&self) -> usize;
+
     /// The place that the element moved at `flat` has.
     ///
     /// # Errors
@@ -20,8 +23,7 @@ pub(super) trait Places {
 
 /// One invocation per element that is moved out of input 0 by the indices in input 1.
 pub(super) fn gather_launch(places: &impl Places) -> Launch {
-    let invocations = places.total() as u64;
-    Launch { shader: 0, inputs: vec![0, 1], params: places.params(), invocations }
+    Launch::new(0, 2, places.params(), places.total(), places.iterations())
 }
 
 /// Moves elements out of operand 0 by the indices in operand 1.
@@ -93,6 +95,10 @@ impl Places for ElementPlaces {
         params.extend(lanes(&self.shape));
         params.extend(lanes(&self.strides));
         params
+    }
+
+    fn iterations(&self) -> usize {
+        self.shape.len()
     }
 
     fn at(&self, flat: usize, indices: &[i32]) -> Result<usize, String> {
@@ -173,6 +179,10 @@ impl Places for TuplePlaces {
         params.extend(lanes(&self.sizes));
         params.extend(lanes(&self.strides));
         params
+    }
+
+    fn iterations(&self) -> usize {
+        self.sizes.len()
     }
 
     fn at(&self, flat: usize, indices: &[i32]) -> Result<usize, String> {

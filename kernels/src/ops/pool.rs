@@ -1,14 +1,26 @@
-//! Windows that slide over the spatial dimensions and keep their maximum, sum or mean.
+//! Windows that slide over the spatial dimensions and keep their maximum, sum or mean. Large windows are divided into
+//! parts.
 
-use flotilla_program::{DType, Pool, PoolKind};
+use flotilla_program::{DType, Pool, PoolKind, ReduceKind};
 
 use super::{
-    Kernel, Launch, Operand, Shader,
+    Kernel, Launch, Memory, Operand, Shader,
+    reduce::{self, Lines, Reduction},
+    split::{self, Scratchpad},
     window::{self, Sliding, position, sizes},
 };
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
+
+/// Most elements of a window that one invocation goes through; each may be an iteration of three loops.
+const LENGTH_MAX: usize = 4096;
+
+/// Which of a node's shaders: for whole windows, for parts of them, for results from parts, and for means from sums.
+const WHOLE: usize = 0;
+const PARTS: usize = 1;
+const JOIN: usize = 2;
+const MEAN: usize = 3;
 
 fn sliding(op: &Pool, call: &Call<'_>) -> Result<Sliding, String> {
     let ([n, c, input @ ..], [out_n, out_c, places @ ..]) = (call.input(0), call.output()) else {
@@ -18,6 +30,11 @@ fn sliding(op: &Pool, call: &Call<'_>) -> Result<Sliding, String> {
         return Err(format!("{:?} does not give {:?}", call.input(0), call.output()));
     }
     Sliding::new(call, &op.window, input, &sizes(&op.kernel), places)
+}
+
+/// Elements of the window.
+fn taps(op: &Pool) -> usize {
+    op.kernel.iter().map(|&size| size as usize).product()
 }
 
 /// The first element behind the padding, along each of three dimensions.
@@ -66,6 +83,13 @@ impl Kernel for Pool {
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let element = wgsl_element(signature.input(0).dtype);
         let output = wgsl_element(signature.output().dtype);
+        let fill = |text: &str, parts: &[(&str, &str)]| {
+            let mut text = text.replace("{{fields}}", window::FIELDS);
+            for (name, part) in parts.iter().chain(&[("element", element)]) {
+                text = text.replace(&format!("{{{{{name}}}}}"), part);
+            }
+            text
+        };
         let largest = "if (found == 0u || value > best) {
                         best = value;
                         position = flat;
@@ -75,37 +99,89 @@ impl Kernel for Pool {
         + position / params.input_size.z % params.input_size.y * params.input_size.x
         + position / (params.input_size.z * params.input_size.y)";
         let (join, finish) = match self.kind {
-            PoolKind::Max => (largest.to_owned(), "best".to_owned()),
+            PoolKind::Max => (largest, "best".to_owned()),
             PoolKind::MaxPosition { column_major: false } => {
-                (largest.to_owned(), "i32(start + position)".to_owned())
+                (largest, "i32(start + position)".to_owned())
             }
             PoolKind::MaxPosition { column_major: true } => {
-                (largest.to_owned(), format!("i32({column_major})"))
+                (largest, format!("i32({column_major})"))
             }
-            PoolKind::Sum => ("best += value;".to_owned(), "best".to_owned()),
-            PoolKind::Mean => ("best += value;".to_owned(), "best / f32(found)".to_owned()),
-            PoolKind::PaddedMean => ("best += value;".to_owned(), "best / f32(padded)".to_owned()),
+            PoolKind::Sum => ("best += value;", "best".to_owned()),
+            PoolKind::Mean => ("best += value;", "best / f32(found)".to_owned()),
+            PoolKind::PaddedMean => ("best += value;", "best / f32(padded)".to_owned()),
         };
-        let mut text = include_str!("pool.wgsl").to_owned();
-        for (name, part) in [
-            ("fields", window::FIELDS),
-            ("element", element),
-            ("join", &format!("                    {join}")),
-            ("finish", &finish),
-        ] {
-            text = text.replace(&format!("{{{{{name}}}}}"), part);
+        let whole = fill(include_str!("pool.wgsl"), &[("join", join), ("finish", &finish)]);
+        let mut shaders = vec![Shader::new("Pool", &[("data", element)], output, &whole)];
+        if !split::may_divide(Some(taps(self) as i64), LENGTH_MAX) {
+            return shaders;
         }
-        vec![Shader::new("Pool", &[("data", element)], output, &text)]
+        let parts = include_str!("pool_parts.wgsl");
+        match self.kind {
+            PoolKind::Max | PoolKind::MaxPosition { .. } => {
+                let place = "select(0u, position + 1u, found > 0u)";
+                let parts = fill(parts, &[("join", largest), ("finish", place)]);
+                let join = fill(include_str!("pool_largest.wgsl"), &[("finish", &finish)]);
+                let reads = [("data", element), ("positions", "u32")];
+                shaders.push(Shader::new("Pool, parts", &reads[..1], "u32", &parts));
+                shaders.push(Shader::new("Pool, joining parts", &reads, output, &join));
+            }
+            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
+                let parts = fill(parts, &[("join", join), ("finish", "best")]);
+                shaders.push(Shader::new("Pool, parts", &[("data", element)], "f32", &parts));
+                shaders.push(reduce::shader(ReduceKind::Sum, "f32"));
+            }
+        }
+        let counts = match self.kind {
+            PoolKind::Mean => "taps(corner, vec3<i32>(), vec3<i32>(params.input_size.xyz))",
+            PoolKind::PaddedMean => "taps(corner, corner, params.ends.xyz)",
+            PoolKind::Sum | PoolKind::Max | PoolKind::MaxPosition { .. } => return shaders,
+        };
+        let mean = fill(include_str!("pool_mean.wgsl"), &[("counts", counts)]);
+        shaders.push(Shader::new("Pool, means", &[("sums", "f32")], "f32", &mean));
+        shaders
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let sliding = sliding(self, call)?;
         let total = call.elements();
-        let mut params = vec![total as u32, call.output()[1] as u32, 0, 0];
-        params.extend(sliding.params());
-        params.extend(ends(self, call, &sliding)?.map(|end| end as i32 as u32));
-        params.push(0);
-        Ok(vec![Launch { shader: 0, inputs: vec![0], params, invocations: total as u64 }])
+        let ends = ends(self, call, &sliding)?;
+        let parts = split::parts(total, sliding.taps(), LENGTH_MAX);
+        let params = |total: usize| {
+            let mut params = vec![total as u32, parts as u32, 0, 0];
+            params.extend(sliding.params());
+            params.extend(ends.map(|end| end as i32 as u32));
+            params.push(0);
+            params
+        };
+        if parts == 1 {
+            let [depth, height, width] = sliding.kernel;
+            let iterations = depth * (1 + height * (1 + width));
+            return Ok(vec![Launch::new(WHOLE, 1, params(total), total, iterations)]);
+        }
+        let mut scratchpad = Scratchpad::default();
+        let found = scratchpad.take(total * parts);
+        let length = sliding.taps().div_ceil(parts);
+        let mut launches = vec![
+            Launch::new(PARTS, 1, params(total * parts), total * parts, length).writing(found),
+        ];
+        let is_mean = matches!(self.kind, PoolKind::Mean | PoolKind::PaddedMean);
+        match self.kind {
+            PoolKind::Max | PoolKind::MaxPosition { .. } => {
+                let join = Launch::new(JOIN, 0, params(total), total, parts);
+                launches.push(join.reading([Memory::Input(0), found]));
+            }
+            PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
+                let sums = if is_mean { scratchpad.take(total) } else { Memory::Output };
+                let lines = Lines { outer: total, size: parts, inner: 1 };
+                let reduction = Reduction { first: JOIN, later: JOIN, none: 0 };
+                launches.extend(reduction.launches(found, lines, sums, 1.0, &mut scratchpad));
+                if is_mean {
+                    let mean = Launch::new(MEAN, 0, params(total), total, 0);
+                    launches.push(mean.reading([sums]));
+                }
+            }
+        }
+        Ok(launches)
     }
 
     fn compute(
@@ -209,16 +285,17 @@ impl Pooling<'_> {
         let (places, plane) = (self.sliding.places(), self.sliding.plane());
         for (index, result) in output.iter_mut().enumerate() {
             let x = &x[index / places * plane..][..plane];
-            let (mut sum, mut count) = (0.0f32, 0usize);
+            let (mut sum, mut count) = (0.0f64, 0usize);
             self.visit(index % places, |flat| {
-                sum += x[flat];
+                sum += f64::from(x[flat]);
                 count += 1;
             });
-            *result = match self.op.kind {
-                PoolKind::Mean => sum / count as f32,
-                PoolKind::PaddedMean => sum / self.padded_count(index % places) as f32,
+            let value = match self.op.kind {
+                PoolKind::Mean => sum / count as f64,
+                PoolKind::PaddedMean => sum / self.padded_count(index % places) as f64,
                 PoolKind::Sum | PoolKind::Max | PoolKind::MaxPosition { .. } => sum,
             };
+            *result = value as f32;
         }
     }
 }
@@ -230,23 +307,26 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
     let kernel = sizes(&op.kernel);
     Array::build(dtype, out, |index| {
         let (mut under, mut padded) = (Vec::new(), 0.0);
+        let strides = crate::call::strides(&x.shape);
+        let number = |own: &[usize]| {
+            x.numbers[own.iter().zip(&strides).map(|(at, stride)| at * stride).sum::<usize>()]
+        };
         for flat in 0..kernel.iter().product::<usize>() {
             let tap = crate::suite::unravel(flat, &kernel);
-            let at: Vec<i64> = (0..spatial)
-                .map(|axis| {
-                    (index[axis + 2] * op.window.strides[axis] as usize
-                        + tap[axis] * op.window.dilations[axis] as usize) as i64
-                        - op.window.pads[axis].as_fixed().unwrap_or(0)
-                })
-                .collect();
+            let mut at = [0i64; 3];
+            for (axis, at) in at[..spatial].iter_mut().enumerate() {
+                *at = (index[axis + 2] * op.window.strides[axis] as usize
+                    + tap[axis] * op.window.dilations[axis] as usize) as i64
+                    - op.window.pads[axis].as_fixed().unwrap_or(0);
+            }
             let within = |axis: usize, pad: i64| at[axis] < x.shape[axis + 2] as i64 + pad;
             padded += f64::from(
                 (0..spatial).all(|axis| within(axis, op.pads_after[axis].as_fixed().unwrap_or(0))),
             );
             if (0..spatial).all(|axis| at[axis] >= 0 && within(axis, 0)) {
-                let own = at.iter().map(|&at| at as usize);
-                let own: Vec<usize> = index[..2].iter().copied().chain(own).collect();
-                under.push((x.at(&own), own));
+                let mut own = [index[0], index[1], 0, 0, 0];
+                own[2..].iter_mut().zip(at).for_each(|(own, at)| *own = at as usize);
+                under.push((number(&own[..spatial + 2]), own));
             }
         }
         let sum: f64 = under.iter().map(|(value, _)| value).sum();
@@ -256,7 +336,7 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
             PoolKind::MaxPosition { column_major } => {
                 let (_, own) = under.iter().find(|(value, _)| *value == best).expect("one is");
                 let planes = own[0] * x.shape[1] + own[1];
-                let mut order: Vec<usize> = (2..own.len()).collect();
+                let mut order: Vec<usize> = (2..spatial + 2).collect();
                 if column_major {
                     order.reverse();
                 }
@@ -271,7 +351,7 @@ fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{Op, Window};
+    use flotilla_program::Window;
 
     let kinds = [
         PoolKind::Max,
@@ -316,28 +396,44 @@ pub(crate) fn cases() -> Vec<Case> {
                 let window = Window {
                     strides: strides.to_vec(),
                     dilations: dilations.to_vec(),
-                    pads: pads.iter().map(|&pad| i64::from(pad).into()).collect(),
+                    pads: window::fixed(pads),
                 };
-                let op = Pool {
-                    kind,
-                    kernel: kernel.to_vec(),
-                    window,
-                    pads_after: after.iter().map(|&pad: &i32| i64::from(pad).into()).collect(),
-                };
-                let noise = Array::noise(4100, shape);
-                let x = match dtype {
-                    DType::I32 => Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) },
-                    DType::U32 => Array { dtype, ..noise.map(|x| (x.abs() * 2e9).trunc()) },
-                    _ => noise,
-                };
-                let result = if positions { DType::I32 } else { dtype };
-                let expected = expected(&op, &x, out, result);
-                let name = format!("pool/{kind:?} of {dtype:?}, {name}");
-                let tolerance =
-                    if dtype == DType::F32 { Tolerance::Approximate } else { Tolerance::Exact };
-                cases.push(Sketch::single(&name, Op::Pool(op), &[&x], &expected, tolerance));
+                let op = Pool { kind, kernel: kernel.to_vec(), window, pads_after: window::fixed(after) };
+                cases.push(case(name, op, dtype, shape, out));
             }
         }
     }
+    for size in LONG {
+        // A line of the next size above, so that the window has two places.
+        let kind = if size % 2 == 0 { PoolKind::Max } else { PoolKind::Mean };
+        let window = Window { strides: vec![1], dilations: vec![1], pads: window::fixed(&[0]) };
+        let op = Pool { kind, kernel: vec![size as u32], window, pads_after: window::fixed(&[0]) };
+        let case = case(&format!("{size} elements"), op, DType::F32, &[1, 1, size + 1], &[1, 1, 2]);
+        cases.push(case.everywhere_if(size == LONGEST));
+    }
+    for kind in kinds {
+        let window = Window { strides: vec![300, 2], dilations: vec![1, 3], pads: window::fixed(&[5, 7]) };
+        let op = Pool { kind, kernel: vec![300, 60], window, pads_after: window::fixed(&[7, 9]) };
+        let dtype = if kind == PoolKind::Max { DType::I32 } else { DType::F32 };
+        let case = case("a wide one", op, dtype, &[1, 2, 301, 200], &[1, 2, 1, 19]);
+        cases.push(case.everywhere_if(false));
+    }
     cases
+}
+
+/// A case of one window.
+#[cfg(not(target_arch = "wasm32"))]
+fn case(name: &str, op: Pool, dtype: DType, shape: &[usize], out: &[usize]) -> Case {
+    let noise = Array::noise(4100, shape);
+    let x = match dtype {
+        DType::I32 => Array { dtype, ..noise.map(|x| (x * 9.0).trunc()) },
+        DType::U32 => Array { dtype, ..noise.map(|x| (x.abs() * 2e9).trunc()) },
+        _ => noise,
+    };
+    let positions = matches!(op.kind, PoolKind::MaxPosition { .. });
+    let expected = expected(&op, &x, out, if positions { DType::I32 } else { dtype });
+    let kind = op.kind;
+    let name = format!("pool/{kind:?} of {dtype:?}, {name}");
+    let tolerance = if dtype == DType::F32 { Tolerance::Approximate } else { Tolerance::Exact };
+    Sketch::single(&name, flotilla_program::Op::Pool(op), &[&x], &expected, tolerance)
 }

@@ -1,6 +1,6 @@
 struct Params {
     total: u32,
-    channels: u32,
+    parts: u32,
 {{fields}}    ends: vec4<i32>,
 }
 

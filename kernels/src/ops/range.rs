@@ -36,7 +36,7 @@ impl Kernel for Range {
         let (start, stride) = geometry(self, call)?;
         let total = call.elements();
         let params = vec![total as u32, start as u32, stride as u32];
-        Ok(vec![Launch { shader: 0, inputs: Vec::new(), params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 0, params, total, 0)])
     }
 
     fn compute(

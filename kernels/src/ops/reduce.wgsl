@@ -1,43 +1,35 @@
 struct Params {
     total: u32,
-    rank: u32,
-    count: u32,
-    reduced_rank: u32,
-    inverse: f32,
+    size: u32,
+    inner: u32,
+    parts: u32,
     // The result of nothing; it may be infinite, which WGSL has no literal for.
     first: u32,
-    sizes: array<vec4<u32>, 2>,
-    strides: array<vec4<u32>, 2>,
-    reduced_sizes: array<vec4<u32>, 2>,
-    reduced_strides: array<vec4<u32>, 2>,
+    factor: f32,
 }
 
-// Each invocation computes one result.
+// Each invocation joins every `parts`-th element of a line, four at a time. Lines interleave by `inner`.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
     if (index >= params.total) {
         return;
     }
-    var rest = index;
-    var start = 0u;
-    for (var axis = params.rank; axis > 0u; axis--) {
-        let at = axis - 1u;
-        let size = params.sizes[at / 4u][at % 4u];
-        start += (rest % size) * params.strides[at / 4u][at % 4u];
-        rest /= size;
+    let within = index % params.inner;
+    let part = index / params.inner % params.parts;
+    let outer = index / (params.inner * params.parts);
+    let step = params.parts * params.inner;
+    let none = bitcast<Element>(params.first);
+    var at = (outer * params.size + part) * params.inner + within;
+    var left = (params.size + params.parts - 1u - part) / params.parts;
+    var joined = vec4<Element>(none);
+    for (; left >= 4u; left -= 4u) {
+        joined = take(joined, vec4<Element>(x[at], x[at + step], x[at + 2u * step], x[at + 3u * step]));
+        at += 4u * step;
     }
-    var result = bitcast<Element>(params.first);
-    for (var step = 0u; step < params.count; step++) {
-        var place = start;
-        rest = step;
-        for (var axis = params.reduced_rank; axis > 0u; axis--) {
-            let at = axis - 1u;
-            let size = params.reduced_sizes[at / 4u][at % 4u];
-            place += (rest % size) * params.reduced_strides[at / 4u][at % 4u];
-            rest /= size;
-        }
-        result = join(result, x[place]);
+    for (; left > 0u; left--) {
+        joined = take(joined, vec4<Element>(x[at], none, none, none));
+        at += step;
     }
-    output[index] = finish(result);
+    output[index] = finish(join(join(joined.x, joined.y), join(joined.z, joined.w)));
 }

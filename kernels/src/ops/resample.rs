@@ -1,11 +1,24 @@
-//! Weighted sums of a few elements along one dimension; resizing.
+//! Weighted sums of elements along one dimension; resizing. Sums of many elements are divided into parts.
 
-use flotilla_program::{DType, Resample};
+use flotilla_program::{DType, ReduceKind, Resample};
 
-use super::{Kernel, Launch, Operand, Shader};
+use super::{
+    Kernel, Launch, Memory, Operand, Shader,
+    reduce::{self, Lines, Reduction},
+    split::{self, Scratchpad},
+};
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
+
+/// Most taps of one invocation.
+const LENGTH_MAX: usize = 8192;
+/// Taps whose `f32` sum is exact enough on the cpu.
+const SUM_MAX: usize = 128;
+
+/// Which of a node's shaders.
+const SUM: usize = 0;
+const JOIN: usize = 1;
 
 /// `x` is `[outer, size, inner]`, the tables are `[count, taps]`.
 struct Geometry {
@@ -39,16 +52,31 @@ impl Kernel for Resample {
         signature.expect_axis(self.axis)
     }
 
-    fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
         let reads = [("x", "f32"), ("indices", "i32"), ("weights", "f32")];
-        vec![Shader::new("Resample", &reads, "f32", include_str!("resample.wgsl"))]
+        let mut shaders =
+            vec![Shader::new("Resample", &reads, "f32", include_str!("resample.wgsl"))];
+        if split::may_divide(signature.fixed(1, 1), LENGTH_MAX) {
+            shaders.push(reduce::shader(ReduceKind::Sum, "f32"));
+        }
+        shaders
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { size, inner, count, taps } = geometry(self, call)?;
         let total = call.elements();
-        let params = [total, size, inner, count, taps].map(|count| count as u32).to_vec();
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1, 2], params, invocations: total as u64 }])
+        let parts = split::parts(total, taps, LENGTH_MAX);
+        let params = [total, size, inner, count, taps, parts].map(|count| count as u32).to_vec();
+        let sums = Launch::new(SUM, 3, params, total * parts, taps.div_ceil(parts));
+        if parts == 1 {
+            return Ok(vec![sums]);
+        }
+        let mut scratchpad = Scratchpad::default();
+        let found = scratchpad.take(total * parts);
+        let lines = Lines { outer: 1, size: parts, inner: total };
+        let reduction = Reduction { first: JOIN, later: JOIN, none: 0 };
+        let join = reduction.launches(found, lines, Memory::Output, 1.0, &mut scratchpad);
+        Ok([vec![sums.writing(found)], join].concat())
     }
 
     fn compute(
@@ -63,15 +91,24 @@ impl Kernel for Resample {
         }
         let (x, indices, weights) = (operands[0].f32(), operands[1].i32(), operands[2].f32());
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
+        let mut sums = vec![0.0f64; inner];
         for (outer, output) in output.chunks_exact_mut(count * inner).enumerate() {
             for (at, output) in output.chunks_exact_mut(inner).enumerate() {
                 output.fill(0.0);
+                sums.fill(0.0);
                 for entry in at * taps..(at + 1) * taps {
                     let source = (indices[entry].max(0) as usize).min(size - 1);
                     let row = &x[(outer * size + source) * inner..][..inner];
-                    for (sum, x) in output.iter_mut().zip(row) {
-                        *sum += weights[entry] * x;
+                    if taps <= SUM_MAX {
+                        output.iter_mut().zip(row).for_each(|(sum, x)| *sum += weights[entry] * x);
+                    } else {
+                        let weight = f64::from(weights[entry]);
+                        let pairs = sums.iter_mut().zip(row);
+                        pairs.for_each(|(sum, &x)| *sum += weight * f64::from(x));
                     }
+                }
+                if taps > SUM_MAX {
+                    output.iter_mut().zip(&sums).for_each(|(value, &sum)| *value = sum as f32);
                 }
             }
         }
@@ -88,8 +125,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ("the last dimension", &[3, 7], 1, 4, 4),
         ("one element", &[1, 2], 0, 3, 1),
     ];
+    let long = LONG.map(|taps| ("long", &[1, 9000, 2][..], 1, 1, taps));
     table
         .into_iter()
+        .chain(long)
+        .chain([("many taps", &[2, 5, 700][..], 1, 3, 1500), ("long rows", &[70, 50], 1, 30, 9000)])
         .map(|(name, shape, axis, count, taps)| {
             let at = axis as usize;
             let x = Array::noise(4200, shape);
@@ -97,20 +137,29 @@ pub(crate) fn cases() -> Vec<Case> {
             let indices = Array::build(DType::I32, &[count, taps], |index| {
                 ((index[0] * 3 + index[1] * 2) % shape[at]) as f64
             });
+            let strides = crate::call::strides(shape);
             let mut out = shape.to_vec();
             out[at] = count;
             let expected = Array::build(DType::F32, &out, |index| {
-                (0..taps)
-                    .map(|tap| {
-                        let mut source = index.to_vec();
-                        source[at] = indices.at(&[index[at], tap]) as usize;
-                        weights.at(&[index[at], tap]) * x.at(&source)
+                let others = (0..shape.len()).filter(|&axis| axis != at);
+                let start: usize = others.map(|axis| index[axis] * strides[axis]).sum();
+                let entries = index[at] * taps..(index[at] + 1) * taps;
+                entries
+                    .map(|entry| {
+                        let source = indices.numbers[entry] as usize;
+                        weights.numbers[entry] * x.numbers[start + source * strides[at]]
                     })
                     .sum()
             });
             let op = Op::Resample(Resample { axis });
             let inputs = [&x, &indices, &weights];
-            Sketch::single(&format!("resample/{name}"), op, &inputs, &expected, Tolerance::Close)
+            let name = match name {
+                "long" => format!("resample/{taps} taps"),
+                name => format!("resample/{name}"),
+            };
+            let tolerance = if taps < 100 { Tolerance::Close } else { Tolerance::Scaled };
+            Sketch::single(&name, op, &inputs, &expected, tolerance)
+                .everywhere_if(taps < 100 || taps == LONGEST)
         })
         .collect()
 }

@@ -1,11 +1,16 @@
-//! Regions of images, pooled to a grid of cells.
+//! Regions of images, pooled to a grid of cells. A launch takes as many samples of each cell as one invocation may.
 
 use flotilla_program::{DType, RoiAlign};
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::suite::{Array, Case, Sketch, Tolerance};
+use crate::suite::{Array, Case, LONG, Sketch, Tolerance};
+
+/// Samples of a cell in one dimension where a region is so large that their numbers are not exact any more.
+const SAMPLES_OF_A_REGION_MAX: f32 = 16_777_216.0;
+/// Most samples of a cell that one launch takes.
+const SAMPLES_MAX: usize = 8192;
 
 struct Geometry {
     images: usize,
@@ -43,8 +48,38 @@ fn cells(op: &RoiAlign, from: f32, to: f32, cells: usize) -> (f32, f32, usize) {
         size = size.max(1.0);
     }
     let step = size / cells as f32;
-    let samples = if op.samples == 0 { step.ceil().max(0.0) as usize } else { op.samples as usize };
+    let samples = if op.samples == 0 {
+        step.ceil().clamp(0.0, SAMPLES_OF_A_REGION_MAX) as usize
+    } else {
+        op.samples as usize
+    };
     (start, step, samples)
+}
+
+/// Samples of one dimension that may lie inside of an image; all others lie outside.
+fn near(start: f32, step: f32, samples: usize, size: usize) -> std::ops::Range<usize> {
+    // All samples of a region without extent lie in one place.
+    if step.abs() <= 1e-30 {
+        return 0..samples;
+    }
+    let spacing = step / samples as f32;
+    let a = (-1.0 - start) / spacing - 0.5;
+    let b = (size as f32 - start) / spacing - 0.5;
+    // A negative number becomes 0.
+    let first = ((a.min(b).floor() - 1.0) as usize).min(samples);
+    let last = ((a.max(b).ceil() + 2.0) as usize).min(samples);
+    first..last.max(first)
+}
+
+/// Most samples of one dimension that [`near`] may find in an image of this size. Where their number follows from the region,
+/// they lie nearly 1 apart, unless they are few: then at least 1/2.
+fn near_max(op: &RoiAlign, size: usize) -> usize {
+    const FEW: usize = 64;
+    if op.samples > 0 {
+        return (op.samples as usize).min(1 << 16);
+    }
+    let apart = (size + 1) * (FEW + 1) / FEW + 5;
+    (2 * (size + 1) + 5).min(apart.max(FEW))
 }
 
 /// The two elements around a place of one dimension, and how far it is from the first.
@@ -73,7 +108,14 @@ impl Kernel for RoiAlign {
             .map(|count| count as u32)
             .to_vec();
         params.extend([self.samples, self.scale.to_bits(), offset(self).to_bits()]);
-        Ok(vec![Launch { shader: 0, inputs: vec![0, 1, 2], params, invocations: total as u64 }])
+        let samples = near_max(self, height) * near_max(self, width);
+        let launch = |first: usize| {
+            let end = (first + SAMPLES_MAX).min(samples);
+            let is_last = u32::from(end == samples);
+            let params = [params.as_slice(), &[first as u32, end as u32, is_last]].concat();
+            Launch::new(0, 3, params, total, end - first)
+        };
+        Ok((0..samples.max(1)).step_by(SAMPLES_MAX).map(launch).collect())
     }
 
     fn compute(
@@ -95,11 +137,14 @@ impl Kernel for RoiAlign {
             let &[x1, y1, x2, y2] = &regions[region * 4..][..4] else { continue };
             let (start_x, step_x, samples_x) = cells(self, x1, x2, cells_x);
             let (start_y, step_y, samples_y) = cells(self, y1, y2, cells_y);
-            let (mut sum, mut best) = (0.0, None);
-            for j in 0..samples_y {
+            let near_y = near(start_y + cell_y as f32 * step_y, step_y, samples_y, height);
+            let near_x = near(start_x + cell_x as f32 * step_x, step_x, samples_x, width);
+            let outside = near_y.len() < samples_y || near_x.len() < samples_x;
+            let (mut sum, mut best) = (0.0f64, outside.then_some(0.0f32));
+            for j in near_y {
                 let y =
                     start_y + cell_y as f32 * step_y + (j as f32 + 0.5) * step_y / samples_y as f32;
-                for i in 0..samples_x {
+                for i in near_x.clone() {
                     let x = start_x
                         + cell_x as f32 * step_x
                         + (i as f32 + 0.5) * step_x / samples_x as f32;
@@ -117,13 +162,13 @@ impl Kernel for RoiAlign {
                     } else {
                         [0.0; 4]
                     };
-                    sum += corners.iter().sum::<f32>();
+                    sum += f64::from(corners.iter().sum::<f32>());
                     let largest = corners.into_iter().fold(f32::NEG_INFINITY, f32::max);
                     best = Some(best.map_or(largest, |best: f32| best.max(largest)));
                 }
             }
-            let samples = (samples_x * samples_y).max(1) as f32;
-            *output = if self.max { best.unwrap_or(0.0) } else { sum / samples };
+            let samples = (samples_x as f64 * samples_y as f64).max(1.0);
+            *output = if self.max { best.unwrap_or(0.0) } else { (sum / samples) as f32 };
         }
         Ok(())
     }
@@ -131,8 +176,6 @@ impl Kernel for RoiAlign {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::Op;
-
     let table: [(&str, u32, f32, bool, bool); 5] = [
         ("means of four", 2, 1.0, true, false),
         ("as many samples as elements", 0, 1.0, false, false),
@@ -140,62 +183,86 @@ pub(crate) fn cases() -> Vec<Case> {
         ("the largest", 2, 1.0, true, true),
         ("the largest of adaptive samples", 0, 0.75, false, true),
     ];
-    table
-        .into_iter()
-        .map(|(name, samples, scale, half_pixel, max)| {
-            let data = Array::noise(4400, &[2, 3, 6, 7]);
-            let corners = [
-                [0.6, 0.3, 4.7, 5.1],
-                [2.2, 1.4, 9.3, 8.9],
-                [-2.7, -1.9, 2.4, 3.3],
-                [3.1, 3.2, 3.3, 3.35],
-            ];
-            let regions = Array::f32(&[4, 4], corners.concat());
-            let batches = Array::of(DType::I32, &[4], vec![0.0, 1.0, 1.0, 0.0]);
-            let op = RoiAlign { samples, scale, half_pixel, max };
-            let expected = Array::build(DType::F32, &[4, 3, 2, 3], |index| {
-                let &[region, channel, cell_y, cell_x] = index else { return f64::NAN };
-                let image = batches.at(&[region]) as usize;
-                // Places of one dimension that are sampled for a cell.
-                let places = |from: usize, cell: usize, cells: usize| -> Vec<f64> {
-                    let move_by = if half_pixel { 0.5 } else { 0.0 };
-                    let at = |corner| regions.at(&[region, corner]) * f64::from(scale) - move_by;
-                    let least = if half_pixel { f64::MIN } else { 1.0 };
-                    let step = (at(from + 2) - at(from)).max(least) / cells as f64;
-                    let count = if samples == 0 { step.ceil() as u32 } else { samples };
-                    let part = |i| cell as f64 + (f64::from(i) + 0.5) / f64::from(count);
-                    (0..count).map(|i| at(from) + step * part(i)).collect()
-                };
-                let mut found = Vec::new();
-                for y in places(1, cell_y, 2) {
-                    for x in places(0, cell_x, 3) {
-                        if y < -1.0 || x < -1.0 || y > 6.0 || x > 7.0 {
-                            found.push([0.0; 4]);
-                            continue;
-                        }
-                        let (y, x) = (y.clamp(0.0, 5.0), x.clamp(0.0, 6.0));
-                        // A place on the last row lies between that row and itself.
-                        let (top, left) = (y.floor(), x.floor());
-                        found.push([(0., 0.), (0., 1.), (1., 0.), (1., 1.)].map(
-                            |(down, right)| {
-                                let (row, column) = (top + down, left + right);
-                                let weight = (1.0 - (y - row).abs()) * (1.0 - (x - column).abs());
-                                let (row, column) =
-                                    (row.min(5.0) as usize, column.min(6.0) as usize);
-                                weight * data.at(&[image, channel, row, column])
-                            },
-                        ));
-                    }
+    let cases = table.into_iter().map(|(name, samples, scale, half_pixel, max)| {
+        let corners = [
+            [0.6, 0.3, 4.7, 5.1],
+            [2.2, 1.4, 9.3, 8.9],
+            [-2.7, -1.9, 2.4, 3.3],
+            [3.1, 3.2, 3.3, 3.35],
+        ];
+        let op = RoiAlign { samples, scale, half_pixel, max };
+        case(name, op, [6, 7], &corners)
+    });
+    // Cells of more samples than one launch takes, parts of them outside.
+    let wide =
+        [(0, false), (0, true), (150, false), (150, true)].into_iter().map(|(samples, max)| {
+            let corners =
+                [[-30.5, 3.25, 419.5, 303.25], [0.0, 0.0, 450.0, 300.0], [9.0, 9.0, 8.0, 8.0]];
+            let op = RoiAlign { samples, scale: 1.0, half_pixel: false, max };
+            case(&format!("wide cells of {samples}, {max}"), op, [200, 190], &corners)
+                .everywhere_if(samples == 0 && !max)
+        });
+    let long = LONG.into_iter().step_by(3).map(|size| {
+        let side = (size as f64).sqrt().ceil();
+        let op = RoiAlign { samples: 0, scale: 1.0, half_pixel: true, max: false };
+        let corners = [[-0.5, -0.5, 3.0 * side - 0.5, 2.0 * side - 0.5]];
+        case(&format!("{size} samples of a cell"), op, [300, 400], &corners).everywhere_if(false)
+    });
+    cases.chain(wide).chain(long).collect()
+}
+
+/// Regions of one image's height and width, pooled to 2 x 3 cells.
+#[cfg(not(target_arch = "wasm32"))]
+fn case(name: &str, op: RoiAlign, [height, width]: [usize; 2], corners: &[[f64; 4]]) -> Case {
+    let RoiAlign { samples, scale, half_pixel, max } = op;
+    let data = Array::noise(4400, &[2, 3, height, width]);
+    let regions = Array::f32(&[corners.len(), 4], corners.concat());
+    let batches: Vec<f64> = [0.0, 1.0, 1.0, 0.0][..corners.len()].to_vec();
+    let batches = Array::of(DType::I32, &[corners.len()], batches);
+    let expected = Array::build(DType::F32, &[corners.len(), 3, 2, 3], |index| {
+        let &[region, channel, cell_y, cell_x] = index else { return f64::NAN };
+        let plane =
+            &data.numbers[(batches.numbers[region] as usize * 3 + channel) * height * width..];
+        // Places of one dimension that are sampled for a cell.
+        let places = |from: usize, cell: usize, cells: usize| -> Vec<f64> {
+            let move_by = if half_pixel { 0.5 } else { 0.0 };
+            let at = |corner| regions.at(&[region, corner]) * f64::from(scale) - move_by;
+            let least = if half_pixel { f64::MIN } else { 1.0 };
+            let step = (at(from + 2) - at(from)).max(least) / cells as f64;
+            let count = if samples == 0 { step.ceil() as u32 } else { samples };
+            let part = |i| cell as f64 + (f64::from(i) + 0.5) / f64::from(count);
+            (0..count).map(|i| at(from) + step * part(i)).collect()
+        };
+        let (last_row, last_column) = (height as f64 - 1.0, width as f64 - 1.0);
+        let (mut sum, mut count, mut best) = (0.0, 0.0, f64::MIN);
+        let columns = places(0, cell_x, 3);
+        for y in places(1, cell_y, 2) {
+            for &x in &columns {
+                count += 1.0;
+                if y < -1.0 || x < -1.0 || y > last_row + 1.0 || x > last_column + 1.0 {
+                    best = best.max(0.0);
+                    continue;
                 }
-                if max {
-                    found.concat().into_iter().fold(f64::MIN, f64::max)
-                } else {
-                    found.concat().iter().sum::<f64>() / found.len().max(1) as f64
+                let (y, x) = (y.clamp(0.0, last_row), x.clamp(0.0, last_column));
+                // A place on the last row lies between that row and itself.
+                let (top, left) = (y.floor(), x.floor());
+                for (down, right) in [(0., 0.), (0., 1.), (1., 0.), (1., 1.)] {
+                    let (row, column) = (top + down, left + right);
+                    let weight = (1.0 - (y - row).abs()) * (1.0 - (x - column).abs());
+                    let (row, column) = (row.min(last_row), column.min(last_column));
+                    let value = weight * plane[row as usize * width + column as usize];
+                    sum += value;
+                    best = best.max(value);
                 }
-            });
-            let inputs = [&data, &regions, &batches];
-            let (name, op) = (format!("roi_align/{name}"), Op::RoiAlign(op));
-            Sketch::single(&name, op, &inputs, &expected, Tolerance::Approximate)
-        })
-        .collect()
+            }
+        }
+        match (max, count > 0.0) {
+            (_, false) => 0.0,
+            (true, true) => best,
+            (false, true) => sum / count,
+        }
+    });
+    let inputs = [&data, &regions, &batches];
+    let (name, op) = (format!("roi_align/{name}"), flotilla_program::Op::RoiAlign(op));
+    Sketch::single(&name, op, &inputs, &expected, Tolerance::Approximate)
 }

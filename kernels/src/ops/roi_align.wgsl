@@ -9,6 +9,10 @@ struct Params {
     samples: u32,
     scale: f32,
     offset: f32,
+    // Samples that this launch takes, and whether it is the last one.
+    first: u32,
+    end: u32,
+    is_last: u32,
 }
 
 struct Pair {
@@ -27,6 +31,20 @@ fn around(at: f32, size: u32) -> Pair {
     return Pair(low, low + 1u, inside - f32(low));
 }
 
+const LOWEST: f32 = -3.4028234e38;
+
+// Samples of one dimension that may lie inside of an image; all others lie outside.
+fn near(start: f32, step: f32, samples: u32, size: u32) -> vec2<u32> {
+    let spacing = step / f32(samples);
+    let a = (-1.0 - start) / spacing - 0.5;
+    let b = (f32(size) - start) / spacing - 0.5;
+    let first = min(u32(clamp(floor(min(a, b)) - 1.0, 0.0, 4e9)), samples);
+    let last = min(u32(clamp(ceil(max(a, b)) + 2.0, 0.0, 4e9)), samples);
+    // All samples of a region without extent lie in one place.
+    return select(vec2<u32>(0u, samples), vec2<u32>(first, max(last, first)), abs(step) > 1e-30);
+}
+
+// Each invocation takes some of the samples of one cell.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -53,32 +71,48 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     var samples_x = params.samples;
     var samples_y = params.samples;
     if (params.samples == 0u) {
-        samples_x = u32(max(ceil(step_x), 0.0));
-        samples_y = u32(max(ceil(step_y), 0.0));
+        samples_x = u32(clamp(ceil(step_x), 0.0, 16777216.0));
+        samples_y = u32(clamp(ceil(step_y), 0.0, 16777216.0));
     }
+    let columns_near = near(start_x + f32(cell_x) * step_x, step_x, samples_x, params.width);
+    let rows_near = near(start_y + f32(cell_y) * step_y, step_y, samples_y, params.height);
+    let width = columns_near.y - columns_near.x;
+    let count = width * (rows_near.y - rows_near.x);
     var sum = 0.0;
-    var best = 0.0;
-    for (var j = 0u; j < samples_y; j++) {
+    // What lies outside is 0.
+    var best = select(LOWEST, 0.0, count == 0u || width < samples_x || rows_near.y - rows_near.x < samples_y);
+    if (params.first > 0u) {
+        sum = output[index];
+        best = output[index];
+    }
+    var j = rows_near.x + params.first / max(width, 1u);
+    var i = columns_near.x + params.first % max(width, 1u);
+    for (var sample = params.first; sample < min(params.end, count); sample++) {
         let y = start_y + f32(cell_y) * step_y + (f32(j) + 0.5) * step_y / f32(samples_y);
-        for (var i = 0u; i < samples_x; i++) {
-            let x = start_x + f32(cell_x) * step_x + (f32(i) + 0.5) * step_x / f32(samples_x);
-            var largest = 0.0;
-            if (y >= -1.0 && y <= f32(params.height) && x >= -1.0 && x <= f32(params.width)) {
-                let rows = around(y, params.height);
-                let columns = around(x, params.width);
-                let a = (1.0 - rows.fraction) * (1.0 - columns.fraction) * data[plane + rows.low * params.width + columns.low];
-                let b = (1.0 - rows.fraction) * columns.fraction * data[plane + rows.low * params.width + columns.high];
-                let c = rows.fraction * (1.0 - columns.fraction) * data[plane + rows.high * params.width + columns.low];
-                let d = rows.fraction * columns.fraction * data[plane + rows.high * params.width + columns.high];
-                sum += a + b + c + d;
-                largest = max(max(a, b), max(c, d));
-            }
-            best = select(max(best, largest), largest, i == 0u && j == 0u);
+        let x = start_x + f32(cell_x) * step_x + (f32(i) + 0.5) * step_x / f32(samples_x);
+        var largest = 0.0;
+        if (y >= -1.0 && y <= f32(params.height) && x >= -1.0 && x <= f32(params.width)) {
+            let rows = around(y, params.height);
+            let columns = around(x, params.width);
+            let a = (1.0 - rows.fraction) * (1.0 - columns.fraction) * data[plane + rows.low * params.width + columns.low];
+            let b = (1.0 - rows.fraction) * columns.fraction * data[plane + rows.low * params.width + columns.high];
+            let c = rows.fraction * (1.0 - columns.fraction) * data[plane + rows.high * params.width + columns.low];
+            let d = rows.fraction * columns.fraction * data[plane + rows.high * params.width + columns.high];
+            sum += a + b + c + d;
+            largest = max(max(a, b), max(c, d));
+        }
+        best = max(best, largest);
+        i++;
+        if (i == columns_near.y) {
+            i = columns_near.x;
+            j++;
         }
     }
     if (MAX) {
         output[index] = best;
+    } else if (params.is_last == 0u) {
+        output[index] = sum;
     } else {
-        output[index] = sum / f32(max(samples_x * samples_y, 1u));
+        output[index] = sum / max(f32(samples_x) * f32(samples_y), 1.0);
     }
 }

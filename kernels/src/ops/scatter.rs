@@ -3,13 +3,17 @@
 use flotilla_program::{Combine, DType, ScatterElements, ScatterNd};
 
 use super::{
-    Kernel, Launch, Operand, Shader,
+    Kernel, Launch, Memory, Operand, Shader,
     places::{ELEMENT_PLACES, ElementPlaces, Places, TUPLE_PLACES, TuplePlaces},
     strided::{self, View},
 };
 use crate::call::{Call, Signature, strides};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
+
+/// Most times that an exchange is tried: one fails only when another invocation's has succeeded since, and where the number
+/// of iterations matters (see [`super::shader::ITERATIONS_MAX`]), fewer than this run at once.
+const CONTENDERS_MAX: usize = 4096;
 
 fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
     signature.expect_operands(3)?;
@@ -24,41 +28,45 @@ fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
     }
 }
 
-/// Several updates may fall on one place at once, so that they are joined by exchanging what was seen there.
+/// Joins what is there with an update: exchanges it for what they become until no other update has come between.
+fn exchanged(element: &str, joined: &str) -> String {
+    format!(
+        "var seen = atomicLoad(&output[at]);
+    loop {{
+        let a = bitcast<{element}>(seen);
+        let b = bitcast<{element}>(update);
+        let exchange = atomicCompareExchangeWeak(&output[at], seen, bitcast<u32>({joined}));
+        if (exchange.exchanged) {{
+            break;
+        }}
+        seen = exchange.old_value;
+    }}"
+    )
+}
+
+/// Several updates may fall on one place at once, so that they are joined by atomic operations.
 fn shader(name: &str, places: &str, combine: Combine, dtype: DType) -> Shader {
     let element = match dtype {
         DType::F32 => "f32",
         DType::I32 => "i32",
         _ => "u32",
     };
-    let joined = match combine {
-        Combine::Replace => None,
-        Combine::Add => Some("a + b"),
-        Combine::Multiply => Some("a * b"),
-        Combine::Min => Some("min(a, b)"),
-        Combine::Max => Some("max(a, b)"),
+    let (output, put) = match (combine, dtype) {
+        (Combine::Replace, _) => ("u32", "output[at] = update;".to_owned()),
+        (Combine::Add, DType::I32 | DType::U32) => {
+            ("atomic<u32>", "atomicAdd(&output[at], update);".to_owned())
+        }
+        (Combine::Min | Combine::Max, DType::I32 | DType::U32) => {
+            let function = if combine == Combine::Min { "atomicMin" } else { "atomicMax" };
+            let put = format!("{function}(&output[at], bitcast<{element}>(update));");
+            (if dtype == DType::I32 { "atomic<i32>" } else { "atomic<u32>" }, put)
+        }
+        (Combine::Add, _) => ("atomic<u32>", exchanged(element, "a + b")),
+        (Combine::Multiply, _) => ("atomic<u32>", exchanged(element, "a * b")),
+        (Combine::Min, _) => ("atomic<u32>", exchanged(element, "min(a, b)")),
+        (Combine::Max, _) => ("atomic<u32>", exchanged(element, "max(a, b)")),
     };
-    let (output, put) = match joined {
-        None => ("u32", "fn put(at: u32, update: u32) { output[at] = update; }\n".to_owned()),
-        Some(joined) => (
-            "atomic<u32>",
-            format!(
-                "fn join(a: {element}, b: {element}) -> {element} {{ return {joined}; }}
-fn put(at: u32, update: u32) {{
-    var seen = atomicLoad(&output[at]);
-    loop {{
-        let joined = bitcast<u32>(join(bitcast<{element}>(seen), bitcast<{element}>(update)));
-        let exchange = atomicCompareExchangeWeak(&output[at], seen, joined);
-        if (exchange.exchanged) {{
-            break;
-        }}
-        seen = exchange.old_value;
-    }}
-}}
-"
-            ),
-        ),
-    };
+    let put = format!("fn put(at: u32, update: u32) {{\n    {put}\n}}\n");
     let body = format!("{places}{put}{}", include_str!("scatter.wgsl"));
     Shader::new(name, &[("indices", "i32"), ("updates", "u32")], output, &body)
 }
@@ -66,8 +74,9 @@ fn put(at: u32, update: u32) {{
 fn launches(places: &impl Places, call: &Call<'_>) -> Vec<Launch> {
     let shape = call.input(0);
     let copy = View::gathering(shape, 0, strided::signed(&strides(shape))).launch(0);
-    let invocations = places.total() as u64;
-    vec![copy, Launch { shader: 1, inputs: vec![1, 2], params: places.params(), invocations }]
+    let iterations = places.iterations() + CONTENDERS_MAX;
+    let put = Launch::new(1, 0, places.params(), places.total(), iterations);
+    vec![copy, put.reading([Memory::Input(1), Memory::Input(2)])]
 }
 
 fn compute(

@@ -36,7 +36,7 @@ impl Kernel for Sizes {
         let total = numbers.len();
         let mut params = vec![total as u32, 0, 0, 0];
         params.extend((0..Sizes::MAX).map(|at| numbers.get(at).map_or(0, |&number| number as u32)));
-        Ok(vec![Launch { shader: 0, inputs: Vec::new(), params, invocations: total as u64 }])
+        Ok(vec![Launch::new(0, 0, params, total, Sizes::MAX)])
     }
 
     fn compute(

@@ -1,6 +1,6 @@
 //! Copies between strided views; what operators that only move elements come down to.
 
-use super::{Launch, Shader};
+use super::{Launch, Memory, Shader};
 use crate::call::strides;
 
 /// Elements of `shape` are read at `from + sum(index * from_strides)` and written likewise.
@@ -72,7 +72,7 @@ impl View {
                 (0..8).map(|axis| strides.get(axis).map_or(0, |&stride| stride as i32 as u32)),
             );
         }
-        Launch { shader: 0, inputs: vec![input], params, invocations: total as u64 }
+        Launch::new(0, 0, params, total, view.shape.len()).reading([Memory::Input(input)])
     }
 
     /// Copies on the cpu.

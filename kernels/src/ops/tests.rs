@@ -1,10 +1,15 @@
-//! Every shader of every table is valid WGSL.
+//! Every shader of every table is valid WGSL, and every launch keeps to the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flotilla_program::{DType, Source};
 
 use super::*;
+use crate::call::Shapes;
 
 #[test]
 fn naga_accepts_every_shader_of_the_tables() {
-    let mut shaders = std::collections::BTreeMap::new();
+    let mut shaders = BTreeMap::new();
     for case in cases() {
         let program = &case.program;
         for node in &program.nodes {
@@ -28,4 +33,107 @@ fn naga_accepts_every_shader_of_the_tables() {
         .validate(&module)
         .unwrap_or_else(|error| panic!("{case}: {}\n{wgsl}", error.emit_to_string(&wgsl)));
     }
+}
+
+#[test]
+fn every_launch_of_the_tables_keeps_to_the_rules() {
+    for case in cases() {
+        let program = &case.program;
+        let shapes = Shapes::new(program, Vec::new()).unwrap();
+        for node in program.nodes.iter().filter(|node| !kernel(&node.op).is_alias()) {
+            let signature = Signature { program, node };
+            let shaders = kernel(&node.op).shaders(&signature);
+            let call = Call { signature, shapes: &shapes };
+            let launches = kernel(&node.op)
+                .launches(&call)
+                .unwrap_or_else(|reason| panic!("{}: {reason}", case.name));
+            let mut written = BTreeSet::new();
+            let mut sizes = BTreeMap::new();
+            for launch in launches.iter().filter(|launch| launch.invocations > 0) {
+                let fails = |what: &str| -> ! { panic!("{}: {what}: {launch:?}", case.name) };
+                launch.check().unwrap_or_else(|reason| fails(&reason));
+                launch.groups().unwrap_or_else(|reason| fails(&reason));
+                match shaders.get(launch.shader) {
+                    Some(shader) if shader.reads == launch.reads.len() => {}
+                    _ => fails("there is no such shader"),
+                }
+                if launch.reads.contains(&launch.writes) {
+                    fails("a buffer is bound twice");
+                }
+                for memory in launch.reads.iter().chain([&launch.writes]) {
+                    match *memory {
+                        Memory::Input(input) if input < node.inputs.len() => {}
+                        Memory::Input(_) => fails("there is no such input"),
+                        Memory::Output => {}
+                        Memory::Scratch(Scratch { index, words }) => {
+                            if *sizes.entry(index).or_insert(words) != words {
+                                fails("scratch has two sizes");
+                            }
+                        }
+                    }
+                }
+                for memory in &launch.reads {
+                    let undefined = match *memory {
+                        Memory::Input(_) => false,
+                        Memory::Output => !written.contains(&None),
+                        Memory::Scratch(scratch) => !written.contains(&Some(scratch.index)),
+                    };
+                    if undefined {
+                        fails("what is read was never written");
+                    }
+                }
+                written.insert(match launch.writes {
+                    Memory::Input(_) => fails("an input is written"),
+                    Memory::Output => None,
+                    Memory::Scratch(scratch) => Some(scratch.index),
+                });
+            }
+        }
+    }
+}
+
+/// Runs a case of one node on the cpu.
+fn on_the_cpu(case: &crate::suite::Case) -> Vec<u32> {
+    fn words(bytes: &[u8]) -> Vec<u32> {
+        bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
+    }
+    let program = &case.program;
+    let [node] = program.nodes.as_slice() else { panic!("{}: more than one node", case.name) };
+    let shapes = Shapes::new(program, Vec::new()).unwrap();
+    let call = Call { signature: Signature { program, node }, shapes: &shapes };
+    let values = node.inputs.iter().map(|&value| {
+        if let Source::Constant(constant) = &program.value(value).source {
+            let at = constant.offset as usize;
+            return words(&case.weights[&constant.blob][at..at + constant.bytes as usize]);
+        }
+        let port = program.inputs.iter().position(|port| port.value == value).unwrap();
+        words(&case.inputs[port].bytes)
+    });
+    let values: Vec<Vec<u32>> = values.collect();
+    let operands: Vec<Operand<'_>> = values.iter().map(|words| Operand::Plain(words)).collect();
+    let mut output = vec![0; call.elements()];
+    kernel(&node.op).compute(&call, &operands, &mut output).unwrap();
+    output
+}
+
+#[test]
+fn long_sums_on_the_cpu_are_exact_to_a_millionth() {
+    let mut checked = BTreeSet::new();
+    for case in cases().iter().filter(|case| case.expected[0].dtype == DType::F32) {
+        let elements = case.inputs.iter().map(|input| input.shape.iter().product::<usize>());
+        let op = &case.program.nodes[0].op;
+        // Those of several steps add up the errors of their activations.
+        if elements.max() < Some(1 << 14) || matches!(op, Op::Recurrent(_) | Op::Triangular) {
+            continue;
+        }
+        checked.insert(op.name());
+        let want = case.expected[0].to_f32().unwrap();
+        let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        for (got, want) in on_the_cpu(case).into_iter().map(f32::from_bits).zip(want) {
+            let difference = (got - want).abs() / largest;
+            let is_near = got == want || difference <= 1e-6;
+            assert!(is_near, "{}: {got}, {want} expected, by {difference:e}", case.name);
+        }
+    }
+    assert!(checked.len() >= 10, "{checked:?}");
 }

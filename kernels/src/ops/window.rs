@@ -1,6 +1,8 @@
 //! Windows that slide over one to three spatial dimensions, which kernels see as three.
 
 use flotilla_program::Window;
+#[cfg(not(target_arch = "wasm32"))]
+use flotilla_program::dim::Dim;
 
 use crate::call::Call;
 
@@ -46,6 +48,12 @@ pub(super) fn check(window: &Window, rank: usize) -> Result<(), String> {
         return Err("a stride or a dilation is 0".to_owned());
     }
     Ok(())
+}
+
+/// Paddings of a case, which are numbers.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn fixed(pads: &[i32]) -> Vec<Dim> {
+    pads.iter().map(|&pad| i64::from(pad).into()).collect()
 }
 
 impl Sliding {

@@ -242,7 +242,7 @@ impl GpuMachine<'_> {
     /// A buffer that holds these words.
     fn uploaded(&mut self, name: &str, words: &[u32]) -> Result<Device, RunError> {
         let bytes = 4 * words.len() as u64;
-        check_bytes(self.context.gpu, name, bytes)?;
+        check_bytes(self.context.gpu, name, "result", bytes)?;
         // What is written goes before everything that is not submitted yet, and the buffer may be in use there.
         self.submit();
         let lease = self.memory.pool.take(bytes);
@@ -467,7 +467,7 @@ impl Machine for GpuMachine<'_> {
         }
         let name = &self.context.program.name;
         let bytes = 4 * elements as u64;
-        check_bytes(self.context.gpu, name, bytes * parts.len() as u64)?;
+        check_bytes(self.context.gpu, name, "result", bytes * parts.len() as u64)?;
         let joined = self.memory.pool.take(bytes * parts.len() as u64);
         for (index, part) in parts.into_iter().enumerate().filter(|_| bytes > 0) {
             let device = match part {

@@ -1,6 +1,9 @@
 //! What to dispatch for a stretch of nodes: made once, used again wherever shapes and buffers are the same.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use flotilla_program::{Node, Program, ValueId};
 use flotilla_protocol::RunError;
@@ -11,12 +14,13 @@ use super::{
     pool::{BufferId, Lease, Pool},
 };
 use crate::flow::Flow;
-use flotilla_kernels::{Call, Launch, Shapes, Signature, kernel};
+use flotilla_kernels::{Call, Launch, Memory, Scratch, Shapes, Signature, kernel};
 
 /// Bytes between the parameters of two launches (WebGPU, `minUniformBufferOffsetAlignment`).
 const PARAMS_STRIDE: usize = 256;
 
 /// A dispatch with everything bound.
+#[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pipeline: Rc<Pipeline>,
     pub(crate) bindings: wgpu::BindGroup,
@@ -63,14 +67,22 @@ pub(crate) struct Work<'a> {
     pub(crate) dying: &'a [ValueId],
 }
 
-/// A dispatch of a node, with its pipeline and buffers.
-type Bound<'a> = (&'a Node, &'a Rc<Pipeline>, Launch, Vec<wgpu::Buffer>);
+/// A dispatch of a node.
+struct Bound<'a> {
+    /// The node's place in the stretch.
+    at: usize,
+    node: &'a Node,
+    pipeline: &'a Rc<Pipeline>,
+    launch: Launch,
+    buffers: Vec<wgpu::Buffer>,
+}
 
 impl Plan {
     pub(crate) fn new(key: Key, parts: &Parts<'_>, work: &[Work<'_>]) -> Result<Plan, RunError> {
-        let mut places = Places { parts, leases: BTreeMap::new(), used: Vec::new() };
+        let mut places =
+            Places { parts, leases: BTreeMap::new(), used: Vec::new(), scratch: Vec::new() };
         let mut launches: Vec<Bound<'_>> = Vec::new();
-        for own in work {
+        for (at, own) in work.iter().enumerate() {
             let Some(node) = own.node else { continue };
             let fail = |reason| RunError::Node { node: node.name.clone(), reason };
             let signature = Signature { program: parts.program, node };
@@ -80,15 +92,20 @@ impl Plan {
             if !kernel.is_alias() {
                 let output = places.place(&node.name, node.outputs[0])?;
                 for launch in wanted.into_iter().filter(|launch| launch.invocations > 0) {
-                    let mut bound = Vec::with_capacity(launch.inputs.len() + 1);
-                    for &input in &launch.inputs {
-                        let root = parts.flow.root(node.inputs[input]);
-                        let buffer = places.of(root);
-                        bound.push(buffer.ok_or_else(|| fail("an operand is gone".to_owned()))?);
+                    let mut buffers = Vec::with_capacity(launch.reads.len() + 1);
+                    for &memory in launch.reads.iter().chain([&launch.writes]) {
+                        buffers.push(match memory {
+                            Memory::Input(input) => places
+                                .of(parts.flow.root(node.inputs[input]))
+                                .ok_or_else(|| fail("an operand is gone".to_owned()))?,
+                            Memory::Output => output.clone(),
+                            Memory::Scratch(scratch) => places.scratch(&node.name, scratch)?,
+                        });
                     }
-                    bound.push(output.clone());
-                    launches.push((node, &own.pipelines[launch.shader], launch, bound));
+                    let pipeline = &own.pipelines[launch.shader];
+                    launches.push(Bound { at, node, pipeline, launch, buffers });
                 }
+                places.scratch.clear();
             }
             own.dying.iter().for_each(|root| drop(places.leases.remove(root)));
         }
@@ -115,6 +132,8 @@ struct Places<'a> {
     leases: BTreeMap<ValueId, Lease>,
     /// Every buffer that was taken, with its size.
     used: Vec<(u64, BufferId)>,
+    /// Scratch of the node in the making, by its index.
+    scratch: Vec<(usize, Lease)>,
 }
 
 impl Places<'_> {
@@ -124,57 +143,84 @@ impl Places<'_> {
     }
 
     fn place(&mut self, node: &str, value: ValueId) -> Result<wgpu::Buffer, RunError> {
-        let bytes = 4 * self.parts.shapes.elements(value) as u64;
-        check_bytes(self.parts.gpu, node, bytes)?;
+        let lease = self.take(node, "result", 4 * self.parts.shapes.elements(value) as u64)?;
+        let buffer = lease.buffer.clone();
+        self.leases.insert(value, lease);
+        Ok(buffer)
+    }
+
+    /// Memory of the node in the making; the same for the same index.
+    fn scratch(&mut self, node: &str, scratch: Scratch) -> Result<wgpu::Buffer, RunError> {
+        if let Some((_, lease)) = self.scratch.iter().find(|(index, _)| *index == scratch.index) {
+            return Ok(lease.buffer.clone());
+        }
+        let lease = self.take(node, "scratch", 4 * scratch.words)?;
+        let buffer = lease.buffer.clone();
+        self.scratch.push((scratch.index, lease));
+        Ok(buffer)
+    }
+
+    fn take(&mut self, node: &str, what: &str, bytes: u64) -> Result<Lease, RunError> {
+        check_bytes(self.parts.gpu, node, what, bytes)?;
         let lease = self.parts.pool.take(bytes);
         let used = (lease.buffer.size(), lease.id);
         if !self.used.contains(&used) {
             self.used.push(used);
         }
-        let buffer = lease.buffer.clone();
-        self.leases.insert(value, lease);
-        Ok(buffer)
+        Ok(lease)
     }
 }
 
 /// Refuses a value that the adapter cannot bind.
-pub(crate) fn check_bytes(gpu: &Gpu, node: &str, bytes: u64) -> Result<(), RunError> {
+pub(crate) fn check_bytes(gpu: &Gpu, node: &str, what: &str, bytes: u64) -> Result<(), RunError> {
     let limit = gpu.limits.max_storage_buffer_binding_size;
     if bytes <= limit {
         return Ok(());
     }
-    let reason = format!("its result has {bytes} bytes, this adapter binds at most {limit}");
+    let reason = format!("its {what} has {bytes} bytes, this adapter binds at most {limit}");
     Err(RunError::Node { node: node.to_owned(), reason })
 }
 
-/// Writes all parameters into one buffer and binds each launch to its part.
+/// Writes all parameters into one buffer and binds each launch to its part. Equal launches of a node share theirs: a
+/// recurrent layer has as many as its sequence has steps.
 fn bind(parts: &Parts<'_>, launches: &[Bound<'_>]) -> Result<Vec<Step>, RunError> {
     let gpu = parts.gpu;
     let stride = PARAMS_STRIDE.max(gpu.limits.min_uniform_buffer_offset_alignment as usize);
-    let slots = |launch: &Launch| (4 * launch.params.len()).div_ceil(stride).max(1);
-    let total: usize = launches.iter().map(|(_, _, launch, _)| slots(launch)).sum();
+    let mut contents: Vec<u32> = Vec::new();
+    let mut known: HashMap<(usize, &Launch), usize> = HashMap::new();
+    let mut places = Vec::with_capacity(launches.len());
+    for (index, bound) in launches.iter().enumerate() {
+        let first = *known.entry((bound.at, &bound.launch)).or_insert(index);
+        if first == index {
+            let at = contents.len();
+            contents.extend(&bound.launch.params);
+            contents.resize((contents.len().max(at + 1)).next_multiple_of(stride / 4), 0);
+            places.push((index, at..contents.len()));
+        } else {
+            places.push((first, 0..0));
+        }
+    }
     let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("params"),
-        size: (total.max(1) * stride) as u64,
+        size: (4 * contents.len()).max(stride) as u64,
         usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    let mut contents = vec![0u32; total * stride / 4];
-    let mut slot = 0;
-    let mut steps = Vec::with_capacity(launches.len());
-    for (node, pipeline, launch, buffers) in launches {
-        let at = slot * stride;
-        contents[at / 4..][..launch.params.len()].copy_from_slice(&launch.params);
-        slot += slots(launch);
+    let mut steps: Vec<Step> = Vec::with_capacity(launches.len());
+    for (index, (bound, (first, place))) in launches.iter().zip(&places).enumerate() {
+        if *first < index {
+            steps.push(steps[*first].clone());
+            continue;
+        }
         let mut entries = vec![wgpu::BindGroupEntry {
             binding: 0,
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &params,
-                offset: at as u64,
-                size: wgpu::BufferSize::new((slots(launch) * stride) as u64),
+                offset: 4 * place.start as u64,
+                size: wgpu::BufferSize::new(4 * place.len() as u64),
             }),
         }];
-        for (index, buffer) in buffers.iter().enumerate() {
+        for (index, buffer) in bound.buffers.iter().enumerate() {
             entries.push(wgpu::BindGroupEntry {
                 binding: index as u32 + 1,
                 resource: buffer.as_entire_binding(),
@@ -182,12 +228,14 @@ fn bind(parts: &Parts<'_>, launches: &[Bound<'_>]) -> Result<Vec<Step>, RunError
         }
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
-            layout: &pipeline.layout,
+            layout: &bound.pipeline.layout,
             entries: &entries,
         });
-        let failed = |reason| RunError::Node { node: node.name.clone(), reason };
-        let groups = launch.groups().map_err(failed)?;
-        steps.push(Step { pipeline: Rc::clone(pipeline), bindings, groups });
+        let launch = &bound.launch;
+        let groups = launch.check().and_then(|()| launch.groups()).map_err(|reason| {
+            RunError::Node { node: bound.node.name.clone(), reason }
+        })?;
+        steps.push(Step { pipeline: Rc::clone(bound.pipeline), bindings, groups });
     }
     gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&contents));
     Ok(steps)

@@ -41,7 +41,8 @@ fn chromium() -> Limits {
 fn what_is_refused_of_the_kernel_suite() {
     let limits = chromium();
     let mut told = String::new();
-    for case in suite::cases() {
+    let everywhere = |case: &suite::Case| case.scope == suite::Scope::Everywhere;
+    for case in suite::cases().into_iter().filter(everywhere) {
         let program = &case.program;
         let given: Vec<&[usize]> = case.inputs.iter().map(|input| input.shape.as_slice()).collect();
         let symbols = program.bind(&given).expect("inputs that fit");

@@ -6,7 +6,18 @@ use super::table::case;
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
 pub(super) fn cases() -> Vec<Case> {
-    [functions(), integers(), conversions(), constants(), not_numbers(), remainders()].concat()
+    [
+        functions(),
+        ends(),
+        powers(),
+        integers(),
+        divisions(),
+        conversions(),
+        constants(),
+        not_numbers(),
+        remainders(),
+    ]
+    .concat()
 }
 
 /// Functions that WGSL's own are too inexact for, over their whole domains.
@@ -40,6 +51,151 @@ fn functions() -> Vec<Case> {
         )
     })
     .collect()
+}
+
+/// Functions of numbers that are nothing, hardly anything, very large or no numbers. What is small must be as exact as what is
+/// large.
+fn ends() -> Vec<Case> {
+    let sizes = [0.0, 1e-30, 1e-10, 1e-4, 0.3, 1.0, 3.0, 20.0, 88.0, 89.0, 100.0, 1e10, 3e38];
+    let both = sizes.into_iter().flat_map(|x| [x, -x]);
+    let numbers: Vec<f64> = both.chain([f64::INFINITY, f64::NEG_INFINITY, f64::NAN]).collect();
+    [
+        Unary::Neg,
+        Unary::Abs,
+        Unary::Sign,
+        Unary::Square,
+        Unary::Sqrt,
+        Unary::Rsqrt,
+        Unary::Recip,
+        Unary::Exp,
+        Unary::Ln,
+        Unary::Sin,
+        Unary::Cos,
+        Unary::Tan,
+        Unary::Tanh,
+        Unary::Sigmoid,
+        Unary::Silu,
+        Unary::GeluErf,
+        Unary::GeluTanh,
+        Unary::Erf,
+        Unary::Relu,
+        Unary::Floor,
+        Unary::Ceil,
+        Unary::Round,
+        Unary::Acos,
+        Unary::Acosh,
+        Unary::Asin,
+        Unary::Asinh,
+        Unary::Atan,
+        Unary::Atanh,
+        Unary::Cosh,
+        Unary::Sinh,
+        Unary::Softplus,
+    ]
+    .into_iter()
+    .map(|function| {
+        let name = format!("{function:?} of extremes");
+        let steps = vec![Step::Input(0), Step::Unary(function, 0)];
+        let x = Array::f32(&[numbers.len()], numbers.clone());
+        // Their small results are differences of 1 and nearly 1.
+        let is_gelu = matches!(function, Unary::GeluErf | Unary::GeluTanh);
+        let tolerance = if is_gelu { Tolerance::Approximate } else { Tolerance::Relative };
+        case(&name, steps, &[x], &[numbers.len()], tolerance)
+    })
+    .collect()
+}
+
+/// Powers whose base or exponent is at an end.
+fn powers() -> Vec<Case> {
+    let (infinity, nan) = (f64::INFINITY, f64::NAN);
+    let pairs = [
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (0.0, 2.5),
+        (-2.0, 3.0),
+        (-2.0, 101.0),
+        (-8.0, 0.25),
+        (2.0, 200.0),
+        (2.0, -200.0),
+        (1.0, infinity),
+        (0.5, infinity),
+        (2.0, infinity),
+        (2.0, -infinity),
+        (infinity, 0.5),
+        (infinity, -2.0),
+        (-infinity, 3.0),
+        (nan, 2.0),
+        (nan, 0.0),
+        (2.0, nan),
+        (1.0, nan),
+        (-1.0, infinity),
+        (3.0, 70.0),
+        (1.5, -70.5),
+    ];
+    let base = Array::f32(&[22], pairs.iter().map(|pair| pair.0).collect());
+    let exponent = Array::f32(&[22], pairs.iter().map(|pair| pair.1).collect());
+    let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Pow, 0, 1)];
+    vec![case("Pow of extremes", steps, &[base, exponent], &[22], Tolerance::Relative)]
+}
+
+/// Divisions by zero, and of the smallest integer by -1: as WGSL has them.
+fn divisions() -> Vec<Case> {
+    let (least, most) = (f64::from(i32::MIN), f64::from(i32::MAX));
+    let all = f64::from(u32::MAX);
+    let table: [(Binary, DType, [f64; 6], [f64; 6], [f64; 6]); 4] = [
+        (
+            Binary::Div,
+            DType::I32,
+            [7.0, -7.0, least, most, least, 0.0],
+            [0.0, 0.0, -1.0, -1.0, 0.0, 0.0],
+            [7.0, -7.0, least, -most, least, 0.0],
+        ),
+        (
+            Binary::Rem,
+            DType::I32,
+            [7.0, -7.0, least, most, least, -7.0],
+            [0.0, 0.0, -1.0, -1.0, 0.0, 4.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, -3.0],
+        ),
+        (
+            Binary::Div,
+            DType::U32,
+            [7.0, 0.0, all, all, 9.0, 4e9],
+            [0.0, 0.0, 0.0, 1.0, 4.0, 3e9],
+            [7.0, 0.0, all, all, 2.0, 1.0],
+        ),
+        (
+            Binary::Rem,
+            DType::U32,
+            [7.0, 0.0, all, all, 9.0, 4e9],
+            [0.0, 0.0, 0.0, 1.0, 4.0, 3e9],
+            [0.0, 0.0, 0.0, 0.0, 1.0, 1e9],
+        ),
+    ];
+    let mut cases = Vec::new();
+    for (function, dtype, left, right, results) in table {
+        let array = |numbers: [f64; 6]| Array::of(dtype, &[6], numbers.to_vec());
+        let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)];
+        let name = format!("elementwise/{function:?} of {dtype:?} by nothing");
+        let (left, right, expected) = (array(left), array(right), array(results));
+        let op = Op::Elementwise(Expr { steps });
+        cases.push(Sketch::single(&name, op, &[&left, &right], &expected, Tolerance::Exact));
+    }
+    // What does not fit becomes the nearest number that does; what is no number becomes 0.
+    let (infinity, nan) = (f64::INFINITY, f64::NAN);
+    let floats = [infinity, -infinity, nan, 3e9, -3e9, 1e20, -1e20, 2_147_483_520.0, -0.9, 4e9];
+    let i32s = [most, least, 0.0, most, least, most, least, 2_147_483_520.0, 0.0, most];
+    // A negative number wraps around, as far as an `I32` has it.
+    let half = 2_147_483_648.0;
+    let u32s = [all, half, 0.0, 3e9, half, all, half, 2_147_483_520.0, 0.0, 4e9];
+    for (dtype, results) in [(DType::I32, i32s), (DType::U32, u32s)] {
+        let (x, expected) =
+            (Array::f32(&[10], floats.to_vec()), Array::of(dtype, &[10], results.to_vec()));
+        let op = Op::Elementwise(Expr { steps: vec![Step::Input(0), Step::Cast(dtype, 0)] });
+        let name = format!("elementwise/what is too large as {dtype:?}");
+        cases.push(Sketch::single(&name, op, &[&x], &expected, Tolerance::Exact));
+    }
+    cases
 }
 
 /// Integers of all widths at the ends of their ranges.

@@ -99,6 +99,10 @@ fn f_pow(x: f32, y: f32) -> f32 {
         }
         return select(result, 1.0 / result, y < 0.0);
     }
+    // The logarithm of 1 is 0, which would make nothing of an infinite power.
+    if (x == 1.0 || (x == -1.0 && abs(y) > 3.4028234e38)) {
+        return 1.0;
+    }
     if (x < 0.0 && !whole) {
         return nan_of(x);
     }
@@ -155,9 +159,10 @@ fn to_brain(x: f32) -> f32 {
     return bitcast<f32>(select(rounded, bits, (bits & 0x7fffffffu) > 0x7f800000u));
 }
 fn to_int(x: f32) -> i32 {
-    return select(i32(clamp(x, -2147483648.0, 2147483520.0)), 2147483647i, x >= 2147483648.0);
+    let near = select(i32(clamp(x, -2147483648.0, 2147483520.0)), 2147483647i, x >= 2147483648.0);
+    return select(near, 0i, is_nan(x));
 }
 fn to_uint(x: f32) -> u32 {
     let positive = select(u32(clamp(x, 0.0, 4294967040.0)), 0xffffffffu, x >= 4294967296.0);
-    return select(positive, bitcast<u32>(to_int(x)), x < 0.0);
+    return select(select(positive, bitcast<u32>(to_int(x)), x < 0.0), 0u, is_nan(x));
 }

@@ -135,12 +135,8 @@ impl Kernel for Expr {
                 _ => {}
             }
         }
-        Ok(vec![Launch {
-            shader: 0,
-            inputs: (0..call.inputs()).collect(),
-            params,
-            invocations: total as u64,
-        }])
+        let iterations = output.len() + shader::iterations(self);
+        Ok(vec![Launch::new(0, call.inputs(), params, total, iterations)])
     }
 
     fn compute(

@@ -30,6 +30,18 @@ pub(super) fn access(signature: &Signature<'_>, input: usize) -> Access {
     }
 }
 
+/// Most iterations of the functions that an expression calls.
+pub(super) fn iterations(expr: &Expr) -> usize {
+    let of = |step: &Step| match step {
+        // One per exponent of the larger number.
+        Step::Binary(Binary::Rem, ..) => 280,
+        // One per digit of the exponent.
+        Step::Binary(Binary::Pow, ..) => 32,
+        _ => 0,
+    };
+    expr.steps.iter().map(of).sum()
+}
+
 fn wgsl_type(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "f32",

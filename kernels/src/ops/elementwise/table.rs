@@ -188,10 +188,16 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.push(case(
         "Cos of large angles",
         unary(Unary::Cos),
-        &[far],
+        std::slice::from_ref(&far),
         &[200],
         Tolerance::Approximate,
     ));
+    let farther = far.map(|x| f64::from((x * x * x) as f32));
+    for function in [Unary::Sin, Unary::Cos] {
+        let name = format!("{function:?} of very large angles");
+        let x = std::slice::from_ref(&farther);
+        cases.push(case(&name, unary(function), x, &[200], Tolerance::Approximate));
+    }
 
     let left = Array::noise(3801, &[4, 1, 9]);
     let right = Array::noise(3802, &[5, 1]).map(|x| if x.abs() < 0.1 { 0.5 } else { x });

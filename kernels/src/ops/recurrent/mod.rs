@@ -1,4 +1,4 @@
-//! Recurrent layers, one direction at a time: a dispatch or two per step, each of which reads what the one before has
+//! Recurrent layers, one direction at a time: a few dispatches per step, each of which reads what the one before has
 //! written. The input's share in the gates is a matrix product that comes before.
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -9,13 +9,53 @@ use flotilla_program::{Activation, Cell, DType, Recurrent, Unary};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use table::cases;
 
-use super::{Kernel, Launch, Operand, Shader, math};
+use super::{
+    Kernel, Launch, Memory, Operand, Shader, math,
+    split::{self, Scratchpad},
+};
 use crate::call::{Call, Signature};
 
-/// Which of a node's shaders: one step, the reset that a GRU's hidden gate waits for, and the last row.
-const STEP: usize = 0;
-const FINISH: usize = 1;
-const RESET: usize = 2;
+/// Widest hidden state whose products are computed in the step that needs them; those of a wider one come before it.
+const HIDDEN_MAX: usize = split::WHOLE_MAX;
+/// Most elements of a state that one invocation multiplies where products come before the step.
+const LENGTH_MAX: usize = 2048;
+/// Most steps: units count them as floating-point numbers.
+const STEPS_MAX: usize = 1 << 24;
+
+/// A shader of a node.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// No unit has made a step.
+    Start,
+    /// Products of the state before a step.
+    Product,
+    /// What a GRU's hidden gate waits for.
+    Reset { products: bool },
+    /// Products of the state that was reset.
+    ResetProduct,
+    /// A step, with or without products that came before.
+    Step { products: bool },
+    /// The last row.
+    Finish,
+}
+
+/// The shaders that a node may need.
+fn parts(op: &Recurrent, signature: &Signature<'_>) -> Vec<Part> {
+    let resets = resets_before(&op.cell);
+    let hidden = signature.fixed(1, 1);
+    let mut parts = vec![Part::Start, Part::Finish];
+    if hidden.is_none_or(|hidden| hidden <= HIDDEN_MAX as i64) {
+        parts.push(Part::Step { products: false });
+        parts.extend(resets.then_some(Part::Reset { products: false }));
+    }
+    if hidden.is_none_or(|hidden| hidden > HIDDEN_MAX as i64) {
+        parts.extend([Part::Product, Part::Step { products: true }]);
+        if resets {
+            parts.extend([Part::Reset { products: true }, Part::ResetProduct]);
+        }
+    }
+    parts
+}
 
 struct Geometry {
     steps: usize,
@@ -88,54 +128,64 @@ impl Kernel for Recurrent {
         Ok(())
     }
 
-    fn shaders(&self, _signature: &Signature<'_>) -> Vec<Shader> {
-        let shader = |name: &str, body: &str| {
-            let mut reads = vec![("gates", "f32"), ("weights", "f32"), ("initial", "f32")];
-            if self.lengths {
-                reads.push(("lengths", "i32"));
-            }
-            if extra(&self.cell).is_some() {
-                reads.push(("extra", "f32"));
-            }
-            let text = format!(
-                "{}{}{}{body}",
-                self.declarations(),
-                include_str!("recurrent.wgsl"),
-                self.functions()
-            );
-            Shader::new(&format!("Recurrent, {name}"), &reads, "f32", &text)
-        };
-        let mut shaders = vec![
-            shader("step", &entry(&self.step_wgsl())),
-            shader("finish", include_str!("finish.wgsl")),
-        ];
-        if resets_before(&self.cell) {
-            let reset = "    let reset = first_activation(clipped(share(1u, time, row, unit) + before(1u, row, unit)));
-    output[place + params.hidden + unit] = reset * state(row, unit);\n";
-            shaders.push(shader("reset", &entry(reset)));
-        }
-        shaders
+    fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader> {
+        parts(self, signature).into_iter().map(|part| self.shader(part)).collect()
     }
 
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { steps, batch, hidden, initial } = geometry(self, call)?;
-        let total = batch * hidden;
-        let launch = |shader: usize, step: usize| Launch {
-            shader,
-            inputs: (0..call.inputs()).collect(),
-            params: [total, batch, hidden, steps, step, initial, 0, 0]
-                .map(|number| number as u32)
-                .to_vec(),
-            invocations: total as u64,
-        };
-        let mut launches = Vec::new();
-        for step in 0..steps {
-            if resets_before(&self.cell) {
-                launches.push(launch(RESET, step));
-            }
-            launches.push(launch(STEP, step));
+        if steps >= STEPS_MAX {
+            return Err(format!("{steps} steps, the limit is {STEPS_MAX}"));
         }
-        launches.push(launch(FINISH, 0));
+        let all_gates = gates(&self.cell);
+        let known = parts(self, &call.signature);
+        let products = hidden > HIDDEN_MAX;
+        let parts = split::parts(batch * all_gates * hidden, hidden, LENGTH_MAX);
+        let sums = Scratchpad::default().take(batch * all_gates * hidden * parts);
+        let launch = |part: Part, gate: usize, gates: usize| {
+            let shader = known.iter().position(|&other| other == part).unwrap_or_default();
+            let (total, iterations) = match part {
+                Part::Product | Part::ResetProduct => {
+                    (batch * gates * hidden * parts, hidden.div_ceil(parts))
+                }
+                Part::Step { .. } | Part::Reset { .. } if products => {
+                    (batch * hidden, all_gates * parts)
+                }
+                Part::Step { .. } | Part::Reset { .. } => (batch * hidden, all_gates * hidden),
+                Part::Start | Part::Finish => (batch * hidden, 0),
+            };
+            let params = [total, batch, hidden, steps, initial, parts, gate, gates]
+                .map(|number| number as u32)
+                .to_vec();
+            let places = reads(self, part).into_iter().map(|(name, _)| match name {
+                "products" => sums,
+                "states" => Memory::Output,
+                name => Memory::Input(input(self, name)),
+            });
+            let launch = Launch::new(shader, 0, params, total, iterations);
+            let launch = launch.reading(places.collect::<Vec<_>>());
+            if matches!(part, Part::Product | Part::ResetProduct) {
+                launch.writing(sums)
+            } else {
+                launch
+            }
+        };
+        let mut step = Vec::new();
+        // The hidden gate of a cell that resets before is its last one.
+        let (at_once, last) = (all_gates - usize::from(resets_before(&self.cell)), all_gates - 1);
+        if products {
+            step.push(launch(Part::Product, 0, at_once));
+        }
+        if resets_before(&self.cell) {
+            step.push(launch(Part::Reset { products }, 0, 0));
+            if products {
+                step.push(launch(Part::ResetProduct, last, 1));
+            }
+        }
+        step.push(launch(Part::Step { products }, 0, 0));
+        let mut launches = vec![launch(Part::Start, 0, 0)];
+        (0..steps).for_each(|_| launches.extend_from_slice(&step));
+        launches.push(launch(Part::Finish, 0, 0));
         Ok(launches)
     }
 
@@ -254,17 +304,22 @@ impl State<'_> {
     }
 }
 
-/// Sums of eight lanes, which the compiler makes one vector.
+/// Products in eight lanes, which the compiler makes one vector; the sums of blocks are added as `f64`, so that long ones stay
+/// exact.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..8 {
-            lanes[lane] += a[lane] * b[lane];
+    const BLOCK: usize = 1024;
+    let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).map(|(a, b)| {
+        let mut lanes = [0.0f32; 8];
+        let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for lane in 0..8 {
+                lanes[lane] += a[lane] * b[lane];
+            }
         }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        f64::from(lanes.iter().sum::<f32>() + rest)
+    });
+    blocks.sum::<f64>() as f32
 }
 
 fn apply(activation: Activation, x: f32) -> f32 {
@@ -291,15 +346,22 @@ fn apply(activation: Activation, x: f32) -> f32 {
         Activation::HardSigmoid(alpha, beta) => (alpha * x + beta).clamp(0.0, 1.0),
         Activation::Elu(alpha) => {
             if x < 0.0 {
-                alpha * (math::exp(x) - 1.0)
+                alpha * x.exp_m1()
             } else {
                 x
             }
         }
         Activation::Softsign => x / (1.0 + x.abs()),
-        Activation::Softplus => x.max(0.0) + (1.0 + math::exp(-x.abs())).ln(),
+        Activation::Softplus => x.max(0.0) + math::exp(-x.abs()).ln_1p(),
     }
 }
+
+/// `exp(x) - 1` of numbers that are not positive, without losing the digits of small ones.
+const EXP_LESS_1: &str = "fn less_1(x: f32) -> f32 {
+    let near = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (4.1666667e-2 + x * (8.3333333e-3 + x * (1.3888889e-3 + x * 1.9841270e-4))))));
+    return select(exp(x) - 1.0, near, x > -0.5);
+}
+";
 
 /// The same in WGSL.
 fn activation_wgsl(name: &str, activation: Activation) -> String {
@@ -317,26 +379,86 @@ fn activation_wgsl(name: &str, activation: Activation) -> String {
             format!("clamp(f32({alpha:?}) * x + f32({beta:?}), 0.0, 1.0)")
         }
         Activation::Elu(alpha) => {
-            format!("select(x, f32({alpha:?}) * (exp(min(x, 0.0)) - 1.0), x < 0.0)")
+            format!("select(x, f32({alpha:?}) * less_1(min(x, 0.0)), x < 0.0)")
         }
         Activation::Softsign => "x / (1.0 + abs(x))".to_owned(),
-        Activation::Softplus => "max(x, 0.0) + log(1.0 + exp(-abs(x)))".to_owned(),
+        Activation::Softplus => "own_softplus(x)".to_owned(),
     };
     format!("fn {name}(x: f32) -> f32 {{ return {result}; }}\n")
 }
 
-/// A shader's `main` whose invocation has one unit of one sequence and does this in a step that the sequence has.
-fn entry(step: &str) -> String {
-    include_str!("step.wgsl").replace("    // STEP\n", step)
+/// The buffers that a shader reads, by name.
+fn reads(op: &Recurrent, part: Part) -> Vec<(&'static str, &'static str)> {
+    let names: &[&str] = match part {
+        Part::Start => &[],
+        Part::Product | Part::ResetProduct => &["weights", "initial", "lengths", "states"],
+        Part::Step { products: true } => &["gates", "initial", "lengths", "extra", "products"],
+        Part::Step { products: false } => &["gates", "weights", "initial", "lengths", "extra"],
+        Part::Reset { products: true } => &["gates", "initial", "lengths", "products"],
+        Part::Reset { products: false } => &["gates", "weights", "initial", "lengths"],
+        Part::Finish => &["initial", "lengths"],
+    };
+    let is_there = |name: &&str| match *name {
+        "lengths" => op.lengths,
+        "extra" => extra(&op.cell).is_some(),
+        _ => true,
+    };
+    let typed = |name: &'static str| (name, if name == "lengths" { "i32" } else { "f32" });
+    names.iter().copied().filter(is_there).map(typed).collect()
+}
+
+/// Which of the node's inputs has this name.
+fn input(op: &Recurrent, name: &str) -> usize {
+    match name {
+        "gates" => 0,
+        "weights" => 1,
+        "initial" => 2,
+        "lengths" => 3,
+        _ => 3 + usize::from(op.lengths),
+    }
 }
 
 trait Text {
+    fn shader(&self, part: Part) -> Shader;
     fn declarations(&self) -> String;
     fn functions(&self) -> String;
     fn step_wgsl(&self) -> String;
 }
 
 impl Text for Recurrent {
+    fn shader(&self, part: Part) -> Shader {
+        let reset = "    let reset = first_activation(clipped(share(1u, time, row, unit) + before(1u, row, unit)));
+    output[place + params.hidden + unit] = reset * state(row, unit);\n";
+        let count = "output[count_of(row, unit)] = f32(step + 1u);";
+        let entry = |products: bool, count: &str, step: &str| {
+            let before =
+                if products { include_str!("products.wgsl") } else { include_str!("sums.wgsl") };
+            let main = include_str!("step.wgsl").replace("// COUNT", count);
+            let main = main.replace("    // STEP\n", step);
+            let states = include_str!("states.wgsl");
+            format!("{states}{before}{}{main}", self.functions())
+        };
+        let product =
+            |reset: bool| format!("const RESET = {reset};\n{}", include_str!("product.wgsl"));
+        let (name, body) = match part {
+            Part::Start => ("start", include_str!("start.wgsl").to_owned()),
+            Part::Product => ("products", product(false)),
+            Part::ResetProduct => ("products of what was reset", product(true)),
+            Part::Reset { products } => ("reset", entry(products, "", reset)),
+            Part::Step { products } => ("step", entry(products, count, &self.step_wgsl())),
+            Part::Finish => ("finish", include_str!("finish.wgsl").to_owned()),
+        };
+        // Nothing but the start does without lengths.
+        let declarations = match part {
+            Part::Start => {
+                "const REVERSE = false;\nfn length_of(row: u32) -> u32 { return 0u; }\n".to_owned()
+            }
+            _ => self.declarations(),
+        };
+        let text = format!("{declarations}{}{body}", include_str!("recurrent.wgsl"));
+        Shader::new(&format!("Recurrent, {name}"), &reads(self, part), "f32", &text)
+    }
+
     fn declarations(&self) -> String {
         let (gates, reverse) = (gates(&self.cell), self.reverse);
         let length = if self.lengths {
@@ -366,6 +488,8 @@ fn clipped(x: f32) -> f32 {{ return {clipped}; }}
         let names = ["first_activation", "second_activation", "third_activation"];
         let mut text = math::wgsl(Unary::Tanh, "own_tanh", "f32");
         text += &math::wgsl(Unary::Sigmoid, "own_sigmoid", "f32");
+        text += &math::wgsl(Unary::Softplus, "own_softplus", "f32");
+        text += EXP_LESS_1;
         for (name, activation) in names.into_iter().zip(activations) {
             text += &activation_wgsl(name, activation);
         }
@@ -384,10 +508,7 @@ fn clipped(x: f32) -> f32 {{ return {clipped}; }}
                     "    let reset = first_activation(clipped(share(1u, time, row, unit) + before(1u, row, unit)));
     let sum = share(2u, time, row, unit) + reset * (before(2u, row, unit) + extra[unit]);\n"
                 } else {
-                    "    var sum = share(2u, time, row, unit);
-    for (var other = 0u; other < params.hidden; other++) {
-        sum += weights[(2u * params.hidden + unit) * params.hidden + other] * output[place + params.hidden + other];
-    }\n"
+                    "    let sum = share(2u, time, row, unit) + after_reset(2u, row, unit);\n"
                 };
                 format!(
                     "    let update = first_activation(clipped(share(0u, time, row, unit) + before(0u, row, unit)));

@@ -8,13 +8,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     let row = index / params.hidden;
     let unit = index % params.hidden;
-    if (params.step >= length_of(row)) {
-        let after = place_of(params.step, row);
+    step = u32(output[count_of(row, unit)]);
+    // COUNT
+    if (step >= length_of(row)) {
+        let after = place_of(step, row);
         output[after + unit] = 0.0;
         output[after + params.hidden + unit] = 0.0;
         return;
     }
-    let time = time_of(params.step, row);
+    let time = time_of(step, row);
     let place = place_of(time, row);
     // STEP
 }

@@ -4,9 +4,15 @@ use flotilla_program::{Activation, Cell, DType, Op, Recurrent};
 
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-const STEPS: usize = 4;
-const BATCH: usize = 3;
-const HIDDEN: usize = 5;
+/// Steps, sequences and hidden units.
+#[derive(Clone, Copy)]
+struct Sizes {
+    steps: usize,
+    batch: usize,
+    hidden: usize,
+}
+
+const SMALL: Sizes = Sizes { steps: 4, batch: 3, hidden: 5 };
 
 pub(crate) fn cases() -> Vec<Case> {
     use Activation::{
@@ -37,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
             (true, true, None),
         ] {
             let op = Recurrent { cell: cell.clone(), reverse, lengths, clip };
-            cases.push(case(name, op));
+            cases.push(case(name, op, SMALL));
         }
     }
     let activations = [
@@ -53,41 +59,57 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     for activation in activations {
         let op = Recurrent { cell: rnn(activation), reverse: false, lengths: false, clip: None };
-        cases.push(case(&format!("rnn of {activation:?}"), op));
+        cases.push(case(&format!("rnn of {activation:?}"), op, SMALL));
     }
+    for (name, cell, hidden) in [
+        ("rnn", rnn(Tanh), 2100),
+        ("gru", gru(false), 1030),
+        ("gru, reset after", gru(true), 1030),
+        ("lstm", lstm(true, false), 1030),
+    ] {
+        let op = Recurrent { cell, reverse: hidden > 2000, lengths: true, clip: None };
+        let case = case(&format!("wide {name}"), op, Sizes { hidden, ..SMALL });
+        cases.push(case.everywhere_if(name == "gru"));
+    }
+    let op = Recurrent { cell: gru(false), reverse: false, lengths: false, clip: None };
+    let many = Sizes { steps: 3000, batch: 2, hidden: 3 };
+    cases.push(case("many steps of gru", op, many).everywhere_if(false));
     cases
 }
 
-fn case(name: &str, op: Recurrent) -> Case {
+fn case(name: &str, op: Recurrent, sizes: Sizes) -> Case {
+    let Sizes { steps, batch, hidden } = sizes;
     let (gates, states, extra) = match &op.cell {
         Cell::Rnn { .. } => (1, 1, 0),
         Cell::Gru { reset_after, .. } => (3, 1, usize::from(*reset_after)),
         Cell::Lstm { peepholes, .. } => (4, 2, if *peepholes { 3 } else { 0 }),
     };
-    let shares = Array::noise(4700, &[STEPS, BATCH, gates * HIDDEN]);
-    let weights = Array::noise(4701, &[gates * HIDDEN, HIDDEN]);
-    let initial = Array::noise(4702, &[BATCH, states * HIDDEN]);
-    let lengths = Array::of(DType::I32, &[BATCH], vec![2.0, 4.0, 0.0]);
-    let extras = Array::noise(4703, &[extra * HIDDEN]);
-    let mut expected = Array::build(DType::F32, &[STEPS + 1, BATCH, 2 * HIDDEN], |_| 0.0);
-    for row in 0..BATCH {
-        let length = if op.lengths { lengths.numbers[row] as usize } else { STEPS };
-        let mut state: Vec<f64> = (0..HIDDEN).map(|unit| initial.at(&[row, unit])).collect();
-        let mut beside: Vec<f64> = (0..HIDDEN)
-            .map(|unit| if states == 2 { initial.at(&[row, HIDDEN + unit]) } else { 0.0 })
+    let shares = Array::noise(4700, &[steps, batch, gates * hidden]);
+    // Wide sums would leave nothing of an activation but its ends.
+    let scale = (5.0 / hidden as f64).sqrt();
+    let weights =
+        Array::noise(4701, &[gates * hidden, hidden]).map(|x| f64::from((x * scale) as f32));
+    let initial = Array::noise(4702, &[batch, states * hidden]);
+    let lengths = Array::of(DType::I32, &[batch], [2.0, 4.0, 0.0][..batch].to_vec());
+    let extras = Array::noise(4703, &[extra * hidden]);
+    let mut expected = Array::build(DType::F32, &[steps + 1, batch, 2 * hidden], |_| 0.0);
+    for row in 0..batch {
+        let length = if op.lengths { lengths.numbers[row] as usize } else { steps };
+        let mut state: Vec<f64> = (0..hidden).map(|unit| initial.at(&[row, unit])).collect();
+        let mut beside: Vec<f64> = (0..hidden)
+            .map(|unit| if states == 2 { initial.at(&[row, hidden + unit]) } else { 0.0 })
             .collect();
         for step in 0..length {
             let time = if op.reverse { length - 1 - step } else { step };
-            let share = |gate: usize, unit: usize| shares.at(&[time, row, gate * HIDDEN + unit]);
+            let share = |gate: usize, unit: usize| shares.at(&[time, row, gate * hidden + unit]);
             let product = |gate: usize, unit: usize, state: &[f64]| -> f64 {
-                (0..HIDDEN)
-                    .map(|other| weights.at(&[gate * HIDDEN + unit, other]) * state[other])
-                    .sum()
+                let weights = &weights.numbers[(gate * hidden + unit) * hidden..][..hidden];
+                weights.iter().zip(state).map(|(weight, other)| weight * other).sum()
             };
             advance(&op, &share, &product, &extras.numbers, &mut state, &mut beside);
-            write(&mut expected, time, row, &state, &beside);
+            write(&mut expected, sizes, time, row, &state, &beside);
         }
-        write(&mut expected, STEPS, row, &state, &beside);
+        write(&mut expected, sizes, steps, row, &state, &beside);
     }
     let mut inputs = vec![&shares, &weights, &initial];
     if op.lengths {
@@ -105,10 +127,17 @@ fn case(name: &str, op: Recurrent) -> Case {
     Sketch::single(&name, Op::Recurrent(op), &inputs, &expected, Tolerance::Approximate)
 }
 
-fn write(expected: &mut Array, time: usize, row: usize, state: &[f64], beside: &[f64]) {
-    let start = (time * BATCH + row) * 2 * HIDDEN;
-    expected.numbers[start..][..HIDDEN].copy_from_slice(state);
-    expected.numbers[start + HIDDEN..][..HIDDEN].copy_from_slice(beside);
+fn write(
+    expected: &mut Array,
+    Sizes { batch, hidden, .. }: Sizes,
+    time: usize,
+    row: usize,
+    state: &[f64],
+    beside: &[f64],
+) {
+    let start = (time * batch + row) * 2 * hidden;
+    expected.numbers[start..][..hidden].copy_from_slice(state);
+    expected.numbers[start + hidden..][..hidden].copy_from_slice(beside);
 }
 
 /// One step. Source: ONNX operators, "RNN", "GRU", "LSTM", section "Equations".
@@ -120,7 +149,8 @@ fn advance(
     state: &mut Vec<f64>,
     beside: &mut Vec<f64>,
 ) {
-    let units = || 0..HIDDEN;
+    let hidden = state.len();
+    let units = || 0..hidden;
     let clipped = |x: f64| op.clip.map_or(x, |clip| x.clamp(-f64::from(clip), f64::from(clip)));
     let gate = |gate: usize, unit: usize, more: f64| {
         clipped(share(gate, unit) + product(gate, unit, state) + more)
@@ -147,11 +177,11 @@ fn advance(
                 .collect();
             *state = new;
             // What is kept beside the state is the reset state, where that is what the product is with.
-            *beside = if *reset_after { vec![0.0; HIDDEN] } else { rh };
+            *beside = if *reset_after { vec![0.0; hidden] } else { rh };
         }
         Cell::Lstm { activations: [f, g, h], peepholes, input_forget } => {
             let p = |index: usize, unit: usize, cell: f64| {
-                if *peepholes { extra[index * HIDDEN + unit] * cell } else { 0.0 }
+                if *peepholes { extra[index * hidden + unit] * cell } else { 0.0 }
             };
             let mut next = Vec::new();
             for unit in units() {

@@ -1,4 +1,5 @@
-// Each invocation counts the elements of its line that come before its own, which is the rank that its own has.
+// Each invocation counts the candidates that come before its own among those that it is compared with: the rank that its own
+// has.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -6,17 +7,22 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         return;
     }
     let inner = index % params.inner;
-    let own = (index / params.inner) % params.size;
-    let outer = index / (params.inner * params.size);
-    let start = outer * params.size * params.inner + inner;
-    let own_key = key(x[index]);
+    let place = (index / params.inner) % params.candidates;
+    let outer = index / (params.inner * params.candidates);
+    let line = outer * params.size * params.inner + inner;
+    let list = outer * params.candidates * params.inner + inner;
+    let own = candidate(list, place);
+    let own_key = key(x[line + own * params.inner]);
+    let block = place / params.compared;
+    let end = min((block + 1u) * params.compared, params.candidates);
     var rank = 0u;
-    for (var at = 0u; at < params.size; at++) {
-        let other = key(x[start + at * params.inner]);
-        let before = other > own_key || (other == own_key && at < own);
+    for (var at = block * params.compared; at < end; at++) {
+        let other = candidate(list, at);
+        let other_key = key(x[line + other * params.inner]);
+        let before = other_key > own_key || (other_key == own_key && other < own);
         rank += select(0u, 1u, before);
     }
     if (rank < params.k) {
-        output[(outer * params.k + rank) * params.inner + inner] = i32(own);
+        output[(outer * params.kept + block * params.k + rank) * params.inner + inner] = i32(own);
     }
 }

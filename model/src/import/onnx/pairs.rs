@@ -12,6 +12,15 @@ enum Term {
     Pair(StepId, StepId),
 }
 
+impl Term {
+    fn words(self) -> Option<[StepId; 2]> {
+        match self {
+            Term::Pair(low, high) => Some([low, high]),
+            Term::Word(..) => None,
+        }
+    }
+}
+
 /// An operand of the original expression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Operand {
@@ -242,9 +251,9 @@ impl Builder {
             }
             Unary::Abs | Unary::Relu if self.unsigned => a,
             Unary::Abs => {
-                let Term::Pair(minus, minus_high) = self.difference(zero, x) else { return None };
+                let minus = self.difference(zero, x).words()?;
                 let negative = self.less(x, zero);
-                self.choose(negative, [minus, minus_high], x)
+                self.choose(negative, minus, x)
             }
             Unary::Relu => {
                 let negative = self.less(x, zero);
@@ -364,13 +373,24 @@ impl Builder {
             Term::Word(id, _) => Some(Term::Word(self.push(Step::Cast(to, id)), to.storage())),
             Term::Pair(..) if wide => Some(a),
             Term::Pair(low, high) if to.is_float() => {
-                // 2^32 of the upper word, which has the sign.
-                let high = if self.unsigned { self.bits(DType::U32, high) } else { high };
+                // Of its size, so that -1 is not the difference of two numbers near 2^32.
+                let zero = self.zero();
+                let negative = (!self.unsigned).then(|| self.less([low, high], zero));
+                let size = negative.map(|negative| {
+                    let minus = self.difference(zero, [low, high]).words()?;
+                    self.choose(negative, minus, [low, high]).words()
+                });
+                let [low, high] = size.unwrap_or(Some([low, high]))?;
+                let high = self.bits(DType::U32, high);
                 let high = self.push(Step::Cast(DType::F32, high));
                 let low = self.push(Step::Cast(DType::F32, low));
                 let turn = self.push(Step::Float(4_294_967_296.0));
                 let high = self.op(Binary::Mul, high, turn);
-                let sum = self.op(Binary::Add, high, low);
+                let mut sum = self.op(Binary::Add, high, low);
+                if let Some(negative) = negative {
+                    let minus = self.push(Step::Unary(Unary::Neg, sum));
+                    sum = self.push(Step::Select(negative, minus, sum));
+                }
                 let sum = if to.is_narrow() { self.push(Step::Cast(to, sum)) } else { sum };
                 Some(Term::Word(sum, DType::F32))
             }

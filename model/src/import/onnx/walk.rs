@@ -112,6 +112,8 @@ pub(super) fn build(
 ) -> Result<Draft, OnnxError> {
     let mut reading = Reading::default();
     let mut first = None;
+    // A reading whose outputs are not as the file declares them.
+    let mut fallback = None;
     for _ in 0..ATTEMPTS_MAX {
         let mut walk = Walk::new(proto, options, reading.clone());
         let error = match walk.graph(proto, constants) {
@@ -120,16 +122,19 @@ pub(super) fn build(
                     reading.splits_names = true;
                     continue;
                 }
-                _ => {
-                    super::wide::widen(&mut walk.draft, &walk.bounds)?;
-                    return Ok(walk.draft);
+                _ if walk.taken.is_empty() || walk.has_declared_ranks(proto) => {
+                    return walk.finish();
                 }
+                _ => None,
             },
-            Err(error) => error,
+            Err(error) => Some(error),
         };
-        let known = !options.examples.is_empty() && walk.unknown.get();
-        let mut branches = walk.taken;
-        first.get_or_insert(error);
+        let known = error.is_some() && !options.examples.is_empty() && walk.unknown.get();
+        let mut branches = walk.taken.clone();
+        match error {
+            Some(error) => drop(first.get_or_insert(error)),
+            None => drop(fallback.get_or_insert(walk)),
+        }
         if known && !reading.fixes_values {
             reading.fixes_values = true;
             reading.branches.clear();
@@ -140,6 +145,9 @@ pub(super) fn build(
         let Some(last) = branches.last_mut() else { break };
         *last = false;
         reading.branches = branches;
+    }
+    if let Some(walk) = fallback {
+        return walk.finish();
     }
     Err(first.unwrap_or_else(|| OnnxError::Graph { reason: "it cannot be read".to_owned() }))
 }
@@ -219,6 +227,20 @@ impl<'p> Walk<'p> {
             self.draft.outputs.push(Port { name: name.clone(), dtype, value, high: None });
         }
         Ok(())
+    }
+
+    fn finish(mut self) -> Result<Draft, OnnxError> {
+        super::wide::widen(&mut self.draft, &self.bounds)?;
+        Ok(self.draft)
+    }
+
+    /// Whether all outputs have as many dimensions as the file declares, where it does.
+    fn has_declared_ranks(&self, proto: &ModelProto) -> bool {
+        let declared = proto.graph.iter().flat_map(|graph| &graph.output);
+        declared.zip(&self.draft.outputs).all(|(info, port)| {
+            let rank = Walk::declared(info).map(|dims| dims.len());
+            rank.is_none_or(|rank| rank == self.draft.shape(port.value).len())
+        })
     }
 
     /// An input as a value.

@@ -1,7 +1,7 @@
 //! Operators that tell shapes, and those that give elements another one.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::dim::Dim;
+use flotilla_program::{Check, dim::Dim};
 
 use crate::import::onnx::{
     facts::Var,
@@ -107,12 +107,40 @@ fn squeeze(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let shape = w.shape(x);
     let axes = match given_axes(w)? {
         Some(axes) => w.axes(&axes, shape.len())?,
-        None => (0..shape.len()).filter(|&axis| shape[axis].as_fixed() == Some(1)).collect(),
+        None => {
+            let mut axes = Vec::new();
+            for (axis, dim) in shape.iter().enumerate() {
+                if is_one(w, dim)? {
+                    axes.push(axis);
+                }
+            }
+            axes
+        }
     };
     for axis in axes.into_iter().rev() {
         x = w.squeeze(x, axis)?;
     }
     Ok(vec![x])
+}
+
+/// Whether a dimension goes where those of 1 go. A program has values of one rank, so for a dimension that may be 1 or not
+/// this is settled for good, by the example, and checked in each run.
+fn is_one(w: &mut Wiring<'_, '_>, dim: &Dim) -> Result<bool> {
+    if let Some(size) = dim.as_fixed() {
+        return Ok(size == 1);
+    }
+    let one = w.walk.bounded(|bounds| dim.equal(1, bounds));
+    if let Some(settled) = one.as_fixed() {
+        return Ok(settled == 1);
+    }
+    let is_one = !w.walk.branch(w.walk.example(dim).map(|size| size != 1));
+    w.walk.draft.checks.push(Check {
+        node: w.name.clone(),
+        what: "whether its dimension is 1 and whether it was when the model was loaded".to_owned(),
+        left: one,
+        right: Dim::Fixed(i64::from(is_one)),
+    });
+    Ok(is_one)
 }
 
 fn unsqueeze(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {

@@ -1,0 +1,46 @@
+// Each invocation computes a part of {{rows}} channels of 4 neighbouring places in registers: an element of the input serves all of these
+// channels, an element of the weights all of these places.
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = index_of(id, groups);
+    let tile = index % params.tiles;
+    let block = (index / params.tiles) % (params.groups * params.blocks);
+    let batch = index / (params.tiles * params.groups * params.blocks) % params.batches;
+    let part = index / (params.tiles * params.groups * params.blocks * params.batches);
+    if (part >= params.parts) {
+        return;
+    }
+    let group = block / params.blocks;
+    let row = (block % params.blocks) * {{rows}}u;
+    let places = params.output_size.w;
+    let plane = params.input_size.w;
+    let taps = params.kernel_size.w;
+    // Places and channels past the end repeat the last one, so that loads need no branch.
+    let place = min(vec4<u32>(tile * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(places - 1u));
+    let depth = vec4<i32>(place / (params.output_size.y * params.output_size.z));
+    let line = vec4<i32>((place / params.output_size.z) % params.output_size.y);
+    let column = vec4<i32>(place % params.output_size.z);
+    let x_start = (batch * params.groups + group) * params.group_inputs * plane;
+    let channel = group * params.group_outputs;
+    let width = params.group_inputs * taps;
+{{setup}}
+    // Steps go through the channels of one tap after the other, as the weights lie.
+    let steps = params.group_inputs / {{step}}u;
+    let end = min((part + 1u) * params.length, taps * steps);
+    var unit = part * params.length;
+    while (unit < end) {
+        let tap = unit / steps;
+        let zs = source(depth, tap / (params.kernel_size.y * params.kernel_size.z), 0u);
+        let ys = source(line, tap / params.kernel_size.z % params.kernel_size.y, 1u);
+        let xs = source(column, tap % params.kernel_size.z, 2u);
+        let inside = (zs >= vec4<i32>()) & (ys >= vec4<i32>()) & (xs >= vec4<i32>());
+        let height = i32(params.input_size.y);
+        let found = (zs * height + ys) * i32(params.input_size.z) + xs;
+        var at = vec4<u32>(select(vec4<i32>(), found, inside)) + x_start + unit % steps * {{step}}u * plane;
+        let last = min((tap + 1u) * steps, end);
+        for (; unit < last; unit++) {
+{{body}}
+        }
+    }
+{{store}}
+}

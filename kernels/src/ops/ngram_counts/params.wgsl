@@ -1,0 +1,12 @@
+struct Params {
+    total: u32,
+    columns: u32,
+    length: u32,
+    longest: u32,
+    distance_max: u32,
+    grams: u32,
+    // Of what a launch goes through: places and distances of an n-gram, or n-grams of a column.
+    first: u32,
+    last: u32,
+}
+

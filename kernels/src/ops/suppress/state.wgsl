@@ -1,0 +1,5 @@
+// Of each line: how many boxes were selected, which ones, and whether each candidate of a block is still free.
+fn state_of(line: u32) -> u32 {
+    return line * (1u + params.slots + BLOCK);
+}
+

@@ -1,0 +1,6 @@
+struct Params {
+    total: u32,
+    size: u32,
+    column: u32,
+}
+

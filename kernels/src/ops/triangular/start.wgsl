@@ -1,0 +1,8 @@
+// Every row is in its place.
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = index_of(id, groups);
+    if (index < params.total) {
+        output[index] = i32(index % params.size) + 1;
+    }
+}
