@@ -13,5 +13,6 @@ pub mod import;
 pub mod lower;
 pub mod padding;
 pub mod reference;
+pub mod tensor;
 pub mod text;
 pub mod weights;
