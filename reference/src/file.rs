@@ -5,21 +5,32 @@ use std::{collections::BTreeMap, sync::Arc};
 use flotilla_model::import::{ResolveError, Resolver};
 use prost::Message as _;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto,
+    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto,
     tensor_proto::{DataLocation, DataType},
     type_proto,
 };
 
+use crate::{Arithmetic, Precision};
+
 /// The file that makes a folder an ONNX model.
 const MODEL: &str = "model.onnx";
 
-/// The bytes of a model and of the files that hold its external data.
+/// The bytes of a model and of the files that hold its external data, with what the graph says of itself.
 #[derive(Clone)]
 pub struct OnnxFile {
     pub(crate) bytes: Arc<[u8]>,
-    pub(crate) proto: Arc<ModelProto>,
     /// Contents by location, as the model names it.
     pub(crate) external: BTreeMap<String, Arc<[u8]>>,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+/// An input or an output.
+#[derive(Clone, Debug)]
+struct Port {
+    name: String,
+    /// `None` where it is no tensor.
+    element: Option<DataType>,
 }
 
 impl std::fmt::Debug for OnnxFile {
@@ -52,9 +63,8 @@ impl OnnxFile {
         let bytes: Arc<[u8]> = resolver.read(MODEL)?.into();
         let proto = ModelProto::decode(bytes.as_ref())
             .map_err(|error| FileError::Decode { reason: error.to_string() })?;
-        if proto.graph.is_none() {
-            return Err(FileError::Decode { reason: "there is no graph in it".to_owned() });
-        }
+        let no_graph = || FileError::Decode { reason: "there is no graph in it".to_owned() };
+        let graph = proto.graph.as_ref().ok_or_else(no_graph)?;
         let mut external: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
         try_each_tensor(&proto, &mut |tensor| {
             if !is_external(tensor) {
@@ -66,30 +76,38 @@ impl OnnxFile {
             }
             check_length(tensor, range(tensor, external[location].len())?.len())
         })?;
-        Ok(OnnxFile { bytes, proto: Arc::new(proto), external })
+        let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
+        let inputs = graph.input.iter().filter(|input| !has_default(&input.name));
+        let (inputs, outputs) =
+            (inputs.map(port).collect(), graph.output.iter().map(port).collect());
+        Ok(OnnxFile { bytes, external, inputs, outputs })
     }
 
     /// Names of the inputs that a run must be given, in the file's order.
-    pub fn inputs(&self) -> Vec<&str> {
-        let is_default = |name: &str| self.graph().initializer.iter().any(|it| it.name == name);
-        let inputs = self.graph().input.iter().map(|input| input.name.as_str());
-        inputs.filter(|name| !is_default(name)).collect()
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|port| port.name.as_str())
     }
 
     /// Names of the outputs, in the file's order.
-    pub fn outputs(&self) -> Vec<&str> {
-        self.graph().output.iter().map(|output| output.name.as_str()).collect()
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|port| port.name.as_str())
     }
 
-    pub(crate) fn graph(&self) -> &GraphProto {
-        static EMPTY: std::sync::LazyLock<GraphProto> = std::sync::LazyLock::new(Default::default);
-        self.proto.graph.as_ref().unwrap_or(&EMPTY)
+    /// What the model is computed in, as its operators and element types say, or as `wished`.
+    pub fn precision(&self, wished: Option<Arithmetic>) -> Precision {
+        Precision::of(&self.proto(), wished)
     }
 
-    /// The element type of an input as the file declares it; `None` where it is no tensor.
-    pub(crate) fn input_type(&self, name: &str) -> Option<DataType> {
-        let input = self.graph().input.iter().find(|input| input.name == name)?;
-        element_type(input.r#type.as_ref()?)
+    /// The model, decoded anew: it is not kept, for its memory.
+    pub(crate) fn proto(&self) -> ModelProto {
+        // It was decoded once before.
+        ModelProto::decode(self.bytes.as_ref()).unwrap_or_default()
+    }
+
+    /// Whether an input is of 64-bit floats.
+    pub(crate) fn is_f64(&self, name: &str) -> bool {
+        let is_it = |port: &&Port| port.name == name && port.element == Some(DataType::Double);
+        self.inputs.iter().any(|port| is_it(&port))
     }
 
     /// The bytes of a tensor that has them as they lie in memory; `None` where they are in a typed field.
@@ -100,6 +118,11 @@ impl OnnxFile {
         }
         (!tensor.raw_data.is_empty()).then_some(tensor.raw_data.as_slice())
     }
+}
+
+fn port(info: &ValueInfoProto) -> Port {
+    let element = info.r#type.as_ref().and_then(element_type);
+    Port { name: info.name.clone(), element }
 }
 
 pub(crate) fn element_type(of: &TypeProto) -> Option<DataType> {

@@ -4,15 +4,20 @@
 //! tract, which is part of the program. Both read the file with their own importer; nothing of our import, lowering, fusion or
 //! kernels takes part, so that a fault there cannot hide.
 
+mod arithmetic;
+pub mod compare;
 mod file;
 pub mod onnxruntime;
+mod tensor_proto;
 mod tract;
 
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
 
+pub use arithmetic::{Arithmetic, Precision};
 pub use file::{FileError, OnnxFile};
 pub use onnxruntime::{LibraryError, OnnxRuntime, Optimization};
+pub use tensor_proto::{TensorProtoError, tensor_proto};
 
 /// What computes.
 #[derive(Clone, Debug)]

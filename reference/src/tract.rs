@@ -1,5 +1,7 @@
 //! tract, which reads the file with its own importer.
 
+use std::sync::Arc;
+
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
 use half::f16;
@@ -7,7 +9,7 @@ use tract_onnx::{
     pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType},
     prelude::{
         Datum, DatumType, InferenceFact, InferenceModelExt as _, IntoRunnable as _,
-        IntoTValue as _, TValue, TVec, Tensor, TractResult,
+        IntoTValue as _, TValue, TVec, Tensor, TractResult, TypedRunnableModel,
     },
     tract_hir::internal::bail,
 };
@@ -21,25 +23,42 @@ pub(crate) const VERSION: &str = "0.23.9";
 const DECIDING_ELEMENTS_MAX: usize = 1024;
 
 /// A file that tract prepares anew for each run: every shape is concrete then, so that none of its rules for symbols takes part.
-#[derive(Debug)]
 pub struct Model {
     file: OnnxFile,
+    /// What the latest run was prepared for: texts of one length come one after the other.
+    latest: Option<(Given, Arc<TypedRunnableModel>)>,
+}
+
+/// What a plan is made for.
+#[derive(Clone, PartialEq)]
+struct Given {
+    /// Shapes of all inputs.
+    shapes: Vec<Vec<usize>>,
+    /// Inputs that are constants of the plan.
+    fixed: Vec<ReferenceTensor>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Model {
     pub(crate) fn new(file: OnnxFile) -> Result<Model, ReferenceError> {
-        match foreign(file.graph()) {
+        let proto = file.proto();
+        match proto.graph.as_ref().and_then(foreign) {
             Some(reason) => Err(ReferenceError::Load { engine: ENGINE, reason }),
-            None => Ok(Model { file }),
+            None => Ok(Model { file, latest: None }),
         }
     }
 
     pub(crate) fn run(
-        &self,
+        &mut self,
         inputs: &[ReferenceTensor],
         wanted: Wanted<'_>,
     ) -> Result<Vec<ReferenceTensor>, ReferenceError> {
-        let names = self.file.inputs();
+        let names: Vec<&str> = self.file.inputs().collect();
         if let Some(unknown) = inputs.iter().find(|input| !names.contains(&input.name.as_str())) {
             let inputs = names.iter().map(|&name| name.to_owned()).collect();
             return Err(ReferenceError::Unknown { name: unknown.name.clone(), inputs });
@@ -50,27 +69,43 @@ impl Model {
         };
         let inputs = names.iter().map(given).collect::<Result<Vec<_>, _>>()?;
         let failed = |reason| ReferenceError::Run { engine: ENGINE, reason };
-        let run = || self.outputs(&inputs).map_err(|error| failed(one_line(&format!("{error:#}"))));
+        let mut values = Vec::new();
+        let of = |input: &&ReferenceTensor| input.shape.clone();
+        let mut given = Given { shapes: inputs.iter().map(of).collect(), fixed: Vec::new() };
+        for &input in &inputs {
+            if decides_shapes(input) {
+                given.fixed.push(input.clone());
+            } else {
+                let value = to_tract(input, self.file.is_f64(&input.name));
+                values.push(value.map_err(|error| failed(one_line(&format!("{error:#}"))))?);
+            }
+        }
+        let run = || self.outputs(given, values);
+        let run = || run().map_err(|error| failed(one_line(&format!("{error:#}"))));
         let outputs = guarded(run, failed)?;
-        let named = self.file.outputs().into_iter().zip(&outputs);
+        let named = self.file.outputs().zip(&outputs);
         let named = named.filter(|(name, _)| wanted.contains(name));
         named.map(|(name, value)| from_tract(name, value)).collect()
     }
 
-    fn outputs(&self, inputs: &[&ReferenceTensor]) -> TractResult<TVec<TValue>> {
-        let mut proto = ModelProto::clone(&self.file.proto);
+    fn outputs(&mut self, given: Given, values: Vec<Tensor>) -> TractResult<TVec<TValue>> {
+        let plan = match &self.latest {
+            Some((latest, plan)) if *latest == given => Arc::clone(plan),
+            _ => {
+                let plan = self.plan(&given, &values)?;
+                self.latest = Some((given, Arc::clone(&plan)));
+                plan
+            }
+        };
+        plan.run(values.into_iter().map(Tensor::into_tvalue).collect())
+    }
+
+    fn plan(&self, given: &Given, values: &[Tensor]) -> TractResult<Arc<TypedRunnableModel>> {
+        let mut proto = self.file.proto();
         if let Some(graph) = &mut proto.graph {
             inline_graph(graph, &self.file);
         }
-        let mut values: Vec<Tensor> = Vec::new();
-        for &input in inputs {
-            let declared = self.file.input_type(&input.name);
-            if decides_shapes(input) {
-                fix(&mut proto, input);
-            } else {
-                values.push(to_tract(input, declared == Some(DataType::Double))?);
-            }
-        }
+        given.fixed.iter().for_each(|input| fix(&mut proto, input));
         let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_types(true);
         let parsed = onnx.parse(&proto, None)?;
         drop(proto);
@@ -82,8 +117,7 @@ impl Model {
             let fact = InferenceFact::dt_shape(value.datum_type(), value.shape());
             model.set_input_fact(at, fact)?;
         }
-        let plan = model.into_typed()?.into_runnable()?;
-        plan.run(values.into_iter().map(Tensor::into_tvalue).collect())
+        model.into_typed()?.into_runnable()
     }
 }
 

@@ -40,18 +40,11 @@ const MS: &str = "com.microsoft";
 
 /// The model's bytes with such nodes rewritten; `None` where there are none.
 pub(super) fn rewritten(file: &OnnxFile) -> Option<Vec<u8>> {
-    if !concerns(file.graph()) {
-        return None;
-    }
-    let mut graph = file.proto.graph.clone()?;
+    let mut proto = file.proto();
+    let graph = proto.graph.as_mut().filter(|graph| concerns(graph))?;
     let mut rewriting = Rewriting { file, outer: Vec::new(), has_changed: false };
-    rewriting.graph(&mut graph);
-    if !rewriting.has_changed {
-        return None;
-    }
-    let mut proto = tract_onnx::pb::ModelProto::clone(&file.proto);
-    proto.graph = Some(graph);
-    Some(proto.encode_to_vec())
+    rewriting.graph(graph);
+    rewriting.has_changed.then(|| proto.encode_to_vec())
 }
 
 /// Whether there is a node that may have to be rewritten.
