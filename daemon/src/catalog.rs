@@ -9,7 +9,7 @@ use std::{
 use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
-    reference::ReferenceTensor,
+    tensor::ReferenceTensor,
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
@@ -214,27 +214,36 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
     }
 }
 
+/// What a model is imported for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fixed {
+    /// Values of the inputs that decide shapes; those of other inputs are ignored.
+    pub values: BTreeMap<String, ReferenceTensor>,
+    /// Sizes of dimensions, by their names.
+    pub dims: BTreeMap<String, i64>,
+}
+
 /// Imports a model's folder or file and checks it against its manifest.
 ///
 /// # Errors
 /// Not a model, or one that cannot be used, and why.
 pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
-    import_for(path, BTreeMap::new())
+    import_for(path, Fixed::default())
 }
 
-/// Imports a model for these values of the inputs that decide shapes; values of other inputs are ignored.
+/// Imports a model for these values and sizes.
 ///
 /// # Errors
 /// As [`import`].
-pub fn import_for(
-    path: &Path,
-    values: BTreeMap<String, ReferenceTensor>,
-) -> Result<ImportedModel, ModelError> {
+pub fn import_for(path: &Path, fixed: Fixed) -> Result<ImportedModel, ModelError> {
     let folder =
         Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }
+    // The importer takes no sizes of dimensions yet. `dims` goes into its options here; until then sizes only choose those of
+    // inputs that are made up.
+    let Fixed { values, dims: _ } = fixed;
     let options = LoadOptions { values, ..LoadOptions::named(name_of(path)) };
     let imported = flotilla_model::import::load(&folder, &options)
         .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;

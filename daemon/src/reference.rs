@@ -1,66 +1,298 @@
-//! The native reference of a model on disk.
+//! Who says what a model on disk must answer.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use flotilla_model::{
-    import::ImportError,
-    reference::{Reference, ReferenceError, ReferenceTensor},
+    import::{ImportError, Resolver as _},
+    reference::{Reference as FolderReference, ReferenceError as FolderError},
+    tensor::ReferenceTensor,
 };
+use flotilla_reference::{
+    Engine, FileError, LibraryError, OnnxFile, OnnxRuntime, Reference, ReferenceError, Wanted,
+    onnxruntime,
+};
+use serde::Serialize;
 
 use crate::folder::Folder;
 
-/// Why the reference has no answer.
+/// Names a library of onnxruntime instead of the one that setup installed.
+const VARIABLE: &str = "FLOTILLA_ONNXRUNTIME";
+/// The file of an ONNX model, and the file with which a folder is more than that: it has a pooling that no ONNX file has.
+const ONNX: &str = "model.onnx";
+const MODULES: &str = "modules.json";
+/// tract takes several times longer than onnxruntime, and much longer for convolutions of integers. It is asked for a second
+/// opinion where the first one took no longer than this.
+const FIRST_MAX: Duration = Duration::from_secs(2);
+const FIRST_QUANTIZED_MAX: Duration = Duration::from_millis(200);
+
+/// Who is to say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// onnxruntime.
+    #[value(name = "onnxruntime")]
+    OnnxRuntime,
+    /// tract.
+    Tract,
+    /// Our own kernels on this machine's processor.
+    Own,
+}
+
+/// Who has said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The file of `--io`.
+    Io,
+    /// onnxruntime, from the file itself.
+    OnnxRuntime,
+    /// tract, from the file itself.
+    Tract,
+    /// tract, from the graph that our importer makes of a Hugging Face folder.
+    Native,
+    /// Our own kernels on this machine's processor: browsers are compared with each other rather than with somebody else.
+    Own,
+}
+
+impl Source {
+    /// Name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Io => "recorded outputs",
+            Source::OnnxRuntime => "onnxruntime",
+            Source::Tract => "tract",
+            Source::Native => "tract, through our importer",
+            Source::Own => "our own kernels",
+        }
+    }
+}
+
+/// What a model must answer to each of several sets of inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answers {
+    /// One list of outputs for each set of inputs.
+    pub outputs: Vec<Vec<ReferenceTensor>>,
+    /// Who says it.
+    pub source: Source,
+    /// Its version.
+    pub version: String,
+    /// Why nobody who is preferred says it.
+    pub reason: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Answers {
+    /// Such as `onnxruntime 1.32.0`.
+    pub fn by(&self) -> String {
+        format!("{} {}", self.source.name(), self.version)
+    }
+}
+
+/// Why onnxruntime is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoLibrary {
+    /// Neither setup nor the variable names one.
+    #[error(
+        "onnxruntime is not installed: run `cargo xtask setup`, or name its library in {VARIABLE}"
+    )]
+    Missing,
+    /// There is one, and it cannot be used.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+}
+
+/// Why a reference has no answer.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum OpenError {
     #[error("{path} cannot be read: {source}")]
-    Read { path: std::path::PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(transparent)]
     Import(#[from] ImportError),
     #[error(transparent)]
-    Run(#[from] ReferenceError),
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    NoLibrary(#[from] NoLibrary),
+    #[error(transparent)]
+    Engine(#[from] ReferenceError),
+    #[error("{choice} reads ONNX files, and {path} is none")]
+    NotOnnx { choice: &'static str, path: PathBuf },
+    #[error("{}", .0.join("; "))]
+    Nobody(Vec<String>),
     #[error("the reference's first output is not of type F32")]
     Output,
 }
 
-/// Prepares the reference of a model's folder or file. Takes seconds.
+/// The library that the variable names, else the one of the data folder.
 ///
 /// # Errors
-/// As an import.
-pub fn open(path: &Path) -> Result<Reference, OpenError> {
-    open_for(path, &BTreeMap::new())
+/// There is none, or it cannot be loaded.
+pub fn library() -> Result<OnnxRuntime, NoLibrary> {
+    let named = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = named.or_else(|| onnxruntime::installed(&crate::pull::home_dir()));
+    Ok(OnnxRuntime::load(&path.ok_or(NoLibrary::Missing)?)?)
 }
 
-/// Prepares the reference for these values of the inputs that decide shapes; values of other inputs are ignored.
+/// The ONNX form of a model; `None` for one that has none.
 ///
 /// # Errors
-/// As an import.
-pub fn open_for(
-    path: &Path,
-    values: &BTreeMap<String, ReferenceTensor>,
-) -> Result<Reference, OpenError> {
-    let folder =
-        Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
-    Ok(Reference::load(&folder, values)?)
+/// The path or a file of the model cannot be read.
+pub fn onnx(path: &Path) -> Result<Option<OnnxFile>, OpenError> {
+    let folder = open_folder(path)?;
+    let is_onnx = folder.exists(ONNX) && !folder.exists(MODULES);
+    Ok(if is_onnx { Some(OnnxFile::read(&folder)?) } else { None })
 }
 
-/// The reference's vector for one row of token ids: its first output, `[1, size]`, flattened.
+fn open_folder(path: &Path) -> Result<Folder, OpenError> {
+    Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })
+}
+
+/// Asks who is chosen, or else onnxruntime and, where that has no answer, tract.
 ///
 /// # Errors
-/// The model does not take token ids, or gives no numbers.
-pub fn embedding(reference: &Reference, ids: &[u32]) -> Result<Vec<f32>, OpenError> {
+/// Nobody who was asked has an answer, and why.
+pub fn ask(
+    file: &OnnxFile,
+    sets: &[Vec<ReferenceTensor>],
+    outputs: &[String],
+    choice: Option<Choice>,
+) -> Result<Answers, OpenError> {
+    let mut reasons = Vec::new();
+    if choice != Some(Choice::Tract) {
+        let asked = library()
+            .map_err(OpenError::from)
+            .and_then(|library| run(&Engine::OnnxRuntime(library), file, sets, outputs));
+        match asked {
+            Ok(answers) => return Ok(answers),
+            Err(error) if choice.is_some() => return Err(error),
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    match run(&Engine::Tract, file, sets, outputs) {
+        Ok(answers) => {
+            let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+            Ok(Answers { reason, ..answers })
+        }
+        Err(error) => {
+            reasons.push(error.to_string());
+            Err(OpenError::Nobody(reasons))
+        }
+    }
+}
+
+/// Asks somebody else than `first`, who took so long; `None` where nobody else takes the model.
+pub fn second_opinion(
+    file: &OnnxFile,
+    inputs: &[ReferenceTensor],
+    outputs: &[String],
+    first: Source,
+    took: Duration,
+) -> Option<Answers> {
+    let sets = [inputs.to_vec()];
+    let onnxruntime = || run(&Engine::OnnxRuntime(library().ok()?), file, &sets, outputs).ok();
+    let is_quantized = file.precision(None).arithmetic.is_quantized();
+    let limit = if is_quantized { FIRST_QUANTIZED_MAX } else { FIRST_MAX };
+    let tract = || run(&Engine::Tract, file, &sets, outputs).ok();
+    match first {
+        Source::Io => onnxruntime().or_else(tract),
+        Source::OnnxRuntime if took <= limit => tract(),
+        Source::Tract => onnxruntime(),
+        Source::OnnxRuntime | Source::Native | Source::Own => None,
+    }
+}
+
+fn run(
+    engine: &Engine,
+    file: &OnnxFile,
+    sets: &[Vec<ReferenceTensor>],
+    outputs: &[String],
+) -> Result<Answers, OpenError> {
+    let begin = Instant::now();
+    let mut reference = engine.open(file)?;
+    let runs = sets.iter().map(|inputs| reference.run(inputs, Wanted::Named(outputs)));
+    Ok(Answers {
+        outputs: runs.collect::<Result<_, _>>()?,
+        source: match engine {
+            Engine::OnnxRuntime(_) => Source::OnnxRuntime,
+            Engine::Tract => Source::Tract,
+        },
+        version: engine.version().to_owned(),
+        reason: None,
+        took: begin.elapsed(),
+    })
+}
+
+/// What a Hugging Face folder answers, by the graph that our importer makes of it.
+///
+/// # Errors
+/// As an import, or inputs that do not fit.
+pub fn ask_folder(path: &Path, sets: &[Vec<ReferenceTensor>]) -> Result<Answers, OpenError> {
+    let begin = Instant::now();
+    let reference = FolderReference::load(&open_folder(path)?, &BTreeMap::new())?;
+    let outputs = sets.iter().map(|inputs| reference.run(inputs)).collect::<Result<_, _>>()?;
+    Ok(Answers {
+        outputs,
+        source: Source::Native,
+        version: Engine::Tract.version().to_owned(),
+        reason: None,
+        took: begin.elapsed(),
+    })
+}
+
+/// A model that says what the vector of a text is.
+pub enum TextReference {
+    /// An ONNX file, and the names of its inputs.
+    Onnx(Box<Reference>, Vec<String>),
+    /// A Hugging Face folder.
+    Folder(FolderReference),
+}
+
+impl TextReference {
+    /// Prepares the reference of a model's folder or file. Takes seconds.
+    ///
+    /// # Errors
+    /// As an import, or nobody takes the file.
+    pub fn open(path: &Path) -> Result<TextReference, OpenError> {
+        let Some(file) = onnx(path)? else {
+            let folder = open_folder(path)?;
+            return Ok(TextReference::Folder(FolderReference::load(&folder, &BTreeMap::new())?));
+        };
+        let engine = library().map_or(Engine::Tract, Engine::OnnxRuntime);
+        let inputs = file.inputs().map(ToOwned::to_owned).collect();
+        Ok(TextReference::Onnx(Box::new(engine.open(&file)?), inputs))
+    }
+
+    /// The vector for one row of token ids: the first output, `[1, size]`, flattened.
+    ///
+    /// # Errors
+    /// The model does not take token ids, or gives no numbers.
+    pub fn embedding(&mut self, ids: &[u32]) -> Result<Vec<f32>, OpenError> {
+        let outputs = match self {
+            TextReference::Onnx(reference, names) => {
+                reference.run(&tokens(names, ids), Wanted::All)?
+            }
+            TextReference::Folder(reference) => reference.run(&tokens(reference.inputs(), ids))?,
+        };
+        outputs.first().and_then(ReferenceTensor::to_f32).ok_or(OpenError::Output)
+    }
+}
+
+/// One row of tokens for every input, by its name.
+fn tokens(names: &[String], ids: &[u32]) -> Vec<ReferenceTensor> {
     let shape = vec![1, ids.len()];
-    let inputs: Vec<ReferenceTensor> = reference
-        .inputs()
-        .iter()
-        .map(|name| {
-            let values: Vec<i64> = match name.as_str() {
-                "input_ids" => ids.iter().map(|&id| i64::from(id)).collect(),
-                "attention_mask" => vec![1; ids.len()],
-                _ => vec![0; ids.len()],
-            };
-            ReferenceTensor::from_i64(name.clone(), shape.clone(), &values)
-        })
-        .collect();
-    reference.run(&inputs)?.first().and_then(ReferenceTensor::to_f32).ok_or(OpenError::Output)
+    let one = |name: &String| {
+        let values: Vec<i64> = match name.as_str() {
+            "input_ids" => ids.iter().map(|&id| i64::from(id)).collect(),
+            "attention_mask" => vec![1; ids.len()],
+            _ => vec![0; ids.len()],
+        };
+        ReferenceTensor::from_i64(name.clone(), shape.clone(), &values)
+    };
+    names.iter().map(one).collect()
 }

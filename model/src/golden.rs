@@ -1,4 +1,6 @@
-//! A model's inputs and the outputs that they must give, in one safetensors file: `in.NAME` and `out.NAME`.
+//! A model's inputs and the outputs that they must give: tensors called `in.NAME` and `out.NAME`, or as the model calls them.
+
+pub mod npy;
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -14,53 +16,99 @@ pub struct Golden {
     pub outputs: Vec<ReferenceTensor>,
 }
 
+/// What a model calls its inputs and outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// In the model's order.
+    pub inputs: Vec<String>,
+    /// In the model's order.
+    pub outputs: Vec<String>,
+}
+
 /// Why bytes are no golden.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum GoldenError {
     #[error("it is no safetensors file, or it is cut short: {reason}")]
     Damaged { reason: String },
-    #[error("tensor {tensor} is neither in.NAME nor out.NAME")]
-    Name { tensor: String },
+    #[error(
+        "tensor {tensor} is neither in.NAME nor out.NAME, nor an input ({inputs:?}) or an output ({outputs:?}) of the model"
+    )]
+    Name { tensor: String, inputs: Vec<String>, outputs: Vec<String> },
     #[error("tensor {tensor} holds {dtype}, which no model here takes or gives")]
     Type { tensor: String, dtype: String },
-    #[error("there is no in.NAME in it")]
+    #[error("there is no input in it")]
     NoInput,
+    #[error("tensor {tensor} is there twice")]
+    Twice { tensor: String },
 }
 
 impl Golden {
-    /// Reads the contents of a file.
+    /// Reads the contents of a safetensors file.
     ///
     /// # Errors
-    /// Not a safetensors file, a tensor that is neither input nor output, or a type that no model has.
-    pub fn parse(bytes: &[u8]) -> Result<Golden, GoldenError> {
+    /// Not such a file, or as [`Golden::of`].
+    pub fn parse(bytes: &[u8], names: &Names) -> Result<Golden, GoldenError> {
         let tensors = SafeTensors::deserialize(bytes)
             .map_err(|error| GoldenError::Damaged { reason: error.to_string() })?;
-        let mut golden = Golden::default();
-        for (full, view) in tensors.iter() {
+        let tensors = tensors.iter().map(|(name, view)| {
             let dtype = dtype(view.dtype()).ok_or_else(|| GoldenError::Type {
-                tensor: full.to_owned(),
+                tensor: name.to_owned(),
                 dtype: format!("{:?}", view.dtype()),
             })?;
-            let tensor = |name: &str| ReferenceTensor {
-                name: name.to_owned(),
-                dtype,
-                shape: view.shape().to_vec(),
-                bytes: view.data().to_vec(),
+            let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+            Ok(ReferenceTensor { name: name.to_owned(), dtype, shape, bytes })
+        });
+        Golden::of(tensors.collect::<Result<_, _>>()?, names)
+    }
+
+    /// Sorts tensors into inputs and outputs, by what the model calls so or else by what stands before their names.
+    ///
+    /// # Errors
+    /// A tensor that is neither, or as [`Golden::new`].
+    pub fn of(tensors: Vec<ReferenceTensor>, names: &Names) -> Result<Golden, GoldenError> {
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for mut tensor in tensors {
+            let full = tensor.name.clone();
+            // What a model calls `in.x` is that input, and not its input `x`.
+            let side = if names.inputs.contains(&full) {
+                &mut inputs
+            } else if names.outputs.contains(&full) {
+                &mut outputs
+            } else if let Some(name) = full.strip_prefix("in.") {
+                name.clone_into(&mut tensor.name);
+                &mut inputs
+            } else if let Some(name) = full.strip_prefix("out.") {
+                name.clone_into(&mut tensor.name);
+                &mut outputs
+            } else {
+                let Names { inputs, outputs } = names.clone();
+                return Err(GoldenError::Name { tensor: full, inputs, outputs });
             };
-            match (full.strip_prefix("in."), full.strip_prefix("out.")) {
-                (Some(name), _) => golden.inputs.push(tensor(name)),
-                (None, Some(name)) => golden.outputs.push(tensor(name)),
-                (None, None) => return Err(GoldenError::Name { tensor: full.to_owned() }),
+            side.push(tensor);
+        }
+        Golden::new(inputs, outputs)
+    }
+
+    /// Of these inputs and outputs.
+    ///
+    /// # Errors
+    /// A tensor that is there twice, or no input.
+    pub fn new(
+        mut inputs: Vec<ReferenceTensor>,
+        mut outputs: Vec<ReferenceTensor>,
+    ) -> Result<Golden, GoldenError> {
+        for side in [&mut inputs, &mut outputs] {
+            // A file keeps tensors in an order that says nothing.
+            side.sort_by(|a, b| a.name.cmp(&b.name));
+            if let Some([twice, _]) = side.array_windows().find(|[a, b]| a.name == b.name) {
+                return Err(GoldenError::Twice { tensor: twice.name.clone() });
             }
         }
-        if golden.inputs.is_empty() {
+        if inputs.is_empty() {
             return Err(GoldenError::NoInput);
         }
-        // The file keeps tensors in the order of its header, which says nothing.
-        golden.inputs.sort_by(|a, b| a.name.cmp(&b.name));
-        golden.outputs.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(golden)
+        Ok(Golden { inputs, outputs })
     }
 }
 
@@ -101,19 +149,33 @@ mod tests {
 
     #[test]
     fn inputs_and_outputs_are_told_apart() {
+        let parse = |tensors: &[_]| Golden::parse(&file(tensors), &Names::default());
         let ids = ("in.ids", Dtype::I64, vec![1, 2], [3i64, 4].map(i64::to_le_bytes).concat());
         let logits = ("out.logits", Dtype::F32, vec![1], 0.5f32.to_le_bytes().to_vec());
-        let golden = Golden::parse(&file(&[logits.clone(), ids.clone()])).expect("a golden");
+        let golden = parse(&[logits.clone(), ids.clone()]).expect("a golden");
         assert_eq!(golden.inputs, [ReferenceTensor::from_i64("ids", vec![1, 2], &[3, 4])]);
         assert_eq!(golden.outputs, [ReferenceTensor::from_f32("logits", vec![1], &[0.5])]);
-        assert_eq!(Golden::parse(&file(&[logits])), Err(GoldenError::NoInput));
+        assert_eq!(parse(&[logits]), Err(GoldenError::NoInput));
         let other = ("weight", Dtype::F32, vec![1], vec![0; 4]);
-        assert_eq!(
-            Golden::parse(&file(&[ids, other])),
-            Err(GoldenError::Name { tensor: "weight".to_owned() })
-        );
-        let double = ("in.x", Dtype::F8_E5M2, vec![1], vec![0; 1]);
-        assert!(matches!(Golden::parse(&file(&[double])), Err(GoldenError::Type { .. })));
-        assert!(matches!(Golden::parse(b"text"), Err(GoldenError::Damaged { .. })));
+        assert!(matches!(parse(&[ids, other]), Err(GoldenError::Name { .. })));
+        let small = ("in.x", Dtype::F8_E5M2, vec![1], vec![0; 1]);
+        assert!(matches!(parse(&[small]), Err(GoldenError::Type { .. })));
+        let text = Golden::parse(b"text", &Names::default());
+        assert!(matches!(text, Err(GoldenError::Damaged { .. })));
+    }
+
+    #[test]
+    fn the_models_own_names_will_do() {
+        let tensor = |name: &str| ReferenceTensor::from_f32(name, vec![1], &[0.5]);
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let names = Names { inputs: owned(&["in.x", "y"]), outputs: owned(&["z"]) };
+        let golden = Golden::of(vec![tensor("z"), tensor("y"), tensor("in.x")], &names);
+        let golden = golden.expect("a golden");
+        assert_eq!(golden.inputs, [tensor("in.x"), tensor("y")]);
+        assert_eq!(golden.outputs, [tensor("z")]);
+        let twice = Golden::of(vec![tensor("y"), tensor("in.y")], &names);
+        assert!(matches!(twice, Err(GoldenError::Twice { .. })));
+        let error = Golden::of(vec![tensor("w")], &names).expect_err("no such name").to_string();
+        assert!(error.contains("in.x") && error.contains('z'), "{error}");
     }
 }

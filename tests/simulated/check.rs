@@ -85,7 +85,7 @@ fn made_up_inputs_are_compared_with_the_reference() {
     let (bert, _) = golden("bert");
     let native = ["--browsers", "native", "--backends", "cpu", "--runs", "1"];
     let (rows, _) = check(home.path(), &[&[bert.as_str()], &native[..]].concat());
-    assert_eq!((&rows[0]["status"], &rows[0]["reference"]), (&json!("pass"), &json!("native")));
+    assert_eq!((&rows[0]["status"], &rows[0]["reference"]), (&json!("pass"), &json!("tract")));
     assert_eq!(rows[0]["dims"], json!({ "batch": 1, "seq": 8 }), "{rows:#?}");
     let dims = ["--dim", "seq=5", "--dim", "batch=3", "--seed", "7"];
     let (rows, _) = check(home.path(), &[&[bert.as_str()], &native[..], &dims].concat());

@@ -13,5 +13,6 @@ mod ending;
 mod links;
 mod padding;
 mod persistence;
+mod references;
 mod state;
 mod workers;

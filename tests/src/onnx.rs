@@ -5,6 +5,8 @@
 pub const FLOAT: i64 = 1;
 /// INT64 of `TensorProto.DataType`.
 pub const INT64: i64 = 7;
+/// FLOAT16 of `TensorProto.DataType`.
+pub const FLOAT16: i64 = 10;
 
 /// A model under construction.
 #[derive(Clone, Debug)]
@@ -34,15 +36,27 @@ impl Sketch {
 
     /// An input of floats.
     #[must_use]
-    pub fn input(mut self, name: &str, shape: &[i64]) -> Sketch {
-        self.graph.extend(message(11, &value_info(name, FLOAT, shape)));
+    pub fn input(self, name: &str, shape: &[i64]) -> Sketch {
+        self.input_of(FLOAT, name, shape)
+    }
+
+    /// An input of another type.
+    #[must_use]
+    pub fn input_of(mut self, dtype: i64, name: &str, shape: &[i64]) -> Sketch {
+        self.graph.extend(message(11, &value_info(name, dtype, shape)));
         self
     }
 
     /// An output of floats.
     #[must_use]
-    pub fn output(mut self, name: &str, shape: &[i64]) -> Sketch {
-        self.graph.extend(message(12, &value_info(name, FLOAT, shape)));
+    pub fn output(self, name: &str, shape: &[i64]) -> Sketch {
+        self.output_of(FLOAT, name, shape)
+    }
+
+    /// An output of another type.
+    #[must_use]
+    pub fn output_of(mut self, dtype: i64, name: &str, shape: &[i64]) -> Sketch {
+        self.graph.extend(message(12, &value_info(name, dtype, shape)));
         self
     }
 
@@ -95,6 +109,11 @@ impl Sketch {
         }
         model
     }
+}
+
+/// A file of one tensor.
+pub fn tensor_file(name: &str, dtype: i64, shape: &[i64], raw: &[u8]) -> Vec<u8> {
+    [tensor(name, dtype, shape), message(9, raw)].concat()
 }
 
 fn tensor(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {

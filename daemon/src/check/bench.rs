@@ -2,16 +2,14 @@
 //!
 //! All browsers are open at once and take turns, so that whatever else the machine does meets all of them alike.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use flotilla_protocol::{Backend, Device, Split, Tensor};
+use flotilla_reference::compare;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::{
-    Host, Settings, Status, Subject, Target, Tolerance, compare, inputs, percentile,
-    session::Session,
-};
+use super::{Given, Host, Settings, Status, Subject, Target, inputs, percentile, session::Session};
 use crate::browser::{Adapter, Channel};
 
 /// Fewest requests of a round.
@@ -26,12 +24,9 @@ pub struct Options {
     pub concurrencies: Vec<usize>,
     /// Times that everything has its turn.
     pub rounds: u32,
-    /// Sizes of other dimensions.
-    pub dims: BTreeMap<String, i64>,
-    /// Seed of the inputs.
-    pub seed: u64,
-    /// What may differ from the right answers: nobody needs the speed of wrong ones.
-    pub tolerance: Tolerance,
+    /// Sizes of other dimensions, the seed of the inputs, and what may differ from the right answers: nobody needs the speed of
+    /// wrong ones.
+    pub given: Given,
     /// How browsers are started.
     pub settings: Settings,
     /// webnn has rows only where a page offers it.
@@ -171,9 +166,9 @@ pub async fn bench(
                     (None, Err(reason)) => cell.end(Status::Skipped, reason),
                     (None, Ok(batched)) => {
                         cell.row.inputs = Some(batched.shapes());
-                        cell.inputs.clone_from(&batched.inputs);
+                        cell.inputs = batched.inputs().to_vec();
                         if let Some(session) = session.and_then(|at| sessions.get(at)) {
-                            cell.verify(batched, session, options.tolerance).await;
+                            cell.verify(batched, session).await;
                         }
                     }
                 }
@@ -212,12 +207,12 @@ pub async fn bench(
 async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
     match inputs::batch_symbol(&subject.program) {
         Some(symbol) => {
-            let mut dims = options.dims.clone();
-            dims.insert(symbol.to_owned(), batch);
-            subject.remade(&dims, options.seed).await.map_err(|error| error.to_string())
+            let mut given = options.given.clone();
+            given.dims.insert(symbol.to_owned(), batch);
+            subject.remade(&given).await.map_err(|error| error.to_string())
         }
         None => {
-            let fixed = subject.inputs.first().and_then(|tensor| tensor.shape.first().copied());
+            let fixed = subject.inputs().first().and_then(|tensor| tensor.shape.first().copied());
             match fixed {
                 Some(fixed) if fixed as i64 == batch => Ok(subject.clone()),
                 Some(fixed) => Err(format!("its first dimension is fixed at {fixed}")),
@@ -289,7 +284,7 @@ impl Cell {
     }
 
     /// The first run, which is not timed: its numbers must be right.
-    async fn verify(&mut self, subject: &Subject, session: &Session, tolerance: Tolerance) {
+    async fn verify(&mut self, subject: &Subject, session: &Session) {
         let facts = session.facts();
         if let Some(name) = &facts.name {
             self.row.browser.clone_from(name);
@@ -302,16 +297,20 @@ impl Cell {
         self.row.split.clone_from(&facts.split);
         self.row.load_ms = facts.load_ms;
         let compared = match session.run(&self.inputs).await {
-            Ok(run) => compare::compare(&subject.named(run.outputs), &subject.want, tolerance)
-                .map_err(|error| error.to_string()),
+            Ok(run) => {
+                let want = subject.cases.first().map(|case| case.want.as_slice());
+                let outputs = subject.named(run.outputs);
+                compare::compare(&outputs, want.unwrap_or_default(), &subject.tolerance)
+                    .map_err(|error| error.to_string())
+            }
             Err(error) => Err(error),
         };
         match compared {
             Err(reason) => self.end(Status::Fail, &reason),
             Ok(difference) => {
                 self.row.max_abs_err = Some(difference.max_abs).filter(|number| number.is_finite());
-                match difference.first {
-                    Some(divergence) => self.end(Status::Fail, &divergence.to_string()),
+                match difference.wrong {
+                    Some(wrong) => self.end(Status::Fail, &wrong.to_string()),
                     None => self.row.status = Status::Pass,
                 }
             }

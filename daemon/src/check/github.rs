@@ -1,9 +1,10 @@
 //! Rows as GitHub Actions shows them: annotations and the job's summary.
 //! Source: GitHub's documentation, "Workflow commands for GitHub Actions".
 
-use super::{Row, Status};
+use super::{Row, Status, finding::Finding};
 
-/// One workflow command for each row that is worth a look. With `strict` a skip is an error.
+/// One workflow command for each row that is worth a look, and for each disagreement of references. With `strict` a skip is an
+/// error.
 pub fn annotations(rows: &[Row], strict: bool) -> Vec<String> {
     let command = |row: &Row| match row.status {
         Status::Pass => None,
@@ -11,16 +12,23 @@ pub fn annotations(rows: &[Row], strict: bool) -> Vec<String> {
         Status::Skipped if strict => Some("error"),
         Status::Skipped => Some("notice"),
     };
-    rows.iter()
-        .filter_map(|row| {
-            let command = command(row)?;
-            let title = property(&format!("flotilla check: {} {}", row.model, row.status.name()));
-            let file = property(&row.path.display().to_string());
-            let reason = row.reason.as_deref().unwrap_or_default();
-            let message = data(&format!("{}: {reason}", row.place()));
-            Some(format!("::{command} file={file},title={title}::{message}"))
-        })
-        .collect()
+    let of_row = |row: &Row| {
+        let title = format!("flotilla check: {} {}", row.model, row.status.name());
+        let reason = row.reason.as_deref().unwrap_or_default();
+        Some(written(command(row)?, row, &title, &format!("{}: {reason}", row.place())))
+    };
+    let of_model = rows.chunk_by(|a, b| a.model == b.model).filter_map(|alike| alike.first());
+    let found = of_model.flat_map(|row| {
+        let title = format!("flotilla check: {} references", row.model);
+        let words = move |finding: &Finding| written("warning", row, &title, &finding.to_string());
+        row.findings.iter().map(words)
+    });
+    rows.iter().filter_map(of_row).chain(found).collect()
+}
+
+fn written(command: &str, row: &Row, title: &str, message: &str) -> String {
+    let file = property(&row.path.display().to_string());
+    format!("::{command} file={file},title={}::{}", property(title), data(message))
 }
 
 /// A table in Markdown for the job's summary.
@@ -46,6 +54,12 @@ pub fn summary(rows: &[Row]) -> String {
         ];
         let cells = cells.map(|cell| cell.trim().replace('|', "\\|").replace('\n', " "));
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+    let of_model = rows.chunk_by(|a, b| a.model == b.model).filter_map(|alike| alike.first());
+    for row in of_model {
+        for finding in &row.findings {
+            text.push_str(&format!("\n{}: {finding}\n", row.model));
+        }
     }
     text
 }
@@ -80,6 +94,14 @@ mod tests {
             ]
         );
         assert!(annotations(&rows, true)[1].starts_with("::error "));
+        let mut found = rows.clone();
+        found[0].findings.push(Finding::example());
+        let warnings = annotations(&found, false);
+        assert_eq!(warnings.len(), 3);
+        let begin =
+            "::warning file=a.onnx,title=flotilla check%3A a references::tract 0.23.9 does not";
+        assert!(warnings[2].starts_with(begin), "{}", warnings[2]);
+        assert!(summary(&found).contains("a: tract 0.23.9 does not agree"));
         let summary = summary(&rows);
         assert_eq!(summary.lines().count(), 4 + rows.len(), "{summary}");
         assert!(summary.contains("100% wrong and \\| more"), "{summary}");

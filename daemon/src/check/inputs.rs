@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::reference::ReferenceTensor;
+use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::{DType, Op, Port, Program, Step, dim::Dim};
 
 /// Largest value in bytes that a page holds; the reference would try larger ones.

@@ -20,8 +20,13 @@ pub fn report(rows: &[Row], strict: bool) -> String {
         let own: Vec<&Row> = rows.iter().filter(|row| row.model == model).collect();
         let (name, counts) = (escaped(model), counts(&own, strict));
         let _infallible = writeln!(xml, "  <testsuite name=\"{name}\" {counts}>");
-        for row in own {
+        for row in &own {
             case(&mut xml, row, strict);
+        }
+        // Every row of a model has all that was found about it. It fails none of them.
+        for finding in own.first().into_iter().flat_map(|row| &row.findings) {
+            let words = escaped(&finding.to_string());
+            let _infallible = writeln!(xml, "    <system-out>{words}</system-out>");
         }
         xml.push_str("  </testsuite>\n");
     }
@@ -108,7 +113,17 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::row;
+    use crate::check::{finding::Finding, tests::row};
+
+    #[test]
+    fn a_finding_is_told_of_and_fails_nothing() {
+        let mut found = row("a", Status::Pass, None);
+        found.findings.push(Finding::example());
+        let xml = report(&[found.clone(), found], true);
+        assert!(xml.contains("failures=\"0\" errors=\"0\""), "{xml}");
+        let words = "<system-out>tract 0.23.9 does not agree with onnxruntime 1.32.0: output y";
+        assert_eq!(xml.matches(words).count(), 1, "{xml}");
+    }
 
     #[test]
     fn every_outcome_has_its_element() {

@@ -13,25 +13,32 @@ use flotilla_protocol::{Backend, Device, Split};
 use serde::Serialize;
 
 pub mod bench;
-pub mod compare;
+pub mod finding;
 pub mod github;
 pub mod history;
 pub mod inputs;
 pub mod junit;
 mod native;
+pub mod recorded;
 pub mod session;
 pub mod subject;
 pub mod target;
 
-pub use compare::Tolerance;
-use compare::{Difference, Divergence};
+use finding::Finding;
+use flotilla_reference::{
+    Arithmetic,
+    compare::{self, Bounds, Difference, Divergence, Wrong},
+};
 use history::{Comparison, Entry, History, Key};
 pub use session::Settings;
 use session::{Facts, Session};
-pub use subject::{Given, Subject, SubjectError};
+pub use subject::{Allowance, Given, Subject, SubjectError};
 pub use target::{DEFAULT_HOSTS, Host, Target, targets};
 
-use crate::browser::{Adapter, Channel};
+use crate::{
+    browser::{Adapter, Channel},
+    reference::Source,
+};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -105,9 +112,19 @@ pub struct Row {
     /// Why it did not pass.
     pub reason: Option<String>,
     /// Where the right answers come from.
-    pub reference: Option<subject::Source>,
-    /// Why they are not independent, if they are not.
+    pub reference: Option<Source>,
+    /// The version of who says them.
+    pub reference_version: Option<String>,
+    /// Why nobody says them who is preferred.
     pub reference_reason: Option<String>,
+    /// Where another reference does not agree.
+    pub findings: Vec<Finding>,
+    /// What the model is computed in.
+    pub arithmetic: Option<Arithmetic>,
+    /// Roundings on the longest way to an output.
+    pub roundings: Option<u32>,
+    /// What the output with the most roundings is held to.
+    pub bounds: Option<Bounds>,
     /// Types and shapes of the inputs.
     pub inputs: Option<String>,
     /// Sizes that were chosen for symbolic dimensions.
@@ -116,6 +133,12 @@ pub struct Row {
     pub max_abs_err: Option<f64>,
     /// Largest absolute error as a part of its output's largest number.
     pub max_rel_err: Option<f64>,
+    /// Root mean square of an output's errors as a part of that of its numbers, the largest of all outputs.
+    pub rms_err: Option<f64>,
+    /// The same in decibels, where numbers are rounded to 8 bits.
+    pub snr_db: Option<f64>,
+    /// The part of the rows of such an output whose largest number is where the right one is.
+    pub top_agreement: Option<f64>,
     /// Largest error in units in the last place.
     pub max_ulp: Option<u64>,
     /// The first element that is wrong.
@@ -124,6 +147,8 @@ pub struct Row {
     pub latency_ms: Latency,
     /// Runs that are in them, the first included.
     pub runs: u32,
+    /// Recorded runs that were compared, the first of them included.
+    pub cases: usize,
     /// From the order to load until the model answered, in milliseconds.
     pub load_ms: Option<f64>,
     /// Memory of the browser's processes (PSS) after the runs; of this process where there is no browser.
@@ -137,8 +162,6 @@ pub struct Row {
 /// How models are checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What may differ.
-    pub tolerance: Tolerance,
     /// Runs after the first one.
     pub runs: u32,
     /// How browsers are started.
@@ -167,15 +190,24 @@ impl Row {
             status: Status::Skipped,
             reason: None,
             reference: None,
+            reference_version: None,
             reference_reason: None,
+            findings: Vec::new(),
+            arithmetic: None,
+            roundings: None,
+            bounds: None,
             inputs: None,
             dims: BTreeMap::new(),
             max_abs_err: None,
             max_rel_err: None,
+            rms_err: None,
+            snr_db: None,
+            top_agreement: None,
             max_ulp: None,
             first_divergence: None,
             latency_ms: Latency::default(),
             runs: 0,
+            cases: 0,
             load_ms: None,
             memory_bytes: None,
             history: None,
@@ -192,6 +224,22 @@ impl Row {
     #[must_use]
     pub fn ended(self, status: Status, reason: impl Into<String>) -> Row {
         Row { status, reason: Some(reason.into()), ..self }
+    }
+
+    fn describe(&mut self, subject: &Subject) {
+        self.model_hash = Some(subject.hash.clone());
+        self.reference = Some(subject.source);
+        self.reference_version.clone_from(&subject.source_version);
+        self.reference_reason.clone_from(&subject.source_reason);
+        self.findings.clone_from(&subject.findings);
+        self.inputs = Some(subject.shapes());
+        self.dims.clone_from(&subject.dims);
+        let precision = &subject.tolerance.precision;
+        self.arithmetic = Some(precision.arithmetic);
+        self.roundings = Some(precision.roundings_max());
+        let outputs = subject.program.outputs.iter().map(|port| port.name.as_str());
+        let coarsest = outputs.max_by_key(|&output| precision.roundings(output));
+        self.bounds = coarsest.map(|output| subject.tolerance.bounds(output));
     }
 
     fn tell(&mut self, facts: &Facts) {
@@ -212,8 +260,18 @@ impl Row {
         let finite = |number: f64| Some(number).filter(|number| number.is_finite());
         self.max_abs_err = finite(difference.max_abs);
         self.max_rel_err = finite(difference.max_rel);
+        self.rms_err = finite(difference.rms_rel);
+        let is_quantized = self.arithmetic.is_some_and(Arithmetic::is_quantized);
+        self.snr_db = difference.snr_db().filter(|_| is_quantized);
+        self.top_agreement = difference.top_agreement;
         self.max_ulp = Some(difference.max_ulp);
-        self.first_divergence = difference.first;
+        self.first_divergence = difference.wrong.as_ref().and_then(Wrong::element).cloned();
+    }
+
+    /// Such as `onnxruntime 1.32.0`; nothing for a model that could not be read.
+    pub fn reference_name(&self) -> Option<String> {
+        let words = [Some(self.reference?.name()), self.reference_version.as_deref()];
+        Some(words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 
     /// What its latencies can be compared with; nothing where it did not run.
@@ -256,11 +314,7 @@ pub async fn check(
 ) -> Row {
     let begin = Instant::now();
     let mut row = Row::new(&subject.name, &subject.path, target);
-    row.model_hash = Some(subject.hash.clone());
-    row.reference = Some(subject.source);
-    row.reference_reason.clone_from(&subject.source_reason);
-    row.inputs = Some(subject.shapes());
-    row.dims.clone_from(&subject.dims);
+    row.describe(subject);
     if let Some(missing) = target.host.missing() {
         return row.ended(Status::Skipped, missing);
     }
@@ -286,7 +340,7 @@ pub async fn check(
     row
 }
 
-/// Runs a model and compares what every run gives.
+/// Runs a model and compares what every run gives: the first case so often as is asked for, every other one once.
 async fn runs(
     subject: &Subject,
     session: &Session,
@@ -294,33 +348,40 @@ async fn runs(
     row: &mut Row,
 ) -> Result<(), String> {
     let mut later = Vec::new();
-    let mut worst: Option<Difference> = None;
-    for at in 0..=options.runs {
-        let run = session.run(&subject.inputs).await.map_err(|error| match at {
-            0 => error,
-            _ => format!("run {} of {}: {error}", at + 1, options.runs + 1),
-        })?;
-        row.runs = at + 1;
-        if at == 0 {
-            row.latency_ms.first = Some(run.run_ms);
-        } else {
-            later.push(run.run_ms);
-        }
-        let outputs = subject.named(run.outputs);
-        let difference = compare::compare(&outputs, &subject.want, options.tolerance)
-            .map_err(|error| error.to_string())?;
-        if worst.as_ref().is_none_or(|worst| difference.max_abs > worst.max_abs) {
-            worst = Some(difference);
+    let mut worst = Difference::default();
+    let mut wrong: Option<String> = None;
+    for (number, case) in subject.cases.iter().enumerate() {
+        let times = if number == 0 { options.runs } else { 0 };
+        let in_case = |words: String| match &case.label {
+            Some(label) => format!("{label}: {words}"),
+            None => words,
+        };
+        row.cases = number + 1;
+        for at in 0..=times {
+            let run = session.run(&case.inputs).await.map_err(|error| match at {
+                0 => in_case(error),
+                _ => format!("run {} of {}: {error}", at + 1, times + 1),
+            })?;
+            match (number, at) {
+                (0, 0) => row.latency_ms.first = Some(run.run_ms),
+                (0, _) => later.push(run.run_ms),
+                _ => {}
+            }
+            row.runs += u32::from(number == 0);
+            let outputs = subject.named(run.outputs);
+            let difference = compare::compare(&outputs, &case.want, &subject.tolerance)
+                .map_err(|error| in_case(error.to_string()))?;
+            if let (None, Some(words)) = (&wrong, &difference.wrong) {
+                wrong = Some(in_case(words.to_string()));
+            }
+            worst = worst.and(difference);
         }
     }
     later.sort_by(f64::total_cmp);
     row.latency_ms.p50 = percentile(&later, 50.0);
     row.latency_ms.p95 = percentile(&later, 95.0);
-    row.measured(worst.unwrap_or_default());
-    match &row.first_divergence {
-        Some(divergence) => Err(divergence.to_string()),
-        None => Ok(()),
-    }
+    row.measured(worst);
+    wrong.map_or(Ok(()), Err)
 }
 
 /// Records the latency of a row that passed.

@@ -4,48 +4,79 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use flotilla_model::{
-    golden::{Golden, GoldenError},
-    import::ImportError,
-    reference::ReferenceTensor,
-};
+use flotilla_model::{golden::Names, import::ImportError, tensor::ReferenceTensor};
 use flotilla_program::{BlobId, DType, Program};
 use flotilla_protocol::{Backend, Tensor, TensorError};
-use serde::Serialize;
+use flotilla_reference::{
+    Arithmetic, OnnxFile, Precision,
+    compare::{self, Tolerance},
+};
 
 use super::{
+    finding::Finding,
     inputs::{self, InputError, VALUE_BYTES_MAX},
     native::Native,
+    recorded::{self, RecordedError},
 };
 use crate::{
-    catalog::{self, ModelError},
-    reference::{self, OpenError},
+    catalog::{self, Fixed, ModelError},
+    reference::{self, Answers, Choice, OpenError, Source},
 };
 
 /// What a model is given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given {
-    /// The file that holds inputs, and outputs if it says what is right. Without one inputs are made up.
+    /// The file or folder that holds inputs, and outputs if it says what is right. Without one inputs are made up.
     pub io: Option<PathBuf>,
-    /// Sizes of symbolic dimensions, by name, for inputs that are made up.
+    /// Sizes of symbolic dimensions, by name.
     pub dims: BTreeMap<String, i64>,
-    /// Their seed.
+    /// Seed of inputs that are made up.
     pub seed: u64,
+    /// Who says what is right, instead of whom is preferred.
+    pub reference: Option<Choice>,
+    /// Whether somebody else is asked too.
+    pub second_opinion: bool,
+    /// What may differ, where it is not the model's arithmetic that decides.
+    pub allowance: Allowance,
 }
 
-/// Where the right answers come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The file of `--io`.
-    Io,
-    /// tract on this machine's processor, which shares nothing with what pages run.
-    Native,
-    /// Our own kernels on this machine's processor, where tract has no implementation of an operator: browsers are compared
-    /// with each other rather than with somebody else.
-    Kernels,
+/// What may differ, as far as somebody has said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allowance {
+    /// The arithmetic that decides.
+    pub arithmetic: Option<Arithmetic>,
+    /// As [`Tolerance::absolute`].
+    pub absolute: Option<f64>,
+    /// As [`Tolerance::relative`].
+    pub relative: Option<f64>,
+}
+
+impl Allowance {
+    /// For a model with this ONNX form, if it has one.
+    fn tolerance(self, file: Option<&OnnxFile>) -> Tolerance {
+        let Allowance { arithmetic, absolute, relative } = self;
+        let precision = match file {
+            Some(file) => file.precision(arithmetic),
+            None => Precision::of_all(arithmetic.unwrap_or(Arithmetic::F32)),
+        };
+        Tolerance { precision, absolute, relative }
+    }
+}
+
+/// One run: what the model is given and what it must answer.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Which of several recorded runs it is.
+    pub label: Option<String>,
+    /// In the program's order.
+    pub inputs: Vec<Tensor>,
+    /// Right outputs.
+    pub want: Vec<ReferenceTensor>,
+    /// The inputs as they were given.
+    given: Vec<ReferenceTensor>,
 }
 
 /// A model, its inputs and its right outputs.
@@ -61,14 +92,18 @@ pub struct Subject {
     pub program: Program,
     /// Its weights.
     pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
-    /// In the program's order.
-    pub inputs: Vec<Tensor>,
-    /// Right outputs.
-    pub want: Vec<ReferenceTensor>,
-    /// Where they come from.
+    /// At least one; the first is the one that is timed.
+    pub cases: Vec<Case>,
+    /// Where the right outputs of the first case come from.
     pub source: Source,
-    /// Why there is no independent answer, if there is none.
+    /// The version of who says what is right; nothing for recorded outputs.
+    pub source_version: Option<String>,
+    /// Why nobody says it who is preferred.
     pub source_reason: Option<String>,
+    /// Where another reference does not agree with that one.
+    pub findings: Vec<Finding>,
+    /// What may differ.
+    pub tolerance: Tolerance,
     /// Sizes that were chosen for symbolic dimensions; empty for recorded inputs.
     pub dims: BTreeMap<String, i64>,
     /// Token ids are below this, where the model's files say so.
@@ -81,10 +116,8 @@ pub struct Subject {
 pub enum SubjectError {
     #[error(transparent)]
     Model(#[from] ModelError),
-    #[error("{path} cannot be read: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}")]
-    Golden { path: PathBuf, source: GoldenError },
+    #[error(transparent)]
+    Recorded(#[from] RecordedError),
     #[error("{path} has no in.{input}")]
     Missing { path: PathBuf, input: String },
     #[error("{path} has in.{input}, the model's inputs are {known:?}")]
@@ -104,7 +137,7 @@ pub enum SubjectError {
     #[error("there is nothing to compare with: {}; name a file of outputs with --io", chain(.0))]
     Reference(#[from] OpenError),
     #[error("there is nothing to compare with: {0}; name a file of outputs with --io")]
-    Kernels(String),
+    Own(String),
     #[error("reading it panicked; its words are on standard error")]
     Panicked,
 }
@@ -119,57 +152,179 @@ impl Subject {
             let (path, given) = (path.to_owned(), given.clone());
             tokio::task::spawn_blocking(move || read_model(&path, &given))
         };
-        let (subject, inputs) = opening.await.map_err(|_| SubjectError::Panicked)??;
-        if subject.want.is_empty() { subject.answered(inputs).await } else { Ok(subject) }
+        let subject = opening.await.map_err(|_| SubjectError::Panicked)??;
+        subject.answered(given).await
     }
 
     /// Other inputs for the same program, with what it must answer to them.
     ///
     /// # Errors
     /// As [`Subject::open`].
-    pub async fn remade(
-        &self,
-        dims: &BTreeMap<String, i64>,
-        seed: u64,
-    ) -> Result<Subject, SubjectError> {
-        let made = inputs::make(&self.program, self.vocabulary, dims, seed)?;
-        let subject = Subject {
-            inputs: made.inputs.iter().map(to_wire).collect::<Result<_, _>>()?,
-            dims: made.dims,
-            ..self.clone()
-        };
-        subject.answered(made.inputs).await
+    pub async fn remade(&self, given: &Given) -> Result<Subject, SubjectError> {
+        let made = inputs::make(&self.program, self.vocabulary, &given.dims, given.seed)?;
+        let case = Case::new(None, made.inputs, Vec::new())?;
+        let subject = Subject { cases: vec![case], dims: made.dims, ..self.clone() };
+        subject.answered(given).await
     }
 
-    /// With what the native reference answers; where it has no implementation of an operator, with what our own kernels do.
-    async fn answered(self, inputs: Vec<ReferenceTensor>) -> Result<Subject, SubjectError> {
-        check_sizes(&self.program, &inputs)?;
-        let path = self.path.clone();
-        let asked = tokio::task::spawn_blocking(move || {
-            let values = by_name(&inputs);
-            Ok(reference::open_for(&path, &values)?.run(&inputs)?)
-        });
-        match asked.await.map_err(|_| SubjectError::Panicked)? {
-            Ok(want) => Ok(Subject { want, source: Source::Native, source_reason: None, ..self }),
-            Err(OpenError::Import(error @ ImportError::Reference { .. })) => {
-                let want = self.kernels_answer().await?;
-                let source_reason = Some(chain(&error));
-                Ok(Subject { want, source: Source::Kernels, source_reason, ..self })
-            }
-            Err(error) => Err(error.into()),
+    /// With right outputs for every case that has none, or for all if somebody is chosen to say them.
+    async fn answered(mut self, given: &Given) -> Result<Subject, SubjectError> {
+        for case in &self.cases {
+            check_sizes(&self.program, &case.given)?;
         }
+        let recorded = self.cases.first().map(|case| case.want.clone()).unwrap_or_default();
+        let asked: Vec<usize> = (0..self.cases.len())
+            .filter(|&at| given.reference.is_some() || self.cases[at].want.is_empty())
+            .collect();
+        let file = self.onnx().await;
+        self.tolerance = given.allowance.tolerance(file.as_ref().ok().and_then(Option::as_ref));
+        let mut took = Duration::ZERO;
+        if !asked.is_empty() {
+            let answers = self.ask(file.as_ref(), &asked, given.reference).await?;
+            took = answers.took;
+            for (&at, outputs) in asked.iter().zip(answers.outputs) {
+                self.cases[at].want = outputs;
+            }
+            // What is recorded of the first case is what the row names; others may have to be asked for.
+            if asked.contains(&0) {
+                self.source = answers.source;
+                self.source_version = Some(answers.version);
+                self.source_reason = answers.reason;
+            }
+        }
+        if let (true, Ok(Some(file))) = (given.second_opinion, file) {
+            let recorded = (self.source != Source::Io).then_some(recorded);
+            self.compare_references(file, recorded.filter(|outputs| !outputs.is_empty()), took)
+                .await?;
+        }
+        Ok(self)
     }
 
-    async fn kernels_answer(&self) -> Result<Vec<ReferenceTensor>, SubjectError> {
+    /// The ONNX form of the model.
+    async fn onnx(&self) -> Result<Option<OnnxFile>, OpenError> {
+        let path = self.path.clone();
+        let reading = tokio::task::spawn_blocking(move || reference::onnx(&path));
+        reading.await.unwrap_or_else(|_| Err(OpenError::Nobody(vec!["reading it panicked".into()])))
+    }
+
+    /// Asks for what some cases must answer.
+    async fn ask(
+        &self,
+        file: Result<&Option<OnnxFile>, &OpenError>,
+        cases: &[usize],
+        choice: Option<Choice>,
+    ) -> Result<Answers, SubjectError> {
+        let sets: Vec<Vec<ReferenceTensor>> =
+            cases.iter().map(|&at| self.cases[at].given.clone()).collect();
+        let mut reasons = Vec::new();
+        if choice != Some(Choice::Own) {
+            let outputs = self.output_names();
+            let path = self.path.clone();
+            let asked = match file {
+                Ok(Some(file)) => {
+                    let file = file.clone();
+                    tokio::task::spawn_blocking(move || {
+                        reference::ask(&file, &sets, &outputs, choice)
+                    })
+                }
+                Ok(None) => match choice {
+                    Some(choice) => return Err(not_onnx(choice, path).into()),
+                    None => {
+                        tokio::task::spawn_blocking(move || reference::ask_folder(&path, &sets))
+                    }
+                },
+                Err(error) => {
+                    let reason = error.to_string();
+                    tokio::task::spawn_blocking(move || Err(OpenError::Nobody(vec![reason])))
+                }
+            };
+            match asked.await.map_err(|_| SubjectError::Panicked)? {
+                Ok(answers) => return Ok(answers),
+                Err(error) if choice.is_some() => return Err(error.into()),
+                // Inputs that do not fit are told of as they are.
+                Err(error @ (OpenError::Folder(_) | OpenError::Read { .. })) => {
+                    return Err(error.into());
+                }
+                Err(OpenError::Import(error))
+                    if !matches!(error, ImportError::Reference { .. }) =>
+                {
+                    return Err(OpenError::Import(error).into());
+                }
+                Err(error) => reasons.push(chain(&error)),
+            }
+        }
+        let begin = std::time::Instant::now();
+        let inputs = cases.iter().map(|&at| self.cases[at].inputs.clone());
+        let outputs = self.own_answers(inputs.collect()).await.map_err(|reason| {
+            reasons.push(format!("our own kernels: {reason}"));
+            SubjectError::Own(reasons.join("; "))
+        })?;
+        Ok(Answers {
+            outputs,
+            source: Source::Own,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+            took: begin.elapsed(),
+        })
+    }
+
+    async fn own_answers(
+        &self,
+        sets: Vec<Vec<Tensor>>,
+    ) -> Result<Vec<Vec<ReferenceTensor>>, String> {
         let open = Native::open(self.program.clone(), self.blobs.clone(), Backend::Cpu);
-        let (native, _) = open.await.map_err(SubjectError::Kernels)?;
-        let run = native.run(self.inputs.clone()).await.map_err(SubjectError::Kernels)?;
-        Ok(self.named(run.outputs))
+        let (native, _) = open.await?;
+        let mut answers = Vec::with_capacity(sets.len());
+        for inputs in sets {
+            answers.push(self.named(native.run(inputs).await?.outputs));
+        }
+        Ok(answers)
+    }
+
+    /// Asks another reference for the first case and says where the two do not agree. `recorded` has outputs that were not
+    /// asked for: they are compared too.
+    async fn compare_references(
+        &mut self,
+        file: OnnxFile,
+        recorded: Option<Vec<ReferenceTensor>>,
+        took: Duration,
+    ) -> Result<(), SubjectError> {
+        let Some(first) = self.cases.first() else { return Ok(()) };
+        let by = match &self.source_version {
+            Some(version) => format!("{} {version}", self.source.name()),
+            None => self.source.name().to_owned(),
+        };
+        let other = match recorded {
+            Some(outputs) => Some((Source::Io.name().to_owned(), outputs)),
+            None => {
+                let (source, outputs) = (self.source, self.output_names());
+                let given = first.given.clone();
+                let asking = tokio::task::spawn_blocking(move || {
+                    reference::second_opinion(&file, &given, &outputs, source, took)
+                });
+                let asked = asking.await.map_err(|_| SubjectError::Panicked)?;
+                asked.map(|mut answers| (answers.by(), answers.outputs.swap_remove(0)))
+            }
+        };
+        if let Some((other, outputs)) = other {
+            let compared = compare::compare(&outputs, &first.want, &self.tolerance);
+            self.findings.extend(Finding::of([by, other], compared));
+        }
+        Ok(())
+    }
+
+    fn output_names(&self) -> Vec<String> {
+        self.program.outputs.iter().map(|port| port.name.clone()).collect()
+    }
+
+    /// The inputs that are timed.
+    pub fn inputs(&self) -> &[Tensor] {
+        self.cases.first().map(|case| case.inputs.as_slice()).unwrap_or_default()
     }
 
     /// Types and shapes of the inputs, such as `input_ids:I64[1,8]`: what a time is measured for.
     pub fn shapes(&self) -> String {
-        let ports = self.program.inputs.iter().zip(&self.inputs);
+        let ports = self.program.inputs.iter().zip(self.inputs());
         let shapes = ports.map(|(port, tensor)| {
             let sizes: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
             format!("{}:{:?}[{}]", port.name, tensor.dtype, sizes.join(","))
@@ -177,10 +332,10 @@ impl Subject {
         shapes.collect::<Vec<_>>().join(" ")
     }
 
-    /// Values of the program's symbols for these inputs; `None` where the inputs do not fit.
+    /// Values of the program's symbols for the inputs that are timed; `None` where these do not fit.
     pub fn sizes(&self) -> Option<Vec<i64>> {
         let shapes: Vec<&[usize]> =
-            self.inputs.iter().map(|tensor| tensor.shape.as_slice()).collect();
+            self.inputs().iter().map(|tensor| tensor.shape.as_slice()).collect();
         self.program.bind(&shapes).ok()
     }
 
@@ -197,45 +352,87 @@ impl Subject {
     }
 }
 
+impl Case {
+    fn new(
+        label: Option<String>,
+        given: Vec<ReferenceTensor>,
+        want: Vec<ReferenceTensor>,
+    ) -> Result<Case, SubjectError> {
+        let inputs = given.iter().map(to_wire).collect::<Result<_, _>>()?;
+        Ok(Case { label, inputs, want, given })
+    }
+}
+
+fn not_onnx(choice: Choice, path: PathBuf) -> OpenError {
+    let choice = match choice {
+        Choice::OnnxRuntime => "onnxruntime",
+        Choice::Tract => "tract",
+        Choice::Own => "our importer",
+    };
+    OpenError::NotOnnx { choice, path }
+}
+
 /// Reads a model and what it is given; what is right is not known yet where no file says it.
-fn read_model(path: &Path, given: &Given) -> Result<(Subject, Vec<ReferenceTensor>), SubjectError> {
+fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
     let recorded = match &given.io {
-        Some(file) => Some((file, read(file)?)),
+        Some(file) => Some((file, recorded::read(file, || names(path))?)),
         None => None,
     };
-    let values = recorded.as_ref().map(|(_, golden)| by_name(&golden.inputs)).unwrap_or_default();
-    let imported = catalog::import_for(path, values)?;
+    let first = recorded.as_ref().and_then(|(_, sets)| sets.first());
+    let values = first.map(|set| by_name(&set.golden.inputs)).unwrap_or_default();
+    let imported = catalog::import_for(path, Fixed { values, dims: given.dims.clone() })?;
     let program = imported.program;
     let vocabulary = imported.limits.vocabulary.and_then(|size| u32::try_from(size).ok());
-    let (inputs, want, dims) = match recorded {
-        Some((file, golden)) => {
-            let inputs = ordered(&program, file, golden.inputs)?;
-            check_outputs(&program, file, &golden.outputs)?;
-            (inputs, golden.outputs, BTreeMap::new())
+    let (cases, dims) = match recorded {
+        Some((file, sets)) => {
+            let case = |set: recorded::Recorded| {
+                let inputs = ordered(&program, file, set.golden.inputs)?;
+                check_outputs(&program, file, &set.golden.outputs)?;
+                Case::new(set.label, inputs, set.golden.outputs)
+            };
+            (sets.into_iter().map(case).collect::<Result<Vec<_>, _>>()?, BTreeMap::new())
         }
         None => {
             let made = inputs::make(&program, vocabulary, &given.dims, given.seed)?;
-            (made.inputs, Vec::new(), made.dims)
+            (vec![Case::new(None, made.inputs, Vec::new())?], made.dims)
         }
     };
     let mut hasher = blake3::Hasher::new();
     for file in &imported.files {
         hasher.update(file.blake3.as_bytes());
     }
-    let subject = Subject {
+    Ok(Subject {
         name: catalog::name_of(path),
         path: path.to_owned(),
         hash: hasher.finalize().to_hex().to_string(),
-        inputs: inputs.iter().map(to_wire).collect::<Result<_, _>>()?,
         program,
         blobs: imported.weights.blobs,
-        want,
+        cases,
         source: Source::Io,
+        source_version: None,
         source_reason: None,
+        findings: Vec::new(),
+        tolerance: Tolerance::default(),
         dims,
         vocabulary,
-    };
-    Ok((subject, inputs))
+    })
+}
+
+/// What the model calls its inputs and outputs.
+fn names(path: &Path) -> Result<Names, SubjectError> {
+    if let Some(file) = reference::onnx(path)? {
+        let owned = |name: &str| name.to_owned();
+        return Ok(Names {
+            inputs: file.inputs().map(owned).collect(),
+            outputs: file.outputs().map(owned).collect(),
+        });
+    }
+    let program = catalog::import(path)?.program;
+    let name = |port: &flotilla_program::Port| port.name.clone();
+    Ok(Names {
+        inputs: program.inputs.iter().map(name).collect(),
+        outputs: program.outputs.iter().map(name).collect(),
+    })
 }
 
 /// Refuses inputs for which a value of the program is too large. Inputs that do not fit are told of where they are run.
@@ -250,12 +447,6 @@ fn check_sizes(program: &Program, given: &[ReferenceTensor]) -> Result<(), Subje
 
 fn by_name(tensors: &[ReferenceTensor]) -> BTreeMap<String, ReferenceTensor> {
     tensors.iter().map(|tensor| (tensor.name.clone(), tensor.clone())).collect()
-}
-
-fn read(file: &Path) -> Result<Golden, SubjectError> {
-    let bytes = std::fs::read(file)
-        .map_err(|source| SubjectError::Read { path: file.to_owned(), source })?;
-    Golden::parse(&bytes).map_err(|source| SubjectError::Golden { path: file.to_owned(), source })
 }
 
 /// Recorded inputs in the program's order, each of the type that it takes.
@@ -307,5 +498,8 @@ pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> 
 /// An error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    // A transparent error says what its cause says.
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

@@ -59,9 +59,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         batches: options.batch.clone(),
         concurrencies: options.concurrency.clone(),
         rounds: options.rounds,
-        dims: options.inputs.dims(),
-        seed: options.inputs.seed(),
-        tolerance: options.inputs.tolerance(),
+        given: options.inputs.given(None),
         settings: options.places.settings(),
         webnn_if_offered: options.places.webnn_if_offered(),
     };

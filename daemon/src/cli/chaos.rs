@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{browser::Builds, catalog::Catalog, local::Wishes, reference};
+use flotilla::{browser::Builds, catalog::Catalog, local::Wishes, reference::TextReference};
 use flotilla_fault_injection::{
     bert,
     campaign::{self, Plan, Target},
@@ -247,11 +247,8 @@ fn ask_reference(plan: &Plan, model: &Path) -> anyhow::Result<(Catalog, Question
     };
     let count = campaign::questions_wanted(plan) + SPARE;
     let rows = questions::rows(plan.seed, count, vocabulary, tokens_max)?;
-    let reference = reference::open(model)?;
-    let answers = rows
-        .iter()
-        .map(|row| reference::embedding(&reference, row))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut reference = TextReference::open(model)?;
+    let answers = rows.iter().map(|row| reference.embedding(row)).collect::<Result<Vec<_>, _>>()?;
     Ok((catalog, Questions::new(rows, answers)?))
 }
 

@@ -1,7 +1,6 @@
 //! `flotilla check`.
 
 use std::{
-    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,11 +13,13 @@ use flotilla::{
     browser::{Adapter, Builds, SpecError},
     catalog,
     check::{
-        self, DEFAULT_HOSTS, Given, Host, Row, Settings, Status, Subject, Target, Tolerance,
-        github, history::History, junit, targets,
+        self, Allowance, DEFAULT_HOSTS, Given, Host, Row, Settings, Status, Subject, Target,
+        finding::Finding, github, history::History, junit, targets,
     },
+    reference::Choice,
 };
 use flotilla_protocol::{Backend, Device, Split};
+use flotilla_reference::Arithmetic;
 
 use super::{
     USAGE,
@@ -74,7 +75,7 @@ impl Places {
     }
 }
 
-/// What models are given, and how far their answers may be off.
+/// What models are given, who says what is right, and how far their answers may be off.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Inputs {
     /// Size of a symbolic dimension of inputs that are made up. May be given again for another one.
@@ -83,29 +84,35 @@ pub(super) struct Inputs {
     /// Seed of inputs that are made up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Largest error for each unit of an output's largest number.
-    #[arg(long, default_value_t = Tolerance::default().relative, value_parser = allowance)]
-    rtol: f64,
-    /// Largest error of any number.
-    #[arg(long, default_value_t = Tolerance::default().absolute, value_parser = allowance)]
-    atol: f64,
+    /// Who says what is right. Default: recorded outputs, else onnxruntime, else tract, else our own kernels.
+    #[arg(long, value_enum, value_name = "WHO")]
+    reference: Option<Choice>,
+    /// The arithmetic whose rounding decides what may differ: f32, int4, f16, bf16, int8-static, int8-dynamic. Default: the
+    /// coarsest that the model's operators and types have.
+    #[arg(long, value_name = "CLASS")]
+    tolerance: Option<Arithmetic>,
+    /// Largest error for each unit of an output's largest number, instead of what the arithmetic says.
+    #[arg(long, value_parser = allowance)]
+    rtol: Option<f64>,
+    /// Largest error of any number, whatever its size. Default: 1e-5.
+    #[arg(long, value_parser = allowance)]
+    atol: Option<f64>,
 }
 
 impl Inputs {
-    pub(super) fn dims(&self) -> BTreeMap<String, i64> {
-        self.dims.iter().cloned().collect()
-    }
-
     pub(super) fn given(&self, io: Option<PathBuf>) -> Given {
-        Given { io, dims: self.dims(), seed: self.seed }
-    }
-
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    pub(super) fn tolerance(&self) -> Tolerance {
-        Tolerance { absolute: self.atol, relative: self.rtol }
+        Given {
+            io,
+            dims: self.dims.iter().cloned().collect(),
+            seed: self.seed,
+            reference: self.reference,
+            second_opinion: false,
+            allowance: Allowance {
+                arithmetic: self.tolerance,
+                absolute: self.atol,
+                relative: self.rtol,
+            },
+        }
     }
 }
 
@@ -129,9 +136,9 @@ pub(super) struct Options {
     /// An .onnx file or a model's folder.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<PathBuf>,
-    /// Inputs (`in.NAME`) and right outputs (`out.NAME`) in a safetensors file; for several models one for each, in their
-    /// order. Without it inputs are made up, and the native reference says what is right.
-    #[arg(long, value_name = "FILE")]
+    /// Inputs and right outputs: a .safetensors or .npz file or a folder of .npy files with `in.NAME` and `out.NAME`, or ONNX's
+    /// `test_data_set_N`; for several models one for each, in their order. Without it inputs are made up.
+    #[arg(long, value_name = "PATH")]
     io: Vec<PathBuf>,
     #[command(flatten)]
     places: Places,
@@ -177,6 +184,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
     let mut rows = Vec::new();
     for (at, model) in options.models.iter().enumerate() {
         let given = options.inputs.given(options.io.get(at).cloned());
+        let given = Given { second_opinion: true, ..given };
         let name = shown_name(model, &options.models);
         let checked = check_model(model, &name, given, &targets, &options, history.as_ref()).await;
         if let Some(history) = history.as_mut().filter(|_| options.history) {
@@ -239,7 +247,6 @@ async fn check_model(
 ) -> Vec<Row> {
     let opened = open(model, name, given).await;
     let settings = check::Options {
-        tolerance: options.inputs.tolerance(),
         runs: options.runs,
         settings: options.places.settings(),
         slower_percent_max: options.fail_if_slower,
@@ -314,8 +321,10 @@ fn print(rows: &[Row]) {
         "backend",
         "adapter",
         "status",
+        "arithmetic",
         "max error",
         "relative",
+        "rms",
         "ulp",
         "first",
         "median",
@@ -329,14 +338,16 @@ fn print(rows: &[Row]) {
             println!("\n{model} {} in {}: {reason}", status.name(), targets.join(", "));
         }
     }
-    let mut told: Vec<&str> = Vec::new();
-    for row in rows {
-        if let Some(reason) = &row.reference_reason
-            && !told.contains(&row.model.as_str())
-        {
-            told.push(&row.model);
-            println!("\n{} is compared with our own kernels: {reason}", row.model);
+    for alike in rows.chunk_by(|a, b| a.model == b.model) {
+        let told = alike.iter().find_map(|row| Some((row, row.reference_name()?)));
+        if let Some((row, reference)) = told {
+            let reason = row.reference_reason.as_ref();
+            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            println!("\n{} is compared with {reference}{reason}", row.model);
         }
+    }
+    for (model, finding) in findings(rows) {
+        println!("\n{model}: {finding}");
     }
     for row in rows {
         if let Some(compared) = &row.history {
@@ -352,6 +363,12 @@ fn print(rows: &[Row]) {
     }
 }
 
+/// Every model's findings once.
+fn findings(rows: &[Row]) -> impl Iterator<Item = (&str, &Finding)> {
+    let of_model = rows.chunk_by(|a, b| a.model == b.model).filter_map(|alike| alike.first());
+    of_model.flat_map(|row| row.findings.iter().map(|finding| (row.model.as_str(), finding)))
+}
+
 fn cells(row: &Row) -> Vec<String> {
     let error = |error: Option<f64>| error.map_or("-".to_owned(), |error| format!("{error:.1e}"));
     vec![
@@ -360,14 +377,25 @@ fn cells(row: &Row) -> Vec<String> {
         backend_cell(row.backend, row.webgpu_adapter, row.device, row.split.as_ref()),
         row.adapter.clone().unwrap_or_else(|| "-".to_owned()),
         row.status.name().to_owned(),
+        row.arithmetic.map_or("-".to_owned(), |arithmetic| arithmetic.to_string()),
         error(row.max_abs_err),
         error(row.max_rel_err),
+        rms_cell(row),
         row.max_ulp.map_or("-".to_owned(), |ulp| ulp.to_string()),
         ms_cell(row.latency_ms.first),
         ms_cell(row.latency_ms.p50),
         ms_cell(row.latency_ms.p95),
         memory_cell(row.memory_bytes),
     ]
+}
+
+/// Such as `3.1e-7`; where numbers are rounded to 8 bits such as `1.6e-2, 36 dB, top 97 %`.
+fn rms_cell(row: &Row) -> String {
+    let Some(rms) = row.rms_err else { return "-".to_owned() };
+    let snr = row.snr_db.map(|snr| format!("{snr:.0} dB"));
+    let top = row.top_agreement.map(|part| format!("top {:.0} %", (part * 100.0).floor()));
+    let words = [Some(format!("{rms:.1e}")), snr, top];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn browser_cell(name: &str, version: Option<&str>) -> String {

@@ -9,7 +9,7 @@ use flotilla::{
     catalog::{Catalog, Model},
     embed::{self, Embedding, Text, cosine},
     local::{Local, Wishes},
-    reference,
+    reference::TextReference,
 };
 use flotilla_fleet::Choice;
 use flotilla_protocol::Backend;
@@ -117,12 +117,12 @@ type Vectors = BTreeMap<&'static str, Vec<f32>>;
 fn references(catalog: &Catalog, path: &std::path::Path) -> anyhow::Result<Vectors> {
     let model = model(catalog)?;
     let encoder = model.text.as_ref().context("the model has no tokenizer.json")?;
-    let reference = reference::open(path)?;
+    let mut reference = TextReference::open(path)?;
     SENTENCES
         .iter()
         .map(|&sentence| {
             let ids = encoder.encode(sentence)?.ids;
-            Ok((sentence, reference::embedding(&reference, &ids)?))
+            Ok((sentence, reference.embedding(&ids)?))
         })
         .collect()
 }

@@ -8,7 +8,9 @@ use flotilla::{
     catalog::Catalog,
     local::{Local, Wishes},
     pool::View,
+    reference::library,
 };
+use flotilla_reference::Engine;
 use serde_json::{Value, json};
 
 use super::{PoolOptions, embed::print_json, progress, table};
@@ -46,6 +48,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         "runner": flotilla_web::missing().map_or("built", |_| "not built: run `cargo xtask wasm`"),
         "data_folder": flotilla::pull::home_dir(),
         "models": pulled(),
+        "reference": reference(),
         "browsers": reports,
     });
     if options.json {
@@ -77,6 +80,22 @@ async fn measure() -> anyhow::Result<()> {
         progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell))
             .await;
     Ok(measured.store()?)
+}
+
+/// What models are compared with.
+fn reference() -> Value {
+    match library() {
+        Ok(library) => json!({
+            "engine": "onnxruntime",
+            "version": library.version(),
+            "library": library.path(),
+        }),
+        Err(reason) => json!({
+            "engine": "tract",
+            "version": Engine::Tract.version(),
+            "reason": reason.to_string(),
+        }),
+    }
 }
 
 fn pulled() -> Vec<String> {
@@ -179,7 +198,11 @@ fn print(system: &Value) {
     } else {
         models.join(", ")
     };
-    println!("models in {}: {models}\n", word(&system["data_folder"]));
+    println!("models in {}: {models}", word(&system["data_folder"]));
+    let reference = &system["reference"];
+    let (engine, version) = (word(&reference["engine"]), word(&reference["version"]));
+    let place = [&reference["library"], &reference["reason"]].map(word).concat();
+    println!("reference for ONNX files: {engine} {version} ({place})\n");
     let mut rows = Vec::new();
     let mut errors = Vec::new();
     for report in system["browsers"].as_array().into_iter().flatten() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::succeeds;
 
-/// The name of the requirement that only a missing model needs.
+/// The name of the requirement that only a missing model or a missing onnxruntime needs.
 pub(super) const PIP: &str = "pip";
 /// The name of the requirement that only a missing browser needs.
 pub(super) const NPM: &str = "npm";
@@ -99,7 +99,7 @@ pub(super) static REQUIREMENTS: [Requirement; 8] = [
     },
     Requirement {
         name: PIP,
-        why: "brings the model where no model hub can be reached",
+        why: "brings onnxruntime, and the model where no model hub can be reached",
         source: Source::Package("python3-pip"),
         probe: Probe::PythonModule("pip"),
     },

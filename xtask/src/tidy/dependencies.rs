@@ -16,6 +16,7 @@ const PROGRAM: &str = "flotilla-program";
 const PROTOCOL: &str = "flotilla-protocol";
 const KERNELS: &str = "flotilla-kernels";
 const MODEL: &str = "flotilla-model";
+const REFERENCE: &str = "flotilla-reference";
 const RUNTIME: &str = "flotilla-browser-runtime";
 const PLANNER: &str = "flotilla-shard-planner";
 const FLEET: &str = "flotilla-fleet";
@@ -29,7 +30,7 @@ const WPT: &str = "flotilla-wpt";
 const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 16] = [
+const LAYERS: [Layer; 17] = [
     Layer {
         name: PROGRAM,
         may_use: &[],
@@ -50,6 +51,11 @@ const LAYERS: [Layer; 16] = [
         may_use: &[PROGRAM, KERNELS],
         why: "it makes programs, and somebody else runs them",
     },
+    Layer {
+        name: REFERENCE,
+        may_use: &[PROGRAM, MODEL],
+        why: "it answers without anything that is compared with it",
+    },
     Layer { name: WEB, may_use: &[], why: "it is only files" },
     Layer { name: WEBNN, may_use: &[], why: "it declares a browser's API and nothing of ours" },
     Layer {
@@ -69,7 +75,7 @@ const LAYERS: [Layer; 16] = [
     },
     Layer {
         name: DAEMON,
-        may_use: &[PROGRAM, PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
+        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
         why: "it carries out what fleet decides",
     },
     Layer {
@@ -79,12 +85,15 @@ const LAYERS: [Layer; 16] = [
     },
     Layer {
         name: TESTS,
-        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, WEB, PLANNER, FLEET, RUNTIME, DAEMON, FAULTS],
+        may_use: &[
+            PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, WEB, PLANNER, FLEET, RUNTIME, DAEMON,
+            FAULTS,
+        ],
         why: "only other tests depend on tests",
     },
     Layer {
         name: CONFORMANCE,
-        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, RUNTIME, DAEMON, TESTS],
+        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, RUNTIME, DAEMON, TESTS],
         why: "it runs models and has no opinion of the fleet",
     },
     Layer {
@@ -181,6 +190,9 @@ mod tests {
             (FLEET, DAEMON, false),
             (PROTOCOL, MODEL, false),
             (MODEL, KERNELS, true),
+            (MODEL, REFERENCE, false),
+            (REFERENCE, KERNELS, false),
+            (DAEMON, REFERENCE, true),
             (KERNELS, MODEL, false),
             (RUNTIME, KERNELS, true),
             (RUNTIME, MODEL, false),

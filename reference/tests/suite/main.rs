@@ -1,0 +1,6 @@
+//! What engines answer, and what may differ from it.
+
+mod engines;
+mod faults;
+mod precision;
+mod sketch;
