@@ -44,7 +44,8 @@ pub struct Model {
     pub tokens_max: usize,
     /// Token ids are below this.
     pub vocabulary: Option<u32>,
-    /// Values of the program's symbols in the runs to come, where somebody knows them better than by their names.
+    /// Values of the program's symbols in the runs to come, where somebody knows them better than by their names; those that a
+    /// run itself decides are not looked at.
     pub sizes: Option<Vec<i64>>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
@@ -163,13 +164,18 @@ impl Catalog {
     /// Loads models from folders, each a model or a folder of models. What cannot be loaded goes to
     /// [`Catalog::broken`] and disturbs nothing else. Takes seconds: call it where blocking is allowed.
     pub fn open(paths: &[PathBuf]) -> Catalog {
+        Catalog::open_fixed(paths, &BTreeMap::new())
+    }
+
+    /// As [`Catalog::open`]; the dimensions of every model's inputs that `dims` names have these sizes for good.
+    pub fn open_fixed(paths: &[PathBuf], dims: &BTreeMap<String, i64>) -> Catalog {
         let mut catalog = Catalog::default();
         for path in paths {
             let found = models_in(path);
             match found {
                 Ok(models) => {
                     for model in models {
-                        catalog.open_model(&model);
+                        catalog.open_model(&model, dims);
                     }
                 }
                 Err(error) => catalog.set_broken(path, &error),
@@ -178,8 +184,8 @@ impl Catalog {
         catalog
     }
 
-    fn open_model(&mut self, path: &Path) {
-        if let Err(error) = self.load(path) {
+    fn open_model(&mut self, path: &Path, dims: &BTreeMap<String, i64>) {
+        if let Err(error) = self.load(path, dims) {
             self.set_broken(path, &error);
         }
     }
@@ -189,13 +195,14 @@ impl Catalog {
         self.broken.insert(name_of(path), error.to_string());
     }
 
-    fn load(&mut self, path: &Path) -> Result<ModelId, ModelError> {
+    fn load(&mut self, path: &Path, dims: &BTreeMap<String, i64>) -> Result<ModelId, ModelError> {
         let name = name_of(path);
         if let Some(first) = self.by_name(&name) {
             let (first, second) = (first.path.clone(), path.to_owned());
             return Err(ModelError::SameName { name, first, second });
         }
-        let imported = import(path)?;
+        let fixed = Fixed { dims: dims.clone(), ..Fixed::default() };
+        let imported = import_for(path, fixed)?;
         self.add(name, path.to_owned(), imported)
     }
 }
@@ -217,9 +224,10 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
 /// What a model is imported for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fixed {
-    /// Values of the inputs that decide shapes; those of other inputs are ignored.
-    pub values: BTreeMap<String, ReferenceTensor>,
-    /// Sizes of dimensions, by their names.
+    /// Inputs of a run, by name. They decide what the model's file leaves open, such as the value of an input that must be
+    /// known when a model is loaded; other sizes and values stay open.
+    pub examples: BTreeMap<String, ReferenceTensor>,
+    /// Sizes that dimensions of the inputs have for good, by name.
     pub dims: BTreeMap<String, i64>,
 }
 
@@ -231,7 +239,7 @@ pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
     import_for(path, Fixed::default())
 }
 
-/// Imports a model for these values and sizes.
+/// Imports a model for these examples and sizes.
 ///
 /// # Errors
 /// As [`import`].
@@ -241,10 +249,8 @@ pub fn import_for(path: &Path, fixed: Fixed) -> Result<ImportedModel, ModelError
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }
-    // The importer takes no sizes of dimensions yet. `dims` goes into its options here; until then sizes only choose those of
-    // inputs that are made up.
-    let Fixed { values, dims: _ } = fixed;
-    let options = LoadOptions { values, ..LoadOptions::named(name_of(path)) };
+    let Fixed { examples, dims } = fixed;
+    let options = LoadOptions { examples, dims, ..LoadOptions::named(name_of(path)) };
     let imported = flotilla_model::import::load(&folder, &options)
         .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;
     check_manifest(path, &imported.files)?;

@@ -1,14 +1,12 @@
 //! Who says what a model on disk must answer.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use flotilla_model::{
-    import::{ImportError, Resolver as _},
-    reference::{Reference as FolderReference, ReferenceError as FolderError},
+    import::{ImportError, OnnxForm, onnx_form},
     tensor::ReferenceTensor,
 };
 use flotilla_reference::{
@@ -21,9 +19,6 @@ use crate::folder::Folder;
 
 /// Names a library of onnxruntime instead of the one that setup installed.
 const VARIABLE: &str = "FLOTILLA_ONNXRUNTIME";
-/// The file of an ONNX model, and the file with which a folder is more than that: it has a pooling that no ONNX file has.
-const ONNX: &str = "model.onnx";
-const MODULES: &str = "modules.json";
 /// tract takes several times longer than onnxruntime, and much longer for convolutions of integers. It is asked for a second
 /// opinion where the first one took no longer than this.
 const FIRST_MAX: Duration = Duration::from_secs(2);
@@ -47,12 +42,10 @@ pub enum Choice {
 pub enum Source {
     /// The file of `--io`.
     Io,
-    /// onnxruntime, from the file itself.
+    /// onnxruntime, from the model's ONNX form.
     OnnxRuntime,
-    /// tract, from the file itself.
+    /// tract, from the model's ONNX form.
     Tract,
-    /// tract, from the graph that our importer makes of a Hugging Face folder.
-    Native,
     /// Our own kernels on this machine's processor: browsers are compared with each other rather than with somebody else.
     Own,
 }
@@ -64,7 +57,6 @@ impl Source {
             Source::Io => "recorded outputs",
             Source::OnnxRuntime => "onnxruntime",
             Source::Tract => "tract",
-            Source::Native => "tract, through our importer",
             Source::Own => "our own kernels",
         }
     }
@@ -116,13 +108,9 @@ pub enum OpenError {
     #[error(transparent)]
     Import(#[from] ImportError),
     #[error(transparent)]
-    Folder(#[from] FolderError),
-    #[error(transparent)]
     NoLibrary(#[from] NoLibrary),
     #[error(transparent)]
     Engine(#[from] ReferenceError),
-    #[error("{choice} reads ONNX files, and {path} is none")]
-    NotOnnx { choice: &'static str, path: PathBuf },
     #[error("{}", .0.join("; "))]
     Nobody(Vec<String>),
     #[error("the reference's first output is not of type F32")]
@@ -139,18 +127,17 @@ pub fn library() -> Result<OnnxRuntime, NoLibrary> {
     Ok(OnnxRuntime::load(&path.ok_or(NoLibrary::Missing)?)?)
 }
 
-/// The ONNX form of a model; `None` for one that has none.
+/// The ONNX form of a model: its file as it is, or what our importer writes of a Hugging Face folder.
 ///
 /// # Errors
-/// The path or a file of the model cannot be read.
-pub fn onnx(path: &Path) -> Result<Option<OnnxFile>, OpenError> {
-    let folder = open_folder(path)?;
-    let is_onnx = folder.exists(ONNX) && !folder.exists(MODULES);
-    Ok(if is_onnx { Some(OnnxFile::read(&folder)?) } else { None })
-}
-
-fn open_folder(path: &Path) -> Result<Folder, OpenError> {
-    Folder::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })
+/// The path or a file of the model cannot be read, or there is no model.
+pub fn onnx(path: &Path) -> Result<OnnxFile, OpenError> {
+    let read = |source| OpenError::Read { path: path.to_owned(), source };
+    let folder = Folder::open(path).map_err(read)?;
+    Ok(match onnx_form(&folder)? {
+        OnnxForm::File(_) => OnnxFile::read(&folder)?,
+        OnnxForm::Bytes(bytes) => OnnxFile::from_bytes(bytes)?,
+    })
 }
 
 /// Asks who is chosen, or else onnxruntime and, where that has no answer, tract.
@@ -203,7 +190,7 @@ pub fn second_opinion(
         Source::Io => onnxruntime().or_else(tract),
         Source::OnnxRuntime if took <= limit => tract(),
         Source::Tract => onnxruntime(),
-        Source::OnnxRuntime | Source::Native | Source::Own => None,
+        Source::OnnxRuntime | Source::Own => None,
     }
 }
 
@@ -228,44 +215,33 @@ fn run(
     })
 }
 
-/// What a Hugging Face folder answers, by the graph that our importer makes of it.
-///
-/// # Errors
-/// As an import, or inputs that do not fit.
-pub fn ask_folder(path: &Path, sets: &[Vec<ReferenceTensor>]) -> Result<Answers, OpenError> {
-    let begin = Instant::now();
-    let reference = FolderReference::load(&open_folder(path)?, &BTreeMap::new())?;
-    let outputs = sets.iter().map(|inputs| reference.run(inputs)).collect::<Result<_, _>>()?;
-    Ok(Answers {
-        outputs,
-        source: Source::Native,
-        version: Engine::Tract.version().to_owned(),
-        reason: None,
-        took: begin.elapsed(),
-    })
-}
-
 /// A model that says what the vector of a text is.
-pub enum TextReference {
-    /// An ONNX file, and the names of its inputs.
-    Onnx(Box<Reference>, Vec<String>),
-    /// A Hugging Face folder.
-    Folder(FolderReference),
+pub struct TextReference {
+    reference: Reference,
+    /// Names of its inputs.
+    inputs: Vec<String>,
 }
 
 impl TextReference {
-    /// Prepares the reference of a model's folder or file. Takes seconds.
+    /// Prepares the reference of a model's folder or file: onnxruntime, or tract where that is not there or does not take it.
+    /// Takes seconds.
     ///
     /// # Errors
-    /// As an import, or nobody takes the file.
+    /// There is no ONNX form of the model, or nobody takes it.
     pub fn open(path: &Path) -> Result<TextReference, OpenError> {
-        let Some(file) = onnx(path)? else {
-            let folder = open_folder(path)?;
-            return Ok(TextReference::Folder(FolderReference::load(&folder, &BTreeMap::new())?));
-        };
-        let engine = library().map_or(Engine::Tract, Engine::OnnxRuntime);
+        let file = onnx(path)?;
         let inputs = file.inputs().map(ToOwned::to_owned).collect();
-        Ok(TextReference::Onnx(Box::new(engine.open(&file)?), inputs))
+        let preferred = library().map_err(OpenError::from).and_then(|library| {
+            let opened = Engine::OnnxRuntime(library).open(&file);
+            opened.map_err(OpenError::from)
+        });
+        let reference = match preferred {
+            Ok(reference) => reference,
+            Err(first) => Engine::Tract.open(&file).map_err(|second| {
+                OpenError::Nobody(vec![first.to_string(), second.to_string()])
+            })?,
+        };
+        Ok(TextReference { reference, inputs })
     }
 
     /// The vector for one row of token ids: the first output, `[1, size]`, flattened.
@@ -273,12 +249,7 @@ impl TextReference {
     /// # Errors
     /// The model does not take token ids, or gives no numbers.
     pub fn embedding(&mut self, ids: &[u32]) -> Result<Vec<f32>, OpenError> {
-        let outputs = match self {
-            TextReference::Onnx(reference, names) => {
-                reference.run(&tokens(names, ids), Wanted::All)?
-            }
-            TextReference::Folder(reference) => reference.run(&tokens(reference.inputs(), ids))?,
-        };
+        let outputs = self.reference.run(&tokens(&self.inputs, ids), Wanted::All)?;
         outputs.first().and_then(ReferenceTensor::to_f32).ok_or(OpenError::Output)
     }
 }

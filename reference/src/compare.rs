@@ -244,7 +244,7 @@ enum Kind {
 impl Kind {
     fn of(dtype: DType, arithmetic: Arithmetic) -> Kind {
         match dtype {
-            DType::F32 | DType::F16 | DType::BF16 => Kind::Numbers,
+            DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Kind::Numbers,
             _ if arithmetic == Arithmetic::F32 => Kind::Exact,
             // Rounded numbers, and sums of their products.
             DType::I8 | DType::U8 | DType::I32 if arithmetic.is_quantized() => Kind::Numbers,
@@ -412,18 +412,19 @@ fn index(at: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
-/// Largest number of floating-point numbers between two finite ones, counted in the tensors' own type.
+/// Largest number of floating-point numbers between two finite ones, counted in the tensors' own type; those of 64 bits in
+/// `F32`, which pages compute them with.
 fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
     fn largest<const N: usize>(a: &[u8], b: &[u8], place: impl Fn([u8; N]) -> Option<i64>) -> u64 {
         let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
         pairs.filter_map(|(a, b)| Some(place(*a)?.abs_diff(place(*b)?))).max().unwrap_or(0)
     }
     match want.dtype {
-        DType::F32 => largest(&got.bytes, &want.bytes, |bytes| {
-            let number = f32::from_le_bytes(bytes);
-            let magnitude = i64::from(number.to_bits() & 0x7fff_ffff);
-            let place = if number.is_sign_negative() { -magnitude } else { magnitude };
-            number.is_finite().then_some(place)
+        DType::F32 => {
+            largest(&got.bytes, &want.bytes, |bytes| single_place(f32::from_le_bytes(bytes)))
+        }
+        DType::F64 => largest(&got.bytes, &want.bytes, |bytes| {
+            single_place(f64::from_le_bytes(bytes) as f32)
         }),
         // An exponent of all ones is an infinity or not a number.
         DType::F16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7c00)),
@@ -438,6 +439,13 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
         | DType::U8
         | DType::Bool => 0,
     }
+}
+
+/// Where a finite number stands among all of its kind.
+fn single_place(number: f32) -> Option<i64> {
+    let magnitude = i64::from(number.to_bits() & 0x7fff_ffff);
+    let place = if number.is_sign_negative() { -magnitude } else { magnitude };
+    number.is_finite().then_some(place)
 }
 
 /// Where a finite 16-bit number stands among all of its kind, whose exponent has these bits.

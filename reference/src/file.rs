@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use flotilla_model::import::{ResolveError, Resolver};
+use flotilla_model::import::{MemoryResolver, ResolveError, Resolver};
 use prost::Message as _;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto,
     tensor_proto::{DataLocation, DataType},
     type_proto,
 };
@@ -21,16 +21,8 @@ pub struct OnnxFile {
     pub(crate) bytes: Arc<[u8]>,
     /// Contents by location, as the model names it.
     pub(crate) external: BTreeMap<String, Arc<[u8]>>,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-}
-
-/// An input or an output.
-#[derive(Clone, Debug)]
-struct Port {
-    name: String,
-    /// `None` where it is no tensor.
-    element: Option<DataType>,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
 }
 
 impl std::fmt::Debug for OnnxFile {
@@ -60,7 +52,18 @@ impl OnnxFile {
     /// # Errors
     /// A file that is missing or damaged, or a tensor whose data do not fit its shape.
     pub fn read(resolver: &dyn Resolver) -> Result<OnnxFile, FileError> {
-        let bytes: Arc<[u8]> = resolver.read(MODEL)?.into();
+        OnnxFile::of(resolver.read(MODEL)?.into(), resolver)
+    }
+
+    /// A model of these bytes, which names no other file.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::read`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<OnnxFile, FileError> {
+        OnnxFile::of(bytes.into(), &MemoryResolver::default())
+    }
+
+    fn of(bytes: Arc<[u8]>, resolver: &dyn Resolver) -> Result<OnnxFile, FileError> {
         let proto = ModelProto::decode(bytes.as_ref())
             .map_err(|error| FileError::Decode { reason: error.to_string() })?;
         let no_graph = || FileError::Decode { reason: "there is no graph in it".to_owned() };
@@ -78,19 +81,19 @@ impl OnnxFile {
         })?;
         let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
         let inputs = graph.input.iter().filter(|input| !has_default(&input.name));
-        let (inputs, outputs) =
-            (inputs.map(port).collect(), graph.output.iter().map(port).collect());
+        let inputs = inputs.map(|input| input.name.clone()).collect();
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
         Ok(OnnxFile { bytes, external, inputs, outputs })
     }
 
     /// Names of the inputs that a run must be given, in the file's order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        self.inputs.iter().map(|port| port.name.as_str())
+        self.inputs.iter().map(String::as_str)
     }
 
     /// Names of the outputs, in the file's order.
     pub fn outputs(&self) -> impl Iterator<Item = &str> {
-        self.outputs.iter().map(|port| port.name.as_str())
+        self.outputs.iter().map(String::as_str)
     }
 
     /// What the model is computed in, as its operators and element types say, or as `wished`.
@@ -104,12 +107,6 @@ impl OnnxFile {
         ModelProto::decode(self.bytes.as_ref()).unwrap_or_default()
     }
 
-    /// Whether an input is of 64-bit floats.
-    pub(crate) fn is_f64(&self, name: &str) -> bool {
-        let is_it = |port: &&Port| port.name == name && port.element == Some(DataType::Double);
-        self.inputs.iter().any(|port| is_it(&port))
-    }
-
     /// The bytes of a tensor that has them as they lie in memory; `None` where they are in a typed field.
     pub(crate) fn raw<'a>(&'a self, tensor: &'a TensorProto) -> Option<&'a [u8]> {
         if is_external(tensor) {
@@ -118,11 +115,6 @@ impl OnnxFile {
         }
         (!tensor.raw_data.is_empty()).then_some(tensor.raw_data.as_slice())
     }
-}
-
-fn port(info: &ValueInfoProto) -> Port {
-    let element = info.r#type.as_ref().and_then(element_type);
-    Port { name: info.name.clone(), element }
 }
 
 pub(crate) fn element_type(of: &TypeProto) -> Option<DataType> {

@@ -179,11 +179,11 @@ impl Session {
         let known = self.session.inputs();
         let mut values = Vec::with_capacity(inputs.len());
         for input in inputs {
-            let Some(outlet) = known.iter().find(|outlet| outlet.name() == input.name) else {
+            if known.iter().all(|outlet| outlet.name() != input.name) {
                 let inputs = known.iter().map(|outlet| outlet.name().to_owned()).collect();
                 return Err(ReferenceError::Unknown { name: input.name.clone(), inputs });
-            };
-            values.push((input.name.clone(), value(input, outlet.dtype())?));
+            }
+            values.push((input.name.clone(), value(input)?));
         }
         if let Some(missing) =
             known.iter().find(|outlet| inputs.iter().all(|input| input.name != outlet.name()))
@@ -202,8 +202,8 @@ impl Session {
     }
 }
 
-/// The same elements as onnxruntime's tensor. `F32` becomes `F64` where the model takes that, which no page has.
-fn value(input: &ReferenceTensor, wanted: &ValueType) -> Result<DynValue, ReferenceError> {
+/// The same elements as onnxruntime's tensor.
+fn value(input: &ReferenceTensor) -> Result<DynValue, ReferenceError> {
     fn made<const N: usize, T: PrimitiveTensorElementType + fmt::Debug + Clone + 'static>(
         input: &ReferenceTensor,
         read: fn([u8; N]) -> T,
@@ -215,10 +215,9 @@ fn value(input: &ReferenceTensor, wanted: &ValueType) -> Result<DynValue, Refere
             reason: format!("input {}: {error}", input.name),
         })
     }
-    let wants_f64 = wanted.tensor_type() == Some(TensorElementType::Float64);
     match input.dtype {
-        DType::F32 if wants_f64 => made(input, |bytes| f64::from(f32::from_le_bytes(bytes))),
         DType::F32 => made(input, f32::from_le_bytes),
+        DType::F64 => made(input, f64::from_le_bytes),
         DType::F16 => made(input, f16::from_le_bytes),
         DType::BF16 => made(input, bf16::from_le_bytes),
         DType::I64 => made(input, i64::from_le_bytes),
@@ -233,7 +232,7 @@ fn value(input: &ReferenceTensor, wanted: &ValueType) -> Result<DynValue, Refere
     }
 }
 
-/// The same elements as an output of onnxruntime; `F64` is rounded to `F32`.
+/// The same elements as an output of onnxruntime.
 fn tensor(name: &str, value: &DynValue) -> Result<ReferenceTensor, ReferenceError> {
     fn read<const N: usize, T: PrimitiveTensorElementType + Copy>(
         name: &str,
@@ -258,9 +257,7 @@ fn tensor(name: &str, value: &DynValue) -> Result<ReferenceTensor, ReferenceErro
     };
     match ty {
         TensorElementType::Float32 => read(name, value, DType::F32, f32::to_le_bytes),
-        TensorElementType::Float64 => {
-            read(name, value, DType::F32, |number: f64| (number as f32).to_le_bytes())
-        }
+        TensorElementType::Float64 => read(name, value, DType::F64, f64::to_le_bytes),
         TensorElementType::Float16 => read(name, value, DType::F16, f16::to_le_bytes),
         TensorElementType::Bfloat16 => read(name, value, DType::BF16, bf16::to_le_bytes),
         TensorElementType::Int64 => read(name, value, DType::I64, i64::to_le_bytes),

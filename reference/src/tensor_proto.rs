@@ -21,7 +21,7 @@ pub enum TensorProtoError {
     Length { shape: Vec<i64>, got: usize, want: u64 },
 }
 
-/// Reads a `TensorProto`; its name may be empty. 64-bit floats are rounded to 32 bits.
+/// Reads a `TensorProto`; its name may be empty.
 ///
 /// # Errors
 /// Damaged bytes, or a type that no model has.
@@ -35,23 +35,23 @@ pub fn tensor_proto(bytes: &[u8]) -> Result<ReferenceTensor, TensorProtoError> {
     let other = || TensorProtoError::Type {
         kind: kind.map_or_else(|_| "no tensor".to_owned(), |kind| kind.as_str_name().to_owned()),
     };
-    let (dtype, wide) = match kind {
-        Ok(DataType::Float) => (DType::F32, false),
-        Ok(DataType::Double) => (DType::F32, true),
-        Ok(DataType::Float16) => (DType::F16, false),
-        Ok(DataType::Bfloat16) => (DType::BF16, false),
-        Ok(DataType::Int64) => (DType::I64, false),
-        Ok(DataType::Int32) => (DType::I32, false),
-        Ok(DataType::Int16) => (DType::I16, false),
-        Ok(DataType::Int8) => (DType::I8, false),
-        Ok(DataType::Uint64) => (DType::U64, false),
-        Ok(DataType::Uint32) => (DType::U32, false),
-        Ok(DataType::Uint16) => (DType::U16, false),
-        Ok(DataType::Uint8) => (DType::U8, false),
-        Ok(DataType::Bool) => (DType::Bool, false),
+    let dtype = match kind {
+        Ok(DataType::Float) => DType::F32,
+        Ok(DataType::Double) => DType::F64,
+        Ok(DataType::Float16) => DType::F16,
+        Ok(DataType::Bfloat16) => DType::BF16,
+        Ok(DataType::Int64) => DType::I64,
+        Ok(DataType::Int32) => DType::I32,
+        Ok(DataType::Int16) => DType::I16,
+        Ok(DataType::Int8) => DType::I8,
+        Ok(DataType::Uint64) => DType::U64,
+        Ok(DataType::Uint32) => DType::U32,
+        Ok(DataType::Uint16) => DType::U16,
+        Ok(DataType::Uint8) => DType::U8,
+        Ok(DataType::Bool) => DType::Bool,
         _ => return Err(other()),
     };
-    let width = if wide { 8 } else { dtype.wire_bytes() };
+    let width = dtype.wire_bytes();
     let data = if tensor.raw_data.is_empty() { fields(&tensor, width) } else { tensor.raw_data };
     let want = tensor
         .dims
@@ -62,13 +62,7 @@ pub fn tensor_proto(bytes: &[u8]) -> Result<ReferenceTensor, TensorProtoError> {
         return Err(TensorProtoError::Length { shape: tensor.dims, got: data.len(), want });
     }
     let shape = tensor.dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-    let bytes = if wide {
-        let numbers = data.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
-        numbers.flat_map(|number| (number as f32).to_le_bytes()).collect()
-    } else {
-        data
-    };
-    Ok(ReferenceTensor { name: tensor.name, dtype, shape, bytes })
+    Ok(ReferenceTensor { name: tensor.name, dtype, shape, bytes: data })
 }
 
 /// The elements of a typed field, each in the type's own width. Narrow types are kept in wider fields.
@@ -104,7 +98,7 @@ mod tests {
         let double =
             TensorProto { data_type, dims: vec![], double_data: vec![0.1], ..base.clone() };
         let got = tensor_proto(&double.encode_to_vec()).expect("reads");
-        assert_eq!(got, ReferenceTensor::from_f32("x", vec![], &[0.1]));
+        assert_eq!((got.dtype, got.numbers()), (DType::F64, vec![0.1]));
         let error = tensor_proto(&base.encode_to_vec()).expect_err("no data");
         assert!(matches!(error, TensorProtoError::Length { got: 0, want: 2, .. }), "{error}");
         let huge = TensorProto { dims: vec![i64::MAX, 16], ..base.clone() };

@@ -76,7 +76,7 @@ impl Model {
             if decides_shapes(input) {
                 given.fixed.push(input.clone());
             } else {
-                let value = to_tract(input, self.file.is_f64(&input.name));
+                let value = to_tract(input);
                 values.push(value.map_err(|error| failed(one_line(&format!("{error:#}"))))?);
             }
         }
@@ -177,6 +177,7 @@ fn inline(tensor: &mut TensorProto, file: &OnnxFile) {
 fn data_type(dtype: DType) -> DataType {
     match dtype {
         DType::F32 => DataType::Float,
+        DType::F64 => DataType::Double,
         DType::F16 => DataType::Float16,
         DType::BF16 => DataType::Bfloat16,
         DType::I64 => DataType::Int64,
@@ -191,8 +192,8 @@ fn data_type(dtype: DType) -> DataType {
     }
 }
 
-/// The same elements as tract's tensor; `F32` as `F64` where the model takes that.
-fn to_tract(input: &ReferenceTensor, wants_f64: bool) -> TractResult<Tensor> {
+/// The same elements as tract's tensor.
+fn to_tract(input: &ReferenceTensor) -> TractResult<Tensor> {
     fn made<const N: usize, T: Datum + Copy>(
         input: &ReferenceTensor,
         read: fn([u8; N]) -> T,
@@ -201,8 +202,8 @@ fn to_tract(input: &ReferenceTensor, wants_f64: bool) -> TractResult<Tensor> {
         Tensor::from_shape(&input.shape, &values)
     }
     match input.dtype {
-        DType::F32 if wants_f64 => made(input, |bytes| f64::from(f32::from_le_bytes(bytes))),
         DType::F32 => made(input, f32::from_le_bytes),
+        DType::F64 => made(input, f64::from_le_bytes),
         DType::F16 => made(input, f16::from_le_bytes),
         DType::BF16 => bail!("input {} is BF16, which tract does not have", input.name),
         DType::I64 => made(input, i64::from_le_bytes),
@@ -217,12 +218,12 @@ fn to_tract(input: &ReferenceTensor, wants_f64: bool) -> TractResult<Tensor> {
     }
 }
 
-/// The same elements as a result of tract. Numbers known from shapes are 64-bit integers; `F64` is rounded to `F32`.
+/// The same elements as a result of tract. Numbers known from shapes are 64-bit integers.
 fn from_tract(name: &str, value: &Tensor) -> Result<ReferenceTensor, ReferenceError> {
     let of = value.datum_type().unquantized();
     let (cast, dtype) = match of {
         DatumType::F32 => (of, DType::F32),
-        DatumType::F64 => (DatumType::F32, DType::F32),
+        DatumType::F64 => (of, DType::F64),
         DatumType::F16 => (of, DType::F16),
         DatumType::I64 => (of, DType::I64),
         DatumType::TDim => (DatumType::I64, DType::I64),

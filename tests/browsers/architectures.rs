@@ -108,7 +108,7 @@ async fn run(
     build: &Build,
     backend: Backend,
 ) -> Result<(), String> {
-    let answer = local.pool.run(model, Input::Tensors(subject.inputs.clone()), RUN_MAX).await;
+    let answer = local.pool.run(model, Input::Tensors(subject.inputs().to_vec()), RUN_MAX).await;
     let answer = answer.map_err(|error| error.to_string())?;
     let who = &answer.provenance;
     if (who.browser.as_str(), who.backend, who.simulated) != (build.name.as_str(), backend, false) {

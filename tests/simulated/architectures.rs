@@ -42,7 +42,7 @@ fn check(backend: Backend) {
             };
             for subject in [&recorded, &other] {
                 let shapes = subject.shapes();
-                let outcome = match placement.run(&subject.inputs).await {
+                let outcome = match placement.run(subject.inputs()).await {
                     Ok((outputs, report)) => {
                         assert_eq!(report.pipelines_created, 0, "{} {shapes}", architecture.name);
                         verify(subject, outputs)

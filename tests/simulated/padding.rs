@@ -36,7 +36,7 @@ async fn golden() -> Vec<Subjects> {
 }
 
 fn imported(name: &str, folder: &std::path::Path) -> Subjects {
-    let imported = catalog::import_for(folder, BTreeMap::new()).expect("imports");
+    let imported = catalog::import(folder).expect("imports");
     Subjects { name: name.to_owned(), program: imported.program, blobs: imported.weights.blobs }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use flotilla::check::{
-    compare::{Tolerance, compare},
-    subject::{Given, Source, Subject},
+use flotilla::{
+    check::{Given, Subject},
+    reference::Source,
 };
 use flotilla_protocol::Tensor;
+use flotilla_reference::compare::compare;
 
 use crate::place;
 
@@ -49,29 +50,30 @@ impl Architecture {
         subject.unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    /// The same program with other inputs, of other sizes where the export allows that, and tract's outputs.
+    /// The same program with other inputs, of other sizes where the export allows that, and the outputs of onnxruntime or tract.
     ///
     /// # Panics
-    /// The native reference cannot run it.
+    /// Neither of them can run it.
     pub async fn other(&self, recorded: &Subject) -> Subject {
         let sizes: BTreeMap<String, i64> =
             self.sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect();
-        let other = recorded.remade(&sizes, SEED).await;
+        let given = Given { seed: SEED, ..Given::default() };
+        let other = recorded.remade(&sizes, &given).await;
         let other = other.unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        assert_eq!(other.source, Source::Native, "{}: {:?}", self.name, other.source_reason);
+        let is_other = matches!(other.source, Source::OnnxRuntime | Source::Tract);
+        assert!(is_other, "{}: {:?}", self.name, other.source_reason);
         other
     }
 }
 
-/// Compares what a runtime gives with what is right, within `1e-5 + 1e-4 max|b|`.
+/// Compares what a runtime gives with what is right, within what the model's arithmetic allows.
 ///
 /// # Errors
 /// The difference, in words.
 pub fn verify(subject: &Subject, outputs: Vec<Tensor>) -> Result<(), String> {
     let outputs = subject.named(outputs);
-    let difference = compare(&outputs, &subject.want, Tolerance::default());
-    match difference.map_err(|error| error.to_string())?.first {
-        Some(divergence) => Err(divergence.to_string()),
-        None => Ok(()),
-    }
+    let case = subject.cases.first().ok_or("there is nothing to compare with")?;
+    let difference = compare(&outputs, &case.want, &subject.tolerance);
+    let wrong = difference.map_err(|error| error.to_string())?.wrong;
+    wrong.map_or(Ok(()), |wrong| Err(wrong.to_string()))
 }

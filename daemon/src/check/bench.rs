@@ -24,7 +24,7 @@ pub struct Options {
     pub concurrencies: Vec<usize>,
     /// Times that everything has its turn.
     pub rounds: u32,
-    /// Sizes of other dimensions, the seed of the inputs, and what may differ from the right answers: nobody needs the speed of
+    /// Sizes of dimensions, the seed of the inputs, and what may differ from the right answers: nobody needs the speed of
     /// wrong ones.
     pub given: Given,
     /// How browsers are started.
@@ -207,9 +207,9 @@ pub async fn bench(
 async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
     match inputs::batch_symbol(&subject.program) {
         Some(symbol) => {
-            let mut given = options.given.clone();
-            given.dims.insert(symbol.to_owned(), batch);
-            subject.remade(&given).await.map_err(|error| error.to_string())
+            let sizes = [(symbol.to_owned(), batch)].into();
+            let remade = subject.remade(&sizes, &options.given).await;
+            remade.map_err(|error| error.to_string())
         }
         None => {
             let fixed = subject.inputs().first().and_then(|tensor| tensor.shape.first().copied());

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::{DType, Op, Port, Program, Step, dim::Dim};
+use flotilla_program::{
+    DType, Op, Port, Program, Step, SymbolSource,
+    dim::{Dim, Symbol},
+};
 
 /// Largest value in bytes that a page holds; the reference would try larger ones.
 pub(super) const VALUE_BYTES_MAX: i64 = 1 << 31;
@@ -37,12 +40,12 @@ pub enum InputError {
     TooLarge { shape: Vec<i64>, dims: BTreeMap<String, i64> },
 }
 
-/// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. What only data decide is
+/// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. What only a run decides is
 /// not known yet.
-pub(super) fn too_large(program: &Program, sizes: &[i64]) -> Option<Vec<i64>> {
+pub(super) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
     program.values.iter().find_map(|value| {
-        let shape: Vec<i64> =
-            value.shape.iter().map(|dim| dim.eval(sizes)).collect::<Option<_>>()?;
+        let size = |dim: &Dim| dim.eval_with(&known(sizes));
+        let shape: Vec<i64> = value.shape.iter().map(size).collect::<Option<_>>()?;
         let bytes = shape.iter().try_fold(4i64, |bytes, &dim| bytes.checked_mul(dim));
         bytes.is_none_or(|bytes| bytes > VALUE_BYTES_MAX).then_some(shape)
     })
@@ -57,6 +60,10 @@ pub struct Made {
     pub dims: BTreeMap<String, i64>,
 }
 
+fn known(sizes: &[Option<i64>]) -> impl Fn(Symbol) -> Option<i64> {
+    |symbol| sizes.get(symbol.0 as usize).copied().flatten()
+}
+
 /// Makes inputs up. Sizes are `wished` where they are, else by the dimension's name; floating-point numbers lie in
 /// `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` where the model's files say one, other
 /// integers are 0 or 1, masks are all 1. The same seed gives the same inputs.
@@ -69,12 +76,15 @@ pub fn make(
     wished: &BTreeMap<String, i64>,
     seed: u64,
 ) -> Result<Made, InputError> {
-    if let Some(name) = wished.keys().find(|name| !program.symbols.contains(*name)) {
-        return Err(InputError::NoDimension { name: name.clone(), known: program.symbols.clone() });
+    if let Some(name) = wished.keys().find(|name| program.symbol_named(name).is_none()) {
+        let of_inputs = program.symbols.iter().filter(|info| info.source == SymbolSource::Input);
+        let known = of_inputs.map(|info| info.name.clone()).collect();
+        return Err(InputError::NoDimension { name: name.clone(), known });
     }
     let sizes = sizes(program, wished);
+    let named = program.symbols.iter().zip(&sizes);
     let dims: BTreeMap<String, i64> =
-        program.symbols.iter().cloned().zip(sizes.iter().copied()).collect();
+        named.filter_map(|(info, size)| Some((info.name.clone(), (*size)?))).collect();
     if let Some(shape) = too_large(program, &sizes) {
         return Err(InputError::TooLarge { shape, dims });
     }
@@ -92,24 +102,24 @@ pub fn make(
     Ok(Made { inputs, dims })
 }
 
-/// Sizes of the program's symbols: `wished` where they are, else by their names.
-pub fn sizes(program: &Program, wished: &BTreeMap<String, i64>) -> Vec<i64> {
-    let one = |name: &String| wished.get(name).copied().unwrap_or_else(|| size(name));
-    program.symbols.iter().map(one).collect()
+/// Sizes of the program's symbols: `wished` where they are, else by their names; `None` for those that a run itself decides.
+pub fn sizes(program: &Program, wished: &BTreeMap<String, i64>) -> Vec<Option<i64>> {
+    let one = |name: &str| wished.get(name).copied().unwrap_or_else(|| size(name));
+    let symbols = program.symbols.iter();
+    symbols.map(|info| (info.source == SymbolSource::Input).then(|| one(&info.name))).collect()
+}
+
+/// With any size where none is known: 0.
+pub(crate) fn any(sizes: Vec<Option<i64>>) -> Vec<i64> {
+    sizes.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 /// The symbol that counts the rows of a model's inputs: the first dimension of its first input, if that is a symbol.
 pub fn batch_symbol(program: &Program) -> Option<&str> {
     let port = program.inputs.first()?;
     match program.value(port.value).shape.first()? {
-        Dim::Symbol(symbol) => program.symbols.get(symbol.0 as usize).map(String::as_str),
-        Dim::Fixed(_)
-        | Dim::Sum(_)
-        | Dim::Product(_)
-        | Dim::DivFloor(..)
-        | Dim::Min(_)
-        | Dim::Max(_)
-        | Dim::Broadcast(_) => None,
+        Dim::Symbol(symbol) => Some(program.symbol_name(*symbol)),
+        _ => None,
     }
 }
 
@@ -118,9 +128,9 @@ fn size(name: &str) -> i64 {
     SIZES.iter().find(|(part, _)| name.contains(part)).map_or(1, |(_, size)| *size)
 }
 
-fn shape(dims: &[Dim], sizes: &[i64]) -> Option<Vec<usize>> {
-    let shape: Vec<usize> =
-        dims.iter().map(|dim| usize::try_from(dim.eval(sizes)?).ok()).collect::<Option<_>>()?;
+fn shape(dims: &[Dim], sizes: &[Option<i64>]) -> Option<Vec<usize>> {
+    let size = |dim: &Dim| usize::try_from(dim.eval_with(&known(sizes))?).ok();
+    let shape: Vec<usize> = dims.iter().map(size).collect::<Option<_>>()?;
     let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
     (elements <= ELEMENTS_MAX).then_some(shape)
 }
@@ -167,6 +177,7 @@ fn tensor(
     };
     let bytes: Vec<u8> = match port.dtype {
         DType::F32 => repeat(elements, || random.unit().to_le_bytes()),
+        DType::F64 => repeat(elements, || f64::from(random.unit()).to_le_bytes()),
         DType::F16 => repeat(elements, || f16_bits(random.sixteenths()).to_le_bytes()),
         // A sixteenth has four bits: the upper half of its F32 is all of it.
         DType::BF16 => repeat(elements, || {
@@ -229,7 +240,7 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{Gather, Node, PROGRAM_VERSION, Source, Value, ValueId, dim::Symbol};
+    use flotilla_program::{Gather, Node, Source, SymbolInfo, Value, ValueId};
 
     use super::*;
 
@@ -238,23 +249,25 @@ mod tests {
         let rows = || vec![Dim::Symbol(Symbol(0)), Dim::Symbol(Symbol(1))];
         let value = |dtype, shape, source| Value { dtype, shape, source };
         let fixed = |sizes: &[i64]| sizes.iter().map(|&size| Dim::Fixed(size)).collect::<Vec<_>>();
-        let port = |name: &str, dtype, value| Port { name: name.to_owned(), dtype, value };
+        let port =
+            |name: &str, dtype, value| Port { name: name.to_owned(), dtype, value, high: None };
         let node = |op, inputs: &[u32], output| Node {
             name: "node".to_owned(),
             op,
             inputs: inputs.iter().map(|&id| ValueId(id)).collect(),
             outputs: vec![ValueId(output)],
         };
+        let element = SymbolSource::Element { value: ValueId(3), index: 0 };
+        let decided = SymbolInfo { name: "found".to_owned(), source: element };
+        let symbols = vec![SymbolInfo::of_input("batch"), SymbolInfo::of_input("seq"), decided];
         Program {
-            version: PROGRAM_VERSION,
-            name: "made".to_owned(),
-            symbols: vec!["batch".to_owned(), "seq".to_owned()],
+            symbols,
             values: vec![
                 value(DType::I32, rows(), Source::Input),
                 value(DType::I32, rows(), Source::Input),
                 value(DType::F32, fixed(&[7, 3]), Source::Input),
                 value(DType::I32, rows(), Source::Node),
-                value(DType::F32, fixed(&[1]), Source::Node),
+                value(DType::F32, vec![Dim::Symbol(Symbol(2))], Source::Node),
             ],
             nodes: vec![
                 node(Op::Reshape, &[0], 3),
@@ -266,10 +279,7 @@ mod tests {
                 port("table", DType::F32, ValueId(2)),
             ],
             outputs: vec![port("out", DType::F32, ValueId(4))],
-            assumptions: Vec::new(),
-            counts: Vec::new(),
-            allowed_paddings: Vec::new(),
-            blobs: Vec::new(),
+            ..Program::new("made")
         }
     }
 
@@ -288,9 +298,12 @@ mod tests {
         assert_eq!(make(&program, None, &wished, 1), Ok(made.clone()));
         assert_ne!(make(&program, None, &wished, 2).expect("can be made"), made);
         assert_eq!(batch_symbol(&program), Some("batch"));
-        let unknown = [("time".to_owned(), 1)].into();
-        let error = make(&program, None, &unknown, 1).expect_err("there is none").to_string();
-        assert!(error.contains("time") && error.contains("seq"), "{error}");
+        for name in ["time", "found"] {
+            let unknown = [(name.to_owned(), 1)].into();
+            let error = make(&program, None, &unknown, 1).expect_err("no input has it");
+            let known = vec!["batch".to_owned(), "seq".to_owned()];
+            assert_eq!(error, InputError::NoDimension { name: name.to_owned(), known });
+        }
         let huge = [("seq".to_owned(), i64::MAX)].into();
         assert!(matches!(make(&program, None, &huge, 1), Err(InputError::TooLarge { .. })));
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_model::{golden::Names, import::ImportError, tensor::ReferenceTensor};
+use flotilla_model::{golden::Names, tensor::ReferenceTensor};
 use flotilla_program::{BlobId, DType, Program};
 use flotilla_protocol::{Backend, Tensor, TensorError};
 use flotilla_reference::{
@@ -31,7 +31,7 @@ use crate::{
 pub struct Given {
     /// The file or folder that holds inputs, and outputs if it says what is right. Without one inputs are made up.
     pub io: Option<PathBuf>,
-    /// Sizes of symbolic dimensions, by name.
+    /// Sizes that dimensions of the inputs have for good, by name.
     pub dims: BTreeMap<String, i64>,
     /// Seed of inputs that are made up.
     pub seed: u64,
@@ -55,7 +55,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// For a model with this ONNX form, if it has one.
+    /// For a model with this ONNX form, if it can be had.
     fn tolerance(self, file: Option<&OnnxFile>) -> Tolerance {
         let Allowance { arithmetic, absolute, relative } = self;
         let precision = match file {
@@ -104,7 +104,7 @@ pub struct Subject {
     pub findings: Vec<Finding>,
     /// What may differ.
     pub tolerance: Tolerance,
-    /// Sizes that were chosen for symbolic dimensions; empty for recorded inputs.
+    /// Sizes that dimensions of the inputs have for good, and those that were chosen for inputs that are made up.
     pub dims: BTreeMap<String, i64>,
     /// Token ids are below this, where the model's files say so.
     vocabulary: Option<u32>,
@@ -156,14 +156,19 @@ impl Subject {
         subject.answered(given).await
     }
 
-    /// Other inputs for the same program, with what it must answer to them.
+    /// Other inputs for the same program, with sizes for those of its dimensions that are open, and what it must answer.
     ///
     /// # Errors
     /// As [`Subject::open`].
-    pub async fn remade(&self, given: &Given) -> Result<Subject, SubjectError> {
-        let made = inputs::make(&self.program, self.vocabulary, &given.dims, given.seed)?;
+    pub async fn remade(
+        &self,
+        sizes: &BTreeMap<String, i64>,
+        given: &Given,
+    ) -> Result<Subject, SubjectError> {
+        let made = inputs::make(&self.program, self.vocabulary, sizes, given.seed)?;
         let case = Case::new(None, made.inputs, Vec::new())?;
-        let subject = Subject { cases: vec![case], dims: made.dims, ..self.clone() };
+        let dims = with(&given.dims, made.dims);
+        let subject = Subject { cases: vec![case], dims, ..self.clone() };
         subject.answered(given).await
     }
 
@@ -177,7 +182,7 @@ impl Subject {
             .filter(|&at| given.reference.is_some() || self.cases[at].want.is_empty())
             .collect();
         let file = self.onnx().await;
-        self.tolerance = given.allowance.tolerance(file.as_ref().ok().and_then(Option::as_ref));
+        self.tolerance = given.allowance.tolerance(file.as_ref().ok());
         let mut took = Duration::ZERO;
         if !asked.is_empty() {
             let answers = self.ask(file.as_ref(), &asked, given.reference).await?;
@@ -192,7 +197,7 @@ impl Subject {
                 self.source_reason = answers.reason;
             }
         }
-        if let (true, Ok(Some(file))) = (given.second_opinion, file) {
+        if let (true, Ok(file)) = (given.second_opinion, file) {
             let recorded = (self.source != Source::Io).then_some(recorded);
             self.compare_references(file, recorded.filter(|outputs| !outputs.is_empty()), took)
                 .await?;
@@ -201,7 +206,7 @@ impl Subject {
     }
 
     /// The ONNX form of the model.
-    async fn onnx(&self) -> Result<Option<OnnxFile>, OpenError> {
+    async fn onnx(&self) -> Result<OnnxFile, OpenError> {
         let path = self.path.clone();
         let reading = tokio::task::spawn_blocking(move || reference::onnx(&path));
         reading.await.unwrap_or_else(|_| Err(OpenError::Nobody(vec!["reading it panicked".into()])))
@@ -210,7 +215,7 @@ impl Subject {
     /// Asks for what some cases must answer.
     async fn ask(
         &self,
-        file: Result<&Option<OnnxFile>, &OpenError>,
+        file: Result<&OnnxFile, &OpenError>,
         cases: &[usize],
         choice: Option<Choice>,
     ) -> Result<Answers, SubjectError> {
@@ -218,38 +223,18 @@ impl Subject {
             cases.iter().map(|&at| self.cases[at].given.clone()).collect();
         let mut reasons = Vec::new();
         if choice != Some(Choice::Own) {
-            let outputs = self.output_names();
-            let path = self.path.clone();
             let asked = match file {
-                Ok(Some(file)) => {
-                    let file = file.clone();
-                    tokio::task::spawn_blocking(move || {
-                        reference::ask(&file, &sets, &outputs, choice)
-                    })
+                Ok(file) => {
+                    let (file, outputs) = (file.clone(), self.output_names());
+                    let asking = move || reference::ask(&file, &sets, &outputs, choice);
+                    let asked = tokio::task::spawn_blocking(asking).await;
+                    asked.map_err(|_| SubjectError::Panicked)?
                 }
-                Ok(None) => match choice {
-                    Some(choice) => return Err(not_onnx(choice, path).into()),
-                    None => {
-                        tokio::task::spawn_blocking(move || reference::ask_folder(&path, &sets))
-                    }
-                },
-                Err(error) => {
-                    let reason = error.to_string();
-                    tokio::task::spawn_blocking(move || Err(OpenError::Nobody(vec![reason])))
-                }
+                Err(error) => Err(OpenError::Nobody(vec![chain(error)])),
             };
-            match asked.await.map_err(|_| SubjectError::Panicked)? {
+            match asked {
                 Ok(answers) => return Ok(answers),
                 Err(error) if choice.is_some() => return Err(error.into()),
-                // Inputs that do not fit are told of as they are.
-                Err(error @ (OpenError::Folder(_) | OpenError::Read { .. })) => {
-                    return Err(error.into());
-                }
-                Err(OpenError::Import(error))
-                    if !matches!(error, ImportError::Reference { .. }) =>
-                {
-                    return Err(OpenError::Import(error).into());
-                }
                 Err(error) => reasons.push(chain(&error)),
             }
         }
@@ -332,11 +317,12 @@ impl Subject {
         shapes.collect::<Vec<_>>().join(" ")
     }
 
-    /// Values of the program's symbols for the inputs that are timed; `None` where these do not fit.
+    /// Values of the program's symbols for the inputs that are timed, any for those that a run itself decides; `None` where the
+    /// inputs do not fit.
     pub fn sizes(&self) -> Option<Vec<i64>> {
         let shapes: Vec<&[usize]> =
             self.inputs().iter().map(|tensor| tensor.shape.as_slice()).collect();
-        self.program.bind(&shapes).ok()
+        self.program.bind(&shapes).ok().map(inputs::any)
     }
 
     /// A page's outputs under the names that the model gives them.
@@ -363,13 +349,9 @@ impl Case {
     }
 }
 
-fn not_onnx(choice: Choice, path: PathBuf) -> OpenError {
-    let choice = match choice {
-        Choice::OnnxRuntime => "onnxruntime",
-        Choice::Tract => "tract",
-        Choice::Own => "our importer",
-    };
-    OpenError::NotOnnx { choice, path }
+/// Sizes that are fixed and sizes that were chosen.
+fn with(fixed: &BTreeMap<String, i64>, chosen: BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    fixed.clone().into_iter().chain(chosen).collect()
 }
 
 /// Reads a model and what it is given; what is right is not known yet where no file says it.
@@ -379,22 +361,22 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
         None => None,
     };
     let first = recorded.as_ref().and_then(|(_, sets)| sets.first());
-    let values = first.map(|set| by_name(&set.golden.inputs)).unwrap_or_default();
-    let imported = catalog::import_for(path, Fixed { values, dims: given.dims.clone() })?;
+    let examples = first.map(|set| by_name(&set.golden.inputs)).unwrap_or_default();
+    let imported = catalog::import_for(path, Fixed { examples, dims: given.dims.clone() })?;
     let program = imported.program;
     let vocabulary = imported.limits.vocabulary.and_then(|size| u32::try_from(size).ok());
     let (cases, dims) = match recorded {
         Some((file, sets)) => {
             let case = |set: recorded::Recorded| {
                 let inputs = ordered(&program, file, set.golden.inputs)?;
-                check_outputs(&program, file, &set.golden.outputs)?;
-                Case::new(set.label, inputs, set.golden.outputs)
+                let outputs = known_outputs(&program, file, set.golden.outputs)?;
+                Case::new(set.label, inputs, outputs)
             };
-            (sets.into_iter().map(case).collect::<Result<Vec<_>, _>>()?, BTreeMap::new())
+            (sets.into_iter().map(case).collect::<Result<Vec<_>, _>>()?, given.dims.clone())
         }
         None => {
-            let made = inputs::make(&program, vocabulary, &given.dims, given.seed)?;
-            (vec![Case::new(None, made.inputs, Vec::new())?], made.dims)
+            let made = inputs::make(&program, vocabulary, &BTreeMap::new(), given.seed)?;
+            (vec![Case::new(None, made.inputs, Vec::new())?], with(&given.dims, made.dims))
         }
     };
     let mut hasher = blake3::Hasher::new();
@@ -420,18 +402,11 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
 
 /// What the model calls its inputs and outputs.
 fn names(path: &Path) -> Result<Names, SubjectError> {
-    if let Some(file) = reference::onnx(path)? {
-        let owned = |name: &str| name.to_owned();
-        return Ok(Names {
-            inputs: file.inputs().map(owned).collect(),
-            outputs: file.outputs().map(owned).collect(),
-        });
-    }
-    let program = catalog::import(path)?.program;
-    let name = |port: &flotilla_program::Port| port.name.clone();
+    let file = reference::onnx(path)?;
+    let owned = |name: &str| name.to_owned();
     Ok(Names {
-        inputs: program.inputs.iter().map(name).collect(),
-        outputs: program.outputs.iter().map(name).collect(),
+        inputs: file.inputs().map(owned).collect(),
+        outputs: file.outputs().map(owned).collect(),
     })
 }
 
@@ -465,29 +440,44 @@ fn ordered(
         let input = || port.name.clone();
         let found = given.iter().find(|tensor| tensor.name == port.name);
         let tensor = found.ok_or_else(|| SubjectError::Missing { path: path(), input: input() })?;
-        if tensor.dtype != port.dtype {
-            let (got, want) = (tensor.dtype, port.dtype);
-            return Err(SubjectError::Type { path: path(), input: input(), got, want });
-        }
-        Ok(tensor.clone())
+        let (got, want) = (tensor.dtype, port.dtype);
+        let fitting = of_width(tensor.clone(), want);
+        let is_fitting = fitting.dtype == want;
+        let wrong = || SubjectError::Type { path: path(), input: input(), got, want };
+        is_fitting.then_some(fitting).ok_or_else(wrong)
     };
     program.inputs.iter().map(one).collect()
 }
 
-fn check_outputs(
+/// Recorded outputs, each of which the program gives.
+fn known_outputs(
     program: &Program,
     file: &Path,
-    outputs: &[ReferenceTensor],
-) -> Result<(), SubjectError> {
-    let is_output = |name: &str| program.outputs.iter().any(|port| port.name == name);
-    match outputs.iter().find(|tensor| !is_output(&tensor.name)) {
-        None => Ok(()),
-        Some(unknown) => Err(SubjectError::Output {
-            path: file.to_owned(),
-            output: unknown.name.clone(),
-            known: program.outputs.iter().map(|port| port.name.clone()).collect(),
-        }),
-    }
+    outputs: Vec<ReferenceTensor>,
+) -> Result<Vec<ReferenceTensor>, SubjectError> {
+    let one = |tensor: ReferenceTensor| {
+        match program.outputs.iter().find(|port| port.name == tensor.name) {
+            Some(port) => Ok(of_width(tensor, port.dtype)),
+            None => Err(SubjectError::Output {
+                path: file.to_owned(),
+                output: tensor.name,
+                known: program.outputs.iter().map(|port| port.name.clone()).collect(),
+            }),
+        }
+    };
+    outputs.into_iter().map(one).collect()
+}
+
+/// Floats of 64 bits as those of 32 that a model has, and the other way around: NumPy's own are of 64. Every other tensor as it
+/// is.
+fn of_width(tensor: ReferenceTensor, dtype: DType) -> ReferenceTensor {
+    let numbers = || tensor.numbers().into_iter();
+    let bytes = match (tensor.dtype, dtype) {
+        (DType::F64, DType::F32) => numbers().flat_map(|x| (x as f32).to_le_bytes()).collect(),
+        (DType::F32, DType::F64) => numbers().flat_map(f64::to_le_bytes).collect(),
+        _ => return tensor,
+    };
+    ReferenceTensor { dtype, bytes, ..tensor }
 }
 
 pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {

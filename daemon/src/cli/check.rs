@@ -22,7 +22,7 @@ use flotilla_protocol::{Backend, Device, Split};
 use flotilla_reference::Arithmetic;
 
 use super::{
-    USAGE,
+    Dims, USAGE,
     backends::{Backends, device},
     progress, table,
 };
@@ -78,9 +78,8 @@ impl Places {
 /// What models are given, who says what is right, and how far their answers may be off.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Inputs {
-    /// Size of a symbolic dimension of inputs that are made up. May be given again for another one.
-    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
-    dims: Vec<(String, i64)>,
+    #[command(flatten)]
+    dims: Dims,
     /// Seed of inputs that are made up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -103,7 +102,7 @@ impl Inputs {
     pub(super) fn given(&self, io: Option<PathBuf>) -> Given {
         Given {
             io,
-            dims: self.dims.iter().cloned().collect(),
+            dims: self.dims.by_name(),
             seed: self.seed,
             reference: self.reference,
             second_opinion: false,
@@ -113,14 +112,6 @@ impl Inputs {
                 relative: self.rtol,
             },
         }
-    }
-}
-
-fn dim(text: &str) -> Result<(String, i64), String> {
-    let (name, size) = text.split_once('=').ok_or("write NAME=N")?;
-    match size.parse() {
-        Ok(size) if (0..=i64::from(i32::MAX)).contains(&size) => Ok((name.to_owned(), size)),
-        Ok(_) | Err(_) => Err(format!("{size:?} is no size of a dimension")),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Options, and which command runs.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use flotilla::{
@@ -97,6 +99,30 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+/// Sizes that dimensions of models have for good.
+#[derive(Args, Clone, Debug)]
+struct Dims {
+    /// Fix a dimension of every model's inputs at a size, by the name that the model's file gives it, or INPUT_0 and so on for
+    /// one without a name. May be given again for another one.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
+    dims: Vec<(String, i64)>,
+}
+
+impl Dims {
+    fn by_name(&self) -> BTreeMap<String, i64> {
+        self.dims.iter().cloned().collect()
+    }
+}
+
+fn dim(text: &str) -> Result<(String, i64), String> {
+    // A name may have the sign in it, as an expression does.
+    let (name, size) = text.rsplit_once('=').ok_or("write NAME=N")?;
+    match size.parse() {
+        Ok(size) if (0..=i64::from(i32::MAX)).contains(&size) => Ok((name.to_owned(), size)),
+        Ok(_) | Err(_) => Err(format!("{size:?} is no size of a dimension")),
+    }
 }
 
 /// Which browsers a command starts.

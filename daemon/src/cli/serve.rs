@@ -7,7 +7,7 @@ use clap::Args;
 use flotilla::{browser::Builds, catalog::Catalog, local::Local};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{PoolOptions, progress, reliability::Reliability};
+use super::{Dims, PoolOptions, progress, reliability::Reliability};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -19,6 +19,8 @@ pub(super) struct Options {
     /// Models to serve: folders of a model, folders of such folders, or .onnx files. Default: what was pulled.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     models: Vec<PathBuf>,
+    #[command(flatten)]
+    dims: Dims,
     /// Most requests that wait; further ones are refused with status 429.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     queue: u32,
@@ -45,9 +47,10 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
     let mut terminate =
         signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let models = paths_or_pulled(options.models)?;
+    let dims = options.dims.by_name();
     let catalog = progress::spinner(
         "importing models",
-        tokio::task::spawn_blocking(move || Catalog::open(&models)),
+        tokio::task::spawn_blocking(move || Catalog::open_fixed(&models, &dims)),
     )
     .await?;
     let local = Local::start(&wishes, Arc::new(catalog), options.port).await?;

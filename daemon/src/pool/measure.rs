@@ -113,16 +113,17 @@ fn usual_length(model: &Model) -> usize {
     model.tokens_max.clamp(1, TOKENS)
 }
 
-/// Values of the program's symbols in runs of usual size; empty where nobody knows.
+/// Values of the program's symbols in runs of usual size, any for those that a run itself decides; empty where nobody knows.
 pub(super) fn usual_sizes(model: &Model) -> Vec<i64> {
     let program = &model.program;
     match &model.sizes {
         Some(sizes) => sizes.clone(),
         None if super::takes_tokens(program) => {
             let shape = [1, usual_length(model)];
-            program.bind(&vec![&shape[..]; program.inputs.len()]).unwrap_or_default()
+            let bound = program.bind(&vec![&shape[..]; program.inputs.len()]);
+            bound.map(check::inputs::any).unwrap_or_default()
         }
-        None => check::inputs::sizes(program, &BTreeMap::new()),
+        None => check::inputs::any(check::inputs::sizes(program, &BTreeMap::new())),
     }
 }
 

@@ -28,7 +28,7 @@ pub enum NpyError {
     Shape { shape: Vec<u64> },
 }
 
-/// Reads an array. 64-bit floats are rounded to 32 bits, big-endian numbers turned around, and Fortran's order made C's.
+/// Reads an array. Big-endian numbers are turned around, and Fortran's order is made C's.
 ///
 /// # Errors
 /// Damaged bytes, or a type that no model has.
@@ -53,17 +53,17 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<ReferenceTensor, NpyError> {
     let before = (bytes.len() - rest.len()) as u64;
     let (header, data) =
         rest.split_at_checked(length).ok_or_else(|| short(before + length as u64))?;
-    let Header { element, swapped, fortran, shape } = Header::parse(header)?;
+    let Header { dtype, swapped, fortran, shape } = Header::parse(header)?;
     let sizes = shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     let too_large = || NpyError::Shape { shape: shape.clone() };
-    let want = sizes.and_then(|count| count.checked_mul(element.bytes() as u64));
+    let want = sizes.and_then(|count| count.checked_mul(dtype.wire_bytes() as u64));
     let want = want.ok_or_else(too_large)?;
     let data = usize::try_from(want).ok().and_then(|want| data.get(..want));
     let data = data.ok_or_else(|| short(before + length as u64 + want))?;
     let dims: Option<Vec<usize>> = shape.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     let shape = dims.ok_or_else(too_large)?;
     let mut elements: Vec<Vec<u8>> = Vec::new();
-    let width = element.bytes();
+    let width = dtype.wire_bytes();
     let bytes = if swapped || fortran {
         elements.extend(data.chunks_exact(width).map(<[u8]>::to_vec));
         if swapped {
@@ -75,10 +75,6 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<ReferenceTensor, NpyError> {
         elements.concat()
     } else {
         data.to_vec()
-    };
-    let (dtype, bytes) = match element {
-        Element::Of(dtype) => (dtype, bytes),
-        Element::F64 => (DType::F32, narrowed(&bytes)),
     };
     Ok(ReferenceTensor { name: name.to_owned(), dtype, shape, bytes })
 }
@@ -101,28 +97,8 @@ fn transposed(elements: &[Vec<u8>], shape: &[usize]) -> Vec<Vec<u8>> {
     ordered
 }
 
-fn narrowed(bytes: &[u8]) -> Vec<u8> {
-    let numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
-    numbers.flat_map(|number| (number as f32).to_le_bytes()).collect()
-}
-
-#[derive(Clone, Copy)]
-enum Element {
-    Of(DType),
-    F64,
-}
-
-impl Element {
-    fn bytes(self) -> usize {
-        match self {
-            Element::Of(dtype) => dtype.wire_bytes(),
-            Element::F64 => 8,
-        }
-    }
-}
-
 struct Header {
-    element: Element,
+    dtype: DType,
     swapped: bool,
     fortran: bool,
     shape: Vec<u64>,
@@ -154,15 +130,15 @@ impl Header {
             return Err(broken());
         }
         let (order, kind) = descr.split_at_checked(1).ok_or_else(broken)?;
-        let element = element(kind).filter(|_| ["<", ">", "|", "="].contains(&order));
-        let element = element.ok_or_else(|| NpyError::Type { dtype: descr.to_owned() })?;
-        Ok(Header { element, swapped: order == ">" && element.bytes() > 1, fortran, shape })
+        let dtype = dtype(kind).filter(|_| ["<", ">", "|", "="].contains(&order));
+        let dtype = dtype.ok_or_else(|| NpyError::Type { dtype: descr.to_owned() })?;
+        Ok(Header { dtype, swapped: order == ">" && dtype.wire_bytes() > 1, fortran, shape })
     }
 }
 
-fn element(kind: &str) -> Option<Element> {
-    Some(Element::Of(match kind {
-        "f8" => return Some(Element::F64),
+fn dtype(kind: &str) -> Option<DType> {
+    Some(match kind {
+        "f8" => DType::F64,
         "f4" => DType::F32,
         "f2" => DType::F16,
         "i8" => DType::I64,
@@ -175,7 +151,7 @@ fn element(kind: &str) -> Option<Element> {
         "u1" => DType::U8,
         "b1" => DType::Bool,
         _ => return None,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -214,7 +190,7 @@ mod tests {
         }
         let double = 0.1f64.to_le_bytes();
         let tensor = parse("x", &file(&header("<f8", false, ""), &double)).expect("reads");
-        assert_eq!(tensor, ReferenceTensor::from_f32("x", vec![], &[0.1]));
+        assert_eq!((tensor.dtype, tensor.numbers()), (DType::F64, vec![0.1]));
         let none = parse("x", &file(&header("|b1", false, "0,"), &[])).expect("reads");
         assert_eq!((none.dtype, none.shape), (DType::Bool, vec![0]));
     }

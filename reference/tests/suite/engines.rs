@@ -48,6 +48,7 @@ fn external_data_are_read_through_the_resolver() {
 fn every_type_comes_back_as_it_went_in() {
     let types = [
         (DType::F32, DataType::Float),
+        (DType::F64, DataType::Double),
         (DType::F16, DataType::Float16),
         (DType::BF16, DataType::Bfloat16),
         (DType::I64, DataType::Int64),
@@ -78,11 +79,13 @@ fn every_type_comes_back_as_it_went_in() {
                 }
             }
         }
-        // A model of F64 takes and gives F32.
+        // Of 64 bits every one is kept.
+        let doubles = |name: &str, values: [f64; 2]| {
+            tensor(name, DType::F64, &[2], values.map(f64::to_le_bytes).concat())
+        };
         let model = Model::default().input("x", DataType::Double, &["2"]);
         let model = model.node("Neg", &["x"], &["y"], &[]).output("y", DataType::Double, &["2"]);
-        let x = ReferenceTensor::from_f32("x", vec![2], &[0.1, -3.0]);
-        let want = ReferenceTensor::from_f32("y", vec![2], &[-0.1, 3.0]);
+        let (x, want) = (doubles("x", [0.1, -3.0]), doubles("y", [-0.1, 3.0]));
         assert_eq!(run(&engine, &model.file(), &[x]), Ok(vec![want]), "{}", engine.name());
     }
 }

@@ -148,6 +148,7 @@ fn data_set(bytes: &[u8]) -> anyhow::Result<DataSet> {
 fn dtype(dtype: Dtype) -> anyhow::Result<DType> {
     Ok(match dtype {
         Dtype::F32 => DType::F32,
+        Dtype::F64 => DType::F64,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
         Dtype::I64 => DType::I64,

@@ -52,6 +52,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     }
     match dtype {
         DType::F32 => each(bytes, |chunk| f32::from_le_bytes(chunk).into()),
+        DType::F64 => each(bytes, f64::from_le_bytes),
         DType::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f64()),
         DType::BF16 => each(bytes, |chunk| half::bf16::from_le_bytes(chunk).to_f64()),
         DType::I64 => each(bytes, |chunk| i64::from_le_bytes(chunk) as f64),

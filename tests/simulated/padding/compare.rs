@@ -138,7 +138,8 @@ pub(crate) async fn compare(
     padded: &[i64],
 ) -> Result<Agreement, Failed> {
     let shapes: Vec<&[usize]> = inputs.iter().map(|tensor| tensor.shape.as_slice()).collect();
-    let symbols = program.bind(&shapes).expect("they fit");
+    let bound = program.bind(&shapes).expect("they fit");
+    let symbols: Vec<i64> = bound.into_iter().map(|size| size.expect("of an input")).collect();
     let (want, _) = placement.run(inputs).await.map_err(|_| Failed::Exact)?;
     let larger: Vec<Tensor> = program
         .inputs
