@@ -128,7 +128,9 @@ impl Program {
                 return fail(place(), "its blob holds another type");
             }
             if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
-                return fail(place(), "its length does not fit its shape");
+                let (bytes, dtype, shape) = (constant.bytes, constant.dtype, &value.shape);
+                let what = format!("its {bytes} bytes do not fit {dtype:?} elements of {shape:?}");
+                return fail(place(), &what);
             }
         }
         Ok(())

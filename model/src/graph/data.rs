@@ -20,8 +20,13 @@ impl Data {
 
     /// Words of a storage type.
     pub(crate) fn of_words(dtype: DType, words: &[u32]) -> Data {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Data::new(dtype.storage(), bytes)
+        let stored = dtype.storage();
+        // A truth is stored as a byte.
+        let bytes: Vec<u8> = match stored.wire_bytes() {
+            1 => words.iter().map(|&word| u8::from(word != 0)).collect(),
+            _ => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        };
+        Data::new(stored, bytes)
     }
 
     pub(crate) fn elements(&self) -> usize {

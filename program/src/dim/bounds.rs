@@ -10,6 +10,9 @@ pub struct Bounds<'a> {
     of_symbol: &'a dyn Fn(Symbol) -> (i64, i64),
 }
 
+/// Most terms of a sum in which remainders are looked for.
+const TERMS_MAX: usize = 16;
+
 /// A bound that says nothing.
 const NONE: (i64, i64) = (i64::MIN, i64::MAX);
 
@@ -25,7 +28,13 @@ impl<'a> Bounds<'a> {
         match dim {
             Dim::Fixed(value) => (*value, *value),
             Dim::Symbol(symbol) => (self.of_symbol)(*symbol),
-            Dim::Sum(terms) => all(terms).into_iter().fold((0, 0), sum),
+            Dim::Sum(terms) => {
+                let plain = all(terms).into_iter().fold((0, 0), sum);
+                match self.remainder(terms) {
+                    Some(found) => (plain.0.max(found.0), plain.1.min(found.1)),
+                    None => plain,
+                }
+            }
             Dim::Product(factors) => all(factors).into_iter().fold((1, 1), product),
             Dim::Quotient(dim, by) => quotient(self.of(dim), self.of(by)),
             Dim::Min(dims) => {
@@ -43,6 +52,37 @@ impl<'a> Bounds<'a> {
             Dim::Equal(..) | Dim::Less(..) => (0, 1),
             Dim::Select(_, yes, no) => either(self.of(yes), self.of(no)),
         }
+    }
+
+    /// Of a sum that has a remainder in it: `x - n * (x / n)` is not negative and less than `n`.
+    fn remainder(&self, terms: &[Dim]) -> Option<(i64, i64)> {
+        if !(2..=TERMS_MAX).contains(&terms.len()) {
+            return None;
+        }
+        terms.iter().find_map(|term| {
+            let (factor, dividend, by) = match term {
+                Dim::Quotient(dividend, by) => (1, dividend, by.as_fixed()?),
+                Dim::Product(parts) => match parts.as_slice() {
+                    [Dim::Fixed(factor), Dim::Quotient(dividend, by)] => {
+                        (*factor, dividend, by.as_fixed()?)
+                    }
+                    _ => return None,
+                },
+                _ => return None,
+            };
+            let n = factor.checked_abs().filter(|n| *n > 0 && by > 0 && by % n == 0)?;
+            // `x` itself may be a quotient, of which `x / n` is made in one step.
+            let x = if by == n { (**dividend).clone() } else { dividend.over(by / n) };
+            let x = if factor < 0 { x } else { -x };
+            let rest = terms.iter().filter(|other| *other != term).cloned();
+            let rest = (Dim::Sum(rest.collect()) - x).normalized();
+            let is_shorter = match &rest {
+                Dim::Sum(left) => left.len() + 1 < terms.len(),
+                _ => true,
+            };
+            let part = if factor < 0 { (0, n - 1) } else { (1 - n, 0) };
+            is_shorter.then(|| sum(self.of(&rest), part))
+        })
     }
 
     /// How two compare whatever their symbols are; of those that may be equal too, either order is said.

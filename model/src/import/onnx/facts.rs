@@ -6,7 +6,7 @@ use flotilla_program::{
     dim::{Bounds, Dim, Symbol},
 };
 
-use super::{constant::Constant, walk::Walk};
+use super::{constant::Constant, symbolic, walk::Walk};
 use crate::graph::Origin;
 
 /// Most elements of a tensor that is followed number by number.
@@ -14,6 +14,9 @@ pub(super) const NUMBERS_MAX: usize = 1024;
 
 /// Most elements that decide sizes and are read while a program runs.
 const ELEMENTS_MAX: usize = 64;
+
+/// Longest expression of a number that shapes are made of.
+const PARTS_MAX: usize = 100;
 
 /// A value of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +71,30 @@ impl Walk<'_> {
             return self.constant_of(dtype, integers_of(dtype, shape, &fixed));
         }
         let shape = shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
+        let dims = match dtype {
+            DType::I64 | DType::I32 => dims.into_iter().map(|dim| self.short(dim)).collect(),
+            _ => dims,
+        };
         self.add(Fact { dtype, shape, known: Some(Known::Numbers(dims)), placed: None })
+    }
+
+    /// The same number, by a symbol where its expression has become long: each layer of a model may make its dimensions of
+    /// those of the layer before, several times over. The page computes it once.
+    fn short(&mut self, dim: Dim) -> Dim {
+        if symbolic::parts(&dim) <= PARTS_MAX {
+            return dim;
+        }
+        if let Some((block, symbol)) = self.shortened.get(&dim)
+            && self.is_open(*block)
+        {
+            return Dim::Symbol(*symbol);
+        }
+        let (low, high) = self.bounded(|bounds| bounds.of(&dim));
+        let (low, high) = (low.max(i64::from(i32::MIN)), high.min(i64::from(i32::MAX)));
+        let value = self.sizes(std::slice::from_ref(&dim), DType::I64, &[]);
+        let symbol = self.element(value, 0, "size", (low, high));
+        self.shortened.insert(dim, (self.block(), symbol));
+        Dim::Symbol(symbol)
     }
 
     pub(super) fn sequence(&mut self, items: Vec<Var>) -> Var {

@@ -71,18 +71,30 @@ fn corners(a: Range, b: Range, of: impl Fn(i128, i128) -> i128) -> Range {
 }
 
 impl Ranges {
-    /// `of_input` says what is known of inputs; `bounds` what is known of symbols.
+    /// What is known of constants, by value: found once, because it takes a look at every element.
+    pub(super) fn given(draft: &Draft) -> Vec<Option<Range>> {
+        let of = draft.values.iter().map(|value| match &value.origin {
+            Origin::Constant(data) if value.element.is_float() => {
+                Some((0, data.elements() as i64))
+            }
+            Origin::Constant(data) => Some(of_data(data)),
+            Origin::Input | Origin::Node => None,
+        });
+        of.collect()
+    }
+
+    /// `given` says what is known of constants, `of_input` of inputs, `bounds` of symbols.
     pub(super) fn new(
         draft: &Draft,
         bounds: &[Range],
+        given: &[Option<Range>],
         of_input: &dyn Fn(ValueId) -> Option<Range>,
     ) -> Ranges {
         let of = draft.values.iter().enumerate().map(|(index, value)| match &value.origin {
             Origin::Input => {
                 of_input(ValueId(index as u32)).unwrap_or_else(|| of_type(value.element))
             }
-            Origin::Constant(data) if value.element.is_float() => (0, data.elements() as i64),
-            Origin::Constant(data) => of_data(data),
+            Origin::Constant(_) => given[index].unwrap_or_else(|| of_type(value.element)),
             Origin::Node => of_type(value.element),
         });
         let mut ranges = Ranges { of: of.collect() };

@@ -59,7 +59,8 @@ pub(super) fn evaluated(
     terms.pop().map(|term| term.dim)
 }
 
-fn parts(dim: &Dim) -> usize {
+/// How long an expression is.
+pub(super) fn parts(dim: &Dim) -> usize {
     1 + dim.parts().into_iter().map(parts).sum::<usize>()
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Walk<'p> {
     pub(super) bounds: Vec<(i64, i64)>,
     /// Symbols of elements of values.
     pub(super) element_symbols: HashMap<(ValueId, u32), Symbol>,
+    /// Symbols that stand for long expressions, and the blocks in which they are computed.
+    pub(super) shortened: HashMap<Dim, (u32, Symbol)>,
     /// Symbols by the name that a file gives them.
     named: HashMap<String, Symbol>,
     /// The blocks that are open, from the outside in; nodes of no region are in block 0. One may have taken others in.
@@ -183,6 +185,7 @@ impl<'p> Walk<'p> {
             facts: Vec::new(),
             bounds: Vec::new(),
             element_symbols: HashMap::new(),
+            shortened: HashMap::new(),
             named: HashMap::new(),
             blocks: vec![vec![0]],
             blocks_made: 0,

@@ -4,10 +4,11 @@
 //! Where that cannot be had, the inputs that it is made of are bound to what does fit, and a run with others is refused. No result
 //! wraps around.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flotilla_program::{
-    Binary, DType, Expr, InputBound, Node, Op, Step, SymbolSource, ValueId,
+    Binary, Check, DType, Expr, InputBound, Node, Op, Step, SymbolSource, ValueId,
+    dim::{Dim, Symbol},
 };
 
 use super::{
@@ -17,15 +18,26 @@ use super::{
 };
 use crate::graph::{Data, Draft, Origin};
 
+/// Largest dimension of an input in a model whose integers may not fit 32 bits.
+const SIZE_MAX: i64 = 1 << 24;
+
 /// Gives values two words where they need them, and bounds to inputs.
 pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError> {
     if !draft.values.iter().any(|value| is_wide(value.element)) {
         return Ok(());
     }
-    let ranges = Ranges::new(draft, bounds, &|_| None);
+    let given = Ranges::given(draft);
+    let mut bounds = bounds.to_vec();
+    let mut ranges = Ranges::new(draft, &bounds, &given, &|_| None);
+    let made = (0..draft.values.len() as u32).map(ValueId);
+    let mut made = made.filter(|id| matches!(draft.value(*id).origin, Origin::Node));
+    if made.any(|id| is_over(draft, &ranges, id)) && limit_sizes(draft, &mut bounds) {
+        ranges = Ranges::new(draft, &bounds, &given, &|_| None);
+    }
+    let bounds = bounds.as_slice();
     decide(draft, &ranges);
     let wide = Wide::of(draft, &ranges);
-    limit(draft, bounds, &wide);
+    limit(draft, bounds, &given, &wide);
     let deciding = draft.symbols.iter().filter_map(|info| match info.source {
         SymbolSource::Element { value, .. } => Some(value),
         SymbolSource::Input | SymbolSource::Extent { .. } => None,
@@ -34,6 +46,25 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let (pairs, narrow) = (BTreeMap::new(), BTreeMap::new());
     let mut rewrite = Rewrite { wide, pairs, narrow, deciding };
     rewrite.run(draft)
+}
+
+/// Bounds the open dimensions of inputs, so that integers made of sizes fit, and has each run checked for it.
+fn limit_sizes(draft: &mut Draft, bounds: &mut [Range]) -> bool {
+    let mut limited = false;
+    for (index, (info, bounds)) in draft.symbols.iter().zip(bounds).enumerate() {
+        if matches!(info.source, SymbolSource::Input) && bounds.1 > SIZE_MAX {
+            bounds.1 = SIZE_MAX;
+            limited = true;
+            let (size, most) = (Dim::Symbol(Symbol(index as u32)), Dim::Fixed(SIZE_MAX));
+            draft.checks.push(Check {
+                node: info.name.clone(),
+                what: "its size and the largest one with which integers fit 32 bits".to_owned(),
+                right: Dim::Min(vec![most, size.clone()]),
+                left: size,
+            });
+        }
+    }
+    limited
 }
 
 fn is_wide(dtype: DType) -> bool {
@@ -162,9 +193,11 @@ impl Wide {
         // Who may be seen to be beyond a word.
         let mut seen: BTreeSet<ValueId> =
             draft.outputs.iter().map(|port| port.value).filter(|value| over(*value)).collect();
+        let mut from_the_back: Vec<&Node> = blocks(draft).collect();
+        from_the_back.reverse();
         loop {
             let before = seen.len();
-            for node in blocks(draft) {
+            for node in &from_the_back {
                 let &[output] = node.outputs.as_slice() else { continue };
                 let shows = match over(output) {
                     true => seen.contains(&output),
@@ -207,23 +240,27 @@ impl Wide {
             }
         }
         // Whoever cannot take two words decides that there are none, all the way back to the inputs.
+        let makers = makers(draft);
         loop {
-            let refuses = |node: &&Node| {
-                let takes = data_operands(node).any(|value| values.contains(&value));
-                takes
+            let before = values.len();
+            for node in blocks(draft) {
+                let refuses = data_operands(node).any(|value| values.contains(&value))
                     && match &node.op {
                         Op::Elementwise(expr) => {
                             let operand = |index: u32| operand(draft, node, &values, index);
                             split(expr, operand, is_unsigned(draft, node)).is_none()
                         }
                         _ => moved_operands(node).is_empty(),
-                    }
-            };
-            let Some(node) = blocks(draft).find(refuses) else { break };
-            let taken: Vec<ValueId> = data_operands(node).collect();
-            values.retain(|value| !taken.contains(value));
-            let before = dependencies(draft, node);
-            values.retain(|value| !before.contains(value));
+                    };
+                if refuses {
+                    data_operands(node).for_each(|value| drop(values.remove(&value)));
+                    let depends = dependencies(draft, &makers, node);
+                    values.retain(|value| !depends.contains(value));
+                }
+            }
+            if values.len() == before {
+                break;
+            }
         }
         Wide { values }
     }
@@ -250,7 +287,7 @@ fn operand(draft: &Draft, node: &Node, wide: &BTreeSet<ValueId>, index: u32) -> 
 }
 
 /// Bounds for inputs whose numbers are computed with in one word.
-fn limit(draft: &mut Draft, bounds: &[Range], wide: &Wide) {
+fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wide) {
     let inputs: Vec<(u32, ValueId)> = draft
         .inputs
         .iter()
@@ -260,6 +297,9 @@ fn limit(draft: &mut Draft, bounds: &[Range], wide: &Wide) {
         .collect();
     let mut most: BTreeMap<ValueId, (i64, Option<String>)> =
         inputs.iter().map(|(_, value)| (*value, (i64::from(i32::MAX), None))).collect();
+    let makers = makers(draft);
+    let mut decided: BTreeSet<ValueId> = most.keys().copied().collect();
+    spread(draft, &draft.nodes, &mut decided);
     let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
     loop {
         let of_input = |value: ValueId| {
@@ -267,29 +307,39 @@ fn limit(draft: &mut Draft, bounds: &[Range], wide: &Wide) {
             let low = if draft.value(value).element == DType::U64 { 0 } else { -most };
             Some((low, *most))
         };
-        let ranges = Ranges::new(draft, bounds, &of_input);
-        let over = |value: ValueId| {
-            let element = draft.value(value).element;
-            is_wide(element) && !within(ranges.of(value), of_word(element))
-        };
-        // The first node that could leave its word while its operands are within theirs.
-        let culprit = blocks(draft).find(|node| {
-            node.outputs.iter().any(|output| {
-                over(*output) && !wide.has(*output) && !given_up.contains(output)
-            }) && !node.inputs.iter().any(|input| wide.has(*input) || over(*input))
-        });
-        let Some(culprit) = culprit else { break };
-        let depends = dependencies(draft, culprit);
-        let open: Vec<ValueId> = depends
-            .into_iter()
-            .filter(|value| most.get(value).is_some_and(|(most, _)| *most > 1))
-            .collect();
-        if open.is_empty() {
-            // No input decides it: it is made of floats, or of more elements than a page has.
-            given_up.extend(&culprit.outputs);
-            continue;
+        let ranges = Ranges::new(draft, bounds, given, &of_input);
+        // The first node that could leave its word while its operands are within theirs, and while an input decides it.
+        let mut culprit = None;
+        for node in blocks(draft) {
+            let leaves = node.outputs.iter().any(|output| {
+                is_over(draft, &ranges, *output)
+                    && !wide.has(*output)
+                    && !given_up.contains(output)
+            });
+            let is_first = leaves
+                && !node
+                    .inputs
+                    .iter()
+                    .any(|input| wide.has(*input) || is_over(draft, &ranges, *input));
+            if !is_first {
+                continue;
+            }
+            let depends = match node.outputs.iter().any(|output| decided.contains(output)) {
+                true => dependencies(draft, &makers, node),
+                false => BTreeSet::new(),
+            };
+            let depends = depends.into_iter();
+            let open: Vec<ValueId> = depends
+                .filter(|value| most.get(value).is_some_and(|(most, _)| *most > 1))
+                .collect();
+            if !open.is_empty() {
+                culprit = Some((node.name.clone(), open));
+                break;
+            }
+            // It is made of floats, or of more elements than a page has.
+            given_up.extend(&node.outputs);
         }
-        let name = culprit.name.clone();
+        let Some((name, open)) = culprit else { break };
         for value in open {
             if let Some((most, node)) = most.get_mut(&value) {
                 *most /= 2;
@@ -304,14 +354,23 @@ fn limit(draft: &mut Draft, bounds: &[Range], wide: &Wide) {
     }
 }
 
-/// The inputs that a node's integers are made of.
-fn dependencies(draft: &Draft, node: &Node) -> BTreeSet<ValueId> {
-    let mut found = BTreeSet::new();
-    let mut open: Vec<ValueId> = node.inputs.clone();
-    let mut makers: BTreeMap<ValueId, &Node> = BTreeMap::new();
+/// The nodes that make values, by value.
+fn makers(draft: &Draft) -> HashMap<ValueId, &Node> {
+    let mut makers = HashMap::new();
     for node in blocks(draft) {
         makers.extend(node.outputs.iter().map(|output| (*output, node)));
     }
+    makers
+}
+
+/// The integers that a node's are made of.
+fn dependencies(
+    draft: &Draft,
+    makers: &HashMap<ValueId, &Node>,
+    node: &Node,
+) -> BTreeSet<ValueId> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<ValueId> = node.inputs.clone();
     while let Some(value) = open.pop() {
         if draft.value(value).element.is_float() || !found.insert(value) {
             continue;
@@ -324,6 +383,25 @@ fn dependencies(draft: &Draft, node: &Node) -> BTreeSet<ValueId> {
         }
     }
     found
+}
+
+/// Adds the integers that those of a set decide.
+fn spread(draft: &Draft, nodes: &[Node], decided: &mut BTreeSet<ValueId>) {
+    for node in nodes {
+        let mut decides = node.inputs.iter().any(|input| decided.contains(input));
+        for region in node.op.regions() {
+            let region = &draft.regions[region as usize];
+            if decides {
+                decided.extend(&region.parameters);
+            }
+            spread(draft, &region.nodes, decided);
+            decides |= region.results.iter().any(|result| decided.contains(result));
+        }
+        if decides {
+            let is_integer = |output: &&ValueId| !draft.value(**output).element.is_float();
+            decided.extend(node.outputs.iter().filter(is_integer));
+        }
+    }
 }
 
 /// Puts pairs of words where values are carried as such.

@@ -1,7 +1,7 @@
 //! Operators that make numbers of positions.
 
 use anyhow::{Result, bail, ensure};
-use flotilla_program::{Binary, DType, Unary, dim::Dim};
+use flotilla_program::{Binary, DType, Step, StepId, Unary, dim::Dim};
 
 use crate::import::onnx::{
     constant::element_type,
@@ -9,7 +9,15 @@ use crate::import::onnx::{
     wiring::{ANY, SIZES, Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[("EyeLike", eye_like), ("Range", range)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("Bernoulli", bernoulli),
+    ("EyeLike", eye_like),
+    ("RandomNormal", |w| random(w, normal, false)),
+    ("RandomNormalLike", |w| random(w, normal, true)),
+    ("RandomUniform", |w| random(w, uniform, false)),
+    ("RandomUniformLike", |w| random(w, uniform, true)),
+    ("Range", range),
+];
 
 /// Most numbers of a range of floats.
 const COUNT_MAX: f64 = (1u64 << 31) as f64;
@@ -87,16 +95,144 @@ fn eye_like(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         bail!("{} dimensions, a matrix has two", shape.len());
     };
     let diagonal = w.int("k")?.unwrap_or(0);
-    let dtype = match w.int("dtype")? {
-        Some(number) => match element_type(i32::try_from(number)?) {
-            Some(dtype) => dtype,
-            None => bail!("elements of type {number} cannot be had"),
-        },
-        None => w.dtype(x),
-    };
+    let dtype = dtype(w)?.unwrap_or(w.dtype(x));
     let row = w.range(Dim::Fixed(diagonal), Dim::Fixed(1), rows.clone())?;
     let column = w.positions(columns)?;
     let row = w.unsqueeze(row, 1)?;
     let ones = w.binary(Binary::Eq, row, column)?;
     Ok(vec![w.cast(ones, dtype)?])
+}
+
+/// The type that an attribute names.
+fn dtype(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
+    let Some(number) = w.int("dtype")? else { return Ok(None) };
+    match element_type(i32::try_from(number)?) {
+        Some(dtype) => Ok(Some(dtype)),
+        None => bail!("elements of type {number} cannot be had"),
+    }
+}
+
+/// What a node's draws are told apart by, where the file names no seed: FNV-1a of its name (Fowler, Noll and Vo).
+fn seed(w: &Wiring<'_, '_>) -> Result<u32> {
+    Ok(match w.float("seed")? {
+        Some(seed) => seed.to_bits(),
+        None => w.name.bytes().fold(0x811c_9dc5, |hash: u32, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        }),
+    })
+}
+
+/// Expressions of one word, from the position of an element.
+#[derive(Default)]
+struct Draw {
+    steps: Vec<Step>,
+}
+
+impl Draw {
+    fn push(&mut self, step: Step) -> StepId {
+        self.steps.push(step);
+        (self.steps.len() - 1) as StepId
+    }
+
+    fn word(&mut self, word: u32) -> StepId {
+        let number = self.push(Step::Int(word as i32));
+        self.push(Step::Bits(DType::U32, number))
+    }
+
+    /// A word whose bits look drawn, of one that counts: the finalizer of Appleby, MurmurHash3 (x86, 32 bits).
+    fn mixed(&mut self, counter: StepId, seed: u32) -> StepId {
+        let seed = self.word(seed);
+        let mut x = self.push(Step::Binary(Binary::Xor, counter, seed));
+        for (shift, factor) in [(16, 0x85eb_ca6b), (13, 0xc2b2_ae35), (16, 1)] {
+            let by = self.word(shift);
+            let high = self.push(Step::Binary(Binary::ShiftRight, x, by));
+            x = self.push(Step::Binary(Binary::Xor, x, high));
+            if factor != 1 {
+                let factor = self.word(factor);
+                x = self.push(Step::Binary(Binary::Mul, x, factor));
+            }
+        }
+        x
+    }
+
+    /// A number between 0 and 1, neither of which it is: 23 bits of a word, and a half of the next one.
+    fn unit(&mut self, counter: StepId, seed: u32) -> StepId {
+        let word = self.mixed(counter, seed);
+        let by = self.word(9);
+        let bits = self.push(Step::Binary(Binary::ShiftRight, word, by));
+        let number = self.push(Step::Cast(DType::F32, bits));
+        let half = self.push(Step::Float(0.5));
+        let number = self.push(Step::Binary(Binary::Add, number, half));
+        let scale = self.push(Step::Float(1.0 / (1 << 23) as f32));
+        self.push(Step::Binary(Binary::Mul, number, scale))
+    }
+}
+
+/// From `low` to `high`.
+fn uniform(w: &Wiring<'_, '_>, draw: &mut Draw, counter: StepId, seed: u32) -> Result<StepId> {
+    let (low, high) = (w.float("low")?.unwrap_or(0.0), w.float("high")?.unwrap_or(1.0));
+    let unit = draw.unit(counter, seed);
+    let width = draw.push(Step::Float(high - low));
+    let number = draw.push(Step::Binary(Binary::Mul, unit, width));
+    let low = draw.push(Step::Float(low));
+    Ok(draw.push(Step::Binary(Binary::Add, number, low)))
+}
+
+/// Of a normal distribution: Box and Muller, "A Note on the Generation of Random Normal Deviates".
+fn normal(w: &Wiring<'_, '_>, draw: &mut Draw, counter: StepId, seed: u32) -> Result<StepId> {
+    let (mean, scale) = (w.float("mean")?.unwrap_or(0.0), w.float("scale")?.unwrap_or(1.0));
+    let first = draw.unit(counter, seed);
+    let second = draw.unit(counter, seed.rotate_left(16) ^ 0x9e37_79b9);
+    let log = draw.push(Step::Unary(Unary::Ln, first));
+    let minus_two = draw.push(Step::Float(-2.0));
+    let square = draw.push(Step::Binary(Binary::Mul, log, minus_two));
+    let radius = draw.push(Step::Unary(Unary::Sqrt, square));
+    let turn = draw.push(Step::Float(std::f32::consts::TAU));
+    let angle = draw.push(Step::Binary(Binary::Mul, second, turn));
+    let cosine = draw.push(Step::Unary(Unary::Cos, angle));
+    let number = draw.push(Step::Binary(Binary::Mul, radius, cosine));
+    let scale = draw.push(Step::Float(scale));
+    let number = draw.push(Step::Binary(Binary::Mul, number, scale));
+    let mean = draw.push(Step::Float(mean));
+    Ok(draw.push(Step::Binary(Binary::Add, number, mean)))
+}
+
+type Distribution = fn(&Wiring<'_, '_>, &mut Draw, StepId, u32) -> Result<StepId>;
+
+/// Numbers of a distribution, of the shape of an operand or of an attribute. Each run draws the same ones, in every browser:
+/// answers are compared, and rows of one request may come from several browsers.
+fn random(w: &mut Wiring<'_, '_>, distribution: Distribution, like: bool) -> Result<Vec<Var>> {
+    let named = dtype(w)?;
+    let (shape, dtype) = if like {
+        let x = w.input(0)?;
+        (w.shape(x), named.unwrap_or(w.dtype(x)))
+    } else {
+        let Some(sizes) = w.ints("shape")? else { bail!("it has no shape") };
+        (sizes.into_iter().map(Dim::Fixed).collect(), named.unwrap_or(DType::F32))
+    };
+    ensure!(dtype.is_float(), "it draws floats, and {dtype:?} is wanted");
+    let numbers = drawn(w, &shape, distribution)?;
+    Ok(vec![w.cast(numbers, dtype)?])
+}
+
+fn drawn(w: &mut Wiring<'_, '_>, shape: &[Dim], distribution: Distribution) -> Result<Var> {
+    let seed = seed(w)?;
+    let count: Dim = shape.iter().product();
+    let positions = w.positions(&count)?;
+    let mut draw = Draw::default();
+    let position = draw.push(Step::Input(0));
+    let counter = draw.push(Step::Cast(DType::U32, position));
+    distribution(w, &mut draw, counter, seed)?;
+    let numbers = w.expr(draw.steps, &[positions], DType::F32)?;
+    w.reshape(numbers, shape)
+}
+
+/// True with the probability that an element says.
+fn bernoulli(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    let dtype = dtype(w)?.unwrap_or(w.dtype(x));
+    let unit: Distribution = |_, draw, counter, seed| Ok(draw.unit(counter, seed));
+    let drawn = drawn(w, &w.shape(x), unit)?;
+    let truth = w.binary(Binary::Lt, drawn, x)?;
+    Ok(vec![w.cast(truth, dtype)?])
 }
