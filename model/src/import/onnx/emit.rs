@@ -51,6 +51,7 @@ impl Walk<'_> {
         let wraps = wraps(dtype) && !matches!(op, Op::Elementwise(_)) && !op.moves_elements();
         let values = inputs.iter().map(|input| self.value(*input)).collect::<Result<Vec<_>>>()?;
         self.made += 1;
+        let shape: Vec<Dim> = shape.into_iter().map(|dim| self.short(dim)).collect();
         let mut value = self.draft.add_node(name, op, values, dtype, shape.clone());
         if wraps {
             let steps = vec![Step::Input(0), Step::Cast(dtype, 0)];

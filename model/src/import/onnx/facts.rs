@@ -16,7 +16,7 @@ pub(super) const NUMBERS_MAX: usize = 1024;
 const ELEMENTS_MAX: usize = 64;
 
 /// Longest expression of a number that shapes are made of.
-const PARTS_MAX: usize = 100;
+const PARTS_MAX: usize = 48;
 
 /// A value of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,7 +80,7 @@ impl Walk<'_> {
 
     /// The same number, by a symbol where its expression has become long: each layer of a model may make its dimensions of
     /// those of the layer before, several times over. The page computes it once.
-    fn short(&mut self, dim: Dim) -> Dim {
+    pub(super) fn short(&mut self, dim: Dim) -> Dim {
         if symbolic::parts(&dim) <= PARTS_MAX {
             return dim;
         }

@@ -44,6 +44,11 @@ fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     } else {
         w.elements(1, (-1, SIZES.1))?
     };
+    let mut sizes = Vec::with_capacity(wanted.len());
+    for dim in wanted {
+        sizes.push(size_or_marker(w, dim)?);
+    }
+    let wanted = sizes;
     let keeps_zeros = w.flag("allowzero")?;
     let copied: Vec<Dim> = wanted
         .iter()
@@ -81,6 +86,25 @@ fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         })
         .collect();
     Ok(vec![w.reshape(x, &shape)?])
+}
+
+/// A number of a shape that may be -1, which stands for what is left. What a model computes of sizes is one, or the marker, in
+/// all runs: as it is for the example, and checked.
+fn size_or_marker(w: &mut Wiring<'_, '_>, dim: Dim) -> Result<Dim> {
+    let below = w.walk.bounded(|bounds| dim.less(0, bounds));
+    // A number that is read tells it in each run.
+    if matches!(dim, Dim::Symbol(_)) || below.as_fixed().is_some() {
+        return Ok(dim);
+    }
+    let is_size = w.walk.branch(w.walk.example(&dim).map(|size| size >= 0));
+    w.walk.draft.checks.push(Check {
+        node: w.name.clone(),
+        what: "whether a number of its shape is negative and whether it was when the model was loaded"
+            .to_owned(),
+        left: below,
+        right: Dim::Fixed(i64::from(!is_size)),
+    });
+    Ok(if is_size { w.walk.bounded(|bounds| dim.most(0, bounds)) } else { Dim::Fixed(-1) })
 }
 
 /// Two dimensions: the product of those before `axis`, and that of the others.
