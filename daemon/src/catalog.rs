@@ -17,6 +17,7 @@ use flotilla_program::{BlobId, DType, Port, Program, ProgramError};
 
 use crate::{
     folder::Folder,
+    pool::FixedSizes,
     pull::{Manifest, ManifestError},
 };
 
@@ -144,6 +145,10 @@ impl Catalog {
         let created = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
+        let tokens_max = match (limits.length_max, FixedSizes::of(&program).length) {
+            (Some(limit), Some(length)) => limit.min(length),
+            (limit, length) => limit.or(length).unwrap_or(TOKENS_MAX),
+        };
         self.blobs.extend(weights.blobs);
         self.models.push(Arc::new(Model {
             id,
@@ -153,7 +158,7 @@ impl Catalog {
             program,
             program_bytes,
             text,
-            tokens_max: limits.length_max.unwrap_or(TOKENS_MAX),
+            tokens_max,
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
             sizes: None,
             created,
@@ -201,8 +206,8 @@ impl Catalog {
             let (first, second) = (first.path.clone(), path.to_owned());
             return Err(ModelError::SameName { name, first, second });
         }
-        let fixed = Fixed { dims: dims.clone(), ..Fixed::default() };
-        let imported = import_for(path, fixed)?;
+        let purpose = Purpose { dims: dims.clone(), ..Purpose::default() };
+        let imported = import_for(path, purpose)?;
         self.add(name, path.to_owned(), imported)
     }
 }
@@ -223,7 +228,7 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
 
 /// What a model is imported for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fixed {
+pub struct Purpose {
     /// Inputs of a run, by name. They decide what the model's file leaves open, such as the value of an input that must be
     /// known when a model is loaded; other sizes and values stay open.
     pub examples: BTreeMap<String, ReferenceTensor>,
@@ -236,20 +241,20 @@ pub struct Fixed {
 /// # Errors
 /// Not a model, or one that cannot be used, and why.
 pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
-    import_for(path, Fixed::default())
+    import_for(path, Purpose::default())
 }
 
 /// Imports a model for these examples and sizes.
 ///
 /// # Errors
 /// As [`import`].
-pub fn import_for(path: &Path, fixed: Fixed) -> Result<ImportedModel, ModelError> {
+pub fn import_for(path: &Path, purpose: Purpose) -> Result<ImportedModel, ModelError> {
     let folder =
         Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }
-    let Fixed { examples, dims } = fixed;
+    let Purpose { examples, dims } = purpose;
     let options = LoadOptions { examples, dims, ..LoadOptions::named(name_of(path)) };
     let imported = flotilla_model::import::load(&folder, &options)
         .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;

@@ -11,6 +11,8 @@ pub mod onnxruntime;
 mod tensor_proto;
 mod tract;
 
+use std::{cell::Cell, sync::Once};
+
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
 
@@ -136,12 +138,29 @@ fn check_length(input: &ReferenceTensor) -> Result<(), ReferenceError> {
     })
 }
 
-/// A panic of an engine becomes an error: a hostile file must not end the process.
+thread_local! {
+    /// Whether a panic of this thread becomes an error, which has its words.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic of an engine becomes an error: a hostile file must not end the process. Nothing is printed of it.
 fn guarded<T, E>(
     work: impl FnOnce() -> Result<T, E>,
     panicked: impl FnOnce(String) -> E,
 ) -> Result<T, E> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                before(panic);
+            }
+        }));
+    });
+    let was_guarded = IS_GUARDED.replace(true);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    IS_GUARDED.set(was_guarded);
+    outcome.unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
         Err(panicked(format!("it panicked: {}", words.unwrap_or_default())))

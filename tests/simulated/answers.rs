@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Barrier},
+    time::Duration,
 };
 
 use base64::Engine as _;
@@ -70,6 +71,47 @@ fn check(answer: &Value, want: &[model::Reference]) {
         assert!(run["run_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{run}");
         assert!(run["browser"] == "chrome" || run["browser"] == "firefox", "{run}");
     }
+}
+
+/// With sizes that are fixed at load, rows are padded to them, and not more are joined than fit.
+#[test]
+fn fixed_sizes_change_no_answer() {
+    const CLIENTS: usize = 12;
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small").display().to_string();
+    let serve = ["--simulate", "chrome=1", "--models", &small];
+    let open = Daemon::ready(&serve);
+    let wants: Vec<Value> =
+        (0..CLIENTS).map(|at| open.embed("small", ids(at)).ok()["data"].clone()).collect();
+    let fixed = [&serve[..], &["--dim", "B=4", "--dim", "S=16", "--batch-delay", "50"]].concat();
+    let daemon = Arc::new(Daemon::ready(&fixed));
+    let barrier = Arc::new(Barrier::new(CLIENTS));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|at| {
+            let (daemon, barrier) = (daemon.clone(), barrier.clone());
+            std::thread::spawn(move || {
+                barrier.wait();
+                daemon.embed("small", ids(at)).ok()
+            })
+        })
+        .collect();
+    for (client, want) in clients.into_iter().zip(&wants) {
+        let answer = client.join().expect("an answer");
+        let want = model::floats(&want[0]["embedding"]);
+        assert!(difference(&embeddings(&answer)[0], &want) <= TOLERANCE, "{answer}");
+        assert!(runs(&answer)[0]["rows"].as_u64() <= Some(4), "{answer}");
+    }
+    let long = daemon.embed("small", vec![1u32; 17]);
+    assert_eq!(long.status, 400, "{long:?}");
+    assert!(long.json()["error"]["message"].as_str().is_some_and(|text| text.contains("16")));
+    // A name that a model has not.
+    let unknown = Daemon::start(&[&serve[..], &["--dim", "seq=16"]].concat());
+    unknown.wait_line(r#"is called seq; there are ["B", "S"]"#, Duration::from_secs(30));
+}
+
+/// Some tokens of the small model.
+fn ids(at: usize) -> Vec<u32> {
+    (0..3 + at as u32).map(|token| 5 + token * 7 % 150).collect()
 }
 
 fn runs(answer: &Value) -> &[Value] {

@@ -105,6 +105,32 @@ fn made_up_inputs_are_compared_with_the_reference() {
     }
 }
 
+/// A size that is fixed when the model is loaded is no dimension any more that a benchmark could change.
+#[test]
+fn dimensions_are_fixed_at_load() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (bert, io) = golden("bert");
+    let native = ["--browsers", "native", "--backends", "cpu"];
+    let bench = ["bench", &bert, "--json", "--rounds", "1", "--batch", "1,2"];
+    let fixed = ["--concurrency", "1", "--dim", "batch=2", "--dim", "seq=3"];
+    let output = run(home.path(), &[&bench[..], &fixed, &native].concat(), &[]);
+    let rows = output.json();
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("skipped"), &json!("pass")));
+    assert_eq!(rows[0]["reason"], "its first dimension is fixed at 2", "{rows:#}");
+    assert_eq!(rows[1]["inputs"], "input_ids:I64[2,3] attention_mask:I64[2,3]", "{rows:#}");
+    // What is recorded must have the size, too.
+    for (dim, status) in [("seq=12", "pass"), ("seq=11", "fail")] {
+        let (rows, _) =
+            check(home.path(), &[&[&bert, "--io", &io, "--dim", dim], &native[..]].concat());
+        assert_eq!(rows[0]["status"], status, "{rows:#?}");
+    }
+    // A name that the model has not is an error that says what names there are.
+    let output =
+        run(home.path(), &[&bench[..], &["--dim", "sequence=3"], &native].concat(), &[]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(output.stderr.contains(r#"sequence; there are ["batch", "seq"]"#), "{output:#?}");
+}
+
 #[test]
 fn a_wrong_number_is_named_to_people_and_machines() {
     let home = tempfile::tempdir().expect("a folder");

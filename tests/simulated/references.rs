@@ -8,7 +8,8 @@ use std::{
 
 use flotilla_tests::{
     command::{Output, flotilla},
-    onnx::{FLOAT, FLOAT16, Sketch, tensor_file},
+    model::small,
+    onnx::{DOUBLE, FLOAT, FLOAT16, INT64, Sketch, tensor_file},
     skip::skip,
 };
 use half::f16;
@@ -35,10 +36,20 @@ fn written(folder: &Path, sketch: &Sketch) -> String {
 
 /// An array of floats as NumPy writes it.
 fn npy(values: &[f32]) -> Vec<u8> {
+    array("<f4", values.len(), &floats(values))
+}
+
+/// The same in the width that NumPy takes by itself.
+fn wide_npy(values: &[f32]) -> Vec<u8> {
+    let bytes = values.iter().flat_map(|&value| f64::from(value).to_le_bytes());
+    array("<f8", values.len(), &bytes.collect::<Vec<_>>())
+}
+
+fn array(kind: &str, length: usize, data: &[u8]) -> Vec<u8> {
     let header =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}\n", values.len());
+        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({length},), }}\n");
     let begin = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes()].concat();
-    [begin, header.into_bytes(), floats(values)].concat()
+    [&begin, header.as_bytes(), data].concat()
 }
 
 /// NumPy's archive of these arrays.
@@ -92,14 +103,24 @@ fn recordings_of_every_kind_are_read() {
     for (name, values) in [("in.x", x), ("in.z", z), ("out.y", y)] {
         fs::write(arrays.join(format!("{name}.npy")), npy(values)).expect("written");
     }
+    let wide = home.join("wide");
+    fs::create_dir(&wide).expect("a folder");
+    for (name, values) in [("x", x), ("z", z), ("y", y)] {
+        fs::write(wide.join(format!("{name}.npy")), wide_npy(values)).expect("written");
+    }
     let sets = home.join("sets");
     test_data(&sets.join("test_data_set_0"), ["x", "z", "y"], y);
     test_data(&sets.join("test_data_set_1"), ["", "", ""], y);
+    // Without outputs.
+    let asked = test_data(&home.join("asked"), ["x", "z", "y"], y);
+    fs::remove_file(asked.join("output_0.pb")).expect("removed");
     let recordings = [
         (npz(&home.join("a.npz"), &[("in.x", x), ("in.z", z), ("out.y", y)], stored), "io", 1),
         (npz(&home.join("b.npz"), &[("x", x), ("z", z), ("y", y)], deflated), "io", 1),
         (npz(&home.join("c.npz"), &[("x", x), ("z", z)], stored), "tract", 1),
         (arrays, "io", 1),
+        (wide, "io", 1),
+        (asked, "tract", 1),
         (sets.join("test_data_set_1"), "io", 1),
         (sets, "io", 2),
     ];
@@ -167,6 +188,85 @@ fn recordings_that_are_damaged_are_refused() {
         let reason = rows[0]["reason"].as_str().expect("a reason");
         assert!(reason.contains(says) && reason.contains(&io), "{reason:?} does not say {says:?}");
     }
+}
+
+/// `y` is the sum of `x` along axes that are an input: a program is made for one value of it.
+#[test]
+fn a_recorded_input_says_what_must_be_known_at_load() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let sketch = Sketch::default().input("x", &[2, 3]).input_of(INT64, "axes", &[1]);
+    let sketch = sketch.node("ReduceSum", &["x", "axes"], &["y"]).output("y", &[-1, -1]);
+    let model = written(&home.join("sum"), &sketch);
+    let set = |name: &str, axis: i64, shape: [i64; 2], y: &[f32]| {
+        let folder = home.join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        let x = floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let files = [
+            ("input_0.pb", tensor_file("x", FLOAT, &[2, 3], &x)),
+            ("input_1.pb", tensor_file("axes", INT64, &[1], &axis.to_le_bytes())),
+            ("output_0.pb", tensor_file("y", FLOAT, &shape, &floats(y))),
+        ];
+        for (file, bytes) in files {
+            fs::write(folder.join(file), bytes).expect("written");
+        }
+        folder.display().to_string()
+    };
+    let (rows, _) = check(home, &[&model], &[]);
+    assert_eq!(rows[0]["status"], "refused", "{rows:#?}");
+    assert!(rows[0]["reason"].as_str().is_some_and(|words| words.contains("axes")), "{rows:#?}");
+    for io in [
+        set("rows", 1, [2, 1], &[6.0, 15.0]),
+        set("columns", 0, [1, 3], &[5.0, 7.0, 9.0]),
+    ] {
+        let (rows, _) = check(home, &[&model, "--io", &io], &[]);
+        assert_eq!(rows[0]["status"], "pass", "{io}: {rows:#?}");
+    }
+    // What the first set fixes, the second one cannot have otherwise.
+    set("both/test_data_set_0", 1, [2, 1], &[6.0, 15.0]);
+    set("both/test_data_set_1", 0, [1, 3], &[5.0, 7.0, 9.0]);
+    let io = home.join("both").display().to_string();
+    let (rows, _) = check(home, &[&model, "--io", &io], &[]);
+    let reason = rows[0]["reason"].as_str().expect("a reason");
+    assert_eq!(rows[0]["status"], "fail", "{rows:#?}");
+    assert!(reason.starts_with("test_data_set_1: ") && reason.contains("axes"), "{reason}");
+}
+
+/// Engines of others answer for a Hugging Face folder, too: our importer writes it as ONNX, and they read that themselves.
+#[test]
+fn folders_of_hugging_face_are_compared_with_engines_of_others() {
+    let home = tempfile::tempdir().expect("a folder");
+    let model = small(home.path(), "small").display().to_string();
+    let (rows, _) = check(home.path(), &[&model], &[]);
+    assert_eq!((&rows[0]["status"], &rows[0]["reference"]), (&json!("pass"), &json!("tract")));
+    assert_eq!(rows[0]["arithmetic"], "f32", "{rows:#?}");
+    let Ok(library) = flotilla::reference::library() else {
+        return skip("onnxruntime is not installed: run `cargo xtask setup`");
+    };
+    let path = library.path().display().to_string();
+    let (rows, _) = check(home.path(), &[&model], &[("FLOTILLA_ONNXRUNTIME", &path)]);
+    let told = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["findings"]);
+    assert_eq!(told, (&json!("pass"), &json!("onnxruntime"), &json!([])), "{rows:#?}");
+}
+
+/// A model of 64-bit floats takes and gives them; recordings may have either width.
+#[test]
+fn floats_of_64_bits_are_given_and_come_back() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let sketch = Sketch::default().input_of(DOUBLE, "x", &[2]).input_of(DOUBLE, "z", &[2]);
+    let sketch = sketch.node("Add", &["x", "z"], &["y"]).output_of(DOUBLE, "y", &[2]);
+    let model = written(&home.join("wide"), &sketch);
+    let (rows, _) = check(home, &[&model], &[]);
+    let told = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["inputs"]);
+    assert_eq!(told, (&json!("pass"), &json!("tract"), &json!("x:F64[2] z:F64[2]")), "{rows:#?}");
+    assert!(rows[0]["max_ulp"].as_u64() <= Some(1), "{rows:#?}");
+    let arrays: [(&str, &[f32]); 3] =
+        [("x", &[1.0, 2.0]), ("z", &[10.0, 20.0]), ("y", &[11.0, 22.5])];
+    let io = npz(&home.join("io.npz"), &arrays, zip::CompressionMethod::Stored);
+    let (rows, _) = check(home, &[&model, "--io", &io.display().to_string()], &[]);
+    let reason = rows[0]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("output y[1] is 22, 22.5 is right"), "{reason}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ pub const FLOAT: i64 = 1;
 pub const INT64: i64 = 7;
 /// FLOAT16 of `TensorProto.DataType`.
 pub const FLOAT16: i64 = 10;
+/// DOUBLE of `TensorProto.DataType`.
+pub const DOUBLE: i64 = 11;
 
 /// A model under construction.
 #[derive(Clone, Debug)]

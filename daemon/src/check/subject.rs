@@ -22,9 +22,13 @@ use super::{
     recorded::{self, RecordedError},
 };
 use crate::{
-    catalog::{self, Fixed, ModelError},
+    catalog::{self, ModelError, Purpose},
     reference::{self, Answers, Choice, OpenError, Source},
 };
+
+/// What helps where inputs that are made up are none that the model takes.
+const ADVICE: &str =
+    "choose sizes of made-up inputs with --dim NAME=N, or name a file of inputs and outputs with --io";
 
 /// What a model is given.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -134,9 +138,9 @@ pub enum SubjectError {
     Inputs(#[from] InputError),
     #[error("input {input}: {source}")]
     Tensor { input: String, source: TensorError },
-    #[error("there is nothing to compare with: {}; name a file of outputs with --io", chain(.0))]
+    #[error("there is nothing to compare with: {}; {ADVICE}", chain(.0))]
     Reference(#[from] OpenError),
-    #[error("there is nothing to compare with: {0}; name a file of outputs with --io")]
+    #[error("there is nothing to compare with: {0}; {ADVICE}")]
     Own(String),
     #[error("reading it panicked; its words are on standard error")]
     Panicked,
@@ -362,7 +366,7 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
     };
     let first = recorded.as_ref().and_then(|(_, sets)| sets.first());
     let examples = first.map(|set| by_name(&set.golden.inputs)).unwrap_or_default();
-    let imported = catalog::import_for(path, Fixed { examples, dims: given.dims.clone() })?;
+    let imported = catalog::import_for(path, Purpose { examples, dims: given.dims.clone() })?;
     let program = imported.program;
     let vocabulary = imported.limits.vocabulary.and_then(|size| u32::try_from(size).ok());
     let (cases, dims) = match recorded {

@@ -22,9 +22,8 @@ impl State {
         let lost = || AnswerError::Lost { run: run.to_string() };
         let flight = self.flights.get(&run).ok_or_else(lost)?;
         let (outputs, provenance) = flight.done.as_ref().ok_or_else(lost)?;
-        let rows = flight.requests.len();
         let index = flight.requests.iter().position(|&other| other == request).ok_or_else(lost)?;
-        let outputs = batch::row(outputs, index, rows, flight.tensors)?;
+        let outputs = batch::row(outputs, index, flight.rows, flight.tensors)?;
         let provenance = match tried {
             [] => provenance.clone(),
             // Rows of a run that were tried before have their own account.

@@ -5,15 +5,57 @@ use flotilla_protocol::{DType, Tensor};
 
 use crate::pool::{AnswerError, Input};
 
+/// The input that says where tokens are, and where padding is.
+const MASK: &str = "attention_mask";
+
+/// Sizes that a program of tokens has for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FixedSizes {
+    /// Rows of a run.
+    pub(crate) rows: Option<usize>,
+    /// Tokens of a row.
+    pub(crate) length: Option<usize>,
+}
+
+impl FixedSizes {
+    /// Of a program that takes tokens; nothing for another one.
+    pub(crate) fn of(program: &Program) -> FixedSizes {
+        if !takes_tokens(program) {
+            return FixedSizes::default();
+        }
+        let size = |axis: usize| {
+            program.inputs.iter().find_map(|port| {
+                let size = program.value(port.value).shape.get(axis)?.as_fixed()?;
+                usize::try_from(size).ok()
+            })
+        };
+        FixedSizes { rows: size(0), length: size(1) }
+    }
+}
+
+fn has_mask(program: &Program) -> bool {
+    program.inputs.iter().any(|port| port.name == MASK)
+}
+
+/// How many of the `rows_max` rows of a batch a request of tokens takes: all where nothing may be joined to it, because
+/// padding would be taken for tokens, and so much that not more are joined than the program has rows.
+pub(super) fn weight(program: &Program, rows_max: u32) -> u32 {
+    if !has_mask(program) {
+        return rows_max;
+    }
+    let fixed = FixedSizes::of(program).rows.and_then(|rows| u32::try_from(rows).ok());
+    fixed.map_or(1, |rows| rows_max.div_ceil(rows.max(1)))
+}
+
 /// The inputs of a run that answers these requests, in the program's order.
 ///
 /// Rows of tokens become `[rows, longest]` tensors: `input_ids` padded with 0, `attention_mask` 1 where a token is, any
-/// other integer input (token types) 0.
+/// other integer input (token types) 0. What a program has more rows is filled with the last one.
 pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, AnswerError> {
     if let [Input::Tensors(tensors)] = inputs {
         return Ok(tensors.clone());
     }
-    let rows: Vec<&[u32]> = inputs
+    let mut rows: Vec<&[u32]> = inputs
         .iter()
         .filter_map(|input| match input {
             Input::Tokens(ids) => Some(ids.as_slice()),
@@ -21,14 +63,20 @@ pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, 
             Input::Tensors(_) => None,
         })
         .collect();
-    let longest = rows.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    // A page refuses what has other sizes all the same.
+    let fixed = FixedSizes::of(program);
+    let length_min = fixed.length.filter(|_| has_mask(program)).unwrap_or(0);
+    let longest = rows.iter().map(|ids| ids.len()).fold(length_min, usize::max);
+    if let (Some(want), Some(&last)) = (fixed.rows, rows.last()) {
+        rows.resize(want.max(rows.len()), last);
+    }
     program
         .inputs
         .iter()
         .map(|port| {
             let padded = rows.iter().flat_map(|ids| {
                 (0..longest).map(|at| match (port.name.as_str(), ids.get(at)) {
-                    ("attention_mask", id) => i64::from(id.is_some()),
+                    (MASK, id) => i64::from(id.is_some()),
                     ("input_ids", Some(&id)) => i64::from(id),
                     _ => 0,
                 })
@@ -59,7 +107,7 @@ pub(super) fn check(outputs: &[Tensor], rows: usize, tensors: bool) -> Result<()
     Ok(())
 }
 
-/// Row `index` of a run's results that answered `rows` requests. A run of tensors has one request and all of it.
+/// Row `index` of a run's results, which have so many. A run of tensors has one request and all of it.
 pub(super) fn row(
     outputs: &[Tensor],
     index: usize,
@@ -107,7 +155,57 @@ pub(crate) fn single_row(output: Option<&Tensor>) -> Option<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_program::{Port, Source, SymbolInfo, Value, ValueId, dim::Dim};
+
     use super::*;
+
+    /// Inputs of these names and this shape.
+    fn program(names: &[&str], shape: [Dim; 2]) -> Program {
+        let value = |_| Value { dtype: DType::I32, shape: shape.to_vec(), source: Source::Input };
+        let port = |(at, name): (usize, &&str)| Port {
+            name: (*name).to_owned(),
+            dtype: DType::I64,
+            value: ValueId(at as u32),
+            high: None,
+        };
+        Program {
+            symbols: vec![SymbolInfo::of_input("rows")],
+            values: names.iter().map(value).collect(),
+            inputs: names.iter().enumerate().map(port).collect(),
+            ..Program::new("tokens")
+        }
+    }
+
+    fn joined(program: &Program, rows: &[&[u32]]) -> Result<Vec<Vec<i64>>, AnswerError> {
+        let inputs: Vec<Input> = rows.iter().map(|ids| Input::Tokens(ids.to_vec())).collect();
+        let tensors = join(program, &inputs.iter().collect::<Vec<_>>())?;
+        let numbers = |tensor: &Tensor| {
+            let (chunks, _) = tensor.bytes.as_chunks::<8>();
+            chunks.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect()
+        };
+        Ok(tensors.iter().map(numbers).collect())
+    }
+
+    #[test]
+    fn rows_are_padded_to_the_sizes_that_a_program_has_for_good() {
+        let rows = || Dim::Symbol(flotilla_program::dim::Symbol(0));
+        let open = program(&["input_ids", MASK], [rows(), rows()]);
+        let fixed = program(&["input_ids", MASK], [Dim::Fixed(3), Dim::Fixed(4)]);
+        let ids: [&[u32]; 2] = [&[5, 6], &[7]];
+        let want = [vec![5, 6, 7, 0], vec![1, 1, 1, 0]];
+        assert_eq!(joined(&open, &ids).expect("open"), want);
+        let want = [
+            vec![5, 6, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0],
+            vec![1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+        ];
+        assert_eq!(joined(&fixed, &ids).expect("padded"), want);
+        assert_eq!((weight(&open, 32), weight(&fixed, 32)), (1, 11));
+        // Without a mask padding would be taken for tokens.
+        let bare = program(&["input_ids"], [Dim::Fixed(1), Dim::Fixed(2)]);
+        assert_eq!(joined(&bare, &[&[5]]).expect("not padded"), [vec![5]]);
+        let open = program(&["input_ids"], [rows(), rows()]);
+        assert_eq!(weight(&open, 32), 32);
+    }
 
     #[test]
     fn wrong_results_are_refused() {

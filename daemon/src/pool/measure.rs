@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{Account, By, Event, Failure, FailureKind, ModelId};
+use flotilla_program::Program;
 use flotilla_protocol::{
     Backend, BackendReport, BrowserId, Epoch, PlacementId, RunError, RunId, RunReport, Tensor,
     ToPage,
@@ -110,7 +111,13 @@ fn usual_input(model: &Model) -> Result<Vec<Tensor>, String> {
 }
 
 fn usual_length(model: &Model) -> usize {
-    model.tokens_max.clamp(1, TOKENS)
+    let fixed = batch::FixedSizes::of(&model.program).length;
+    fixed.unwrap_or_else(|| model.tokens_max.clamp(1, TOKENS))
+}
+
+/// Rows of a run with one text.
+fn usual_rows(program: &Program) -> usize {
+    batch::FixedSizes::of(program).rows.unwrap_or(1)
 }
 
 /// Values of the program's symbols in runs of usual size, any for those that a run itself decides; empty where nobody knows.
@@ -119,7 +126,7 @@ pub(super) fn usual_sizes(model: &Model) -> Vec<i64> {
     match &model.sizes {
         Some(sizes) => sizes.clone(),
         None if super::takes_tokens(program) => {
-            let shape = [1, usual_length(model)];
+            let shape = [usual_rows(program), usual_length(model)];
             let bound = program.bind(&vec![&shape[..]; program.inputs.len()]);
             bound.map(check::inputs::any).unwrap_or_default()
         }
@@ -160,8 +167,9 @@ impl State {
         report: RunReport,
         outputs: &[Tensor],
     ) {
-        let is_text = super::takes_tokens(&self.catalog.models[model.0 as usize].program);
-        let event = match batch::check(outputs, 1, !is_text) {
+        let program = &self.catalog.models[model.0 as usize].program;
+        let is_text = super::takes_tokens(program);
+        let event = match batch::check(outputs, usual_rows(program), !is_text) {
             Ok(()) => {
                 Event::Measured { browser, measure, took: Duration::from_micros(report.run_us) }
             }

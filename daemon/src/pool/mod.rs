@@ -46,7 +46,7 @@ mod speeds;
 mod state;
 mod worker;
 
-pub(crate) use batch::{single_row, takes_tokens};
+pub(crate) use batch::{FixedSizes, single_row, takes_tokens};
 pub use measure::{Chosen, MeasuredBackend, RefusedBackend};
 pub use record::Recorded;
 pub(crate) use record::decode_answer;

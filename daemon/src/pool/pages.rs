@@ -237,7 +237,7 @@ impl State {
         let provenance = flight
             .and_then(|flight| self.provenance(flight.placement, report, flight.requests.len()));
         let event = match self.flights.get_mut(&run) {
-            Some(flight) => match batch::check(&outputs, flight.requests.len(), flight.tensors) {
+            Some(flight) => match batch::check(&outputs, flight.rows, flight.tensors) {
                 Ok(()) => {
                     flight.done = provenance.map(|provenance| (outputs, provenance.into()));
                     Event::RunDone { run, epoch }

@@ -263,9 +263,11 @@ impl State {
         let tensors = batch::join(program, &inputs)
             .map_err(|error| failed(FailureKind::UnsupportedOperation, error.to_string()))?;
         let is_tensors = matches!(first.input, Input::Tensors(_));
+        let rows = batch::FixedSizes::of(program).rows.unwrap_or(requests.len());
         self.send(browser, &ToPage::Run { run, placement, epoch }, &tensors)
             .map_err(|failure| Event::RunFailed { run, epoch, failure })?;
-        self.flights.insert(run, Flight { placement, requests, tensors: is_tensors, done: None });
+        let flight = Flight { placement, requests, rows, tensors: is_tensors, done: None };
+        self.flights.insert(run, flight);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Answer, BrowserView, Command, Input, Loaded, NewRequest, Options, PoolStatus, Provenance,
-    Recorded, Reply, View, record, recoveries::Recoveries, speeds::Speeds, worker::Told,
+    Recorded, Reply, View, batch, record, recoveries::Recoveries, speeds::Speeds, worker::Told,
 };
 use crate::{
     browser::{
@@ -89,6 +89,8 @@ pub(super) struct Placement {
 pub(super) struct Flight {
     pub(super) placement: PlacementId,
     pub(super) requests: Vec<RequestId>,
+    /// Rows that the page computes: those of the requests, and those that a program has more.
+    pub(super) rows: usize,
     pub(super) tensors: bool,
     pub(super) done: Option<(Vec<Tensor>, Arc<Provenance>)>,
 }
@@ -311,11 +313,15 @@ impl State {
             Command::Run { model, terms, requests } => {
                 let deadline = self.now().after(terms.timeout);
                 let mut events = Vec::with_capacity(requests.len());
+                let program = &self.catalog.models[model.0 as usize].program;
+                let rows_max = self.options.batching.rows_max;
+                let weight = batch::weight(program, rows_max);
+                let length_min = batch::FixedSizes::of(program).length.unwrap_or(0);
                 for (index, NewRequest { request, input, reply }) in (0..).zip(requests) {
                     let (rows, length) = match &input {
-                        Input::Tokens(ids) => (1, ids.len() as u32),
+                        Input::Tokens(ids) => (weight, ids.len().max(length_min) as u32),
                         // Fills a batch by itself, so nothing is joined to it.
-                        Input::Tensors(_) => (self.options.batching.rows_max, 1),
+                        Input::Tensors(_) => (rows_max, 1),
                     };
                     let job = terms.job.clone().map(|job| (job, index));
                     self.watch(job.as_ref().map(|(job, _)| job), request);
