@@ -140,7 +140,12 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         symbols: vec![SymbolInfo::of_input("rows")],
         values,
         nodes,
-        inputs: vec![Port { name: "x".to_owned(), dtype: DType::F32, value: ValueId(0), high: None }],
+        inputs: vec![Port {
+            name: "x".to_owned(),
+            dtype: DType::F32,
+            value: ValueId(0),
+            high: None,
+        }],
         outputs: vec![Port { name: "y".to_owned(), dtype: DType::F32, value: last, high: None }],
         blobs: vec![BlobRef { id: blob, bytes }],
         ..Program::new("probe")

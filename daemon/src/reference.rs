@@ -237,9 +237,9 @@ impl TextReference {
         });
         let reference = match preferred {
             Ok(reference) => reference,
-            Err(first) => Engine::Tract.open(&file).map_err(|second| {
-                OpenError::Nobody(vec![first.to_string(), second.to_string()])
-            })?,
+            Err(first) => Engine::Tract
+                .open(&file)
+                .map_err(|second| OpenError::Nobody(vec![first.to_string(), second.to_string()]))?,
         };
         Ok(TextReference { reference, inputs })
     }

@@ -423,9 +423,9 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
         DType::F32 => {
             largest(&got.bytes, &want.bytes, |bytes| single_place(f32::from_le_bytes(bytes)))
         }
-        DType::F64 => largest(&got.bytes, &want.bytes, |bytes| {
-            single_place(f64::from_le_bytes(bytes) as f32)
-        }),
+        DType::F64 => {
+            largest(&got.bytes, &want.bytes, |bytes| single_place(f64::from_le_bytes(bytes) as f32))
+        }
         // An exponent of all ones is an infinity or not a number.
         DType::F16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7c00)),
         DType::BF16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7f80)),

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Barrier},
-    time::Duration,
 };
 
 use base64::Engine as _;
 use flotilla_tests::{
+    command::flotilla,
     daemon::Daemon,
     model::{self, MINILM, difference, embeddings},
 };
@@ -105,8 +105,10 @@ fn fixed_sizes_change_no_answer() {
     assert_eq!(long.status, 400, "{long:?}");
     assert!(long.json()["error"]["message"].as_str().is_some_and(|text| text.contains("16")));
     // A name that a model has not.
-    let unknown = Daemon::start(&[&serve[..], &["--dim", "seq=16"]].concat());
-    unknown.wait_line(r#"is called seq; there are ["B", "S"]"#, Duration::from_secs(30));
+    let unknown = [&["serve"], &serve[..], &["--port", "0", "--dim", "seq=16"]].concat();
+    let output = flotilla(folder.path(), &unknown, &[]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(output.stderr.contains(r#"is called seq; there are ["B", "S"]"#), "{output:#?}");
 }
 
 /// Some tokens of the small model.

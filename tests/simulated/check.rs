@@ -125,8 +125,7 @@ fn dimensions_are_fixed_at_load() {
         assert_eq!(rows[0]["status"], status, "{rows:#?}");
     }
     // A name that the model has not is an error that says what names there are.
-    let output =
-        run(home.path(), &[&bench[..], &["--dim", "sequence=3"], &native].concat(), &[]);
+    let output = run(home.path(), &[&bench[..], &["--dim", "sequence=3"], &native].concat(), &[]);
     assert_eq!(output.code, Some(1), "{output:#?}");
     assert!(output.stderr.contains(r#"sequence; there are ["batch", "seq"]"#), "{output:#?}");
 }

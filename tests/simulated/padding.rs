@@ -145,7 +145,8 @@ fn padding_that_is_refused_would_show() {
     executor.block_on(async {
         let whole = hugging_face_bert();
         let length =
-            Symbol(whole.program.symbols.iter().position(|symbol| symbol.name == "S").expect("S") as u32);
+            Symbol(whole.program.symbols.iter().position(|symbol| symbol.name == "S").expect("S")
+                as u32);
         let padding = flotilla_model::padding::padding(&whole.program, length).expect("allowed");
         for (name, break_it) in broken {
             let mut subject = hugging_face_bert();

@@ -46,8 +46,7 @@ fn wide_npy(values: &[f32]) -> Vec<u8> {
 }
 
 fn array(kind: &str, length: usize, data: &[u8]) -> Vec<u8> {
-    let header =
-        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({length},), }}\n");
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({length},), }}\n");
     let begin = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes()].concat();
     [&begin, header.as_bytes(), data].concat()
 }
@@ -215,10 +214,7 @@ fn a_recorded_input_says_what_must_be_known_at_load() {
     let (rows, _) = check(home, &[&model], &[]);
     assert_eq!(rows[0]["status"], "refused", "{rows:#?}");
     assert!(rows[0]["reason"].as_str().is_some_and(|words| words.contains("axes")), "{rows:#?}");
-    for io in [
-        set("rows", 1, [2, 1], &[6.0, 15.0]),
-        set("columns", 0, [1, 3], &[5.0, 7.0, 9.0]),
-    ] {
+    for io in [set("rows", 1, [2, 1], &[6.0, 15.0]), set("columns", 0, [1, 3], &[5.0, 7.0, 9.0])] {
         let (rows, _) = check(home, &[&model, "--io", &io], &[]);
         assert_eq!(rows[0]["status"], "pass", "{io}: {rows:#?}");
     }

@@ -38,13 +38,14 @@ impl Output {
     }
 }
 
-/// Runs the binary under test with a data folder of its own.
+/// Runs the binary under test with a data folder of its own, in which there is no onnxruntime.
 ///
 /// # Panics
 /// As [`run`].
 pub fn flotilla(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(place::binary());
-    command.args(arguments).env("FLOTILLA_HOME", home).envs(environment.iter().copied());
+    let own = [("FLOTILLA_ONNXRUNTIME", "")];
+    command.args(arguments).env("FLOTILLA_HOME", home).envs(own).envs(environment.iter().copied());
     run(&mut command, Duration::from_secs(150))
 }
 

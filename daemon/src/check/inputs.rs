@@ -30,8 +30,6 @@ const SIZES: [(&str, i64); 9] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum InputError {
-    #[error("the model has no dimension {name}; it has {known:?}")]
-    NoDimension { name: String, known: Vec<String> },
     #[error(
         "input {input} has an impossible shape for {dims:?}: choose its dimensions with --dim NAME=N"
     )]
@@ -44,7 +42,7 @@ pub enum InputError {
 /// not known yet.
 pub(super) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
     program.values.iter().find_map(|value| {
-        let size = |dim: &Dim| dim.eval_with(&known(sizes));
+        let size = |dim: &Dim| dim.eval_with(&values(sizes));
         let shape: Vec<i64> = value.shape.iter().map(size).collect::<Option<_>>()?;
         let bytes = shape.iter().try_fold(4i64, |bytes, &dim| bytes.checked_mul(dim));
         bytes.is_none_or(|bytes| bytes > VALUE_BYTES_MAX).then_some(shape)
@@ -60,28 +58,23 @@ pub struct Made {
     pub dims: BTreeMap<String, i64>,
 }
 
-fn known(sizes: &[Option<i64>]) -> impl Fn(Symbol) -> Option<i64> {
+fn values(sizes: &[Option<i64>]) -> impl Fn(Symbol) -> Option<i64> {
     |symbol| sizes.get(symbol.0 as usize).copied().flatten()
 }
 
-/// Makes inputs up. Sizes are `wished` where they are, else by the dimension's name; floating-point numbers lie in
-/// `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` where the model's files say one, other
-/// integers are 0 or 1, masks are all 1. The same seed gives the same inputs.
+/// Makes inputs up. Sizes are those that are `known`, by dimensions' names, else they are chosen by the name; floating-point
+/// numbers lie in `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` where the model's files say
+/// one, other integers are 0 or 1, masks are all 1. The same seed gives the same inputs.
 ///
 /// # Errors
-/// A wished dimension that is not there, or a shape that cannot be.
+/// A shape that cannot be.
 pub fn make(
     program: &Program,
     vocabulary: Option<u32>,
-    wished: &BTreeMap<String, i64>,
+    known: &BTreeMap<String, i64>,
     seed: u64,
 ) -> Result<Made, InputError> {
-    if let Some(name) = wished.keys().find(|name| program.symbol_named(name).is_none()) {
-        let of_inputs = program.symbols.iter().filter(|info| info.source == SymbolSource::Input);
-        let known = of_inputs.map(|info| info.name.clone()).collect();
-        return Err(InputError::NoDimension { name: name.clone(), known });
-    }
-    let sizes = sizes(program, wished);
+    let sizes = sizes(program, known);
     let named = program.symbols.iter().zip(&sizes);
     let dims: BTreeMap<String, i64> =
         named.filter_map(|(info, size)| Some((info.name.clone(), (*size)?))).collect();
@@ -102,9 +95,9 @@ pub fn make(
     Ok(Made { inputs, dims })
 }
 
-/// Sizes of the program's symbols: `wished` where they are, else by their names; `None` for those that a run itself decides.
-pub fn sizes(program: &Program, wished: &BTreeMap<String, i64>) -> Vec<Option<i64>> {
-    let one = |name: &str| wished.get(name).copied().unwrap_or_else(|| size(name));
+/// Sizes of the program's symbols: those that are `known`, else by their names; `None` for those that a run itself decides.
+pub fn sizes(program: &Program, known: &BTreeMap<String, i64>) -> Vec<Option<i64>> {
+    let one = |name: &str| size(program, known, name);
     let symbols = program.symbols.iter();
     symbols.map(|info| (info.source == SymbolSource::Input).then(|| one(&info.name))).collect()
 }
@@ -123,13 +116,28 @@ pub fn batch_symbol(program: &Program) -> Option<&str> {
     }
 }
 
-fn size(name: &str) -> i64 {
+/// The size of a dimension by its name, which may add others: exporters call the length of a mask
+/// `past_sequence_length + sequence_length`.
+fn size(program: &Program, known: &BTreeMap<String, i64>, name: &str) -> i64 {
+    if let Some(&size) = known.get(name) {
+        return size;
+    }
+    let term = |part: &str| {
+        let is_dimension = known.contains_key(part) || program.symbol_named(part).is_some();
+        part.parse().ok().or_else(|| is_dimension.then(|| size(program, known, part)))
+    };
+    if name.contains('+') {
+        let terms: Option<Vec<i64>> = name.split('+').map(|part| term(part.trim())).collect();
+        if let Some(terms) = terms {
+            return terms.into_iter().fold(0, i64::saturating_add);
+        }
+    }
     let name = name.to_lowercase();
     SIZES.iter().find(|(part, _)| name.contains(part)).map_or(1, |(_, size)| *size)
 }
 
 fn shape(dims: &[Dim], sizes: &[Option<i64>]) -> Option<Vec<usize>> {
-    let size = |dim: &Dim| usize::try_from(dim.eval_with(&known(sizes))?).ok();
+    let size = |dim: &Dim| usize::try_from(dim.eval_with(&values(sizes))?).ok();
     let shape: Vec<usize> = dims.iter().map(size).collect::<Option<_>>()?;
     let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
     (elements <= ELEMENTS_MAX).then_some(shape)
@@ -298,14 +306,19 @@ mod tests {
         assert_eq!(make(&program, None, &wished, 1), Ok(made.clone()));
         assert_ne!(make(&program, None, &wished, 2).expect("can be made"), made);
         assert_eq!(batch_symbol(&program), Some("batch"));
-        for name in ["time", "found"] {
-            let unknown = [(name.to_owned(), 1)].into();
-            let error = make(&program, None, &unknown, 1).expect_err("no input has it");
-            let known = vec!["batch".to_owned(), "seq".to_owned()];
-            assert_eq!(error, InputError::NoDimension { name: name.to_owned(), known });
-        }
         let huge = [("seq".to_owned(), i64::MAX)].into();
         assert!(matches!(make(&program, None, &huge, 1), Err(InputError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_name_may_add_others() {
+        let names = ["past_length", "length", "past_length + length", "past_length + 1", "a+b"];
+        let symbols = names.map(SymbolInfo::of_input).to_vec();
+        let program = Program { symbols, ..Program::new("named") };
+        let sizes_for = |known| sizes(&program, &known).into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(sizes_for(BTreeMap::new()), [4, 8, 12, 5, 8]);
+        let known = [("length".to_owned(), 1), ("a".to_owned(), 2), ("b".to_owned(), 3)];
+        assert_eq!(sizes_for(known.into()), [4, 1, 5, 5, 5]);
     }
 
     #[test]

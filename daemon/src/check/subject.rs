@@ -27,8 +27,7 @@ use crate::{
 };
 
 /// What helps where inputs that are made up are none that the model takes.
-const ADVICE: &str =
-    "choose sizes of made-up inputs with --dim NAME=N, or name a file of inputs and outputs with --io";
+const ADVICE: &str = "choose sizes of made-up inputs with --dim NAME=N, or name a file of inputs and outputs with --io";
 
 /// What a model is given.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -169,7 +168,8 @@ impl Subject {
         sizes: &BTreeMap<String, i64>,
         given: &Given,
     ) -> Result<Subject, SubjectError> {
-        let made = inputs::make(&self.program, self.vocabulary, sizes, given.seed)?;
+        let known = with(&given.dims, sizes.clone());
+        let made = inputs::make(&self.program, self.vocabulary, &known, given.seed)?;
         let case = Case::new(None, made.inputs, Vec::new())?;
         let dims = with(&given.dims, made.dims);
         let subject = Subject { cases: vec![case], dims, ..self.clone() };
@@ -379,7 +379,7 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
             (sets.into_iter().map(case).collect::<Result<Vec<_>, _>>()?, given.dims.clone())
         }
         None => {
-            let made = inputs::make(&program, vocabulary, &BTreeMap::new(), given.seed)?;
+            let made = inputs::make(&program, vocabulary, &given.dims, given.seed)?;
             (vec![Case::new(None, made.inputs, Vec::new())?], with(&given.dims, made.dims))
         }
     };
@@ -459,15 +459,17 @@ fn known_outputs(
     file: &Path,
     outputs: Vec<ReferenceTensor>,
 ) -> Result<Vec<ReferenceTensor>, SubjectError> {
-    let one = |tensor: ReferenceTensor| {
-        match program.outputs.iter().find(|port| port.name == tensor.name) {
-            Some(port) => Ok(of_width(tensor, port.dtype)),
-            None => Err(SubjectError::Output {
-                path: file.to_owned(),
-                output: tensor.name,
-                known: program.outputs.iter().map(|port| port.name.clone()).collect(),
-            }),
-        }
+    let one = |tensor: ReferenceTensor| match program
+        .outputs
+        .iter()
+        .find(|port| port.name == tensor.name)
+    {
+        Some(port) => Ok(of_width(tensor, port.dtype)),
+        None => Err(SubjectError::Output {
+            path: file.to_owned(),
+            output: tensor.name,
+            known: program.outputs.iter().map(|port| port.name.clone()).collect(),
+        }),
     };
     outputs.into_iter().map(one).collect()
 }

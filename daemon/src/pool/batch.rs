@@ -194,10 +194,8 @@ mod tests {
         let ids: [&[u32]; 2] = [&[5, 6], &[7]];
         let want = [vec![5, 6, 7, 0], vec![1, 1, 1, 0]];
         assert_eq!(joined(&open, &ids).expect("open"), want);
-        let want = [
-            vec![5, 6, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0],
-            vec![1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
-        ];
+        let want =
+            [vec![5, 6, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0], vec![1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]];
         assert_eq!(joined(&fixed, &ids).expect("padded"), want);
         assert_eq!((weight(&open, 32), weight(&fixed, 32)), (1, 11));
         // Without a mask padding would be taken for tokens.

@@ -32,7 +32,6 @@ pub struct Trial {
 }
 
 /// Imports a case, once per data set: a model that needs an example of its inputs is made for these.
-
 ///
 /// # Errors
 /// What could not be read, imported or lowered.

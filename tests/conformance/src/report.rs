@@ -209,7 +209,11 @@ mod tests {
             .in_scope
             .iter()
             .zip(outcomes)
-            .map(|(facts, outcome)| Judged { facts: facts.clone(), outcome, from_example: facts.name == "a" })
+            .map(|(facts, outcome)| Judged {
+                facts: facts.clone(),
+                outcome,
+                from_example: facts.name == "a",
+            })
             .collect();
         let report = Report::new(RuntimeName::NativeCpu, &suite, &judged);
         let want = Summary {

@@ -2,8 +2,8 @@
 
 use flotilla_program::{
     ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType,
-    Expr, Gather, LayerNorm, MatMul, Node, Op, Port, Program, Range, Reduce,
-    ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, Transpose, Unary, Value, ValueId, Window,
+    Expr, Gather, LayerNorm, MatMul, Node, Op, Port, Program, Range, Reduce, ReduceKind, Slice,
+    Softmax, Source, Step, SymbolInfo, Transpose, Unary, Value, ValueId, Window,
     dim::{Dim, Symbol},
 };
 
