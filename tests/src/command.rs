@@ -54,6 +54,16 @@ pub fn flotilla(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -
 /// # Panics
 /// It cannot be started, or has not ended within `limit`.
 pub fn run(command: &mut Command, limit: Duration) -> Output {
+    let (output, in_time) = within(command, limit);
+    assert!(in_time, "{command:?} did not end within {limit:?}\n{output:#?}");
+    output
+}
+
+/// Runs a command; it gets no input. Says also whether it has ended within `limit`; it is killed if not.
+///
+/// # Panics
+/// It cannot be started.
+pub fn within(command: &mut Command, limit: Duration) -> (Output, bool) {
     // Files and not pipes: a process that outlives the command would keep a pipe open and this test waiting.
     let capture = || tempfile::tempfile().expect("a temporary file");
     let (stdout, stderr) = (capture(), capture());
@@ -69,9 +79,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
         signal(child.id(), rustix::process::Signal::KILL);
     }
     let status = child.wait().expect("a child");
-    let output = Output { code: status.code(), stdout: read(stdout), stderr: read(stderr) };
-    assert!(in_time, "{command:?} did not end within {limit:?}\n{output:#?}");
-    output
+    (Output { code: status.code(), stdout: read(stdout), stderr: read(stderr) }, in_time)
 }
 
 fn read(mut file: File) -> String {

@@ -16,12 +16,12 @@ const ELEMENTS_MAX: usize = 1 << 28;
 /// model computes; frames, samples and pictures must be larger than the kernels that run over them.
 const SIZES: [(&str, i64); 9] = [
     ("batch", 1),
-    ("sample", 4000),
-    ("frame", 200),
-    ("time", 200),
     ("height", 64),
     ("width", 64),
     ("channel", 3),
+    ("sample", 4000),
+    ("frame", 200),
+    ("time", 200),
     ("past", 4),
     ("", 8),
 ];

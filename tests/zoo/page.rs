@@ -1,0 +1,382 @@
+//! A page of Chrome that runs models with onnxruntime-web, and the server that it comes from.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{self, DefaultBodyLimit, State},
+    http::{HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use flotilla::browser::{
+    Adapter, Build, Kind, Wish, adapter,
+    owner::{Launch, Limits, Owner, OwnerReport},
+};
+use flotilla_model::{golden::Golden, tensor::ReferenceTensor};
+use flotilla_program::DType;
+use flotilla_protocol::{Backend, BrowserId};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
+
+/// Longest start of the browser.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Longest end of it.
+const END_MAX: Duration = Duration::from_secs(20);
+/// How long the page's question for the next job stays open.
+const QUESTION_MAX: Duration = Duration::from_secs(20);
+/// Most reports of the browser's owner, and most answers of the page, that wait.
+const REPORTS_MAX: usize = 64;
+/// Bytes that say how long the head of a frame is.
+const HEAD_LENGTH_BYTES: usize = 4;
+
+/// A model to run, with the data sets that it is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// What onnxruntime-web calls its provider.
+    pub(crate) provider: &'static str,
+    /// The ONNX file.
+    pub(crate) model: PathBuf,
+    /// Inputs, and outputs whose names say which are wanted.
+    pub(crate) sets: Arc<[Golden]>,
+}
+
+/// How a model ended in the page.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// There is no session of it, for this reason.
+    Refused(String),
+    /// A run has failed, or the page has, for this reason.
+    Failed(String),
+    /// It ran.
+    Ran(Ran),
+}
+
+/// Times, and the outputs of each data set.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) load_ms: f64,
+    pub(crate) first_ms: f64,
+    pub(crate) run_ms: f64,
+    pub(crate) sets: Vec<Vec<ReferenceTensor>>,
+}
+
+/// A tensor in a frame; its elements come after the head, tensor after tensor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Port {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+/// The head of the frame that the page answers with.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "tell", rename_all = "lowercase")]
+enum Told {
+    Refused { reason: String },
+    Failed { reason: String },
+    Ran { load_ms: f64, first_ms: f64, run_ms: f64, sets: Vec<Vec<Port>> },
+}
+
+/// What the page is told of its next job.
+#[derive(Debug, Serialize)]
+struct Order {
+    provider: &'static str,
+    /// The outputs that are wanted of each data set.
+    sets: Vec<Vec<String>>,
+}
+
+/// What the server has for the page.
+struct Served {
+    /// onnxruntime-web's files.
+    dist: PathBuf,
+    /// Those that the page does not have yet.
+    jobs: Mutex<mpsc::Receiver<Job>>,
+    /// The one that it has.
+    job: RwLock<Option<Job>>,
+    answers: mpsc::Sender<Bytes>,
+}
+
+/// A page that is there.
+pub(crate) struct Page {
+    /// Name and version of the browser.
+    pub(crate) browser: String,
+    jobs: mpsc::Sender<Job>,
+    answers: mpsc::Receiver<Bytes>,
+    reports: mpsc::Receiver<(BrowserId, OwnerReport)>,
+    owner: Owner,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Page {
+    /// Starts Chrome. `dist` has onnxruntime-web's files, `flotilla` is the program that watches over the browser.
+    pub(crate) async fn open(dist: &Path, flotilla: &Path) -> anyhow::Result<Page> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
+        let origin = format!("http://{}", listener.local_addr()?);
+        let (jobs, waiting) = mpsc::channel(1);
+        let (told, answers) = mpsc::channel(REPORTS_MAX);
+        let served = Arc::new(Served {
+            dist: dist.to_owned(),
+            jobs: Mutex::new(waiting),
+            job: RwLock::new(None),
+            answers: told,
+        });
+        let router = Router::new()
+            .route("/runner/", get(index))
+            .route("/runner/{file}", get(script))
+            .route("/runner/ort/{file}", get(ort))
+            .route("/runner/job/next", get(next))
+            .route("/runner/job/model", get(model))
+            .route("/runner/job/inputs/{set}", get(inputs))
+            .route("/runner/job/answer", post(answer))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(served);
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
+        let build = Build::from(Kind::Chrome);
+        let owner = Owner::launch(launch(&build, origin, flotilla), sender);
+        let begun = timeout(START_MAX, reports.recv()).await;
+        let version = match begun.context("the browser does not start")? {
+            Some((_, OwnerReport::Started(facts))) => facts.version,
+            other => bail!("{build} does not start: {other:?}"),
+        };
+        let browser = format!("{build} {version}");
+        Ok(Page { browser, jobs, answers, reports, owner, server })
+    }
+
+    /// Runs a model. After an error the page is of no more use.
+    pub(crate) async fn run(&mut self, job: Job, limit: Duration) -> anyhow::Result<Ended> {
+        self.jobs.send(job).await.context("the server has ended")?;
+        let answer = timeout(limit, self.next()).await;
+        read(&answer.with_context(|| format!("the page has not answered within {limit:?}"))??)
+    }
+
+    /// The page's next answer, unless the browser fails before.
+    async fn next(&mut self) -> anyhow::Result<Bytes> {
+        loop {
+            tokio::select! {
+                answer = self.answers.recv() => return answer.context("the server has ended"),
+                report = self.reports.recv() => match report {
+                    Some((_, OwnerReport::Failed(failure))) => bail!("{}", failure.detail),
+                    // What it tells of memory is of no interest here.
+                    Some(_) => {}
+                    None => bail!("the browser's owner has ended"),
+                },
+            }
+        }
+    }
+
+    /// Ends the browser.
+    pub(crate) async fn end(self) {
+        let ended = timeout(END_MAX, self.owner.end()).await;
+        self.server.abort();
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("the browser's owner has failed: {error}"),
+            Err(_) => eprintln!("the browser has not ended within {END_MAX:?}"),
+        }
+    }
+}
+
+fn launch(build: &Build, origin: String, flotilla: &Path) -> Launch {
+    Launch {
+        browser: BrowserId(1),
+        wish: Wish {
+            build: build.clone(),
+            simulated: false,
+            backends: vec![Backend::WebGpu, Backend::Cpu],
+            adapter: adapter::decide(Adapter::Auto, build),
+        },
+        origin,
+        // The page has no links.
+        tokens: ("control".to_owned(), "data".to_owned()),
+        guardian: flotilla.to_owned(),
+        data_dir_id: "zoo".to_owned(),
+        limits: Limits::default(),
+    }
+}
+
+/// Takes an answer apart.
+fn read(frame: &[u8]) -> anyhow::Result<Ended> {
+    let cut = "the page's answer is cut short";
+    let (length, rest) = frame.split_first_chunk::<HEAD_LENGTH_BYTES>().context(cut)?;
+    let (head, mut elements) =
+        rest.split_at_checked(u32::from_le_bytes(*length) as usize).context(cut)?;
+    Ok(match serde_json::from_slice(head).context("the page's answer is none")? {
+        Told::Refused { reason } => Ended::Refused(reason),
+        Told::Failed { reason } => Ended::Failed(reason),
+        Told::Ran { load_ms, first_ms, run_ms, sets } => {
+            let mut tensor = |Port { name, dtype, shape }: Port| {
+                let bytes =
+                    shape.iter().try_fold(dtype.wire_bytes(), |all, &dim| all.checked_mul(dim));
+                let (bytes, rest) =
+                    bytes.and_then(|bytes| elements.split_at_checked(bytes)).context(cut)?;
+                elements = rest;
+                Ok(ReferenceTensor { name, dtype, shape, bytes: bytes.to_vec() })
+            };
+            let sets = sets.into_iter().map(|ports| ports.into_iter().map(&mut tensor).collect());
+            let sets = sets.collect::<anyhow::Result<_>>()?;
+            ensure!(elements.is_empty(), "the page's answer has more elements than its tensors");
+            Ended::Ran(Ran { load_ms, first_ms, run_ms, sets })
+        }
+    })
+}
+
+/// Tensors as a frame: the length of the head, the head, and their elements.
+fn frame(tensors: &[ReferenceTensor]) -> Result<Vec<u8>, serde_json::Error> {
+    let ports = tensors.iter().map(|tensor| Port {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+    });
+    let mut head = serde_json::to_vec(&ports.collect::<Vec<_>>())?;
+    // Elements begin where every type of them may lie.
+    while !(HEAD_LENGTH_BYTES + head.len()).is_multiple_of(8) {
+        head.push(b' ');
+    }
+    let mut frame = (head.len() as u32).to_le_bytes().to_vec();
+    frame.extend(head);
+    tensors.iter().for_each(|tensor| frame.extend(&tensor.bytes));
+    Ok(frame)
+}
+
+/// Every answer of the server: its type, and isolation from other origins, which onnxruntime-web's memory needs.
+fn served(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
+    ];
+    (headers, body.into()).into_response()
+}
+
+async fn index() -> Response {
+    served("text/html", include_str!("page/index.html"))
+}
+
+async fn script(extract::Path(name): extract::Path<String>) -> Result<Response, StatusCode> {
+    let text = match name.as_str() {
+        "page.js" => include_str!("page/page.js"),
+        "worker.js" => WORKER,
+        _ => return Err(StatusCode::NOT_FOUND),
+    };
+    Ok(served("text/javascript", text))
+}
+
+/// What runs a model.
+pub(crate) const WORKER: &str = include_str!("page/worker.js");
+
+async fn ort(
+    State(state): State<Arc<Served>>,
+    extract::Path(name): extract::Path<String>,
+) -> Result<Response, StatusCode> {
+    let content_type = match Path::new(&name).extension().and_then(|end| end.to_str()) {
+        Some("mjs") => "text/javascript",
+        Some("wasm") => "application/wasm",
+        Some(_) | None => return Err(StatusCode::NOT_FOUND),
+    };
+    let is_plain = Path::new(&name).file_name().is_some_and(|plain| plain == name.as_str());
+    let path = state.dist.join(&name);
+    match tokio::fs::read(path).await {
+        Ok(bytes) if is_plain => Ok(served(content_type, bytes)),
+        Ok(_) | Err(_) => Err(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn next(State(state): State<Arc<Served>>) -> Response {
+    let mut jobs = state.jobs.lock().await;
+    match timeout(QUESTION_MAX, jobs.recv()).await {
+        Ok(Some(job)) => {
+            let names =
+                |set: &Golden| set.outputs.iter().map(|output| output.name.clone()).collect();
+            let order =
+                Order { provider: job.provider, sets: job.sets.iter().map(names).collect() };
+            *state.job.write().unwrap_or_else(PoisonError::into_inner) = Some(job);
+            Json(order).into_response()
+        }
+        // The page asks again.
+        Ok(None) | Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+fn current(state: &Served) -> Result<Job, StatusCode> {
+    let job = state.job.read().unwrap_or_else(PoisonError::into_inner);
+    job.clone().ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn model(State(state): State<Arc<Served>>) -> Result<Response, StatusCode> {
+    let bytes = tokio::fs::read(current(&state)?.model).await.map_err(|_| StatusCode::NOT_FOUND)?;
+    Ok(served("application/octet-stream", bytes))
+}
+
+async fn inputs(
+    State(state): State<Arc<Served>>,
+    extract::Path(set): extract::Path<usize>,
+) -> Result<Response, StatusCode> {
+    let job = current(&state)?;
+    let set = job.sets.get(set).ok_or(StatusCode::NOT_FOUND)?;
+    let frame = frame(&set.inputs).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(served("application/octet-stream", frame))
+}
+
+async fn answer(State(state): State<Arc<Served>>, body: Bytes) -> StatusCode {
+    match state.answers.send(body).await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        // Nobody listens any more: the run has ended.
+        Err(_) => StatusCode::GONE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answered(head: &serde_json::Value, elements: &[u8]) -> anyhow::Result<Ended> {
+        let head = head.to_string().into_bytes();
+        let length = (head.len() as u32).to_le_bytes();
+        read(&[&length[..], &head, elements].concat())
+    }
+
+    #[test]
+    fn answers_are_taken_apart() {
+        let ports = json!([[
+            { "name": "a", "dtype": "F32", "shape": [2] },
+            { "name": "b", "dtype": "Bool", "shape": [] },
+        ], [{ "name": "a", "dtype": "F32", "shape": [0, 3] }]]);
+        let head =
+            json!({ "tell": "ran", "load_ms": 3, "first_ms": 2, "run_ms": 1, "sets": ports });
+        let elements = [0, 0, 128, 63, 0, 0, 0, 64, 1];
+        let Ended::Ran(ran) = answered(&head, &elements).expect("an answer") else {
+            panic!("it ran");
+        };
+        assert_eq!(ran.sets[0][0], ReferenceTensor::from_f32("a", vec![2], &[1.0, 2.0]));
+        assert_eq!((ran.sets[0][1].bytes.as_slice(), ran.sets[1][0].bytes.len()), (&[1][..], 0));
+        for elements in [&elements[..8], &[0; 10]] {
+            assert!(answered(&head, elements).is_err());
+        }
+        let refused = json!({ "tell": "refused", "reason": "no" });
+        assert!(matches!(answered(&refused, &[]), Ok(Ended::Refused(reason)) if reason == "no"));
+        assert!(read(&[1, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn elements_of_a_frame_lie_where_every_type_may() {
+        for name in ["a", "ab", "a longer name"] {
+            let tensor = ReferenceTensor::from_i64(name, vec![2], &[1, 2]);
+            let frame = frame(&[tensor]).expect("a frame");
+            assert!(frame.len().is_multiple_of(8) && frame.ends_with(&2i64.to_le_bytes()));
+        }
+    }
+}
