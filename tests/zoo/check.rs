@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::ensure;
+use flotilla::browser::Adapter;
 use flotilla_tests::command::{self, Output};
 use serde_json::Value;
 
@@ -28,21 +29,27 @@ type Checked = Result<Outcome, String>;
 pub(crate) struct Checker {
     program: PathBuf,
     hash: String,
+    adapter: Adapter,
     limit: Duration,
 }
 
 impl Checker {
     /// Of the program of this path.
-    pub(crate) fn new(program: &Path, limit: Duration) -> anyhow::Result<Checker> {
+    pub(crate) fn new(
+        program: &Path,
+        adapter: Adapter,
+        limit: Duration,
+    ) -> anyhow::Result<Checker> {
         ensure!(program.is_file(), "{} is not there", program.display());
         let program = program.to_owned();
         let hash = models::hash([&program])?;
-        Ok(Checker { program, hash, limit })
+        Ok(Checker { program, hash, adapter, limit })
     }
 
     /// What an outcome of this model depends on.
     pub(crate) fn stamp(&self, model: &Model) -> anyhow::Result<Stamp> {
-        Ok(Stamp { model: model.hash()?, program: self.hash.clone() })
+        let program = format!("{}, {}", self.hash, self.adapter.name());
+        Ok(Stamp { model: model.hash()?, program })
     }
 
     /// Checks a model on runtimes that one process can check; one by one where that process crashes or hangs.
@@ -78,6 +85,7 @@ impl Checker {
         }
         command.args(["--json", "--runs", "1"]);
         command.args(["--browsers", &browsers.join(","), "--backends", &backends.join(",")]);
+        command.args(["--webgpu-adapter", self.adapter.name()]);
         command.args(["--timeout", &(self.limit.as_secs() / LIMIT_PARTS).to_string()]);
         let begin = Instant::now();
         let (output, in_time) = command::within(&mut command, self.limit);
@@ -103,10 +111,20 @@ impl Checker {
             let place = place.ok_or_else(|| "it was not asked for".to_owned())?;
             let of_set = |set: usize| Outcome::of_row(&rows[set * places.len() + place]);
             let first = Outcome { import_ms: Some(import_ms), ..of_set(0)? };
-            (1..model.sets.len()).try_fold(first, |all, set| Ok(all.and(set, of_set(set)?)))
+            let all = (1..model.sets.len())
+                .try_fold(first, |all, set| Ok::<_, String>(all.and(set, of_set(set)?)))?;
+            let reason = all.reason.map(|reason| without_place(&reason, &model.file));
+            Ok(Outcome { reason, ..all })
         };
         Ok(runtimes.iter().map(outcome).collect())
     }
+}
+
+/// Without the path of the model, which is another one elsewhere.
+fn without_place(reason: &str, file: &Path) -> String {
+    let folder = file.parent().unwrap_or(file);
+    let reason = reason.replace(&format!("{}: ", file.display()), "");
+    reason.replace(&format!("{}/", folder.display()), "")
 }
 
 /// How a process ended, and the last line that it said.
@@ -163,9 +181,16 @@ mod tests {
         assert_eq!(names(&some), [vec!["native-cpu"], vec!["native-webgpu", "chrome-webgpu"]]);
     }
 
+    #[test]
+    fn reasons_say_nothing_of_places() {
+        let file = Path::new("/a/zoo/gpt2/model.onnx");
+        let reason = "/a/zoo/gpt2/model.onnx: no operator; see /a/zoo/gpt2/io.safetensors";
+        assert_eq!(without_place(reason, file), "no operator; see io.safetensors");
+    }
+
     /// A program that gives some rows, and crashes where it is asked for webgpu.
     const PROGRAM: &str = r#"#!/bin/sh
-case "$*" in *webgpu*) echo "it broke" >&2; kill -9 $$;; esac
+case "$*" in *"webgpu --"*) echo "it broke" >&2; kill -9 $$;; esac
 echo '[{"status": "pass", "browser": "native", "seconds": 0},
        {"status": "fail", "browser": "native", "reason": "wrong", "seconds": 0}]'
 "#;
@@ -176,7 +201,8 @@ echo '[{"status": "pass", "browser": "native", "seconds": 0},
         let path = folder.path().join("program");
         fs::write(&path, PROGRAM).expect("a file");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
-        let checker = Checker::new(&path, Duration::from_secs(60)).expect("a program");
+        let checker = Checker::new(&path, Adapter::Auto, Duration::from_secs(60));
+        let checker = checker.expect("a program");
         let set = folder.path().join("io.safetensors");
         let model = Model {
             name: "a".to_owned(),

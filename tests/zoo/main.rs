@@ -15,6 +15,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use flotilla::browser::Adapter;
 use flotilla_tests::place;
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     expected::{Differences, Expected, Seen},
     models::Model,
     outcome::{Outcome, Status},
+    page::Place,
     results::{Results, Stored},
     runtime::{Chosen, Provider, Runtime},
     tables::Zoo,
@@ -62,6 +64,9 @@ struct Arguments {
     /// Longest check of a model on a runtime; a fifth of it is the longest load and the longest run.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(5..=86400))]
     limit: u64,
+    /// Where Chromium's WebGPU adapter comes from.
+    #[arg(long, value_enum, default_value = "auto")]
+    webgpu_adapter: Adapter,
     /// Folder of models. [default: made in target/zoo/models]
     #[arg(long, value_name = "DIR")]
     models: PathBuf,
@@ -144,7 +149,8 @@ fn seen<'a>(stored: &'a [Stored], runtimes: &[Runtime]) -> Vec<Seen<'a>> {
 }
 
 fn check_ours(arguments: &Arguments, models: &[&Model], results: &Results) -> anyhow::Result<()> {
-    let checker = Checker::new(&arguments.flotilla, Duration::from_secs(arguments.limit))?;
+    let limit = Duration::from_secs(arguments.limit);
+    let checker = Checker::new(&arguments.flotilla, arguments.webgpu_adapter, limit)?;
     for (at, model) in models.iter().enumerate() {
         let stamp = checker.stamp(model)?;
         let mut stored = results.read(model);
@@ -178,7 +184,12 @@ fn check_theirs<'a>(
         .build()
         .context("no threads can be had")?;
     let limit = Duration::from_secs(arguments.limit);
-    let mut theirs = Theirs::new(&arguments.rival, &arguments.flotilla, limit);
+    let place = Place {
+        dist: arguments.rival.join(theirs::DIST),
+        flotilla: arguments.flotilla.clone(),
+        adapter: arguments.webgpu_adapter,
+    };
+    let mut theirs = Theirs::new(place, &theirs::version(&arguments.rival), limit);
     let checked = runtime.block_on(async {
         for &provider in providers {
             for (at, model) in models.iter().enumerate() {

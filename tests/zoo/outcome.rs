@@ -90,11 +90,13 @@ impl Outcome {
             Some(status) => status.parse().unwrap_or(Status::Fail),
             None => Status::Fail,
         };
-        let browser = [text("browser"), text("browser_version")];
+        // Where nothing was started, nothing is known of it.
+        let browser = text("browser_version")
+            .map(|version| format!("{} {version}", text("browser").unwrap_or_default()));
         Ok(Outcome {
             status,
             reason,
-            browser: Some(browser.into_iter().flatten().collect::<Vec<_>>().join(" ")),
+            browser,
             adapter: text("adapter"),
             max_abs_err: number("/max_abs_err"),
             max_rel_err: number("/max_rel_err"),

@@ -40,6 +40,17 @@ const REPORTS_MAX: usize = 64;
 /// Bytes that say how long the head of a frame is.
 const HEAD_LENGTH_BYTES: usize = 4;
 
+/// What a page needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// onnxruntime-web's files.
+    pub(crate) dist: PathBuf,
+    /// The program that watches over the browser.
+    pub(crate) flotilla: PathBuf,
+    /// Where the browser's WebGPU adapter comes from.
+    pub(crate) adapter: Adapter,
+}
+
 /// A model to run, with the data sets that it is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -65,6 +76,8 @@ pub(crate) enum Ended {
 /// Times, and the outputs of each data set.
 #[derive(Debug)]
 pub(crate) struct Ran {
+    /// What the browser calls its WebGPU adapter, where that is used.
+    pub(crate) adapter: Option<String>,
     pub(crate) load_ms: f64,
     pub(crate) first_ms: f64,
     pub(crate) run_ms: f64,
@@ -85,7 +98,7 @@ struct Port {
 enum Told {
     Refused { reason: String },
     Failed { reason: String },
-    Ran { load_ms: f64, first_ms: f64, run_ms: f64, sets: Vec<Vec<Port>> },
+    Ran { adapter: Option<String>, load_ms: f64, first_ms: f64, run_ms: f64, sets: Vec<Vec<Port>> },
 }
 
 /// What the page is told of its next job.
@@ -119,14 +132,14 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Starts Chrome. `dist` has onnxruntime-web's files, `flotilla` is the program that watches over the browser.
-    pub(crate) async fn open(dist: &Path, flotilla: &Path) -> anyhow::Result<Page> {
+    /// Starts Chrome.
+    pub(crate) async fn open(place: &Place) -> anyhow::Result<Page> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
         let origin = format!("http://{}", listener.local_addr()?);
         let (jobs, waiting) = mpsc::channel(1);
         let (told, answers) = mpsc::channel(REPORTS_MAX);
         let served = Arc::new(Served {
-            dist: dist.to_owned(),
+            dist: place.dist.clone(),
             jobs: Mutex::new(waiting),
             job: RwLock::new(None),
             answers: told,
@@ -144,7 +157,7 @@ impl Page {
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
         let build = Build::from(Kind::Chrome);
-        let owner = Owner::launch(launch(&build, origin, flotilla), sender);
+        let owner = Owner::launch(launch(&build, origin, place), sender);
         let begun = timeout(START_MAX, reports.recv()).await;
         let version = match begun.context("the browser does not start")? {
             Some((_, OwnerReport::Started(facts))) => facts.version,
@@ -188,19 +201,19 @@ impl Page {
     }
 }
 
-fn launch(build: &Build, origin: String, flotilla: &Path) -> Launch {
+fn launch(build: &Build, origin: String, place: &Place) -> Launch {
     Launch {
         browser: BrowserId(1),
         wish: Wish {
             build: build.clone(),
             simulated: false,
             backends: vec![Backend::WebGpu, Backend::Cpu],
-            adapter: adapter::decide(Adapter::Auto, build),
+            adapter: adapter::decide(place.adapter, build),
         },
         origin,
         // The page has no links.
         tokens: ("control".to_owned(), "data".to_owned()),
-        guardian: flotilla.to_owned(),
+        guardian: place.flotilla.clone(),
         data_dir_id: "zoo".to_owned(),
         limits: Limits::default(),
     }
@@ -215,7 +228,7 @@ fn read(frame: &[u8]) -> anyhow::Result<Ended> {
     Ok(match serde_json::from_slice(head).context("the page's answer is none")? {
         Told::Refused { reason } => Ended::Refused(reason),
         Told::Failed { reason } => Ended::Failed(reason),
-        Told::Ran { load_ms, first_ms, run_ms, sets } => {
+        Told::Ran { adapter, load_ms, first_ms, run_ms, sets } => {
             let mut tensor = |Port { name, dtype, shape }: Port| {
                 let bytes =
                     shape.iter().try_fold(dtype.wire_bytes(), |all, &dim| all.checked_mul(dim));
@@ -227,7 +240,7 @@ fn read(frame: &[u8]) -> anyhow::Result<Ended> {
             let sets = sets.into_iter().map(|ports| ports.into_iter().map(&mut tensor).collect());
             let sets = sets.collect::<anyhow::Result<_>>()?;
             ensure!(elements.is_empty(), "the page's answer has more elements than its tensors");
-            Ended::Ran(Ran { load_ms, first_ms, run_ms, sets })
+            Ended::Ran(Ran { adapter, load_ms, first_ms, run_ms, sets })
         }
     })
 }

@@ -1,11 +1,6 @@
 //! The same models with onnxruntime-web, in a page of Chrome that stays; its outputs are compared as `flotilla check` compares.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use flotilla::{check::recorded, reference};
@@ -16,13 +11,14 @@ use serde_json::Value;
 use crate::{
     models::Model,
     outcome::{Outcome, Status},
-    page::{Ended, Job, Page, Ran, WORKER},
+    page::{Ended, Job, Page, Place, Ran, WORKER},
     results::Stamp,
     runtime::{Named as _, Provider},
 };
 
-/// The package below the folder that it is installed in.
+/// The package below the folder that it is installed in, and what pages load of it.
 const PACKAGE: &str = "node_modules/onnxruntime-web";
+pub(crate) const DIST: &str = "node_modules/onnxruntime-web/dist";
 /// What decides whether outputs are right.
 const COMPARISON: [&str; 2] = [
     include_str!("../../reference/src/compare.rs"),
@@ -33,8 +29,7 @@ const STARTS_MAX: usize = 3;
 
 /// Runs models with onnxruntime-web.
 pub(crate) struct Theirs {
-    package: PathBuf,
-    flotilla: PathBuf,
+    place: Place,
     limit: Duration,
     program: String,
     page: Option<Page>,
@@ -48,19 +43,15 @@ pub(crate) fn version(folder: &Path) -> String {
 }
 
 impl Theirs {
-    /// With the package that is installed in `rival`; `flotilla` watches over the browser.
-    pub(crate) fn new(rival: &Path, flotilla: &Path, limit: Duration) -> Theirs {
+    /// `version` is that of the package.
+    pub(crate) fn new(place: Place, version: &str, limit: Duration) -> Theirs {
         let mut hasher = blake3::Hasher::new();
         for text in COMPARISON.iter().chain([&WORKER]) {
             hasher.update(text.as_bytes());
         }
-        Theirs {
-            package: rival.join(PACKAGE),
-            flotilla: flotilla.to_owned(),
-            limit,
-            program: format!("{} {}", version(rival), hasher.finalize().to_hex()),
-            page: None,
-        }
+        let program =
+            format!("{version}, {}, {}", hasher.finalize().to_hex(), place.adapter.name());
+        Theirs { place, limit, program, page: None }
     }
 
     /// What an outcome of this model depends on: its own files, the package, and how it is run and compared.
@@ -99,11 +90,11 @@ impl Theirs {
     }
 
     async fn open(&self) -> anyhow::Result<Page> {
-        let mut started = Page::open(&self.package.join("dist"), &self.flotilla).await;
+        let mut started = Page::open(&self.place).await;
         for _ in 1..STARTS_MAX {
             let Err(error) = &started else { break };
             eprintln!("the browser did not start, and is started again: {error:#}");
-            started = Page::open(&self.package.join("dist"), &self.flotilla).await;
+            started = Page::open(&self.place).await;
         }
         started
     }
@@ -157,6 +148,7 @@ fn judged(ran: &Ran, sets: &[Golden], tolerance: &Tolerance) -> Outcome {
         reason: outcome.reason.filter(|_| !is_right),
         max_abs_err: finite(all.max_abs),
         max_rel_err: finite(all.max_rel),
+        adapter: ran.adapter.clone(),
         load_ms: Some(ran.load_ms),
         first_ms: Some(ran.first_ms),
         run_ms: Some(ran.run_ms),
@@ -177,6 +169,7 @@ mod tests {
             outputs: vec![ReferenceTensor::from_f32("a", vec![1], &[number])],
         };
         let ran = |numbers: [f32; 2]| Ran {
+            adapter: None,
             load_ms: 3.0,
             first_ms: 2.0,
             run_ms: 1.0,

@@ -1,14 +1,15 @@
 //! `cargo xtask bench`: prepares the rival and the model in its format, then runs the program that measures.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, ensure};
 
 use crate::console::Console;
-use crate::setup;
-use crate::workspace::{Workspace, run as run_visibly};
+use crate::venv::Venv;
+use crate::workspace::{Workspace, is_made, run as run_visibly};
+use crate::{rival, setup};
 
 /// The program that measures.
 const PROGRAM: &str = "flotilla-bench";
@@ -34,7 +35,8 @@ pub(crate) fn run(
     let mut program = Command::new(workspace.binary().with_file_name(PROGRAM));
     program.arg("--model").arg(&bench.model).arg("--flotilla").arg(workspace.binary());
     program.arg("--web").arg(&workspace.web).arg("--folder").arg(&bench.folder);
-    if let Err(error) = bench.prepare(console) {
+    let prepared = rival::install(workspace, console).and_then(|()| bench.write_onnx(console));
+    if let Err(error) = prepared {
         console.say(format!("without onnxruntime-web: {error:#}"));
         program.arg("--no-theirs").arg(format!("{error:#}"));
     }
@@ -56,27 +58,6 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(&self, console: &Console) -> anyhow::Result<()> {
-        self.install_rival(console)?;
-        self.write_onnx(console)
-    }
-
-    /// onnxruntime-web as the lock file pins it.
-    fn install_rival(&self, console: &Console) -> anyhow::Result<()> {
-        let npm = self.folder.join("npm");
-        let lock = self.sources.join("package-lock.json");
-        if is_made(&npm.join("node_modules"), &npm.join("package-lock.json"), &[&lock]) {
-            return Ok(());
-        }
-        console.say("missing: onnxruntime-web (what the bench compares with); npm will bring it");
-        fs::create_dir_all(&npm).with_context(|| format!("cannot make {}", npm.display()))?;
-        fs::copy(self.sources.join("package.json"), npm.join("package.json"))?;
-        fs::copy(&lock, npm.join("package-lock.json"))?;
-        let mut command = Command::new("npm");
-        command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&npm);
-        run_visibly(&mut command)
-    }
-
     /// The model's weights as the ONNX file that onnxruntime-web reads.
     fn write_onnx(&self, console: &Console) -> anyhow::Result<()> {
         let script = self.sources.join("minilm_onnx.py");
@@ -86,25 +67,13 @@ impl Bench {
         if is_made(&onnx, &onnx, &[&script, &weights]) {
             return Ok(());
         }
-        let requirements = self.sources.join("requirements.txt");
-        let venv = self.folder.join("venv");
-        let python = venv.join("bin").join("python");
-        let installed = self.folder.join("venv.txt");
-        if !is_made(&python, &installed, &[&requirements]) {
-            console.say("missing: the Python package onnx (it writes the model for onnxruntime-web); pip will bring it");
-            run_visibly(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-            let mut pip = Command::new(&python);
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-            run_visibly(pip.arg("--requirement").arg(&requirements))?;
-            fs::copy(&requirements, &installed)?;
-        }
+        let venv = Venv {
+            folder: self.folder.join("venv"),
+            requirements: &self.sources.join("requirements.txt"),
+            is_complete: false,
+            why: "the Python package onnx (it writes the model for onnxruntime-web)",
+        };
+        let python = venv.python(console)?;
         run_visibly(Command::new(&python).arg(&script).arg(&self.model).arg(&onnx))
     }
-}
-
-/// Whether something is there, and its stamp is younger than all that it is made of.
-fn is_made(there: &Path, stamp: &Path, sources: &[&Path]) -> bool {
-    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let Some(made) = modified(stamp).filter(|_| there.exists()) else { return false };
-    sources.iter().all(|source| modified(source).is_some_and(|changed| changed <= made))
 }

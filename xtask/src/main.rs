@@ -1,15 +1,18 @@
-//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `wpt`, `bench`, `tidy`.
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `wpt`, `zoo`, `bench`, `tidy`.
 
 mod bench;
 mod conformance;
 mod console;
 mod demo;
+mod rival;
 mod setup;
 mod suite;
 mod tidy;
+mod venv;
 mod wasm;
 mod workspace;
 mod wpt;
+mod zoo;
 
 use std::process::ExitCode;
 
@@ -66,6 +69,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         passed_on: Vec<String>,
     },
+    /// Check some 300 ONNX files on every runtime, side by side with onnxruntime-web; keeps target/zoo/results/*.json.
+    Zoo {
+        /// Print only JSON on stdout.
+        #[arg(long)]
+        json: bool,
+        /// Passed on to the program that checks them: --only, --runtime, --theirs, --bless, --readme, --list-failures, --force,
+        /// --models.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
     /// Measure this machine, side by side with onnxruntime-web; writes target/bench/*.json.
     Bench {
         /// Print only JSON on stdout.
@@ -106,6 +119,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             conformance::run(&workspace, &console, json, &passed_on)
         }
         Task::Wpt { json, passed_on } => wpt::run(&workspace, &console, json, &passed_on),
+        Task::Zoo { json, passed_on } => zoo::run(&workspace, &console, json, &passed_on),
         Task::Bench { json, passed_on } => bench::run(&workspace, &console, json, &passed_on),
         Task::Wasm => {
             setup::wasm_toolchain(&workspace, &console)?;

@@ -1,6 +1,7 @@
 //! Where things lie, and cargo as the tasks call it.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -175,6 +176,13 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", program.display()))?;
     ensure!(status.success(), "`{}` failed with {status}", words(command));
     Ok(())
+}
+
+/// Whether something is there, and its stamp is younger than all that it is made of.
+pub(crate) fn is_made(there: &Path, stamp: &Path, sources: &[&Path]) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let Some(made) = modified(stamp).filter(|_| there.exists()) else { return false };
+    sources.iter().all(|source| modified(source).is_some_and(|changed| changed <= made))
 }
 
 /// A second handle on stderr to be a child's stdout.

@@ -24,6 +24,10 @@ class Refused extends Error {}
 
 const words = (error) => String(error?.message ?? error);
 
+// As our own runtime names an adapter.
+const named = ({ vendor, architecture, device, description }) =>
+  description || [vendor, architecture, device].filter(Boolean).join(' ') || '(unnamed)';
+
 async function bytes(path) {
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${path}: status ${response.status}`);
@@ -59,6 +63,7 @@ async function run({ provider, sets }) {
     throw new Refused(words(error));
   });
   head.load_ms = performance.now() - begin;
+  if (provider === 'webgpu') head.adapter = named((await ort.env.webgpu.device).adapterInfo);
   for (const [set, wanted] of sets.entries()) {
     const feeds = await inputs(ort, set);
     const timed = async () => {
