@@ -148,8 +148,7 @@ mod tests {
 
     /// One input, `[rows, columns, 2]` of I32.
     fn program() -> Program {
-        let symbol =
-            |name: &str| SymbolInfo { name: name.to_owned(), source: SymbolSource::Input };
+        let symbol = |name: &str| SymbolInfo { name: name.to_owned(), source: SymbolSource::Input };
         Program {
             symbols: vec![symbol("rows"), symbol("columns")],
             values: vec![Value {

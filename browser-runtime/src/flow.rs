@@ -274,12 +274,11 @@ pub(crate) fn needs(program: &Program, node: &Node) -> Vec<ValueId> {
     node.op.regions().into_iter().for_each(|region| captured(program, region, &mut needs));
     let mut symbols = Vec::new();
     mentioned(program, node, &mut symbols);
-    let decided = symbols.into_iter().filter_map(|symbol| {
-        match program.symbols[symbol.0 as usize].source {
+    let decided =
+        symbols.into_iter().filter_map(|symbol| match program.symbols[symbol.0 as usize].source {
             SymbolSource::Input => None,
             SymbolSource::Element { value, .. } | SymbolSource::Extent { value, .. } => Some(value),
-        }
-    });
+        });
     needs.extend(decided.filter(|value| !node.outputs.contains(value)));
     needs
 }

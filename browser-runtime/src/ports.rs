@@ -104,10 +104,9 @@ pub(crate) fn to_tensor(
             .iter()
             .flat_map(|&word| half::bf16::from_f32(f32::from_bits(word)).to_le_bytes())
             .collect(),
-        DType::F64 => words
-            .iter()
-            .flat_map(|&word| f64::from(f32::from_bits(word)).to_le_bytes())
-            .collect(),
+        DType::F64 => {
+            words.iter().flat_map(|&word| f64::from(f32::from_bits(word)).to_le_bytes()).collect()
+        }
         DType::I64 => words.iter().flat_map(|&word| signed(word).to_le_bytes()).collect(),
         DType::U64 => words.iter().flat_map(|&word| u64::from(word).to_le_bytes()).collect(),
         DType::I16 => narrow(words, |word| {

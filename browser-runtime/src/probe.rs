@@ -4,8 +4,8 @@
 //! sum, which is to say one of each sort of shader. A daemon loads it beside the models, as any other placement.
 
 use flotilla_program::{
-    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Softmax, Source, Step,
-    Unary, Value, ValueId, dim::Dim,
+    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Softmax, Source, Step, Unary, Value,
+    ValueId, dim::Dim,
 };
 use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
 

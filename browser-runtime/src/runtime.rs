@@ -447,8 +447,7 @@ impl Placement {
         }
         let larger = sized(used)?;
         let inputs = program.given().zip(flat(inputs));
-        let inputs =
-            inputs.map(|(value, words)| padded(value, &shapes, &larger, words)).collect();
+        let inputs = inputs.map(|(value, words)| padded(value, &shapes, &larger, words)).collect();
         let (larger, results) = self.compute(larger, inputs).await?;
         let results = program.results().zip(results);
         let results = results.map(|(value, words)| cut(value, &larger, &shapes, words)).collect();

@@ -30,6 +30,6 @@ pub use op::{
 };
 pub use padding::{Guard, Limit, Padding};
 pub use program::{
-    Assumption, BlobId, BlobRef, Check, ConstantRef, InputBound, Node, PROGRAM_VERSION, Port, Program, Region,
-    Source, SymbolInfo, SymbolSource, Value, ValueId,
+    Assumption, BlobId, BlobRef, Check, ConstantRef, InputBound, Node, PROGRAM_VERSION, Port,
+    Program, Region, Source, SymbolInfo, SymbolSource, Value, ValueId,
 };

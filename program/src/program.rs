@@ -210,6 +210,18 @@ pub struct Check {
     pub right: Dim,
 }
 
+impl Check {
+    /// A minimum and the one of its parts that it must be, where that is what is checked.
+    pub fn cut(&self) -> Option<(&Dim, &Dim)> {
+        let of = |cut: &Dim, whole: &Dim| matches!(cut, Dim::Min(dims) if dims.contains(whole));
+        let sides = (&self.left, &self.right);
+        if of(sides.0, sides.1) {
+            return Some(sides);
+        }
+        of(sides.1, sides.0).then_some((sides.1, sides.0))
+    }
+}
+
 /// A lowered model. Nodes are in execution order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {

@@ -398,7 +398,12 @@ pub(crate) fn cases() -> Vec<Case> {
                     dilations: dilations.to_vec(),
                     pads: window::fixed(pads),
                 };
-                let op = Pool { kind, kernel: kernel.to_vec(), window, pads_after: window::fixed(after) };
+                let op = Pool {
+                    kind,
+                    kernel: kernel.to_vec(),
+                    window,
+                    pads_after: window::fixed(after),
+                };
                 cases.push(case(name, op, dtype, shape, out));
             }
         }
@@ -412,7 +417,8 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(case.everywhere_if(size == LONGEST));
     }
     for kind in kinds {
-        let window = Window { strides: vec![300, 2], dilations: vec![1, 3], pads: window::fixed(&[5, 7]) };
+        let window =
+            Window { strides: vec![300, 2], dilations: vec![1, 3], pads: window::fixed(&[5, 7]) };
         let op = Pool { kind, kernel: vec![300, 60], window, pads_after: window::fixed(&[7, 9]) };
         let dtype = if kind == PoolKind::Max { DType::I32 } else { DType::F32 };
         let case = case("a wide one", op, dtype, &[1, 2, 301, 200], &[1, 2, 1, 19]);

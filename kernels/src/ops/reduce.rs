@@ -407,7 +407,7 @@ fn long(
     let input = match (dtype, kind) {
         // Each factor but 1 is a rounding more.
         (DType::F32, ReduceKind::Product) => {
-            noise.map(|x| if x.abs() > 0.99 { f64::from((x * x * x) as f32) + 0.05 } else { 1.0 })
+            noise.map(|x| if x.abs() > 0.99 { f64::from((x * x * x + 0.05) as f32) } else { 1.0 })
         }
         (DType::F32, _) => noise,
         // Products of odd numbers never become 0.

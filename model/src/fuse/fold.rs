@@ -40,15 +40,16 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
     match (&node.op, constants.as_slice()) {
         (Op::Reshape, [data]) => return Some((*data).clone()),
         (Op::Transpose(transpose), [data]) => {
-            return Some(data.reordered(|bytes, width| {
-                transposed(bytes, &shapes[0], &transpose.perm, width)
-            }));
+            return Some(
+                data.reordered(|bytes, width| {
+                    transposed(bytes, &shapes[0], &transpose.perm, width)
+                }),
+            );
         }
         (Op::Broadcast, [data]) => {
             let bytes = to.iter().product::<usize>() * WORD_BYTES;
-            return (bytes <= BROADCAST_BYTES_MAX).then(|| {
-                data.reordered(|bytes, width| broadcast(bytes, &shapes[0], &to, width))
-            });
+            return (bytes <= BROADCAST_BYTES_MAX)
+                .then(|| data.reordered(|bytes, width| broadcast(bytes, &shapes[0], &to, width)));
         }
         // These would store what costs nothing to compute, or make more of it.
         (Op::Range(_) | Op::Sizes(_) | Op::If(_) | Op::Loop(_), _) => return None,
@@ -56,7 +57,10 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
     }
     let most = to.iter().product::<usize>() * WORD_BYTES;
     let given: usize = constants.iter().map(|data| data.elements() * WORD_BYTES).sum();
-    if most > COMPUTED_BYTES_MAX || given > COMPUTED_BYTES_MAX || most > given.max(BROADCAST_BYTES_MAX) {
+    if most > COMPUTED_BYTES_MAX
+        || given > COMPUTED_BYTES_MAX
+        || most > given.max(BROADCAST_BYTES_MAX)
+    {
         return None;
     }
     if constants.iter().any(|data| data.dtype.wire_bytes() > WORD_BYTES) {

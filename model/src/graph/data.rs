@@ -43,7 +43,12 @@ impl Data {
 
     /// The same as numbers.
     pub(crate) fn to_words(&self) -> Vec<u32> {
-        self.words().as_chunks::<WORD_BYTES>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+        self.words()
+            .as_chunks::<WORD_BYTES>()
+            .0
+            .iter()
+            .map(|word| u32::from_le_bytes(*word))
+            .collect()
     }
 
     /// The same with its elements moved around by `order`, which is told their width in bytes.
@@ -55,10 +60,12 @@ impl Data {
     /// stay alone where the lower ones are empty, as a model of BF16 has them in F32.
     pub(crate) fn stored(&self) -> Data {
         match self.dtype {
-            DType::I64 => match self.narrowed(|wide| i32::try_from(wide as i64).ok().map(|x| x as u32)) {
-                Some(words) => Data::of_words(DType::I32, &words),
-                None => self.clone(),
-            },
+            DType::I64 => {
+                match self.narrowed(|wide| i32::try_from(wide as i64).ok().map(|x| x as u32)) {
+                    Some(words) => Data::of_words(DType::I32, &words),
+                    None => self.clone(),
+                }
+            }
             DType::U64 => match self.narrowed(|wide| u32::try_from(wide).ok()) {
                 Some(words) => Data::of_words(DType::U32, &words),
                 None => self.clone(),
@@ -102,7 +109,9 @@ fn widened(dtype: DType, bytes: &[u8]) -> Vec<u8> {
         DType::U16 => words(bytes, |half| u32::from(u16::from_le_bytes(half)).to_le_bytes()),
         DType::I8 => words(bytes, |byte| i32::from(i8::from_le_bytes(byte)).to_le_bytes()),
         DType::U8 | DType::Bool => words(bytes, |[byte]| u32::from(byte).to_le_bytes()),
-        DType::I64 | DType::U64 => words(bytes, |wide| (u64::from_le_bytes(wide) as u32).to_le_bytes()),
+        DType::I64 | DType::U64 => {
+            words(bytes, |wide| (u64::from_le_bytes(wide) as u32).to_le_bytes())
+        }
         DType::F32 | DType::I32 | DType::U32 => bytes.to_vec(),
     }
 }

@@ -181,7 +181,9 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
     for info in &mut program.symbols {
         match &mut info.source {
             SymbolSource::Input => {}
-            SymbolSource::Element { value: id, .. } | SymbolSource::Extent { value: id, .. } => value(id),
+            SymbolSource::Element { value: id, .. } | SymbolSource::Extent { value: id, .. } => {
+                value(id)
+            }
         }
     }
     let renumber = |node: &mut Node| {

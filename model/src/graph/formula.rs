@@ -44,7 +44,13 @@ impl Links {
     }
 
     /// Gives a node another operator and other operands.
-    pub(crate) fn rewrite(&mut self, draft: &mut Draft, index: usize, op: Op, inputs: Vec<ValueId>) {
+    pub(crate) fn rewrite(
+        &mut self,
+        draft: &mut Draft,
+        index: usize,
+        op: Op,
+        inputs: Vec<ValueId>,
+    ) {
         self.uses.resize(draft.values.len(), 0);
         let node = &mut draft.nodes[index];
         node.inputs.iter().for_each(|input| self.uses[input.index()] -= 1);

@@ -10,7 +10,8 @@ pub(crate) use finish::{drop_dead_nodes, finish};
 pub(crate) use formula::{Formula, Links, head_dim};
 
 use flotilla_program::{
-    Assumption, Check, DType, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource, ValueId,
+    Assumption, Check, DType, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource,
+    ValueId,
     dim::{Dim, Symbol},
 };
 
@@ -58,12 +59,7 @@ impl Draft {
     }
 
     /// A value whose elements are of any type.
-    pub(crate) fn add_value(
-        &mut self,
-        element: DType,
-        shape: Vec<Dim>,
-        origin: Origin,
-    ) -> ValueId {
+    pub(crate) fn add_value(&mut self, element: DType, shape: Vec<Dim>, origin: Origin) -> ValueId {
         let id = ValueId(self.values.len() as u32);
         self.values.push(DraftValue { dtype: element.storage(), element, shape, origin });
         id
@@ -78,6 +74,31 @@ impl Draft {
     /// Puts a region's nodes where the others were, or back.
     pub(crate) fn swap(&mut self, region: usize) {
         std::mem::swap(&mut self.nodes, &mut self.regions[region].nodes);
+    }
+
+    /// What a slice leaves of a dimension is the dimension, where each run is checked for it.
+    pub(crate) fn assume_checks(&mut self) {
+        let mut known: Vec<(Dim, Dim)> = Vec::new();
+        for check in &self.checks {
+            known.extend(check.cut().map(|(cut, whole)| (cut.clone(), whole.clone())));
+        }
+        if known.is_empty() {
+            return;
+        }
+        let apply = |dim: &mut Dim| {
+            let of =
+                |part: &Dim| known.iter().find(|(cut, _)| cut == part).map(|(_, dim)| dim.clone());
+            *dim = dim.replaced(&of);
+        };
+        self.values.iter_mut().flat_map(|value| &mut value.shape).for_each(apply);
+        let regions = self.regions.iter_mut().flat_map(|region| &mut region.nodes);
+        for node in self.nodes.iter_mut().chain(regions) {
+            node.op.dims_mut().into_iter().for_each(apply);
+        }
+        for check in self.checks.iter_mut().filter(|check| check.cut().is_none()) {
+            apply(&mut check.left);
+            apply(&mut check.right);
+        }
     }
 
     /// Values that a run gives back.

@@ -31,7 +31,7 @@ use align::Site;
 use extent::{Extent, grows};
 use fill::{Fill, Kept, Kind, Mask};
 use flotilla_program::{
-    DType, Guard, Limit, Node, Op, Padding, Program, Source, SymbolSource, ValueId,
+    Check, DType, Guard, Limit, Node, Op, Padding, Program, Source, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
 use state::{Made, State, mentions};
@@ -125,6 +125,20 @@ struct Analysis<'p> {
 }
 
 impl Analysis<'_> {
+    /// What a check of a size means for larger ones.
+    fn limits(&self, check: &Check) -> Result<Vec<Limit>, Refusal> {
+        let refusal = || (check.node.clone(), "it checks the size".to_owned());
+        let Some((Dim::Min(dims), whole)) = check.cut() else { return Err(refusal()) };
+        let others = dims.iter().filter(|dim| *dim != whole);
+        let limits = others.map(|other| match (whole, other.as_fixed()) {
+            (_, Some(most)) => Ok(Some(Limit { dim: whole.clone(), most })),
+            // What must not be less than a number becomes no less.
+            (Dim::Fixed(_), None) if *other == Dim::Symbol(self.symbol) => Ok(None),
+            _ => Err(refusal()),
+        });
+        limits.filter_map(Result::transpose).collect()
+    }
+
     fn run(&mut self, found: &mut Padding) -> Result<(), Refusal> {
         let program = self.program;
         if program.symbols.iter().any(|info| info.source != SymbolSource::Input)
@@ -133,10 +147,11 @@ impl Analysis<'_> {
             return Err((program.name.clone(), "a run decides what is executed".to_owned()));
         }
         let checked = |dim: &Dim| dim.mentions(self.symbol);
-        if let Some(check) =
-            program.checks.iter().find(|check| checked(&check.left) || checked(&check.right))
-        {
-            return Err((check.node.clone(), "it checks the size".to_owned()));
+        for check in &program.checks {
+            if !checked(&check.left) && !checked(&check.right) {
+                continue;
+            }
+            found.limits.extend(self.limits(check)?);
         }
         if !program.assumptions.is_empty() {
             return Err((program.name.clone(), "the values of an input decide shapes".to_owned()));

@@ -4,8 +4,8 @@ use super::{Guard, Limit, padding, paddings};
 use flotilla_program::{
     Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType, Expr, Gather,
     LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Pool, PoolKind, Port, Program, Range, Reduce,
-    ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, TopK, Transpose, Unary, Value,
-    ValueId, Window,
+    ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, TopK, Transpose, Unary, Value, ValueId,
+    Window,
     dim::{Dim, Symbol},
 };
 

@@ -26,9 +26,8 @@ fn dim() -> impl Strategy<Value = Dim> {
             several.prop_map(Dim::Broadcast),
             (inner.clone(), 1i64..9).prop_map(|(dim, by)| dim.over(by)),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| Dim::Less(Box::new(a), Box::new(b))),
-            (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| {
-                Dim::Select(Box::new(a), Box::new(b), Box::new(c))
-            }),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(a, b, c)| { Dim::Select(Box::new(a), Box::new(b), Box::new(c)) }),
         ]
     })
 }
@@ -65,8 +64,11 @@ proptest! {
     }
 
     #[test]
-    fn a_missing_symbol_has_no_value(dim in dim()) {
-        prop_assert_eq!(dim.eval(&[]).is_some(), dim.as_fixed().is_some());
+    fn what_has_a_value_without_symbols_has_it_with_any(dim in dim(), values in proptest::array::uniform3(0i64..50)) {
+        match dim.eval(&[]) {
+            Some(value) => prop_assert_eq!(dim.eval(&values), Some(value)),
+            None => prop_assert!(dim.as_fixed().is_none()),
+        }
     }
 
     #[test]

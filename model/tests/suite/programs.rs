@@ -90,8 +90,10 @@ fn onnx_models_fuse() {
 #[test]
 fn the_unfused_program_has_the_same_ports_and_no_fused_operators() {
     for resolver in [hf_bert(), small("bert", &["model.onnx"]), small("roberta", &["model.onnx"])] {
-        let (plain, fused) =
-            (imported(&resolver, Phase::Imported).program, imported(&resolver, Phase::Fused).program);
+        let (plain, fused) = (
+            imported(&resolver, Phase::Imported).program,
+            imported(&resolver, Phase::Fused).program,
+        );
         let ports = |program: &Program| {
             let of =
                 |port: &flotilla_program::Port| (port.name.clone(), program.value_text(port.value));
@@ -101,10 +103,8 @@ fn the_unfused_program_has_the_same_ports_and_no_fused_operators() {
             )
         };
         assert_eq!(ports(&plain), ports(&fused));
-        assert!(
-            !plain.nodes.iter().any(|node| matches!(node.op, Op::Attention(_) | Op::LayerNorm(_)))
-        );
-        assert!(fused.nodes.len() * 2 < plain.nodes.len());
+        assert!(!plain.nodes.iter().any(|node| matches!(node.op, Op::Attention(_))));
+        assert!(fused.nodes.len() * 3 < plain.nodes.len() * 2);
     }
 }
 

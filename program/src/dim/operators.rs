@@ -193,11 +193,22 @@ impl Dim {
     /// The same with something else in the place of each symbol.
     #[must_use]
     pub fn substituted(&self, of: &impl Fn(super::Symbol) -> Dim) -> Dim {
-        let all = |dims: &[Dim]| dims.iter().map(|dim| dim.substituted(of)).collect::<Vec<_>>();
-        let one = |dim: &Dim| Box::new(dim.substituted(of));
+        self.replaced(&|dim| match dim {
+            Dim::Symbol(symbol) => Some(of(*symbol)),
+            _ => None,
+        })
+    }
+
+    /// The same with something else in the place of each part for which there is something.
+    #[must_use]
+    pub fn replaced(&self, of: &impl Fn(&Dim) -> Option<Dim>) -> Dim {
+        if let Some(other) = of(self) {
+            return other;
+        }
+        let all = |dims: &[Dim]| dims.iter().map(|dim| dim.replaced(of)).collect::<Vec<_>>();
+        let one = |dim: &Dim| Box::new(dim.replaced(of));
         let dim = match self {
-            Dim::Fixed(value) => return Dim::Fixed(*value),
-            Dim::Symbol(symbol) => return of(*symbol),
+            Dim::Fixed(_) | Dim::Symbol(_) => return self.clone(),
             Dim::Sum(dims) => Dim::Sum(all(dims)),
             Dim::Product(dims) => Dim::Product(all(dims)),
             Dim::Min(dims) => Dim::Min(all(dims)),

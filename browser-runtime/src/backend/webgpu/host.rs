@@ -133,7 +133,8 @@ impl HostNodes {
                 };
                 match (&node.op, body) {
                     (Op::If(branch), _) => {
-                        let regions = [branch.yes, branch.no].map(|at| &program.regions[at as usize]);
+                        let regions =
+                            [branch.yes, branch.no].map(|at| &program.regions[at as usize]);
                         values.extend(regions.map(|region| region.results[at]));
                     }
                     (_, Some(body)) => {

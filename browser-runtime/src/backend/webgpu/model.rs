@@ -216,10 +216,8 @@ impl Context<'_> {
             .iter()
             .map(|input| self.memory(values, self.flow.root(*input)).host)
             .collect();
-        let operands: Option<Vec<Operand<'_>>> = words
-            .iter()
-            .map(|words| Some(Operand::Plain(words.as_deref()?.as_slice())))
-            .collect();
+        let operands: Option<Vec<Operand<'_>>> =
+            words.iter().map(|words| Some(Operand::Plain(words.as_deref()?.as_slice()))).collect();
         let operands = operands.ok_or("an operand is not in the page")?;
         let mut output = vec![0; call.elements()];
         kernel(&node.op).compute(&call, &operands, &mut output)?;
@@ -315,9 +313,8 @@ impl GpuMachine<'_> {
             return;
         };
         let device = &self.context.gpu.device;
-        let encoder = self
-            .encoder
-            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        let encoder =
+            self.encoder.get_or_insert_with(|| device.create_command_encoder(&Default::default()));
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for step in &plan.steps {
             let [x, y, z] = step.groups;

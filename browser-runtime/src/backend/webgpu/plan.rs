@@ -232,9 +232,10 @@ fn bind(parts: &Parts<'_>, launches: &[Bound<'_>]) -> Result<Vec<Step>, RunError
             entries: &entries,
         });
         let launch = &bound.launch;
-        let groups = launch.check().and_then(|()| launch.groups()).map_err(|reason| {
-            RunError::Node { node: bound.node.name.clone(), reason }
-        })?;
+        let groups = launch
+            .check()
+            .and_then(|()| launch.groups())
+            .map_err(|reason| RunError::Node { node: bound.node.name.clone(), reason })?;
         steps.push(Step { pipeline: Rc::clone(bound.pipeline), bindings, groups });
     }
     gpu.queue.write_buffer(&params, 0, bytemuck::cast_slice(&contents));

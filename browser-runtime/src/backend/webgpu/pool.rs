@@ -67,8 +67,9 @@ impl Pool {
     /// These buffers, if nobody has any of them. Each is given with its size.
     pub(crate) fn take_again(&self, wanted: &[(u64, BufferId)]) -> Option<Vec<Lease>> {
         let mut free = self.free.borrow_mut();
-        let is_free =
-            |(class, id): &(u64, BufferId)| free.classes.get(class).is_some_and(|of| of.contains_key(id));
+        let is_free = |(class, id): &(u64, BufferId)| {
+            free.classes.get(class).is_some_and(|of| of.contains_key(id))
+        };
         if !wanted.iter().all(is_free) {
             return None;
         }

@@ -22,8 +22,7 @@ fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
             let tap = crate::suite::unravel(flat, &w.shape[1..]);
             let mut own = vec![index[0], group * channels + tap[spatial]];
             for axis in 0..spatial {
-                let (stride, pad) =
-                    (i64::from(op.window.strides[axis]), fixed_pad(op, axis));
+                let (stride, pad) = (i64::from(op.window.strides[axis]), fixed_pad(op, axis));
                 let step = tap[axis] as i64 * i64::from(op.window.dilations[axis]);
                 let place = places[axis] as i64;
                 let at = match op.transposed {

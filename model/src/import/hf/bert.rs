@@ -49,10 +49,7 @@ impl Config {
 }
 
 /// Wires the encoder; gives the last hidden state `[B, S, hidden]` and the attention mask `[B, S]` as F32.
-pub(super) fn encoder(
-    graph: &mut Graph<'_>,
-    config: &Config,
-) -> Result<(Value, Value), HfError> {
+pub(super) fn encoder(graph: &mut Graph<'_>, config: &Config) -> Result<(Value, Value), HfError> {
     let ids = graph.tokens("input_ids");
     let mask = graph.tokens("attention_mask");
     let mask = graph.node("mask", "Cast", &[&mask], &[Attribute::Int("to", 1)]);
@@ -104,7 +101,8 @@ fn layer(
     let attended =
         graph.linear(&format!("{name}.attention.output.dense"), &context, width, width)?;
     let sum = graph.node(&format!("{name}.attention.residual"), "Add", &[&attended, x], &[]);
-    let x = graph.layer_norm(&format!("{name}.attention.output.LayerNorm"), &sum, width, epsilon)?;
+    let x =
+        graph.layer_norm(&format!("{name}.attention.output.LayerNorm"), &sum, width, epsilon)?;
     let up = graph.linear(&format!("{name}.intermediate.dense"), &x, width, inner)?;
     let gelu = [Attribute::Text("approximate", config.activation()?)];
     let active = graph.node(&format!("{name}.intermediate.activation"), "Gelu", &[&up], &gelu);
@@ -128,7 +126,12 @@ fn attention(
         let split = [0, 0, heads as i64, head_dim as i64];
         let split = graph.reshape(&format!("{name}.{part}.heads"), &projected, &split);
         let order = [Attribute::Ints("perm", order)];
-        Ok::<Value, HfError>(graph.node(&format!("{name}.{part}.turned"), "Transpose", &[&split], &order))
+        Ok::<Value, HfError>(graph.node(
+            &format!("{name}.{part}.turned"),
+            "Transpose",
+            &[&split],
+            &order,
+        ))
     };
     let query = project("query", &[0, 2, 1, 3])?;
     let key = project("key", &[0, 2, 3, 1])?;

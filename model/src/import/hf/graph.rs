@@ -111,7 +111,13 @@ impl<'w> Graph<'w> {
         name.to_owned()
     }
 
-    fn constant(&mut self, name: &str, dims: &[usize], dtype: DataType, raw_data: Vec<u8>) -> Value {
+    fn constant(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        dtype: DataType,
+        raw_data: Vec<u8>,
+    ) -> Value {
         self.graph.initializer.push(TensorProto {
             name: name.to_owned(),
             dims: dims.iter().map(|&dim| dim as i64).collect(),

@@ -7,13 +7,13 @@ use flotilla_program::{
     dim::{Dim, ToDim},
 };
 
-use super::{facts::Var, wiring::Wiring};
+use super::{constant::Constant, facts::Var, wiring::Wiring};
 
 impl Wiring<'_, '_> {
     /// An expression of operands, whose shape is what theirs broadcast to.
     pub(super) fn expr(&mut self, steps: Vec<Step>, inputs: &[Var], dtype: DType) -> Result<Var> {
         let shapes: Vec<Vec<Dim>> = inputs.iter().map(|&input| self.shape(input)).collect();
-        let shape = self.walk.broadcast(&shapes)?;
+        let shape = self.walk.broadcast(&self.name, &shapes)?;
         self.op(Op::Elementwise(Expr { steps }), inputs, dtype, shape)
     }
 
@@ -48,11 +48,48 @@ impl Wiring<'_, '_> {
             Binary::Eq | Binary::Ne | Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge
         );
         let result = if compares { DType::Bool } else { dtype };
+        if let Some(decided) = self.decided(function, a, b)? {
+            return Ok(decided);
+        }
         if a == b {
             return self.expr(vec![Step::Input(0), Step::Binary(function, 0, 0)], &[a], result);
         }
         let steps = vec![Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)];
         self.expr(steps, &[a, b], result)
+    }
+
+    /// What is known of a truth value before it is computed: exporters of masks compare positions with 0, and join what is
+    /// always true.
+    fn decided(&mut self, function: Binary, a: Var, b: Var) -> Result<Option<Var>> {
+        let truth = match function {
+            Binary::And | Binary::Or if self.dtype(a) == DType::Bool => {
+                let absorbing = function == Binary::Or;
+                let other = match (self.walk.truth_of(a), self.walk.truth_of(b)) {
+                    (Some(truth), _) => (truth != absorbing).then_some(b),
+                    (_, Some(truth)) => (truth != absorbing).then_some(a),
+                    (None, None) => return Ok(None),
+                };
+                other.unwrap_or_else(|| self.known(Constant::bools(&[], &[absorbing])))
+            }
+            Binary::Lt | Binary::Le | Binary::Gt | Binary::Ge => {
+                let (Some(a), Some(b)) = (self.walk.range_of(a), self.walk.range_of(b)) else {
+                    return Ok(None);
+                };
+                let (least, most) = match function {
+                    Binary::Lt => (a.1 < b.0, a.0 < b.1),
+                    Binary::Le => (a.1 <= b.0, a.0 <= b.1),
+                    Binary::Gt => (a.0 > b.1, a.1 > b.0),
+                    _ => (a.0 >= b.1, a.1 >= b.0),
+                };
+                if least != most {
+                    return Ok(None);
+                }
+                self.known(Constant::bools(&[], &[least]))
+            }
+            _ => return Ok(None),
+        };
+        let shape = self.walk.broadcast(&self.name, &[self.shape(a), self.shape(b)])?;
+        self.broadcast_to(truth, &shape).map(Some)
     }
 
     /// `a + b`.
@@ -224,9 +261,8 @@ impl Wiring<'_, '_> {
             return Ok(x);
         }
         let missing = shape.len().checked_sub(own.len());
-        let missing = missing.with_context(|| {
-            format!("{} dimensions do not become {}", own.len(), shape.len())
-        })?;
+        let missing = missing
+            .with_context(|| format!("{} dimensions do not become {}", own.len(), shape.len()))?;
         let mut x = x;
         if missing > 0 {
             let mut wide = vec![Dim::Fixed(1); missing];
@@ -236,7 +272,7 @@ impl Wiring<'_, '_> {
         if self.shape(x) == shape {
             return Ok(x);
         }
-        self.walk.broadcast(&[self.shape(x), shape.to_vec()])?;
+        self.walk.broadcast(&self.name, &[self.shape(x), shape.to_vec()])?;
         self.op(Op::Broadcast, &[x], self.dtype(x), shape.to_vec())
     }
 

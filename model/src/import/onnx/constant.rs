@@ -127,11 +127,8 @@ impl Constant {
         };
         let shape =
             proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>()?;
-        let bytes = if proto.raw_data.is_empty() {
-            listed(dtype, proto)
-        } else {
-            proto.raw_data.clone()
-        };
+        let bytes =
+            if proto.raw_data.is_empty() { listed(dtype, proto) } else { proto.raw_data.clone() };
         let constant = Constant::new(dtype, &shape, bytes);
         let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
         let fits = elements.and_then(|elements| elements.checked_mul(dtype.wire_bytes()));

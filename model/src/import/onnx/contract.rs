@@ -42,7 +42,7 @@ impl Wiring<'_, '_> {
         self.same("the inner dimensions of a product", &inner, &other)?;
         let (m, n) = (left.pop(), right.pop());
         let rank = left.len().max(right.len());
-        let mut shape = self.walk.broadcast(&[left, right])?;
+        let mut shape = self.walk.broadcast(&self.name, &[left, right])?;
         shape.extend([m, n].into_iter().flatten());
         // Operands of the result's rank, which the operator broadcasts itself; one matrix serves all rows.
         let widened = |w: &mut Self, x: Var| -> Result<Var> {
@@ -66,12 +66,14 @@ impl Wiring<'_, '_> {
         let b = self.summed_alone(b, &a.labels, result)?;
         // The operand that has the result's last dimension for itself is the right one, so that usually nothing has to be
         // transposed back.
-        let last = result.iter().rev().find(|&label| a.labels.contains(label) || b.labels.contains(label));
+        let last =
+            result.iter().rev().find(|&label| a.labels.contains(label) || b.labels.contains(label));
         let (a, b) = match last {
             Some(last) if !b.labels.contains(last) => (b, a),
             _ => (a, b),
         };
-        let of = |labelled: &Labelled<L>, label: &L| labelled.labels.iter().position(|own| own == label);
+        let of =
+            |labelled: &Labelled<L>, label: &L| labelled.labels.iter().position(|own| own == label);
         let both = |label: &&L| a.labels.contains(label) && b.labels.contains(label);
         let batch: Vec<L> = result.iter().filter(both).copied().collect();
         let m: Vec<L> = result
@@ -112,7 +114,11 @@ impl Wiring<'_, '_> {
             _ => (Vec::new(), m_dims.iter().product()),
         };
         let order = |labelled: &Labelled<L>, groups: &[&[L]]| -> Vec<usize> {
-            groups.iter().flat_map(|group| group.iter()).filter_map(|label| of(labelled, label)).collect()
+            groups
+                .iter()
+                .flat_map(|group| group.iter())
+                .filter_map(|label| of(labelled, label))
+                .collect()
         };
         let left = self.transpose(a.var, &order(&a, &[&batch, &m, &k]))?;
         let wanted = [batch_dims.as_slice(), &lead, &[rows.clone(), k_dim.clone()]].concat();
@@ -138,10 +144,8 @@ impl Wiring<'_, '_> {
         let split = [batch_dims.as_slice(), &m_dims, &n_dims].concat();
         let product = self.reshape(product, &split)?;
         let have: Vec<L> = [batch, m, n].concat();
-        let back: Vec<usize> = result
-            .iter()
-            .filter_map(|label| have.iter().position(|own| own == label))
-            .collect();
+        let back: Vec<usize> =
+            result.iter().filter_map(|label| have.iter().position(|own| own == label)).collect();
         let mut product = self.transpose(product, &back)?;
         for (axis, label) in result.iter().enumerate() {
             if missing.contains(label) {

@@ -4,8 +4,7 @@
 use anyhow::{Result, bail};
 use flotilla_kernels::{RANK_MAX, VALUE_BYTES_MAX};
 use flotilla_program::{
-    Binary, Check, DType, Expr, Op, PadMode, ReduceKind, Step, Unary,
-    dim::Dim,
+    Binary, Check, DType, Expr, Node, Op, PadMode, ReduceKind, Step, Unary, ValueId, dim::Dim,
 };
 
 use super::{
@@ -23,6 +22,9 @@ use crate::graph::{
 /// is known whether they are needed.
 const FOLDED_IN_MAX: usize = 1 << 18;
 const FOLDED_OUT_MAX: usize = 1 << 14;
+
+/// How many nodes back the one that has made an operand is looked for.
+const NEAR: usize = 64;
 
 impl Walk<'_> {
     /// An operator's result, of an element type and a shape.
@@ -64,10 +66,49 @@ impl Walk<'_> {
     /// What a value repeats, where it is made by nothing but repetition.
     pub(super) fn before_broadcast(&mut self, var: Var) -> Option<Var> {
         let dtype = self.fact(var).dtype;
-        let value = self.value(var).ok()?;
-        let node = self.draft.nodes.iter().rev().find(|node| node.outputs == [value])?;
+        let node = self.maker(self.fact(var).value()?)?;
         let source = matches!(node.op, Op::Broadcast).then(|| node.inputs[0])?;
         Some(self.placed(dtype, source))
+    }
+
+    /// The truth value that all elements have, where that is known.
+    pub(super) fn truth_of(&self, var: Var) -> Option<bool> {
+        let data = match &self.fact(var).known {
+            Some(Known::Constant(constant)) => &constant.data,
+            _ => {
+                let node = self.maker(self.fact(var).value()?)?;
+                let source = matches!(node.op, Op::Broadcast).then(|| node.inputs[0])?;
+                self.draft.constant(source)?
+            }
+        };
+        let is_one = data.dtype == DType::Bool && data.elements() == 1;
+        is_one.then(|| data.to_words()[0] != 0)
+    }
+
+    /// The node that has made a value a short while ago.
+    fn maker(&self, value: ValueId) -> Option<&Node> {
+        self.draft.nodes.iter().rev().take(NEAR).find(|node| node.outputs == [value])
+    }
+
+    /// The least and the largest of positions, or of constants, in whatever shape.
+    pub(super) fn range_of(&self, var: Var) -> Option<(i64, i64)> {
+        if self.fact(var).dtype.is_float() {
+            return None;
+        }
+        if let Some(numbers) = self.known_numbers(var) {
+            let bounds = numbers.iter().map(|dim| self.bounded(|bounds| bounds.of(dim)));
+            return bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        }
+        let mut node = self.maker(self.fact(var).value()?)?;
+        while matches!(node.op, Op::Reshape | Op::Broadcast | Op::Transpose(_)) {
+            node = self.maker(node.inputs[0])?;
+        }
+        let Op::Range(range) = &node.op else { return None };
+        let start = self.bounded(|bounds| bounds.of(&range.start));
+        match range.stride.as_fixed()? {
+            0.. => Some((start.0, i64::MAX)),
+            _ => Some((i64::MIN, start.1)),
+        }
     }
 
     /// Two dimensions that must be equal, as one of them. What cannot be proved is checked in each run; `what` says what they
@@ -84,22 +125,28 @@ impl Walk<'_> {
             let (a, b) = (self.dim_text(a), self.dim_text(b));
             bail!("{what} must be equal, and are {a} and {b}");
         }
-        let (left, right) = (a.clone(), b.clone());
-        self.draft.checks.push(Check {
-            node: name.to_owned(),
-            what: what.to_owned(),
-            left,
-            right,
+        let is_there = self.draft.checks.iter().any(|check| {
+            let sides = (&check.left, &check.right);
+            sides == (a, b) || sides == (b, a)
         });
+        if !is_there {
+            let (left, right) = (a.clone(), b.clone());
+            let (node, what) = (name.to_owned(), what.to_owned());
+            self.draft.checks.push(Check { node, what, left, right });
+        }
         // A number says more than an expression, and a short one more than a long one.
-        let length = |dim: &Dim| (dim.as_fixed().is_none(), dim.symbols().len());
+        let length =
+            |dim: &Dim| (dim.as_fixed().is_none(), dim.symbols().len(), symbolic::parts(dim));
         Ok(if length(b) < length(a) { b.clone() } else { a.clone() })
     }
 
     /// A dimension in words.
     pub(super) fn dim_text(&self, dim: &Dim) -> String {
         flotilla_program::dim_text(dim, &|symbol| {
-            self.draft.symbols.get(symbol.0 as usize).map_or_else(String::new, |info| info.name.clone())
+            self.draft
+                .symbols
+                .get(symbol.0 as usize)
+                .map_or_else(String::new, |info| info.name.clone())
         })
     }
 
@@ -109,12 +156,12 @@ impl Walk<'_> {
         format!("[{}]", dims.join(","))
     }
 
-    /// What shapes broadcast to. A dimension that may be 1 or not is told in each run.
-    /// Source: ONNX, "Broadcasting in ONNX".
+    /// What shapes broadcast to. A dimension that may be 1 or not is told in each run; two of which neither can be 1 alone must
+    /// be equal. Source: ONNX, "Broadcasting in ONNX".
     ///
     /// # Errors
     /// Numbers that differ and are not 1.
-    pub(super) fn broadcast(&self, shapes: &[Vec<Dim>]) -> Result<Vec<Dim>> {
+    pub(super) fn broadcast(&mut self, name: &str, shapes: &[Vec<Dim>]) -> Result<Vec<Dim>> {
         let rank = shapes.iter().map(Vec::len).max().unwrap_or(0);
         let mut result = Vec::with_capacity(rank);
         for axis in 0..rank {
@@ -130,8 +177,15 @@ impl Walk<'_> {
             result.push(match (fixed.as_slice(), dims.as_slice()) {
                 (_, []) => Dim::Fixed(1),
                 (_, [only]) => (*only).clone(),
-                ([], several) => {
-                    several[1..].iter().fold(several[0].clone(), |all, dim| all.broadcast(*dim))
+                ([], [first, rest @ ..]) => {
+                    let mut all = (*first).clone();
+                    for dim in rest {
+                        all = match self.are_one_together(&all, dim) {
+                            true => self.same(name, "dimensions that broadcast", &all, dim)?,
+                            false => all.broadcast(*dim),
+                        };
+                    }
+                    all
                 }
                 // The others can only be 1 or the same.
                 ([only], _) => Dim::Fixed(*only),
@@ -143,6 +197,17 @@ impl Walk<'_> {
             });
         }
         Ok(result)
+    }
+
+    /// Whether two dimensions are 1 only together: one is what a slice leaves of the other, and would leave more than 1.
+    fn are_one_together(&self, a: &Dim, b: &Dim) -> bool {
+        let cut = |cut: &Dim, whole: &Dim| match cut {
+            Dim::Min(dims) => {
+                dims.iter().all(|dim| dim == whole || self.bounded(|bounds| bounds.of(dim).0 > 1))
+            }
+            _ => false,
+        };
+        cut(a, b) || cut(b, a)
     }
 
     /// A result that is known now.
@@ -191,7 +256,13 @@ impl Walk<'_> {
         {
             return Some(self.constant_of(dtype, constant));
         }
-        let words = computed(op, inputs.iter().map(|input| self.fact(*input).dtype), &constants, dtype, &sizes)?;
+        let words = computed(
+            op,
+            inputs.iter().map(|input| self.fact(*input).dtype),
+            &constants,
+            dtype,
+            &sizes,
+        )?;
         let constant = Constant { shape: sizes, data: Data::of_words(dtype, &words) };
         Some(self.constant_of(dtype, constant))
     }
@@ -312,7 +383,10 @@ impl Walk<'_> {
             for axis in (0..sizes.len()).rev() {
                 let index = rest % sizes[axis];
                 rest /= sizes[axis];
-                places.iter_mut().zip(&strides).for_each(|(at, strides)| *at += index * strides[axis]);
+                places
+                    .iter_mut()
+                    .zip(&strides)
+                    .for_each(|(at, strides)| *at += index * strides[axis]);
             }
             let input = |index: u32| {
                 let index = index as usize;
@@ -365,7 +439,8 @@ impl Walk<'_> {
         if !to.is_float() || !wide || self.fact(inputs[0]).dtype.is_float() {
             return None;
         }
-        let floats: Vec<f32> = constant.integers()?.into_iter().map(|number| number as f32).collect();
+        let floats: Vec<f32> =
+            constant.integers()?.into_iter().map(|number| number as f32).collect();
         let words: Vec<u32> = floats.iter().map(|number| number.to_bits()).collect();
         let rounded = match to {
             DType::F16 | DType::BF16 => {
@@ -386,7 +461,8 @@ impl Walk<'_> {
         };
         let rank = |input: &Var| self.fact(*input).shape.len();
         let most = inputs.iter().map(rank).max().unwrap_or(0);
-        let left: Vec<Var> = inputs.iter().copied().filter(|input| number(input).is_none()).collect();
+        let left: Vec<Var> =
+            inputs.iter().copied().filter(|input| number(input).is_none()).collect();
         // What is left must still say the result's rank.
         if left.len() == inputs.len() || left.iter().map(rank).max().unwrap_or(0) != most {
             return (expr, inputs.to_vec());
@@ -518,9 +594,12 @@ fn fits(steps: &[Step], dtype: DType) -> bool {
                 matches!(function, Unary::Relu | Unary::Sign | Unary::Floor | Unary::Ceil) && of(a)
             }
             Step::Binary(function, a, b) => match function {
-                Binary::Min | Binary::Max | Binary::And | Binary::Or | Binary::Xor | Binary::Rem => {
-                    of(a) && of(b)
-                }
+                Binary::Min
+                | Binary::Max
+                | Binary::And
+                | Binary::Or
+                | Binary::Xor
+                | Binary::Rem => of(a) && of(b),
                 Binary::ShiftRight => of(a),
                 _ => false,
             },

@@ -33,6 +33,13 @@ pub(super) struct Fact {
     placed: Option<(u32, ValueId)>,
 }
 
+impl Fact {
+    /// The value of the program, if it is one already.
+    pub(super) fn value(&self) -> Option<ValueId> {
+        self.placed.map(|(_, value)| value)
+    }
+}
+
 /// Elements that are known when the model is loaded.
 #[derive(Clone, Debug)]
 pub(super) enum Known {
@@ -216,7 +223,12 @@ impl Walk<'_> {
     ///
     /// # Errors
     /// How many there are is not known, or there are too many of them, or they are no integers.
-    pub(super) fn elements(&mut self, var: Var, name: &str, bounds: (i64, i64)) -> Result<Vec<Dim>> {
+    pub(super) fn elements(
+        &mut self,
+        var: Var,
+        name: &str,
+        bounds: (i64, i64),
+    ) -> Result<Vec<Dim>> {
         if let Some(known) = self.known_numbers(var) {
             return Ok(known);
         }
@@ -227,7 +239,9 @@ impl Walk<'_> {
         let sizes: Option<Vec<i64>> = fact.shape.iter().map(Dim::as_fixed).collect();
         let count = sizes.and_then(|sizes| usize::try_from(sizes.iter().product::<i64>()).ok());
         let Some(count) = count.filter(|count| *count <= ELEMENTS_MAX) else {
-            bail!("{name:?} decides sizes and has more than {ELEMENTS_MAX} elements, or an unknown number");
+            bail!(
+                "{name:?} decides sizes and has more than {ELEMENTS_MAX} elements, or an unknown number"
+            );
         };
         let value = self.value(var)?;
         let dims = (0..count as u32).map(|index| {

@@ -74,9 +74,7 @@ impl Ranges {
     /// What is known of constants, by value: found once, because it takes a look at every element.
     pub(super) fn given(draft: &Draft) -> Vec<Option<Range>> {
         let of = draft.values.iter().map(|value| match &value.origin {
-            Origin::Constant(data) if value.element.is_float() => {
-                Some((0, data.elements() as i64))
-            }
+            Origin::Constant(data) if value.element.is_float() => Some((0, data.elements() as i64)),
             Origin::Constant(data) => Some(of_data(data)),
             Origin::Input | Origin::Node => None,
         });
@@ -110,8 +108,7 @@ impl Ranges {
 
 /// Of a constant's elements.
 fn of_data(data: &crate::graph::Data) -> Range {
-    let constant =
-        super::constant::Constant { shape: Vec::new(), data: data.clone() };
+    let constant = super::constant::Constant { shape: Vec::new(), data: data.clone() };
     let numbers = constant.integers();
     let least = numbers.iter().flatten().min().copied();
     match (numbers.is_some(), least) {
@@ -168,8 +165,13 @@ impl Pass<'_> {
                 return;
             }
             Op::Elementwise(expr) => Some(self.expr(ranges, node, expr)),
-            Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_) | Op::Transpose(_)
-            | Op::Reshape | Op::Broadcast | Op::Slice(_) => Some(of(node.inputs[0])),
+            Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::GatherNd(_)
+            | Op::Transpose(_)
+            | Op::Reshape
+            | Op::Broadcast
+            | Op::Slice(_) => Some(of(node.inputs[0])),
             Op::Concat(_) | Op::Pad(_) => all(&node.inputs),
             Op::ScatterElements(_) | Op::ScatterNd(_) if node.op.moves_elements() => {
                 Some(union(of(node.inputs[0]), of(node.inputs[2])))
@@ -182,12 +184,19 @@ impl Pass<'_> {
             Op::Cumulative(cumulative) => {
                 let shape = self.draft.shape(node.inputs[0]);
                 let count = self.count(std::iter::once(&shape[cumulative.axis as usize]));
-                let kind =
-                    if cumulative.product { ReduceKind::Product } else { ReduceKind::Sum };
+                let kind = if cumulative.product { ReduceKind::Product } else { ReduceKind::Sum };
                 reduced(kind, union(of(node.inputs[0]), (0, 0)), count)
             }
-            // Sizes that do not fit a word fail where they are made.
-            Op::Range(_) | Op::Sizes(_) => Some(of_word(DType::I32)),
+            // Numbers that do not fit a word fail where they are made.
+            Op::Range(range) => {
+                let count = node.outputs.iter().flat_map(|id| self.draft.shape(*id));
+                let last = (0, self.count(count) - 1);
+                let steps = corners(last, self.dim(&range.stride), |at, stride| at * stride);
+                let all = corners(self.dim(&range.start), steps, |start, step| start + step);
+                let word = of_word(DType::I32);
+                Some((all.0.max(word.0), all.1.min(word.1)))
+            }
+            Op::Sizes(_) => Some(of_word(DType::I32)),
             Op::TopK(_) | Op::ArgReduce(_) | Op::FirstAbove | Op::RowRanks => Some(size),
             Op::Suppress(_) => Some((-1, size.1)),
             Op::Pool(_) => Some(size),
@@ -339,9 +348,7 @@ fn binary(function: Binary, a: Known, b: Known) -> Known {
             };
             (0, most)
         }
-        Binary::Or | Binary::Xor if a.0 >= 0 && b.0 >= 0 => {
-            (0, filled(a.1 | b.1))
-        }
+        Binary::Or | Binary::Xor if a.0 >= 0 && b.0 >= 0 => (0, filled(a.1 | b.1)),
         Binary::And | Binary::Or | Binary::Xor => of_bits(a, b),
         Binary::ShiftRight if a.0 >= 0 => (0, a.1),
         Binary::ShiftRight => union(a, (-1, 0)),

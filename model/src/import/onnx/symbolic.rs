@@ -83,11 +83,8 @@ fn fitting(dim: Dim, to: DType, bounds: &Bounds<'_>) -> Option<Dim> {
     let (least, most) = bounds.of(&dim);
     if let Some(number) = dim.as_fixed() {
         let bits = 8 * to.wire_bytes() as u32;
-        let wrapped = if low < 0 {
-            number << (64 - bits) >> (64 - bits)
-        } else {
-            number & ((1 << bits) - 1)
-        };
+        let wrapped =
+            if low < 0 { number << (64 - bits) >> (64 - bits) } else { number & ((1 << bits) - 1) };
         return Some(Dim::Fixed(wrapped));
     }
     let is_size = to == DType::I32;
@@ -130,9 +127,9 @@ fn binary(function: Binary, a: Term, b: Term, bounds: &Bounds<'_>) -> Option<Ter
             number(checked(&a, &b, i64::checked_div, || a.over_towards_zero(&b, bounds))?)
         }
         Binary::Rem if b.as_fixed() == Some(0) => None,
-        Binary::Rem => number(checked(&a, &b, i64::checked_rem, || {
-            &a - &b * a.over_towards_zero(&b, bounds)
-        })?),
+        Binary::Rem => {
+            number(checked(&a, &b, i64::checked_rem, || &a - &b * a.over_towards_zero(&b, bounds))?)
+        }
         Binary::Pow => {
             let exponent = u32::try_from(b.as_fixed()?).ok().filter(|exponent| *exponent <= 8)?;
             match a.as_fixed() {

@@ -26,7 +26,7 @@ use super::{
     wiring::Wiring,
 };
 use crate::{
-    graph::{Data, Draft, Origin},
+    graph::{Data, Draft, Origin, drop_dead_nodes},
     import::LoadOptions,
     tensor::ReferenceTensor,
 };
@@ -39,7 +39,7 @@ const NODES_MAX: usize = 200_000;
 /// Most times that a graph is gone through, where what it says may be read in several ways.
 const ATTEMPTS_MAX: usize = 24;
 /// Largest size of a dimension: of more no page could hold a tensor.
-const SIZE_MAX: i64 = 1 << 31;
+const SIZE_MAX: i64 = i32::MAX as i64;
 /// Names of dimensions that say nothing.
 const NAMELESS: [&str; 4] = ["", "?", "-1", "None"];
 
@@ -233,6 +233,8 @@ impl<'p> Walk<'p> {
     }
 
     fn finish(mut self) -> Result<Draft, OnnxError> {
+        self.draft.assume_checks();
+        drop_dead_nodes(&mut self.draft);
         super::wide::widen(&mut self.draft, &self.bounds)?;
         Ok(self.draft)
     }
@@ -263,9 +265,7 @@ impl<'p> Walk<'p> {
                         reason: "a number in it does not fit 32 bits".to_owned(),
                     });
                 }
-                self.draft
-                    .assumptions
-                    .push(Assumption { input: number, words: stored.to_words() });
+                self.draft.assumptions.push(Assumption { input: number, words: stored.to_words() });
                 Ok(self.constant_of(dtype, constant))
             }
             None => Ok(self.placed(dtype, value)),

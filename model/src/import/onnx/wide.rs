@@ -29,10 +29,18 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let given = Ranges::given(draft);
     let mut bounds = bounds.to_vec();
     let mut ranges = Ranges::new(draft, &bounds, &given, &|_| None);
-    let made = (0..draft.values.len() as u32).map(ValueId);
-    let mut made = made.filter(|id| matches!(draft.value(*id).origin, Origin::Node));
-    if made.any(|id| is_over(draft, &ranges, id)) && limit_sizes(draft, &mut bounds) {
-        ranges = Ranges::new(draft, &bounds, &given, &|_| None);
+    let count = |draft: &Draft, ranges: &Ranges| {
+        let made = blocks(draft).flat_map(|node| &node.outputs);
+        made.filter(|value| is_over(draft, ranges, **value)).count()
+    };
+    let before = count(draft, &ranges);
+    if before > 0 {
+        let limited = limited_sizes(draft, &bounds);
+        let with_limits = Ranges::new(draft, &limited, &given, &|_| None);
+        if count(draft, &with_limits) < before {
+            check_sizes(draft, &bounds, &limited);
+            (bounds, ranges) = (limited, with_limits);
+        }
     }
     let bounds = bounds.as_slice();
     decide(draft, &ranges);
@@ -48,23 +56,29 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     rewrite.run(draft)
 }
 
-/// Bounds the open dimensions of inputs, so that integers made of sizes fit, and has each run checked for it.
-fn limit_sizes(draft: &mut Draft, bounds: &mut [Range]) -> bool {
-    let mut limited = false;
-    for (index, (info, bounds)) in draft.symbols.iter().zip(bounds).enumerate() {
-        if matches!(info.source, SymbolSource::Input) && bounds.1 > SIZE_MAX {
-            bounds.1 = SIZE_MAX;
-            limited = true;
-            let (size, most) = (Dim::Symbol(Symbol(index as u32)), Dim::Fixed(SIZE_MAX));
-            draft.checks.push(Check {
-                node: info.name.clone(),
-                what: "its size and the largest one with which integers fit 32 bits".to_owned(),
-                right: Dim::Min(vec![most, size.clone()]),
-                left: size,
-            });
+/// Bounds with which integers that are made of the sizes of inputs may fit.
+fn limited_sizes(draft: &Draft, bounds: &[Range]) -> Vec<Range> {
+    let limited = draft.symbols.iter().zip(bounds).map(|(info, bounds)| match info.source {
+        SymbolSource::Input => (bounds.0, bounds.1.min(SIZE_MAX)),
+        SymbolSource::Element { .. } | SymbolSource::Extent { .. } => *bounds,
+    });
+    limited.collect()
+}
+
+/// Has each run checked for the bounds that were narrowed.
+fn check_sizes(draft: &mut Draft, before: &[Range], limited: &[Range]) {
+    for (index, info) in draft.symbols.iter().enumerate() {
+        if before[index] == limited[index] {
+            continue;
         }
+        let size = Dim::Symbol(Symbol(index as u32));
+        draft.checks.push(Check {
+            node: info.name.clone(),
+            what: "its size and the largest one with which integers fit 32 bits".to_owned(),
+            right: Dim::Min(vec![Dim::Fixed(SIZE_MAX), size.clone()]),
+            left: size,
+        });
     }
-    limited
 }
 
 fn is_wide(dtype: DType) -> bool {
@@ -103,7 +117,11 @@ fn data_operands(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
         | Op::ScatterNd(_) => Some(1),
         _ => None,
     };
-    node.inputs.iter().enumerate().filter(move |(at, _)| Some(*at) != index).map(|(_, value)| *value)
+    node.inputs
+        .iter()
+        .enumerate()
+        .filter(move |(at, _)| Some(*at) != index)
+        .map(|(_, value)| *value)
 }
 
 /// Every block of nodes: those of no region first.
@@ -121,12 +139,12 @@ fn decide(draft: &mut Draft, ranges: &Ranges) {
         else {
             continue;
         };
-        let [Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)] = steps.as_slice() else {
+        let [Step::Input(0), Step::Input(1), Step::Binary(function, 0, 1)] = steps.as_slice()
+        else {
             continue;
         };
-        let constant = |value: ValueId| {
-            is_over(draft, ranges, value) && draft.constant(value).is_some()
-        };
+        let constant =
+            |value: ValueId| is_over(draft, ranges, value) && draft.constant(value).is_some();
         if !constant(a) && !constant(b) {
             continue;
         }
@@ -253,7 +271,9 @@ impl Wide {
                         _ => moved_operands(node).is_empty(),
                     };
                 if refuses {
-                    data_operands(node).for_each(|value| drop(values.remove(&value)));
+                    for value in data_operands(node) {
+                        values.remove(&value);
+                    }
                     let depends = dependencies(draft, &makers, node);
                     values.retain(|value| !depends.contains(value));
                 }
@@ -312,9 +332,7 @@ fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wi
         let mut culprit = None;
         for node in blocks(draft) {
             let leaves = node.outputs.iter().any(|output| {
-                is_over(draft, &ranges, *output)
-                    && !wide.has(*output)
-                    && !given_up.contains(output)
+                is_over(draft, &ranges, *output) && !wide.has(*output) && !given_up.contains(output)
             });
             let is_first = leaves
                 && !node
@@ -364,11 +382,7 @@ fn makers(draft: &Draft) -> HashMap<ValueId, &Node> {
 }
 
 /// The integers that a node's are made of.
-fn dependencies(
-    draft: &Draft,
-    makers: &HashMap<ValueId, &Node>,
-    node: &Node,
-) -> BTreeSet<ValueId> {
+fn dependencies(draft: &Draft, makers: &HashMap<ValueId, &Node>, node: &Node) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
     let mut open: Vec<ValueId> = node.inputs.clone();
     while let Some(value) = open.pop() {
@@ -538,7 +552,9 @@ impl Rewrite {
             _ => {}
         }
         for index in 0..node.inputs.len() {
-            if self.pairs.contains_key(&node.inputs[index]) && !self.is_constant(draft, node.inputs[index]) {
+            if self.pairs.contains_key(&node.inputs[index])
+                && !self.is_constant(draft, node.inputs[index])
+            {
                 node.inputs[index] = self.one_word(draft, block, node.inputs[index])?;
             }
         }
@@ -585,7 +601,11 @@ impl Rewrite {
             let takes = expr.steps.iter().any(|step| matches!(step, Step::Input(_)));
             if !takes {
                 expr = Expr {
-                    steps: vec![Step::Input(0), Step::Binary(Binary::Xor, 0, 0), Step::Bits(dtype, 1)],
+                    steps: vec![
+                        Step::Input(0),
+                        Step::Binary(Binary::Xor, 0, 0),
+                        Step::Bits(dtype, 1),
+                    ],
                 };
             }
             draft.add_node("word", Op::Elementwise(expr), vec![value], dtype, shape.clone())

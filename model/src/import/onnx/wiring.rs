@@ -2,7 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use flotilla_program::{DType, Op, dim::Dim};
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType,
+};
 
 use super::{
     constant::Constant,
@@ -99,9 +101,7 @@ impl<'a> Wiring<'a, '_> {
     /// A dimension as a number.
     pub(super) fn number(&self, dim: &Dim) -> Result<usize> {
         let size = dim.as_fixed().and_then(|size| usize::try_from(size).ok());
-        size.with_context(|| {
-            format!("dimension {} must be a number here", self.walk.dim_text(dim))
-        })
+        size.with_context(|| format!("dimension {} must be a number here", self.walk.dim_text(dim)))
     }
 
     /// The shape as numbers.
@@ -200,7 +200,8 @@ impl<'a> Wiring<'a, '_> {
 
     /// Axes counted from the front, each once.
     pub(super) fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>> {
-        let mut found = axes.iter().map(|&axis| self.axis(axis, rank)).collect::<Result<Vec<_>>>()?;
+        let mut found =
+            axes.iter().map(|&axis| self.axis(axis, rank)).collect::<Result<Vec<_>>>()?;
         found.sort_unstable();
         if found.windows(2).any(|pair| pair[0] == pair[1]) {
             bail!("axes {axes:?} name one twice");

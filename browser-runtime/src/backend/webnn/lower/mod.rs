@@ -127,7 +127,10 @@ impl<'a> Lowering<'a> {
 
     fn shape(&self, value: ValueId) -> Result<Vec<u32>, String> {
         if !self.shapes.is_known(value) {
-            return Err("its sizes are known only while it runs, and WebNN has to know them before".to_owned());
+            return Err(
+                "its sizes are known only while it runs, and WebNN has to know them before"
+                    .to_owned(),
+            );
         }
         sizes(self.shapes.of(value))
     }

@@ -102,7 +102,13 @@ impl Lowering<'_> {
             let &[_, _, rows, columns] = self.draft.shape(x) else {
                 return Err("an image that is none".to_owned());
             };
-            let fitted = fit(&op.window, self.pads(&op.window.pads)?, [height, width], [rows, columns], output)?;
+            let fitted = fit(
+                &op.window,
+                self.pads(&op.window.pads)?,
+                [height, width],
+                [rows, columns],
+                output,
+            )?;
             let x = self.without(x, fitted.cut)?;
             self.draft.conv_2d([x, filter], bias, fitted.window, op.groups, output)?
         };
@@ -208,7 +214,9 @@ impl Lowering<'_> {
             PoolKind::Max => self.draft.pool_2d(x, true, kernel, window, output)?,
             PoolKind::Sum | PoolKind::Mean | PoolKind::PaddedMean => {
                 let counted = match op.kind {
-                    PoolKind::Mean => Some(counts(op, kernel, [rows, columns], output, [before, [0, 0]])?),
+                    PoolKind::Mean => {
+                        Some(counts(op, kernel, [rows, columns], output, [before, [0, 0]])?)
+                    }
                     PoolKind::PaddedMean => {
                         let after = self.pads(&op.pads_after)?;
                         Some(counts(op, kernel, [rows, columns], output, [before, after])?)

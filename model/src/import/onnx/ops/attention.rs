@@ -51,8 +51,7 @@ fn attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (dtype, packed) = (w.dtype(q), w.rank(q) == 3);
     let (q, k, v) = if packed {
         let heads = w.int("q_num_heads")?.context("q_num_heads is missing")?;
-        let shared =
-            w.int("kv_num_heads")?.context("kv_num_heads is missing")?;
+        let shared = w.int("kv_num_heads")?.context("kv_num_heads is missing")?;
         (split(w, q, heads)?, split(w, k, shared)?, split(w, v, shared)?)
     } else {
         (q, k, v)
@@ -170,11 +169,7 @@ fn opened(w: &mut Wiring<'_, '_>, weights: Var, bias: Var) -> Result<Var> {
 }
 
 /// Everything that hides keys from queries, as numbers that are added to the scores.
-fn bias(
-    w: &mut Wiring<'_, '_>,
-    scores: Var,
-    past: Option<Var>,
-) -> Result<Option<Bias>> {
+fn bias(w: &mut Wiring<'_, '_>, scores: Var, past: Option<Var>) -> Result<Option<Bias>> {
     let dtype = w.dtype(scores);
     let (queries, keys) = (w.shape(scores)[2].clone(), w.shape(scores)[3].clone());
     let mut allowed: Option<Var> = None;

@@ -242,7 +242,10 @@ fn turns(
             }
         }
     }
-    ensure!(!has_sequences, "how often a loop turns that makes a sequence is only known when it runs");
+    ensure!(
+        !has_sequences,
+        "how often a loop turns that makes a sequence is only known when it runs"
+    );
     as_region(w, turns, carried, step)
 }
 
@@ -423,7 +426,8 @@ fn turn(
     for ((&var, &dtype), open) in carried.iter().zip(types).zip(open) {
         let value = w.walk.draft.add_value(dtype, Vec::new(), Origin::Node);
         let dims = w.shape(var).into_iter().zip(open).enumerate();
-        let shape = dims.map(|(axis, (dim, open))| if *open { extent(w, value, axis) } else { dim });
+        let shape =
+            dims.map(|(axis, (dim, open))| if *open { extent(w, value, axis) } else { dim });
         let shape = shape.collect();
         w.walk.draft.values[value.index()].shape = shape;
         parameters.push(value);
@@ -433,8 +437,11 @@ fn turn(
     let given = parameters.clone();
     let (made, results) = w.walk.region(|walk| {
         let number = walk.placed(DType::I64, given[0]);
-        let carried: Vec<Var> =
-            types.iter().zip(&given[1..]).map(|(&dtype, &value)| walk.placed(dtype, value)).collect();
+        let carried: Vec<Var> = types
+            .iter()
+            .zip(&given[1..])
+            .map(|(&dtype, &value)| walk.placed(dtype, value))
+            .collect();
         let mut inner = Wiring { node, opset, name, inputs, scope, walk };
         let w = &mut inner;
         let Turn { goes_on, next, collected } = step(w, number, &carried)?;
@@ -447,7 +454,10 @@ fn turn(
         };
         for (&dtype, &next) in types.iter().zip(&next) {
             let got = w.dtype(next);
-            ensure!(got.storage() == dtype.storage(), "it is given {dtype:?} and carries {got:?} on");
+            ensure!(
+                got.storage() == dtype.storage(),
+                "it is given {dtype:?} and carries {got:?} on"
+            );
         }
         let results: Vec<Var> = [goes_on].into_iter().chain(next).chain(collected).collect();
         let values = results.iter().map(|var| w.walk.value(*var)).collect::<Result<Vec<_>>>()?;

@@ -211,7 +211,11 @@ fn col2im(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let kernel = kernel.collect::<Result<Vec<_>>>()?;
     let image = w.elements(1, SIZES)?;
     let rank = kernel.len();
-    ensure!(image.len() == rank && !kernel.contains(&0), "blocks {kernel:?} of {} sizes", image.len());
+    ensure!(
+        image.len() == rank && !kernel.contains(&0),
+        "blocks {kernel:?} of {} sizes",
+        image.len()
+    );
     let (strides, dilations) = (sizes(w, "strides", rank, 1)?, sizes(w, "dilations", rank, 1)?);
     let (before, after) = window::pads(w, rank)?;
     let shape = w.shape(x);

@@ -101,9 +101,10 @@ fn non_zero(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 /// The best boxes of each class that do not overlap better ones: `[count, 3]`, image, class and box.
 fn non_max_suppression(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (boxes, scores) = (w.input(0)?, w.input(1)?);
-    let [images, classes, count]: [Dim; 3] = w.shape(scores).try_into().or_else(|shape: Vec<_>| {
-        bail!("scores have three dimensions, {} are given", shape.len())
-    })?;
+    let [images, classes, count]: [Dim; 3] =
+        w.shape(scores).try_into().or_else(|shape: Vec<_>| {
+            bail!("scores have three dimensions, {} are given", shape.len())
+        })?;
     let number = |index: usize| -> Result<Option<f32>> {
         match w.optional(index) {
             Some(_) => Ok(w.known_f32s(index)?.first().copied()),

@@ -58,8 +58,8 @@ fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     };
     let (counts, columns) = (list("ngram_counts")?, list("ngram_indexes")?);
     let number = |name: &str| w.int(name)?.with_context(|| format!("{name} is missing"));
-    let sizes = usize::try_from(number("min_gram_length")?)?
-        ..=usize::try_from(number("max_gram_length")?)?;
+    let sizes =
+        usize::try_from(number("min_gram_length")?)?..=usize::try_from(number("max_gram_length")?)?;
     let distance_max = u32::try_from(number("max_skip_count")? + 1)?;
     let weights = w.floats("weights")?.unwrap_or_default();
     let width = columns.iter().max().map_or(0, |column| column + 1);
@@ -87,8 +87,7 @@ fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.reshape(x, &x_shape)?;
     let x = w.index(x)?;
     let op = Op::NgramCounts(NgramCounts { distance_max });
-    let mut result =
-        w.op(op, &[x, items, lengths, starts], DType::F32, shape.clone())?;
+    let mut result = w.op(op, &[x, items, lengths, starts], DType::F32, shape.clone())?;
     let mode = w.text("mode")?.unwrap_or_default().to_owned();
     if mode == "IDF" {
         let one = w.scalar(DType::F32, 1.0);

@@ -22,8 +22,14 @@ fn matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b, dtype) = (w.input(0)?, w.input(1)?, w.dtype(w.input(0)?));
     ensure!(w.rank(a) == 2 && w.rank(b) == 2, "its operands are no matrices");
-    let a = Labelled { var: a, labels: if w.flag("transA")? { vec!['k', 'm'] } else { vec!['m', 'k'] } };
-    let b = Labelled { var: b, labels: if w.flag("transB")? { vec!['n', 'k'] } else { vec!['k', 'n'] } };
+    let a = Labelled {
+        var: a,
+        labels: if w.flag("transA")? { vec!['k', 'm'] } else { vec!['m', 'k'] },
+    };
+    let b = Labelled {
+        var: b,
+        labels: if w.flag("transB")? { vec!['n', 'k'] } else { vec!['k', 'n'] },
+    };
     let product = w.contract(a, b, &['m', 'n'])?;
     let scaled = |w: &mut Wiring<'_, '_>, x: Var, name: &str| -> Result<Var> {
         let factor = w.float(name)?.unwrap_or(1.0);

@@ -8,7 +8,6 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("BatchNormalization", batch_normalization),
     ("GroupNormalization", group_normalization),
@@ -64,12 +63,7 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// `momentum * old + (1 - momentum) * new`, in the shape of `old`.
-fn moved(
-    w: &mut Wiring<'_, '_>,
-    old: Var,
-    new: Var,
-    momentum: f32,
-) -> Result<Var> {
+fn moved(w: &mut Wiring<'_, '_>, old: Var, new: Var, momentum: f32) -> Result<Var> {
     let shape = w.shape(old);
     let new = w.reshape(new, &shape)?;
     let keep = w.scalar(w.dtype(old), f64::from(momentum));
@@ -217,8 +211,7 @@ fn lp_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn mean_variance_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes = w.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
-    let axes =
-        axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<Result<Vec<_>>>()?;
+    let axes = axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<Result<Vec<_>>>()?;
     let Centered { deviation, variance, .. } = centered(w, x, &axes)?;
     let spread = w.unary(Unary::Sqrt, variance)?;
     let least = w.scalar(w.dtype(x), DEVIATION_MIN);

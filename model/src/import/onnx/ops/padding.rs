@@ -90,12 +90,7 @@ fn center_crop_pad(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let wanted = w.elements(1, SIZES)?;
     let axes = w.ints("axes")?;
     let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
-    ensure!(
-        wanted.len() == axes.len(),
-        "{} sizes for {} dimensions",
-        wanted.len(),
-        axes.len()
-    );
+    ensure!(wanted.len() == axes.len(), "{} sizes for {} dimensions", wanted.len(), axes.len());
     let mut sides = vec![(Dim::Fixed(0), Dim::Fixed(0)); rank];
     for (&axis, wanted) in axes.iter().zip(&wanted) {
         let axis = w.axis(axis, rank)?;

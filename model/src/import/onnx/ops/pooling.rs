@@ -64,8 +64,7 @@ fn max_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let sliding = sliding(w, x)?;
-    let kind =
-        if w.flag("count_include_pad")? { PoolKind::PaddedMean } else { PoolKind::Mean };
+    let kind = if w.flag("count_include_pad")? { PoolKind::PaddedMean } else { PoolKind::Mean };
     Ok(vec![pool(w, kind, x, &sliding)?])
 }
 

@@ -75,12 +75,7 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// Rounded, moved by the zero point and kept within an integer type.
-fn saturated(
-    w: &mut Wiring<'_, '_>,
-    x: Var,
-    zero: Option<Var>,
-    to: DType,
-) -> Result<Var> {
+fn saturated(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>, to: DType) -> Result<Var> {
     let (low, high) = match to {
         DType::U8 => (f64::from(u8::MIN), f64::from(u8::MAX)),
         DType::I8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
@@ -128,8 +123,10 @@ fn spread(w: &mut Wiring<'_, '_>, x: Var, parameter: Var) -> Result<Var> {
         return w.reshape(parameter, &along);
     }
     if shape.len() != rank || block <= 0 {
-        bail!("a scale or zero point of shape {} does not fit blocks of {block}",
-            w.walk.shape_text(&shape));
+        bail!(
+            "a scale or zero point of shape {} does not fit blocks of {block}",
+            w.walk.shape_text(&shape)
+        );
     }
     let repeated = w.unsqueeze(parameter, axis + 1)?;
     let mut blocks = shape.clone();

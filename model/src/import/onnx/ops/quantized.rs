@@ -25,12 +25,7 @@ fn per_row(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
 }
 
 /// `[m]` as `[m, 1, ..]` against a value of this rank whose channels are at `axis`.
-fn per_channel(
-    w: &mut Wiring<'_, '_>,
-    x: Var,
-    axis: usize,
-    rank: usize,
-) -> Result<Var> {
+fn per_channel(w: &mut Wiring<'_, '_>, x: Var, axis: usize, rank: usize) -> Result<Var> {
     if w.rank(x) != 1 {
         return Ok(x);
     }
@@ -72,11 +67,7 @@ fn conv_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// A zero point for each output channel of weights, or one for all.
-fn channel_zero(
-    w: &mut Wiring<'_, '_>,
-    index: usize,
-    weights: Var,
-) -> Result<Option<Var>> {
+fn channel_zero(w: &mut Wiring<'_, '_>, index: usize, weights: Var) -> Result<Option<Var>> {
     let rank = w.rank(weights);
     w.optional(index).map(|zero| per_channel(w, zero, 0, rank)).transpose()
 }
@@ -109,14 +100,8 @@ fn qlinear_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// `a * b / y` in 32 bits.
-fn joint_scale(
-    w: &mut Wiring<'_, '_>,
-    a: Var,
-    b: Var,
-    y: Var,
-) -> Result<Var> {
-    let (a, b, y) =
-        (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?, w.cast(y, DType::F32)?);
+fn joint_scale(w: &mut Wiring<'_, '_>, a: Var, b: Var, y: Var) -> Result<Var> {
+    let (a, b, y) = (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?, w.cast(y, DType::F32)?);
     let product = w.mul(a, b)?;
     w.div(product, y)
 }

@@ -64,7 +64,8 @@ fn slice(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         let (start, length) = w.walk.bounded(|bounds| {
             let counted = |end: &Dim| end.less(0, bounds).select(end + &size, end);
             let (start, end) = (counted(&starts[index]), counted(&ends[index]));
-            let within = |at: Dim, least: i64, most: &Dim| at.least(most, bounds).most(least, bounds);
+            let within =
+                |at: Dim, least: i64, most: &Dim| at.least(most, bounds).most(least, bounds);
             let (start, way) = if step > 0 {
                 let start = within(start, 0, &size);
                 let way = within(end, 0, &size) - &start;

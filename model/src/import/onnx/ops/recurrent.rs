@@ -1,10 +1,7 @@
 //! Recurrent layers. The input's share in the gates is one matrix product for all steps; the rest is an operator of ours.
 
 use anyhow::{Result, bail};
-use flotilla_program::{
-    Activation, Cell, DType, Op, Recurrent,
-    dim::ToDim as _,
-};
+use flotilla_program::{Activation, Cell, DType, Op, Recurrent, dim::ToDim as _};
 
 use crate::import::onnx::{
     contract::Labelled,
@@ -111,13 +108,7 @@ impl Direction {
     }
 
     /// A state before the first step, `[batch, hidden]`; zeros where it is left out.
-    fn initial(
-        &self,
-        w: &mut Wiring<'_, '_>,
-        index: usize,
-        x: Var,
-        hidden: usize,
-    ) -> Result<Var> {
+    fn initial(&self, w: &mut Wiring<'_, '_>, index: usize, x: Var, hidden: usize) -> Result<Var> {
         if w.optional(index).is_none() {
             let zero = w.scalar(DType::F32, 0.0);
             let batch = w.shape(x)[1].clone();
@@ -130,18 +121,12 @@ impl Direction {
     }
 
     /// `[steps + 1, batch, 2 * hidden]`; see [`Op::Recurrent`].
-    fn wire(
-        &self,
-        w: &mut Wiring<'_, '_>,
-        x: Var,
-        activations: &[Activation],
-    ) -> Result<Var> {
+    fn wire(&self, w: &mut Wiring<'_, '_>, x: Var, activations: &[Activation]) -> Result<Var> {
         let kind = self.kind;
         let (weights, recurrent) = (self.part(w, 1)?, self.part(w, 2)?);
         let hidden = w.fixed_shape(recurrent)?[1];
         let width = kind.gates() * hidden;
-        let reset_after = kind == Kind::Gru
-            && w.flag("linear_before_reset")?;
+        let reset_after = kind == Kind::Gru && w.flag("linear_before_reset")?;
 
         let (a, b) = (
             Labelled { var: x, labels: vec!['s', 'b', 'i'] },
@@ -206,11 +191,7 @@ impl Direction {
 }
 
 /// Every direction's activations. Parameters are listed in the order of the activations that take them.
-fn activations(
-    w: &Wiring<'_, '_>,
-    kind: Kind,
-    directions: usize,
-) -> Result<Vec<Vec<Activation>>> {
+fn activations(w: &Wiring<'_, '_>, kind: Kind, directions: usize) -> Result<Vec<Vec<Activation>>> {
     let per_direction = kind.activations().len();
     let given = w.texts("activations")?.unwrap_or_default();
     let names: Vec<&str> =

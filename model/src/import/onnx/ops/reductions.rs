@@ -156,13 +156,7 @@ fn hardmax(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// The position of the largest or smallest element along an axis, which stays as 1.
-fn position(
-    w: &mut Wiring<'_, '_>,
-    x: Var,
-    axis: usize,
-    largest: bool,
-    last: bool,
-) -> Result<Var> {
+fn position(w: &mut Wiring<'_, '_>, x: Var, axis: usize, largest: bool, last: bool) -> Result<Var> {
     let mut shape = w.shape(x);
     shape[axis] = Dim::Fixed(1);
     let op = ArgReduce { axis: axis as u32, largest, last };
@@ -207,8 +201,8 @@ fn top_k(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut shape = all.clone();
     shape[axis] = count.clone();
     let top = Op::TopK(program::TopK { axis: axis as u32, largest });
-    let whole = all[axis].as_fixed().is_none_or(|size| size >= SORTED_MIN)
-        || count.as_fixed().is_none();
+    let whole =
+        all[axis].as_fixed().is_none_or(|size| size >= SORTED_MIN) || count.as_fixed().is_none();
     let among = if whole { all } else { shape.clone() };
     let mut positions = w.op(top, &[x], DType::I64, among)?;
     if w.shape(positions) != shape {

@@ -2,10 +2,7 @@
 //! Source: ONNX, "Resize", whose formulas for coordinates and weights these are.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::{
-    Binary, DType, Expr, Op, ReduceKind, Resample, Step, Unary,
-    dim::Dim,
-};
+use flotilla_program::{Binary, DType, Expr, Op, ReduceKind, Resample, Step, Unary, dim::Dim};
 
 use crate::import::onnx::{
     constant::Constant,
@@ -108,9 +105,7 @@ struct Table {
 
 fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let int = |name: &str| -> Result<bool> {
-        w.flag(name)
-    };
+    let int = |name: &str| -> Result<bool> { w.flag(name) };
     // Version 10 had neither regions nor modes of coordinates.
     let (roi, scales, sizes) = if w.opset < 11 { (None, 1, 3) } else { (Some(1), 2, 3) };
     let default = if w.opset < 11 { "asymmetric" } else { "half_pixel" };

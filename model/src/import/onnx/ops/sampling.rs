@@ -111,9 +111,7 @@ fn roi_align(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         "max" => true,
         mode => bail!("mode {mode:?} is not known"),
     };
-    let int = |name: &str, default: i64| -> Result<i64> {
-        Ok(w.int(name)?.unwrap_or(default))
-    };
+    let int = |name: &str, default: i64| -> Result<i64> { Ok(w.int(name)?.unwrap_or(default)) };
     let samples = u32::try_from(int("sampling_ratio", 0)?)?;
     let cells = [int("output_height", 1)?, int("output_width", 1)?];
     let scale = w.float("spatial_scale")?.unwrap_or(1.0);

@@ -99,8 +99,9 @@ fn size_or_marker(w: &mut Wiring<'_, '_>, dim: Dim) -> Result<Dim> {
     let is_size = w.walk.branch(w.walk.example(&dim).map(|size| size >= 0));
     w.walk.draft.checks.push(Check {
         node: w.name.clone(),
-        what: "whether a number of its shape is negative and whether it was when the model was loaded"
-            .to_owned(),
+        what:
+            "whether a number of its shape is negative and whether it was when the model was loaded"
+                .to_owned(),
         left: below,
         right: Dim::Fixed(i64::from(!is_size)),
     });
@@ -190,6 +191,6 @@ fn transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn expand(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let wanted = w.sizes(1)?;
-    let shape = w.walk.broadcast(&[w.shape(x), wanted])?;
+    let shape = w.walk.broadcast(&w.name, &[w.shape(x), wanted])?;
     Ok(vec![w.broadcast_to(x, &shape)?])
 }

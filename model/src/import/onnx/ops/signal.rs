@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{
-    Dft, DType, Op, Unary,
+    DType, Dft, Op, Unary,
     dim::{Dim, ToDim as _},
 };
 
@@ -110,8 +110,7 @@ fn stft(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         (None, Some(window)) => w.dim(window, 0),
         (None, None) => length.clone(),
     };
-    let frames =
-        w.walk.bounded(|bounds| ((&length - &frame).over(step) + 1).most(0, bounds));
+    let frames = w.walk.bounded(|bounds| ((&length - &frame).over(step) + 1).most(0, bounds));
     let starts = w.range(Dim::Fixed(0), Dim::Fixed(step), frames)?;
     let starts = w.unsqueeze(starts, 1)?;
     let within = w.positions(&frame)?;

@@ -92,8 +92,10 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         || given.as_fixed().is_some_and(|given| width >= given)
         || targets.iter().any(|&target| !(0..columns as i64).contains(&target))
     {
-        bail!("a feature or a target that is not there: {} features, {columns} targets",
-            w.walk.dim_text(&given));
+        bail!(
+            "a feature or a target that is not there: {} features, {columns} targets",
+            w.walk.dim_text(&given)
+        );
     }
     let mut starting = Vec::new();
     for &root in &roots {

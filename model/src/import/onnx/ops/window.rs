@@ -47,11 +47,7 @@ pub(super) fn pads(w: &Wiring<'_, '_>, rank: usize) -> Result<(Vec<usize>, Vec<u
 
 impl Sliding {
     /// From a node's attributes, for a window of this size over these spatial dimensions.
-    pub(super) fn of(
-        w: &Wiring<'_, '_>,
-        kernel: Vec<usize>,
-        spatial: &[Dim],
-    ) -> Result<Sliding> {
+    pub(super) fn of(w: &Wiring<'_, '_>, kernel: Vec<usize>, spatial: &[Dim]) -> Result<Sliding> {
         let rank = kernel.len();
         ensure!(rank == spatial.len(), "a window of {rank} dimensions over {}", spatial.len());
         ensure!(!kernel.contains(&0), "the window is empty");
@@ -93,7 +89,9 @@ impl Sliding {
                     }
                     // The last place must not lie in the padding behind the input.
                     let last = rest.over_up(stride);
-                    let never = after[axis].as_fixed().is_some_and(|after| after + stride as i64 <= extent as i64);
+                    let never = after[axis]
+                        .as_fixed()
+                        .is_some_and(|after| after + stride as i64 <= extent as i64);
                     places.push(if never {
                         last + 1
                     } else {

@@ -1,0 +1,316 @@
+//! A case in our hands and in onnxruntime's.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
+
+use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
+use flotilla_model::{
+    import::{self, LoadOptions, MemoryResolver},
+    tensor::ReferenceTensor,
+};
+use flotilla_program::DType;
+use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
+use flotilla_reference::{
+    Arithmetic, Engine, OnnxFile, OnnxRuntime, Precision, Wanted,
+    compare::{Tolerance, compare},
+    onnxruntime,
+};
+
+use crate::{
+    case::{Case, Claim},
+    limits,
+};
+
+/// Allowed for what is not exact, however small the numbers are.
+const ABSOLUTE: f64 = 1e-5;
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// onnxruntime's results are not what the generator says they must be.
+    Generator,
+    /// We refuse the graph, for a reason that is no limit.
+    Import,
+    /// The backend does not load it.
+    Load,
+    /// A run fails.
+    Run,
+    /// Results differ.
+    Compare,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Stage::Generator => "generator",
+            Stage::Import => "import",
+            Stage::Load => "load",
+            Stage::Run => "run",
+            Stage::Compare => "compare",
+        })
+    }
+}
+
+/// A failure and its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How far the case came.
+    pub stage: Stage,
+    /// Why not further, in one line.
+    pub reason: String,
+}
+
+impl Failure {
+    fn new(stage: Stage, reason: impl fmt::Display) -> Failure {
+        let reason = reason.to_string();
+        Failure { stage, reason: reason.split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
+
+    fn of(stage: Stage, error: &dyn std::error::Error) -> Failure {
+        let mut words = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_words = cause.to_string();
+            // A transparent error says what its cause says.
+            if !words.ends_with(&cause_words) {
+                words = format!("{words}: {cause_words}");
+            }
+            source = cause.source();
+        }
+        Failure::new(stage, words)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.reason)
+    }
+}
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both have the same results.
+    Agrees,
+    /// onnxruntime does not take the graph, in its own words.
+    NotTaken(String),
+    /// A limit of ours.
+    Refused(&'static str),
+    /// Somebody is wrong.
+    Failed(Failure),
+}
+
+/// The library of `FLOTILLA_ONNXRUNTIME`, or the one of the user's data folder.
+///
+/// # Errors
+/// There is none, or it cannot be loaded, in words.
+pub fn library() -> Result<OnnxRuntime, String> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let home = variable("FLOTILLA_HOME")
+        .or_else(|| Some(variable("HOME")?.join(".local/share/flotilla")));
+    let path = variable("FLOTILLA_ONNXRUNTIME")
+        .or_else(|| onnxruntime::installed(&home?))
+        .ok_or("onnxruntime is not installed: run `cargo xtask setup`")?;
+    OnnxRuntime::load(&path).map_err(|error| error.to_string())
+}
+
+/// Results of a run, by name.
+pub type Results = BTreeMap<String, ReferenceTensor>;
+
+/// Both engines. Stays on the thread that made it.
+pub struct Judge {
+    engine: Engine,
+    runtime: Runtime,
+    backend: Backend,
+}
+
+impl Judge {
+    /// With our runtime as native code.
+    pub fn new(library: OnnxRuntime, backend: Backend) -> Judge {
+        let runtime = Runtime::native(Options::default());
+        Judge { engine: Engine::OnnxRuntime(library), runtime, backend }
+    }
+
+    /// Why the backend is not there, if it is not.
+    pub fn missing(&mut self) -> Option<String> {
+        let reports = pollster::block_on(self.runtime.inspect());
+        reports.into_iter().find(|report| report.backend == self.backend)?.outcome.err()
+    }
+
+    /// Runs a case in both and compares.
+    pub fn judge(&mut self, case: &Case) -> Outcome {
+        let file = match OnnxFile::from_bytes(case.bytes()) {
+            Ok(file) => file,
+            Err(error) => return Outcome::Failed(Failure::of(Stage::Generator, &error)),
+        };
+        let wanted = match self.answers(case, &file) {
+            Ok(wanted) => wanted,
+            Err(reason) => return Outcome::NotTaken(reason),
+        };
+        for (run, results) in wanted.iter().enumerate() {
+            for tensor in results {
+                if let Some(wrong) = case
+                    .claims
+                    .get(&tensor.name)
+                    .and_then(|claim| contradiction(claim, tensor, run))
+                {
+                    let reason = format!("run {run}: {}: {wrong}", tensor.name);
+                    return Outcome::Failed(Failure::new(Stage::Generator, reason));
+                }
+            }
+        }
+        let ours = catch_unwind(AssertUnwindSafe(|| self.ours(case)));
+        let ours = ours.unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+            let words = format!("it panicked: {}", words.unwrap_or_default());
+            // What was interrupted is not used again.
+            self.runtime = Runtime::native(Options::default());
+            Err(Failure::new(Stage::Run, words))
+        });
+        let ours = match ours {
+            Ok(ours) => ours,
+            Err(failure) => {
+                let limit = limits::of_reason(&failure.reason);
+                return limit.map_or(Outcome::Failed(failure), Outcome::Refused);
+            }
+        };
+        let precision = file.precision(None);
+        for (run, (got, want)) in ours.iter().zip(&wanted).enumerate() {
+            if let Err(reason) = compared(case, &precision, got, want) {
+                let reason = format!("run {run}: {reason}");
+                return Outcome::Failed(Failure::new(Stage::Compare, reason));
+            }
+        }
+        Outcome::Agrees
+    }
+
+    /// onnxruntime's results of each run.
+    ///
+    /// # Errors
+    /// It does not take the graph, in its own words.
+    pub fn answers(
+        &self,
+        case: &Case,
+        file: &OnnxFile,
+    ) -> Result<Vec<Vec<ReferenceTensor>>, String> {
+        let mut reference = self.engine.open(file).map_err(|error| error.to_string())?;
+        let each = case.runs.iter().map(|inputs| reference.run(inputs, Wanted::All));
+        each.collect::<Result<_, _>>().map_err(|error| error.to_string())
+    }
+
+    fn ours(&mut self, case: &Case) -> Result<Vec<Vec<ReferenceTensor>>, Failure> {
+        let files = BTreeMap::from([("model.onnx".to_owned(), case.bytes())]);
+        let mut options = LoadOptions::named(format!("seed {}", case.seed));
+        if !case.is_blind {
+            for input in case.runs.first().into_iter().flatten() {
+                options.examples.insert(input.name.clone(), input.clone());
+            }
+        }
+        let model = import::load(&MemoryResolver { files }, &options)
+            .map_err(|error| Failure::of(Stage::Import, &error))?;
+        let program = model.program;
+        let blobs = model.weights.blobs.iter().map(|(&id, bytes)| (id, bytes.to_vec())).collect();
+        let mut blobs = MemoryBlobs { blobs, chunk_bytes: 0 };
+        let source = BlobSource { url_prefix: String::new() };
+        let terms = LoadTerms::default();
+        let load = self.runtime.load(
+            self.backend,
+            program.clone(),
+            &terms,
+            &mut blobs,
+            &source,
+            &mut |_, _| {},
+        );
+        let mut placement =
+            pollster::block_on(load).map_err(|error| Failure::of(Stage::Load, &error))?;
+        let mut all = Vec::new();
+        for (run, given) in case.runs.iter().enumerate() {
+            let failed = |error: &dyn std::error::Error| {
+                let failure = Failure::of(Stage::Run, error);
+                Failure::new(Stage::Run, format!("run {run}: {}", failure.reason))
+            };
+            let inputs = program.inputs.iter().map(|port| {
+                let none = || Failure::new(Stage::Run, format!("it wants {}", port.name));
+                let input = given.iter().find(|input| input.name == port.name).ok_or_else(none)?;
+                Tensor::new(input.dtype, input.shape.clone(), input.bytes.clone())
+                    .map_err(|error| failed(&error))
+            });
+            let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+            let (outputs, _) =
+                pollster::block_on(placement.run(&inputs)).map_err(|error| failed(&error))?;
+            let named = outputs.into_iter().zip(&program.outputs).map(|(tensor, port)| {
+                let Tensor { dtype, shape, bytes } = tensor;
+                ReferenceTensor { name: port.name.clone(), dtype, shape, bytes }
+            });
+            all.push(named.collect());
+        }
+        Ok(all)
+    }
+}
+
+/// Where a result is not what the generator says.
+fn contradiction(claim: &Claim, tensor: &ReferenceTensor, run: usize) -> Option<String> {
+    if tensor.dtype != claim.of.dtype() {
+        return Some(format!("{:?} comes, {:?} is claimed", tensor.dtype, claim.of));
+    }
+    let fits = tensor.shape.len() == claim.shape.len()
+        && tensor.shape.iter().zip(&claim.shape).all(|(&size, dim)| {
+            dim.sizes().map_or(size <= dim.most(), |sizes| sizes[run] == size)
+        });
+    if !fits {
+        return Some(format!("a shape of {:?} comes, {:?} is claimed", tensor.shape, claim.shape));
+    }
+    let facts = &claim.facts;
+    let slack = facts.error + 1e-6 * facts.size() + 1e-9;
+    let outside = |number: &&f64| {
+        !(facts.low - slack..=facts.high + slack).contains(*number)
+    };
+    let numbers = tensor.numbers();
+    if let Some(number) = numbers.iter().find(outside) {
+        return Some(format!("{number} comes, {}..{} is claimed", facts.low, facts.high));
+    }
+    let unit = facts.grid.map(|grid| 2f64.powi(grid))?;
+    let odd = numbers.iter().find(|number| (**number * unit).fract() != 0.0);
+    odd.map(|number| format!("{number} comes, multiples of {} are claimed", 1.0 / unit))
+}
+
+/// Compares the outputs of a run.
+fn compared(
+    case: &Case,
+    precision: &Precision,
+    got: &[ReferenceTensor],
+    want: &[ReferenceTensor],
+) -> Result<(), String> {
+    for want in want {
+        let tolerance = match case.claims.get(&want.name) {
+            Some(claim) if claim.facts.is_exact() => Tolerance {
+                precision: Precision::of_all(Arithmetic::F32),
+                absolute: Some(0.0),
+                relative: Some(0.0),
+            },
+            Some(claim) => Tolerance {
+                precision: precision.clone(),
+                absolute: Some(claim.facts.error.max(ABSOLUTE)),
+                relative: None,
+            },
+            None => Tolerance::of(precision.clone()),
+        };
+        let difference = compare(got, std::slice::from_ref(want), &tolerance)
+            .map_err(|error| error.to_string())?;
+        if let Some(wrong) = difference.wrong {
+            return Err(wrong.to_string());
+        }
+    }
+    let extra = got.iter().find(|got| want.iter().all(|want| want.name != got.name));
+    extra.map_or(Ok(()), |extra| Err(format!("an output {} that nobody wants", extra.name)))
+}
+
+/// Whether a type's elements are floats.
+pub fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+}

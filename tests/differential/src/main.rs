@@ -1,0 +1,169 @@
+//! `flotilla-differential`: random graphs, computed by us and by onnxruntime.
+#![expect(clippy::print_stdout, reason = "this program's results are what it prints")]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Parser;
+use flotilla_differential::{
+    case::Case,
+    judge::{Failure, Judge, Outcome, library},
+    shrink,
+    tally::Tally,
+    text,
+};
+use flotilla_protocol::Backend;
+
+/// Longest time for one graph, made small included.
+const CASE_MAX: Duration = Duration::from_secs(300);
+/// Name of the threads whose panics are told as outcomes.
+const THREAD: &str = "judge";
+/// Code that is not optimized needs much stack for graphs that are walked recursively.
+const STACK_BYTES: usize = 64 << 20;
+
+#[derive(Parser)]
+#[command(about = "Random graphs, computed by us and by onnxruntime", version)]
+struct Arguments {
+    /// How many graphs.
+    #[arg(long, default_value_t = 2000)]
+    count: u64,
+    /// Seed of the first graph; the others have those that follow.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where our programs run: cpu or webgpu, as native code.
+    #[arg(long, default_value = "cpu", value_parser = backend)]
+    backend: Backend,
+    /// Show one graph and what becomes of it.
+    #[arg(long)]
+    replay: Option<u64>,
+    /// Graphs that are judged at once.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Write each graph that fails, and what is left of it, into this folder.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Do not make failures small.
+    #[arg(long)]
+    whole: bool,
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    let known = [Backend::Cpu, Backend::WebGpu];
+    known.into_iter().find(|backend| backend.name() == text).ok_or("write cpu or webgpu".to_owned())
+}
+
+/// A case that was judged, with the smallest one that fails like it.
+struct Judged {
+    case: Case,
+    outcome: Outcome,
+    smallest: Option<(Case, Failure)>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well.
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let library = library().map_err(anyhow::Error::msg)?;
+    let missing = Judge::new(library.clone(), arguments.backend).missing();
+    if let Some(reason) = missing {
+        anyhow::bail!("{} is not there: {reason}", arguments.backend);
+    }
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if thread::current().name() != Some(THREAD) {
+            earlier(panic);
+        }
+    }));
+    let (first, count) = match arguments.replay {
+        Some(seed) => (seed, 1),
+        None => (arguments.seed, arguments.count),
+    };
+    let next = Arc::new(AtomicU64::new(first));
+    let (sender, judged) = mpsc::sync_channel(arguments.threads.max(1));
+    for _ in 0..arguments.threads.max(1) {
+        let (next, sender, library) = (next.clone(), sender.clone(), library.clone());
+        let (backend, whole) = (arguments.backend, arguments.whole);
+        let work = move || {
+            let mut judge = Judge::new(library, backend);
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first.saturating_add(count) || sender.send(judge_seed(&mut judge, seed, whole)).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name(THREAD.to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(work)
+            .context("no thread can be had")?;
+    }
+    drop(sender);
+    let mut tally = Tally::default();
+    for _ in 0..count {
+        let one = judged.recv_timeout(CASE_MAX).with_context(|| {
+            format!("a graph below seed {} hangs or ended its thread", next.load(Ordering::Relaxed))
+        })?;
+        tally.add(&one.case, &one.outcome);
+        tell(arguments, &one)?;
+    }
+    print!("{}", tally.text());
+    for (seed, failure) in &tally.failures {
+        println!("seed {seed}: {failure}");
+    }
+    Ok(tally.failures.is_empty())
+}
+
+fn judge_seed(judge: &mut Judge, seed: u64, whole: bool) -> Judged {
+    let case = Case::of_seed(seed);
+    let outcome = judge.judge(&case);
+    let smallest = match &outcome {
+        Outcome::Failed(failure) if !whole => Some(shrink::smallest(judge, &case, failure)),
+        _ => None,
+    };
+    Judged { case, outcome, smallest }
+}
+
+fn tell(arguments: &Arguments, one: &Judged) -> anyhow::Result<()> {
+    let seed = one.case.seed;
+    if arguments.replay.is_some() {
+        println!("{}", text::shown(&one.case));
+        println!("seed {seed}: {:?}", one.outcome);
+    }
+    let Outcome::Failed(failure) = &one.outcome else { return Ok(()) };
+    println!("seed {seed} failed: {failure}");
+    if let Some((case, failure)) = &one.smallest {
+        println!("what is left of it: {failure}\n{}", text::shown(case));
+    }
+    let Some(folder) = &arguments.keep else { return Ok(()) };
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut write = |name: String, case: &Case| {
+        let path = folder.join(name);
+        fs::write(&path, case.bytes()).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write(format!("{seed}.onnx"), &one.case)?;
+    if let Some((case, _)) = &one.smallest {
+        write(format!("{seed}-small.onnx"), case)?;
+    }
+    Ok(())
+}
