@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_program::{DType, Source};
+use flotilla_program::{DType, Node, Source};
 
 use super::*;
 use crate::call::Shapes;
