@@ -342,6 +342,7 @@ fn expected(op: &LinearAttention, inputs: &[&Array]) -> Array {
                     });
                     line.iter_mut().for_each(|s| *s *= gate.exp());
                 }
+                #[expect(clippy::needless_range_loop, reason = "a column of all lines is used")]
                 for c in 0..columns {
                     let value = inputs[2].numbers[(row * key_heads + head) * columns + c];
                     let written = match rate {

@@ -175,8 +175,10 @@ fn long_case(
     let mut counts = vec![0.0; rows * columns];
     for (flat, count) in counts.iter_mut().enumerate() {
         let row = &x.numbers[flat / columns * length..][..length];
-        for gram in starts[flat % columns]..starts[flat % columns + 1] {
-            let own = &given.numbers[gram * longest..][..sizes[gram]];
+        let of_column = starts[flat % columns]..starts[flat % columns + 1];
+        let all = given.numbers.chunks(longest).zip(&sizes);
+        for (gram, &size) in all.take(of_column.end).skip(of_column.start) {
+            let own = &gram[..size];
             let farthest = if own.len() == 1 { 1 } else { distance_max as usize };
             for distance in 1..=farthest {
                 for place in 0..length.saturating_sub((own.len() - 1) * distance) {
