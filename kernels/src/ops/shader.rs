@@ -127,7 +127,7 @@ impl Launch {
         Ok(())
     }
 
-    /// Workgroups in two dimensions, because one holds only [`GROUPS_MAX`].
+    /// Workgroups in two dimensions, because one holds only 65,535.
     ///
     /// # Errors
     /// More than two dimensions hold.
