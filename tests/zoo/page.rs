@@ -170,7 +170,7 @@ impl Page {
     /// Runs a model. After an error the page is of no more use.
     pub(crate) async fn run(&mut self, job: Job, limit: Duration) -> anyhow::Result<Ended> {
         self.jobs.send(job).await.context("the server has ended")?;
-        let answer = timeout(limit, self.next()).await;
+        let answer = timeout(limit, self.next()).await.ok();
         read(&answer.with_context(|| format!("the page has not answered within {limit:?}"))??)
     }
 
