@@ -4,6 +4,7 @@
 //! recognizes in place (its operands are all computed by then) and leaves the others to be dropped when nothing uses
 //! them any more. Each is run until it finds nothing.
 
+mod activation;
 mod attention;
 mod broadcast;
 mod conv;
@@ -21,12 +22,13 @@ type Rule = fn(&mut Draft) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
 /// the others have left.
-const RULES: [(&str, Rule); 12] = [
+const RULES: [(&str, Rule); 13] = [
     ("fold", fold::apply),
     ("views", views::apply),
     ("fold", fold::apply),
     ("gather", gather::apply),
     ("views", views::apply),
+    ("activation", activation::apply),
     ("layer_norm", layer_norm::apply),
     ("broadcast", broadcast::apply),
     ("attention", attention::apply),

@@ -7,11 +7,18 @@ use crate::case::Array;
 
 /// Absolute part of the tolerance.
 const ABSOLUTE: f64 = 1e-5;
-/// Part of the tolerance that is relative to the largest expected number of the tensor.
-const RELATIVE: f64 = 1e-4;
+/// Part of the tolerance that is relative to the largest expected number of the tensor: of halves the distance between two of
+/// them, because the suite rounds between all steps to what we round at the end.
+fn relative(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 1.0 / 1024.0,
+        DType::BF16 => 1.0 / 128.0,
+        _ => 1e-4,
+    }
+}
 
 /// Compares a result with what is expected: the same type and shape, integers equal, floating-point numbers a and expected
-/// ones b with `|a-b| <= 1e-5 + 1e-4 max|b|`, where infinities and NaN only equal themselves.
+/// ones b with `|a-b| <= 1e-5 + 1e-4 max|b|` (of halves one unit in the last place of the largest), where infinities and NaN only equal themselves.
 ///
 /// # Errors
 /// The difference, in words.
@@ -29,7 +36,7 @@ pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
     }
     let largest =
         wanted.iter().filter(|number| number.is_finite()).fold(0.0f64, |max, b| max.max(b.abs()));
-    let bound = if want.dtype.is_float() { ABSOLUTE + RELATIVE * largest } else { 0.0 };
+    let bound = if want.dtype.is_float() { ABSOLUTE + relative(want.dtype) * largest } else { 0.0 };
     let differs = |a: f64, b: f64| {
         !(a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (a - b).abs() <= bound))
     };

@@ -3,12 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use flotilla_conformance::{
-    case::Index,
-    native::Native,
-    outcome::Outcome,
-    suite::Suite,
-};
+use flotilla_conformance::{case::Index, native::Native, outcome::Outcome, suite::Suite};
 use flotilla_protocol::Backend;
 
 /// Longest time for one case.

@@ -331,6 +331,8 @@ fn binary(function: Binary, a: Known, b: Known) -> Known {
         Binary::Sub => corners(a, b, |a, b| a - b),
         Binary::Mul => corners(a, b, |a, b| a * b),
         Binary::Div if b.0 > 0 => corners(a, b, |a, b| a / b),
+        // By zero it gives the dividend.
+        Binary::Div if a.0 >= 0 && b.0 >= 0 => (0, a.1),
         Binary::Div => corners(a, (-1, 1), |a, b| a * b),
         Binary::Rem => {
             let most = b.0.unsigned_abs().max(b.1.unsigned_abs()).saturating_sub(1);

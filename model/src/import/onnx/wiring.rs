@@ -101,6 +101,9 @@ impl<'a> Wiring<'a, '_> {
     /// A dimension as a number.
     pub(super) fn number(&self, dim: &Dim) -> Result<usize> {
         let size = dim.as_fixed().and_then(|size| usize::try_from(size).ok());
+        if size.is_none() {
+            self.walk.unknown.set(true);
+        }
         size.with_context(|| format!("dimension {} must be a number here", self.walk.dim_text(dim)))
     }
 

@@ -467,7 +467,10 @@ fn resized_by_formula(
             Scale::Number(scale) => {
                 Dim::Fixed((2.0 * f64::from(support) / scale.min(1.0)).ceil() as i64)
             }
-            Scale::Computed(_) => bail!("antialiasing by a scale that is computed"),
+            Scale::Computed(_) => {
+                w.walk.unknown.set(true);
+                bail!("antialiasing by a scale that is computed")
+            }
         };
         (narrowing, taps)
     } else {

@@ -113,7 +113,13 @@ fn one_hot(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let depth = match w.constant(w.input(1)?).map(|depth| depth.floats()) {
         // Some files have it as a float.
         Some(depth) => Dim::Fixed(*depth.first().context("its depth is empty")? as i64),
-        None => w.element(1, SIZES)?,
+        None => {
+            let depth = w.input(1)?;
+            let depth = w.cast(depth, DType::I64)?;
+            let name = format!("{}.depth", w.name);
+            let mut elements = w.walk.elements(depth, &name, SIZES)?;
+            elements.pop().context("its depth is empty")?
+        }
     };
     let rank = w.rank(indices) + 1;
     let axis = w.axis(w.int("axis")?.unwrap_or(-1), rank)?;
