@@ -21,7 +21,7 @@ pub(crate) struct HostNodes {
 impl HostNodes {
     pub(crate) fn new(program: &Program) -> HostNodes {
         let mut host = HostNodes {
-            host: program.values.iter().map(|value| could_be_there(value)).collect(),
+            host: program.values.iter().map(could_be_there).collect(),
             needed: vec![false; program.values.len()],
         };
         let mut sources: Vec<ValueId> = Vec::new();
