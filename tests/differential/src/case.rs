@@ -48,6 +48,8 @@ pub struct Case {
     pub runs: Vec<Vec<ReferenceTensor>>,
     /// Whether it is imported without an example of its inputs.
     pub is_blind: bool,
+    /// Whether it may have integers that we bound.
+    pub is_wide: bool,
     /// What is known of its values.
     pub claims: BTreeMap<String, Claim>,
 }
@@ -180,6 +182,7 @@ fn finished(mut graph: Graph, seed: u64) -> Case {
     if !is_blind {
         runs.truncate(1);
     }
+    let is_wide = graph.is_wide;
     let opset = OperatorSetIdProto { domain: String::new(), version: graph.opset };
     let model = ModelProto {
         ir_version: 8,
@@ -194,5 +197,5 @@ fn finished(mut graph: Graph, seed: u64) -> Case {
         }),
         ..ModelProto::default()
     };
-    Case { seed, model, runs, is_blind, claims }
+    Case { seed, model, runs, is_blind, is_wide, claims }
 }

@@ -76,6 +76,8 @@ pub struct Graph {
     pub opset: i64,
     /// Whether it cannot be loaded without an example of its inputs.
     pub needs_example: bool,
+    /// Whether numbers may need 64 bits in places where we do not have them.
+    pub is_wide: bool,
     /// Share of floats that are of half precision, in percent.
     pub halves: usize,
     pub(crate) nodes: Vec<NodeProto>,
@@ -98,6 +100,7 @@ impl Graph {
             rng,
             opset,
             needs_example: false,
+            is_wide: false,
             halves: 0,
             nodes: Vec::new(),
             initializers: Vec::new(),
@@ -156,7 +159,7 @@ impl Graph {
             self.visible.len(),
             self.symbols.len(),
         ];
-        let needs_example = self.needs_example;
+        let flags = (self.needs_example, self.is_wide);
         let done = work(self);
         if done.is_none() {
             let [nodes, initializers, inputs, values, visible, symbols] = lengths;
@@ -166,7 +169,7 @@ impl Graph {
             self.values.truncate(values);
             self.visible.truncate(visible);
             self.symbols.truncate(symbols);
-            self.needs_example = needs_example;
+            (self.needs_example, self.is_wide) = flags;
         }
         done
     }
@@ -349,10 +352,25 @@ impl Graph {
             Type::I8 => Spread::whole(-10, 10),
             Type::U8 => Spread::whole(0, 15),
             Type::I32 if self.rng.percent(10) => Spread::whole(-1_000_000, 1_000_000),
-            Type::I64 if self.rng.percent(7) => Spread::whole(-(1 << 34), 1 << 34),
+            Type::I64 if self.rng.percent(4) => {
+                self.is_wide = true;
+                Spread::whole(-(1 << 34), 1 << 34)
+            }
             Type::I32 | Type::I64 => Spread::whole(-12, 12),
             Type::Bool => Spread::whole(0, 1),
         }
+    }
+
+    /// Whether sums or products of many numbers of a type are to be had. Of 64-bit integers they are rare: we may bound what
+    /// they are made of.
+    pub fn sums(&mut self, of: Type) -> Option<()> {
+        if of == Type::I64 {
+            if self.rng.percent(75) {
+                return None;
+            }
+            self.is_wide = true;
+        }
+        Some(())
     }
 
     /// A size for each run, or one for all.
@@ -399,18 +417,19 @@ impl Graph {
 
     /// Draws elements.
     fn drawn(&mut self, of: Type, count: usize, spread: &Spread, run: usize) -> Vec<f64> {
+        let narrow = |number: f64| match of {
+            Type::F16 => half::f16::from_f64(number).to_f64(),
+            Type::F32 => f64::from(number as f32),
+            _ => number,
+        };
         match spread {
-            Spread::Exactly(numbers) => numbers[run].clone(),
+            Spread::Exactly(numbers) => numbers[run].iter().copied().map(narrow).collect(),
             &Spread::Grid(grid, low, high) => {
                 let unit = 2f64.powi(grid);
                 let (low, high) = ((low * unit).ceil() as i64, (high * unit).floor() as i64);
                 (0..count).map(|_| self.rng.between(low, high) as f64 / unit).collect()
             }
             &Spread::Plain(low, high) => {
-                let narrow = |number: f64| match of {
-                    Type::F16 => half::f16::from_f64(number).to_f64(),
-                    _ => f64::from(number as f32),
-                };
                 (0..count).map(|_| narrow(low + (high - low) * self.rng.unit())).collect()
             }
         }

@@ -175,7 +175,7 @@ impl Judge {
         let ours = match ours {
             Ok(ours) => ours,
             Err(failure) => {
-                let limit = limits::of_reason(&failure.reason);
+                let limit = limits::of_failure(case, &failure);
                 return limit.map_or(Outcome::Failed(failure), Outcome::Refused);
             }
         };
@@ -218,13 +218,14 @@ impl Judge {
         let mut blobs = MemoryBlobs { blobs, chunk_bytes: 0 };
         let source = BlobSource { url_prefix: String::new() };
         let terms = LoadTerms::default();
+        let mut ignored = |_, _| {};
         let load = self.runtime.load(
             self.backend,
             program.clone(),
             &terms,
             &mut blobs,
             &source,
-            &mut |_, _| {},
+            &mut ignored,
         );
         let mut placement =
             pollster::block_on(load).map_err(|error| Failure::of(Stage::Load, &error))?;

@@ -1,21 +1,35 @@
-//! What our importer says no to on purpose. A graph that is refused for another reason is a failure.
+//! What we say no to on purpose. A graph that is refused for another reason is a failure.
+
+use crate::{case::Case, judge::Failure};
 
 /// A limit, and how its refusals are told.
-#[derive(Clone, Copy, Debug)]
-pub struct Limit {
+struct Limit {
     /// In a few words.
-    pub name: &'static str,
+    name: &'static str,
     /// Texts that all stand in the reason.
     says: &'static [&'static str],
+    /// Which cases may be refused so.
+    of: fn(&Case) -> bool,
 }
 
 /// Every limit.
-pub const LIMITS: &[Limit] = &[];
+const LIMITS: &[Limit] = &[
+    Limit {
+        name: "64-bit integers beyond 32 bits, or sums and products of many that may be: inputs are bounded",
+        says: &["may not fit 32 bits"],
+        of: |case| case.is_wide,
+    },
+    Limit {
+        name: "64-bit integers beyond 32 bits, or sums and products of many that may be: inputs are bounded",
+        says: &["does not fit the 32 bits that this program computes with"],
+        of: |case| case.is_wide,
+    },
+];
 
 /// The limit that a refusal tells of.
-pub fn of_reason(reason: &str) -> Option<&'static str> {
-    LIMITS
-        .iter()
-        .find(|limit| limit.says.iter().all(|says| reason.contains(says)))
-        .map(|limit| limit.name)
+pub fn of_failure(case: &Case, failure: &Failure) -> Option<&'static str> {
+    let tells = |limit: &&Limit| {
+        (limit.of)(case) && limit.says.iter().all(|says| failure.reason.contains(says))
+    };
+    LIMITS.iter().find(tells).map(|limit| limit.name)
 }

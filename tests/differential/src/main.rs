@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -19,6 +19,7 @@ use clap::Parser;
 use flotilla_differential::{
     case::Case,
     judge::{Failure, Judge, Outcome, library},
+    proto,
     shrink,
     tally::Tally,
     text,
@@ -27,8 +28,6 @@ use flotilla_protocol::Backend;
 
 /// Longest time for one graph, made small included.
 const CASE_MAX: Duration = Duration::from_secs(300);
-/// Name of the threads whose panics are told as outcomes.
-const THREAD: &str = "judge";
 /// Code that is not optimized needs much stack for graphs that are walked recursively.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -88,12 +87,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     if let Some(reason) = missing {
         anyhow::bail!("{} is not there: {reason}", arguments.backend);
     }
-    let earlier = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if thread::current().name() != Some(THREAD) {
-            earlier(panic);
-        }
-    }));
     let (first, count) = match arguments.replay {
         Some(seed) => (seed, 1),
         None => (arguments.seed, arguments.count),
@@ -113,7 +106,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             }
         };
         thread::Builder::new()
-            .name(THREAD.to_owned())
             .stack_size(STACK_BYTES)
             .spawn(work)
             .context("no thread can be had")?;
@@ -156,14 +148,26 @@ fn tell(arguments: &Arguments, one: &Judged) -> anyhow::Result<()> {
         println!("what is left of it: {failure}\n{}", text::shown(case));
     }
     let Some(folder) = &arguments.keep else { return Ok(()) };
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut write = |name: String, case: &Case| {
-        let path = folder.join(name);
-        fs::write(&path, case.bytes()).with_context(|| format!("cannot write {}", path.display()))
+    keep(&folder.join(seed.to_string()), &one.case)?;
+    match &one.smallest {
+        Some((case, _)) => keep(&folder.join(format!("{seed}-small")), case),
+        None => Ok(()),
+    }
+}
+
+/// Writes a case as ONNX's suite has them: a model, and a folder of inputs for each run.
+fn keep(folder: &Path, case: &Case) -> anyhow::Result<()> {
+    let write = |path: PathBuf, bytes: Vec<u8>| {
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    write(format!("{seed}.onnx"), &one.case)?;
-    if let Some((case, _)) = &one.smallest {
-        write(format!("{seed}-small.onnx"), case)?;
+    write(folder.join("model.onnx"), case.bytes())?;
+    for (run, inputs) in case.runs.iter().enumerate() {
+        for (at, input) in inputs.iter().enumerate() {
+            let path = folder.join(format!("test_data_set_{run}/input_{at}.pb"));
+            write(path, proto::file_of(input))?;
+        }
     }
     Ok(())
 }

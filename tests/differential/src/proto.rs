@@ -1,5 +1,7 @@
 //! The pieces of an ONNX file.
 
+use flotilla_model::tensor::ReferenceTensor;
+use prost::Message as _;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
@@ -79,6 +81,19 @@ pub fn tensor(name: &str, of: Type, sizes: &[usize], numbers: &[f64]) -> TensorP
         raw_data: bytes(of, numbers),
         ..TensorProto::default()
     }
+}
+
+/// An input of a run, as a file of one tensor.
+pub fn file_of(input: &ReferenceTensor) -> Vec<u8> {
+    let of = Type::ALL.into_iter().find(|of| of.dtype() == input.dtype);
+    let tensor = TensorProto {
+        name: input.name.clone(),
+        dims: input.shape.iter().map(|&size| size as i64).collect(),
+        data_type: of.map_or(0, |of| of.in_file() as i32),
+        raw_data: input.bytes.clone(),
+        ..TensorProto::default()
+    };
+    tensor.encode_to_vec()
 }
 
 /// What a file says of a dimension.

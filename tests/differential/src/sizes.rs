@@ -215,6 +215,15 @@ impl Graph {
         let mut sources = Vec::new();
         for &var in self.visible.iter().rev().take(24) {
             let value = self.value(var);
+            if !value.shape.iter().all(|dim| matches!(dim, Dim::Fixed(_))) {
+                // How many numbers there are must be seen.
+                let dims = value.shape.iter().enumerate();
+                sources.extend(dims.filter_map(|(axis, dim)| {
+                    let sizes = dim.sizes()?.map(|size| size as i64);
+                    Some((Source::Dim(var, axis), sizes))
+                }));
+                continue;
+            }
             for (axis, dim) in value.shape.iter().enumerate() {
                 if let Some(sizes) = dim.sizes() {
                     sources.push((Source::Dim(var, axis), sizes.map(|size| size as i64)));
@@ -227,11 +236,16 @@ impl Graph {
                 sources.extend(elements.map(|(at, number)| (Source::Element(var, at), number)));
             }
         }
+        sources.retain(|(_, number)| number.iter().all(|one| one.abs() <= NUMBER_MAX));
         sources
     }
 
     /// One of the ways to a number.
     fn way(&mut self, wanted: Number) -> Option<Way> {
+        // What may be a marker must be seen to be one.
+        if wanted.iter().all(|one| *one == wanted[0] && *one <= 0) {
+            return Some(Way::Fixed(wanted[0]));
+        }
         let sources = self.sources();
         let mut ways = Vec::new();
         let mut try_one = |way: Way, number: Number| {

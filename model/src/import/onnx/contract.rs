@@ -30,7 +30,9 @@ impl Wiring<'_, '_> {
             product = self.squeeze(product, rank - 1)?;
         }
         if rank_a == 1 {
-            product = self.squeeze(product, self.rank(product) - 1)?;
+            // The one row, behind which the columns stay.
+            let behind = if rank_b == 1 { 1 } else { 2 };
+            product = self.squeeze(product, self.rank(product) - behind)?;
         }
         Ok(product)
     }

@@ -270,5 +270,9 @@ pub(super) fn integers_of(dtype: DType, shape: &[usize], numbers: &[i64]) -> Con
         let truths: Vec<bool> = numbers.iter().map(|&number| number != 0).collect();
         return Constant::bools(shape, &truths);
     }
+    if dtype.storage() == DType::U32 {
+        let bytes = numbers.iter().flat_map(|&number| (number as u64).to_le_bytes());
+        return Constant::new(DType::U64, shape, bytes.collect());
+    }
     Constant::i64s(shape, numbers)
 }

@@ -330,6 +330,7 @@ fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wi
         let ranges = Ranges::new(draft, bounds, given, &of_input);
         // The first node that could leave its word while its operands are within theirs, and while an input decides it.
         let mut culprit = None;
+        let mut least: HashMap<Vec<ValueId>, Ranges> = HashMap::new();
         for node in blocks(draft) {
             let leaves = node.outputs.iter().any(|output| {
                 is_over(draft, &ranges, *output) && !wide.has(*output) && !given_up.contains(output)
@@ -350,11 +351,20 @@ fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wi
             let open: Vec<ValueId> = depends
                 .filter(|value| most.get(value).is_some_and(|(most, _)| *most > 1))
                 .collect();
-            if !open.is_empty() {
+            // What the smallest inputs do not make fit is made of floats, of more elements than a page has, or of sizes: that is
+            // taken to fit.
+            let smallest = least.entry(open.clone()).or_insert_with(|| {
+                let of_input = |value: ValueId| match open.contains(&value) {
+                    true => Some((0, 1)),
+                    false => of_input(value),
+                };
+                Ranges::new(draft, bounds, given, &of_input)
+            });
+            let fits = node.outputs.iter().all(|output| !is_over(draft, smallest, *output));
+            if !open.is_empty() && fits {
                 culprit = Some((node.name.clone(), open));
                 break;
             }
-            // It is made of floats, or of more elements than a page has.
             given_up.extend(&node.outputs);
         }
         let Some((name, open)) = culprit else { break };
@@ -548,7 +558,7 @@ impl Rewrite {
                     return self.expression(draft, node, split);
                 }
             }
-            (_, Some(output)) => return self.moves(draft, node, output),
+            (_, Some(output)) => return self.moves(draft, block, node, output),
             _ => {}
         }
         for index in 0..node.inputs.len() {
@@ -566,9 +576,20 @@ impl Rewrite {
         matches!(draft.value(value).origin, Origin::Constant(_))
     }
 
-    /// A node that moves elements moves both words.
-    fn moves(&mut self, draft: &mut Draft, node: Node, output: ValueId) -> Result<(), OnnxError> {
+    /// A node that moves elements moves both words. Where to is said by one.
+    fn moves(
+        &mut self,
+        draft: &mut Draft,
+        block: usize,
+        mut node: Node,
+        output: ValueId,
+    ) -> Result<(), OnnxError> {
         let moved = moved_operands(&node);
+        for index in (0..node.inputs.len()).filter(|index| !moved.contains(index)) {
+            if !self.is_constant(draft, node.inputs[index]) {
+                node.inputs[index] = self.one_word(draft, block, node.inputs[index])?;
+            }
+        }
         let shape = draft.shape(output).to_vec();
         let mut pair = [output; 2];
         for (half, dtype) in [DType::U32, DType::I32].into_iter().enumerate() {

@@ -78,7 +78,8 @@ fn condition(g: &mut Graph) -> Option<(Var, Option<[bool; RUNS]>)> {
             let (of, facts) = (g.of(x), g.facts(x));
             let attributes = vec![int("keepdims", 0)];
             let most = g.one("ReduceMax", &[x], attributes, (of, vec![], facts.moved()))?;
-            let y = g.scalar(of, g.rng.pick(&[0.0, 2.0, 3.0, 4.0]))?;
+            let bound = g.rng.pick(&[0.0, 2.0, 3.0, 4.0]);
+            let y = g.scalar(of, bound)?;
             let op = if of == Type::F32 || g.opset >= 9 { "Less" } else { return None };
             let var = g.one(op, &[most, y], vec![], (Type::Bool, vec![], Facts::truth()))?;
             Some((var, None))
@@ -127,7 +128,7 @@ pub(super) fn branch(g: &mut Graph) -> Option<()> {
         from.push(g.value_of(&Type::ALL, |_| true)?);
     }
     let first = g.shape(from[0]);
-    let cut = (!first.is_empty() && g.value(from[0]).is_sized() && g.rng.percent(30))
+    let cut = (g.opset >= 11 && !first.is_empty() && g.value(from[0]).is_sized() && g.rng.percent(30))
         .then(|| g.rng.below(first.len()));
     let in_then = g.rng.percent(50);
     let (yes, of_yes) = g.within(vec![], |g| results(g, &from, cut.filter(|_| in_then)))?;
@@ -198,7 +199,8 @@ enum Kind {
 fn carried(g: &mut Graph) -> Option<Carried> {
     match g.rng.below(5) {
         0 => {
-            let initial = g.number([g.rng.between(0, 3); RUNS])?;
+            let first = g.rng.between(0, 3);
+            let initial = g.number([first; RUNS])?;
             let facts = Facts::whole(0.0, 3.0 + 2.0 * TURNS_MAX as f64);
             Some(Carried { initial, of: Type::I64, facts, kind: Kind::Counts })
         }
@@ -219,6 +221,7 @@ fn carried(g: &mut Graph) -> Option<Carried> {
                 value.is_sized() && value.is_exact() && value.facts.grid.is_some() && value.facts.size() < 1e3
             })?;
             let (of, shape) = (g.of(initial), g.shape(initial));
+            g.sums(of)?;
             let small = |facts: &Facts| facts.is_exact() && facts.grid.is_some() && facts.size() < 1e3;
             let step = partner(g, initial, small, |_, of| match of {
                 Type::F32 => Spread::Grid(2, -2.0, 2.0),
@@ -431,7 +434,8 @@ pub(super) fn scan(g: &mut Graph) -> Option<()> {
         value.is_filled() && (1..4).contains(&value.rank())
     })?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
-    let axis = if g.opset >= 11 { g.rng.below(shape.len()) } else { g.rng.below(shape.len()) };
+    g.sums(of)?;
+    let axis = g.rng.below(shape.len());
     let length = shape[axis];
     let mut inner = shape.clone();
     inner.remove(axis);

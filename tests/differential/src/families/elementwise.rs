@@ -45,6 +45,10 @@ fn two(_: f64, _: f64) -> f64 {
     2.0
 }
 
+fn bent(x: f64) -> f64 {
+    if x < 0.0 { x.exp_m1() } else { x }
+}
+
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -91,7 +95,7 @@ fn functions() -> Vec<Function> {
         smooth("Atanh", 9, (-0.9, 0.9), f64::atanh, |_, _| 6.0),
         smooth("Cos", 7, (-60.0, 60.0), |_| 1.0, one),
         smooth("Cosh", 9, (-4.0, 4.0), f64::cosh, |low, high| low.cosh().max(high.cosh())),
-        smooth("Elu", 6, (-20.0, 64.0), |x| x.max(x.exp_m1()), one),
+        smooth("Elu", 6, (-20.0, 64.0), bent, one),
         smooth("Erf", 9, ANY, f64::tanh, two),
         smooth("Exp", 6, (-30.0, 4.0), f64::exp, |_, high| high.exp()),
         smooth("Gelu", 20, (-64.0, 64.0), |x| x.max(-0.2), two),
@@ -101,17 +105,17 @@ fn functions() -> Vec<Function> {
         smooth("Log", 6, (0.25, 4096.0), f64::ln, |low, _| 1.0 / low),
         smooth("Mish", 18, (-64.0, 64.0), |x| x.max(-0.4), two),
         smooth("Reciprocal", 6, (0.25, 4096.0), |x| 1.0 / x, |low, _| 1.0 / (low * low)),
-        smooth("Selu", 6, (-20.0, 64.0), |x| (1.06 * x).max(1.8 * x.exp_m1()), two),
+        smooth("Selu", 6, (-20.0, 64.0), |x| if x < 0.0 { 1.8 * x.exp_m1() } else { 1.06 * x }, two),
         smooth("Sigmoid", 6, ANY, sigmoid, one),
         smooth("Sin", 7, (-60.0, 60.0), |_| 1.0, one),
         smooth("Sinh", 9, (-4.0, 4.0), f64::sinh, |low, high| low.cosh().max(high.cosh())),
         smooth("Softplus", 1, (-64.0, 64.0), |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), one),
         smooth("Softsign", 1, ANY, |x| x / (1.0 + x.abs()), one),
         smooth("Sqrt", 6, (0.25, 4096.0), f64::sqrt, |low, _| 0.5 / low.sqrt()),
-        smooth("Swish", 24, (-64.0, 64.0), |x| x.max(-0.4), two),
+        Function { types: &[Type::F32], ..smooth("Swish", 24, (-64.0, 64.0), |x| x.max(-0.4), two) },
         smooth("Tan", 7, (-1.1, 1.1), f64::tan, |_, _| 5.0),
         smooth("Tanh", 6, ANY, f64::tanh, one),
-        smooth("Celu", 12, (-20.0, 64.0), |x| x.max(x.exp_m1()), one),
+        Function { types: &[Type::F32], ..smooth("Celu", 12, (-20.0, 64.0), bent, one) },
     ]
 }
 
@@ -158,6 +162,7 @@ pub(super) fn unary(g: &mut Graph) -> Option<()> {
             let (a, b) = (of_x(low), of_x(high));
             let size = a.abs().max(b.abs()).max(0.4);
             let (least, most) = match function.name {
+                "Selu" => (a.min(b).min(low), a.max(b)),
                 "Cos" | "Sin" | "Erf" => (-1.0, 1.0),
                 "Cosh" => (1.0, size),
                 "Gelu" | "HardSwish" | "Mish" | "Swish" => (-0.4, size),
@@ -186,7 +191,8 @@ pub(super) fn unary(g: &mut Graph) -> Option<()> {
             "Swish" => attributes.push(float("alpha", 1.25)),
             "Selu" => {
                 attributes.extend([float("alpha", 1.5), float("gamma", 1.1)]);
-                made.high *= 1.1;
+                made.high = (made.high * 1.1).max(0.0);
+                made.low = made.low.min(0.0);
             }
             _ => {}
         }
@@ -462,7 +468,7 @@ pub(super) fn power(g: &mut Graph) -> Option<()> {
     let (a, b) = (facts.low.powf(exponent), facts.high.powf(exponent));
     let size = a.abs().max(b.abs()).max(1.0);
     let slope = exponent.abs() * size * if whole { 1.0 } else { 2.0 };
-    let low = if whole && exponent == 3.0 { a.min(b) } else { 0.0 };
+    let low = if whole && exponent % 2.0 == 1.0 { a.min(b) } else { 0.0 };
     let facts = Facts::about(low.min(0.0), size, facts.error * slope + size * 1e-6);
     g.one("Pow", &[x, y], vec![], (of, shape, facts))?;
     Some(())
@@ -617,7 +623,7 @@ pub(super) fn same(g: &mut Graph) -> Option<()> {
             inputs.push(g.scalar(Type::F32, 0.3)?);
         }
         let mut outputs = vec![(of, shape.clone(), facts)];
-        if g.opset >= 10 && g.rng.percent(40) {
+        if g.opset >= 12 && g.rng.percent(40) {
             outputs.push((Type::Bool, shape, Facts::whole(1.0, 1.0)));
         }
         g.node("Dropout", &inputs, vec![], outputs)?;

@@ -124,7 +124,7 @@ pub(super) fn gather_nd(g: &mut Graph) -> Option<()> {
 }
 
 /// How updates are joined with what is there, if they may meet.
-fn reduction(g: &mut Graph, of: Type) -> &'static str {
+fn reduction(g: &mut Graph, of: Type) -> Option<&'static str> {
     let mut ways = vec!["none"];
     if g.opset >= 16 && of != Type::Bool && of != Type::F16 {
         ways.extend(["add", "mul"]);
@@ -132,7 +132,11 @@ fn reduction(g: &mut Graph, of: Type) -> &'static str {
             ways.extend(["max", "min"]);
         }
     }
-    g.rng.pick(&ways)
+    let way = g.rng.pick(&ways);
+    if matches!(way, "add" | "mul") {
+        g.sums(of)?;
+    }
+    Some(way)
 }
 
 fn scattered(way: &str, data: &Facts, updates: &Facts, count: usize) -> Option<Facts> {
@@ -163,7 +167,7 @@ pub(super) fn scatter_elements(g: &mut Graph) -> Option<()> {
     let least = shape[axis].least();
     let mut places = shape.clone();
     places[axis] = Dim::Fixed(g.rng.between(1, least as i64) as usize);
-    let way = reduction(g, of);
+    let way = reduction(g, of)?;
     let index_of = index_type(g);
     let lines = |run: usize| -> Option<Vec<usize>> {
         places.iter().map(|dim| Some(dim.sizes()?[run])).collect()
@@ -211,7 +215,7 @@ pub(super) fn scatter_nd(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&Type::ALL, |value| value.rank() > 0 && is_filled(value))?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     let depth = g.rng.between(1, shape.len() as i64) as usize;
-    let way = reduction(g, of);
+    let way = reduction(g, of)?;
     let rank = g.rng.between(1, 2) as usize;
     let outer = g.any_shape(rank);
     let index = tuples(g, &shape, 0, depth, &outer, way == "none")?;
@@ -231,7 +235,7 @@ pub(super) fn one_hot(g: &mut Graph) -> Option<()> {
     }
     let types = [Type::I64, Type::I64, Type::I32, Type::F32];
     let x = g.value_of(&types, |value| {
-        value.is_exact() && value.is_filled() && value.facts.grid == Some(0) && value.facts.size() < 20.0
+        value.rank() > 0 && value.is_exact() && value.is_filled() && value.facts.grid == Some(0) && value.facts.size() < 20.0
     })?;
     let shape = g.shape(x);
     if g.opset < 11 && g.facts(x).low < 0.0 {
@@ -243,14 +247,24 @@ pub(super) fn one_hot(g: &mut Graph) -> Option<()> {
     }
     let rank = shape.len() + 1;
     let axis = any_axis(g, rank);
+    // Types of the depth and of the values that onnxruntime has together with those of indices.
+    let (depth_of, of) = match (g.of(x), depth) {
+        (Type::I64, Dim::Fixed(_)) => g.rng.pick(&[
+            (Type::F32, Type::F32),
+            (Type::F32, Type::I32),
+            (Type::I32, Type::F32),
+            (Type::I64, Type::F32),
+            (Type::I64, Type::I64),
+        ]),
+        (Type::I64, _) => g.rng.pick(&[(Type::I64, Type::F32), (Type::I64, Type::I64)]),
+        (Type::I32, Dim::Fixed(_)) => g.rng.pick(&[(Type::F32, Type::F32), (Type::I32, Type::F32)]),
+        (Type::F32, _) => (Type::I64, Type::I64),
+        _ => return None,
+    };
     let depth_var = match depth {
-        Dim::Fixed(depth) => {
-            let of = g.rng.pick(&[Type::I64, Type::I32, Type::F32]);
-            g.scalar(of, depth as f64)?
-        }
+        Dim::Fixed(depth) => g.scalar(depth_of, depth as f64)?,
         depth => g.number(depth.sizes()?.map(|size| size as i64))?,
     };
-    let of = g.rng.pick(&[Type::F32, Type::I64, Type::I32]);
     let values = g.weights(of, &[2], Spread::whole(-3, 4))?;
     let mut made = shape;
     made.insert(axis, depth);

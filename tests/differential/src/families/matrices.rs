@@ -22,6 +22,7 @@ pub(super) fn matmul(g: &mut Graph) -> Option<()> {
     };
     let x = g.value_of(types, |value| value.rank() > 0 && is_filled(value))?;
     let (of, shape) = (g.of(x), g.shape(x));
+    g.sums(of)?;
     let left = g.rng.percent(70);
     let there = g.find(|value| {
         value.of == of && is_filled(value) && product(&shape, &value.shape, left).is_some()
@@ -192,6 +193,7 @@ pub(super) fn einsum(g: &mut Graph) -> Option<()> {
         }
     };
     let of = g.rng.pick(&[Type::F32, Type::F32, Type::F32, Type::I32, Type::I64]);
+    g.sums(of)?;
     let mut inputs: Vec<Var> = Vec::new();
     let mut facts: Option<Facts> = None;
     for term in terms.split(',') {

@@ -268,7 +268,7 @@ pub(super) fn pad(g: &mut Graph) -> Option<()> {
     if mode != "constant" || g.rng.percent(30) {
         attributes.push(text("mode", mode));
     }
-    let value = if of == Type::Bool { 1.0 } else { g.rng.pick(&[0.0, 1.0, 2.0, 3.5]) };
+    let value: f64 = if of == Type::Bool { 1.0 } else { g.rng.pick(&[0.0, 1.0, 2.0, 3.5]) };
     let value = if of.is_float() { value } else { value.trunc() };
     let has_value = mode == "constant" && g.rng.percent(60);
     let fill = if has_value { value } else { 0.0 };

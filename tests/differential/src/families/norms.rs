@@ -93,11 +93,17 @@ pub(super) fn batch(g: &mut Graph) -> Option<()> {
     let sizes = [channels];
     let scale = g.weights(Type::F32, &sizes, factors())?;
     let bias = g.weights(Type::F32, &sizes, factors())?;
-    let mean = g.weights(Type::F32, &sizes, Spread::Grid(2, -1.0, 1.0))?;
-    let variance = g.weights(Type::F32, &sizes, Spread::Grid(2, 0.25, 2.0))?;
+    let training = g.opset >= 14 && g.rng.percent(20);
+    let given = |g: &mut Graph, spread: Spread| match training {
+        // onnxruntime writes the new ones into their place, those of the file included.
+        true => g.input(Type::F32, vec![Dim::Fixed(channels)], spread),
+        false => g.weights(Type::F32, &sizes, spread),
+    };
+    let mean = given(g, Spread::Grid(2, -1.0, 1.0))?;
+    let variance = given(g, Spread::Grid(2, 0.25, 2.0))?;
     let mut attributes = vec![float("epsilon", 0.01)];
     let mut outputs = Vec::new();
-    if g.opset >= 14 && g.rng.percent(20) {
+    if training {
         attributes.extend([int("training_mode", 1), float("momentum", 0.75)]);
         attributes[0] = float("epsilon", EPSILON);
         let of_x = normalized(&facts, count_most(&shape));
@@ -115,6 +121,9 @@ pub(super) fn batch(g: &mut Graph) -> Option<()> {
     }
     let inputs = [x, scale, bias, mean, variance];
     g.node("BatchNormalization", &inputs, attributes, outputs)?;
+    if training {
+        g.hide(&[mean, variance]);
+    }
     Some(())
 }
 

@@ -32,6 +32,7 @@ pub(super) fn any(g: &mut Graph) -> Option<()> {
         }
         1 if matches!(of, Type::F32 | Type::I32 | Type::I64) => {
             // Of nothing the sum is 0.
+            g.sums(of)?;
             let axes: Vec<usize> =
                 (0..shape.len()).filter(|at| *at == axis || g.rng.percent(30)).collect();
             let count = axes.iter().map(|&axis| shape[axis].most()).product();

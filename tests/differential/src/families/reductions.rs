@@ -2,7 +2,7 @@
 
 use super::{any_axis, written};
 use crate::{
-    graph::{Graph, Spread, Var},
+    graph::{Graph, Spread},
     proto::{int, ints, text},
     value::{Dim, Facts, Type, count_most},
 };
@@ -59,6 +59,9 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
     };
     let mut x = g.value_of(types, |value| value.is_filled())?;
     let of = g.of(x);
+    if !is_extreme {
+        g.sums(of)?;
+    }
     match op {
         "ReduceLogSum" => x = g.clipped(x, 1.0, 64.0)?,
         "ReduceProd" => x = g.clipped(x, -2.0, 2.0)?,
@@ -237,6 +240,7 @@ pub(super) fn cumulative(g: &mut Graph) -> Option<()> {
     let product = g.opset >= 26 && g.rng.percent(30);
     let types = &[Type::F32, Type::F32, Type::I32, Type::I64];
     let mut x = g.value_of(types, |value| value.is_filled() && value.rank() > 0)?;
+    g.sums(g.of(x))?;
     if product {
         x = g.clipped(x, -2.0, 2.0)?;
     }
@@ -309,9 +313,4 @@ pub(super) fn loss(g: &mut Graph) -> Option<()> {
 /// Sums that engines may add in any order.
 pub(super) fn dot(count: usize, a: &Facts, b: &Facts) -> Facts {
     a.times(b).sum(count.max(1))
-}
-
-/// The sum of squares of a line, of which no more is known.
-pub(super) fn keeps(g: &Graph, x: Var, low: f64, high: f64) -> bool {
-    g.value(x).facts.within(low, high)
 }

@@ -46,10 +46,10 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
     let by_size = g.opset >= 11 && g.rng.percent(50);
     let mut targets = vec![Target::Scale(1.0); rank];
     let mut made = shape.clone();
+    if crops && !shape.iter().all(|dim| matches!(dim, Dim::Fixed(_))) {
+        return None;
+    }
     for axis in first..rank {
-        if crops && !matches!(shape[axis], Dim::Fixed(_)) {
-            return None;
-        }
         if g.rng.percent(15) {
             continue;
         }
@@ -63,12 +63,31 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
             made[axis] = size;
         } else {
             let scale = g.rng.pick(&[2.0, 3.0, 0.5, 1.5, 0.75, 1.3, 2.6, 0.7]);
+            // Of a length that is not whole, onnxruntime takes the whole part and ONNX does not.
+            let whole = |size: usize| (size as f64 * scale).fract() == 0.0;
+            if matches!(coordinates, "align_corners" | "tf_crop_and_resize")
+                && !shape[axis].sizes()?.into_iter().all(whole)
+            {
+                return None;
+            }
             targets[axis] = Target::Scale(scale);
             made[axis] = Dim::of(&[shape[axis]], |size| (size[0] as f32 * scale as f32) as i64)?;
         }
         if made[axis].least() == 0 {
             return None;
         }
+        // Of one element, ONNX's reference and its text do not say the same.
+        if coordinates == "pytorch_half_pixel" && made[axis].least() < 2 {
+            return None;
+        }
+    }
+    // Where all sizes stay, onnxruntime copies, whatever the scales are.
+    let stays = |run: usize| {
+        let size = |dim: &Dim| dim.sizes().map(|sizes| sizes[run]);
+        made.iter().zip(&shape).all(|(to, from)| size(to) == size(from))
+    };
+    if !by_size && targets.iter().any(|target| *target != Target::Scale(1.0)) && (0..RUNS).any(stays) {
+        return None;
     }
     let nearest = g.rng.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]);
     if mode == "nearest" {
@@ -85,7 +104,11 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
         });
         let spread = Spread::these(scales);
         let scales = g.constant(Type::F32, &[rank], spread)?;
-        g.one("Resize", &[x, scales], attributes, (of, made, facts.moved()))?;
+        let facts = match mode {
+            "nearest" => facts.moved(),
+            _ => Facts::about(facts.low, facts.high, facts.error + facts.size() * 1e-6),
+        };
+        g.one("Resize", &[x, scales], attributes, (of, made, facts))?;
         return Some(());
     }
     attributes.push(text("coordinate_transformation_mode", coordinates));

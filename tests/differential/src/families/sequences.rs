@@ -93,7 +93,11 @@ fn split(g: &mut Graph, x: Var) -> Option<()> {
     let (inputs, attributes, count) = match g.rng.below(3) {
         0 => {
             let keep = g.rng.below(2) as i64;
-            if keep == 1 { part[axis] = Dim::Fixed(1) } else { drop(part.remove(axis)) }
+            if keep == 1 {
+                part[axis] = Dim::Fixed(1);
+            } else {
+                part.remove(axis);
+            }
             (vec![x], [attributes, vec![int("keepdims", keep)]].concat(), size)
         }
         1 => {

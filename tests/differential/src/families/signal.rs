@@ -46,7 +46,8 @@ pub(super) fn fourier(g: &mut Graph) -> Option<()> {
         attributes.push(int("axis", 1));
     } else if g.rng.percent(60) {
         inputs.resize(2, Var::NONE);
-        inputs.push(g.scalar(Type::I64, g.rng.pick(&[1.0, -2.0]))?);
+        let axis = g.rng.pick(&[1.0, -2.0]);
+        inputs.push(g.scalar(Type::I64, axis)?);
     }
     let facts = turned(&g.facts(x), wanted.most().max(length.most()));
     let made = vec![batch, bins, Dim::Fixed(2)];

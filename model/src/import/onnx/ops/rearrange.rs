@@ -177,13 +177,17 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     }
     let (batch_axis, time_axis) = (batch_axis as usize, time_axis as usize);
     let (batches, times) = (shape[batch_axis].clone(), shape[time_axis].clone());
+    // Places among elements, which fit 32 bits whatever the lengths might be.
+    let index = DType::I32;
     let time = w.positions(&times)?;
+    let time = w.cast(time, index)?;
     let time = w.unsqueeze(time, batch_axis)?;
     let batch = w.positions(&batches)?;
+    let batch = w.cast(batch, index)?;
     let batch = w.unsqueeze(batch, time_axis)?;
-    let lengths = w.cast(lengths, DType::I64)?;
+    let lengths = w.cast(lengths, index)?;
     let lengths = w.unsqueeze(lengths, time_axis)?;
-    let one = w.integer(1);
+    let one = w.scalar(index, 1.0);
     let last = w.sub(lengths, one)?;
     let reversed = w.sub(last, time)?;
     let within = w.binary(Binary::Lt, time, lengths)?;
@@ -191,7 +195,7 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     // The element's number among those of the first two dimensions.
     let (major, minor, count) =
         if batch_axis == 0 { (batch, time, times) } else { (time, batch, batches) };
-    let count = w.dimension(count, DType::I64)?;
+    let count = w.dimension(count, index)?;
     let major = w.mul(major, count)?;
     let place = w.add(major, minor)?;
     let mut flat = vec![&shape[0] * &shape[1]];
