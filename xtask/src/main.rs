@@ -1,9 +1,10 @@
-//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `wpt`, `zoo`, `bench`, `tidy`.
+//! Project tasks: `cargo xtask demo`, `setup`, `wasm`, `test`, `conformance`, `differential`, `wpt`, `zoo`, `bench`, `tidy`.
 
 mod bench;
 mod conformance;
 mod console;
 mod demo;
+mod differential;
 mod rival;
 mod setup;
 mod suite;
@@ -57,6 +58,12 @@ enum Task {
         #[arg(long)]
         json: bool,
         /// Passed on to the program that runs it: --runtime, --filter, --list-failures, --bless, --readme.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        passed_on: Vec<String>,
+    },
+    /// Compute random ONNX graphs natively and with onnxruntime, and compare.
+    Differential {
+        /// Passed on to the program that does it: --count, --seed, --backend, --replay, --threads, --keep, --whole.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         passed_on: Vec<String>,
     },
@@ -118,6 +125,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Conformance { json, passed_on } => {
             conformance::run(&workspace, &console, json, &passed_on)
         }
+        Task::Differential { passed_on } => differential::run(&workspace, &console, &passed_on),
         Task::Wpt { json, passed_on } => wpt::run(&workspace, &console, json, &passed_on),
         Task::Zoo { json, passed_on } => zoo::run(&workspace, &console, json, &passed_on),
         Task::Bench { json, passed_on } => bench::run(&workspace, &console, json, &passed_on),

@@ -18,8 +18,24 @@ const NUMBERS_MAX: usize = 8;
 const TRIES: usize = 24;
 /// Names of dimensions, which mean nothing.
 const SYMBOLS: [&str; 18] = [
-    "N", "batch", "a b", "-1", "x / 2", "seq_len", "2*n", "past + 1", "0", "?", "None", "height",
-    "unk__7", "ü", "min(a, b)", "batch_size", "3", "dim 0",
+    "N",
+    "batch",
+    "a b",
+    "-1",
+    "x / 2",
+    "seq_len",
+    "2*n",
+    "past + 1",
+    "0",
+    "?",
+    "None",
+    "height",
+    "unk__7",
+    "ü",
+    "min(a, b)",
+    "batch_size",
+    "3",
+    "dim 0",
 ];
 
 /// A value of the graph, by number.
@@ -208,7 +224,15 @@ impl Graph {
             let facts = facts.settled(of)?;
             let kind = self.rng.pick(&["v", "v", "/block/", "T ", "x.", "y:"]);
             let name = self.fresh_name(kind);
-            vars.push(self.add(Value { name, of, shape, facts, data: None, is_constant: false, is_list: false }));
+            vars.push(self.add(Value {
+                name,
+                of,
+                shape,
+                facts,
+                data: None,
+                is_constant: false,
+                is_list: false,
+            }));
         }
         let mut input: Vec<String> = inputs.iter().map(|&var| self.name(var)).collect();
         while input.last().is_some_and(String::is_empty) {
@@ -259,8 +283,14 @@ impl Graph {
         }
         let output = results.iter().map(|&var| self.port(var, true)).collect();
         let name = self.fresh_name("body");
-        let graph =
-            GraphProto { node, name, initializer, input: parameters, output, ..GraphProto::default() };
+        let graph = GraphProto {
+            node,
+            name,
+            initializer,
+            input: parameters,
+            output,
+            ..GraphProto::default()
+        };
         Some((graph, results))
     }
 
@@ -440,9 +470,9 @@ impl Graph {
         let grid = match spread {
             Spread::Grid(grid, ..) => Some(*grid),
             Spread::Plain(..) => None,
-            Spread::Exactly(_) => (0..12).find(|&grid| {
-                all().all(|number| (number * 2f64.powi(grid)).fract() == 0.0)
-            }),
+            Spread::Exactly(_) => {
+                (0..12).find(|&grid| all().all(|number| (number * 2f64.powi(grid)).fract() == 0.0))
+            }
         };
         let is_row = matches!(of, Type::I64 | Type::I32)
             && shape.len() <= 1
@@ -477,7 +507,15 @@ impl Graph {
         let facts = Graph::facts_of(of, &shape, &data, &spread).settled(of)?;
         let kind = self.rng.pick(&["x", "input.", "in "]);
         let name = self.fresh_name(kind);
-        let var = self.add(Value { name, of, shape, facts, data: Some(data), is_constant: false, is_list: false });
+        let var = self.add(Value {
+            name,
+            of,
+            shape,
+            facts,
+            data: Some(data),
+            is_constant: false,
+            is_list: false,
+        });
         self.inputs.push(Input { var, declared });
         Some(var)
     }
@@ -502,7 +540,15 @@ impl Graph {
                 ..NodeProto::default()
             });
         }
-        Some(self.add(Value { name, of, shape, facts, data: Some(data), is_constant: true, is_list: false }))
+        Some(self.add(Value {
+            name,
+            of,
+            shape,
+            facts,
+            data: Some(data),
+            is_constant: true,
+            is_list: false,
+        }))
     }
 
     /// A constant of floats that may be infinite or no numbers, which nothing but its user sees.
@@ -511,7 +557,15 @@ impl Graph {
         self.initializers.push(proto::tensor(&name, of, sizes, numbers));
         let shape = sizes.iter().map(|&size| Dim::Fixed(size)).collect();
         let facts = Facts::between(0.0, 0.0);
-        let var = self.add(Value { name, of, shape, facts, data: None, is_constant: true, is_list: false });
+        let var = self.add(Value {
+            name,
+            of,
+            shape,
+            facts,
+            data: None,
+            is_constant: true,
+            is_list: false,
+        });
         self.hide(&[var]);
         var
     }
@@ -558,7 +612,15 @@ impl Graph {
         self.initializers.push(TensorProto { raw_data, ..tensor });
         let shape = vec![Dim::Fixed(numbers.len())];
         let facts = Facts::between(0.0, 0.0);
-        let var = self.add(Value { name, of, shape, facts, data: None, is_constant: true, is_list: false });
+        let var = self.add(Value {
+            name,
+            of,
+            shape,
+            facts,
+            data: None,
+            is_constant: true,
+            is_list: false,
+        });
         self.hide(&[var]);
         Some(var)
     }

@@ -110,8 +110,8 @@ pub enum Outcome {
 /// There is none, or it cannot be loaded, in words.
 pub fn library() -> Result<OnnxRuntime, String> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let home = variable("FLOTILLA_HOME")
-        .or_else(|| Some(variable("HOME")?.join(".local/share/flotilla")));
+    let home =
+        variable("FLOTILLA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share/flotilla")));
     let path = variable("FLOTILLA_ONNXRUNTIME")
         .or_else(|| onnxruntime::installed(&home?))
         .ok_or("onnxruntime is not installed: run `cargo xtask setup`")?;
@@ -259,18 +259,17 @@ fn contradiction(claim: &Claim, tensor: &ReferenceTensor, run: usize) -> Option<
     if tensor.dtype != claim.of.dtype() {
         return Some(format!("{:?} comes, {:?} is claimed", tensor.dtype, claim.of));
     }
-    let fits = tensor.shape.len() == claim.shape.len()
-        && tensor.shape.iter().zip(&claim.shape).all(|(&size, dim)| {
-            dim.sizes().map_or(size <= dim.most(), |sizes| sizes[run] == size)
-        });
+    let fits =
+        tensor.shape.len() == claim.shape.len()
+            && tensor.shape.iter().zip(&claim.shape).all(|(&size, dim)| {
+                dim.sizes().map_or(size <= dim.most(), |sizes| sizes[run] == size)
+            });
     if !fits {
         return Some(format!("a shape of {:?} comes, {:?} is claimed", tensor.shape, claim.shape));
     }
     let facts = &claim.facts;
     let slack = facts.error + 1e-6 * facts.size() + 1e-9;
-    let outside = |number: &&f64| {
-        !(facts.low - slack..=facts.high + slack).contains(*number)
-    };
+    let outside = |number: &&f64| !(facts.low - slack..=facts.high + slack).contains(*number);
     let numbers = tensor.numbers();
     if let Some(number) = numbers.iter().find(outside) {
         return Some(format!("{number} comes, {}..{} is claimed", facts.low, facts.high));

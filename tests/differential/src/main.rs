@@ -19,8 +19,7 @@ use clap::Parser;
 use flotilla_differential::{
     case::Case,
     judge::{Failure, Judge, Outcome, library},
-    proto,
-    shrink,
+    proto, shrink,
     tally::Tally,
     text,
 };
@@ -100,7 +99,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             let mut judge = Judge::new(library, backend);
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first.saturating_add(count) || sender.send(judge_seed(&mut judge, seed, whole)).is_err() {
+                if seed >= first.saturating_add(count)
+                    || sender.send(judge_seed(&mut judge, seed, whole)).is_err()
+                {
                     return;
                 }
             }

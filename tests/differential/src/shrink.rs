@@ -116,14 +116,20 @@ fn cut_inputs(judge: &mut Judge, found: &mut (Case, Failure)) {
     let outputs: HashSet<String> = graph.output.iter().map(|port| port.name.clone()).collect();
     let names: Vec<String> = graph.node.iter().rev().flat_map(|node| node.output.clone()).collect();
     for name in names {
-        let (Some(of), false) = (found.0.claims.get(&name).map(|claim| claim.of), outputs.contains(&name)) else {
+        let (Some(of), false) =
+            (found.0.claims.get(&name).map(|claim| claim.of), outputs.contains(&name))
+        else {
             continue;
         };
         let Some(runs) = values.get(&name) else { continue };
         let dims = (0..runs[0].shape.len()).map(|axis| {
             let sizes: Vec<usize> = runs.iter().map(|tensor| tensor.shape[axis]).collect();
             let is_fixed = sizes.iter().all(|size| *size == sizes[0]);
-            if is_fixed { Declared::Number(sizes[0]) } else { Declared::Name(format!("size {sizes:?}")) }
+            if is_fixed {
+                Declared::Number(sizes[0])
+            } else {
+                Declared::Name(format!("size {sizes:?}"))
+            }
         });
         let dims: Vec<Declared> = dims.collect();
         let mut smaller = found.0.clone();

@@ -63,10 +63,7 @@ fn facts(numbers: &[Number]) -> Facts {
     }
     Facts {
         numbers: Some(rows),
-        ..Facts::whole(
-            all().reduce(f64::min).unwrap_or(0.0),
-            all().reduce(f64::max).unwrap_or(0.0),
-        )
+        ..Facts::whole(all().reduce(f64::min).unwrap_or(0.0), all().reduce(f64::max).unwrap_or(0.0))
     }
 }
 
@@ -78,7 +75,13 @@ impl Graph {
             .then(|| (0..rows[0].len()).map(|at| both(|run| rows[run][at])).collect())
     }
 
-    fn integer_node(&mut self, op: &str, inputs: &[Var], numbers: &[Number], rank: usize) -> Option<Var> {
+    fn integer_node(
+        &mut self,
+        op: &str,
+        inputs: &[Var],
+        numbers: &[Number],
+        rank: usize,
+    ) -> Option<Var> {
         self.made(op, inputs, vec![], numbers, rank)
     }
 
@@ -114,7 +117,8 @@ impl Graph {
             return Some(row);
         }
         let row = self.attempt(|g| {
-            let parts = wanted.iter().map(|&number| g.element(number)).collect::<Option<Vec<_>>>()?;
+            let parts =
+                wanted.iter().map(|&number| g.element(number)).collect::<Option<Vec<_>>>()?;
             g.joined(&parts, wanted)
         });
         row.or_else(|| self.attempt(|g| g.row_of_shape(wanted)))
@@ -171,11 +175,8 @@ impl Graph {
             return self.made("Gather", &[row, places], vec![int("axis", 0)], wanted, 1);
         }
         if self.opset < 10 {
-            let attributes = vec![
-                ints("starts", [start as i64]),
-                ints("ends", [end as i64]),
-                ints("axes", [0]),
-            ];
+            let attributes =
+                vec![ints("starts", [start as i64]), ints("ends", [end as i64]), ints("axes", [0])];
             return self.made("Slice", &[row], attributes, wanted, 1);
         }
         let (starts, ends) = (self.row(&[start as i64])?, self.row(&[end as i64])?);

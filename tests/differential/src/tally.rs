@@ -62,7 +62,12 @@ impl Tally {
             let _ = writeln!(text, "  {}", line.join(", "));
         }
         for (reason, seeds) in &self.not_taken {
-            let _ = writeln!(text, "not taken by onnxruntime ({}, such as seed {}): {reason}", seeds.len(), seeds[0]);
+            let _ = writeln!(
+                text,
+                "not taken by onnxruntime ({}, such as seed {}): {reason}",
+                seeds.len(),
+                seeds[0]
+            );
         }
         for (limit, seeds) in &self.refused {
             let _ = writeln!(text, "refused ({}, such as seed {}): {limit}", seeds.len(), seeds[0]);

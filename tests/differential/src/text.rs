@@ -36,7 +36,8 @@ pub fn tensor_text(tensor: &ReferenceTensor) -> String {
 }
 
 fn numbers_text(numbers: &[f64]) -> String {
-    let shown: Vec<String> = numbers.iter().take(ELEMENTS_MAX).map(|number| (*number as f32).to_string()).collect();
+    let shown: Vec<String> =
+        numbers.iter().take(ELEMENTS_MAX).map(|number| (*number as f32).to_string()).collect();
     let more = if numbers.len() > ELEMENTS_MAX { ", .." } else { "" };
     format!("({}{more})", shown.join(", "))
 }
@@ -56,8 +57,16 @@ fn graph_text(text: &mut String, graph: &GraphProto, depth: usize) {
             .filter(|attribute| attribute.g.is_none())
             .map(attribute_text)
             .collect();
-        let attributes = if attributes.is_empty() { String::new() } else { format!(" {{{}}}", attributes.join(", ")) };
-        let inputs: Vec<String> = node.input.iter().map(|name| if name.is_empty() { "_".to_owned() } else { name.clone() }).collect();
+        let attributes = if attributes.is_empty() {
+            String::new()
+        } else {
+            format!(" {{{}}}", attributes.join(", "))
+        };
+        let inputs: Vec<String> = node
+            .input
+            .iter()
+            .map(|name| if name.is_empty() { "_".to_owned() } else { name.clone() })
+            .collect();
         let _ = writeln!(
             text,
             "{indent}{} = {}({}){attributes}",

@@ -123,7 +123,9 @@ impl Dim {
 
     /// One size for all runs.
     pub fn same_size(self) -> Option<usize> {
-        self.sizes().filter(|sizes| sizes.iter().all(|size| *size == sizes[0])).map(|sizes| sizes[0])
+        self.sizes()
+            .filter(|sizes| sizes.iter().all(|size| *size == sizes[0]))
+            .map(|sizes| sizes[0])
     }
 
     /// The largest size.
@@ -151,7 +153,8 @@ impl Dim {
 
     /// A dimension that is made of others; `None` where one is open, or where it would be negative.
     pub fn of(dims: &[Dim], number: impl Fn(&[i64]) -> i64) -> Option<Dim> {
-        let sizes: Vec<[usize; RUNS]> = dims.iter().map(|dim| dim.sizes()).collect::<Option<_>>()?;
+        let sizes: Vec<[usize; RUNS]> =
+            dims.iter().map(|dim| dim.sizes()).collect::<Option<_>>()?;
         let mut made = [0; RUNS];
         for (run, made) in made.iter_mut().enumerate() {
             let here: Vec<i64> = sizes.iter().map(|sizes| sizes[run] as i64).collect();
@@ -195,7 +198,9 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
 fn broadcast_dim(a: Dim, b: Dim) -> Option<Dim> {
     match (a, b) {
         (Dim::Fixed(1), other) | (other, Dim::Fixed(1)) => return Some(other),
-        (Dim::Fixed(size), other) | (other, Dim::Fixed(size)) if other.same_size() == Some(size) => {
+        (Dim::Fixed(size), other) | (other, Dim::Fixed(size))
+            if other.same_size() == Some(size) =>
+        {
             return Some(Dim::Fixed(size));
         }
         _ if a.equals(b) => return Some(a),

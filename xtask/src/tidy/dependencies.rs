@@ -26,11 +26,12 @@ const WEBNN: &str = "flotilla-webnn";
 const FAULTS: &str = "flotilla-fault-injection";
 const TESTS: &str = "flotilla-tests";
 const CONFORMANCE: &str = "flotilla-conformance";
+const DIFFERENTIAL: &str = "flotilla-differential";
 const WPT: &str = "flotilla-wpt";
 const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 17] = [
+const LAYERS: [Layer; 18] = [
     Layer {
         name: PROGRAM,
         may_use: &[],
@@ -95,6 +96,11 @@ const LAYERS: [Layer; 17] = [
         name: CONFORMANCE,
         may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, RUNTIME, DAEMON, TESTS],
         why: "it runs models and has no opinion of the fleet",
+    },
+    Layer {
+        name: DIFFERENTIAL,
+        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, RUNTIME],
+        why: "it runs models natively beside somebody else's engine",
     },
     Layer {
         name: WPT_PAGE,

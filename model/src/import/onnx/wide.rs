@@ -29,18 +29,22 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let given = Ranges::given(draft);
     let mut bounds = bounds.to_vec();
     let mut ranges = Ranges::new(draft, &bounds, &given, &|_| None);
-    let count = |draft: &Draft, ranges: &Ranges| {
-        let made = blocks(draft).flat_map(|node| &node.outputs);
-        made.filter(|value| is_over(draft, ranges, **value)).count()
+    // Of sizes alone, whatever the inputs hold.
+    let small = |value: ValueId| match draft.value(value).element {
+        DType::I64 => Some((-1, 1)),
+        DType::U64 => Some((0, 1)),
+        _ => None,
     };
-    let before = count(draft, &ranges);
-    if before > 0 {
-        let limited = limited_sizes(draft, &bounds);
-        let with_limits = Ranges::new(draft, &limited, &given, &|_| None);
-        if count(draft, &with_limits) < before {
-            check_sizes(draft, &bounds, &limited);
-            (bounds, ranges) = (limited, with_limits);
-        }
+    let count = |bounds: &[Range]| {
+        let ranges = Ranges::new(draft, bounds, &given, &small);
+        let made = blocks(draft).flat_map(|node| &node.outputs);
+        made.filter(|value| is_over(draft, &ranges, **value)).count()
+    };
+    let limited = limited_sizes(draft, &bounds);
+    if count(&limited) < count(&bounds) {
+        check_sizes(draft, &bounds, &limited);
+        ranges = Ranges::new(draft, &limited, &given, &|_| None);
+        bounds = limited;
     }
     let bounds = bounds.as_slice();
     decide(draft, &ranges);

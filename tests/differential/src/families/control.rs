@@ -128,8 +128,9 @@ pub(super) fn branch(g: &mut Graph) -> Option<()> {
         from.push(g.value_of(&Type::ALL, |_| true)?);
     }
     let first = g.shape(from[0]);
-    let cut = (g.opset >= 11 && !first.is_empty() && g.value(from[0]).is_sized() && g.rng.percent(30))
-        .then(|| g.rng.below(first.len()));
+    let cut =
+        (g.opset >= 11 && !first.is_empty() && g.value(from[0]).is_sized() && g.rng.percent(30))
+            .then(|| g.rng.below(first.len()));
     let in_then = g.rng.percent(50);
     let (yes, of_yes) = g.within(vec![], |g| results(g, &from, cut.filter(|_| in_then)))?;
     let (no, of_no) = g.within(vec![], |g| results(g, &from, cut.filter(|_| !in_then)))?;
@@ -216,13 +217,21 @@ fn carried(g: &mut Graph) -> Option<Carried> {
             Some(Carried { initial, of, facts, kind: Kind::Grows(part) })
         }
         _ => {
-            let types: &[Type] = if g.opset >= 12 { &[Type::F32, Type::F32, Type::I32, Type::I64] } else { &[Type::F32] };
+            let types: &[Type] = if g.opset >= 12 {
+                &[Type::F32, Type::F32, Type::I32, Type::I64]
+            } else {
+                &[Type::F32]
+            };
             let initial = g.value_of(types, |value| {
-                value.is_sized() && value.is_exact() && value.facts.grid.is_some() && value.facts.size() < 1e3
+                value.is_sized()
+                    && value.is_exact()
+                    && value.facts.grid.is_some()
+                    && value.facts.size() < 1e3
             })?;
             let (of, shape) = (g.of(initial), g.shape(initial));
             g.sums(of)?;
-            let small = |facts: &Facts| facts.is_exact() && facts.grid.is_some() && facts.size() < 1e3;
+            let small =
+                |facts: &Facts| facts.is_exact() && facts.grid.is_some() && facts.size() < 1e3;
             let step = partner(g, initial, small, |_, of| match of {
                 Type::F32 => Spread::Grid(2, -2.0, 2.0),
                 _ => Spread::whole(-3, 3),
@@ -231,11 +240,8 @@ fn carried(g: &mut Graph) -> Option<Carried> {
                 return None;
             }
             let bound = Facts::whole(-KEPT, KEPT);
-            let facts = g.facts(initial).or(&bound).or(&Facts {
-                low: 0.0,
-                high: 0.0,
-                ..g.facts(step)
-            });
+            let facts =
+                g.facts(initial).or(&bound).or(&Facts { low: 0.0, high: 0.0, ..g.facts(step) });
             Some(Carried { initial, of, facts, kind: Kind::Clipped(step) })
         }
     }
@@ -279,14 +285,19 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
     let (turns, most, begins) = match way {
         // A fixed number of turns.
         0 | 1 => {
-            let most = if fixed { g.scalar(Type::I64, number[0] as f64)? } else { g.number(number)? };
+            let most =
+                if fixed { g.scalar(Type::I64, number[0] as f64)? } else { g.number(number)? };
             let begins = if g.rng.percent(50) { Var::NONE } else { g.scalar(Type::Bool, 1.0)? };
             (Turns::Known(number, fixed), most, begins)
         }
         // Until the turns are done.
         2 => {
             let most = if g.rng.percent(40) { Var::NONE } else { g.scalar(Type::I64, 100.0)? };
-            (Turns::Known(number.map(|turns| turns.max(1)), false), most, g.scalar(Type::Bool, 1.0)?)
+            (
+                Turns::Known(number.map(|turns| turns.max(1)), false),
+                most,
+                g.scalar(Type::Bool, 1.0)?,
+            )
         }
         // Until data say so.
         _ => (Turns::Open, g.scalar(Type::I64, TURNS_MAX as f64)?, g.scalar(Type::Bool, 1.0)?),
@@ -346,7 +357,8 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
                     return None;
                 }
                 let attributes = vec![int("keepdims", 0)];
-                let most = g.one("ReduceMax", &[next[0]], attributes, (of, vec![], facts.moved()))?;
+                let most =
+                    g.one("ReduceMax", &[next[0]], attributes, (of, vec![], facts.moved()))?;
                 let bound = g.scalar(of, KEPT - 3.0)?;
                 truth(g, "Less", most, bound)?
             }
@@ -413,7 +425,12 @@ fn row(g: &mut Graph, turn: Var, now: &[Var]) -> Option<Var> {
                 value.rank() > 0 && value.is_sized() && value.shape[0].least() >= TURNS_MAX as usize
             })?;
             let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
-            g.one("Gather", &[x, turn], vec![int("axis", 0)], (of, shape[1..].to_vec(), facts.moved()))
+            g.one(
+                "Gather",
+                &[x, turn],
+                vec![int("axis", 0)],
+                (of, shape[1..].to_vec(), facts.moved()),
+            )
         }
         _ => {
             let facts = converted(&Facts::whole(0.0, 100.0), Type::I64, Type::F32)?;

@@ -34,9 +34,8 @@ pub(super) fn compress(g: &mut Graph) -> Option<()> {
     let axis = g.rng.percent(70).then(|| any_axis(g, shape.len()));
     let most = axis.map_or_else(|| count_most(&shape), |axis| shape[axis].most());
     let length = axis.map_or_else(|| crate::value::count(&shape), |axis| Some(shape[axis]))?;
-    let there = g.find(|value| {
-        value.of == Type::Bool && value.rank() == 1 && value.shape[0].equals(length)
-    });
+    let there = g
+        .find(|value| value.of == Type::Bool && value.rank() == 1 && value.shape[0].equals(length));
     let condition = match there {
         Some(condition) => condition,
         None => {
@@ -177,11 +176,7 @@ pub(super) fn suppress(g: &mut Graph) -> Option<()> {
     let most = g.rng.between(1, 5);
     let row = |g: &mut Graph| g.rng.percent(50);
     let mut inputs = vec![corners, scores];
-    let each = if row(g) {
-        g.row(&[most])?
-    } else {
-        g.number([most; RUNS])?
-    };
+    let each = if row(g) { g.row(&[most])? } else { g.number([most; RUNS])? };
     inputs.push(each);
     if g.rng.percent(80) {
         let overlap = g.rng.pick(&[0.1117, 0.3719, 0.5321, 0.7713]);

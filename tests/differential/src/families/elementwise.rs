@@ -105,14 +105,23 @@ fn functions() -> Vec<Function> {
         smooth("Log", 6, (0.25, 4096.0), f64::ln, |low, _| 1.0 / low),
         smooth("Mish", 18, (-64.0, 64.0), |x| x.max(-0.4), two),
         smooth("Reciprocal", 6, (0.25, 4096.0), |x| 1.0 / x, |low, _| 1.0 / (low * low)),
-        smooth("Selu", 6, (-20.0, 64.0), |x| if x < 0.0 { 1.8 * x.exp_m1() } else { 1.06 * x }, two),
+        smooth(
+            "Selu",
+            6,
+            (-20.0, 64.0),
+            |x| if x < 0.0 { 1.8 * x.exp_m1() } else { 1.06 * x },
+            two,
+        ),
         smooth("Sigmoid", 6, ANY, sigmoid, one),
         smooth("Sin", 7, (-60.0, 60.0), |_| 1.0, one),
         smooth("Sinh", 9, (-4.0, 4.0), f64::sinh, |low, high| low.cosh().max(high.cosh())),
         smooth("Softplus", 1, (-64.0, 64.0), |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), one),
         smooth("Softsign", 1, ANY, |x| x / (1.0 + x.abs()), one),
         smooth("Sqrt", 6, (0.25, 4096.0), f64::sqrt, |low, _| 0.5 / low.sqrt()),
-        Function { types: &[Type::F32], ..smooth("Swish", 24, (-64.0, 64.0), |x| x.max(-0.4), two) },
+        Function {
+            types: &[Type::F32],
+            ..smooth("Swish", 24, (-64.0, 64.0), |x| x.max(-0.4), two)
+        },
         smooth("Tan", 7, (-1.1, 1.1), f64::tan, |_, _| 5.0),
         smooth("Tanh", 6, ANY, f64::tanh, one),
         Function { types: &[Type::F32], ..smooth("Celu", 12, (-20.0, 64.0), bent, one) },
@@ -256,18 +265,24 @@ fn either_way<T>(g: &mut Graph, a: T, b: T) -> (T, T) {
 
 pub(super) fn arithmetic(g: &mut Graph) -> Option<()> {
     let op = g.rng.pick(&["Add", "Add", "Sub", "Mul", "Mul", "Div"]);
-    let types: &[Type] = if g.opset >= 14 { NUMBERS } else { &[Type::F32, Type::F16, Type::I32, Type::I64] };
+    let types: &[Type] =
+        if g.opset >= 14 { NUMBERS } else { &[Type::F32, Type::F16, Type::I32, Type::I64] };
     let x = g.value_of(types, |_| true)?;
     let of = g.of(x);
     if op == "Div" {
         let low = if of.is_float() { 0.25 } else { 1.0 };
         let away = |facts: &Facts| facts.low >= low || facts.high <= -low;
-        let y = partner(g, x, |facts| away(facts) && facts.size() < 1e4, |g, of| match of {
-            Type::U8 => Spread::whole(1, 9),
-            of if of.is_float() => Spread::Grid(2, 0.5, 6.0),
-            _ if g.rng.percent(50) => Spread::whole(-9, -1),
-            _ => Spread::whole(1, 9),
-        })?;
+        let y = partner(
+            g,
+            x,
+            |facts| away(facts) && facts.size() < 1e4,
+            |g, of| match of {
+                Type::U8 => Spread::whole(1, 9),
+                of if of.is_float() => Spread::Grid(2, 0.5, 6.0),
+                _ if g.rng.percent(50) => Spread::whole(-9, -1),
+                _ => Spread::whole(1, 9),
+            },
+        )?;
         return divided(g, x, y);
     }
     let y = partner(g, x, |_| true, Graph::usual)?;
@@ -485,11 +500,16 @@ pub(super) fn remainder(g: &mut Graph) -> Option<()> {
         return None;
     }
     let signed = of != Type::U8;
-    let y = partner(g, x, |_| false, |g, of| match of {
-        of if of.is_float() => Spread::Grid(1, 0.5, 4.0),
-        _ if signed && g.rng.percent(40) => Spread::whole(-7, -1),
-        _ => Spread::whole(1, 7),
-    })?;
+    let y = partner(
+        g,
+        x,
+        |_| false,
+        |g, of| match of {
+            of if of.is_float() => Spread::Grid(1, 0.5, 4.0),
+            _ if signed && g.rng.percent(40) => Spread::whole(-7, -1),
+            _ => Spread::whole(1, 7),
+        },
+    )?;
     let shape = broadcast(&g.shape(x), &g.shape(y))?;
     let size = g.facts(y).size();
     let fmod = of.is_float() || g.rng.percent(40);
@@ -599,7 +619,8 @@ pub(super) fn special(g: &mut Graph) -> Option<()> {
     let condition = truth(g, &shape)?;
     let mixed = broadcast(&broadcast(&shape, &narrow)?, &g.shape(condition))?;
     let facts = Facts::about(0.0, 0.0, 1e-9);
-    let mixed_var = g.one("Where", &[condition, x, odd], vec![], (Type::F32, mixed.clone(), facts))?;
+    let mixed_var =
+        g.one("Where", &[condition, x, odd], vec![], (Type::F32, mixed.clone(), facts))?;
     let (op, attributes) = match is_inf {
         true => {
             let detect = |g: &mut Graph| i64::from(g.rng.percent(70));

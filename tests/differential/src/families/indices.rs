@@ -200,7 +200,8 @@ pub(super) fn scatter_elements(g: &mut Graph) -> Option<()> {
     let updates = g.given(of, &places, spread)?;
     let count = places[axis].most();
     let made = scattered(way, &facts, &g.facts(updates), count)?;
-    let mut attributes = vec![int("axis", if g.opset < 11 { axis as i64 } else { written(g, axis, shape.len()) })];
+    let mut attributes =
+        vec![int("axis", if g.opset < 11 { axis as i64 } else { written(g, axis, shape.len()) })];
     if way != "none" {
         attributes.push(text("reduction", way));
     }
@@ -235,13 +236,18 @@ pub(super) fn one_hot(g: &mut Graph) -> Option<()> {
     }
     let types = [Type::I64, Type::I64, Type::I32, Type::F32];
     let x = g.value_of(&types, |value| {
-        value.rank() > 0 && value.is_exact() && value.is_filled() && value.facts.grid == Some(0) && value.facts.size() < 20.0
+        value.rank() > 0
+            && value.is_exact()
+            && value.is_filled()
+            && value.facts.grid == Some(0)
+            && value.facts.size() < 20.0
     })?;
     let shape = g.shape(x);
     if g.opset < 11 && g.facts(x).low < 0.0 {
         return None;
     }
-    let depth = if g.rng.percent(60) { Dim::Fixed(g.rng.between(1, 8) as usize) } else { g.any_dim() };
+    let depth =
+        if g.rng.percent(60) { Dim::Fixed(g.rng.between(1, 8) as usize) } else { g.any_dim() };
     if depth.least() == 0 || (g.opset < 11 && g.facts(x).high >= depth.least() as f64) {
         return None;
     }

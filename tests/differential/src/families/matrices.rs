@@ -30,7 +30,8 @@ pub(super) fn matmul(g: &mut Graph) -> Option<()> {
     let y = match there {
         Some(y) if g.rng.percent(50) => y,
         _ => {
-            let inner = if left { shape[shape.len() - 1] } else { shape[shape.len().saturating_sub(2)] };
+            let inner =
+                if left { shape[shape.len() - 1] } else { shape[shape.len().saturating_sub(2)] };
             let other = g.any_dim();
             let mut own = match g.rng.below(5) {
                 0 => vec![inner],
@@ -79,7 +80,9 @@ pub(super) fn gemm(g: &mut Graph) -> Option<()> {
     if g.opset < 9 {
         return None;
     }
-    let a = g.value_of(&[Type::F32, Type::F32, Type::F16], |value| value.rank() == 2 && is_filled(value))?;
+    let a = g.value_of(&[Type::F32, Type::F32, Type::F16], |value| {
+        value.rank() == 2 && is_filled(value)
+    })?;
     let (of, shape) = (g.of(a), g.shape(a));
     let (turned_a, turned_b) = (g.rng.percent(40), g.rng.percent(50));
     let (rows, depth) = if turned_a { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
@@ -183,10 +186,12 @@ pub(super) fn einsum(g: &mut Graph) -> Option<()> {
         return None;
     }
     let shape_of = |term: &str| -> Vec<Dim> {
-        let letter = |letter: char| letters.iter().find(|(known, _)| *known == letter).map(|(_, dim)| *dim);
+        let letter =
+            |letter: char| letters.iter().find(|(known, _)| *known == letter).map(|(_, dim)| *dim);
         match term.split_once("...") {
             Some((before, after)) => {
-                let (before, after) = (before.chars().filter_map(letter), after.chars().filter_map(letter));
+                let (before, after) =
+                    (before.chars().filter_map(letter), after.chars().filter_map(letter));
                 before.chain(open.iter().copied()).chain(after).collect()
             }
             None => term.chars().filter_map(letter).collect(),
@@ -199,7 +204,8 @@ pub(super) fn einsum(g: &mut Graph) -> Option<()> {
     for term in terms.split(',') {
         let shape = shape_of(term);
         let there = g.find(|value| {
-            value.of == of && value.shape.len() == shape.len()
+            value.of == of
+                && value.shape.len() == shape.len()
                 && value.shape.iter().zip(&shape).all(|(a, b)| a.equals(*b))
         });
         let var = match there {
@@ -211,7 +217,11 @@ pub(super) fn einsum(g: &mut Graph) -> Option<()> {
         facts = Some(facts.map_or(own.clone(), |facts| facts.times(&own)));
     }
     let implicit: String = {
-        let mut once: Vec<char> = letters.iter().map(|(letter, _)| *letter).filter(|letter| terms.matches(*letter).count() == 1).collect();
+        let mut once: Vec<char> = letters
+            .iter()
+            .map(|(letter, _)| *letter)
+            .filter(|letter| terms.matches(*letter).count() == 1)
+            .collect();
         once.sort_unstable();
         let dots = if terms.contains("...") { "..." } else { "" };
         format!("{dots}{}", once.into_iter().collect::<String>())
@@ -219,7 +229,11 @@ pub(super) fn einsum(g: &mut Graph) -> Option<()> {
     let result = result.unwrap_or(&implicit);
     let made = shape_of(result);
     let all: Vec<Dim> = letters.iter().map(|(_, dim)| *dim).collect();
-    let summed: Vec<Dim> = letters.iter().filter(|(letter, _)| !result.contains(*letter)).map(|(_, dim)| *dim).collect();
+    let summed: Vec<Dim> = letters
+        .iter()
+        .filter(|(letter, _)| !result.contains(*letter))
+        .map(|(_, dim)| *dim)
+        .collect();
     if count_most(&all) > 4000 {
         return None;
     }

@@ -37,7 +37,8 @@ pub(super) fn concat(g: &mut Graph) -> Option<()> {
         *dim = fixed.into_iter().find(|dim| matches!(dim, Dim::Fixed(_))).unwrap_or(*dim);
     }
     made[axis] = Dim::of(&parts, |sizes| sizes.iter().sum())?;
-    let facts = all[1..].iter().fold(g.facts(all[0]).moved(), |facts, &var| facts.or(&g.facts(var)));
+    let facts =
+        all[1..].iter().fold(g.facts(all[0]).moved(), |facts, &var| facts.or(&g.facts(var)));
     let at = if g.opset < 11 { axis as i64 } else { written(g, axis, shape.len()) };
     g.one("Concat", &all, vec![int("axis", at)], (of, made, facts))?;
     Some(())
@@ -153,7 +154,8 @@ pub(super) fn slice(g: &mut Graph) -> Option<()> {
         if lengths.contains(&0) && !g.rng.percent(4) {
             return None;
         }
-        let is_fixed = matches!(shape[axis], Dim::Fixed(_)) && start[0] == start[1] && end[0] == end[1];
+        let is_fixed =
+            matches!(shape[axis], Dim::Fixed(_)) && start[0] == start[1] && end[0] == end[1];
         made[axis] = if is_fixed { Dim::Fixed(lengths[0]) } else { Dim::Sizes(lengths) };
         starts.push(start);
         ends.push(end);
@@ -217,7 +219,9 @@ pub(super) fn tile(g: &mut Graph) -> Option<()> {
 
 pub(super) fn pad(g: &mut Graph) -> Option<()> {
     let types: &[Type] = match g.opset {
-        13.. => &[Type::F32, Type::F32, Type::F16, Type::I8, Type::U8, Type::I32, Type::I64, Type::Bool],
+        13.. => {
+            &[Type::F32, Type::F32, Type::F16, Type::I8, Type::U8, Type::I32, Type::I64, Type::Bool]
+        }
         11 | 12 => &[Type::F32, Type::I8, Type::U8, Type::I32, Type::I64],
         _ => &[Type::F32],
     };
@@ -258,7 +262,8 @@ pub(super) fn pad(g: &mut Graph) -> Option<()> {
         for (run, padded) in padded.iter_mut().enumerate() {
             *padded = usize::try_from(sizes[run] as i64 + first[run] + last[run]).ok()?;
         }
-        let is_fixed = matches!(shape[axis], Dim::Fixed(_)) && first[0] == first[1] && last[0] == last[1];
+        let is_fixed =
+            matches!(shape[axis], Dim::Fixed(_)) && first[0] == first[1] && last[0] == last[1];
         made[axis] = if is_fixed { Dim::Fixed(padded[0]) } else { Dim::Sizes(padded) };
         before.push(first);
         after.push(last);
@@ -343,7 +348,8 @@ pub(super) fn blocks(g: &mut Graph) -> Option<()> {
         let made = vec![shape[0], over(shape[1], area)?, by(shape[2], side)?, by(shape[3], side)?];
         g.one("DepthToSpace", &[x], attributes, (of, made, facts.moved()))?;
     } else {
-        let made = vec![shape[0], by(shape[1], area)?, over(shape[2], side)?, over(shape[3], side)?];
+        let made =
+            vec![shape[0], by(shape[1], area)?, over(shape[2], side)?, over(shape[3], side)?];
         g.one("SpaceToDepth", &[x], attributes, (of, made, facts.moved()))?;
     }
     Some(())
@@ -371,7 +377,8 @@ pub(super) fn crop(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&types, |value| value.rank() > 0 && is_filled(value))?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     let rank = shape.len();
-    let axes: Vec<usize> = if g.rng.percent(50) { (0..rank).collect() } else { vec![any_axis(g, rank)] };
+    let axes: Vec<usize> =
+        if g.rng.percent(50) { (0..rank).collect() } else { vec![any_axis(g, rank)] };
     let wanted = g.any_shape(axes.len());
     if wanted.iter().any(|dim| dim.least() == 0) {
         return None;
@@ -397,7 +404,11 @@ pub(super) fn triangle(g: &mut Graph) -> Option<()> {
     let mut inputs = vec![x];
     if g.rng.percent(60) {
         let k = g.rng.between(-3, 4);
-        let number = if g.rng.percent(30) { g.any_dim().sizes()?.map(|size| size as i64) } else { [k; RUNS] };
+        let number = if g.rng.percent(30) {
+            g.any_dim().sizes()?.map(|size| size as i64)
+        } else {
+            [k; RUNS]
+        };
         inputs.push(g.number(number)?);
     }
     let attributes = vec![int("upper", g.rng.below(2) as i64)];

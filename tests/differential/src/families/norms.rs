@@ -181,7 +181,9 @@ pub(super) fn others(g: &mut Graph) -> Option<()> {
     let (shape, facts) = (g.shape(x), g.facts(x));
     if shape.len() == 4 && g.rng.percent(40) && g.opset >= 9 {
         // Of numbers that are all the same the quotient is one of rounding errors.
-        if !matches!(g.value(x).data, Some(_)) || shape[0].least() * shape[2].least() * shape[3].least() < 6 {
+        if !matches!(g.value(x).data, Some(_))
+            || shape[0].least() * shape[2].least() * shape[3].least() < 6
+        {
             return None;
         }
         let attributes = if g.rng.percent(50) { vec![] } else { vec![ints("axes", [0, 2, 3])] };

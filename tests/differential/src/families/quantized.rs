@@ -18,7 +18,8 @@ fn scales(g: &mut Graph, of: Type, count: Option<usize>) -> Option<(Var, Facts)>
 
 /// A zero point of a type and of a scale's shape.
 fn zero(g: &mut Graph, of: Type, scale: Var) -> Option<Var> {
-    let sizes: Vec<usize> = g.shape(scale).iter().map(|dim| dim.same_size()).collect::<Option<_>>()?;
+    let sizes: Vec<usize> =
+        g.shape(scale).iter().map(|dim| dim.same_size()).collect::<Option<_>>()?;
     let spread = match of {
         Type::U8 => Spread::whole(0, 20),
         Type::I8 => Spread::whole(-8, 8),
@@ -40,8 +41,11 @@ pub(super) fn quantize(g: &mut Graph) -> Option<()> {
     if g.opset < 10 {
         return None;
     }
-    let types: &[Type] = if g.opset >= 19 { &[Type::F32, Type::F32, Type::F16] } else { &[Type::F32] };
-    let x = g.value_of(types, |value| is_filled(value) && value.is_exact() && value.facts.grid.is_some())?;
+    let types: &[Type] =
+        if g.opset >= 19 { &[Type::F32, Type::F32, Type::F16] } else { &[Type::F32] };
+    let x = g.value_of(types, |value| {
+        is_filled(value) && value.is_exact() && value.facts.grid.is_some()
+    })?;
     let (of, shape) = (g.of(x), g.shape(x));
     let axis = along(g, &shape);
     let count = axis.and_then(|axis| shape[axis].same_size());
@@ -61,7 +65,12 @@ pub(super) fn quantize(g: &mut Graph) -> Option<()> {
         attributes.push(int("axis", written(g, axis, shape.len())));
     }
     let (low, high) = to.range();
-    let q = g.one("QuantizeLinear", &inputs, attributes.clone(), (to, shape.clone(), Facts::whole(low, high)))?;
+    let q = g.one(
+        "QuantizeLinear",
+        &inputs,
+        attributes.clone(),
+        (to, shape.clone(), Facts::whole(low, high)),
+    )?;
     if !g.rng.percent(50) {
         return Some(());
     }
@@ -131,7 +140,12 @@ pub(super) fn dynamic(g: &mut Graph) -> Option<()> {
         let wide = Facts::about(facts.low - error, facts.high + error, error);
         // Others would take this for what is certain.
         let wide = Facts { error: wide.error.min(1.9e-3), ..wide };
-        let y = g.one("DequantizeLinear", &[made[0], made[1], made[2]], vec![], (Type::F32, shape, wide))?;
+        let y = g.one(
+            "DequantizeLinear",
+            &[made[0], made[1], made[2]],
+            vec![],
+            (Type::F32, shape, wide),
+        )?;
         g.set_error(y, error);
         g.hide(&[y]);
     }
@@ -166,7 +180,8 @@ pub(super) fn products(g: &mut Graph) -> Option<()> {
             a = a.minus(&g.facts(zero_a));
             inputs.push(zero_a);
             if g.rng.percent(60) {
-                let sizes: Vec<usize> = columns.same_size().filter(|_| g.rng.percent(40)).into_iter().collect();
+                let sizes: Vec<usize> =
+                    columns.same_size().filter(|_| g.rng.percent(40)).into_iter().collect();
                 let zero_b = g.weights(weights_of, &sizes, Spread::whole(0, 9))?;
                 b = b.minus(&g.facts(zero_b));
                 inputs.push(zero_b);

@@ -91,12 +91,14 @@ pub(super) fn layer(g: &mut Graph) -> Option<()> {
     let error = facts.error * 4.0 + 4e-6;
     let of_state = Facts::about(-1.0, 1.0, error);
     let all = vec![steps, Dim::Fixed(directions), batch, Dim::Fixed(hidden)];
-    let mut outputs = vec![
-        (Type::F32, all, of_state.clone()),
-        (Type::F32, state.to_vec(), of_state),
-    ];
+    let mut outputs =
+        vec![(Type::F32, all, of_state.clone()), (Type::F32, state.to_vec(), of_state)];
     if op == "LSTM" {
-        outputs.push((Type::F32, state.to_vec(), Facts::about(-1.0 - turns, 1.0 + turns, error * 2.0)));
+        outputs.push((
+            Type::F32,
+            state.to_vec(),
+            Facts::about(-1.0 - turns, 1.0 + turns, error * 2.0),
+        ));
     }
     let kept = g.rng.between(1, outputs.len() as i64) as usize;
     outputs.truncate(kept);

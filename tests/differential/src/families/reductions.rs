@@ -89,7 +89,10 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
             let error = size * (facts.error + 1e-6) * number;
             if of.is_float() { Facts::about(low, size, error) } else { Facts::whole(low, size) }
         }
-        "ReduceL1" => Facts { low: 0.0, ..facts.or(&Facts { low: -facts.high, high: -facts.low, ..facts.clone() }).sum(count) },
+        "ReduceL1" => Facts {
+            low: 0.0,
+            ..facts.or(&Facts { low: -facts.high, high: -facts.low, ..facts.clone() }).sum(count)
+        },
         "ReduceSumSquare" => {
             let squares = facts.times(&facts);
             Facts { low: 0.0, ..squares.sum(count) }
@@ -115,7 +118,8 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
     }
     let all = axes.len() == shape.len();
     let listed: Vec<i64> = axes.iter().map(|&axis| written(g, axis, shape.len())).collect();
-    let listed: Vec<i64> = if g.opset < 11 { axes.iter().map(|&axis| axis as i64).collect() } else { listed };
+    let listed: Vec<i64> =
+        if g.opset < 11 { axes.iter().map(|&axis| axis as i64).collect() } else { listed };
     let as_operand = g.opset >= if op == "ReduceSum" { 13 } else { 18 };
     let mut inputs = vec![x];
     let mut left = reduced(&shape, &axes, keep);
@@ -132,7 +136,11 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
     } else if as_operand {
         if g.rng.percent(8) {
             let numbers = listed.iter().map(|&axis| axis as f64).collect::<Vec<_>>();
-            inputs.push(g.input(Type::I64, vec![Dim::Fixed(listed.len())], Spread::these(numbers))?);
+            inputs.push(g.input(
+                Type::I64,
+                vec![Dim::Fixed(listed.len())],
+                Spread::these(numbers),
+            )?);
             g.needs_example = true;
         } else {
             inputs.push(g.row(&listed)?);
@@ -291,11 +299,8 @@ pub(super) fn loss(g: &mut Graph) -> Option<()> {
         attributes.push(int("ignore_index", 0));
     }
     let count = count_most(&left).max(1) as f64;
-    let span = if softmax {
-        2.0 * facts.size() + (classes.most() as f64).ln()
-    } else {
-        facts.size()
-    };
+    let span =
+        if softmax { 2.0 * facts.size() + (classes.most() as f64).ln() } else { facts.size() };
     let each = 2.0 * span * if weighted { 2.0 } else { 1.0 };
     let size = if reduction == "sum" { each * count } else { each };
     let error = (facts.error * 2.0 + span * 1e-6) * size / span.max(0.1) + size * 1e-6;

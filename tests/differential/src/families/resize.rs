@@ -27,15 +27,17 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
     };
     let mode = if g.opset < 11 && mode == "cubic" { "linear" } else { mode };
     let x = g.value_of(types, |value| {
-        is_filled(value) && match mode {
-            "nearest" => value.rank() > 0,
-            "linear" => (3..6).contains(&value.rank()),
-            _ => value.rank() == 4,
-        }
+        is_filled(value)
+            && match mode {
+                "nearest" => value.rank() > 0,
+                "linear" => (3..6).contains(&value.rank()),
+                _ => value.rank() == 4,
+            }
     })?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     let rank = shape.len();
-    let first = if mode == "nearest" { rank.saturating_sub(g.rng.between(1, 3) as usize) } else { 2 };
+    let first =
+        if mode == "nearest" { rank.saturating_sub(g.rng.between(1, 3) as usize) } else { 2 };
     let mut coordinates = vec!["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"];
     if g.opset >= 19 {
         coordinates.push("half_pixel_symmetric");
@@ -86,7 +88,10 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
         let size = |dim: &Dim| dim.sizes().map(|sizes| sizes[run]);
         made.iter().zip(&shape).all(|(to, from)| size(to) == size(from))
     };
-    if !by_size && targets.iter().any(|target| *target != Target::Scale(1.0)) && (0..RUNS).any(stays) {
+    if !by_size
+        && targets.iter().any(|target| *target != Target::Scale(1.0))
+        && (0..RUNS).any(stays)
+    {
         return None;
     }
     let nearest = g.rng.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]);
@@ -227,7 +232,8 @@ fn upsample(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&[Type::F32], |value| value.rank() == 4 && is_filled(value))?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     let scales = [1.0, 1.0, g.rng.pick(&[1.0, 2.0, 3.0]), g.rng.pick(&[2.0, 1.0, 4.0])];
-    let made = shape.iter().zip(scales).map(|(&dim, by)| Dim::of(&[dim], |size| size[0] * by as i64));
+    let made =
+        shape.iter().zip(scales).map(|(&dim, by)| Dim::of(&[dim], |size| size[0] * by as i64));
     let made = made.collect::<Option<Vec<_>>>()?;
     let scales = g.constant(Type::F32, &[4], Spread::these(scales))?;
     let facts = match mode {

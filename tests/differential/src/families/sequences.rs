@@ -42,7 +42,8 @@ pub(super) fn sequence(g: &mut Graph) -> Option<()> {
         list = g.list("SequenceErase", &[list, place], vec![])?;
         all.remove(at);
     }
-    let facts = all[1..].iter().fold(g.facts(all[0]).moved(), |facts, &var| facts.or(&g.facts(var)));
+    let facts =
+        all[1..].iter().fold(g.facts(all[0]).moved(), |facts, &var| facts.or(&g.facts(var)));
     ended(g, list, &all, of, &shape, &facts)
 }
 
@@ -78,7 +79,12 @@ fn ended(
         }
         _ => {
             let count = all.len() as f64;
-            g.one("SequenceLength", &[list], vec![], (Type::I64, vec![], Facts::whole(count, count)))?;
+            g.one(
+                "SequenceLength",
+                &[list],
+                vec![],
+                (Type::I64, vec![], Facts::whole(count, count)),
+            )?;
         }
     }
     Some(())

@@ -34,7 +34,11 @@ fn target(g: &mut Graph, shape: &[Dim]) -> Option<Target> {
                 let sizes = made[at].sizes()?;
                 if sizes.iter().all(|size| size % by == 0) {
                     let rest = Dim::of(&[made[at]], |size| size[0] / by as i64)?;
-                    let pair = if g.rng.percent(50) { [Dim::Fixed(by), rest] } else { [rest, Dim::Fixed(by)] };
+                    let pair = if g.rng.percent(50) {
+                        [Dim::Fixed(by), rest]
+                    } else {
+                        [rest, Dim::Fixed(by)]
+                    };
                     made.splice(at..at + 1, pair);
                 }
             }
@@ -124,9 +128,8 @@ fn with_axes(
 }
 
 pub(super) fn squeeze(g: &mut Graph) -> Option<()> {
-    let x = g.value_of(&Type::ALL, |value| {
-        value.shape.iter().any(|dim| dim.same_size() == Some(1))
-    })?;
+    let x =
+        g.value_of(&Type::ALL, |value| value.shape.iter().any(|dim| dim.same_size() == Some(1)))?;
     let shape = g.shape(x);
     let ones: Vec<usize> =
         (0..shape.len()).filter(|&axis| shape[axis].same_size() == Some(1)).collect();
@@ -141,7 +144,8 @@ pub(super) fn squeeze(g: &mut Graph) -> Option<()> {
     if axes.is_empty() {
         axes.push(g.rng.pick(&ones));
     }
-    let left = (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect();
+    let left =
+        (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect();
     let listed = listed(g, &axes, shape.len());
     with_axes(g, "Squeeze", x, Some(listed), left)?;
     Some(())
@@ -178,7 +182,11 @@ pub(super) fn flatten(g: &mut Graph) -> Option<()> {
     }
     let axis = g.rng.below(shape.len() + 1);
     let flat = vec![count(&shape[..axis])?, count(&shape[axis..])?];
-    let at = if g.opset >= 11 && axis < shape.len() { written(g, axis, shape.len()) } else { axis as i64 };
+    let at = if g.opset >= 11 && axis < shape.len() {
+        written(g, axis, shape.len())
+    } else {
+        axis as i64
+    };
     let attributes = if axis == 1 && g.rng.percent(60) { vec![] } else { vec![int("axis", at)] };
     g.one("Flatten", &[x], attributes, (of, flat, facts.moved()))?;
     Some(())
@@ -252,10 +260,12 @@ pub(super) fn range(g: &mut Graph) -> Option<()> {
         }
     };
     let limit_var = g.number(limit)?;
-    let limit_var = typed(g, limit_var, limit[0].min(limit[1]) as f64, limit[0].max(limit[1]) as f64)?;
+    let limit_var =
+        typed(g, limit_var, limit[0].min(limit[1]) as f64, limit[0].max(limit[1]) as f64)?;
     let (first, step) = (g.scalar(of, start as f64)?, g.scalar(of, delta as f64)?);
     let ends = sizes.map(|size| (start + delta * (size - 1).max(0)) as f64);
-    let (low, high) = (ends[0].min(ends[1]).min(start as f64), ends[0].max(ends[1]).max(start as f64));
+    let (low, high) =
+        (ends[0].min(ends[1]).min(start as f64), ends[0].max(ends[1]).max(start as f64));
     let facts = Facts::whole(low, high);
     g.one("Range", &[first, limit_var, step], vec![], (of, vec![length], facts))?;
     Some(())
@@ -278,10 +288,7 @@ pub(super) fn sizes(g: &mut Graph) -> Option<()> {
         _ => {
             let size = count(&shape)?.sizes()?.map(|size| size as f64);
             let facts = Facts::whole(size[0].min(size[1]), size[0].max(size[1]));
-            let facts = Facts {
-                numbers: Some(size.map(|size| vec![size as i64])),
-                ..facts
-            };
+            let facts = Facts { numbers: Some(size.map(|size| vec![size as i64])), ..facts };
             g.one("Size", &[x], vec![], (Type::I64, vec![], facts))?;
         }
     }

@@ -71,7 +71,8 @@ fn short(g: &mut Graph) -> Option<()> {
         true => g.constant(Type::F32, &[frame as usize], Spread::Grid(3, 0.0, 1.0))?,
         false => Var::NONE,
     };
-    let frame_var = if windowed && g.rng.percent(50) { Var::NONE } else { g.scalar(Type::I64, frame as f64)? };
+    let frame_var =
+        if windowed && g.rng.percent(50) { Var::NONE } else { g.scalar(Type::I64, frame as f64)? };
     let onesided = g.rng.percent(60);
     let bins = if onesided { frame / 2 + 1 } else { frame };
     let frames = Dim::of(&[length], |size| (size[0] - frame) / step + 1)?;
@@ -106,6 +107,11 @@ pub(super) fn windows(g: &mut Graph) -> Option<()> {
     }
     let number = g.number(size.sizes()?.map(|size| size as i64))?;
     let periodic = g.rng.below(2) as i64;
-    g.one(op, &[number], vec![int("periodic", periodic)], (Type::F32, vec![size], Facts::about(-0.01, 1.0, 2e-6)))?;
+    g.one(
+        op,
+        &[number],
+        vec![int("periodic", periodic)],
+        (Type::F32, vec![size], Facts::about(-0.01, 1.0, 2e-6)),
+    )?;
     Some(())
 }

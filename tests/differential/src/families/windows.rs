@@ -55,9 +55,12 @@ impl Window {
                 _ => 0,
             };
             let (before, after) = (pad(g), pad(g));
-            let strides: Vec<usize> =
-                [1, 1, 2, 3].into_iter().filter(|&by| !auto.starts_with("SAME") || by <= extent).collect();
-            if auto != "SAME_UPPER" && auto != "SAME_LOWER" && dim.least() + before + after < extent {
+            let strides: Vec<usize> = [1, 1, 2, 3]
+                .into_iter()
+                .filter(|&by| !auto.starts_with("SAME") || by <= extent)
+                .collect();
+            if auto != "SAME_UPPER" && auto != "SAME_LOWER" && dim.least() + before + after < extent
+            {
                 return None;
             }
             window.kernel.push(kernel);
@@ -159,8 +162,7 @@ pub(super) fn conv(g: &mut Graph) -> Option<()> {
     let channels = shape[1].same_size()?;
     let groups = groups(g, channels);
     let outputs = groups * g.rng.between(1, 3) as usize;
-    let window =
-        Window::any(g, &shape[2..], Allowed { dilations: true, auto: true, ceil: false })?;
+    let window = Window::any(g, &shape[2..], Allowed { dilations: true, auto: true, ceil: false })?;
     let sizes = [&[outputs, channels / groups], window.kernel.as_slice()].concat();
     let weights = g.weights(of, &sizes, Spread::Grid(2, -1.5, 1.5))?;
     let mut facts = dot(channels / groups * window.taps(), &g.facts(x), &g.facts(weights));
@@ -431,7 +433,8 @@ pub(super) fn deformable(g: &mut Graph) -> Option<()> {
         return None;
     }
     let x = g.given(Type::F32, &shape, Spread::Grid(3, -4.0, 4.0))?;
-    let window = Window::any(g, &shape[2..], Allowed { dilations: true, auto: false, ceil: false })?;
+    let window =
+        Window::any(g, &shape[2..], Allowed { dilations: true, auto: false, ceil: false })?;
     let outputs = groups * g.rng.between(1, 2) as usize;
     let sizes = [&[outputs, channels / groups], window.kernel.as_slice()].concat();
     let weights = g.weights(Type::F32, &sizes, Spread::Grid(2, -1.5, 1.5))?;
@@ -475,9 +478,21 @@ pub(super) fn sample_grid(g: &mut Graph) -> Option<()> {
     let grid = g.given(Type::F32, &of_grid, Spread::Plain(-1.3, 1.3))?;
     let new = g.opset >= 20;
     let mode = match g.rng.below(4) {
-        0 | 1 => if new { "linear" } else { "bilinear" },
+        0 | 1 => {
+            if new {
+                "linear"
+            } else {
+                "bilinear"
+            }
+        }
         2 => "nearest",
-        _ if spatial == 2 => if new { "cubic" } else { "bicubic" },
+        _ if spatial == 2 => {
+            if new {
+                "cubic"
+            } else {
+                "bicubic"
+            }
+        }
         _ => "nearest",
     };
     let padding = g.rng.pick(&["zeros", "border", "reflection"]);

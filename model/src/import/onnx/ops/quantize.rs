@@ -62,7 +62,7 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let steps = w.scalar(DType::F32, f64::from(u8::MAX));
     let span = w.sub(high, low)?;
     let scale = w.binary(Binary::Div, span, steps)?;
-    // Zeros alone have any scale; this one divides.
+    // Zeros alone have any scale; this one divides, and onnxruntime gives it, too.
     let one = w.scalar(DType::F32, 1.0);
     let nothing = w.binary(Binary::Eq, scale, zero)?;
     let divisor = w.select(nothing, one, scale)?;
@@ -71,7 +71,7 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let zero_point = saturated(w, offset, None, DType::U8)?;
     let scaled = w.binary(Binary::Div, x, divisor)?;
     let y = saturated(w, scaled, Some(zero_point), DType::U8)?;
-    Ok(vec![y, scale, zero_point])
+    Ok(vec![y, divisor, zero_point])
 }
 
 /// Rounded, moved by the zero point and kept within an integer type.
