@@ -38,6 +38,9 @@ impl<'d> Live<'d> {
         for port in &draft.inputs {
             [Some(port.value), port.high].into_iter().flatten().for_each(|value| live.value(value));
         }
+        for check in &draft.decisive {
+            live.dims([&check.left, &check.right]);
+        }
         live.block(0, &draft.nodes);
         live
     }
@@ -150,6 +153,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
         let mut mentioned = check.left.symbols().into_iter().chain(check.right.symbols());
         mentioned.all(|symbol| symbols_live[symbol.0 as usize])
     });
+    draft.checks.append(&mut draft.decisive);
     let mut seen = Vec::new();
     draft.checks.retain(|check| {
         let key = (check.left.clone(), check.right.clone());

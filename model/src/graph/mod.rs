@@ -47,6 +47,8 @@ pub(crate) struct Draft {
     pub(crate) assumptions: Vec<Assumption>,
     pub(crate) bounds: Vec<InputBound>,
     pub(crate) checks: Vec<Check>,
+    /// Checks of what decided how the model is read: they are there even if nothing else needs their numbers.
+    pub(crate) decisive: Vec<Check>,
 }
 
 impl Draft {

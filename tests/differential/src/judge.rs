@@ -12,7 +12,6 @@ use flotilla_model::{
     import::{self, LoadOptions, MemoryResolver},
     tensor::ReferenceTensor,
 };
-use flotilla_program::DType;
 use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 use flotilla_reference::{
     Arithmetic, Engine, OnnxFile, OnnxRuntime, Precision, Wanted,
@@ -308,9 +307,4 @@ fn compared(
     }
     let extra = got.iter().find(|got| want.iter().all(|want| want.name != got.name));
     extra.map_or(Ok(()), |extra| Err(format!("an output {} that nobody wants", extra.name)))
-}
-
-/// Whether a type's elements are floats.
-pub fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// An integer in each run.
-pub type Number = [i64; RUNS];
+pub(crate) type Number = [i64; RUNS];
 
 /// Largest integer of the arithmetic of shapes.
 const NUMBER_MAX: i64 = 4096;
@@ -51,7 +51,7 @@ fn both(of: impl Fn(usize) -> i64) -> Number {
 }
 
 /// The sizes of dimensions.
-pub fn numbers(dims: &[Dim]) -> Option<Vec<Number>> {
+pub(crate) fn numbers(dims: &[Dim]) -> Option<Vec<Number>> {
     dims.iter().map(|dim| Some(dim.sizes()?.map(|size| size as i64))).collect()
 }
 

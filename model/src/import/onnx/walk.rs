@@ -104,6 +104,7 @@ pub(super) struct Made {
     ids: Vec<u32>,
     /// How many checks there were before it.
     checks: usize,
+    decisive: usize,
 }
 
 /// Makes a program of a model. `constants` are the contents of the graph's own tensors, by name.
@@ -431,6 +432,11 @@ impl<'p> Walk<'p> {
         dim.eval_with(&of)
     }
 
+    /// Whether what inputs hold may still be taken from the examples for good.
+    pub(super) fn may_fix_values(&self) -> bool {
+        !self.options.examples.is_empty() && !self.reading.fixes_values
+    }
+
     /// Which branch to take where only one can be and nothing says which: as the attempt has it, and else the first.
     pub(super) fn branch(&mut self, likely: Option<bool>) -> bool {
         let index = self.taken.len();
@@ -460,11 +466,11 @@ impl<'p> Walk<'p> {
         self.blocks_made += 1;
         self.blocks.push(vec![self.blocks_made]);
         let outer = std::mem::take(&mut self.draft.nodes);
-        let checks = self.draft.checks.len();
+        let (checks, decisive) = (self.draft.checks.len(), self.draft.decisive.len());
         let result = work(self);
         self.draft.regions[region].nodes = std::mem::replace(&mut self.draft.nodes, outer);
         let ids = self.blocks.pop().unwrap_or_default();
-        (Made { region: region as u32, ids, checks }, result)
+        (Made { region: region as u32, ids, checks, decisive }, result)
     }
 
     /// Puts the nodes of a region that was just made into this block instead.
@@ -480,6 +486,7 @@ impl<'p> Walk<'p> {
     pub(super) fn discard(&mut self, made: &Made) {
         self.draft.regions[made.region as usize] = Region::default();
         self.draft.checks.truncate(made.checks);
+        self.draft.decisive.truncate(made.decisive);
     }
 
     fn nodes(&mut self, nodes: &[NodeProto], scope: &mut Scope) -> Result<(), OnnxError> {

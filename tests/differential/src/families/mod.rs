@@ -24,10 +24,10 @@ use crate::{
 };
 
 /// Adds something to a graph.
-pub type Family = fn(&mut Graph) -> Option<()>;
+pub(crate) type Family = fn(&mut Graph) -> Option<()>;
 
 /// Every family, with how often it is asked.
-pub const FAMILIES: &[(usize, Family)] = &[
+pub(crate) const FAMILIES: &[(usize, Family)] = &[
     (16, elementwise::unary),
     (14, elementwise::arithmetic),
     (6, elementwise::comparison),
@@ -116,7 +116,7 @@ pub const FAMILIES: &[(usize, Family)] = &[
 ];
 
 /// Asks one family.
-pub fn grow(g: &mut Graph) -> Option<()> {
+pub(crate) fn grow(g: &mut Graph) -> Option<()> {
     let total: usize = FAMILIES.iter().map(|(weight, _)| weight).sum();
     let mut at = g.rng.below(total);
     let family = FAMILIES.iter().find_map(|&(weight, family)| {

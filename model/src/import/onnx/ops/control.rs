@@ -49,6 +49,13 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
             let first = match (&yes, &no) {
                 (Ok(_), Err(_)) => true,
                 (Err(_), Ok(_)) => false,
+                // An example that may say it is asked first.
+                _ if likely.is_none() && w.walk.may_fix_values() => {
+                    w.walk.unknown.set(true);
+                    bail!(
+                        "its branches cannot be joined, and the condition is only known when it has run"
+                    );
+                }
                 _ => w.walk.branch(likely.map(|number| number != 0)),
             };
             let (taken, left) = if first { (made_yes, made_no) } else { (made_no, made_yes) };
@@ -150,7 +157,7 @@ fn expect(
             w.walk.elements(condition, &name, (0, 1))?.swap_remove(0)
         }
     };
-    w.walk.draft.checks.push(Check {
+    w.walk.draft.decisive.push(Check {
         node: w.name.clone(),
         what: "its condition and the one that the model was loaded for".to_owned(),
         left,
@@ -233,12 +240,13 @@ fn turns(
     {
         let begins = begins.flatten().unwrap_or(true);
         let nodes = w.walk.draft.nodes.len();
-        let checks = w.walk.draft.checks.len();
+        let checks = (w.walk.draft.checks.len(), w.walk.draft.decisive.len());
         match unrolled(w, turns, most.unwrap_or(0), begins, limit, carried.clone(), step)? {
             Some(results) => return Ok(results),
             None => {
                 w.walk.draft.nodes.truncate(nodes);
-                w.walk.draft.checks.truncate(checks);
+                w.walk.draft.checks.truncate(checks.0);
+                w.walk.draft.decisive.truncate(checks.1);
             }
         }
     }

@@ -97,7 +97,7 @@ fn size_or_marker(w: &mut Wiring<'_, '_>, dim: Dim) -> Result<Dim> {
         return Ok(dim);
     }
     let is_size = w.walk.branch(w.walk.example(&dim).map(|size| size >= 0));
-    w.walk.draft.checks.push(Check {
+    w.walk.draft.decisive.push(Check {
         node: w.name.clone(),
         what:
             "whether a number of its shape is negative and whether it was when the model was loaded"
@@ -159,7 +159,7 @@ fn is_one(w: &mut Wiring<'_, '_>, dim: &Dim) -> Result<bool> {
         return Ok(settled == 1);
     }
     let is_one = !w.walk.branch(w.walk.example(dim).map(|size| size != 1));
-    w.walk.draft.checks.push(Check {
+    w.walk.draft.decisive.push(Check {
         node: w.name.clone(),
         what: "whether its dimension is 1 and whether it was when the model was loaded".to_owned(),
         left: one,
