@@ -447,20 +447,17 @@ impl Graph {
 
     /// Draws elements.
     fn drawn(&mut self, of: Type, count: usize, spread: &Spread, run: usize) -> Vec<f64> {
-        let narrow = |number: f64| match of {
-            Type::F16 => half::f16::from_f64(number).to_f64(),
-            Type::F32 => f64::from(number as f32),
-            _ => number,
-        };
         match spread {
-            Spread::Exactly(numbers) => numbers[run].iter().copied().map(narrow).collect(),
+            Spread::Exactly(numbers) => {
+                numbers[run].iter().map(|&number| of.nearest(number)).collect()
+            }
             &Spread::Grid(grid, low, high) => {
                 let unit = 2f64.powi(grid);
                 let (low, high) = ((low * unit).ceil() as i64, (high * unit).floor() as i64);
                 (0..count).map(|_| self.rng.between(low, high) as f64 / unit).collect()
             }
             &Spread::Plain(low, high) => {
-                (0..count).map(|_| narrow(low + (high - low) * self.rng.unit())).collect()
+                (0..count).map(|_| of.nearest(low + (high - low) * self.rng.unit())).collect()
             }
         }
     }
@@ -650,6 +647,7 @@ impl Graph {
             return Some(var);
         }
         let (of, shape) = (self.of(var), self.shape(var));
+        let (low, high) = (of.nearest(low), of.nearest(high));
         if self.opset < 12 && of != Type::F32 {
             return None;
         }

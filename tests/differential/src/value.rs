@@ -73,6 +73,15 @@ impl Type {
         }
     }
 
+    /// The number of this type that is the nearest.
+    pub fn nearest(self, number: f64) -> f64 {
+        match self {
+            Type::F16 => half::f16::from_f64(number).to_f64(),
+            Type::F32 => f64::from(number as f32),
+            _ => number,
+        }
+    }
+
     /// Bits of a float's significand.
     fn digits(self) -> i32 {
         match self {

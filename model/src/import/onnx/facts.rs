@@ -152,8 +152,8 @@ impl Walk<'_> {
     /// Numbers of shapes as elements.
     fn sizes(&mut self, dims: &[Dim], dtype: DType, shape: &[Dim]) -> ValueId {
         let name = "sizes";
-        // A page compares with 0 what becomes a truth value.
-        let number = if dtype == DType::Bool { DType::I32 } else { dtype };
+        // A page has sizes as signed integers, and compares with 0 what becomes a truth value.
+        let number = if dtype.storage() == DType::I32 { dtype } else { DType::I32 };
         let numbers = match dims {
             [dim] => {
                 let op = Op::Elementwise(Expr { steps: vec![Step::Dim(dim.clone())] });

@@ -63,6 +63,10 @@ fn smooth(
     Function { name, since, domain, kind: Kind::Smooth(function, slope), types: FLOATS }
 }
 
+fn only_f32(function: Function) -> Function {
+    Function { types: &[Type::F32], ..function }
+}
+
 fn functions() -> Vec<Function> {
     let exact = |name, since, types, function| Function {
         name,
@@ -124,7 +128,9 @@ fn functions() -> Vec<Function> {
         },
         smooth("Tan", 7, (-1.1, 1.1), f64::tan, |_, _| 5.0),
         smooth("Tanh", 6, ANY, f64::tanh, one),
-        Function { types: &[Type::F32], ..smooth("Celu", 12, (-20.0, 64.0), bent, one) },
+        only_f32(smooth("ScaledTanh", 1, ANY, f64::tanh, one)),
+        only_f32(smooth("ParametricSoftplus", 1, (-64.0, 64.0), |x| x.max(0.0) + 0.7, one)),
+        only_f32(smooth("Celu", 12, (-20.0, 64.0), bent, one)),
     ]
 }
 
@@ -145,7 +151,9 @@ fn tamed(g: &mut Graph, types: &[Type], (low, high): (f64, f64), exact: bool) ->
 pub(super) fn unary(g: &mut Graph) -> Option<()> {
     let functions = functions();
     let function = &functions[g.rng.below(functions.len())];
-    if g.opset < function.since {
+    // Two that ONNX once had on trial.
+    let is_old = matches!(function.name, "ScaledTanh" | "ParametricSoftplus");
+    if g.opset < function.since || (is_old && g.opset >= 10) {
         return None;
     }
     let is_exact = !matches!(function.kind, Kind::Smooth(..));
@@ -171,7 +179,7 @@ pub(super) fn unary(g: &mut Graph) -> Option<()> {
             let (a, b) = (of_x(low), of_x(high));
             let size = a.abs().max(b.abs()).max(0.4);
             let (least, most) = match function.name {
-                "Selu" => (a.min(b).min(low), a.max(b)),
+                "Selu" => (a.min(b).min(low), a.max(b).max(0.0)),
                 "Cos" | "Sin" | "Erf" => (-1.0, 1.0),
                 "Cosh" => (1.0, size),
                 "Gelu" | "HardSwish" | "Mish" | "Swish" => (-0.4, size),
@@ -183,6 +191,10 @@ pub(super) fn unary(g: &mut Graph) -> Option<()> {
     };
     let mut attributes = Vec::new();
     let mut made = made;
+    if is_old {
+        attributes.extend([float("alpha", 1.0), float("beta", 1.0)]);
+        (made.low, made.high) = (made.low.min(0.0) - 1.0, made.high + 1.0);
+    }
     if !is_exact && g.rng.percent(40) {
         match function.name {
             "Elu" | "LeakyRelu" => {
@@ -406,6 +418,12 @@ pub(super) fn cast(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&Type::ALL, |_| true)?;
     let to = g.rng.pick(&Type::ALL);
     let (of, shape) = (g.of(x), g.shape(x));
+    if g.opset >= 26 && matches!((of, to), (Type::I8, Type::U8) | (Type::U8, Type::I8)) {
+        let (low, high) = to.range();
+        let attributes = vec![int("to", to.in_file() as i64)];
+        g.one("BitCast", &[x], attributes, (to, shape, Facts::whole(low, high)))?;
+        return Some(());
+    }
     let facts = converted(&g.facts(x), of, to)?;
     if g.opset >= 15 && g.rng.percent(20) {
         let like = g.find(|value| value.of == to)?;

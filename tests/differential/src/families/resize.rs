@@ -83,15 +83,13 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
             return None;
         }
     }
-    // Where all sizes stay, onnxruntime copies, whatever the scales are.
-    let stays = |run: usize| {
-        let size = |dim: &Dim| dim.sizes().map(|sizes| sizes[run]);
-        made.iter().zip(&shape).all(|(to, from)| size(to) == size(from))
-    };
-    if !by_size
-        && targets.iter().any(|target| *target != Target::Scale(1.0))
-        && (0..RUNS).any(stays)
-    {
+    // Where a size stays, onnxruntime may copy, whatever the scale is.
+    let stays = (first..rank).any(|axis| {
+        let sizes = made[axis].sizes().zip(shape[axis].sizes());
+        matches!(targets[axis], Target::Scale(scale) if scale != 1.0)
+            && sizes.is_none_or(|(to, from)| to.iter().zip(from).any(|(to, from)| *to == from))
+    });
+    if stays {
         return None;
     }
     let nearest = g.rng.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]);

@@ -29,7 +29,17 @@ pub(super) fn sequence(g: &mut Graph) -> Option<()> {
         };
         all.push(next);
     }
-    let mut list = g.list("SequenceConstruct", &all, vec![])?;
+    let mut list = if g.rng.percent(25) {
+        // One after the other into an empty one.
+        let attributes = vec![int("dtype", of.in_file() as i64)];
+        let mut list = g.list("SequenceEmpty", &[], attributes)?;
+        for &one in &all {
+            list = g.list("SequenceInsert", &[list, one], vec![])?;
+        }
+        list
+    } else {
+        g.list("SequenceConstruct", &all, vec![])?
+    };
     if g.rng.percent(30) {
         let at = g.rng.below(all.len() + 1);
         let place = g.scalar(Type::I64, at as f64)?;

@@ -91,6 +91,30 @@ impl Window {
         })
     }
 
+    /// Whether every place sees an element, in every run. What there is of nothing, nobody says.
+    fn sees_everywhere(&self, from: &[Dim], shape: &[Dim]) -> bool {
+        let mut axes = from[2..].iter().zip(&shape[2..]).enumerate();
+        axes.all(|(axis, (dim, places))| {
+            let (Some(sizes), Some(places)) = (dim.sizes(), places.sizes()) else { return false };
+            let stride = self.strides[axis];
+            let extent = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
+            sizes.into_iter().zip(places).all(|(size, places)| {
+                let before = match self.auto {
+                    "SAME_UPPER" | "SAME_LOWER" => {
+                        let all = ((places.max(1) - 1) * stride + extent).saturating_sub(size);
+                        if self.auto == "SAME_UPPER" { all / 2 } else { all - all / 2 }
+                    }
+                    _ => self.before[axis],
+                };
+                let is_inside = |place: usize, tap: usize| {
+                    let at = place * stride + tap * self.dilations[axis];
+                    (before..before + size).contains(&at)
+                };
+                (0..places).all(|place| (0..self.kernel[axis]).any(|tap| is_inside(place, tap)))
+            })
+        })
+    }
+
     /// The shape of what comes out.
     pub(super) fn shape(&self, from: &[Dim], channels: Dim) -> Option<Vec<Dim>> {
         let places = from[2..].iter().enumerate().map(|(axis, &dim)| self.places(axis, dim));
@@ -282,6 +306,9 @@ pub(super) fn pool(g: &mut Graph) -> Option<()> {
     };
     let window = Window::any(g, &shape[2..], allowed)?;
     let made = window.shape(&shape, shape[1])?;
+    if !window.sees_everywhere(&shape, &made) {
+        return None;
+    }
     let mut attributes = window.attributes(g, true);
     let number = window.taps() as f64;
     let mut outputs = Vec::new();
