@@ -12,12 +12,46 @@ use crate::{
 };
 use flotilla_kernels::{PackedMatrix, Signature, kernel};
 
+/// As which matrix a constant is packed.
+#[derive(Clone, Copy, Default)]
+enum Packed {
+    #[default]
+    Never,
+    As([usize; 2]),
+    /// The same elements are matrices of several shapes, none of which is packed.
+    Not,
+}
+
+impl Packed {
+    fn want(&mut self, shape: [usize; 2]) {
+        *self = match *self {
+            Packed::Never => Packed::As(shape),
+            Packed::As(known) if known == shape => *self,
+            Packed::As(_) | Packed::Not => Packed::Not,
+        };
+    }
+
+    fn matrix(self, floats: &[f32], transposed: bool) -> Option<PackedMatrix> {
+        match self {
+            Packed::As([k, n]) => Some(PackedMatrix::pack(floats, k, n, transposed)),
+            Packed::Never | Packed::Not => None,
+        }
+    }
+}
+
 /// How a constant is wanted.
 #[derive(Clone, Copy, Default)]
 struct Wanted {
     plain: bool,
-    packed: Option<[usize; 2]>,
-    packed_transposed: Option<[usize; 2]>,
+    packed: Packed,
+    packed_transposed: Packed,
+}
+
+impl Wanted {
+    fn is_plain(self) -> bool {
+        let is_not = |packed: Packed| matches!(packed, Packed::Not);
+        self.plain || is_not(self.packed) || is_not(self.packed_transposed)
+    }
 }
 
 /// Takes constants in and packs each as soon as it is complete.
@@ -46,9 +80,9 @@ impl Loading {
                     .collect();
                 match (packing.filter(|packing| packing.input == index), dims.as_slice()) {
                     (Some(packing), [n, k]) if packing.transposed => {
-                        wanted.packed_transposed = Some([*k, *n])
+                        wanted.packed_transposed.want([*k, *n]);
                     }
-                    (Some(_), [k, n]) => wanted.packed = Some([*k, *n]),
+                    (Some(_), [k, n]) => wanted.packed.want([*k, *n]),
                     _ => wanted.plain = true,
                 }
             }
@@ -80,10 +114,9 @@ impl Sink for Loading {
         put(words, &mut self.missing[constant], offset, bytes)?;
         if self.missing[constant] == 0 {
             let floats: &[f32] = bytemuck::cast_slice(words);
-            memory.packed = wanted.packed.map(|[k, n]| PackedMatrix::pack(floats, k, n, false));
-            memory.packed_transposed =
-                wanted.packed_transposed.map(|[k, n]| PackedMatrix::pack(floats, k, n, true));
-            if !wanted.plain {
+            memory.packed = wanted.packed.matrix(floats, false);
+            memory.packed_transposed = wanted.packed_transposed.matrix(floats, true);
+            if !wanted.is_plain() {
                 memory.words = Rc::default();
             }
         }

@@ -134,7 +134,7 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
             (left, made) = (shape.clone(), facts.moved());
         }
     } else if as_operand {
-        if !listed.is_empty() && g.rng.percent(8) {
+        if !listed.is_empty() && g.depth == 0 && g.rng.percent(8) {
             let numbers = listed.iter().map(|&axis| axis as f64).collect::<Vec<_>>();
             inputs.push(g.input(
                 Type::I64,
