@@ -24,6 +24,11 @@ const LIMITS: &[Limit] = &[
         says: &["does not fit the 32 bits that this program computes with"],
         of: |case| case.is_wide,
     },
+    Limit {
+        name: "constants beyond 32 bits that are summed, ordered or carried by a loop",
+        says: &["computes with an integer of more than 32 bits"],
+        of: |case| case.is_wide,
+    },
 ];
 
 /// The limit that a refusal tells of.

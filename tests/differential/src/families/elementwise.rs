@@ -301,6 +301,8 @@ pub(super) fn arithmetic(g: &mut Graph) -> Option<()> {
     let (a, b) = either_way(g, x, y);
     let shape = broadcast(&g.shape(a), &g.shape(b))?;
     let (of_a, of_b) = (g.facts(a), g.facts(b));
+    // What follows may not take two words.
+    g.is_wide |= op == "Mul" && of == Type::I64;
     let facts = match op {
         "Add" => of_a.plus(&of_b),
         "Sub" => of_a.minus(&of_b),
