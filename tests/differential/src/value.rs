@@ -359,7 +359,8 @@ impl Facts {
         if self.error > 0.0 {
             self.grid = None;
         }
-        if !(self.low.is_finite() && self.high.is_finite()) || !self.within(low, high) {
+        let is_finite = self.low.is_finite() && self.high.is_finite();
+        if !is_finite || !self.within(low, high) {
             return None;
         }
         if of.is_float() {

@@ -21,6 +21,9 @@ use crate::graph::{Data, Draft, Origin};
 /// Largest dimension of an input in a model whose integers may not fit 32 bits.
 const SIZE_MAX: i64 = 1 << 24;
 
+/// What sizes may well be multiplied by.
+const FACTOR: i64 = 64;
+
 /// Gives values two words where they need them, and bounds to inputs.
 pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError> {
     if !draft.values.iter().any(|value| is_wide(value.element)) {
@@ -29,10 +32,10 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let given = Ranges::given(draft);
     let mut bounds = bounds.to_vec();
     let mut ranges = Ranges::new(draft, &bounds, &given, &|_| None);
-    // Of sizes alone, whatever the inputs hold.
+    // Of sizes, and of small numbers that inputs hold.
     let small = |value: ValueId| match draft.value(value).element {
-        DType::I64 => Some((-1, 1)),
-        DType::U64 => Some((0, 1)),
+        DType::I64 => Some((-FACTOR, FACTOR)),
+        DType::U64 => Some((0, FACTOR)),
         _ => None,
     };
     let count = |bounds: &[Range]| {
@@ -50,6 +53,7 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     decide(draft, &ranges);
     let wide = Wide::of(draft, &ranges);
     limit(draft, bounds, &given, &wide);
+    refuse_constants(draft, &wide)?;
     let deciding = draft.symbols.iter().filter_map(|info| match info.source {
         SymbolSource::Element { value, .. } => Some(value),
         SymbolSource::Input | SymbolSource::Extent { .. } => None,
@@ -58,6 +62,25 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let (pairs, narrow) = (BTreeMap::new(), BTreeMap::new());
     let mut rewrite = Rewrite { wide, pairs, narrow, deciding };
     rewrite.run(draft)
+}
+
+/// A constant that no word holds is nothing that sums, orders or turns of a loop could be made of.
+fn refuse_constants(draft: &Draft, wide: &Wide) -> Result<(), OnnxError> {
+    let computing = blocks(draft).filter(|node| {
+        !matches!(node.op, Op::Elementwise(_)) && moved_operands(node).is_empty()
+    });
+    for node in computing {
+        let is_beyond = |value: &ValueId| {
+            !wide.has(*value) && draft.constant(*value).is_some_and(|data| is_wide(data.dtype))
+        };
+        if data_operands(node).any(|value| is_beyond(&value)) {
+            let name = &node.name;
+            return Err(OnnxError::Graph {
+                reason: format!("node {name} computes with an integer of more than 32 bits"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Bounds with which integers that are made of the sizes of inputs may fit.
@@ -226,11 +249,14 @@ impl Wide {
                     // Its bits depend on all of theirs.
                     false => true,
                 };
-                let operands = match &node.op {
-                    Op::Elementwise(_) => (0..node.inputs.len()).collect(),
-                    _ => moved_operands(node),
+                let moved_here = moved_operands(node);
+                let operands: Vec<ValueId> = match &node.op {
+                    Op::Elementwise(_) => node.inputs.clone(),
+                    // It takes no two words, and says so below.
+                    _ if moved_here.is_empty() => data_operands(node).collect(),
+                    _ => moved_here.into_iter().map(|at| node.inputs[at]).collect(),
                 };
-                for value in operands.into_iter().map(|at| node.inputs[at]) {
+                for value in operands {
                     let is_plain = moved.contains(&value) && !is_wide(draft.value(output).element);
                     if shows && over(value) && !is_plain {
                         seen.insert(value);

@@ -85,8 +85,10 @@ fn tuples(
             return None;
         }
         let order = g.rng.shuffled(all as usize);
-        for row in 0..rows {
-            let mut flat = if distinct { order[row] as i64 } else { g.rng.between(0, all - 1) };
+        let mut order = order.into_iter().cycle();
+        for _ in 0..rows {
+            let next = order.next().filter(|_| distinct);
+            let mut flat = next.map_or_else(|| g.rng.between(0, all - 1), |next| next as i64);
             let mut tuple = Vec::new();
             for &size in least.iter().rev() {
                 let from_end = !distinct && g.opset >= 12 && g.rng.percent(15);
@@ -182,9 +184,9 @@ pub(super) fn scatter_elements(g: &mut Graph) -> Option<()> {
         *data = vec![0.0; outer * length * inner];
         for line in 0..outer * inner {
             let order = g.rng.shuffled(least);
-            for step in 0..length {
+            for (step, place) in order.into_iter().enumerate().take(length) {
                 let at = ((line / inner) * length + step) * inner + line % inner;
-                let place = if way == "none" { order[step] } else { g.rng.below(least) };
+                let place = if way == "none" { place } else { g.rng.below(least) };
                 data[at] = place as f64;
             }
         }

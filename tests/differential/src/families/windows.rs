@@ -176,7 +176,7 @@ pub(super) fn with_channels(g: &mut Graph, types: &[Type]) -> Option<Var> {
 
 /// Groups of channels.
 fn groups(g: &mut Graph, channels: usize) -> usize {
-    let divisors: Vec<usize> = (1..=channels).filter(|by| channels % by == 0).collect();
+    let divisors: Vec<usize> = (1..=channels).filter(|by| channels.is_multiple_of(*by)).collect();
     if g.rng.percent(60) { 1 } else { g.rng.pick(&divisors) }
 }
 
