@@ -66,7 +66,7 @@ pub enum Op {
     /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
     /// Output `[n, c, kh * kw, oh, ow]`. Source: ONNX operators, "DeformConv"; Zhu et al., "Deformable ConvNets v2", eq. 1.
     DeformableColumns(DeformableColumns),
-    /// Input `data` of any type, then, in [`PadMode::Constant`], one element: `data` with elements put around or taken
+    /// Input `data` of any type, then, in [`crate::PadMode::Constant`], one element: `data` with elements put around or taken
     /// away; the output's shape says how many come after it.
     Pad(Pad),
     /// Inputs `x` (F32), `indices` `[m, taps]` (I32) and `weights` `[m, taps]`: along `axis`, element `i` of the
@@ -101,7 +101,7 @@ pub enum Op {
     /// `[b, c, k]` (I32) has the first `k` boxes that no selected one overlaps, then -1.
     /// Source: ONNX operators, "NonMaxSuppression".
     Suppress(Suppress),
-    /// Decision trees. Inputs `x` `[rows, features]` (F32), `nodes` `[n, 7]` (I32: feature, [`Branch`], next node where it
+    /// Decision trees. Inputs `x` `[rows, features]` (F32), `nodes` `[n, 7]` (I32: feature, [`crate::Branch`], next node where it
     /// holds, next where not, whether a missing number holds, first and end of its members in `values`), `values` (F32: the
     /// nodes' thresholds, then members), `starts` `[leaves + 1]`, `targets` and `weights` `[w]` (I32, I32, F32: what each leaf
     /// gives to which column), `roots` `[trees]` (I32). A next node of `-1 - i` is leaf `i`. The output is `[rows, columns]`.

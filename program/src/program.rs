@@ -41,7 +41,7 @@ impl std::fmt::Debug for BlobId {
 pub struct ConstantRef {
     /// The blob.
     pub blob: BlobId,
-    /// Where the constant starts, in bytes; a multiple of [`WORD_BYTES`].
+    /// Where the constant starts, in bytes; a multiple of [`crate::WORD_BYTES`].
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,

@@ -59,14 +59,12 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
     let answer = request.join().expect("an answer").ok();
     assert_eq!(embeddings(&answer).len(), ROWS, "{what}");
     let runs = answer["flotilla"]["runs"].as_array().expect("runs");
-    let again: Vec<&Value> = runs
-        .iter()
-        .filter(|run| run["tried"].as_array().is_some_and(|tried| !tried.is_empty()))
-        .collect();
+    // A run that another browser took too long for may have been tried again, too: a machine may be that slow.
+    let name = victim["browser"].as_str().expect("a name");
+    let tried = |run: &&Value| run["tried"].as_array().is_some_and(|tried| mentions(tried, name));
+    let again: Vec<&Value> = runs.iter().filter(tried).collect();
     assert!(!again.is_empty(), "{what}: no run was in flight: {:#}", answer["flotilla"]);
     for run in again {
-        let tried = run["tried"].to_string();
-        assert!(tried.contains(victim["browser"].as_str().expect("a name")), "{what}: {run}");
         assert_ne!(run["browser_id"], victim["browser"], "{what}: {run}");
     }
     // Rows that came from different browsers are the same numbers.
@@ -105,6 +103,14 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
         .map(|run| run["browser"].as_str().expect("a kind").to_owned())
         .collect();
     assert!(served.contains(kind), "{what}: only {served:?} served");
+}
+
+/// Whether one of several descriptions of attempts is about a browser, such as `b2`.
+fn mentions(tried: &[Value], browser: &str) -> bool {
+    let words = |text: &str| {
+        text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| word == browser)
+    };
+    tried.iter().filter_map(Value::as_str).any(words)
 }
 
 fn of_kind<'a>(pool: &'a Value, kind: &str) -> &'a Value {

@@ -56,7 +56,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Workgroups in two dimensions, because one holds only [`GROUPS_MAX`].
+    /// Workgroups in two dimensions, because one holds only 65,535.
     ///
     /// # Errors
     /// More than two dimensions hold.

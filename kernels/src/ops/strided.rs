@@ -60,7 +60,7 @@ impl View {
         simple
     }
 
-    /// The dispatch of [`shader`] that copies input `input` of a node.
+    /// The dispatch of `shader` that copies input `input` of a node.
     pub fn launch(&self, input: usize) -> Launch {
         let view = self.simplified();
         let total = view.shape.iter().product::<usize>();
