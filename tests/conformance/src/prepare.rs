@@ -27,11 +27,20 @@ pub struct Trial {
     pub inputs: Vec<Tensor>,
     /// In the program's order.
     expected: Vec<Array>,
-    /// Whether the model cannot be loaded without inputs as an example.
+    /// Whether inputs are given as an example when the model is loaded.
     from_example: bool,
+    source: Source,
 }
 
-/// Imports a case, once per data set: a model that needs an example of its inputs is made for these.
+/// What a trial is made from.
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    model: Arc<MemoryResolver>,
+    set: Arc<DataSet>,
+}
+
+/// Imports a case, once per data set, without its inputs if that is possible, as by a user.
 ///
 /// # Errors
 /// What could not be read, imported or lowered.
@@ -44,49 +53,54 @@ pub fn prepare(cases: &Path, facts: &Facts) -> Result<Vec<Trial>, Failure> {
         return Err(Failure::new(Stage::Read, "it has no data"));
     }
     let model = facts.model(cases).map_err(unread)?;
-    let resolver = MemoryResolver { files: BTreeMap::from([("model.onnx".to_owned(), model)]) };
+    let model = MemoryResolver { files: BTreeMap::from([("model.onnx".to_owned(), model)]) };
+    let model = Arc::new(model);
     facts
         .data
         .iter()
         .map(|file| {
-            let set = facts.data_set(cases, file).map_err(unread)?;
-            trial(&facts.name, &resolver, set)
+            let set = Arc::new(facts.data_set(cases, file).map_err(unread)?);
+            let source = Source { name: facts.name.clone(), model: model.clone(), set };
+            source.trial(false).or_else(|_| source.trial(true))
         })
         .collect()
 }
 
-fn trial(name: &str, resolver: &MemoryResolver, set: DataSet) -> Result<Trial, Failure> {
-    let mut options = LoadOptions::named(name);
-    // The model is loaded as by a user, without its inputs, if it can be.
-    let mut loaded = import::load(resolver, &options);
-    let from_example = loaded.is_err();
-    if from_example {
-        for Array { name, dtype, shape, bytes } in set.inputs.iter().cloned() {
-            options.examples.insert(name.clone(), ReferenceTensor { name, dtype, shape, bytes });
+impl Source {
+    /// Imports the model, with its inputs as an example or without them.
+    fn trial(&self, from_example: bool) -> Result<Trial, Failure> {
+        let set = &self.set;
+        let mut options = LoadOptions::named(&self.name);
+        if from_example {
+            let examples = set.inputs.iter().cloned();
+            options.examples.extend(examples.map(|Array { name, dtype, shape, bytes }| {
+                (name.clone(), ReferenceTensor { name, dtype, shape, bytes })
+            }));
         }
-        loaded = import::load(resolver, &options);
+        let model = import::load(&*self.model, &options)
+            .map_err(|error| Failure::of(Stage::Import, &error))?;
+        let program = model.program;
+        let find = |arrays: &[Array], direction: &str, name: &str| {
+            arrays.iter().find(|array| array.name == name).cloned().ok_or_else(|| {
+                Failure::new(Stage::Import, format!("the case has no {direction} called {name}"))
+            })
+        };
+        let inputs = program.inputs.iter().map(|port| {
+            let array = find(&set.inputs, "input", &port.name)?;
+            Tensor::new(array.dtype, array.shape, array.bytes)
+                .map_err(|error| Failure::of(Stage::Read, &error))
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let expected = program.outputs.iter().map(|port| find(&set.outputs, "output", &port.name));
+        let expected = expected.collect::<Result<Vec<_>, _>>()?;
+        if expected.len() != set.outputs.len() {
+            let (got, want) = (expected.len(), set.outputs.len());
+            let reason = format!("the program has {got} outputs, the case {want}");
+            return Err(Failure::new(Stage::Import, reason));
+        }
+        let (blobs, source) = (model.weights.blobs, self.clone());
+        Ok(Trial { program, blobs, inputs, expected, from_example, source })
     }
-    let model = loaded.map_err(|error| Failure::of(Stage::Import, &error))?;
-    let program = model.program;
-    let find = |arrays: &[Array], direction: &str, name: &str| {
-        arrays.iter().find(|array| array.name == name).cloned().ok_or_else(|| {
-            Failure::new(Stage::Import, format!("the case has no {direction} called {name}"))
-        })
-    };
-    let inputs = program.inputs.iter().map(|port| {
-        let array = find(&set.inputs, "input", &port.name)?;
-        Tensor::new(array.dtype, array.shape, array.bytes)
-            .map_err(|error| Failure::of(Stage::Read, &error))
-    });
-    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let expected = program.outputs.iter().map(|port| find(&set.outputs, "output", &port.name));
-    let expected = expected.collect::<Result<Vec<_>, _>>()?;
-    if expected.len() != set.outputs.len() {
-        let reason =
-            format!("the program has {} outputs, the case {}", expected.len(), set.outputs.len());
-        return Err(Failure::new(Stage::Import, reason));
-    }
-    Ok(Trial { program, blobs: model.weights.blobs, inputs, expected, from_example })
 }
 
 impl Trial {
@@ -110,32 +124,35 @@ impl Trial {
     }
 }
 
-/// Runs every data set and compares. The second result is whether the case can only be loaded with inputs as an example.
+/// Runs every data set and compares. The second result is whether the case needs its inputs as an example when it is loaded:
+/// a program that is made without them and refuses to run with them is made again with them.
 pub fn judge(
     trials: Result<Vec<Trial>, Failure>,
-    run: impl FnMut(&Trial) -> Result<Vec<Tensor>, Failure>,
-) -> (Outcome, bool) {
-    match trials {
-        Ok(trials) => (outcome(&trials, run), trials.iter().any(|trial| trial.from_example)),
-        Err(failure) => (Outcome::Failed(failure), false),
-    }
-}
-
-fn outcome(
-    trials: &[Trial],
     mut run: impl FnMut(&Trial) -> Result<Vec<Tensor>, Failure>,
-) -> Outcome {
-    let mut kernels = 0;
-    for trial in trials {
-        if let Err(failure) = run(trial).and_then(|outputs| trial.verify(&outputs)) {
-            return match failure.stage {
-                Stage::Refuse => Outcome::Refused(failure),
-                Stage::Read | Stage::Import | Stage::Load | Stage::Run | Stage::Compare => {
-                    Outcome::Failed(failure)
+) -> (Outcome, bool) {
+    let mut needs_example = false;
+    let outcome = trials.and_then(|trials| {
+        let mut kernels = 0;
+        for trial in trials {
+            let mut ran = run(&trial);
+            let mut trial = trial;
+            if !trial.from_example && ran.as_ref().is_err_and(|error| error.stage == Stage::Run) {
+                if let Ok(with_example) = trial.source.trial(true) {
+                    trial = with_example;
+                    ran = run(&trial);
                 }
-            };
+            }
+            needs_example |= trial.from_example;
+            ran.and_then(|outputs| trial.verify(&outputs))?;
+            kernels += computing_nodes(&trial.program);
         }
-        kernels += computing_nodes(&trial.program);
-    }
-    if kernels == 0 { Outcome::NoKernel } else { Outcome::Passed }
+        Ok(if kernels == 0 { Outcome::NoKernel } else { Outcome::Passed })
+    });
+    let outcome = outcome.unwrap_or_else(|failure| match failure.stage {
+        Stage::Refuse => Outcome::Refused(failure),
+        Stage::Read | Stage::Import | Stage::Load | Stage::Run | Stage::Compare => {
+            Outcome::Failed(failure)
+        }
+    });
+    (outcome, needs_example)
 }

@@ -40,7 +40,7 @@ pub struct Report {
     pub refusals: Vec<Line>,
     /// The cases in which no kernel ran.
     pub without_kernel: Vec<String>,
-    /// Cases that can only be loaded with inputs as an example: what a model must know of them when it is loaded.
+    /// Cases that need inputs as an example when they are loaded: what a model must know of them then.
     pub from_example: Vec<String>,
 }
 

@@ -45,7 +45,7 @@ pub struct Judged {
     pub facts: Facts,
     /// How it ended.
     pub outcome: Outcome,
-    /// Whether it can only be loaded with inputs as an example.
+    /// Whether it needs its inputs as an example when it is loaded.
     pub from_example: bool,
 }
 

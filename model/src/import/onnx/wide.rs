@@ -66,9 +66,8 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
 
 /// A constant that no word holds is nothing that sums, orders or turns of a loop could be made of.
 fn refuse_constants(draft: &Draft, wide: &Wide) -> Result<(), OnnxError> {
-    let computing = blocks(draft).filter(|node| {
-        !matches!(node.op, Op::Elementwise(_)) && moved_operands(node).is_empty()
-    });
+    let computing = blocks(draft)
+        .filter(|node| !matches!(node.op, Op::Elementwise(_)) && moved_operands(node).is_empty());
     for node in computing {
         let is_beyond = |value: &ValueId| {
             !wide.has(*value) && draft.constant(*value).is_some_and(|data| is_wide(data.dtype))
