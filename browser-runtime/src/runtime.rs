@@ -382,7 +382,7 @@ impl Placement {
         let words = program.inputs.iter().zip(inputs).map(|(port, tensor)| to_words(port, tensor));
         let words = words.collect::<Result<Vec<_>, _>>()?;
         check_assumptions(&program, &words)?;
-        check_bounds(&program, &words)?;
+        check_bounds(&program, &words, &given)?;
         #[cfg(target_arch = "wasm32")]
         let (shapes, results) = self.compute_in_bucket(shapes, words).await?;
         #[cfg(not(target_arch = "wasm32"))]
@@ -547,8 +547,9 @@ fn check_assumptions(program: &Program, inputs: &[Words]) -> Result<(), RunError
 }
 
 /// Refuses integers that the program cannot compute with in 32 bits.
-fn check_bounds(program: &Program, inputs: &[Words]) -> Result<(), RunError> {
-    for bound in &program.bounds {
+fn check_bounds(program: &Program, inputs: &[Words], shapes: &[&[usize]]) -> Result<(), RunError> {
+    let largest = shapes.iter().copied().flatten().max().map_or(0, |size| *size as i64);
+    for bound in program.bounds.iter().filter(|bound| largest > bound.above) {
         let port = &program.inputs[bound.input as usize];
         let signed = program.value(port.value).dtype == DType::I32;
         let number = |word: &u32| if signed { i64::from(*word as i32) } else { i64::from(*word) };

@@ -128,6 +128,8 @@ pub struct Assumption {
 pub struct InputBound {
     /// Index in [`Program::inputs`].
     pub input: u32,
+    /// It holds in runs in which some dimension of an input is larger.
+    pub above: i64,
     /// Their largest absolute value.
     pub most: i64,
     /// Name of the node whose result would not fit.

@@ -3,13 +3,18 @@
 
 use std::{path::Path, time::Duration};
 
-use flotilla_conformance::{case::Index, native::Native, outcome::Outcome, suite::Suite};
+use flotilla_conformance::{
+    case::Index,
+    native::Native,
+    outcome::{Outcome, Stage},
+    suite::Suite,
+};
 use flotilla_protocol::Backend;
 
 /// Longest time for one case.
 const CASE_MAX: Duration = Duration::from_secs(60);
 
-/// Every case passes.
+/// Every case passes, but for those whose integers a page has no room for: these are refused, with the node's name.
 fn check(backend: Backend) {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/dynamic");
     // The rules are about the cases of others; sequences whose length is known are meant to work.
@@ -23,6 +28,17 @@ fn check(backend: Backend) {
     assert_eq!(judged.len(), suite.in_scope.len(), "every case is judged");
     for case in judged {
         let name = &case.facts.name;
+        if name.ends_with("_beyond_32_bits") {
+            let refusal = match &case.outcome {
+                Outcome::Failed(failure) if failure.stage == Stage::Run => failure.reason.as_str(),
+                outcome => panic!("{name}: {outcome:?}"),
+            };
+            assert!(
+                refusal.contains("fit 32 bits") && refusal.contains("node "),
+                "{name}: {refusal}"
+            );
+            continue;
+        }
         assert_eq!(case.outcome, Outcome::Passed, "{name}");
     }
 }

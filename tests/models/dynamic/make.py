@@ -265,4 +265,82 @@ case(
     {"x": noise(3, 5), "kept": np.array([True, False, True, True])},
 )
 
+long = np.array([[100_000, -2_000_000, 3], [7, -70, 700]], np.int64)
+large = np.array([[1 << 30, 1 << 30, 5], [7, 8, 9]], np.int64)
+turn = h.make_graph(
+    [
+        h.make_node("Mul", ["c", "three"], ["product"]),
+        h.make_node("Add", ["product", "one"], ["next"]),
+        h.make_node("Identity", ["go_on"], ["on"]),
+    ],
+    "turn",
+    [value("i", [], T.INT64), value("go_on", [], T.BOOL), value("c", ["a", "b"], T.INT64)],
+    [value("on", [], T.BOOL), value("next", ["a", "b"], T.INT64)],
+    [integers("three", [3], []), integers("one", [1], [])],
+)
+for name, nodes, shape, constants, fitting, beyond in [
+    (
+        "summed",
+        [h.make_node("ReduceSum", ["x"], ["y"])],
+        [1, 1],
+        [],
+        long * 100,
+        large,
+    ),
+    (
+        "added_up",
+        [h.make_node("CumSum", ["x", "one"], ["y"])],
+        ["a", "b"],
+        [integers("one", [1], [])],
+        long,
+        large,
+    ),
+    (
+        "multiplied",
+        [h.make_node("ReduceProd", ["x", "axes"], ["y"])],
+        ["a", 1],
+        [integers("axes", [1])],
+        np.array([[30, -400, 5000], [0, 1 << 20, 1 << 20]], np.int64),
+        long,
+    ),
+    (
+        "matrices",
+        [h.make_node("Transpose", ["x"], ["t"]), h.make_node("MatMul", ["x", "t"], ["y"])],
+        ["a", "a"],
+        [],
+        long // 100,
+        long,
+    ),
+    (
+        "added_up_products",
+        [h.make_node("Mul", ["x", "x"], ["p"]), h.make_node("CumSum", ["p", "one"], ["y"])],
+        ["a", "b"],
+        [integers("one", [1], [])],
+        long // 100,
+        long,
+    ),
+    (
+        "of_turns",
+        [
+            h.make_node("GreaterOrEqual", ["x", "least"], ["some"]),
+            h.make_node("Cast", ["some"], ["ones"], to=T.INT64),
+            h.make_node("ReduceSum", ["ones"], ["count"], keepdims=0),
+            h.make_node("Loop", ["count", "yes", "x"], ["y"], body=turn),
+        ],
+        ["a", "b"],
+        [integers("least", [-(1 << 30)], []), h.make_tensor("yes", T.BOOL, [], [True])],
+        long // 10,
+        large,
+    ),
+]:
+    for numbers, end in [(fitting, ""), (beyond, "_beyond_32_bits")]:
+        case(
+            f"integers_{name}{end}",
+            nodes,
+            [value("x", ["a", "b"], T.INT64)],
+            [value("y", shape, T.INT64)],
+            {"x": numbers},
+            constants,
+        )
+
 (HERE / "index.json").write_text(json.dumps({"onnx": onnx.__version__, "cases": cases}, indent=1) + "\n")

@@ -13,6 +13,7 @@ mod external;
 mod facts;
 mod ops;
 mod order;
+mod overflow;
 mod pairs;
 mod ranges;
 mod structure;

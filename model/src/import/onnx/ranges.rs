@@ -1,5 +1,7 @@
 //! Between which numbers the integers of a draft lie, as far as that is known when a model is loaded.
 
+use std::collections::BTreeSet;
+
 use flotilla_program::{
     Binary, DType, Expr, Node, Op, ReduceKind, Step, Unary, ValueId,
     dim::{Bounds, Dim, Symbol},
@@ -16,9 +18,14 @@ const ELEMENTS_MAX: i64 = 1 << 29;
 /// How often a loop's turns are gone through before what they carry may be anything.
 const TURNS_MAX: usize = 3;
 
+/// Integers that are made from floats are taken to be within what 32-bit floats are exact for.
+const FROM_FLOAT: Range = (-(1 << 24), 1 << 24);
+
 /// What is known of every value.
 pub(super) struct Ranges {
     of: Vec<Range>,
+    /// Values that are taken to fit the word that holds them and that may not.
+    over: BTreeSet<ValueId>,
 }
 
 /// What a step of an expression gives.
@@ -88,6 +95,27 @@ impl Ranges {
         given: &[Option<Range>],
         of_input: &dyn Fn(ValueId) -> Option<Range>,
     ) -> Ranges {
+        Ranges::pass(draft, bounds, given, of_input, None)
+    }
+
+    /// The same where every result is taken to fit its word but for those that have two.
+    pub(super) fn trusting(
+        draft: &Draft,
+        bounds: &[Range],
+        given: &[Option<Range>],
+        of_input: &dyn Fn(ValueId) -> Option<Range>,
+        wide: &BTreeSet<ValueId>,
+    ) -> Ranges {
+        Ranges::pass(draft, bounds, given, of_input, Some(wide))
+    }
+
+    fn pass(
+        draft: &Draft,
+        bounds: &[Range],
+        given: &[Option<Range>],
+        of_input: &dyn Fn(ValueId) -> Option<Range>,
+        trust: Option<&BTreeSet<ValueId>>,
+    ) -> Ranges {
         let of = draft.values.iter().enumerate().map(|(index, value)| match &value.origin {
             Origin::Input => {
                 of_input(ValueId(index as u32)).unwrap_or_else(|| of_type(value.element))
@@ -95,14 +123,19 @@ impl Ranges {
             Origin::Constant(_) => given[index].unwrap_or_else(|| of_type(value.element)),
             Origin::Node => of_type(value.element),
         });
-        let mut ranges = Ranges { of: of.collect() };
-        let pass = Pass { draft, bounds };
+        let mut ranges = Ranges { of: of.collect(), over: BTreeSet::new() };
+        let pass = Pass { draft, bounds, trust };
         pass.block(&mut ranges, &draft.nodes);
         ranges
     }
 
     pub(super) fn of(&self, value: ValueId) -> Range {
         self.of[value.index()]
+    }
+
+    /// Whether a result is taken to fit its word and may not.
+    pub(super) fn is_over(&self, value: ValueId) -> bool {
+        self.over.contains(&value)
     }
 }
 
@@ -121,6 +154,8 @@ fn of_data(data: &crate::graph::Data) -> Range {
 struct Pass<'d> {
     draft: &'d Draft,
     bounds: &'d [Range],
+    /// The values of two words, where all others are taken to fit one.
+    trust: Option<&'d BTreeSet<ValueId>>,
 }
 
 impl Pass<'_> {
@@ -197,7 +232,14 @@ impl Pass<'_> {
                 Some((all.0.max(word.0), all.1.min(word.1)))
             }
             Op::Sizes(_) => Some(of_word(DType::I32)),
-            Op::TopK(_) | Op::ArgReduce(_) | Op::FirstAbove | Op::RowRanks => Some(size),
+            Op::TopK(_) => {
+                let given = [of(node.inputs[0]), size];
+                for (output, range) in node.outputs.iter().zip(given) {
+                    ranges.of[output.index()] = range;
+                }
+                return;
+            }
+            Op::ArgReduce(_) | Op::FirstAbove | Op::RowRanks => Some(size),
             Op::Suppress(_) => Some((-1, size.1)),
             Op::Pool(_) => Some(size),
             _ => None,
@@ -207,7 +249,16 @@ impl Pass<'_> {
         let whole = of_type(element);
         let given = given.unwrap_or(whole);
         // What a type does not hold is wrapped to it.
-        ranges.of[output.index()] = if within(given, whole) { given } else { whole };
+        let mut range = if within(given, whole) { given } else { whole };
+        let word = of_word(element);
+        if self.trust.is_some_and(|wide| !wide.contains(&output))
+            && matches!(element, DType::I64 | DType::U64)
+            && !within(range, word)
+        {
+            ranges.over.insert(output);
+            range = (range.0.clamp(word.0, word.1), range.1.clamp(word.0, word.1));
+        }
+        ranges.of[output.index()] = range;
     }
 
     fn turns(&self, ranges: &mut Ranges, node: &Node, body: usize, carried: usize) {
@@ -222,10 +273,15 @@ impl Pass<'_> {
             for (index, parameter) in region.parameters.iter().enumerate().skip(1) {
                 let (before, after) = (ranges.of(*parameter), ranges.of(region.results[index]));
                 if !within(after, before) {
-                    settled = false;
                     let element = self.draft.value(*parameter).element;
-                    ranges.of[parameter.index()] =
-                        if turn < TURNS_MAX { union(before, after) } else { of_type(element) };
+                    let most = match self.trust {
+                        // What the body gives back is taken to fit.
+                        Some(_) => of_word(element),
+                        None => of_type(element),
+                    };
+                    let wider = if turn < TURNS_MAX { after } else { most };
+                    ranges.of[parameter.index()] = union(before, wider);
+                    settled = within(wider, before) && settled;
                 }
             }
             if settled {
@@ -268,6 +324,10 @@ impl Pass<'_> {
                 },
                 Step::Cast(to, _) if to.is_float() => Known::Float,
                 Step::Cast(to, a) => match of(a) {
+                    Known::Float if self.trust.is_some() => {
+                        let whole = of_type(*to);
+                        Known::Integer((FROM_FLOAT.0.max(whole.0), FROM_FLOAT.1.min(whole.1)))
+                    }
                     Known::Integer(range) if within(range, of_type(*to)) && *to != DType::Bool => {
                         Known::Integer(range)
                     }

@@ -13,6 +13,7 @@ use flotilla_program::{
 
 use super::{
     OnnxError,
+    overflow::{check_results, is_checkable},
     pairs::{Operand, Split, split},
     ranges::{Range, Ranges, of_word, within},
 };
@@ -52,7 +53,7 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let bounds = bounds.as_slice();
     decide(draft, &ranges);
     let wide = Wide::of(draft, &ranges);
-    limit(draft, bounds, &given, &wide);
+    let checked = limit(draft, bounds, &given, &wide);
     refuse_constants(draft, &wide)?;
     let deciding = draft.symbols.iter().filter_map(|info| match info.source {
         SymbolSource::Element { value, .. } => Some(value),
@@ -61,7 +62,9 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let deciding = deciding.collect();
     let (pairs, narrow) = (BTreeMap::new(), BTreeMap::new());
     let mut rewrite = Rewrite { wide, pairs, narrow, deciding };
-    rewrite.run(draft)
+    rewrite.run(draft)?;
+    check_results(draft, &checked);
+    Ok(())
 }
 
 /// A constant that no word holds is nothing that sums, orders or turns of a loop could be made of.
@@ -335,8 +338,19 @@ fn operand(draft: &Draft, node: &Node, wide: &BTreeSet<ValueId>, index: u32) -> 
     Operand::Word { input: 2 * index, dtype: drafted.dtype, wide: is_wide(drafted.element) }
 }
 
-/// Bounds for inputs whose numbers are computed with in one word.
-fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wide) {
+/// Sizes of inputs up to which numbers have bounds of their own, ascending: the fewer elements a sum has, the larger they may be.
+const SIZE_CLASSES: [i64; 3] = [1 << 10, 1 << 14, i64::MAX];
+
+/// Least bound of an input's numbers with sizes of the first class. Where that is not enough, runs are checked for the result.
+const MOST_MIN: i64 = 1 << 12;
+
+/// Bounds for inputs whose numbers are computed with in one word, and the results that each run is checked for.
+fn limit(
+    draft: &mut Draft,
+    bounds: &[Range],
+    given: &[Option<Range>],
+    wide: &Wide,
+) -> BTreeSet<ValueId> {
     let inputs: Vec<(u32, ValueId)> = draft
         .inputs
         .iter()
@@ -344,69 +358,130 @@ fn limit(draft: &mut Draft, bounds: &[Range], given: &[Option<Range>], wide: &Wi
         .filter(|(_, port)| is_wide(port.dtype) && !wide.has(port.value))
         .map(|(index, port)| (index as u32, port.value))
         .collect();
-    let mut most: BTreeMap<ValueId, (i64, Option<String>)> =
-        inputs.iter().map(|(_, value)| (*value, (i64::from(i32::MAX), None))).collect();
-    let makers = makers(draft);
-    let mut decided: BTreeSet<ValueId> = most.keys().copied().collect();
-    spread(draft, &draft.nodes, &mut decided);
-    let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
-    loop {
-        let of_input = |value: ValueId| {
-            let (most, _) = most.get(&value)?;
-            let low = if draft.value(value).element == DType::U64 { 0 } else { -most };
-            Some((low, *most))
-        };
-        let ranges = Ranges::new(draft, bounds, given, &of_input);
-        // The first node that could leave its word while its operands are within theirs, and while an input decides it.
-        let mut culprit = None;
-        let mut least: HashMap<Vec<ValueId>, Ranges> = HashMap::new();
-        for node in blocks(draft) {
-            let leaves = node.outputs.iter().any(|output| {
-                is_over(draft, &ranges, *output) && !wide.has(*output) && !given_up.contains(output)
-            });
-            let is_first = leaves
-                && !node
-                    .inputs
-                    .iter()
-                    .any(|input| wide.has(*input) || is_over(draft, &ranges, *input));
-            if !is_first {
-                continue;
+    let mut limits = Limits {
+        draft,
+        given,
+        wide: &wide.values,
+        makers: makers(draft),
+        inputs: inputs.iter().map(|(_, value)| *value).collect(),
+        checked: BTreeSet::new(),
+    };
+    let (mut above, mut found) = (0, Vec::new());
+    for class in SIZE_CLASSES {
+        let bounds: Vec<Range> = draft
+            .symbols
+            .iter()
+            .zip(bounds)
+            .map(|(info, bounds)| match info.source {
+                SymbolSource::Input => (bounds.0, bounds.1.min(class)),
+                SymbolSource::Element { .. } | SymbolSource::Extent { .. } => *bounds,
+            })
+            .collect();
+        let mut most = limits.find(&bounds, above == 0);
+        for (input, value) in &inputs {
+            if let Some((most, Some(node))) = most.remove(value) {
+                found.push(InputBound { input: *input, above, most, node });
             }
-            let depends = match node.outputs.iter().any(|output| decided.contains(output)) {
-                true => dependencies(draft, &makers, node),
-                false => BTreeSet::new(),
-            };
-            let depends = depends.into_iter();
-            let open: Vec<ValueId> = depends
-                .filter(|value| most.get(value).is_some_and(|(most, _)| *most > 1))
-                .collect();
-            // What the smallest inputs do not make fit is made of floats, of more elements than a page has, or of sizes: that is
-            // taken to fit.
-            let smallest = least.entry(open.clone()).or_insert_with(|| {
-                let of_input = |value: ValueId| match open.contains(&value) {
-                    true => Some((0, 1)),
-                    false => of_input(value),
-                };
-                Ranges::new(draft, bounds, given, &of_input)
-            });
-            let fits = node.outputs.iter().all(|output| !is_over(draft, smallest, *output));
-            if !open.is_empty() && fits {
-                culprit = Some((node.name.clone(), open));
-                break;
-            }
-            given_up.extend(&node.outputs);
         }
-        let Some((name, open)) = culprit else { break };
-        for value in open {
-            if let Some((most, node)) = most.get_mut(&value) {
-                *most /= 2;
-                *node = Some(name.clone());
-            }
+        above = class;
+    }
+    let checked = limits.checked;
+    for bound in found {
+        let is_known = |known: &InputBound| known.input == bound.input && known.most <= bound.most;
+        if !draft.bounds.iter().any(is_known) {
+            draft.bounds.push(bound);
         }
     }
-    for (input, value) in inputs {
-        if let Some((most, Some(node))) = most.remove(&value) {
-            draft.bounds.push(InputBound { input, most, node });
+    checked
+}
+
+/// What [`limit`] looks for.
+struct Limits<'d> {
+    draft: &'d Draft,
+    given: &'d [Option<Range>],
+    /// Values of two words.
+    wide: &'d BTreeSet<ValueId>,
+    makers: HashMap<ValueId, &'d Node>,
+    /// Inputs of one word.
+    inputs: Vec<ValueId>,
+    /// Results that each run is checked for.
+    checked: BTreeSet<ValueId>,
+}
+
+/// Largest absolute numbers, and the names of the nodes that they are for.
+type Most = BTreeMap<ValueId, (i64, Option<String>)>;
+
+impl Limits<'_> {
+    /// The largest numbers of inputs with which everything fits that is not checked. `may_check` says whether results may be
+    /// checked that only smaller numbers than [`MOST_MIN`] would make fit.
+    fn find(&mut self, bounds: &[Range], may_check: bool) -> Most {
+        let draft = self.draft;
+        let inputs = self.inputs.iter();
+        let mut most: Most = inputs.map(|value| (*value, (i64::from(i32::MAX), None))).collect();
+        let low = |value: ValueId, most: i64| {
+            if draft.value(value).element == DType::U64 { 0 } else { -most }
+        };
+        // What no inputs make fit is made of more elements than a page has, or of sizes: that is taken to fit.
+        let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
+        loop {
+            let of_input = |value: ValueId| {
+                let (most, _) = most.get(&value)?;
+                Some((low(value, *most), *most))
+            };
+            let pass = |of_input: &dyn Fn(ValueId) -> Option<Range>| {
+                Ranges::trusting(draft, bounds, self.given, of_input, self.wide)
+            };
+            let ranges = pass(&of_input);
+            let mut culprit = None;
+            let mut least: HashMap<(Vec<ValueId>, i64), Ranges> = HashMap::new();
+            for node in blocks(draft) {
+                let is_open = |output: &&ValueId| {
+                    ranges.is_over(**output)
+                        && !self.checked.contains(output)
+                        && !given_up.contains(output)
+                };
+                if node.outputs.iter().find(is_open).is_none() {
+                    continue;
+                }
+                let depends = dependencies(draft, &self.makers, node);
+                let mut fits_with = |least_most: i64| {
+                    let larger = |value: &ValueId| {
+                        most.get(value).is_some_and(|(most, _)| *most > least_most)
+                    };
+                    let open: Vec<ValueId> = depends.iter().copied().filter(larger).collect();
+                    let ranges = least.entry((open.clone(), least_most)).or_insert_with(|| {
+                        pass(&|value: ValueId| match open.contains(&value) {
+                            true => Some((low(value, least_most), least_most)),
+                            false => of_input(value),
+                        })
+                    });
+                    let fits = node.outputs.iter().all(|output| !ranges.is_over(*output));
+                    (fits && !open.is_empty()).then_some(open)
+                };
+                let smallest = if may_check { MOST_MIN } else { 1 };
+                let mut open = fits_with(smallest);
+                if open.is_none() && may_check {
+                    if is_checkable(node) {
+                        self.checked.extend(&node.outputs);
+                        continue;
+                    }
+                    open = fits_with(1);
+                }
+                match open {
+                    Some(open) => {
+                        culprit = Some((node.name.clone(), open));
+                        break;
+                    }
+                    None => given_up.extend(&node.outputs),
+                }
+            }
+            let Some((name, open)) = culprit else { return most };
+            for value in open {
+                if let Some((most, node)) = most.get_mut(&value) {
+                    *most /= 2;
+                    *node = Some(name.clone());
+                }
+            }
         }
     }
 }
@@ -436,25 +511,6 @@ fn dependencies(draft: &Draft, makers: &HashMap<ValueId, &Node>, node: &Node) ->
         }
     }
     found
-}
-
-/// Adds the integers that those of a set decide.
-fn spread(draft: &Draft, nodes: &[Node], decided: &mut BTreeSet<ValueId>) {
-    for node in nodes {
-        let mut decides = node.inputs.iter().any(|input| decided.contains(input));
-        for region in node.op.regions() {
-            let region = &draft.regions[region as usize];
-            if decides {
-                decided.extend(&region.parameters);
-            }
-            spread(draft, &region.nodes, decided);
-            decides |= region.results.iter().any(|result| decided.contains(result));
-        }
-        if decides {
-            let is_integer = |output: &&ValueId| !draft.value(**output).element.is_float();
-            decided.extend(node.outputs.iter().filter(is_integer));
-        }
-    }
 }
 
 /// Puts pairs of words where values are carried as such.
