@@ -15,12 +15,17 @@ struct Limit {
 /// Every limit.
 const LIMITS: &[Limit] = &[
     Limit {
-        name: "64-bit integers beyond 32 bits, or sums and products of many that may be: inputs are bounded",
+        name: "64-bit integers beyond 32 bits where two words cannot be had",
         says: &["may not fit 32 bits"],
         of: |case| case.is_wide,
     },
     Limit {
-        name: "64-bit integers beyond 32 bits, or sums and products of many that may be: inputs are bounded",
+        name: "64-bit integers beyond 32 bits where two words cannot be had",
+        says: &["do not fit 32 bits"],
+        of: |case| case.is_wide,
+    },
+    Limit {
+        name: "64-bit integers beyond 32 bits where two words cannot be had",
         says: &["does not fit the 32 bits that this program computes with"],
         of: |case| case.is_wide,
     },

@@ -1,8 +1,8 @@
 //! Integers of 64 bits in a page that computes with 32.
 //!
 //! Most fit: indices, sizes, token numbers. Where a result may not, and somebody can see it, its values are carried as two words.
-//! Where that cannot be had, the inputs that it is made of are bound to what does fit, and a run with others is refused. No result
-//! wraps around.
+//! Where that cannot be had, the inputs that it is made of are bound to what does fit, or each run is checked for it (`overflow`).
+//! No result wraps around.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
