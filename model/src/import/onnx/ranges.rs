@@ -182,6 +182,11 @@ impl Pass<'_> {
         let of = |value: ValueId| ranges.of(value);
         let all = |values: &[ValueId]| values.iter().copied().map(of).reduce(union);
         let size = (0, i64::from(i32::MAX));
+        // Of a place along a dimension of the first operand.
+        let place = |axis: u32| {
+            let (_, most) = self.dim(&self.draft.shape(node.inputs[0])[axis as usize]);
+            (0, (most - 1).clamp(0, size.1))
+        };
         let given = match &node.op {
             Op::If(branch) => {
                 for region in [branch.yes, branch.no] {
@@ -232,14 +237,15 @@ impl Pass<'_> {
                 Some((all.0.max(word.0), all.1.min(word.1)))
             }
             Op::Sizes(_) => Some(of_word(DType::I32)),
-            Op::TopK(_) => {
-                let given = [of(node.inputs[0]), size];
+            Op::TopK(top) => {
+                let given = [of(node.inputs[0]), place(top.axis)];
                 for (output, range) in node.outputs.iter().zip(given) {
                     ranges.of[output.index()] = range;
                 }
                 return;
             }
-            Op::ArgReduce(_) | Op::FirstAbove | Op::RowRanks => Some(size),
+            Op::ArgReduce(reduce) => Some(place(reduce.axis)),
+            Op::FirstAbove | Op::RowRanks => Some((0, place(0).1 + 1)),
             Op::Suppress(_) => Some((-1, size.1)),
             Op::Pool(_) => Some(size),
             _ => None,

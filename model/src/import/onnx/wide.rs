@@ -4,7 +4,10 @@
 //! Where that cannot be had, the inputs that it is made of are bound to what does fit, or each run is checked for it (`overflow`).
 //! No result wraps around.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use flotilla_program::{
     Binary, Check, DType, Expr, InputBound, Node, Op, Step, SymbolSource, ValueId,
@@ -362,7 +365,7 @@ fn limit(
         draft,
         given,
         wide: &wide.values,
-        makers: makers(draft),
+        sources: sources(draft, inputs.iter().map(|(_, value)| *value)),
         inputs: inputs.iter().map(|(_, value)| *value).collect(),
         checked: BTreeSet::new(),
     };
@@ -401,7 +404,8 @@ struct Limits<'d> {
     given: &'d [Option<Range>],
     /// Values of two words.
     wide: &'d BTreeSet<ValueId>,
-    makers: HashMap<ValueId, &'d Node>,
+    /// By value: the inputs of one word, and what loops carry, that its integers are made of.
+    sources: Vec<Rc<BTreeSet<ValueId>>>,
     /// Inputs of one word.
     inputs: Vec<ValueId>,
     /// Results that each run is checked for.
@@ -421,7 +425,7 @@ impl Limits<'_> {
         let low = |value: ValueId, most: i64| {
             if draft.value(value).element == DType::U64 { 0 } else { -most }
         };
-        // What no inputs make fit is made of more elements than a page has, or of sizes: that is taken to fit.
+        // What is made of sizes, places and floats alone is taken to fit, and what cannot be checked where no inputs make it fit.
         let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
         loop {
             let of_input = |value: ValueId| {
@@ -443,7 +447,7 @@ impl Limits<'_> {
                 if node.outputs.iter().find(is_open).is_none() {
                     continue;
                 }
-                let depends = dependencies(draft, &self.makers, node);
+                let depends = &self.sources[node.outputs[0].index()];
                 let mut fits_with = |least_most: i64| {
                     let larger = |value: &ValueId| {
                         most.get(value).is_some_and(|(most, _)| *most > least_most)
@@ -461,7 +465,7 @@ impl Limits<'_> {
                 let smallest = if may_check { MOST_MIN } else { 1 };
                 let mut open = fits_with(smallest);
                 if open.is_none() && may_check {
-                    if is_checkable(node) {
+                    if is_checkable(node) && !depends.is_empty() {
                         self.checked.extend(&node.outputs);
                         continue;
                     }
@@ -484,6 +488,50 @@ impl Limits<'_> {
             }
         }
     }
+}
+
+/// Which of some inputs, and of what loops carry, the integers of each value are made of. Truths and places along a dimension are
+/// not made of the numbers that they tell of.
+fn sources(draft: &Draft, inputs: impl Iterator<Item = ValueId>) -> Vec<Rc<BTreeSet<ValueId>>> {
+    let mut sources: Vec<Rc<BTreeSet<ValueId>>> = vec![Rc::default(); draft.values.len()];
+    let carried = blocks(draft).filter_map(|node| match &node.op {
+        Op::Loop(turns) => Some(&draft.regions[turns.body as usize].parameters[1..]),
+        _ => None,
+    });
+    for value in inputs.chain(carried.flatten().copied()) {
+        sources[value.index()] = Rc::new(BTreeSet::from([value]));
+    }
+    let is_made = |value: ValueId| {
+        let element = draft.value(value).element;
+        !element.is_float() && element != DType::Bool
+    };
+    let mut changed = true;
+    while std::mem::take(&mut changed) {
+        for node in blocks(draft) {
+            let is_place = matches!(node.op, Op::ArgReduce(_) | Op::FirstAbove | Op::RowRanks);
+            let regions = node.op.regions();
+            let results =
+                regions.iter().flat_map(|region| &draft.regions[*region as usize].results);
+            let mut all: Rc<BTreeSet<ValueId>> = Rc::default();
+            for value in node.inputs.iter().filter(|_| !is_place).chain(results) {
+                let more = &sources[value.index()];
+                if !is_made(*value) || more.is_subset(&all) {
+                    continue;
+                }
+                match all.is_empty() {
+                    true => all = more.clone(),
+                    false => Rc::make_mut(&mut all).extend(more.iter().copied()),
+                }
+            }
+            for value in node.outputs.iter().filter(|value| is_made(**value)) {
+                if !all.is_subset(&sources[value.index()]) {
+                    changed = true;
+                    sources[value.index()] = all.clone();
+                }
+            }
+        }
+    }
+    sources
 }
 
 /// The nodes that make values, by value.
