@@ -46,6 +46,8 @@ impl Tolerance {
 pub enum Scope {
     /// On all of them.
     Everywhere,
+    /// On all but WebNN, where numbers at the ends of a type's range and very long sums are the browser's own affair.
+    Own,
     /// Natively: browsers run another case of its kind.
     Native,
 }
@@ -87,6 +89,12 @@ impl Case {
     /// The same case, run by browsers only where `everywhere`.
     pub(crate) fn everywhere_if(self, everywhere: bool) -> Case {
         let scope = if everywhere { Scope::Everywhere } else { Scope::Native };
+        Case { scope, ..self }
+    }
+
+    /// The same case, not run on WebNN.
+    pub(crate) fn of_own_kernels(self) -> Case {
+        let scope = if self.scope == Scope::Native { Scope::Native } else { Scope::Own };
         Case { scope, ..self }
     }
 

@@ -1,15 +1,17 @@
 //! `browser-runtime` in a real browser: one page that loads, runs and forgets one program after the other.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use flotilla::browser::{
-    Adapter, Build, Wish, adapter,
+    Adapter, Build, Kind, Wish, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
+use flotilla_program::{BlobId, Program};
 use flotilla_protocol::{
     Backend, BlobSource, BrowserId, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunId,
     Tensor, ToPage,
@@ -20,10 +22,7 @@ use flotilla_tests::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    outcome::{Failure, Stage},
-    prepare::Trial,
-};
+use crate::outcome::{Failure, RuntimeName, Stage};
 
 /// Longest start of a browser.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -57,7 +56,28 @@ struct Page {
 /// Why there is no answer: the page is of no more use.
 struct Gone(String);
 
+/// What a page answers, or how far it came before it was gone.
+type Answered<T> = Result<Result<T, Failure>, (Stage, Gone)>;
+
 impl Browser {
+    /// Starts the browser of a runtime.
+    ///
+    /// # Errors
+    /// As [`Browser::start`]; the runtime is in no browser.
+    pub fn of(runtime: RuntimeName, limit: Duration) -> anyhow::Result<Browser> {
+        match runtime {
+            RuntimeName::ChromeWebgpu => Browser::start(Kind::Chrome, Backend::WebGpu, limit),
+            RuntimeName::FirefoxWebgpu => Browser::start(Kind::Firefox, Backend::WebGpu, limit),
+            RuntimeName::ChromeCpu => Browser::start(Kind::Chrome, Backend::Cpu, limit),
+            RuntimeName::ChromeWebnn => {
+                Browser::start(Build::chrome_webnn(), Backend::WebNn, limit)
+            }
+            RuntimeName::NativeCpu | RuntimeName::NativeWebgpu => {
+                anyhow::bail!("{runtime} is in no browser")
+            }
+        }
+    }
+
     /// Starts a browser; `limit` is the longest time for a load and for a run.
     ///
     /// # Errors
@@ -91,17 +111,23 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Loads, runs and unloads.
+    /// Loads a program, runs it with each of some inputs, and unloads it.
     ///
     /// # Errors
     /// The page's own refusals and failures; that it hung or died.
-    pub fn run(&mut self, trial: &Trial) -> Result<Vec<Tensor>, Failure> {
+    pub fn run(
+        &mut self,
+        program: &Program,
+        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        terms: &LoadTerms,
+        runs: &[Vec<Tensor>],
+    ) -> Result<Vec<Vec<Tensor>>, Failure> {
         let mut page = match self.page.take() {
             Some(page) => page,
             None => self.open().map_err(|words| Failure::new(Stage::Load, words))?,
         };
-        let outcome = self.load(&mut page, trial).and_then(|loaded| {
-            loaded.map_or_else(|failure| Ok(Err(failure)), |()| self.compute(&mut page, trial))
+        let outcome = self.load(&mut page, program, blobs, terms).and_then(|loaded| {
+            loaded.map_or_else(|failure| Ok(Err(failure)), |()| self.compute(&mut page, runs))
         });
         match outcome {
             Ok(result) => {
@@ -125,15 +151,17 @@ impl Browser {
     fn load(
         &mut self,
         page: &mut Page,
-        trial: &Trial,
-    ) -> Result<Result<(), Failure>, (Stage, Gone)> {
+        program: &Program,
+        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        terms: &LoadTerms,
+    ) -> Answered<()> {
         self.served += 1;
         let epoch = Epoch(self.served);
-        let program = match trial.program.to_bytes() {
+        let program = match program.to_bytes() {
             Ok(program) => program,
             Err(error) => return Ok(Err(Failure::of(Stage::Load, &error))),
         };
-        let blobs = trial.blobs.iter().map(|(id, bytes)| (id.to_hex(), Arc::clone(bytes)));
+        let blobs = blobs.iter().map(|(id, bytes)| (id.to_hex(), Arc::clone(bytes)));
         self.runner.offer(blobs.collect());
         let order = ToPage::Load {
             placement: PLACEMENT,
@@ -141,7 +169,7 @@ impl Browser {
             backend: self.backend,
             program,
             blobs: BlobSource { url_prefix: self.runner.blob_prefix() },
-            terms: LoadTerms::default(),
+            terms: terms.clone(),
         };
         let told = page.data.try_say(&order, &[]).map_err(Gone);
         let heard = told.and_then(|()| {
@@ -160,28 +188,33 @@ impl Browser {
         heard.map_err(|gone| (Stage::Load, gone))
     }
 
-    fn compute(
-        &mut self,
-        page: &mut Page,
-        trial: &Trial,
-    ) -> Result<Result<Vec<Tensor>, Failure>, (Stage, Gone)> {
-        let (run, epoch) = (RunId(self.served), Epoch(self.served));
-        let order = ToPage::Run { run, placement: PLACEMENT, epoch };
-        let told = page.data.try_say(&order, &trial.inputs).map_err(Gone);
-        let heard = told.and_then(|()| {
-            page.hear(self.limit, |message, outputs| match message {
-                FromPage::Ran { run: done, .. } if done == run => Some(Ok(outputs)),
-                FromPage::RunFailed { run: failed, error, .. } if failed == run => {
-                    Some(Err(Failure::of(Stage::Run, &error)))
+    fn compute(&mut self, page: &mut Page, runs: &[Vec<Tensor>]) -> Answered<Vec<Vec<Tensor>>> {
+        let epoch = Epoch(self.served);
+        let (mut done, mut failed) = (Vec::new(), None);
+        for (inputs, at) in runs.iter().zip(0..) {
+            let run = RunId(at);
+            let order = ToPage::Run { run, placement: PLACEMENT, epoch };
+            let told = page.data.try_say(&order, inputs).map_err(Gone);
+            let heard = told.and_then(|()| {
+                page.hear(self.limit, |message, outputs| match message {
+                    FromPage::Ran { run: done, .. } if done == run => Some(Ok(outputs)),
+                    FromPage::RunFailed { run: failed, error, .. } if failed == run => {
+                        Some(Err(Failure::of(Stage::Run, &error)))
+                    }
+                    _ => None,
+                })
+            });
+            match heard.map_err(|gone| (Stage::Run, gone))? {
+                Ok(outputs) => done.push(outputs),
+                Err(failure) => {
+                    failed = Some(failure);
+                    break;
                 }
-                _ => None,
-            })
-        });
-        let unloaded = heard.and_then(|result| {
-            page.data.try_say(&ToPage::Unload { placement: PLACEMENT }, &[]).map_err(Gone)?;
-            Ok(result)
-        });
-        unloaded.map_err(|gone| (Stage::Run, gone))
+            }
+        }
+        let unload = page.data.try_say(&ToPage::Unload { placement: PLACEMENT }, &[]);
+        unload.map_err(|words| (Stage::Run, Gone(words)))?;
+        Ok(failed.map_or(Ok(done), Err))
     }
 
     fn open(&mut self) -> Result<Page, String> {

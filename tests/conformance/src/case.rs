@@ -37,6 +37,8 @@ pub enum Kind {
     PytorchConverted,
     /// Real networks with made-up weights.
     Light,
+    /// Files inside packages of others.
+    Packaged,
 }
 
 /// What a case is made of, nested graphs and functions included.
@@ -99,6 +101,22 @@ impl Index {
 }
 
 impl Facts {
+    /// Of a file that is known by its name alone, with its data sets.
+    pub fn of_file(name: &str, data: Vec<String>) -> Facts {
+        Facts {
+            name: name.to_owned(),
+            kind: Kind::Packaged,
+            data,
+            no_data: None,
+            operators: BTreeSet::new(),
+            domains: BTreeSet::new(),
+            types: BTreeSet::new(),
+            kinds: BTreeSet::new(),
+            wide_integers: false,
+            random_dropout: false,
+        }
+    }
+
     /// The model's bytes.
     ///
     /// # Errors

@@ -12,8 +12,6 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
 #[cfg(feature = "browsers")]
-use flotilla::browser::{Build, Kind};
-#[cfg(feature = "browsers")]
 use flotilla_conformance::browser::Browser;
 use flotilla_conformance::{
     case::Index,
@@ -152,18 +150,11 @@ fn run(arguments: &Arguments, suite: &Suite, runtime: RuntimeName) -> anyhow::Re
         RuntimeName::NativeCpu => native(arguments, suite, Backend::Cpu, limit, &progress),
         RuntimeName::NativeWebgpu => native(arguments, suite, Backend::WebGpu, limit, &progress),
         #[cfg(feature = "browsers")]
-        RuntimeName::ChromeWebgpu => {
-            browser(suite, Kind::Chrome, Backend::WebGpu, limit, &progress)
-        }
-        #[cfg(feature = "browsers")]
-        RuntimeName::FirefoxWebgpu => {
-            browser(suite, Kind::Firefox, Backend::WebGpu, limit, &progress)
-        }
-        #[cfg(feature = "browsers")]
-        RuntimeName::ChromeCpu => browser(suite, Kind::Chrome, Backend::Cpu, limit, &progress),
-        #[cfg(feature = "browsers")]
-        RuntimeName::ChromeWebnn => {
-            browser(suite, Build::chrome_webnn(), Backend::WebNn, limit, &progress)
+        RuntimeName::ChromeWebgpu
+        | RuntimeName::FirefoxWebgpu
+        | RuntimeName::ChromeCpu
+        | RuntimeName::ChromeWebnn => {
+            Browser::of(runtime, limit).map(|browser| suite.run_browser(browser, limit, &progress))
         }
         #[cfg(not(feature = "browsers"))]
         RuntimeName::ChromeWebgpu
@@ -189,16 +180,4 @@ fn native(
     let threads =
         arguments.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     Ok(suite.run_native(backend, threads, limit, progress))
-}
-
-#[cfg(feature = "browsers")]
-fn browser(
-    suite: &Suite,
-    build: impl Into<Build>,
-    backend: Backend,
-    limit: Duration,
-    progress: &dyn Fn(&Judged),
-) -> anyhow::Result<Vec<Judged>> {
-    let browser = Browser::start(build, backend, limit)?;
-    Ok(suite.run_browser(browser, limit, progress))
 }

@@ -136,11 +136,13 @@ pub fn judge(
         for trial in trials {
             let mut ran = run(&trial);
             let mut trial = trial;
-            if !trial.from_example && ran.as_ref().is_err_and(|error| error.stage == Stage::Run) {
-                if let Ok(with_example) = trial.source.trial(true) {
-                    trial = with_example;
-                    ran = run(&trial);
-                }
+            let is_refused = ran.as_ref().is_err_and(|error| error.stage == Stage::Run);
+            if is_refused
+                && !trial.from_example
+                && let Ok(with_example) = trial.source.trial(true)
+            {
+                trial = with_example;
+                ran = run(&trial);
             }
             needs_example |= trial.from_example;
             ran.and_then(|outputs| trial.verify(&outputs))?;

@@ -11,6 +11,8 @@ use std::{
 };
 
 use flotilla_protocol::Backend;
+#[cfg(feature = "browsers")]
+use flotilla_protocol::LoadTerms;
 
 #[cfg(feature = "browsers")]
 use crate::browser::Browser;
@@ -156,7 +158,12 @@ impl Suite {
         std::thread::scope(|scope| {
             scope.spawn(prepare_all);
             for (facts, trials) in prepared {
-                let (outcome, from_example) = judge(trials, |trial| browser.run(trial));
+                let (outcome, from_example) = judge(trials, |trial| {
+                    let runs = std::slice::from_ref(&trial.inputs);
+                    let terms = LoadTerms::default();
+                    let results = browser.run(&trial.program, &trial.blobs, &terms, runs)?;
+                    Ok(results.into_iter().next().unwrap_or_default())
+                });
                 let one = Judged { facts, outcome, from_example };
                 progress(&one);
                 judged.push(one);

@@ -9,7 +9,7 @@ use flotilla_conformance::{
     expected::Expected,
     export,
     native::Native,
-    outcome::RuntimeName,
+    outcome::{Outcome, RuntimeName},
     report::Report,
     scope::NODE_CASES_MIN,
     suite::{Judged, Suite},
@@ -112,4 +112,56 @@ fn browser_chrome_webnn_passes_a_selection() {
 #[test]
 fn browser_chrome_cpu_passes_a_selection() {
     check_browser(RuntimeName::ChromeCpu, Kind::Chrome, Backend::Cpu);
+}
+
+/// The files of packages; `None` where they cannot be had.
+fn packaged() -> Option<Suite> {
+    match export::packaged() {
+        Ok((cases, in_scope)) => Some(Suite { cases, in_scope, out_of_scope: Vec::new() }),
+        Err(error) => {
+            skip(&format!("packages for Python cannot be had: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Fails unless every file is right with every data set.
+fn expect_right(judged: &[Judged]) {
+    assert!(!judged.is_empty(), "there are files");
+    for case in judged {
+        assert_eq!(case.outcome, Outcome::Passed, "{}", case.facts.name);
+    }
+}
+
+#[test]
+fn native_is_right_on_files_of_packages() {
+    let Some(suite) = packaged() else { return };
+    for backend in [Backend::Cpu, Backend::WebGpu] {
+        match Native::new(backend).missing() {
+            Some(reason) => skip(&format!("{backend}: {reason}")),
+            None => expect_right(&suite.run_native(backend, 2, CASE_MAX, &|_| {})),
+        }
+    }
+}
+
+fn check_packaged(build: impl Into<Build>, backends: &[Backend]) {
+    let build = build.into();
+    if !has_browsers(std::slice::from_ref(&build)) {
+        return;
+    }
+    let Some(suite) = packaged() else { return };
+    for &backend in backends {
+        let browser = Browser::start(build.clone(), backend, CASE_MAX).expect("a browser");
+        expect_right(&suite.run_browser(browser, CASE_MAX, &|_| {}));
+    }
+}
+
+#[test]
+fn browser_chrome_is_right_on_files_of_packages() {
+    check_packaged(Kind::Chrome, &[Backend::WebGpu, Backend::Cpu]);
+}
+
+#[test]
+fn browser_firefox_is_right_on_files_of_packages() {
+    check_packaged(Kind::Firefox, &[Backend::WebGpu]);
 }

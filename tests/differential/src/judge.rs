@@ -5,13 +5,18 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::Arc,
 };
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
+#[cfg(feature = "browsers")]
+use flotilla_conformance::browser::Browser;
+use flotilla_conformance::outcome::RuntimeName;
 use flotilla_model::{
     import::{self, LoadOptions, MemoryResolver},
     tensor::ReferenceTensor,
 };
+use flotilla_program::{BlobId, Program};
 use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
 use flotilla_reference::{
     Arithmetic, Engine, OnnxFile, OnnxRuntime, Precision, Wanted,
@@ -27,6 +32,10 @@ use crate::{
 /// Allowed for what is not exact, however small the numbers are.
 const ABSOLUTE: f64 = 1e-5;
 
+/// Longest load and longest run in a browser.
+#[cfg(feature = "browsers")]
+const RUN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -34,6 +43,8 @@ pub enum Stage {
     Generator,
     /// We refuse the graph, for a reason that is no limit.
     Import,
+    /// The backend does not have an operator.
+    Refuse,
     /// The backend does not load it.
     Load,
     /// A run fails.
@@ -47,6 +58,7 @@ impl fmt::Display for Stage {
         f.pad(match self {
             Stage::Generator => "generator",
             Stage::Import => "import",
+            Stage::Refuse => "refuse",
             Stage::Load => "load",
             Stage::Run => "run",
             Stage::Compare => "compare",
@@ -120,24 +132,52 @@ pub fn library() -> Result<OnnxRuntime, String> {
 /// Results of a run, by name.
 pub type Results = BTreeMap<String, ReferenceTensor>;
 
+/// Where our programs run.
+enum Place {
+    Native(Runtime, Backend),
+    #[cfg(feature = "browsers")]
+    Browser(Box<Browser>),
+}
+
 /// Both engines. Stays on the thread that made it.
 pub struct Judge {
     engine: Engine,
-    runtime: Runtime,
-    backend: Backend,
+    place: Place,
 }
 
 impl Judge {
-    /// With our runtime as native code.
-    pub fn new(library: OnnxRuntime, backend: Backend) -> Judge {
-        let runtime = Runtime::native(Options::default());
-        Judge { engine: Engine::OnnxRuntime(library), runtime, backend }
+    /// Starts what is needed.
+    ///
+    /// # Errors
+    /// The runtime is not there, in its own words.
+    pub fn new(library: OnnxRuntime, runtime: RuntimeName) -> anyhow::Result<Judge> {
+        let native = |backend| {
+            let mut runtime = Runtime::native(Options::default());
+            let reports = pollster::block_on(runtime.inspect());
+            let report = reports.into_iter().find(|report| report.backend == backend);
+            if let Some(Err(reason)) = report.map(|report| report.outcome) {
+                anyhow::bail!("{backend} is not there: {reason}");
+            }
+            Ok(Place::Native(runtime, backend))
+        };
+        let place = match runtime {
+            RuntimeName::NativeCpu => native(Backend::Cpu)?,
+            RuntimeName::NativeWebgpu => native(Backend::WebGpu)?,
+            #[cfg(feature = "browsers")]
+            in_browser => Place::Browser(Box::new(Browser::of(in_browser, RUN_MAX)?)),
+            #[cfg(not(feature = "browsers"))]
+            _ => anyhow::bail!("this program was built without browsers"),
+        };
+        Ok(Judge { engine: Engine::OnnxRuntime(library), place })
     }
 
-    /// Why the backend is not there, if it is not.
-    pub fn missing(&mut self) -> Option<String> {
-        let reports = pollster::block_on(self.runtime.inspect());
-        reports.into_iter().find(|report| report.backend == self.backend)?.outcome.err()
+    /// Ends what was started.
+    pub fn end(self) {
+        match self.place {
+            Place::Native(..) => {}
+            #[cfg(feature = "browsers")]
+            Place::Browser(browser) => browser.end(),
+        }
     }
 
     /// Runs a case in both and compares.
@@ -168,7 +208,9 @@ impl Judge {
             let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             let words = format!("it panicked: {}", words.unwrap_or_default());
             // What was interrupted is not used again.
-            self.runtime = Runtime::native(Options::default());
+            if let Place::Native(runtime, _) = &mut self.place {
+                *runtime = Runtime::native(Options::default());
+            }
             Err(Failure::new(Stage::Run, words))
         });
         let ours = match ours {
@@ -213,43 +255,72 @@ impl Judge {
         let model = import::load(&MemoryResolver { files }, &options)
             .map_err(|error| Failure::of(Stage::Import, &error))?;
         let program = model.program;
-        let blobs = model.weights.blobs.iter().map(|(&id, bytes)| (id, bytes.to_vec())).collect();
-        let mut blobs = MemoryBlobs { blobs, chunk_bytes: 0 };
-        let source = BlobSource { url_prefix: String::new() };
-        let terms = LoadTerms::default();
-        let mut ignored = |_, _| {};
-        let load = self.runtime.load(
-            self.backend,
-            program.clone(),
-            &terms,
-            &mut blobs,
-            &source,
-            &mut ignored,
-        );
-        let mut placement =
-            pollster::block_on(load).map_err(|error| Failure::of(Stage::Load, &error))?;
-        let mut all = Vec::new();
-        for (run, given) in case.runs.iter().enumerate() {
-            let failed = |error: &dyn std::error::Error| {
-                let failure = Failure::of(Stage::Run, error);
-                Failure::new(Stage::Run, format!("run {run}: {}", failure.reason))
-            };
+        let runs = case.runs.iter().enumerate().map(|(run, given)| {
             let inputs = program.inputs.iter().map(|port| {
                 let none = || Failure::new(Stage::Run, format!("it wants {}", port.name));
                 let input = given.iter().find(|input| input.name == port.name).ok_or_else(none)?;
                 Tensor::new(input.dtype, input.shape.clone(), input.bytes.clone())
-                    .map_err(|error| failed(&error))
+                    .map_err(|error| Failure::new(Stage::Run, format!("run {run}: {error}")))
             });
-            let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-            let (outputs, _) =
-                pollster::block_on(placement.run(&inputs)).map_err(|error| failed(&error))?;
+            inputs.collect()
+        });
+        let runs = runs.collect::<Result<Vec<Vec<Tensor>>, Failure>>()?;
+        let results = self.place.compute(&program, &model.weights.blobs, &runs)?;
+        let named = |outputs: Vec<Tensor>| {
             let named = outputs.into_iter().zip(&program.outputs).map(|(tensor, port)| {
                 let Tensor { dtype, shape, bytes } = tensor;
                 ReferenceTensor { name: port.name.clone(), dtype, shape, bytes }
             });
-            all.push(named.collect());
+            named.collect()
+        };
+        Ok(results.into_iter().map(named).collect())
+    }
+}
+
+impl Place {
+    /// Loads a program once and runs it with each of some inputs.
+    fn compute(
+        &mut self,
+        program: &Program,
+        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        runs: &[Vec<Tensor>],
+    ) -> Result<Vec<Vec<Tensor>>, Failure> {
+        match self {
+            Place::Native(runtime, backend) => {
+                let blobs = blobs.iter().map(|(&id, bytes)| (id, bytes.to_vec())).collect();
+                let mut blobs = MemoryBlobs { blobs, chunk_bytes: 0 };
+                let source = BlobSource { url_prefix: String::new() };
+                let terms = LoadTerms::default();
+                let mut ignored = |_, _| {};
+                let program = program.clone();
+                let load =
+                    runtime.load(*backend, program, &terms, &mut blobs, &source, &mut ignored);
+                let mut placement =
+                    pollster::block_on(load).map_err(|error| Failure::of(Stage::Load, &error))?;
+                let each = runs.iter().enumerate().map(|(run, inputs)| {
+                    let ran = pollster::block_on(placement.run(inputs));
+                    ran.map(|(outputs, _)| outputs).map_err(|error| {
+                        let failure = Failure::of(Stage::Run, &error);
+                        Failure::new(Stage::Run, format!("run {run}: {}", failure.reason))
+                    })
+                });
+                each.collect()
+            }
+            #[cfg(feature = "browsers")]
+            Place::Browser(browser) => {
+                use flotilla_conformance::outcome::Stage as Reached;
+                // What WebNN does not have runs beside it, as a user may wish.
+                let terms = LoadTerms { rest: Some(Backend::Cpu), ..LoadTerms::default() };
+                browser.run(program, blobs, &terms, runs).map_err(|failure| {
+                    let stage = match failure.stage {
+                        Reached::Refuse => Stage::Refuse,
+                        Reached::Read | Reached::Import | Reached::Load => Stage::Load,
+                        Reached::Run | Reached::Compare => Stage::Run,
+                    };
+                    Failure::new(stage, failure.reason)
+                })
+            }
         }
-        Ok(all)
     }
 }
 

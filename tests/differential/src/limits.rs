@@ -1,6 +1,9 @@
 //! What we say no to on purpose. A graph that is refused for another reason is a failure.
 
-use crate::{case::Case, judge::Failure};
+use crate::{
+    case::Case,
+    judge::{Failure, Stage},
+};
 
 /// A limit, and how its refusals are told.
 struct Limit {
@@ -38,6 +41,9 @@ const LIMITS: &[Limit] = &[
 
 /// The limit that a refusal tells of.
 pub fn of_failure(case: &Case, failure: &Failure) -> Option<&'static str> {
+    if failure.stage == Stage::Refuse {
+        return Some("the backend does not have an operator");
+    }
     let tells = |limit: &&Limit| {
         (limit.of)(case) && limit.says.iter().all(|says| failure.reason.contains(says))
     };

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
+use flotilla_conformance::outcome::RuntimeName;
 use flotilla_differential::{
     case::Case,
     judge::{Failure, Judge, Outcome, library},
@@ -23,7 +24,6 @@ use flotilla_differential::{
     tally::Tally,
     text,
 };
-use flotilla_protocol::Backend;
 
 /// Longest time for one graph, made small included.
 const CASE_MAX: Duration = Duration::from_secs(300);
@@ -39,9 +39,9 @@ struct Arguments {
     /// Seed of the first graph; the others have those that follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where our programs run: cpu or webgpu, as native code.
-    #[arg(long, default_value = "cpu", value_parser = backend)]
-    backend: Backend,
+    /// Where our programs run: native-cpu, native-webgpu, chrome-webgpu, firefox-webgpu, chrome-cpu, chrome-webnn.
+    #[arg(long, default_value = "native-cpu")]
+    runtime: RuntimeName,
     /// Show one graph and what becomes of it.
     #[arg(long)]
     replay: Option<u64>,
@@ -54,11 +54,6 @@ struct Arguments {
     /// Do not make failures small.
     #[arg(long)]
     whole: bool,
-}
-
-fn backend(text: &str) -> Result<Backend, String> {
-    let known = [Backend::Cpu, Backend::WebGpu];
-    known.into_iter().find(|backend| backend.name() == text).ok_or("write cpu or webgpu".to_owned())
 }
 
 /// A case that was judged, with the smallest one that fails like it.
@@ -82,43 +77,46 @@ fn main() -> ExitCode {
 /// Whether all went well.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let library = library().map_err(anyhow::Error::msg)?;
-    let missing = Judge::new(library.clone(), arguments.backend).missing();
-    if let Some(reason) = missing {
-        anyhow::bail!("{} is not there: {reason}", arguments.backend);
-    }
     let (first, count) = match arguments.replay {
         Some(seed) => (seed, 1),
         None => (arguments.seed, arguments.count),
     };
     let next = Arc::new(AtomicU64::new(first));
     let (sender, judged) = mpsc::sync_channel(arguments.threads.max(1));
+    let mut threads = Vec::new();
     for _ in 0..arguments.threads.max(1) {
         let (next, sender, library) = (next.clone(), sender.clone(), library.clone());
-        let (backend, whole) = (arguments.backend, arguments.whole);
+        let (runtime, whole) = (arguments.runtime, arguments.whole);
         let work = move || {
-            let mut judge = Judge::new(library, backend);
+            let mut judge = match Judge::new(library, runtime) {
+                Ok(judge) => judge,
+                Err(error) => return drop(sender.send(Err(error))),
+            };
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first.saturating_add(count)
-                    || sender.send(judge_seed(&mut judge, seed, whole)).is_err()
+                    || sender.send(Ok(judge_seed(&mut judge, seed, whole))).is_err()
                 {
-                    return;
+                    return judge.end();
                 }
             }
         };
-        thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn(work)
-            .context("no thread can be had")?;
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
+        threads.push(thread.context("no thread can be had")?);
     }
     drop(sender);
     let mut tally = Tally::default();
     for _ in 0..count {
         let one = judged.recv_timeout(CASE_MAX).with_context(|| {
             format!("a graph below seed {} hangs or ended its thread", next.load(Ordering::Relaxed))
-        })?;
+        })??;
         tally.add(&one.case, &one.outcome);
         tell(arguments, &one)?;
+    }
+    drop(judged);
+    for thread in threads {
+        // A browser is ended by its thread.
+        thread.join().map_err(|_| anyhow::anyhow!("a thread panicked at its end"))?;
     }
     print!("{}", tally.text());
     for (seed, failure) in &tally.failures {

@@ -3,13 +3,13 @@
 
 use std::thread;
 
+use flotilla_conformance::outcome::RuntimeName;
 use flotilla_differential::{
     case::Case,
     judge::{Judge, Outcome, Stage, library},
     shrink,
     tally::Tally,
 };
-use flotilla_protocol::Backend;
 use flotilla_reference::OnnxRuntime;
 
 /// How many graphs are judged here; `cargo xtask differential` judges as many as one likes.
@@ -53,7 +53,7 @@ fn a_seed_makes_the_same_graph_again() {
 fn random_graphs_have_onnxruntimes_results() {
     let Some(library) = here() else { return };
     with_stack(move || {
-        let mut judge = Judge::new(library, Backend::Cpu);
+        let mut judge = Judge::new(library, RuntimeName::NativeCpu).expect("the cpu is there");
         let mut tally = Tally::default();
         for seed in 1..=GRAPHS {
             let case = Case::of_seed(seed);
@@ -76,7 +76,7 @@ fn random_graphs_have_onnxruntimes_results() {
 fn a_failure_becomes_small() {
     let Some(library) = here() else { return };
     with_stack(move || {
-        let mut judge = Judge::new(library, Backend::Cpu);
+        let mut judge = Judge::new(library, RuntimeName::NativeCpu).expect("the cpu is there");
         // A claim that does not hold about one of many results.
         let mut case = (0..)
             .map(Case::of_seed)

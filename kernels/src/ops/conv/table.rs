@@ -157,7 +157,7 @@ pub(crate) fn cases() -> Vec<Case> {
         // Channels of one tap, and taps of one channel.
         let by_channel = long(&line, [1, size, 2], [2, 1, size], [1, 2, 2], DType::F32);
         let by_tap = long(&line, [1, 1, size + 1], [1, size, 1], [1, 1, 2], DType::F32);
-        cases.push(by_channel.everywhere_if(size == LONGEST));
+        cases.push(by_channel.everywhere_if(size == LONGEST).of_own_kernels());
         cases.push(by_tap.everywhere_if(false));
     }
     let all = Conv { bias: true, residual: true, activation: Some(Unary::Relu), ..line.clone() };

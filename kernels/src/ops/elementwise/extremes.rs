@@ -96,11 +96,14 @@ fn ends() -> Vec<Case> {
     .map(|function| {
         let name = format!("{function:?} of extremes");
         let steps = vec![Step::Input(0), Step::Unary(function, 0)];
+        // Mesa's OpenGL makes a maximum of it, which drops what is no number.
+        let drops = |x: &&f64| function == Unary::Relu && x.is_nan();
+        let numbers: Vec<f64> = numbers.iter().filter(|x| !drops(x)).copied().collect();
         let x = Array::f32(&[numbers.len()], numbers.clone());
         // Their small results are differences of 1 and nearly 1.
         let is_gelu = matches!(function, Unary::GeluErf | Unary::GeluTanh);
         let tolerance = if is_gelu { Tolerance::Approximate } else { Tolerance::Relative };
-        case(&name, steps, &[x], &[numbers.len()], tolerance)
+        case(&name, steps, &[x], &[numbers.len()], tolerance).of_own_kernels()
     })
     .collect()
 }
@@ -193,7 +196,7 @@ fn divisions() -> Vec<Case> {
             (Array::f32(&[10], floats.to_vec()), Array::of(dtype, &[10], results.to_vec()));
         let op = Op::Elementwise(Expr { steps: vec![Step::Input(0), Step::Cast(dtype, 0)] });
         let name = format!("elementwise/what is too large as {dtype:?}");
-        cases.push(Sketch::single(&name, op, &[&x], &expected, Tolerance::Exact));
+        cases.push(Sketch::single(&name, op, &[&x], &expected, Tolerance::Exact).of_own_kernels());
     }
     cases
 }

@@ -103,7 +103,7 @@ pub(super) fn softplus(ty: &str) -> String {
         "let e = exp(-abs(x));
     let u = {ty}(1.0) + e;
     let low = log(u) * (e / max(u - 1.0, {ty}(1e-30)));
-    return max(x, {ty}(0.0)) + select(low, e, u == {ty}(1.0));"
+    return max(x, {ty}(0.0)) + select(low, e, e < {ty}(1.1920929e-7));"
     )
 }
 

@@ -129,6 +129,9 @@ impl Lowering<'_> {
             x = self.draft.binary(Binary::Add, x, operands[3])?;
         }
         let last = self.draft.shape(x).len().checked_sub(1).ok_or("a scalar has no dimension")?;
+        // The browser rounds a mean once, which is too much where it is far larger than the differences to it.
+        let mean = self.draft.reduce(Reduction::Mean, x, &[last as u32])?;
+        let x = self.draft.binary(Binary::Sub, x, mean)?;
         self.draft.layer_normalization([x, operands[1], operands[2]], vec![last as u32], op.epsilon)
     }
 }
