@@ -99,8 +99,8 @@ const LAYERS: [Layer; 18] = [
     },
     Layer {
         name: DIFFERENTIAL,
-        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, RUNTIME],
-        why: "it runs models natively beside somebody else's engine",
+        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, RUNTIME, CONFORMANCE],
+        why: "it runs models beside somebody else's engine, in browsers as the suite does",
     },
     Layer {
         name: WPT_PAGE,
