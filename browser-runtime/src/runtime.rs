@@ -226,10 +226,11 @@ impl Runtime {
             .map_err(|reason| LoadError::BackendUnavailable { backend, reason })?;
         let adapter = context.info.clone();
         let constants = Constants::new(program);
-        // Without shapes there is nothing to ask the context about: then a run's shapes decide.
-        let refused = shapes.map_or(Vec::new(), |shapes| {
-            webnn::refused_nodes(program, &constants, shapes, &context.limits)
-        });
+        // Without shapes the context is asked about the rest when a run's are known.
+        let refused = match shapes {
+            Some(shapes) => webnn::refused_nodes(program, &constants, shapes, &context.limits),
+            None => webnn::decided_nodes(program),
+        };
         let whole = |program: Rc<Program>, constants: Constants| {
             let loading = webnn::Loading::new(context.clone(), &program, &constants);
             StageLoading::new(program, constants, EngineLoading::WebNn(loading))
@@ -509,7 +510,8 @@ fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
         let shapes = Shapes::new(program, given.collect()).ok()?;
         let fits = |node: &Node| {
             let signature = Signature { program, node };
-            let is_known = node.outputs.iter().all(|output| shapes.is_known(*output))
+            let mut values = node.inputs.iter().chain(&node.outputs);
+            let is_known = values.all(|value| shapes.is_known(*value))
                 && shapes.has_symbols(node.op.dims())
                 && node.op.regions().is_empty();
             !is_known || kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()

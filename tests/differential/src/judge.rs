@@ -208,8 +208,10 @@ impl Judge {
             let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             let words = format!("it panicked: {}", words.unwrap_or_default());
             // What was interrupted is not used again.
-            if let Place::Native(runtime, _) = &mut self.place {
-                *runtime = Runtime::native(Options::default());
+            match &mut self.place {
+                Place::Native(runtime, _) => *runtime = Runtime::native(Options::default()),
+                #[cfg(feature = "browsers")]
+                Place::Browser(_) => {}
             }
             Err(Failure::new(Stage::Run, words))
         });

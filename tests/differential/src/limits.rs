@@ -19,12 +19,12 @@ struct Limit {
 const LIMITS: &[Limit] = &[
     Limit {
         name: "64-bit integers beyond 32 bits where two words cannot be had",
-        says: &["may not fit 32 bits"],
+        says: &["fit 32 bits"],
         of: |case| case.is_wide,
     },
     Limit {
         name: "64-bit integers beyond 32 bits where two words cannot be had",
-        says: &["do not fit 32 bits"],
+        says: &["leaves 32 bits"],
         of: |case| case.is_wide,
     },
     Limit {

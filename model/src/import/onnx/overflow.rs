@@ -10,6 +10,7 @@ use flotilla_program::{
     SymbolSource, Unary, ValueId, dim::Dim,
 };
 
+use super::wide::beyond_one_word;
 use crate::graph::Draft;
 
 /// How much of the room of integers is left to the rounding of floats, as a part of it.
@@ -54,7 +55,8 @@ fn check_node(draft: &mut Draft, node: &Node) {
         Op::Elementwise(expr) => {
             let shape = draft.shape(output).to_vec();
             let is_float = |input: u32| draft.value(node.inputs[input as usize]).dtype.is_float();
-            let op = Op::Elementwise(beyond_of(expr, dtype, is_float));
+            let beyond = beyond_one_word(node, dtype);
+            let op = Op::Elementwise(beyond.unwrap_or_else(|| beyond_of(expr, dtype, is_float)));
             draft.add_node(&node.name, op, node.inputs.clone(), DType::I32, shape)
         }
         op => {

@@ -237,13 +237,7 @@ impl Pass<'_> {
                 Some((all.0.max(word.0), all.1.min(word.1)))
             }
             Op::Sizes(_) => Some(of_word(DType::I32)),
-            Op::TopK(top) => {
-                let given = [of(node.inputs[0]), place(top.axis)];
-                for (output, range) in node.outputs.iter().zip(given) {
-                    ranges.of[output.index()] = range;
-                }
-                return;
-            }
+            Op::TopK(top) => Some(place(top.axis)),
             Op::ArgReduce(reduce) => Some(place(reduce.axis)),
             Op::FirstAbove | Op::RowRanks => Some((0, place(0).1 + 1)),
             Op::Suppress(_) => Some((-1, size.1)),

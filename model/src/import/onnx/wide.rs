@@ -10,7 +10,7 @@ use std::{
 };
 
 use flotilla_program::{
-    Binary, Check, DType, Expr, InputBound, Node, Op, Step, SymbolSource, ValueId,
+    Binary, Check, DType, Expr, InputBound, Node, Op, Step, StepId, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
 
@@ -56,7 +56,7 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let bounds = bounds.as_slice();
     decide(draft, &ranges);
     let wide = Wide::of(draft, &ranges);
-    let checked = limit(draft, bounds, &given, &wide);
+    let checked = limit(draft, bounds, &given, &wide)?;
     refuse_constants(draft, &wide)?;
     let deciding = draft.symbols.iter().filter_map(|info| match info.source {
         SymbolSource::Element { value, .. } => Some(value),
@@ -79,13 +79,16 @@ fn refuse_constants(draft: &Draft, wide: &Wide) -> Result<(), OnnxError> {
             !wide.has(*value) && draft.constant(*value).is_some_and(|data| is_wide(data.dtype))
         };
         if data_operands(node).any(|value| is_beyond(&value)) {
-            let name = &node.name;
-            return Err(OnnxError::Graph {
-                reason: format!("node {name} computes with an integer of more than 32 bits"),
-            });
+            return Err(computes_beyond(&node.name));
         }
     }
     Ok(())
+}
+
+fn computes_beyond(node: &str) -> OnnxError {
+    OnnxError::Graph {
+        reason: format!("node {node} computes with an integer of more than 32 bits"),
+    }
 }
 
 /// Bounds with which integers that are made of the sizes of inputs may fit.
@@ -353,7 +356,7 @@ fn limit(
     bounds: &[Range],
     given: &[Option<Range>],
     wide: &Wide,
-) -> BTreeSet<ValueId> {
+) -> Result<BTreeSet<ValueId>, OnnxError> {
     let inputs: Vec<(u32, ValueId)> = draft
         .inputs
         .iter()
@@ -361,11 +364,12 @@ fn limit(
         .filter(|(_, port)| is_wide(port.dtype) && !wide.has(port.value))
         .map(|(index, port)| (index as u32, port.value))
         .collect();
+    let integers = draft.inputs.iter().filter(|port| is_wide(port.dtype)).map(|port| port.value);
     let mut limits = Limits {
         draft,
         given,
         wide: &wide.values,
-        sources: sources(draft, inputs.iter().map(|(_, value)| *value)),
+        sources: sources(draft, integers),
         inputs: inputs.iter().map(|(_, value)| *value).collect(),
         checked: BTreeSet::new(),
     };
@@ -380,7 +384,7 @@ fn limit(
                 SymbolSource::Element { .. } | SymbolSource::Extent { .. } => *bounds,
             })
             .collect();
-        let mut most = limits.find(&bounds, above == 0);
+        let mut most = limits.find(&bounds, above == 0)?;
         for (input, value) in &inputs {
             if let Some((most, Some(node))) = most.remove(value) {
                 found.push(InputBound { input: *input, above, most, node });
@@ -395,7 +399,7 @@ fn limit(
             draft.bounds.push(bound);
         }
     }
-    checked
+    Ok(checked)
 }
 
 /// What [`limit`] looks for.
@@ -404,7 +408,7 @@ struct Limits<'d> {
     given: &'d [Option<Range>],
     /// Values of two words.
     wide: &'d BTreeSet<ValueId>,
-    /// By value: the inputs of one word, and what loops carry, that its integers are made of.
+    /// By value: the inputs, and what loops carry, that its integers are made of.
     sources: Vec<Rc<BTreeSet<ValueId>>>,
     /// Inputs of one word.
     inputs: Vec<ValueId>,
@@ -416,9 +420,19 @@ struct Limits<'d> {
 type Most = BTreeMap<ValueId, (i64, Option<String>)>;
 
 impl Limits<'_> {
+    /// Whether a node computes with a constant that its word does not hold.
+    fn has_constant_beyond(&self, node: &Node) -> bool {
+        let is_beyond = |value: &ValueId| {
+            let range = self.given[value.index()];
+            let word = of_word(self.draft.value(*value).element);
+            !self.wide.contains(value) && range.is_some_and(|range| !within(range, word))
+        };
+        data_operands(node).any(|value| is_beyond(&value))
+    }
+
     /// The largest numbers of inputs with which everything fits that is not checked. `may_check` says whether results may be
     /// checked that only smaller numbers than [`MOST_MIN`] would make fit.
-    fn find(&mut self, bounds: &[Range], may_check: bool) -> Most {
+    fn find(&mut self, bounds: &[Range], may_check: bool) -> Result<Most, OnnxError> {
         let draft = self.draft;
         let inputs = self.inputs.iter();
         let mut most: Most = inputs.map(|value| (*value, (i64::from(i32::MAX), None))).collect();
@@ -476,10 +490,13 @@ impl Limits<'_> {
                         culprit = Some((node.name.clone(), open));
                         break;
                     }
+                    None if self.has_constant_beyond(node) => {
+                        return Err(computes_beyond(&node.name));
+                    }
                     None => given_up.extend(&node.outputs),
                 }
             }
-            let Some((name, open)) = culprit else { return most };
+            let Some((name, open)) = culprit else { return Ok(most) };
             for value in open {
                 if let Some((most, node)) = most.get_mut(&value) {
                     *most /= 2;
@@ -818,6 +835,23 @@ impl Rewrite {
 
 /// A lower and an upper word as one, as near as that has it.
 fn as_one_word(dtype: DType) -> Op {
+    let (mut steps, fits) = fits_one_word(dtype);
+    steps.extend(match dtype {
+        DType::I32 => vec![
+            Step::Int(i32::MIN),
+            Step::Int(i32::MAX),
+            Step::Int(0),
+            Step::Binary(Binary::Lt, 2, 8),
+            Step::Select(9, 6, 7),
+            Step::Select(fits, 1, 10),
+        ],
+        _ => vec![Step::Int(-1), Step::Bits(DType::U32, 4), Step::Select(fits, 0, 5)],
+    });
+    Op::Elementwise(Expr { steps })
+}
+
+/// Steps of which the last is whether a lower and an upper word are a number that one word holds.
+fn fits_one_word(dtype: DType) -> (Vec<Step>, StepId) {
     let steps = match dtype {
         DType::I32 => vec![
             Step::Input(0),
@@ -826,24 +860,21 @@ fn as_one_word(dtype: DType) -> Op {
             Step::Int(31),
             Step::Binary(Binary::ShiftRight, 1, 3),
             Step::Binary(Binary::Eq, 2, 4),
-            Step::Int(i32::MIN),
-            Step::Int(i32::MAX),
-            Step::Int(0),
-            Step::Binary(Binary::Lt, 2, 8),
-            Step::Select(9, 6, 7),
-            Step::Select(5, 1, 10),
         ],
-        _ => vec![
-            Step::Input(0),
-            Step::Input(1),
-            Step::Int(0),
-            Step::Binary(Binary::Eq, 1, 2),
-            Step::Int(-1),
-            Step::Bits(DType::U32, 4),
-            Step::Select(3, 0, 5),
-        ],
+        _ => vec![Step::Input(0), Step::Input(1), Step::Int(0), Step::Binary(Binary::Eq, 1, 2)],
     };
-    Op::Elementwise(Expr { steps })
+    let last = steps.len() as StepId - 1;
+    (steps, last)
+}
+
+/// Whether a node makes one word of two, and where it does, 1 where that does not hold the number, else 0.
+pub(super) fn beyond_one_word(node: &Node, dtype: DType) -> Option<Expr> {
+    if node.op != as_one_word(dtype) {
+        return None;
+    }
+    let (mut steps, fits) = fits_one_word(dtype);
+    steps.extend([Step::Int(0), Step::Int(1), Step::Select(fits, fits + 1, fits + 2)]);
+    Some(Expr { steps })
 }
 
 /// An expression with the inputs that it uses alone.

@@ -83,10 +83,10 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
             return None;
         }
     }
-    // Where a size stays, onnxruntime may copy, whatever the scale is.
+    // Where a size stays, onnxruntime may copy, whatever the scale and the region are.
     let stays = (first..rank).any(|axis| {
         let sizes = made[axis].sizes().zip(shape[axis].sizes());
-        matches!(targets[axis], Target::Scale(scale) if scale != 1.0)
+        (crops || matches!(targets[axis], Target::Scale(scale) if scale != 1.0))
             && sizes.is_none_or(|(to, from)| to.iter().zip(from).any(|(to, from)| *to == from))
     });
     if stays {

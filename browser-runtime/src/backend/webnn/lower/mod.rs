@@ -91,6 +91,25 @@ pub(crate) fn refused_nodes(
     nodes.filter_map(|(at, node)| Some((at, refused(node, alone(node).err()?)))).collect()
 }
 
+/// The nodes whose sizes a run decides, whatever shapes its inputs have.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn decided_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
+    let is_decided = |node: &Node| {
+        let shapes =
+            node.inputs.iter().chain(&node.outputs).map(|value| &program.value(*value).shape);
+        let symbols =
+            shapes.flatten().chain(node.op.dims()).flat_map(flotilla_program::dim::Dim::symbols);
+        symbols.into_iter().any(|symbol| {
+            program.symbols[symbol.0 as usize].source != flotilla_program::SymbolSource::Input
+        })
+    };
+    let nodes = program.nodes.iter().enumerate().filter(|(_, node)| is_decided(node));
+    nodes.map(|(at, node)| (at, refused(node, DECIDED.to_owned()))).collect()
+}
+
+/// Why a node is refused whose sizes nobody knows when a graph is built.
+const DECIDED: &str = "its sizes are known only while it runs, and WebNN has to know them before";
+
 fn refused(node: &Node, reason: String) -> RefusedNode {
     RefusedNode { node: node.name.clone(), op: node.op.name().to_owned(), reason }
 }
@@ -127,10 +146,7 @@ impl<'a> Lowering<'a> {
 
     fn shape(&self, value: ValueId) -> Result<Vec<u32>, String> {
         if !self.shapes.is_known(value) {
-            return Err(
-                "its sizes are known only while it runs, and WebNN has to know them before"
-                    .to_owned(),
-            );
+            return Err(DECIDED.to_owned());
         }
         sizes(self.shapes.of(value))
     }
