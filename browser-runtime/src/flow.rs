@@ -298,11 +298,13 @@ fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
     };
     match block.checked_sub(1) {
         None => {
-            let given = program.values.iter().enumerate().filter_map(|(index, value)| {
-                let is_given = !matches!(value.source, Source::Node);
-                is_given.then_some(ValueId(index as u32))
+            let constants = program.values.iter().enumerate().filter_map(|(index, value)| {
+                let is_constant = matches!(value.source, Source::Constant(_));
+                is_constant.then_some(ValueId(index as u32))
             });
-            let symbols: Vec<Symbol> = given.flat_map(decided_by).collect();
+            // Of a part of a program: what other parts read is not there.
+            let symbols: Vec<Symbol> =
+                program.given().chain(constants).flat_map(decided_by).collect();
             if !symbols.is_empty() {
                 steps.push(Step::Read(symbols));
             }

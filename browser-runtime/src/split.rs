@@ -138,9 +138,13 @@ fn made_by(program: &Program, node: &Node, take: &mut impl FnMut(ValueId)) {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{DType, Op, Value, dim::Dim};
+    use flotilla_program::{
+        DType, Op, SymbolInfo, SymbolSource, Value,
+        dim::{Dim, Symbol},
+    };
 
     use super::*;
+    use crate::flow::Flow;
 
     /// Value 0 is the input; node `i` makes value `i + 1` of the values listed.
     fn program(nodes: &[&[u32]], outputs: &[u32]) -> Program {
@@ -213,5 +217,21 @@ mod tests {
         let parts = split(&program, &[false, true, false, false]);
         let want = ["elsewhere: 0 -> 1 -> 2", "wanted: 0 2 -> 0 2 3 -> 4"];
         assert_eq!(told(&parts), want);
+    }
+
+    #[test]
+    fn what_decides_the_sizes_of_one_part_is_not_read_by_another() {
+        let mut program = program(&[&[0], &[0]], &[1, 2]);
+        program.values[2].shape = vec![Dim::Symbol(Symbol(0))];
+        let source = SymbolSource::Element { value: ValueId(3), index: 0 };
+        program.symbols.push(SymbolInfo { name: "count".to_owned(), source });
+        let shape = vec![Dim::Fixed(1)];
+        program.values.push(Value { dtype: DType::I32, shape, source: Source::Input });
+        let name = "count".to_owned();
+        program.inputs.push(Port { name, dtype: DType::I32, value: ValueId(3), high: None });
+        let parts = split(&program, &[false, true]);
+        assert_eq!(told(&parts), ["wanted: 0 -> 0 -> 1", "elsewhere: 0 3 -> 1 -> 2"]);
+        let straight = |part: &Part| Flow::new(&part.program).is_straight();
+        assert_eq!(parts.iter().map(straight).collect::<Vec<_>>(), [true, false]);
     }
 }

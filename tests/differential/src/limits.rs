@@ -37,6 +37,13 @@ const LIMITS: &[Limit] = &[
         says: &["computes with an integer of more than 32 bits"],
         of: |case| case.is_wide,
     },
+    // Told by a run where no usual sizes fit when the program was loaded.
+    Limit { name: "the backend does not have an operator", says: &["WebNN has no"], of: |_| true },
+    Limit {
+        name: "the backend does not have an operator",
+        says: &["WebNN has to know"],
+        of: |_| true,
+    },
 ];
 
 /// The limit that a refusal tells of.
