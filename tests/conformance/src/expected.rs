@@ -160,7 +160,6 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use super::*;
     use crate::{
@@ -169,18 +168,7 @@ mod tests {
     };
 
     fn judged(name: &str, outcome: Outcome) -> Judged {
-        let facts = Facts {
-            name: name.to_owned(),
-            kind: Kind::Node,
-            data: Vec::new(),
-            no_data: None,
-            operators: BTreeSet::new(),
-            domains: BTreeSet::new(),
-            types: BTreeSet::new(),
-            kinds: BTreeSet::new(),
-            wide_integers: false,
-            random_dropout: false,
-        };
+        let facts = Facts { kind: Kind::Node, ..Facts::of_file(name, Vec::new()) };
         Judged { facts, outcome, from_example: false }
     }
 

@@ -9,41 +9,26 @@ use crate::{
 struct Limit {
     /// In a few words.
     name: &'static str,
-    /// Texts that all stand in the reason.
-    says: &'static [&'static str],
+    /// What stands in the reason.
+    says: &'static str,
     /// Which cases may be refused so.
     of: fn(&Case) -> bool,
 }
 
-/// Every limit.
+/// Every limit; the first that fits counts.
 const LIMITS: &[Limit] = &[
     Limit {
-        name: "64-bit integers beyond 32 bits where two words cannot be had",
-        says: &["fit 32 bits"],
-        of: |case| case.is_wide,
-    },
-    Limit {
-        name: "64-bit integers beyond 32 bits where two words cannot be had",
-        says: &["leaves 32 bits"],
-        of: |case| case.is_wide,
-    },
-    Limit {
-        name: "64-bit integers beyond 32 bits where two words cannot be had",
-        says: &["does not fit the 32 bits that this program computes with"],
-        of: |case| case.is_wide,
-    },
-    Limit {
         name: "constants beyond 32 bits that are summed, ordered or carried by a loop",
-        says: &["computes with an integer of more than 32 bits"],
+        says: "computes with an integer of more than 32 bits",
+        of: |case| case.is_wide,
+    },
+    Limit {
+        name: "64-bit integers beyond 32 bits where two words cannot be had",
+        says: "32 bits",
         of: |case| case.is_wide,
     },
     // Told by a run where no usual sizes fit when the program was loaded.
-    Limit { name: "the backend does not have an operator", says: &["WebNN has no"], of: |_| true },
-    Limit {
-        name: "the backend does not have an operator",
-        says: &["WebNN has to know"],
-        of: |_| true,
-    },
+    Limit { name: "the backend does not have an operator", says: "WebNN has", of: |_| true },
 ];
 
 /// The limit that a refusal tells of.
@@ -51,8 +36,6 @@ pub fn of_failure(case: &Case, failure: &Failure) -> Option<&'static str> {
     if failure.stage == Stage::Refuse {
         return Some("the backend does not have an operator");
     }
-    let tells = |limit: &&Limit| {
-        (limit.of)(case) && limit.says.iter().all(|says| failure.reason.contains(says))
-    };
+    let tells = |limit: &&Limit| (limit.of)(case) && failure.reason.contains(limit.says);
     LIMITS.iter().find(tells).map(|limit| limit.name)
 }
