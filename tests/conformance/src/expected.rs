@@ -160,7 +160,6 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::{
         case::{Facts, Kind},
