@@ -24,6 +24,8 @@ mod runtime;
 #[cfg(any(target_arch = "wasm32", test))]
 mod split;
 mod stage;
+#[cfg(any(target_arch = "wasm32", test))]
+mod usual;
 mod weights;
 
 pub use faults::Faults;

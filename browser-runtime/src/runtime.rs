@@ -4,11 +4,6 @@ use std::rc::Rc;
 
 use flotilla_program::{DType, Program, SymbolSource};
 #[cfg(target_arch = "wasm32")]
-use flotilla_program::{
-    Node,
-    dim::{Dim, Symbol},
-};
-#[cfg(target_arch = "wasm32")]
 use flotilla_protocol::RefusedNode;
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, Device, LoadError, LoadTerms, RunError,
@@ -22,6 +17,7 @@ use crate::{
     buckets::{self, cut, padded},
     split::split,
     stage::Engine,
+    usual::usual_shapes,
 };
 use crate::{
     backend::{
@@ -35,8 +31,6 @@ use crate::{
     stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
 };
-#[cfg(target_arch = "wasm32")]
-use flotilla_kernels::Call;
 use flotilla_kernels::{Shapes, Signature, kernel};
 
 /// Most losses of devices that wait to be read.
@@ -48,10 +42,6 @@ const SWITCHED_OFF: &str = "it is switched off";
 /// Why WebNN is refused.
 #[cfg(not(target_arch = "wasm32"))]
 const NO_WEBNN: &str = "WebNN is an interface of browsers, and this is none";
-
-/// What a dimension is taken to be where nobody says: what most models take.
-#[cfg(target_arch = "wasm32")]
-const USUAL_SIZES: [i64; 4] = [16, 4, 2, 1];
 
 /// What a runtime may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +155,8 @@ impl Runtime {
         let program = Rc::new(program);
         // Only webnn has to know them.
         #[cfg(target_arch = "wasm32")]
-        let shapes = if backend == Backend::WebNn { usual_shapes(&program, terms) } else { None };
+        let shapes =
+            (backend == Backend::WebNn).then(|| usual_shapes(&program, &terms.sizes)).flatten();
         let (mut loading, adapter, split) = match backend {
             Backend::Cpu | Backend::WebGpu => {
                 let (loading, adapter) = self.begin(backend, program.clone()).await?;
@@ -486,38 +477,6 @@ impl Placement {
         let results = results.collect();
         Ok((shapes, results))
     }
-}
-
-/// Shapes for the sizes that a load names, or for usual ones; `None` where the program takes none of them.
-#[cfg(target_arch = "wasm32")]
-fn usual_shapes(program: &Program, terms: &LoadTerms) -> Option<Shapes> {
-    // Most inputs are batches, and most batches are one.
-    let leads = |symbol: usize| {
-        let leading = Dim::Symbol(Symbol(symbol as u32));
-        program.inputs.iter().any(|port| program.value(port.value).shape.first() == Some(&leading))
-    };
-    let symbols = 0..program.symbols.len();
-    let sizes = USUAL_SIZES.into_iter().flat_map(|size| {
-        let batches = symbols.clone().map(|symbol| if leads(symbol) { 1 } else { size }).collect();
-        [batches, vec![size; symbols.len()]]
-    });
-    let named = std::iter::once(terms.sizes.clone());
-    let named = named.filter(|sizes| sizes.len() == program.symbols.len());
-    named.chain(sizes).find_map(|sizes: Vec<i64>| {
-        // Sizes that a run decides are not known before it.
-        let given = program.symbols.iter().zip(sizes);
-        let given = given.map(|(info, size)| (info.source == SymbolSource::Input).then_some(size));
-        let shapes = Shapes::new(program, given.collect()).ok()?;
-        let fits = |node: &Node| {
-            let signature = Signature { program, node };
-            let mut values = node.inputs.iter().chain(&node.outputs);
-            let is_known = values.all(|value| shapes.is_known(*value))
-                && shapes.has_symbols(node.op.dims())
-                && node.op.regions().is_empty();
-            !is_known || kernel(&node.op).launches(&Call { signature, shapes: &shapes }).is_ok()
-        };
-        program.nodes.iter().all(fits).then_some(shapes)
-    })
 }
 
 /// Builds the graphs of webnn's stages for the runs to come, so that what the browser refuses is known.

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod figures;
+mod import;
 mod page;
 mod reliability;
 mod serve;
@@ -55,7 +56,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
     backends: Vec<BackendName>,
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size", "transactions", "simulator"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size", "transactions", "simulator", "import"])]
     groups: Vec<Group>,
     /// How long campaigns of killed browsers are played; others for a fifth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -97,6 +98,8 @@ enum Group {
     Transactions,
     /// A day of a thousand browsers in virtual time.
     Simulator,
+    /// How the time of an import grows with the file.
+    Import,
     /// What campaigns of faults cost. Takes over three times `--duration`, and is measured only when asked for.
     Reliability,
 }
@@ -113,6 +116,7 @@ impl Group {
             Group::Size => "size",
             Group::Transactions => "transactions",
             Group::Simulator => "simulator",
+            Group::Import => "import",
             Group::Reliability => "reliability",
         }
     }
@@ -200,9 +204,10 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
             measured.extend(figures.into_iter().map(|figure| (Group::Serve, figure)));
         }
     }
-    let groups: [(Group, &(dyn Fn() -> Vec<Figure> + Sync)); 3] = [
+    let groups: [(Group, &(dyn Fn() -> Vec<Figure> + Sync)); 4] = [
         (Group::Transactions, &transactions::figures),
         (Group::Simulator, &|| transactions::simulated(arguments)),
+        (Group::Import, &import::figures),
         (Group::Reliability, &|| reliability::figures(arguments)),
     ];
     for (group, figures) in groups {

@@ -2,7 +2,7 @@
 
 use flotilla::browser::Build;
 use flotilla_tests::{
-    onnx::{FLOAT, Sketch},
+    onnx::{FLOAT, INT32, INT64, Sketch},
     skip::has_browsers,
 };
 use serde_json::{Value, json};
@@ -48,4 +48,37 @@ fn browser_webnn_runs_what_it_takes_and_says_what_ran_elsewhere() {
     let elsewhere = row["split"]["elsewhere"].as_array().expect("nodes");
     let operators: Vec<&str> = elsewhere.iter().filter_map(|node| node["op"].as_str()).collect();
     assert_eq!(operators, ["Triangular"], "{row:#}");
+}
+
+/// A sum of integers that is reshaped in two ways, one of which goes into a product.
+fn reshaped_twice() -> Vec<u8> {
+    let sizes = |sizes: [i64; 2]| sizes.map(i64::to_le_bytes).concat();
+    Sketch::new(17)
+        .input_of(INT32, "x", &[4])
+        .output_of(INT32, "row", &[1, 4])
+        .output_of(INT32, "square", &[2, 2])
+        .initializer("one_by_four", INT64, &[2], &sizes([1, 4]))
+        .initializer("two_by_two", INT64, &[2], &sizes([2, 2]))
+        .node("Add", &["x", "x"], &["sum"])
+        .node("Reshape", &["sum", "one_by_four"], &["r"])
+        .node("Reshape", &["sum", "two_by_two"], &["s"])
+        .node("Reshape", &["x", "two_by_two"], &["y"])
+        .node("Mul", &["s", "y"], &["product"])
+        .node("Neg", &["product"], &["square"])
+        .node("Neg", &["r"], &["row"])
+        .bytes()
+}
+
+#[test]
+fn browser_webnn_keeps_integers_that_share_memory_in_the_browser() {
+    if !has_browsers(&[Build::chrome_webnn()]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = folder.path().join("model.onnx");
+    std::fs::write(&model, reshaped_twice()).expect("written");
+    let model = model.display().to_string();
+    let check = ["check", &model, "--browsers", "chrome-webnn", "--backends", "webnn", "--json"];
+    let row = flotilla(&check, &[]).json();
+    assert_eq!(row[0]["status"], "pass", "{row:#}");
 }

@@ -12,7 +12,7 @@ use flotilla_tests::{
     command,
     daemon::Daemon,
     model,
-    onnx::{FLOAT, INT64, Sketch},
+    onnx::{FLOAT, INT64, Sketch, integers, words},
     place,
 };
 use serde_json::{Value, json};
@@ -22,9 +22,51 @@ const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// Most memory of the whole program, in KiB: what it needs for a small model, but none for what a file merely claims.
 const ADDRESSES_KIB_MAX: u64 = 4 << 20;
 
+/// Longest reason, bytes.
+const REASON_MAX: usize = 4096;
+
 /// `y = relu(x)`, which is right.
 fn good() -> Sketch {
     Sketch::default().input("x", &[2]).node("Relu", &["x"], &["y"]).output("y", &[2])
+}
+
+/// An image that is enlarged.
+fn resized(scale: f32) -> Vec<u8> {
+    let scales: Vec<u8> = [1.0, 1.0, scale, scale].iter().flat_map(|n| n.to_le_bytes()).collect();
+    Sketch::new(18)
+        .input("x", &[1, 1, 8, 8])
+        .initializer("scales", FLOAT, &[4], &scales)
+        .node("Resize", &["x", "", "scales"], &["y"])
+        .output("y", &[1, 1, 8, 8])
+        .bytes()
+}
+
+/// Ten turns inside of ten turns, and so on: a million additions to a constant, in a file of a few hundred bytes.
+fn turns() -> Vec<u8> {
+    const BOOL: i64 = 9;
+    let body = |sketch: Sketch| {
+        let sketch = sketch.input_of(INT64, "turn", &[]).input_of(BOOL, "go", &[]);
+        let sketch = sketch.input("p", &[1]).node("Identity", &["go"], &["on"]);
+        sketch.output_of(BOOL, "on", &[]).output("q", &[1]).attribute("body")
+    };
+    let mut inner = body(Sketch::default().node("Add", &["p", "p"], &["q"]));
+    for _ in 0..5 {
+        let turn = Sketch::default().node_with("", "Loop", &["ten", "true", "p"], &["q"], &[inner]);
+        inner = body(turn);
+    }
+    Sketch::default()
+        .initializer("ten", INT64, &[], &10i64.to_le_bytes())
+        .initializer("true", BOOL, &[], &[1])
+        .initializer("one", FLOAT, &[1], &1f32.to_le_bytes())
+        .node_with("", "Loop", &["ten", "true", "one"], &["y"], &[inner])
+        .output("y", &[1])
+        .bytes()
+}
+
+/// An operator with an attribute as long as the file.
+fn long_attribute(op: &str, attribute: Vec<u8>) -> Vec<u8> {
+    let sketch = Sketch::default().input("x", &[2, 4]);
+    sketch.node_with("", op, &["x"], &["y"], &[attribute]).output("y", &[2, 4]).bytes()
 }
 
 /// Files by name, and what must be said of each.
@@ -103,6 +145,19 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
         ("expanded", folded("Expand", &["one", "long"]), &["y", "over the limit"]),
         ("tiled", folded("Tile", &["pair", "long"]), &["y", "over the limit"]),
         ("padded", folded("Pad", &["pair", "long-ends"]), &["y", "over the limit"]),
+        ("enlarged", resized(1e9), &["y", "8000000000"]),
+        ("enlarged-beyond-numbers", resized(f32::INFINITY), &["y", "resized"]),
+        ("turns", turns(), &["more than 200000 nodes"]),
+        (
+            "long-equation",
+            long_attribute("Einsum", words("equation", &"a".repeat(1 << 20))),
+            &["y", "names 1048576 dimensions"],
+        ),
+        (
+            "long-permutation",
+            long_attribute("Transpose", integers("perm", &vec![0; 1 << 20])),
+            &["y"],
+        ),
         ("ranged", folded("Range", &["zero", "far", "step"]), &["y", "over the limit"]),
         ("crossed", crossed.bytes(), &["y", "over the limit"]),
         (
@@ -185,6 +240,7 @@ fn broken_files_are_refused_at_once_and_by_name() {
         for part in *says {
             assert!(reason.contains(part), "{reason:?} does not say {part:?}");
         }
+        assert!(reason.len() < REASON_MAX, "a reason of {} bytes", reason.len());
         assert!(took < REFUSAL_MAX, "{} took {took:?}", file.display());
     }
     let mut all: Vec<&Path> = files.iter().map(|(file, _)| file.as_path()).collect();

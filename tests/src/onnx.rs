@@ -3,6 +3,8 @@
 
 /// FLOAT of `TensorProto.DataType`.
 pub const FLOAT: i64 = 1;
+/// 32-bit integers.
+pub const INT32: i64 = 6;
 /// INT64 of `TensorProto.DataType`.
 pub const INT64: i64 = 7;
 /// FLOAT16 of `TensorProto.DataType`.
@@ -70,11 +72,25 @@ impl Sketch {
 
     /// A node of another domain.
     #[must_use]
-    pub fn node_of(mut self, domain: &str, op: &str, inputs: &[&str], outputs: &[&str]) -> Sketch {
+    pub fn node_of(self, domain: &str, op: &str, inputs: &[&str], outputs: &[&str]) -> Sketch {
+        self.node_with(domain, op, inputs, outputs, &[])
+    }
+
+    /// A node with attributes, as [`integer`], [`integers`] and [`Sketch::attribute`] write them.
+    #[must_use]
+    pub fn node_with(
+        mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[Vec<u8>],
+    ) -> Sketch {
         let mut node: Vec<u8> = inputs.iter().flat_map(|name| text(1, name)).collect();
         node.extend(outputs.iter().flat_map(|name| text(2, name)));
         node.extend(text(3, &format!("node of {}", outputs.join(" "))));
         node.extend(text(4, op));
+        node.extend(attributes.iter().flat_map(|attribute| message(5, attribute)));
         node.extend(text(7, domain));
         self.graph.extend(message(1, &node));
         self
@@ -102,6 +118,12 @@ impl Sketch {
         self
     }
 
+    /// The graph as an attribute of a node.
+    pub fn attribute(&self, name: &str) -> Vec<u8> {
+        // GRAPH of `AttributeProto.AttributeType`.
+        [text(1, name), message(6, &self.graph), number(20, 5)].concat()
+    }
+
     /// The file's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut model = number(1, 8);
@@ -111,6 +133,25 @@ impl Sketch {
         }
         model
     }
+}
+
+/// An attribute that is an integer.
+pub fn integer(name: &str, value: i64) -> Vec<u8> {
+    // INT of `AttributeProto.AttributeType`.
+    [text(1, name), number(3, value), number(20, 2)].concat()
+}
+
+/// An attribute that is text.
+pub fn words(name: &str, value: &str) -> Vec<u8> {
+    // STRING of `AttributeProto.AttributeType`.
+    [text(1, name), text(4, value), number(20, 3)].concat()
+}
+
+/// An attribute that is a list of integers.
+pub fn integers(name: &str, values: &[i64]) -> Vec<u8> {
+    let values: Vec<u8> = values.iter().flat_map(|value| number(8, *value)).collect();
+    // INTS of `AttributeProto.AttributeType`.
+    [text(1, name), values, number(20, 7)].concat()
 }
 
 /// A file of one tensor.
@@ -125,8 +166,13 @@ fn tensor(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
     tensor
 }
 
+/// A dimension of -1 is a symbol of its own.
 fn value_info(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
-    let dims: Vec<u8> = shape.iter().flat_map(|&dim| message(1, &number(1, dim))).collect();
+    let dim = |(axis, &size): (usize, &i64)| match size {
+        -1 => message(1, &text(2, &format!("{name}_{axis}"))),
+        size => message(1, &number(1, size)),
+    };
+    let dims: Vec<u8> = shape.iter().enumerate().flat_map(dim).collect();
     let of_tensor = [number(1, dtype), message(2, &dims)].concat();
     [text(1, name), message(2, &message(1, &of_tensor))].concat()
 }

@@ -1,6 +1,6 @@
 //! Activations that exporters write as formulas: GELU and SiLU.
 
-use crate::graph::{Draft, Formula, Links};
+use crate::graph::{Draft, Formula, Links, Uses};
 use flotilla_program::{Binary, Expr, Op, Step, Unary, ValueId};
 
 /// Constants of a formula may be rounded, to fewer digits than a float has.
@@ -11,8 +11,8 @@ const FACTORS_MAX: usize = 4;
 /// Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2.
 const CUBIC: f32 = 0.044_715;
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention with its split into heads and back becomes one operator on packed heads.
 //! Source: Vaswani et al., "Attention Is All You Need", 3.2.
 
-use crate::graph::{Draft, Formula, Links, head_dim};
+use crate::graph::{Draft, Formula, Links, Uses, head_dim};
 use flotilla_program::{Attention, Binary, MatMul, Op, Softmax, ValueId};
 
 /// `[batch, seq, heads, head_dim]` to `[batch, heads, seq, head_dim]`, and back.
@@ -9,8 +9,8 @@ const SWAP_HEADS: [u32; 4] = [0, 2, 1, 3];
 /// `[batch, seq, heads, head_dim]` to `[batch, heads, head_dim, seq]`.
 const KEYS_AS_COLUMNS: [u32; 4] = [0, 2, 3, 1];
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };

@@ -1,10 +1,10 @@
 //! Repeated elements are computed once: an expression of one broadcast operand is evaluated before the repetition.
 
-use crate::graph::{Draft, Links, Origin};
+use crate::graph::{Draft, Links, Origin, Uses};
 use flotilla_program::{Node, Op, ValueId};
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let links = Links::of(draft, uses);
     let mut found = 0;
     let nodes = std::mem::take(&mut draft.nodes);
     let sources: Vec<Option<ValueId>> = nodes

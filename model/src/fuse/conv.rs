@@ -1,11 +1,11 @@
 //! A convolution takes over the factors, terms and activation that follow it; factors and terms of whole channels go into
 //! its weights and its bias.
 
-use crate::graph::{Data, Draft, Formula, Links, Origin};
+use crate::graph::{Data, Draft, Formula, Links, Origin, Uses};
 use flotilla_program::{Binary, Conv, DType, Op, Unary, ValueId, dim::Dim};
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };

@@ -1,6 +1,6 @@
 //! Chains of element-wise expressions become one, when what lies between is used nowhere else.
 
-use crate::graph::{Draft, Links};
+use crate::graph::{Draft, Links, Uses};
 use flotilla_program::{Expr, Op, Step, StepId, ValueId};
 
 /// Steps of a fused expression; longer ones gain nothing and make shaders slow to compile.
@@ -8,8 +8,8 @@ const STEPS_MAX: usize = 48;
 /// Operands of a fused expression: a WebGPU device grants 8 storage buffers per stage, and one is the result.
 const INPUTS_MAX: usize = 6;
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         if !matches!(draft.nodes[index].op, Op::Elementwise(_)) {

@@ -1,7 +1,7 @@
 //! Constants are reordered, repeated and computed with here, once, instead of in every run.
 
 use crate::graph::{
-    Data, Draft, Origin,
+    Data, Draft, Origin, Uses,
     compute::{Words, compute},
 };
 use flotilla_program::{Node, Op, ValueId, WORD_BYTES, dim::Dim};
@@ -12,7 +12,7 @@ const BROADCAST_BYTES_MAX: usize = 4096;
 /// Larger constants are not computed with.
 const COMPUTED_BYTES_MAX: usize = 64 << 20;
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
+pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
     let mut folded = 0;
     for index in 0..draft.nodes.len() {
         let &[output] = draft.nodes[index].outputs.as_slice() else { continue };

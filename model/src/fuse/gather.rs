@@ -3,7 +3,7 @@
 //! PyTorch exports a mask as a lookup of all of its elements at `row * length + position`, and the first token as a lookup
 //! at 0.
 
-use crate::graph::{Draft, Links, Origin};
+use crate::graph::{Draft, Links, Origin, Uses};
 use flotilla_program::{
     Binary, DType, Expr, Gather, Node, Op, Slice, Step, ValueId,
     dim::{Dim, Term},
@@ -17,8 +17,8 @@ enum Places {
     All,
 }
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let links = Links::of(draft, uses);
     let places: Vec<Option<Places>> =
         draft.nodes.iter().map(|node| places(draft, &links, node)).collect();
     let found = places.iter().flatten().count();
@@ -182,6 +182,11 @@ mod tests {
     const BATCH: Dim = Dim::Symbol(Symbol(0));
     const LENGTH: Dim = Dim::Symbol(Symbol(1));
 
+    fn rewritten(draft: &mut Draft) -> usize {
+        let uses = Uses::of(draft);
+        apply(draft, &uses)
+    }
+
     /// A lookup in `[batch * length, 2]` at `row * by + position`.
     fn lookup(by: Dim, transposed: bool) -> Draft {
         let mut draft = Draft::default();
@@ -224,7 +229,7 @@ mod tests {
     #[test]
     fn a_lookup_of_everything_in_order_is_a_reshape() {
         let mut draft = lookup(LENGTH, false);
-        assert_eq!(apply(&mut draft), 1);
+        assert_eq!(rewritten(&mut draft), 1);
         assert_eq!(last(&draft), (&Op::Reshape, &[ValueId(0)][..]));
     }
 
@@ -232,7 +237,7 @@ mod tests {
     fn a_lookup_in_another_order_stays() {
         for (by, transposed) in [(BATCH, false), (LENGTH, true), (7.into(), false)] {
             let mut draft = lookup(by, transposed);
-            assert_eq!(apply(&mut draft), 0);
+            assert_eq!(rewritten(&mut draft), 0);
             assert!(matches!(last(&draft).0, Op::Gather(_)));
         }
     }
@@ -250,7 +255,7 @@ mod tests {
             let place = draft.add_value(DType::I32, vec![], origin);
             let op = Op::Gather(Gather { axis: 1 });
             draft.add_node("first", op, vec![data, place], DType::F32, vec![BATCH, 8.into()]);
-            assert_eq!(apply(&mut draft), usize::from(sliced), "{index}");
+            assert_eq!(rewritten(&mut draft), usize::from(sliced), "{index}");
             assert_eq!(*last(&draft).0 == Op::Reshape, sliced, "{index}");
             if sliced {
                 let [slice, _] = draft.nodes.as_slice() else { panic!("two nodes") };

@@ -1,14 +1,14 @@
 //! Layer normalization: `gamma * (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) + beta` over the last dimension.
 //! Source: Ba et al., "Layer Normalization", eq. 3.
 
-use crate::graph::{Data, Draft, Formula, Links, Origin};
+use crate::graph::{Data, Draft, Formula, Links, Origin, Uses};
 use flotilla_program::{Binary, LayerNorm, Op, Reduce, ReduceKind, Step, Unary, ValueId, dim::Dim};
 
 /// A mean written as a sum and a factor may carry a rounded factor.
 const RECIPROCAL_TOLERANCE: f32 = 1e-6;
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let formula = Formula { draft, links: &links };
@@ -24,8 +24,8 @@ pub(super) fn apply(draft: &mut Draft) -> usize {
 }
 
 /// `LayerNorm(a + b)` reads both terms itself when the sum is used nowhere else.
-pub(super) fn apply_residual(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply_residual(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let node = &draft.nodes[index];

@@ -1,11 +1,11 @@
 //! A product takes over the scale, bias, activation and residual that follow it.
 
 use super::layer_norm::{flattened, is_row};
-use crate::graph::{Draft, Formula, Links};
+use crate::graph::{Draft, Formula, Links, Uses};
 use flotilla_program::{Binary, DType, MatMul, Op, Unary, ValueId};
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut found = 0;
     for index in 0..draft.nodes.len() {
         let [output] = draft.nodes[index].outputs[..] else { continue };

@@ -15,10 +15,10 @@ mod layer_norm;
 mod matmul;
 mod views;
 
-use crate::graph::{Draft, drop_dead_nodes};
+use crate::graph::{Draft, Uses, drop_dead_nodes};
 
-/// One rule: how often it has rewritten something.
-type Rule = fn(&mut Draft) -> usize;
+/// One rule: how often it has rewritten something in the block that is worked on.
+type Rule = fn(&mut Draft, &Uses) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
 /// the others have left.
@@ -46,10 +46,11 @@ pub(crate) fn fuse(draft: &mut Draft) {
     for (_, rule) in RULES {
         let mut rewrites = 0;
         loop {
-            let mut found = rule(draft);
+            let uses = Uses::of(draft);
+            let mut found = rule(draft, &uses);
             for region in 0..draft.regions.len() {
                 draft.swap(region);
-                found += rule(draft);
+                found += rule(draft, &uses);
                 draft.swap(region);
             }
             drop_dead_nodes(draft);

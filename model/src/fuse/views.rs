@@ -1,10 +1,10 @@
 //! Chains of reshapes and transpositions become one each; those that do nothing disappear.
 
-use crate::graph::{Draft, Links};
+use crate::graph::{Draft, Links, Uses};
 use flotilla_program::{Op, SymbolSource, Transpose, ValueId};
 
-pub(super) fn apply(draft: &mut Draft) -> usize {
-    let mut links = Links::of(draft);
+pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
+    let mut links = Links::of(draft, uses);
     let mut rewrites = 0;
     for index in 0..draft.nodes.len() {
         rewrites += usize::from(shorten(draft, &mut links, index));
@@ -47,6 +47,9 @@ fn skip_identities(draft: &mut Draft) -> usize {
         if identity {
             replaced.push((*output, *input));
         }
+    }
+    if replaced.is_empty() {
+        return 0;
     }
     // Earlier nodes come first, so an operand that is itself replaced is looked up in what is known so far.
     let mut resolved: std::collections::HashMap<ValueId, ValueId> =

@@ -1,36 +1,47 @@
 //! A draft's values read as formulas.
 
+use std::collections::HashMap;
+
 use super::Draft;
 use flotilla_program::{Binary, Expr, Node, Op, Step, Unary, ValueId};
 
-/// Who computes and who uses each value, of the block that is worked on. Nodes are changed through [`Links::rewrite`] while
-/// it is held.
-pub(crate) struct Links {
-    producers: Vec<Option<usize>>,
-    uses: Vec<usize>,
+/// How many nodes and results of all blocks use each value, and what decides symbols.
+pub(crate) struct Uses(HashMap<ValueId, usize>);
+
+impl Uses {
+    pub(crate) fn of(draft: &Draft) -> Uses {
+        let mut uses = HashMap::new();
+        let inside = draft.nodes.iter().flat_map(|node| &node.inputs).copied();
+        for value in inside.chain(draft.outside_uses()) {
+            *uses.entry(value).or_default() += 1;
+        }
+        Uses(uses)
+    }
 }
 
-impl Links {
-    pub(crate) fn of(draft: &Draft) -> Links {
-        let mut producers = vec![None; draft.values.len()];
-        let mut uses = vec![0; draft.values.len()];
+/// Who computes and who uses each value of the block that is worked on. Nodes are changed through [`Links::rewrite`] while it
+/// is held. It holds what the block has: a program may have thousands of blocks.
+pub(crate) struct Links<'u> {
+    producers: HashMap<ValueId, usize>,
+    /// Uses when the pass over all blocks began. A rule reads past the nodes of its own block alone, so that another block
+    /// cannot come to use a value of this one meanwhile.
+    before: &'u Uses,
+    /// How many there are since for values whose uses were changed.
+    changed: HashMap<ValueId, usize>,
+}
+
+impl<'u> Links<'u> {
+    pub(crate) fn of(draft: &Draft, before: &'u Uses) -> Links<'u> {
+        let mut producers = HashMap::new();
         for (index, node) in draft.nodes.iter().enumerate() {
-            for output in &node.outputs {
-                producers[output.index()] = Some(index);
-            }
-            for input in &node.inputs {
-                uses[input.index()] += 1;
-            }
+            producers.extend(node.outputs.iter().map(|output| (*output, index)));
         }
-        for value in draft.outside_uses() {
-            uses[value.index()] += 1;
-        }
-        Links { producers, uses }
+        Links { producers, before, changed: HashMap::new() }
     }
 
     /// Index of the node that computes a value.
     pub(crate) fn producer_index(&self, id: ValueId) -> Option<usize> {
-        self.producers.get(id.index()).copied().flatten()
+        self.producers.get(&id).copied()
     }
 
     /// The node that computes a value.
@@ -40,7 +51,7 @@ impl Links {
 
     /// How many nodes and outputs use a value.
     pub(crate) fn uses(&self, id: ValueId) -> usize {
-        self.uses.get(id.index()).copied().unwrap_or(0)
+        self.changed.get(&id).or_else(|| self.before.0.get(&id)).copied().unwrap_or(0)
     }
 
     /// Gives a node another operator and other operands.
@@ -51,10 +62,13 @@ impl Links {
         op: Op,
         inputs: Vec<ValueId>,
     ) {
-        self.uses.resize(draft.values.len(), 0);
         let node = &mut draft.nodes[index];
-        node.inputs.iter().for_each(|input| self.uses[input.index()] -= 1);
-        inputs.iter().for_each(|input| self.uses[input.index()] += 1);
+        for &input in &node.inputs {
+            self.changed.insert(input, self.uses(input).saturating_sub(1));
+        }
+        for &input in &inputs {
+            self.changed.insert(input, self.uses(input) + 1);
+        }
         node.op = op;
         node.inputs = inputs;
     }
@@ -63,7 +77,7 @@ impl Links {
 /// Reads a draft's values as formulas; the fusions are written with it.
 pub(crate) struct Formula<'d> {
     pub(crate) draft: &'d Draft,
-    pub(crate) links: &'d Links,
+    pub(crate) links: &'d Links<'d>,
 }
 
 impl Formula<'_> {

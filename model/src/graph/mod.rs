@@ -7,7 +7,7 @@ mod formula;
 
 pub(crate) use data::Data;
 pub(crate) use finish::{drop_dead_nodes, finish};
-pub(crate) use formula::{Formula, Links, head_dim};
+pub(crate) use formula::{Formula, Links, Uses, head_dim};
 
 use flotilla_program::{
     Assumption, Check, DType, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource,

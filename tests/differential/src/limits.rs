@@ -28,7 +28,11 @@ const LIMITS: &[Limit] = &[
         of: |case| case.is_wide,
     },
     // Told by a run where no usual sizes fit when the program was loaded.
-    Limit { name: "the backend does not have an operator", says: "WebNN has", of: |_| true },
+    Limit {
+        name: "the backend does not have an operator",
+        says: "WebNN does not take",
+        of: |_| true,
+    },
 ];
 
 /// The limit that a refusal tells of.

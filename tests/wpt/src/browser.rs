@@ -57,11 +57,25 @@ struct Served {
     told: mpsc::Sender<Told>,
 }
 
+/// Room that the browser needs for its temporary files, bytes: it keeps constants of the two largest cases, 144 MB, in a file,
+/// and refuses them ("Buffer size is over inline limit") where the disk has hardly more.
+const ROOM_MIN: u64 = 512 << 20;
+
 /// Runs the cases one after the other in one page of `chrome-webnn`.
 ///
 /// # Errors
-/// The page has not been built; the browser does not start, dies or hangs.
+/// The page has not been built; the disk for temporary files is nearly full; the browser does not start, dies or hangs.
 pub async fn run(cases: &[Case]) -> anyhow::Result<Run> {
+    let place = std::env::temp_dir();
+    let disk = rustix::fs::statvfs(&place).with_context(|| format!("{}", place.display()))?;
+    let room = disk.f_bavail * disk.f_frsize;
+    ensure!(
+        room >= ROOM_MIN,
+        "{} has room for {} MB, and the browser needs {} MB for its files",
+        place.display(),
+        room / 1_000_000,
+        ROOM_MIN / 1_000_000
+    );
     let (told, mut words) = mpsc::channel(REPORTS_MAX);
     let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
     let origin = format!("http://{}", listener.local_addr()?);

@@ -426,7 +426,15 @@ impl<'a> Draft<'a> {
             return Err(format!("{:?} is no reshaped {shape:?}", self.shape(x)));
         }
         self.check("reshape", "input", x)?;
-        self.push("reshape", Operation::Reshape(x), self.ty(x), shape.to_vec())
+        let ty = self.ty(x);
+        let reshaped = self.push("reshape", Operation::Reshape(x), ty, shape.to_vec())?;
+        if ty == Type::Float32 {
+            return Ok(reshaped);
+        }
+        // In Chromium 153 (TensorFlow Lite) a reshaped tensor shares its memory with the tensor that it is made of, and sums,
+        // differences, products and quotients of integers are written over their first operand, although the other tensor
+        // may be read later. An operator that copies keeps the two apart. Floats go to XNNPACK, which does not do so.
+        self.push("expand", Operation::Expand(reshaped), ty, shape.to_vec())
     }
 
     pub(crate) fn expand(&mut self, x: Id, shape: &Shape) -> Result<Id, String> {

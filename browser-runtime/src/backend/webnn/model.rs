@@ -67,6 +67,9 @@ struct Bound {
 pub(crate) enum GraphError {
     #[error("context was lost: {0}")]
     Lost(String),
+    /// A node that the context does not take at these sizes.
+    #[error("WebNN does not take {0}")]
+    Node(RefusedNode),
     /// The browser's words, or ours where it was not asked.
     #[error("{0}")]
     Refused(String),
@@ -77,6 +80,9 @@ impl GraphError {
     pub(crate) fn into_load(self, program: &str) -> LoadError {
         match self {
             GraphError::Lost(reason) => LoadError::DeviceLost { reason },
+            GraphError::Node(refused) => {
+                LoadError::UnsupportedNodes { backend: Backend::WebNn, nodes: vec![refused] }
+            }
             GraphError::Refused(reason) => LoadError::UnsupportedNodes {
                 backend: Backend::WebNn,
                 nodes: vec![RefusedNode {
@@ -91,6 +97,13 @@ impl GraphError {
     fn into_run(self, node: &str) -> RunError {
         match self {
             GraphError::Lost(reason) => RunError::DeviceLost { reason },
+            GraphError::Node(refused) => RunError::Node {
+                node: refused.node,
+                reason: format!(
+                    "WebNN does not take it ({}) at these sizes: {}",
+                    refused.op, refused.reason
+                ),
+            },
             GraphError::Refused(reason) => RunError::Node { node: node.to_owned(), reason },
         }
     }
@@ -216,7 +229,7 @@ impl Inner {
             return Err(GraphError::Lost(reason));
         }
         let lowered = lower(&self.program, &self.constants, shapes, &self.context.limits)
-            .map_err(|refused| GraphError::Refused(refused.to_string()))?;
+            .map_err(GraphError::Node)?;
         let graph = {
             let held = self.held.borrow();
             let begun = MlGraphBuilder::new(&self.context.ml).and_then(|builder| {
@@ -264,9 +277,20 @@ impl Inner {
         };
         match reason {
             Some(reason) => GraphError::Lost(reason),
-            None => GraphError::Refused(words(error)),
+            None => GraphError::Refused(explained(words(error))),
         }
     }
+}
+
+/// The browser's words, and what they mean where they name no cause: Chromium's TensorFlow Lite backend keeps weights beyond
+/// some 128 MB in a file of the folder for temporary files, and takes none where that disk has hardly any room.
+fn explained(words: String) -> String {
+    if words.contains("over inline limit") {
+        return format!(
+            "{words} The disk of the browser's temporary files (TMPDIR) is nearly full; weights of this size need a file there."
+        );
+    }
+    words
 }
 
 impl Graph {

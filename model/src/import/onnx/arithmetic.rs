@@ -245,7 +245,9 @@ impl Wiring<'_, '_> {
             );
             for (at, dim) in other.iter().enumerate() {
                 shape[at] = if at == axis {
-                    &shape[at] + dim
+                    // Of thousands of operands the sum would be long, and each addition goes through it.
+                    let sum = &shape[at] + dim;
+                    self.walk.short(sum)
                 } else {
                     self.same(&format!("dimension {at} of what is joined"), &shape[at], dim)?
                 };

@@ -515,8 +515,8 @@ fn check_size(shape: &[Dim]) -> Result<()> {
     if shape.len() > RANK_MAX {
         bail!("its result has {} dimensions, the limit is {RANK_MAX}", shape.len());
     }
-    if let Some(dim) = shape.iter().find(|dim| dim.as_fixed().is_some_and(|size| size < 0)) {
-        bail!("its result would have a dimension of {dim:?}");
+    if let Some(size) = shape.iter().filter_map(Dim::as_fixed).find(|size| *size < 0) {
+        bail!("its result would have a dimension of {size}");
     }
     let Some(sizes) = fixed(shape) else { return Ok(()) };
     let bytes = sizes.iter().try_fold(4u64, |bytes, &size| bytes.checked_mul(size as u64));

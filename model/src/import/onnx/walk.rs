@@ -35,6 +35,8 @@ use crate::{
 const DEPTH_MAX: usize = 24;
 /// Nodes that unrolled loops may come to.
 const NODES_MAX: usize = 200_000;
+/// Longest part of a message, bytes: attributes and lists of operands may be as long as the file.
+const WORDS_MAX: usize = 500;
 
 /// Most times that a graph is gone through, where what it says may be read in several ways.
 const ATTEMPTS_MAX: usize = 24;
@@ -92,6 +94,8 @@ pub(super) struct Walk<'p> {
     blocks_made: u32,
     /// Nodes that were put into blocks.
     pub(super) made: usize,
+    /// Nodes of the file that were wired, those of a loop that is unrolled once for each turn.
+    wired: usize,
     /// Branches that were taken without a proof.
     taken: Vec<bool>,
     /// Whether something had to be known that is not.
@@ -191,6 +195,7 @@ impl<'p> Walk<'p> {
             blocks: vec![vec![0]],
             blocks_made: 0,
             made: 0,
+            wired: 0,
             taken: Vec::new(),
             unknown: Cell::new(false),
         }
@@ -530,7 +535,9 @@ impl<'p> Walk<'p> {
         let named = [node.name.as_str()].into_iter().chain(node.output.iter().map(String::as_str));
         let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or(&node.op_type);
         let label = format!("{}{name}", scope.prefix);
-        if self.made > NODES_MAX {
+        // What constants become counts, too.
+        self.wired += 1;
+        if self.made.max(self.wired) > NODES_MAX {
             return Err(OnnxError::Graph {
                 reason: format!("it has more than {NODES_MAX} nodes once its loops are unrolled"),
             });
@@ -555,10 +562,10 @@ impl<'p> Walk<'p> {
         wire(&mut wiring).map_err(|error| match error.downcast::<OnnxError>() {
             Ok(inner) => inner,
             Err(error) => OnnxError::Operator {
-                node: label,
-                op: node.op_type.clone(),
-                inputs: self.described(inputs),
-                reason: format!("{error:#}"),
+                node: brief(label),
+                op: brief(node.op_type.clone()),
+                inputs: brief(self.described(inputs)),
+                reason: brief(format!("{error:#}")),
             },
         })
     }
@@ -673,4 +680,13 @@ fn with_attributes(body: &NodeProto, call: &NodeProto) -> NodeProto {
         Some(AttributeProto { name: attribute.name.clone(), ..given.clone() })
     });
     NodeProto { attribute: attributes.collect(), ..body.clone() }
+}
+
+/// The beginning of a text that is too long for a message.
+fn brief(mut words: String) -> String {
+    if words.len() > WORDS_MAX {
+        words.truncate(words.floor_char_boundary(WORDS_MAX));
+        words.push_str(" ..");
+    }
+    words
 }

@@ -32,6 +32,9 @@ impl Lowering<'_> {
         } else {
             start
         };
+        if taken == 0 {
+            return Err(super::EMPTY.to_owned());
+        }
         let stride = op.stride.unsigned_abs();
         let narrow = |number: i64| {
             u32::try_from(number).map_err(|_| format!("elements from {start} of {whole}"))

@@ -77,6 +77,11 @@ fn labels(equation: &str, ranks: &[usize]) -> Result<(Vec<Vec<Label>>, Vec<Label
         open = open.max(of_term);
         all.push(parsed(term, of_term));
     }
+    for (labels, (term, &rank)) in all.iter().zip(terms.iter().zip(ranks)) {
+        if labels.len() != rank {
+            bail!("it names {} dimensions, its operand has {rank}: {term:?}", labels.len());
+        }
+    }
     let result = match result {
         Some(result) => parsed(result, open),
         None => {
@@ -92,11 +97,6 @@ fn labels(equation: &str, ranks: &[usize]) -> Result<(Vec<Vec<Label>>, Vec<Label
             result
         }
     };
-    for (labels, (term, &rank)) in all.iter().zip(terms.iter().zip(ranks)) {
-        if labels.len() != rank {
-            bail!("{term:?} names {} dimensions, its operand has {rank}", labels.len());
-        }
-    }
     Ok((all, result))
 }
 

@@ -92,6 +92,9 @@ struct Lines {
     open: Vec<OpenLine>,
 }
 
+/// Most entries of a table: 64 Mi words of indices and weights.
+const ENTRIES_MAX: f64 = (1 << 25) as f64;
+
 /// For each element of the result the elements of the input that it is made of.
 #[derive(Debug, PartialEq)]
 struct Table {
@@ -366,6 +369,15 @@ fn resized(
     }
     let mut outside = Vec::new();
     for line in lines {
+        let entries = line.resized as f64 * width(resizing, line).max(1.0);
+        if entries.is_nan() || entries > ENTRIES_MAX {
+            bail!(
+                "{} elements resized to {}, each from {:.0}: {ENTRIES_MAX} are the most in all",
+                line.size,
+                line.resized,
+                width(resizing, line).max(1.0)
+            );
+        }
         let Table { taps, indices, weights, outside: extrapolated } = table(resizing, line);
         x = if taps == 1 {
             let indices = w.known(Constant::i64s(&[line.resized], &indices));
@@ -663,6 +675,18 @@ fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     }
 }
 
+/// How many elements of the input an element of the result is made of, at most; 0 for the nearest alone.
+fn width(resizing: &Resizing, line: &Line) -> f64 {
+    let support = match resizing.mode {
+        Mode::Nearest(_) => 0.0,
+        Mode::Linear => 1.0,
+        Mode::Cubic(_) => 2.0,
+    };
+    // Antialiasing widens the weights' support when there are fewer elements than before.
+    let narrowing = if resizing.antialias { line.scale.min(1.0) } else { 1.0 };
+    (2.0 * support / narrowing).ceil()
+}
+
 fn table(resizing: &Resizing, line: &Line) -> Table {
     let last = line.size as i64 - 1;
     let clamped = |index: i64| index.clamp(0, last.max(0));
@@ -684,7 +708,7 @@ fn table(resizing: &Resizing, line: &Line) -> Table {
         };
         let reach = support / narrowing;
         let first = (at - reach).floor() as i64 + 1;
-        table.taps = (2.0 * reach).ceil() as usize;
+        table.taps = width(resizing, line) as usize;
         let taps = first..first + table.taps as i64;
         let weight = |tap: i64| weight((tap as f64 - at) * narrowing);
         let counted = |tap: i64| !resizing.exclude_outside || (0..=last).contains(&tap);
