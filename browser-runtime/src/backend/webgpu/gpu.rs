@@ -319,9 +319,8 @@ impl Gpu {
         match receiver.await {
             Ok(Ok(())) => self.error().map_or(Ok(()), Err),
             Ok(Err(error)) => {
-                #[cfg(target_arch = "wasm32")]
-                self.await_loss().await;
-                Err(self.error_or(GpuError::Internal(error.to_string())))
+                let error = self.explained(GpuError::Internal(error.to_string())).await;
+                Err(self.error_or(error))
             }
             Err(_) => {
                 Err(self.error_or(GpuError::Internal("the device gave no answer".to_owned())))
@@ -346,7 +345,20 @@ impl Gpu {
         future.await
     }
 
-    /// Gives the browser time to tell that the device is lost: it may refuse to map first, in words that do not say why.
+    /// The loss of the device where that is behind an error: buffers that become invalid are told before the loss, in words that
+    /// do not say why.
+    pub(crate) async fn explained(&self, error: GpuError) -> GpuError {
+        match error {
+            GpuError::Validation(_) | GpuError::Internal(_) => {
+                #[cfg(target_arch = "wasm32")]
+                self.await_loss().await;
+                self.lost().map_or(error, GpuError::Lost)
+            }
+            GpuError::OutOfMemory(_) | GpuError::Lost(_) => error,
+        }
+    }
+
+    /// Gives the browser time to tell that the device is lost.
     #[cfg(target_arch = "wasm32")]
     async fn await_loss(&self) {
         for _ in 0..LOSS_TURNS_MAX {

@@ -51,10 +51,10 @@ impl Loading {
         let made = scopes.end().await;
         let scopes = gpu.scopes();
         let warmed = if made.is_ok() { gpu.warm().await } else { Ok(()) };
-        made.and(scopes.end().await).and(warmed).map_err(|error| {
+        if let Err(error) = made.and(scopes.end().await).and(warmed) {
             gpu.forget_cold();
-            error.into_load()
-        })?;
+            return Err(gpu.explained(error).await.into_load());
+        }
         Ok(Loading { gpu, buffers, words, work })
     }
 

@@ -147,7 +147,7 @@ impl GpuModel {
         drop(machine);
         let result = match caught {
             // What the device refused comes first: the rest may be of its making.
-            Err(error) => Err(error.into_run(&program.name)),
+            Err(error) => Err(self.gpu.explained(error).await.into_run(&program.name)),
             Ok(()) => result,
         };
         if result.is_err() {
@@ -352,7 +352,10 @@ impl GpuMachine<'_> {
             None => Ok(()),
         };
         self.scopes = Some(gpu.scopes());
-        caught.and(mapped).map_err(|error| error.into_run(&self.context.program.name))
+        match caught.and(mapped) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(gpu.explained(error).await.into_run(&self.context.program.name)),
+        }
     }
 }
 
