@@ -155,8 +155,10 @@ impl Runtime {
         let program = Rc::new(program);
         // Only webnn has to know them.
         #[cfg(target_arch = "wasm32")]
-        let shapes =
-            (backend == Backend::WebNn).then(|| usual_shapes(&program, &terms.sizes)).flatten();
+        let shapes = match backend {
+            Backend::WebNn => usual_shapes(&program, &terms.sizes),
+            Backend::Cpu | Backend::WebGpu => None,
+        };
         let (mut loading, adapter, split) = match backend {
             Backend::Cpu | Backend::WebGpu => {
                 let (loading, adapter) = self.begin(backend, program.clone()).await?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use flotilla_model::import::{LoadOptions, MemoryResolver, load};
-use flotilla_tests::onnx::{FLOAT, INT64, Sketch, integer, integers};
+use flotilla_tests::onnx::{BOOL, FLOAT, INT64, Sketch, integer, integers};
 
 use crate::figures::{Figure, Place, median};
 
@@ -150,7 +150,6 @@ fn layers(nodes: usize) -> Sketch {
 
 /// A tree of conditions, each with a tree in either branch.
 fn conditions(nodes: usize) -> Sketch {
-    const BOOL: i64 = 9;
     let branch = |sketch: Sketch| sketch.output("o", &[-1, 4]);
     let mut tree = branch(Sketch::new(17).node("Neg", &["x"], &["o"]));
     let mut count = 1;

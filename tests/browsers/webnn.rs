@@ -2,12 +2,23 @@
 
 use flotilla::browser::Build;
 use flotilla_tests::{
+    command::Output,
     onnx::{FLOAT, INT32, INT64, Sketch},
     skip::has_browsers,
 };
 use serde_json::{Value, json};
 
 use crate::builds::flotilla;
+
+/// `flotilla check` of a model on webnn alone.
+fn check(model: &[u8], more: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, model).expect("written");
+    let file = file.display().to_string();
+    let check = ["check", &file, "--browsers", "chrome-webnn", "--backends", "webnn", "--json"];
+    flotilla(&[&check[..], more].concat(), &[])
+}
 
 /// A determinant, which WebNN does not have, between two products, which it has.
 fn determinant() -> Vec<u8> {
@@ -28,20 +39,14 @@ fn browser_webnn_runs_what_it_takes_and_says_what_ran_elsewhere() {
     if !has_browsers(&[Build::chrome_webnn()]) {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let model = folder.path().join("model.onnx");
-    std::fs::write(&model, determinant()).expect("written");
-    let model = model.display().to_string();
-    let check = ["check", &model, "--browsers", "chrome-webnn", "--backends", "webnn", "--json"];
-
     // A refusal is not what was asked for, and the exit code says so.
-    let refused = flotilla(&check, &[]).stdout;
+    let refused = check(&determinant(), &[]).stdout;
     let refused: Value = serde_json::from_str(&refused).expect("rows");
     assert_eq!(refused[0]["status"], "refused", "{refused:#}");
     let reason = refused[0]["reason"].as_str().expect("a reason");
     assert!(reason.contains("(Triangular): WebNN has no such operator"), "{reason}");
 
-    let split = flotilla(&[&check[..], &["--split"]].concat(), &[]).json();
+    let split = check(&determinant(), &["--split"]).json();
     let row = &split[0];
     assert_eq!((&row["status"], &row["split"]["rest"]), (&json!("pass"), &json!("cpu")), "{row:#}");
     assert_eq!(row["split"]["parts"], 2, "{row:#}");
@@ -74,11 +79,6 @@ fn browser_webnn_keeps_integers_that_share_memory_in_the_browser() {
     if !has_browsers(&[Build::chrome_webnn()]) {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let model = folder.path().join("model.onnx");
-    std::fs::write(&model, reshaped_twice()).expect("written");
-    let model = model.display().to_string();
-    let check = ["check", &model, "--browsers", "chrome-webnn", "--backends", "webnn", "--json"];
-    let row = flotilla(&check, &[]).json();
+    let row = check(&reshaped_twice(), &[]).json();
     assert_eq!(row[0]["status"], "pass", "{row:#}");
 }

@@ -12,7 +12,7 @@ use flotilla_tests::{
     command,
     daemon::Daemon,
     model,
-    onnx::{FLOAT, INT64, Sketch, integers, words},
+    onnx::{BOOL, FLOAT, INT64, Sketch, integers, words},
     place,
 };
 use serde_json::{Value, json};
@@ -43,7 +43,6 @@ fn resized(scale: f32) -> Vec<u8> {
 
 /// Ten turns inside of ten turns, and so on: a million additions to a constant, in a file of a few hundred bytes.
 fn turns() -> Vec<u8> {
-    const BOOL: i64 = 9;
     let body = |sketch: Sketch| {
         let sketch = sketch.input_of(INT64, "turn", &[]).input_of(BOOL, "go", &[]);
         let sketch = sketch.input("p", &[1]).node("Identity", &["go"], &["on"]);

@@ -3,10 +3,12 @@
 
 /// FLOAT of `TensorProto.DataType`.
 pub const FLOAT: i64 = 1;
-/// 32-bit integers.
+/// INT32 of `TensorProto.DataType`.
 pub const INT32: i64 = 6;
 /// INT64 of `TensorProto.DataType`.
 pub const INT64: i64 = 7;
+/// BOOL of `TensorProto.DataType`.
+pub const BOOL: i64 = 9;
 /// FLOAT16 of `TensorProto.DataType`.
 pub const FLOAT16: i64 = 10;
 /// DOUBLE of `TensorProto.DataType`.

@@ -318,10 +318,7 @@ impl Gpu {
         let receiver = self.nudged(receiver);
         match receiver.await {
             Ok(Ok(())) => self.error().map_or(Ok(()), Err),
-            Ok(Err(error)) => {
-                let error = self.explained(GpuError::Internal(error.to_string())).await;
-                Err(self.error_or(error))
-            }
+            Ok(Err(error)) => Err(self.error_or(GpuError::Internal(error.to_string()))),
             Err(_) => {
                 Err(self.error_or(GpuError::Internal("the device gave no answer".to_owned())))
             }
@@ -345,8 +342,8 @@ impl Gpu {
         future.await
     }
 
-    /// The loss of the device where that is behind an error: buffers that become invalid are told before the loss, in words that
-    /// do not say why.
+    /// The loss of the device where that is behind an error: buffers that become invalid and maps that are refused are told
+    /// before the loss, in words that do not say why. Every error is asked this once, where it leaves the backend.
     pub(crate) async fn explained(&self, error: GpuError) -> GpuError {
         match error {
             GpuError::Validation(_) | GpuError::Internal(_) => {

@@ -346,9 +346,7 @@ impl<'a> Draft<'a> {
         ty: Type,
         shape: Vec<u32>,
     ) -> Result<Id, String> {
-        if shape.contains(&0) {
-            return Err(format!("WebNN has no tensors without elements, and one is {shape:?}"));
-        }
+        check_elements(&shape)?;
         self.limits.check(operator, "output", ty, &shape)?;
         self.operands.push(Operand { operation, ty, shape });
         Ok(Id(self.operands.len() - 1))
@@ -705,6 +703,14 @@ impl<'a> Draft<'a> {
         let operation = Operation::Pool2d { input, largest, kernel, window };
         self.push(name, operation, self.ty(input), shape)
     }
+}
+
+/// Refuses a shape without elements.
+pub(crate) fn check_elements(shape: &Shape) -> Result<(), String> {
+    if shape.contains(&0) {
+        return Err(format!("WebNN has no tensors without elements, and one is {shape:?}"));
+    }
+    Ok(())
 }
 
 /// The number of elements.

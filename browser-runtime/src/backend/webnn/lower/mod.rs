@@ -107,9 +107,6 @@ pub(crate) fn decided_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
     nodes.map(|(at, node)| (at, refused(node, DECIDED.to_owned()))).collect()
 }
 
-/// Why a node is refused whose result would have no elements.
-const EMPTY: &str = "WebNN has no tensors without elements";
-
 /// Why a node is refused whose sizes nobody knows when a graph is built.
 const DECIDED: &str = "its sizes are known only while it runs, and WebNN has to know them before";
 

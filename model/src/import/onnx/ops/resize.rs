@@ -369,13 +369,12 @@ fn resized(
     }
     let mut outside = Vec::new();
     for line in lines {
-        let entries = line.resized as f64 * width(resizing, line).max(1.0);
-        if entries.is_nan() || entries > ENTRIES_MAX {
+        let each = taps(resizing, line);
+        if line.resized as f64 * each > ENTRIES_MAX {
             bail!(
-                "{} elements resized to {}, each from {:.0}: {ENTRIES_MAX} are the most in all",
+                "{} elements resized to {}, each from {each:.0}: {ENTRIES_MAX} are the most in all",
                 line.size,
-                line.resized,
-                width(resizing, line).max(1.0)
+                line.resized
             );
         }
         let Table { taps, indices, weights, outside: extrapolated } = table(resizing, line);
@@ -675,41 +674,48 @@ fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     }
 }
 
-/// How many elements of the input an element of the result is made of, at most; 0 for the nearest alone.
-fn width(resizing: &Resizing, line: &Line) -> f64 {
-    let support = match resizing.mode {
+/// How far the weights reach to either side, in elements of the input that are `narrowing` apart; 0 for the nearest alone.
+fn support(mode: Mode) -> f64 {
+    match mode {
         Mode::Nearest(_) => 0.0,
         Mode::Linear => 1.0,
         Mode::Cubic(_) => 2.0,
-    };
-    // Antialiasing widens the weights' support when there are fewer elements than before.
-    let narrowing = if resizing.antialias { line.scale.min(1.0) } else { 1.0 };
-    (2.0 * support / narrowing).ceil()
+    }
+}
+
+/// Antialiasing widens the weights' support when there are fewer elements than before.
+fn narrowing(resizing: &Resizing, line: &Line) -> f64 {
+    if resizing.antialias { line.scale.min(1.0) } else { 1.0 }
+}
+
+/// How many elements of the input each element of the result is made of.
+fn taps(resizing: &Resizing, line: &Line) -> f64 {
+    (2.0 * support(resizing.mode) / narrowing(resizing, line)).ceil().max(1.0)
 }
 
 fn table(resizing: &Resizing, line: &Line) -> Table {
     let last = line.size as i64 - 1;
     let clamped = |index: i64| index.clamp(0, last.max(0));
     let mut table = Table { taps: 1, indices: vec![], weights: vec![], outside: vec![] };
-    // Antialiasing widens the weights' support when there are fewer elements than before.
-    let narrowing = if resizing.antialias { line.scale.min(1.0) } else { 1.0 };
+    let (support, narrowing) = (support(resizing.mode), narrowing(resizing, line));
+    let each = taps(resizing, line) as usize;
     for index in 0..line.resized {
         let at = place(resizing.coordinates, line, index);
         let crops = resizing.coordinates == Coordinates::CropAndResize;
         table.outside.push(crops && (at < 0.0 || at > last as f64));
-        let (support, weight): (f64, &dyn Fn(f64) -> f64) = match resizing.mode {
+        let weight: &dyn Fn(f64) -> f64 = match resizing.mode {
             Mode::Nearest(rounding) => {
                 table.indices.push(clamped(rounded(rounding, at, line.scale)));
                 table.weights.push(1.0);
                 continue;
             }
-            Mode::Linear => (1.0, &|distance: f64| (1.0 - distance.abs()).max(0.0)),
-            Mode::Cubic(a) => (2.0, &move |distance: f64| cubic(a, distance)),
+            Mode::Linear => &|distance: f64| (1.0 - distance.abs()).max(0.0),
+            Mode::Cubic(a) => &move |distance: f64| cubic(a, distance),
         };
         let reach = support / narrowing;
         let first = (at - reach).floor() as i64 + 1;
-        table.taps = width(resizing, line) as usize;
-        let taps = first..first + table.taps as i64;
+        table.taps = each;
+        let taps = first..first + each as i64;
         let weight = |tap: i64| weight((tap as f64 - at) * narrowing);
         let counted = |tap: i64| !resizing.exclude_outside || (0..=last).contains(&tap);
         let sum: f64 = taps.clone().filter(|&tap| counted(tap)).map(weight).sum();
