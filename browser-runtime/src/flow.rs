@@ -256,7 +256,7 @@ impl Homes {
 }
 
 /// The symbols that a node's shapes and numbers are made of, and those of its regions.
-fn mentioned(program: &Program, node: &Node, into: &mut Vec<Symbol>) {
+pub(crate) fn mentioned(program: &Program, node: &Node, into: &mut Vec<Symbol>) {
     let shapes = node.outputs.iter().flat_map(|output| &program.value(*output).shape);
     into.extend(shapes.chain(node.op.dims()).flat_map(Dim::symbols));
     for region in node.op.regions() {
@@ -351,6 +351,30 @@ fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
     steps
 }
 
+/// Gives a symbol its value, which an element of a value decides; of a symbol of another kind nothing is known here.
+///
+/// # Errors
+/// There is no such element, or a check of the program does not hold.
+pub(crate) fn define<'w>(
+    program: &Program,
+    shapes: &mut Shapes,
+    symbol: Symbol,
+    words_of: impl Fn(ValueId) -> Option<&'w [u32]>,
+) -> Result<(), RunError> {
+    let info = &program.symbols[symbol.0 as usize];
+    let SymbolSource::Element { value, index } = info.source else { return Ok(()) };
+    let word = words_of(value).and_then(|words| words.get(index as usize)).copied();
+    let word = word.ok_or_else(|| RunError::Node {
+        node: info.name.clone(),
+        reason: "the value that decides a size has no such element".to_owned(),
+    })?;
+    let number = match program.value(value).dtype {
+        flotilla_program::DType::I32 => i64::from(word as i32),
+        _ => i64::from(word),
+    };
+    shapes.define(program, symbol, number).map_err(|reason| RunError::Inputs { reason })
+}
+
 /// Executes a program on a machine that has its inputs.
 pub(crate) async fn execute<M: Machine>(
     flow: &Flow,
@@ -411,22 +435,12 @@ impl<'a, M: Machine> Execution<'a, M> {
             }
         }
         let words = self.machine.read(self.shapes, &values).await?;
+        let words_of = |value: ValueId| {
+            let at = values.iter().position(|other| *other == value)?;
+            Some(words[at].as_slice())
+        };
         for symbol in symbols {
-            let info = &self.program.symbols[symbol.0 as usize];
-            let SymbolSource::Element { value, index } = info.source else { continue };
-            let at = values.iter().position(|other| *other == value);
-            let word = at.and_then(|at| words[at].get(index as usize)).copied();
-            let word = word.ok_or_else(|| RunError::Node {
-                node: info.name.clone(),
-                reason: "the value that decides a size has no such element".to_owned(),
-            })?;
-            let number = match self.program.value(value).dtype {
-                flotilla_program::DType::I32 => i64::from(word as i32),
-                _ => i64::from(word),
-            };
-            self.shapes
-                .define(self.program, *symbol, number)
-                .map_err(|reason| RunError::Inputs { reason })?;
+            define(self.program, self.shapes, *symbol, words_of)?;
         }
         Ok(())
     }

@@ -11,6 +11,8 @@
 mod backend;
 #[cfg(any(target_arch = "wasm32", test))]
 mod buckets;
+#[cfg(any(target_arch = "wasm32", test))]
+mod deciding;
 mod faults;
 pub mod fetch;
 mod flow;

@@ -15,6 +15,7 @@ use futures_channel::mpsc;
 use crate::{
     backend::webnn::{self, NnModel},
     buckets::{self, cut, padded},
+    deciding::deciding_nodes,
     split::split,
     stage::Engine,
     usual::usual_shapes,
@@ -218,29 +219,45 @@ impl Runtime {
             .await
             .map_err(|reason| LoadError::BackendUnavailable { backend, reason })?;
         let adapter = context.info.clone();
-        let constants = Constants::new(program);
-        // Without shapes the context is asked about the rest when a run's are known.
-        let refused = match shapes {
-            Some(shapes) => webnn::refused_nodes(program, &constants, shapes, &context.limits),
-            None => webnn::decided_nodes(program),
-        };
+        let mut loading = Vec::new();
+        let mut program = program.clone();
+        let deciding = deciding_nodes(&program);
+        if deciding.contains(&true) && deciding.contains(&false) {
+            // Numbers for sizes, which every backend needs beside it.
+            for part in split(&program, &deciding) {
+                let part_program = Rc::new(part.program);
+                if part.elsewhere {
+                    loading.push(self.begin(Backend::Cpu, part_program).await?.0);
+                } else {
+                    program = part_program;
+                }
+            }
+        }
+        let constants = Constants::new(&program);
+        let mut refused = webnn::refused_nodes(&program, &constants, shapes, &context.limits);
         let whole = |program: Rc<Program>, constants: Constants| {
             let loading = webnn::Loading::new(context.clone(), &program, &constants);
             StageLoading::new(program, constants, EngineLoading::WebNn(loading))
         };
+        let rest = terms.rest.filter(|&rest| rest != backend);
+        if rest.is_some() {
+            let known: Vec<usize> = refused.iter().map(|(node, _)| *node).collect();
+            let told = webnn::told_nodes(&program).into_iter();
+            refused.extend(told.filter(|(node, _)| !known.contains(node)));
+            refused.sort_by_key(|(node, _)| *node);
+        }
         if refused.is_empty() {
-            return Ok((vec![whole(program.clone(), constants)], adapter, None));
+            loading.push(whole(program, constants));
+            return Ok((loading, adapter, None));
         }
         let mut elsewhere = vec![false; program.nodes.len()];
         refused.iter().for_each(|(node, _)| elsewhere[*node] = true);
         let nodes: Vec<RefusedNode> = refused.into_iter().map(|(_, refused)| refused).collect();
-        let rest = terms.rest.filter(|&rest| rest != backend && nodes.len() < elsewhere.len());
-        let Some(rest) = rest else {
+        let Some(rest) = rest.filter(|_| nodes.len() < elsewhere.len()) else {
             return Err(LoadError::UnsupportedNodes { backend, nodes });
         };
-        let mut loading = Vec::new();
         let mut parts = 0;
-        for part in split(program, &elsewhere) {
+        for part in split(&program, &elsewhere) {
             let part_program = Rc::new(part.program);
             if part.elsewhere {
                 check_support(&part_program, rest)?;
@@ -485,7 +502,9 @@ impl Placement {
 #[cfg(target_arch = "wasm32")]
 async fn prepare(program: &Program, stages: &[Stage], shapes: &Shapes) -> Result<(), LoadError> {
     for stage in stages {
-        if let Engine::WebNn(model) = &stage.engine {
+        if let Engine::WebNn(model) = &stage.engine
+            && model.has_sizes(shapes)
+        {
             let prepared = model.prepare(shapes).await;
             prepared.map_err(|error| error.into_load(&program.name))?;
         }

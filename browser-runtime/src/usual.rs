@@ -29,11 +29,17 @@ pub(crate) fn usual_shapes(program: &Program, named: &[i64]) -> Option<Shapes> {
         .map(|mixture| symbols.clone().map(|symbol| mixed_size(mixture, symbol)).collect());
     let named = std::iter::once(named.to_vec());
     let named = named.filter(|sizes| sizes.len() == program.symbols.len());
+    let mut tried: Vec<Vec<Option<i64>>> = Vec::new();
     named.chain(usual).chain(mixed).find_map(|sizes| {
         let given = program.symbols.iter().zip(sizes);
         // Sizes that a run decides are not known before it.
         let given = given.map(|(info, size)| (info.source == SymbolSource::Input).then_some(size));
-        fitting(program, settled(program, given.collect()))
+        let sizes = settled(program, given.collect());
+        if tried.contains(&sizes) {
+            return None;
+        }
+        tried.push(sizes.clone());
+        fitting(program, sizes)
     })
 }
 

@@ -20,7 +20,11 @@ use super::{
     loading::Held,
     lower::lower,
 };
-use crate::weights::{Constants, memory_bytes};
+use crate::{
+    deciding::define_told,
+    flow::mentioned,
+    weights::{Constants, memory_bytes},
+};
 use flotilla_kernels::Shapes;
 
 /// Most graphs that are kept; the one used longest ago makes room.
@@ -35,6 +39,8 @@ pub(crate) struct NnModel(Rc<Inner>);
 struct Inner {
     context: Rc<Context>,
     program: Rc<Program>,
+    /// By symbol: whether its value decides a graph.
+    deciding: Vec<bool>,
     constants: Constants,
     held: RefCell<Vec<Held>>,
     /// The one used last is in front.
@@ -124,10 +130,19 @@ impl NnModel {
         held: Vec<Held>,
     ) -> NnModel {
         let bytes: u64 = constants.refs.iter().map(memory_bytes).sum();
+        // Nodes whose sizes a run decides are none of WebNN's.
+        let mut deciding: Vec<bool> =
+            program.symbols.iter().map(|info| info.source == SymbolSource::Input).collect();
+        for node in &program.nodes {
+            let mut symbols = Vec::new();
+            mentioned(&program, node, &mut symbols);
+            symbols.into_iter().for_each(|symbol| deciding[symbol.0 as usize] = true);
+        }
         let graphs_max = (GRAPH_BYTES_MAX / bytes.max(1)).clamp(2, GRAPHS_MAX as u64) as usize;
         NnModel(Rc::new(Inner {
             context,
             program,
+            deciding,
             constants,
             held: RefCell::new(held),
             graphs: RefCell::default(),
@@ -145,6 +160,12 @@ impl NnModel {
     /// Whether there is a graph for these symbols.
     pub(crate) fn is_ready(&self, symbols: &[i64]) -> bool {
         self.ready().iter().any(|ready| ready == symbols)
+    }
+
+    /// Whether these shapes say every size of a graph.
+    pub(crate) fn has_sizes(&self, shapes: &Shapes) -> bool {
+        let mut symbols = self.0.deciding.iter().zip(shapes.symbols());
+        symbols.all(|(decides, size)| !decides || size.is_some())
     }
 
     /// The symbols that there are graphs for, of a program whose runs decide none.
@@ -190,10 +211,11 @@ impl NnModel {
     /// [`Program::results`].
     pub(crate) async fn run(
         &mut self,
-        shapes: &Shapes,
+        shapes: &mut Shapes,
         inputs: &[Vec<u32>],
     ) -> Result<Vec<Vec<u32>>, RunError> {
         let inner = &self.0;
+        define_told(&inner.program, shapes, inputs)?;
         let named = |error: GraphError| error.into_run(&inner.program.name);
         self.prepare(shapes).await.map_err(named)?;
         let graph = inner
@@ -207,12 +229,10 @@ impl NnModel {
 }
 
 impl Inner {
-    /// The symbols that decide a graph: nodes whose sizes a run decides are none of WebNN's.
+    /// The symbols that decide a graph.
     fn symbols(&self, shapes: &Shapes) -> Vec<Option<i64>> {
-        let symbols = self.program.symbols.iter().zip(shapes.symbols());
-        let symbols =
-            symbols.map(|(info, size)| size.filter(|_| info.source == SymbolSource::Input));
-        symbols.collect()
+        let symbols = self.deciding.iter().zip(shapes.symbols());
+        symbols.map(|(&decides, size)| size.filter(|_| decides)).collect()
     }
 
     /// The graph for these symbols, which is now the one used last.

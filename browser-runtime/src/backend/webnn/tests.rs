@@ -9,7 +9,7 @@ use super::{
     limits::{Limits, OperandLimits},
     lower::{lower, refused_nodes},
 };
-use crate::weights::Constants;
+use crate::{deciding::define_told, ports::to_words, weights::Constants};
 use flotilla_kernels::{Shapes, suite};
 
 /// What Chromium 153 with LiteRT answers.
@@ -46,9 +46,17 @@ fn what_is_refused_of_the_kernel_suite() {
         let program = &case.program;
         let given: Vec<&[usize]> = case.inputs.iter().map(|input| input.shape.as_slice()).collect();
         let symbols = program.bind(&given).expect("inputs that fit");
-        let shapes = Shapes::new(program, symbols).expect("shapes");
+        let mut shapes = Shapes::new(program, symbols).expect("shapes");
+        let inputs = program.inputs.iter().zip(&case.inputs);
+        let words: Vec<Vec<u32>> = inputs
+            .flat_map(|(port, tensor)| {
+                let words = to_words(port, tensor).expect("words");
+                [Some(words.low), words.high].into_iter().flatten()
+            })
+            .collect();
+        define_told(program, &mut shapes, &words).expect("sizes");
         let constants = Constants::new(program);
-        let refused = refused_nodes(program, &constants, &shapes, &limits);
+        let refused = refused_nodes(program, &constants, Some(&shapes), &limits);
         let lowered = lower(program, &constants, &shapes, &limits);
         assert_eq!(refused.is_empty(), lowered.is_ok(), "{}: {lowered:?}", case.name);
         for (_, refused) in refused {

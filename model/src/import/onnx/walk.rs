@@ -34,7 +34,7 @@ use crate::{
 /// Subgraphs and functions within one another; deeper ones are no honest model.
 const DEPTH_MAX: usize = 24;
 /// Nodes that unrolled loops may come to.
-const NODES_MAX: usize = 200_000;
+const NODES_MAX: usize = 100_000;
 /// Longest part of a message, bytes: attributes and lists of operands may be as long as the file.
 const WORDS_MAX: usize = 500;
 

@@ -394,9 +394,14 @@ impl Lowering<'_> {
                 let first = self.compare(order, a, b)?;
                 return self.draft.select(first, a.id, b.id);
             }
-            Function::Div | Function::Rem if !unsigned => {
+            Function::Div | Function::Rem if unsigned => {
+                return self.unsigned_quotient(a, b, function == Function::Rem);
+            }
+            Function::Div | Function::Rem => {
                 return self.quotient(a, b, function == Function::Rem);
             }
+            Function::ShiftLeft => return self.shifted_left(a, b),
+            Function::ShiftRight => return self.shifted_right(a, b, unsigned),
             _ => return Err(format!("WebNN has no {function:?} of such integers")),
         };
         self.draft.binary(plain, a.id, b.id)
@@ -426,6 +431,128 @@ impl Lowering<'_> {
         }
         let negated = d.binary(Binary::Sub, zero, quotient)?;
         d.select(is_minus, negated, quotient)
+    }
+
+    /// Division of unsigned integers, or what it leaves. Half of the dividend is divided, which is not negative as a signed
+    /// number; from twice that quotient it is at most one step to the right one.
+    fn unsigned_quotient(&mut self, a: Term, b: Term, remainder: bool) -> Result<Id, String> {
+        let (zero, one) = (self.like(a, 0.0)?, self.like(a, 1.0)?);
+        let is_zero = self.draft.binary(Binary::Equal, b.id, zero)?;
+        // A divisor with the upper bit goes once or not at all into anything; its place is taken by one that processors take.
+        let is_large = self.draft.binary(Binary::Lesser, b.id, zero)?;
+        let is_odd = self.draft.binary(Binary::LogicalOr, is_zero, is_large)?;
+        let divisor = self.draft.select(is_odd, one, b.id)?;
+        let once = Term { id: one, ..a };
+        let half = self.shifted_right(a, once, true)?;
+        let d = &mut self.draft;
+        let quotient = d.binary(Binary::Div, half, divisor)?;
+        let twice = d.binary(Binary::Add, quotient, quotient)?;
+        let product = d.binary(Binary::Mul, twice, divisor)?;
+        let left = d.binary(Binary::Sub, a.id, product)?;
+        let rest = Term { id: left, ..a };
+        let more = self.compare(Binary::GreaterOrEqual, rest, Term { id: divisor, ..b })?;
+        let step = self.draft.select(more, one, zero)?;
+        let quotient = self.draft.binary(Binary::Add, twice, step)?;
+        let fits = self.compare(Binary::GreaterOrEqual, a, b)?;
+        let large_quotient = self.draft.select(fits, one, zero)?;
+        let quotient = self.draft.select(is_large, large_quotient, quotient)?;
+        if remainder {
+            let product = self.draft.binary(Binary::Mul, quotient, b.id)?;
+            let rest = self.draft.binary(Binary::Sub, a.id, product)?;
+            return self.draft.select(is_zero, zero, rest);
+        }
+        // By 0, as every kernel divides: the dividend.
+        self.draft.select(is_zero, a.id, quotient)
+    }
+
+    /// Two to the power of a number of bits from 0 to 31; the last has the sign of an int32.
+    fn bit(&mut self, bits: Id) -> Result<Id, String> {
+        let power = |bits: f64| f64::from((1u32 << bits as u32) as i32);
+        if let Some(known) = self.draft.known(bits) {
+            return self.draft.scalar(power(known), Type::Int32);
+        }
+        let mut result = self.draft.scalar(0.0, Type::Int32)?;
+        for bit in 0..32 {
+            let number = self.draft.scalar(f64::from(bit), Type::Int32)?;
+            let is_it = self.draft.binary(Binary::Equal, bits, number)?;
+            let value = self.draft.scalar(power(f64::from(bit)), Type::Int32)?;
+            result = self.draft.select(is_it, value, result)?;
+        }
+        Ok(result)
+    }
+
+    /// Bits moved up: by 32 and more, and by a negative number, nothing is left.
+    fn shifted_left(&mut self, a: Term, by: Term) -> Result<Id, String> {
+        let known = self.draft.known(by.id);
+        if known.is_some_and(|by| !(0.0..32.0).contains(&by)) {
+            let zero = self.like(a, 0.0)?;
+            return self.draft.binary(Binary::Mul, a.id, zero);
+        }
+        // What is no number of bits is none of the powers, and gives 0.
+        let power = self.bit(by.id)?;
+        self.draft.binary(Binary::Mul, a.id, power)
+    }
+
+    /// Bits moved down: zeros come in, or the sign of a signed number. By 32 and more, and by a negative number, nothing else is
+    /// left.
+    fn shifted_right(&mut self, a: Term, by: Term, unsigned: bool) -> Result<Id, String> {
+        const LAST: f64 = 31.0;
+        let (zero, minus) = (self.like(a, 0.0)?, self.like(a, -1.0)?);
+        let known = self.draft.known(by.id);
+        let negative = self.draft.binary(Binary::Lesser, a.id, zero)?;
+        let beyond = if unsigned { zero } else { self.draft.select(negative, minus, zero)? };
+        if known.is_some_and(|by| !(0.0..32.0).contains(&by)) {
+            return Ok(if unsigned { self.draft.binary(Binary::Mul, a.id, zero)? } else { beyond });
+        }
+        if known == Some(0.0) {
+            return Ok(a.id);
+        }
+        // What is left without the upper bit: of an unsigned number the rest of its bits, of a signed one its complement.
+        let least = self.like(a, f64::from(i32::MIN))?;
+        let without = if unsigned {
+            self.draft.binary(Binary::Add, a.id, least)?
+        } else {
+            self.draft.binary(Binary::Sub, minus, a.id)?
+        };
+        let positive = self.draft.select(negative, without, a.id)?;
+        let moved = match known {
+            Some(LAST) => zero,
+            Some(_) => {
+                let power = self.bit(by.id)?;
+                self.draft.binary(Binary::Div, positive, power)?
+            }
+            None => {
+                // A divisor that is positive; by 31 bits nothing is left.
+                let (one, last) = (self.like(a, 1.0)?, self.like(a, LAST)?);
+                let power = self.bit(by.id)?;
+                let is_usual = self.draft.binary(Binary::Greater, power, zero)?;
+                let divisor = self.draft.select(is_usual, power, one)?;
+                let quotient = self.draft.binary(Binary::Div, positive, divisor)?;
+                let is_last = self.draft.binary(Binary::Equal, by.id, last)?;
+                self.draft.select(is_last, zero, quotient)?
+            }
+        };
+        let restored = if unsigned {
+            // The upper bit, as many places lower.
+            let last = self.like(a, LAST)?;
+            let place = match known {
+                Some(by) => self.like(a, LAST - by)?,
+                None => self.draft.binary(Binary::Sub, last, by.id)?,
+            };
+            let bit = self.bit(place)?;
+            self.draft.binary(Binary::Add, moved, bit)?
+        } else {
+            self.draft.binary(Binary::Sub, minus, moved)?
+        };
+        let shifted = self.draft.select(negative, restored, moved)?;
+        if known.is_some() {
+            return Ok(shifted);
+        }
+        let (first, last) = (self.like(a, 0.0)?, self.like(a, LAST)?);
+        let below = self.draft.binary(Binary::Lesser, by.id, first)?;
+        let above = self.draft.binary(Binary::Greater, by.id, last)?;
+        let is_beyond = self.draft.binary(Binary::LogicalOr, below, above)?;
+        self.draft.select(is_beyond, beyond, shifted)
     }
 
     fn convert(&mut self, x: Term, to: DType) -> Result<Term, String> {

@@ -6,14 +6,14 @@ mod moves;
 mod products;
 mod windows;
 
-use flotilla_program::{DType, Node, Op, Program, ValueId};
+use flotilla_program::{DType, Node, Op, Program, SymbolSource, ValueId, dim::Symbol};
 use flotilla_protocol::RefusedNode;
 
 use super::{
     draft::{Draft, Id, Operand, Type},
     limits::Limits,
 };
-use crate::weights::Constants;
+use crate::{deciding::is_told, flow::mentioned, weights::Constants};
 use flotilla_kernels::Shapes;
 
 /// A program that WebNN takes.
@@ -71,44 +71,91 @@ pub(crate) fn lower(
     Ok(Lowered { operands: lowering.draft.into_operands(), results })
 }
 
-/// The nodes that WebNN does not take, each looked at for itself.
+/// The nodes that WebNN does not take, each looked at for itself, as far as its sizes are known. Without shapes, those that it
+/// takes in no size.
 pub(crate) fn refused_nodes(
+    program: &Program,
+    constants: &Constants,
+    shapes: Option<&Shapes>,
+    limits: &Limits,
+) -> Vec<(usize, RefusedNode)> {
+    let reason = |node: &Node| {
+        if let Some(reason) = absent(&node.op) {
+            return Err(reason.to_owned());
+        }
+        let mut symbols = Vec::new();
+        mentioned(program, node, &mut symbols);
+        let is_early = |symbol: &Symbol| {
+            is_told(program, *symbol)
+                || program.symbols[symbol.0 as usize].source == SymbolSource::Input
+        };
+        if !symbols.iter().all(is_early) {
+            return Err(DECIDED.to_owned());
+        }
+        let shapes = shapes.filter(|shapes| {
+            symbols.iter().all(|symbol| shapes.symbols()[symbol.0 as usize].is_some())
+        });
+        shapes.map_or(Ok(()), |shapes| alone(program, constants, shapes, limits, node))
+    };
+    let nodes = program.nodes.iter().enumerate();
+    nodes.filter_map(|(at, node)| Some((at, refused(node, reason(node).err()?)))).collect()
+}
+
+/// Whether a node by itself is taken.
+fn alone(
     program: &Program,
     constants: &Constants,
     shapes: &Shapes,
     limits: &Limits,
-) -> Vec<(usize, RefusedNode)> {
-    let alone = |node: &Node| {
-        let mut lowering = Lowering::new(program, constants, shapes, limits);
-        for (index, &value) in node.inputs.iter().enumerate() {
-            if constants.of(value).is_none() && lowering.ids[value.index()].is_none() {
-                lowering.input(index, value)?;
-            }
+    node: &Node,
+) -> Result<(), String> {
+    let mut lowering = Lowering::new(program, constants, shapes, limits);
+    for (index, &value) in node.inputs.iter().enumerate() {
+        if constants.of(value).is_none() && lowering.ids[value.index()].is_none() {
+            lowering.input(index, value)?;
         }
-        lowering.node(node)
-    };
-    let nodes = program.nodes.iter().enumerate();
-    nodes.filter_map(|(at, node)| Some((at, refused(node, alone(node).err()?)))).collect()
+    }
+    lowering.node(node)
 }
 
-/// The nodes whose sizes a run decides, whatever shapes its inputs have.
+/// The nodes whose sizes the values of a run's inputs tell.
 #[cfg(target_arch = "wasm32")]
-pub(crate) fn decided_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
-    let is_decided = |node: &Node| {
-        let shapes =
-            node.inputs.iter().chain(&node.outputs).map(|value| &program.value(*value).shape);
-        let symbols =
-            shapes.flatten().chain(node.op.dims()).flat_map(flotilla_program::dim::Dim::symbols);
-        symbols.into_iter().any(|symbol| {
-            program.symbols[symbol.0 as usize].source != flotilla_program::SymbolSource::Input
-        })
+pub(crate) fn told_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
+    let is_waiting = |node: &Node| {
+        let mut symbols = Vec::new();
+        mentioned(program, node, &mut symbols);
+        symbols.into_iter().any(|symbol| is_told(program, symbol))
     };
-    let nodes = program.nodes.iter().enumerate().filter(|(_, node)| is_decided(node));
-    nodes.map(|(at, node)| (at, refused(node, DECIDED.to_owned()))).collect()
+    let nodes = program.nodes.iter().enumerate().filter(|(_, node)| is_waiting(node));
+    nodes.map(|(at, node)| (at, refused(node, TOLD.to_owned()))).collect()
 }
+
+/// Why a node runs elsewhere, where that is allowed, that WebNN can be asked about only with a run's inputs.
+#[cfg(target_arch = "wasm32")]
+const TOLD: &str =
+    "the inputs of a run say its sizes, and only then WebNN says whether it takes it";
 
 /// Why a node is refused whose sizes nobody knows when a graph is built.
 const DECIDED: &str = "its sizes are known only while it runs, and WebNN has to know them before";
+
+/// Why WebNN does not take an operator in any size.
+fn absent(op: &Op) -> Option<&'static str> {
+    match op {
+        Op::If(_) | Op::Loop(_) => Some("WebNN has no control flow"),
+        Op::LinearAttention(_)
+        | Op::DeformableColumns(_)
+        | Op::GridSample(_)
+        | Op::RoiAlign(_)
+        | Op::Dft(_)
+        | Op::Triangular
+        | Op::NgramCounts(_)
+        | Op::RowRanks
+        | Op::Suppress(_)
+        | Op::Trees(_)
+        | Op::Recurrent(_) => Some("WebNN has no such operator"),
+        _ => None,
+    }
+}
 
 fn refused(node: &Node, reason: String) -> RefusedNode {
     RefusedNode { node: node.name.clone(), op: node.op.name().to_owned(), reason }
@@ -169,6 +216,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn node(&mut self, node: &Node) -> Result<(), String> {
+        if let Some(reason) = absent(&node.op) {
+            return Err(reason.to_owned());
+        }
         let output = node.outputs[0];
         let want = self.shape(output)?;
         let id = self.operator(node, &want)?;
@@ -223,18 +273,7 @@ impl<'a> Lowering<'a> {
             Op::Pad(op) => self.pad(node, op, want),
             Op::Conv(op) => self.conv(node, op, want),
             Op::Pool(op) => self.pool(node, op, want),
-            Op::If(_) | Op::Loop(_) => Err("WebNN has no control flow".to_owned()),
-            Op::LinearAttention(_)
-            | Op::DeformableColumns(_)
-            | Op::GridSample(_)
-            | Op::RoiAlign(_)
-            | Op::Dft(_)
-            | Op::Triangular
-            | Op::NgramCounts(_)
-            | Op::RowRanks
-            | Op::Suppress(_)
-            | Op::Trees(_)
-            | Op::Recurrent(_) => Err("WebNN has no such operator".to_owned()),
+            other => Err(absent(other).unwrap_or("nothing does it in WebNN").to_owned()),
         }
     }
 }
