@@ -27,6 +27,8 @@ pub enum FailureKind {
     MemoryLimitExceeded,
     /// The backend cannot do what the model needs, or refuses its inputs.
     UnsupportedOperation,
+    /// The backend runs the model, but not with the sizes of this request.
+    UnsupportedSizes,
     /// Bytes or numbers were wrong.
     WrongResult,
     /// A queue was full.
@@ -35,7 +37,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, in order.
-    pub const ALL: [FailureKind; 11] = [
+    pub const ALL: [FailureKind; 12] = [
         FailureKind::ConnectionLost,
         FailureKind::PageCrashed,
         FailureKind::BrowserExited,
@@ -45,9 +47,15 @@ impl FailureKind {
         FailureKind::DeadlineExceeded,
         FailureKind::MemoryLimitExceeded,
         FailureKind::UnsupportedOperation,
+        FailureKind::UnsupportedSizes,
         FailureKind::WrongResult,
         FailureKind::Overloaded,
     ];
+
+    /// Whether it is about what a run was asked to do, and says nothing of the browser.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, FailureKind::UnsupportedOperation | FailureKind::UnsupportedSizes)
+    }
 
     /// Name as in records.
     pub fn name(self) -> &'static str {
@@ -61,6 +69,7 @@ impl FailureKind {
             FailureKind::DeadlineExceeded => "deadline_exceeded",
             FailureKind::MemoryLimitExceeded => "memory_limit_exceeded",
             FailureKind::UnsupportedOperation => "unsupported_operation",
+            FailureKind::UnsupportedSizes => "unsupported_sizes",
             FailureKind::WrongResult => "wrong_result",
             FailureKind::Overloaded => "overloaded",
         }
@@ -78,6 +87,7 @@ impl FailureKind {
             FailureKind::DeadlineExceeded => "took too long",
             FailureKind::MemoryLimitExceeded => "memory limit exceeded",
             FailureKind::UnsupportedOperation => "unsupported operation",
+            FailureKind::UnsupportedSizes => "unsupported sizes",
             FailureKind::WrongResult => "wrong result",
             FailureKind::Overloaded => "overloaded",
         }
@@ -280,10 +290,11 @@ pub fn entry(kind: FailureKind) -> Entry {
         FailureKind::ConnectionLost | FailureKind::PageCrashed | FailureKind::DeadlineExceeded => {
             Entry::Rung(Rung::Reset)
         }
-        // The browser is gone, or what it says is not to be trusted.
+        // The browser is gone, or what it says is not to be trusted, or its backend does not take what another one may.
         FailureKind::BrowserExited
         | FailureKind::DriverUnresponsive
         | FailureKind::MemoryLimitExceeded
+        | FailureKind::UnsupportedSizes
         | FailureKind::WrongResult => Entry::Rung(Rung::Migrate),
         // The model loaded, so what is refused are the request's inputs, and every browser would refuse them.
         FailureKind::UnsupportedOperation => Entry::Final,
@@ -330,8 +341,9 @@ pub fn repair(kind: FailureKind) -> Repair {
         }
         FailureKind::DeviceLost => Repair::RenewDevice,
         FailureKind::WrongResult => Repair::Reload,
-        FailureKind::OutOfMemory | FailureKind::UnsupportedOperation | FailureKind::Overloaded => {
-            Repair::Nothing
-        }
+        FailureKind::OutOfMemory
+        | FailureKind::UnsupportedOperation
+        | FailureKind::UnsupportedSizes
+        | FailureKind::Overloaded => Repair::Nothing,
     }
 }

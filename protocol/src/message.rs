@@ -399,6 +399,9 @@ pub enum RunError {
     Inputs { reason: String },
     #[error("node {node} failed: {reason}")]
     Node { node: String, reason: String },
+    /// The backend has the operator, but not for the sizes of this run; another one may.
+    #[error("{backend} does not take node {node} ({op}) at these sizes: {reason}")]
+    Unsupported { backend: Backend, node: String, op: String, reason: String },
     #[error("out of memory: {reason}")]
     OutOfMemory { reason: String },
     #[error("device was lost: {reason}")]

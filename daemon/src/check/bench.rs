@@ -9,7 +9,10 @@ use flotilla_reference::compare;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::{Given, Host, Settings, Status, Subject, Target, inputs, percentile, session::Session};
+use super::{
+    Given, Host, Settings, Status, Subject, Target, inputs, percentile,
+    session::{RunFailed, Session},
+};
 use crate::browser::{Adapter, Channel};
 
 /// Fewest requests of a round.
@@ -296,15 +299,14 @@ impl Cell {
         self.row.device = facts.device;
         self.row.split.clone_from(&facts.split);
         self.row.load_ms = facts.load_ms;
-        let compared = match session.run(&self.inputs).await {
-            Ok(run) => {
-                let want = subject.cases.first().map(|case| case.want.as_slice());
-                let outputs = subject.named(run.outputs);
-                compare::compare(&outputs, want.unwrap_or_default(), &subject.tolerance)
-                    .map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error),
+        let run = match session.run(&self.inputs).await {
+            Ok(run) => run,
+            Err(failed) => return self.end(failed.status(), &failed.reason),
         };
+        let want = subject.cases.first().map(|case| case.want.as_slice());
+        let outputs = subject.named(run.outputs);
+        let compared = compare::compare(&outputs, want.unwrap_or_default(), &subject.tolerance)
+            .map_err(|error| error.to_string());
         match compared {
             Err(reason) => self.end(Status::Fail, &reason),
             Ok(difference) => {
@@ -330,10 +332,10 @@ impl Cell {
                 let run = session.run(inputs).await?;
                 times.push((asked.elapsed().as_secs_f64() * 1e3, run.run_ms));
             }
-            Ok::<_, String>(times)
+            Ok::<_, RunFailed>(times)
         });
         match try_join_all(asking).await {
-            Err(reason) => self.end(Status::Fail, &reason),
+            Err(failed) => self.end(failed.status(), &failed.reason),
             Ok(times) => {
                 let rows = (clients * each) as f64 * self.row.batch as f64;
                 self.rows_per_s.push(rows / begin.elapsed().as_secs_f64());

@@ -31,7 +31,7 @@ use flotilla_reference::{
 };
 use history::{Comparison, Entry, History, Key};
 pub use session::Settings;
-use session::{Facts, Session};
+use session::{Facts, RunFailed, Session};
 pub use subject::{Allowance, Given, Subject, SubjectError};
 pub use target::{DEFAULT_HOSTS, Host, Target, targets};
 
@@ -327,7 +327,7 @@ pub async fn check(
             row.tell(session.facts());
             match runs(subject, &session, options, &mut row).await {
                 Ok(()) => row.status = Status::Pass,
-                Err(reason) => row = row.ended(Status::Fail, reason),
+                Err(failed) => row = row.ended(failed.status(), failed.reason),
             }
             row.memory_bytes = session.memory_bytes().await;
             session.close().await;
@@ -346,7 +346,7 @@ async fn runs(
     session: &Session,
     options: Options,
     row: &mut Row,
-) -> Result<(), String> {
+) -> Result<(), RunFailed> {
     let mut later = Vec::new();
     let mut worst = Difference::default();
     let mut wrong: Option<String> = None;
@@ -358,9 +358,12 @@ async fn runs(
         };
         row.cases = number + 1;
         for at in 0..=times {
-            let run = session.run(&case.inputs).await.map_err(|error| match at {
-                0 => in_case(error),
-                _ => format!("run {} of {}: {error}", at + 1, times + 1),
+            let run = session.run(&case.inputs).await.map_err(|failed| RunFailed {
+                reason: match at {
+                    0 => in_case(failed.reason),
+                    _ => format!("run {} of {}: {}", at + 1, times + 1, failed.reason),
+                },
+                ..failed
             })?;
             match (number, at) {
                 (0, 0) => row.latency_ms.first = Some(run.run_ms),
@@ -381,7 +384,7 @@ async fn runs(
     row.latency_ms.p50 = percentile(&later, 50.0);
     row.latency_ms.p95 = percentile(&later, 95.0);
     row.measured(worst);
-    wrong.map_or(Ok(()), Err)
+    wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
 }
 
 /// Records the latency of a row that passed.

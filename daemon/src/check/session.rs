@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_fleet::{Budget, Config, Ladder, ModelId};
+use flotilla_fleet::{Attempt, Budget, Config, FailureKind, Ladder, ModelId, RequestError};
 use flotilla_protocol::{Backend, Device, Split, Tensor};
 
 use super::{
+    Status,
     native::Native,
     subject::Subject,
     target::{Host, Target},
@@ -15,7 +16,7 @@ use crate::{
     catalog::Catalog,
     guardian,
     local::{Local, Wishes},
-    pool::{Answer, Input, View},
+    pool::{Answer, AnswerError, Input, View},
 };
 
 /// Longest start of a browser, its page included.
@@ -79,6 +80,38 @@ pub struct Run {
     pub pipelines_created: u32,
 }
 
+/// Why a run has no results.
+#[derive(Clone, Debug)]
+pub struct RunFailed {
+    /// Whether its backend does not take the sizes of the inputs: such a target is refused like one that does not load.
+    pub is_refused: bool,
+    /// In the words of whoever failed.
+    pub reason: String,
+}
+
+impl From<String> for RunFailed {
+    fn from(reason: String) -> RunFailed {
+        RunFailed { is_refused: false, reason }
+    }
+}
+
+impl RunFailed {
+    fn of(error: AnswerError) -> RunFailed {
+        if let AnswerError::Request(RequestError::Failed { tried }) = &error
+            && let [Attempt { failure, .. }] = tried.as_slice()
+            && failure.kind == FailureKind::UnsupportedSizes
+        {
+            return RunFailed { is_refused: true, reason: failure.detail.clone() };
+        }
+        error.to_string().into()
+    }
+
+    /// What a row says of it.
+    pub fn status(&self) -> Status {
+        if self.is_refused { Status::Refused } else { Status::Fail }
+    }
+}
+
 /// A model that is loaded on a target.
 pub struct Session {
     target: Target,
@@ -119,19 +152,18 @@ impl Session {
     ///
     /// # Errors
     /// The run failed, took too long, or was computed elsewhere.
-    pub async fn run(&self, inputs: &[Tensor]) -> Result<Run, String> {
+    pub async fn run(&self, inputs: &[Tensor]) -> Result<Run, RunFailed> {
         match &self.host {
             Running::Native(native) => {
                 let run = native.run(inputs.to_vec());
                 let limit = self.settings.timeout;
                 let late = |_| format!("it took longer than {} s", limit.as_secs());
-                tokio::time::timeout(limit, run).await.map_err(late)?
+                Ok(tokio::time::timeout(limit, run).await.map_err(late)??)
             }
             Running::Pool(local, model) => {
                 let input = Input::Tensors(inputs.to_vec());
                 let answer = local.pool.run(*model, input, self.settings.timeout).await;
-                let answer = answer.map_err(|error| error.to_string())?;
-                self.owned(answer)
+                Ok(self.owned(answer.map_err(RunFailed::of)?)?)
             }
         }
     }

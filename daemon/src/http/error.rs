@@ -94,6 +94,7 @@ impl From<AnswerError> for ApiError {
                             | FailureKind::DriverUnresponsive
                             | FailureKind::DeviceLost
                             | FailureKind::UnsupportedOperation
+                            | FailureKind::UnsupportedSizes
                             | FailureKind::WrongResult
                             | FailureKind::Overloaded,
                         )

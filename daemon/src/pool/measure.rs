@@ -197,6 +197,7 @@ impl State {
             },
             RunError::NotLoaded { .. }
             | RunError::Node { .. }
+            | RunError::Unsupported { .. }
             | RunError::OutOfMemory { .. }
             | RunError::DeviceLost { .. } => Event::MeasureFailed { browser, measure, failure },
         };

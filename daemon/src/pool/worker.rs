@@ -157,6 +157,7 @@ pub(super) fn over(
         | FailureKind::DeviceLost
         | FailureKind::OutOfMemory
         | FailureKind::UnsupportedOperation
+        | FailureKind::UnsupportedSizes
         | FailureKind::WrongResult => WorkerError::Gone { task, failure },
     }
 }

@@ -28,10 +28,11 @@ const MEMORY_BEATS: u64 = 6;
 /// Device losses that follow each other.
 const REPEATED_LOSSES: u64 = 3;
 /// What a run may fail of, as its page says.
-pub(super) const RUN_FAILURES: [FailureKind; 5] = [
+pub(super) const RUN_FAILURES: [FailureKind; 6] = [
     FailureKind::DeviceLost,
     FailureKind::OutOfMemory,
     FailureKind::UnsupportedOperation,
+    FailureKind::UnsupportedSizes,
     FailureKind::PageCrashed,
     FailureKind::Overloaded,
 ];

@@ -167,11 +167,11 @@ impl Fleet {
             // It may run on its task's browser only, and that has failed it.
             return None;
         }
+        if joined && failure.is_refusal() && self.affords(request, Rung::Separate) {
+            return Some((Rung::Separate, Target::Any, false));
+        }
         let entry = match entry(failure) {
-            Entry::Final => {
-                let alone = joined && self.affords(request, Rung::Separate);
-                return alone.then_some((Rung::Separate, Target::Any, false));
-            }
+            Entry::Final => return None,
             Entry::Rung(entry) => entry,
         };
         let open: Vec<(Rung, Target, bool)> = Rung::LADDER

@@ -141,6 +141,7 @@ fn reaction(kind: FailureKind) -> Reaction {
         | FailureKind::OutOfMemory
         | FailureKind::DeadlineExceeded
         | FailureKind::MemoryLimitExceeded
+        | FailureKind::UnsupportedSizes
         | FailureKind::WrongResult
         | FailureKind::Overloaded => Reaction::TryAgain,
     }

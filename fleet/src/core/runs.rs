@@ -7,7 +7,7 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 use super::Fleet;
 use crate::{
     event::{Action, Instant, ModelId, SlotId},
-    recovery::{Failure, FailureKind},
+    recovery::Failure,
 };
 
 /// Failed runs in a row after which a browser is replaced, whatever each failure was.
@@ -64,8 +64,8 @@ impl Fleet {
         // The page says which run it was at, so this one is first in line whatever was thought.
         live.runs.retain(|&other| other != id);
         live.runs.push_front(id);
-        // Inputs that are refused are the request's fault, and so is not counted against the browser.
-        if failure.kind != FailureKind::UnsupportedOperation {
+        // Inputs and sizes that are refused are the request's, and are not counted against the browser.
+        if !failure.kind.is_refusal() {
             live.run_failures += 1;
         }
         if live.run_failures >= RUN_FAILURES_MAX {
@@ -75,7 +75,7 @@ impl Fleet {
         }
         // A repair that took the run with it has sent its requests up the ladder.
         if let Some((run, _)) = self.end_run(id, epoch) {
-            if failure.kind != FailureKind::UnsupportedOperation {
+            if !failure.kind.is_refusal() {
                 self.distrust(index, failure);
             }
             for request in run.requests {

@@ -407,7 +407,7 @@ impl Fleet {
         let Trial { model, backend, placement, .. } = trial;
         self.blame_trial(index, (model, backend), failure);
         self.distrust(index, failure);
-        let given_up = if failure.kind == FailureKind::UnsupportedOperation {
+        let given_up = if failure.kind.is_refusal() {
             Some(failure.to_string())
         } else {
             given_up(&self.berths[index], model, backend, self.config.load_restarts_max)

@@ -13,8 +13,8 @@ use flotilla::browser::{
 };
 use flotilla_program::{BlobId, Program};
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunId,
-    Tensor, ToPage,
+    Backend, BlobSource, BrowserId, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
+    RunId, Tensor, ToPage,
 };
 use flotilla_tests::{
     place,
@@ -199,7 +199,11 @@ impl Browser {
                 page.hear(self.limit, |message, outputs| match message {
                     FromPage::Ran { run: done, .. } if done == run => Some(Ok(outputs)),
                     FromPage::RunFailed { run: failed, error, .. } if failed == run => {
-                        Some(Err(Failure::of(Stage::Run, &error)))
+                        let stage = match error {
+                            RunError::Unsupported { .. } => Stage::Refuse,
+                            _ => Stage::Run,
+                        };
+                        Some(Err(Failure::of(stage, &error)))
                     }
                     _ => None,
                 })

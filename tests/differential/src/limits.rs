@@ -27,12 +27,6 @@ const LIMITS: &[Limit] = &[
         says: "32 bits",
         of: |case| case.is_wide,
     },
-    // Told by a run where no usual sizes fit when the program was loaded.
-    Limit {
-        name: "the backend does not have an operator",
-        says: "WebNN does not take",
-        of: |_| true,
-    },
 ];
 
 /// The limit that a refusal tells of.

@@ -27,6 +27,9 @@ use crate::{
 };
 use flotilla_kernels::Shapes;
 
+/// What is refused where the browser does not say which of its nodes it means.
+const WHOLE_GRAPH: &str = "the whole graph";
+
 /// Most graphs that are kept; the one used longest ago makes room.
 const GRAPHS_MAX: usize = 8;
 
@@ -93,24 +96,25 @@ impl GraphError {
                 backend: Backend::WebNn,
                 nodes: vec![RefusedNode {
                     node: program.to_owned(),
-                    op: "the whole graph".to_owned(),
+                    op: WHOLE_GRAPH.to_owned(),
                     reason,
                 }],
             },
         }
     }
 
-    fn into_run(self, node: &str) -> RunError {
+    fn into_run(self, program: &str) -> RunError {
         match self {
             GraphError::Lost(reason) => RunError::DeviceLost { reason },
-            GraphError::Node(refused) => RunError::Node {
-                node: refused.node,
-                reason: format!(
-                    "WebNN does not take it ({}) at these sizes: {}",
-                    refused.op, refused.reason
-                ),
+            GraphError::Node(RefusedNode { node, op, reason }) => {
+                RunError::Unsupported { backend: Backend::WebNn, node, op, reason }
+            }
+            GraphError::Refused(reason) => RunError::Unsupported {
+                backend: Backend::WebNn,
+                node: program.to_owned(),
+                op: WHOLE_GRAPH.to_owned(),
+                reason,
             },
-            GraphError::Refused(reason) => RunError::Node { node: node.to_owned(), reason },
         }
     }
 }
