@@ -1,4 +1,4 @@
-//! Sizes that the values of a run's inputs decide, such as the shape that a `Reshape` is told: where a backend builds for known
+//! Sizes that the values of a run's inputs decide, such as a shape that is an input of `Reshape`: where a backend builds for known
 //! sizes, they are computed before it is asked.
 
 use flotilla_kernels::Shapes;
@@ -12,13 +12,13 @@ const ELEMENTS_MAX: i64 = 256;
 
 /// By node: whether it is one of those that compute sizes from the inputs and from nothing else.
 pub(crate) fn deciding_nodes(program: &Program) -> Vec<bool> {
-    // By value: whether inputs decide its few elements.
     let is_small = |value: ValueId| {
         let dims = program.value(value).shape.iter().map(|dim| dim.as_fixed());
         let elements = dims.product::<Option<i64>>();
         elements.is_some_and(|elements| elements <= ELEMENTS_MAX)
     };
-    let mut told: Vec<bool> = (0..program.values.len() as u32)
+    // By value: whether its few elements follow from the inputs alone.
+    let mut computable: Vec<bool> = (0..program.values.len() as u32)
         .map(ValueId)
         .map(|value| program.value(value).source != Source::Node && is_small(value))
         .collect();
@@ -26,20 +26,20 @@ pub(crate) fn deciding_nodes(program: &Program) -> Vec<bool> {
         let mut symbols = Vec::new();
         mentioned(program, node, &mut symbols);
         let mut symbols = symbols.into_iter().map(|symbol| &program.symbols[symbol.0 as usize]);
-        let is_told = node.inputs.iter().all(|input| told[input.index()])
+        let is_computable = node.inputs.iter().all(|input| computable[input.index()])
             && symbols.all(|info| match info.source {
                 SymbolSource::Input => true,
-                SymbolSource::Element { value, .. } => told[value.index()],
+                SymbolSource::Element { value, .. } => computable[value.index()],
                 SymbolSource::Extent { .. } => false,
             });
         for output in &node.outputs {
-            told[output.index()] = is_told && is_small(*output);
+            computable[output.index()] = is_computable && is_small(*output);
         }
     }
     let mut needed = vec![false; program.values.len()];
     for info in &program.symbols {
         if let SymbolSource::Element { value, .. } = info.source {
-            needed[value.index()] = told[value.index()];
+            needed[value.index()] = computable[value.index()];
         }
     }
     let mut deciding = vec![false; program.nodes.len()];
@@ -78,7 +78,7 @@ fn is_arithmetic(op: &Op) -> bool {
 }
 
 /// Whether a symbol is an element of what the program is given, known before its first node runs.
-pub(crate) fn is_told(program: &Program, symbol: Symbol) -> bool {
+pub(crate) fn is_input_element(program: &Program, symbol: Symbol) -> bool {
     match program.symbols[symbol.0 as usize].source {
         SymbolSource::Input => false,
         SymbolSource::Element { value, .. } => program.value(value).source == Source::Input,
@@ -91,13 +91,14 @@ pub(crate) fn is_told(program: &Program, symbol: Symbol) -> bool {
 ///
 /// # Errors
 /// A check of the program that does not hold, or a shape that cannot be.
-pub(crate) fn define_told(
+pub(crate) fn define_input_elements(
     program: &Program,
     shapes: &mut Shapes,
     inputs: &[Vec<u32>],
 ) -> Result<(), RunError> {
     let symbols = (0..program.symbols.len() as u32).map(Symbol);
-    let symbols: Vec<Symbol> = symbols.filter(|symbol| is_told(program, *symbol)).collect();
+    let symbols: Vec<Symbol> =
+        symbols.filter(|symbol| is_input_element(program, *symbol)).collect();
     if symbols.is_empty() {
         return Ok(());
     }
@@ -177,7 +178,7 @@ mod tests {
             ],
             inputs: vec![port("x", DType::F32, 0), port("want", DType::I32, 1)],
             outputs: vec![port("y", DType::F32, 4)],
-            ..Program::new("told")
+            ..Program::new("sizes")
         }
     }
 
@@ -201,7 +202,9 @@ mod tests {
         let [first, rest] = parts.as_slice() else { panic!("{} parts", parts.len()) };
         assert!(first.elsewhere && !rest.elsewhere);
         assert_eq!(first.program.nodes.len(), 1);
-        assert!(is_told(&rest.program, Symbol(0)) && !is_told(&program, Symbol(0)));
+        assert!(
+            is_input_element(&rest.program, Symbol(0)) && !is_input_element(&program, Symbol(0))
+        );
 
         let mut shapes = Shapes::new(&rest.program, vec![None]).expect("shapes");
         assert!(!shapes.is_known(ValueId(4)));
@@ -210,7 +213,7 @@ mod tests {
             .given()
             .map(|value| vec![if value == ValueId(2) { 6 } else { 0 }; 6])
             .collect();
-        define_told(&rest.program, &mut shapes, &inputs).expect("sizes");
+        define_input_elements(&rest.program, &mut shapes, &inputs).expect("sizes");
         assert_eq!(shapes.of(ValueId(4)), [6]);
     }
 }

@@ -242,8 +242,8 @@ impl Runtime {
         let rest = terms.rest.filter(|&rest| rest != backend);
         if rest.is_some() {
             let known: Vec<usize> = refused.iter().map(|(node, _)| *node).collect();
-            let told = webnn::told_nodes(&program).into_iter();
-            refused.extend(told.filter(|(node, _)| !known.contains(node)));
+            let late = webnn::input_sized_nodes(&program).into_iter();
+            refused.extend(late.filter(|(node, _)| !known.contains(node)));
             refused.sort_by_key(|(node, _)| *node);
         }
         if refused.is_empty() {

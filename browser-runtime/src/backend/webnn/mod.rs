@@ -23,6 +23,6 @@ pub(crate) use context::{Context, inspect};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use loading::Loading;
 #[cfg(target_arch = "wasm32")]
-pub(crate) use lower::{refused_nodes, told_nodes};
+pub(crate) use lower::{input_sized_nodes, refused_nodes};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use model::NnModel;

@@ -21,7 +21,7 @@ use super::{
     lower::lower,
 };
 use crate::{
-    deciding::define_told,
+    deciding::define_input_elements,
     flow::mentioned,
     weights::{Constants, memory_bytes},
 };
@@ -219,7 +219,7 @@ impl NnModel {
         inputs: &[Vec<u32>],
     ) -> Result<Vec<Vec<u32>>, RunError> {
         let inner = &self.0;
-        define_told(&inner.program, shapes, inputs)?;
+        define_input_elements(&inner.program, shapes, inputs)?;
         let named = |error: GraphError| error.into_run(&inner.program.name);
         self.prepare(shapes).await.map_err(named)?;
         let graph = inner

@@ -9,7 +9,7 @@ use super::{
     limits::{Limits, OperandLimits},
     lower::{lower, refused_nodes},
 };
-use crate::{deciding::define_told, ports::to_words, weights::Constants};
+use crate::{deciding::define_input_elements, ports::to_words, weights::Constants};
 use flotilla_kernels::{Shapes, suite};
 
 /// What Chromium 153 with LiteRT answers.
@@ -54,7 +54,7 @@ fn what_is_refused_of_the_kernel_suite() {
                 [Some(words.low), words.high].into_iter().flatten()
             })
             .collect();
-        define_told(program, &mut shapes, &words).expect("sizes");
+        define_input_elements(program, &mut shapes, &words).expect("sizes");
         let constants = Constants::new(program);
         let refused = refused_nodes(program, &constants, Some(&shapes), &limits);
         let lowered = lower(program, &constants, &shapes, &limits);

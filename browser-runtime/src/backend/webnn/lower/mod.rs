@@ -13,7 +13,7 @@ use super::{
     draft::{Draft, Id, Operand, Type},
     limits::Limits,
 };
-use crate::{deciding::is_told, flow::mentioned, weights::Constants};
+use crate::{deciding::is_input_element, flow::mentioned, weights::Constants};
 use flotilla_kernels::Shapes;
 
 /// A program that WebNN takes.
@@ -86,7 +86,7 @@ pub(crate) fn refused_nodes(
         let mut symbols = Vec::new();
         mentioned(program, node, &mut symbols);
         let is_early = |symbol: &Symbol| {
-            is_told(program, *symbol)
+            is_input_element(program, *symbol)
                 || program.symbols[symbol.0 as usize].source == SymbolSource::Input
         };
         if !symbols.iter().all(is_early) {
@@ -120,19 +120,19 @@ fn alone(
 
 /// The nodes whose sizes the values of a run's inputs tell.
 #[cfg(target_arch = "wasm32")]
-pub(crate) fn told_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
+pub(crate) fn input_sized_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
     let is_waiting = |node: &Node| {
         let mut symbols = Vec::new();
         mentioned(program, node, &mut symbols);
-        symbols.into_iter().any(|symbol| is_told(program, symbol))
+        symbols.into_iter().any(|symbol| is_input_element(program, symbol))
     };
     let nodes = program.nodes.iter().enumerate().filter(|(_, node)| is_waiting(node));
-    nodes.map(|(at, node)| (at, refused(node, TOLD.to_owned()))).collect()
+    nodes.map(|(at, node)| (at, refused(node, LATE.to_owned()))).collect()
 }
 
 /// Why a node runs elsewhere, where that is allowed, that WebNN can be asked about only with a run's inputs.
 #[cfg(target_arch = "wasm32")]
-const TOLD: &str =
+const LATE: &str =
     "the inputs of a run say its sizes, and only then WebNN says whether it takes it";
 
 /// Why a node is refused whose sizes nobody knows when a graph is built.
@@ -151,8 +151,9 @@ fn absent(op: &Op) -> Option<&'static str> {
         | Op::NgramCounts(_)
         | Op::RowRanks
         | Op::Suppress(_)
-        | Op::Trees(_)
-        | Op::Recurrent(_) => Some("WebNN has no such operator"),
+        | Op::Trees(_) => Some("WebNN has no such operator"),
+        // WebNN's own take products of the input along; a program has these before the layer.
+        Op::Recurrent(_) => Some("recurrent layers are not brought to WebNN"),
         _ => None,
     }
 }
