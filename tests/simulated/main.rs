@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod commands;
 mod ending;
+mod fallback;
 mod links;
 mod padding;
 mod persistence;

@@ -14,7 +14,8 @@ use std::{
 };
 
 use flotilla_fleet::{
-    Attempt, Batching, Choice, Failure, FailureKind, ModelId, Policy, RequestError, Status, TaskId,
+    Attempt, Batching, Choice, Failure, FailureKind, ModelId, Policy, RequestError, Role, Status,
+    TaskId,
 };
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BrowserId, Device, Hello, PlacementId, RequestId, Split,
@@ -86,6 +87,14 @@ pub struct Options {
     pub guardian: PathBuf,
     /// Marks processes as this data directory's.
     pub data_dir_id: String,
+}
+
+impl Options {
+    /// The browser of each slot and what the slot is for, in the order of the core's slots.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (&Wish, Role)> {
+        let regular = self.wishes.iter().map(|wish| (wish, Role::Regular));
+        regular.chain(self.fallback.iter().map(|wish| (wish, Role::Fallback)))
+    }
 }
 
 /// What is agreed about requests.

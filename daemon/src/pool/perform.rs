@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotilla_browser_runtime::probe;
-use flotilla_fleet::{Action, Event, Failure, FailureKind, ModelId, TaskId};
+use flotilla_fleet::{Action, Event, Failure, FailureKind, ModelId, SlotId, TaskId};
 use flotilla_protocol::{
     Backend, BlobSource, BrowserId, Epoch, LoadTerms, PlacementId, RequestId, RunId, Tensor,
     ToPage, encode,
@@ -22,7 +22,7 @@ impl State {
     /// Does what the core orders. An order that cannot be carried out becomes the event that says so.
     pub(super) fn perform(&mut self, action: Action) -> Result<(), Event> {
         match action {
-            Action::Launch { browser, slot } => self.launch(browser, slot.0 as usize),
+            Action::Launch { browser, slot } => return self.launch(browser, slot),
             Action::Kill { browser, reason } => self.kill(browser, &reason),
             Action::Reset { browser, reason } => return self.reset(browser, &reason),
             Action::Probe { browser, backend, probe } => {
@@ -70,8 +70,13 @@ impl State {
         Ok(())
     }
 
-    fn launch(&mut self, browser: BrowserId, slot: usize) {
-        let wish = self.options.wishes[slot].clone();
+    fn launch(&mut self, browser: BrowserId, slot: SlotId) -> Result<(), Event> {
+        let Some((wish, _)) = self.options.slots().nth(slot.0 as usize) else {
+            let words = format!("there is no slot {}", slot.0);
+            let failure = Failure::new(FailureKind::DriverUnresponsive, words);
+            return Err(Event::BrowserDown { browser, failure });
+        };
+        let wish = wish.clone();
         let tokens = (crate::token::random(), crate::token::random());
         let launch = Launch {
             browser,
@@ -101,6 +106,7 @@ impl State {
         };
         self.audit("launch", browser.to_string(), "", json!({ "kind": entry.wish.build }));
         self.browsers.insert(browser, entry);
+        Ok(())
     }
 
     fn kill(&mut self, browser: BrowserId, reason: &str) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use flotilla_fleet::{
-    Event, Failure, FailureKind, Fleet, ModelId, Role, Slot, TaskId, state::TransactionId,
+    Event, Failure, FailureKind, Fleet, ModelId, Slot, TaskId, state::TransactionId,
 };
 use flotilla_protocol::{
     Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, Tensor,
@@ -166,22 +166,13 @@ impl State {
         released: mpsc::Sender<TaskId>,
         recorded: Option<Recorded>,
     ) -> State {
-        let mut slots: Vec<Slot> = options
-            .wishes
-            .iter()
-            .map(|wish| Slot {
-                kind: wish.build.to_string(),
-                backends: wish.backends.clone(),
-                choice: options.choice,
-                role: Role::Regular,
-            })
-            .collect();
-        slots.extend(options.fallback.iter().map(|wish| Slot {
+        let slots = options.slots().map(|(wish, role)| Slot {
             kind: wish.build.to_string(),
             backends: wish.backends.clone(),
             choice: options.choice,
-            role: Role::Fallback,
-        }));
+            role,
+        });
+        let slots = slots.collect();
         let config = flotilla_fleet::Config { slots, ..options.fleet.clone() };
         let (fleet, store, left_open) = match recorded {
             Some(Recorded { store, opened }) => {
