@@ -267,6 +267,15 @@ pub(crate) fn mentioned(program: &Program, node: &Node, into: &mut Vec<Symbol>) 
     }
 }
 
+/// The symbols that the sizes of a node's operands and results and its numbers are made of.
+#[cfg(any(target_arch = "wasm32", test))]
+pub(crate) fn sized_by(program: &Program, node: &Node) -> Vec<Symbol> {
+    let operands = node.inputs.iter().flat_map(|input| &program.value(*input).shape);
+    let mut symbols: Vec<Symbol> = operands.flat_map(Dim::symbols).collect();
+    mentioned(program, node, &mut symbols);
+    symbols
+}
+
 /// The values that must be there before a node: what it and its regions read, and what decides their sizes.
 #[cfg(any(target_arch = "wasm32", test))]
 pub(crate) fn needs(program: &Program, node: &Node) -> Vec<ValueId> {

@@ -242,9 +242,13 @@ impl Runtime {
         let rest = terms.rest.filter(|&rest| rest != backend);
         if rest.is_some() {
             let known: Vec<usize> = refused.iter().map(|(node, _)| *node).collect();
-            let late = webnn::input_sized_nodes(&program).into_iter();
-            refused.extend(late.filter(|(node, _)| !known.contains(node)));
-            refused.sort_by_key(|(node, _)| *node);
+            let mut late = webnn::input_sized_nodes(&program);
+            late.retain(|(node, _)| !known.contains(node));
+            // Where nothing would be left, a run may as well find out.
+            if known.len() + late.len() < program.nodes.len() {
+                refused.extend(late);
+                refused.sort_by_key(|(node, _)| *node);
+            }
         }
         if refused.is_empty() {
             loading.push(whole(program, constants));

@@ -27,8 +27,8 @@ pub enum FailureKind {
     MemoryLimitExceeded,
     /// The backend cannot do what the model needs, or refuses its inputs.
     UnsupportedOperation,
-    /// The backend runs the model, but not with the sizes of this request.
-    UnsupportedSizes,
+    /// The model is there, but the backend does not take the sizes of this run.
+    RunRefused,
     /// Bytes or numbers were wrong.
     WrongResult,
     /// A queue was full.
@@ -47,14 +47,14 @@ impl FailureKind {
         FailureKind::DeadlineExceeded,
         FailureKind::MemoryLimitExceeded,
         FailureKind::UnsupportedOperation,
-        FailureKind::UnsupportedSizes,
+        FailureKind::RunRefused,
         FailureKind::WrongResult,
         FailureKind::Overloaded,
     ];
 
     /// Whether it is about what a run was asked to do, and says nothing of the browser.
     pub fn is_refusal(self) -> bool {
-        matches!(self, FailureKind::UnsupportedOperation | FailureKind::UnsupportedSizes)
+        matches!(self, FailureKind::UnsupportedOperation | FailureKind::RunRefused)
     }
 
     /// Name as in records.
@@ -69,7 +69,7 @@ impl FailureKind {
             FailureKind::DeadlineExceeded => "deadline_exceeded",
             FailureKind::MemoryLimitExceeded => "memory_limit_exceeded",
             FailureKind::UnsupportedOperation => "unsupported_operation",
-            FailureKind::UnsupportedSizes => "unsupported_sizes",
+            FailureKind::RunRefused => "run_refused",
             FailureKind::WrongResult => "wrong_result",
             FailureKind::Overloaded => "overloaded",
         }
@@ -87,7 +87,7 @@ impl FailureKind {
             FailureKind::DeadlineExceeded => "took too long",
             FailureKind::MemoryLimitExceeded => "memory limit exceeded",
             FailureKind::UnsupportedOperation => "unsupported operation",
-            FailureKind::UnsupportedSizes => "unsupported sizes",
+            FailureKind::RunRefused => "run refused",
             FailureKind::WrongResult => "wrong result",
             FailureKind::Overloaded => "overloaded",
         }
@@ -294,7 +294,7 @@ pub fn entry(kind: FailureKind) -> Entry {
         FailureKind::BrowserExited
         | FailureKind::DriverUnresponsive
         | FailureKind::MemoryLimitExceeded
-        | FailureKind::UnsupportedSizes
+        | FailureKind::RunRefused
         | FailureKind::WrongResult => Entry::Rung(Rung::Migrate),
         // The model loaded, so what is refused are the request's inputs, and every browser would refuse them.
         FailureKind::UnsupportedOperation => Entry::Final,
@@ -343,7 +343,7 @@ pub fn repair(kind: FailureKind) -> Repair {
         FailureKind::WrongResult => Repair::Reload,
         FailureKind::OutOfMemory
         | FailureKind::UnsupportedOperation
-        | FailureKind::UnsupportedSizes
+        | FailureKind::RunRefused
         | FailureKind::Overloaded => Repair::Nothing,
     }
 }

@@ -3,7 +3,7 @@
 use flotilla::browser::Build;
 use flotilla_tests::{
     command::Output,
-    onnx::{FLOAT, INT32, INT64, Sketch},
+    onnx::{FLOAT, INT32, INT64, Sketch, integer, tensor_file},
     skip::has_browsers,
 };
 use serde_json::{Value, json};
@@ -81,4 +81,59 @@ fn browser_webnn_keeps_integers_that_share_memory_in_the_browser() {
     }
     let row = check(&reshaped_twice(), &[]).json();
     assert_eq!(row[0]["status"], "pass", "{row:#}");
+}
+
+fn words(numbers: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    numbers.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+/// Tiles `x`, negates what comes out, and sums all of it; `repeats` is an input.
+fn tiled(last: &str) -> Vec<u8> {
+    Sketch::new(17)
+        .input("x", &[3])
+        .input_of(INT64, "repeats", &[1])
+        .output("y", &[-1])
+        .output("z", &[])
+        .node("Tile", &["x", "repeats"], &["t"])
+        .node("Neg", &["t"], &["y"])
+        .node_with("", last, &["y"], &["z"], &[integer("keepdims", 0)])
+        .bytes()
+}
+
+/// A row of `check` for data sets of [`tiled`], each with another number of repeats.
+fn check_tiled(last: &str, repeats: &[i64]) -> Value {
+    let folder = tempfile::tempdir().expect("a folder");
+    let x = [1f32, 2.0, 3.0];
+    for (number, &times) in repeats.iter().enumerate() {
+        let set = folder.path().join(format!("test_data_set_{number}"));
+        std::fs::create_dir(&set).expect("a folder");
+        let y = (0..times).flat_map(|_| x.map(|x| -x));
+        let write = |name: &str, tensor: Vec<u8>| {
+            std::fs::write(set.join(name), tensor).expect("written");
+        };
+        write("input_0.pb", tensor_file("x", FLOAT, &[3], &words(x)));
+        write("input_1.pb", tensor_file("repeats", INT64, &[1], &times.to_le_bytes()));
+        write("output_0.pb", tensor_file("y", FLOAT, &[3 * times], &words(y)));
+        write("output_1.pb", tensor_file("z", FLOAT, &[], &words([-6.0 * times as f32])));
+    }
+    let io = folder.path().display().to_string();
+    let output = check(&tiled(last), &["--io", &io, "--runs", "1"]);
+    let rows: Value = serde_json::from_str(&output.stdout).expect("rows");
+    rows[0].clone()
+}
+
+/// Sizes that the values of inputs decide choose a graph: none is used for other sizes.
+#[test]
+fn browser_webnn_takes_sizes_from_the_values_of_inputs() {
+    if !has_browsers(&[Build::chrome_webnn()]) {
+        return;
+    }
+    let row = check_tiled("ReduceSum", &[2, 5, 1, 2]);
+    assert_eq!((&row["status"], &row["cases"]), (&json!("pass"), &json!(4)), "{row:#}");
+    // What has no elements is no business of WebNN's, unless something else is made of it.
+    let row = check_tiled("ReduceSum", &[2, 0]);
+    assert_eq!(row["status"], "refused", "{row:#}");
+    let reason = row["reason"].as_str().expect("a reason");
+    let says = ["test_data_set_1", "node", "(Reduce)", "tensors without elements"];
+    assert!(says.iter().all(|part| reason.contains(part)), "{reason}");
 }

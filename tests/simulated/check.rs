@@ -119,7 +119,7 @@ fn dimensions_are_fixed_at_load() {
     assert_eq!(rows[0]["reason"], "its first dimension is fixed at 2", "{rows:#}");
     assert_eq!(rows[1]["inputs"], "input_ids:I64[2,3] attention_mask:I64[2,3]", "{rows:#}");
     // What is recorded must have the size, too.
-    for (dim, status) in [("seq=12", "pass"), ("seq=11", "fail")] {
+    for (dim, status) in [("seq=12", "pass"), ("seq=11", "refused")] {
         let (rows, _) =
             check(home.path(), &[&[&bert, "--io", &io, "--dim", dim], &native[..]].concat());
         assert_eq!(rows[0]["status"], status, "{rows:#?}");

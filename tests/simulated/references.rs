@@ -224,7 +224,7 @@ fn a_recorded_input_says_what_must_be_known_at_load() {
     let io = home.join("both").display().to_string();
     let (rows, _) = check(home, &[&model, "--io", &io], &[]);
     let reason = rows[0]["reason"].as_str().expect("a reason");
-    assert_eq!(rows[0]["status"], "fail", "{rows:#?}");
+    assert_eq!(rows[0]["status"], "refused", "{rows:#?}");
     assert!(reason.starts_with("test_data_set_1: ") && reason.contains("axes"), "{reason}");
 }
 

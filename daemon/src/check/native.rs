@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_browser_runtime::{BlobFetcher, BlobStream, Options, Placement, Runtime, now_us};
 use flotilla_program::{BlobId, Program};
-use flotilla_protocol::{AdapterInfo, Backend, BlobSource, LoadTerms, Tensor};
+use flotilla_protocol::{AdapterInfo, Backend, BlobSource, LoadTerms, RunError, Tensor};
 use tokio::sync::{mpsc, oneshot};
 
-use super::session::Run;
+use super::session::{Run, RunFailed};
 
 /// Most runs that wait for the thread.
 const RUNS_MAX: usize = 64;
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
 
 struct Job {
     inputs: Vec<Tensor>,
-    reply: oneshot::Sender<Result<Run, String>>,
+    reply: oneshot::Sender<Result<Run, RunFailed>>,
 }
 
 impl Native {
@@ -54,7 +54,7 @@ impl Native {
     }
 
     /// Runs it once; runs are executed one after the other.
-    pub(super) async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, String> {
+    pub(super) async fn run(&self, inputs: Vec<Tensor>) -> Result<Run, RunFailed> {
         let (reply, done) = oneshot::channel();
         self.runs.send(Job { inputs, reply }).await.map_err(|_| panicked())?;
         done.await.map_err(|_| panicked())?
@@ -91,8 +91,11 @@ async fn own(
     }
 }
 
-async fn run(placement: &mut Placement, inputs: &[Tensor]) -> Result<Run, String> {
-    let (outputs, report) = placement.run(inputs).await.map_err(|error| error.to_string())?;
+async fn run(placement: &mut Placement, inputs: &[Tensor]) -> Result<Run, RunFailed> {
+    let (outputs, report) = placement.run(inputs).await.map_err(|error| RunFailed {
+        is_refused: matches!(error, RunError::Inputs { .. } | RunError::Unsupported { .. }),
+        reason: error.to_string(),
+    })?;
     let run_ms = report.run_us as f64 / 1e3;
     Ok(Run { outputs, run_ms, pipelines_created: report.pipelines_created })
 }

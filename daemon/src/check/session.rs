@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_fleet::{Attempt, Budget, Config, FailureKind, Ladder, ModelId, RequestError};
+use flotilla_fleet::{Attempt, Budget, Config, Ladder, ModelId, RequestError};
 use flotilla_protocol::{Backend, Device, Split, Tensor};
 
 use super::{
@@ -83,7 +83,7 @@ pub struct Run {
 /// Why a run has no results.
 #[derive(Clone, Debug)]
 pub struct RunFailed {
-    /// Whether its backend does not take the sizes of the inputs: such a target is refused like one that does not load.
+    /// Whether the inputs or their sizes are not taken: such a target is refused like one that does not load.
     pub is_refused: bool,
     /// In the words of whoever failed.
     pub reason: String,
@@ -99,7 +99,7 @@ impl RunFailed {
     fn of(error: AnswerError) -> RunFailed {
         if let AnswerError::Request(RequestError::Failed { tried }) = &error
             && let [Attempt { failure, .. }] = tried.as_slice()
-            && failure.kind == FailureKind::UnsupportedSizes
+            && failure.kind.is_refusal()
         {
             return RunFailed { is_refused: true, reason: failure.detail.clone() };
         }

@@ -265,7 +265,8 @@ impl Subject {
         let (native, _) = open.await?;
         let mut answers = Vec::with_capacity(sets.len());
         for inputs in sets {
-            answers.push(self.named(native.run(inputs).await?.outputs));
+            let run = native.run(inputs).await.map_err(|failed| failed.reason)?;
+            answers.push(self.named(run.outputs));
         }
         Ok(answers)
     }

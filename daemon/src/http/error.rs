@@ -94,7 +94,7 @@ impl From<AnswerError> for ApiError {
                             | FailureKind::DriverUnresponsive
                             | FailureKind::DeviceLost
                             | FailureKind::UnsupportedOperation
-                            | FailureKind::UnsupportedSizes
+                            | FailureKind::RunRefused
                             | FailureKind::WrongResult
                             | FailureKind::Overloaded,
                         )

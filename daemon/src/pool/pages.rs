@@ -314,7 +314,7 @@ fn run_failure(error: &RunError) -> Failure {
     let kind = match error {
         RunError::NotLoaded { .. } | RunError::Node { .. } => FailureKind::WrongResult,
         RunError::Inputs { .. } => FailureKind::UnsupportedOperation,
-        RunError::Unsupported { .. } => FailureKind::UnsupportedSizes,
+        RunError::Unsupported { .. } => FailureKind::RunRefused,
         RunError::OutOfMemory { .. } => FailureKind::OutOfMemory,
         RunError::DeviceLost { .. } => FailureKind::DeviceLost,
     };

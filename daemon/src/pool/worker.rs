@@ -157,7 +157,7 @@ pub(super) fn over(
         | FailureKind::DeviceLost
         | FailureKind::OutOfMemory
         | FailureKind::UnsupportedOperation
-        | FailureKind::UnsupportedSizes
+        | FailureKind::RunRefused
         | FailureKind::WrongResult => WorkerError::Gone { task, failure },
     }
 }

@@ -32,7 +32,7 @@ pub(super) const RUN_FAILURES: [FailureKind; 6] = [
     FailureKind::DeviceLost,
     FailureKind::OutOfMemory,
     FailureKind::UnsupportedOperation,
-    FailureKind::UnsupportedSizes,
+    FailureKind::RunRefused,
     FailureKind::PageCrashed,
     FailureKind::Overloaded,
 ];

@@ -141,7 +141,7 @@ fn reaction(kind: FailureKind) -> Reaction {
         | FailureKind::OutOfMemory
         | FailureKind::DeadlineExceeded
         | FailureKind::MemoryLimitExceeded
-        | FailureKind::UnsupportedSizes
+        | FailureKind::RunRefused
         | FailureKind::WrongResult
         | FailureKind::Overloaded => Reaction::TryAgain,
     }

@@ -204,37 +204,37 @@ fn refused_inputs_fail_alone() {
 fn sizes_that_a_backend_does_not_take_cost_the_browser_nothing_and_another_one_is_asked() {
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(2) });
     for run in [1, 3, 5, 7, 9] {
-        script.ask(run, 10).failed(run, 1, FailureKind::UnsupportedSizes).done(run + 1, 1);
+        script.ask(run, 10).failed(run, 1, FailureKind::RunRefused).done(run + 1, 1);
     }
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         dispatch x2 to b2 p2 e1: r1
-        answer r1 from x2; unsupported sizes: x on browser b1, then migrated to another browser
+        answer r1 from x2; run refused: x on browser b1, then migrated to another browser
         dispatch x3 to b2 p2 e1: r3
         dispatch x4 to b1 p1 e1: r3
-        answer r3 from x4; unsupported sizes: x on browser b2, then migrated to another browser
+        answer r3 from x4; run refused: x on browser b2, then migrated to another browser
         dispatch x5 to b1 p1 e1: r5
         dispatch x6 to b2 p2 e1: r5
-        answer r5 from x6; unsupported sizes: x on browser b1, then migrated to another browser
+        answer r5 from x6; run refused: x on browser b1, then migrated to another browser
         dispatch x7 to b1 p1 e1: r7
         dispatch x8 to b2 p2 e1: r7
-        answer r7 from x8; unsupported sizes: x on browser b1, then migrated to another browser
+        answer r7 from x8; run refused: x on browser b1, then migrated to another browser
         dispatch x9 to b1 p1 e1: r9
         dispatch x10 to b2 p2 e1: r9
-        answer r9 from x10; unsupported sizes: x on browser b1, then migrated to another browser
+        answer r9 from x10; run refused: x on browser b1, then migrated to another browser
     "#]]);
     // Requests that share a run are too large together only, perhaps.
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
     script.ask(1, 10).ask(2, 10).ask(3, 10).done(1, 1);
-    script.failed(2, 1, FailureKind::UnsupportedSizes).done(3, 1).done(4, 1);
+    script.failed(2, 1, FailureKind::RunRefused).done(3, 1).done(4, 1);
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         answer r1 from x1
         dispatch x2 to b1 p1 e1: r2 r3
         dispatch x3 to b1 p1 e1: r2
-        answer r2 from x3; unsupported sizes: x on browser b1, then run again alone
+        answer r2 from x3; run refused: x on browser b1, then run again alone
         dispatch x4 to b1 p1 e1: r3
-        answer r3 from x4; unsupported sizes: x on browser b1, then run again alone
+        answer r3 from x4; run refused: x on browser b1, then run again alone
     "#]]);
 }
 

@@ -75,7 +75,7 @@ pub(super) fn emit(
 ) -> Result<Emitted, JsValue> {
     let operands = &lowered.operands;
     let mut needed = vec![false; operands.len()];
-    lowered.results.iter().for_each(|id| needed[id.0] = true);
+    lowered.results.iter().flatten().for_each(|id| needed[id.0] = true);
     for at in (0..operands.len()).rev() {
         if needed[at] {
             sources(&operands[at].operation).into_iter().for_each(|id| needed[id.0] = true);
@@ -96,6 +96,7 @@ pub(super) fn emit(
     }
     let outputs = Object::new();
     for (index, id) in lowered.results.iter().enumerate() {
+        let Some(id) = id else { continue };
         let emitter = Emitter { builder, made: &made };
         let is_given = matches!(
             operands[id.0].operation,
@@ -104,7 +105,7 @@ pub(super) fn emit(
                 | Operation::Data(_)
                 | Operation::Scalar(_)
         );
-        let is_second = lowered.results[..index].contains(id);
+        let is_second = lowered.results[..index].contains(&Some(*id));
         let output = emitter.at(*id)?;
         let output = if is_given || is_second {
             builder.identity(output, &MlOperatorOptions::new())?

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     deciding::define_input_elements,
-    flow::mentioned,
+    flow::sized_by,
     weights::{Constants, memory_bytes},
 };
 use flotilla_kernels::Shapes;
@@ -57,7 +57,10 @@ struct Inner {
 /// A graph for one set of shapes, with the tensors of its inputs and outputs.
 struct Graph {
     symbols: Vec<Option<i64>>,
-    graph: MlGraph,
+    /// None where no result has elements.
+    graph: Option<MlGraph>,
+    /// How many results the program has; those without elements are no outputs of the graph.
+    results: usize,
     inputs: Vec<Bound>,
     outputs: Vec<Bound>,
     input_record: Object,
@@ -121,7 +124,7 @@ impl GraphError {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        self.graph.destroy();
+        self.graph.iter().for_each(MlGraph::destroy);
         self.inputs.iter().chain(&self.outputs).for_each(|bound| bound.tensor.destroy());
     }
 }
@@ -138,9 +141,8 @@ impl NnModel {
         let mut deciding: Vec<bool> =
             program.symbols.iter().map(|info| info.source == SymbolSource::Input).collect();
         for node in &program.nodes {
-            let mut symbols = Vec::new();
-            mentioned(&program, node, &mut symbols);
-            symbols.into_iter().for_each(|symbol| deciding[symbol.0 as usize] = true);
+            let symbols = sized_by(&program, node).into_iter();
+            symbols.for_each(|symbol| deciding[symbol.0 as usize] = true);
         }
         let graphs_max = (GRAPH_BYTES_MAX / bytes.max(1)).clamp(2, GRAPHS_MAX as u64) as usize;
         NnModel(Rc::new(Inner {
@@ -258,7 +260,9 @@ impl Inner {
             let held = self.held.borrow();
             let begun = MlGraphBuilder::new(&self.context.ml).and_then(|builder| {
                 let emitted = emit(&builder, &lowered, &*held)?;
-                Ok((builder.build(&emitted.outputs)?, emitted.inputs))
+                let has_outputs = lowered.results.iter().any(Option::is_some);
+                let promise = has_outputs.then(|| builder.build(&emitted.outputs)).transpose()?;
+                Ok((promise, emitted.inputs))
             });
             begun
         };
@@ -274,8 +278,8 @@ impl Inner {
                         _ => None,
                     })
                     .collect();
-                let results: Vec<(usize, &Operand)> =
-                    lowered.results.iter().map(|id| &lowered.operands[id.0]).enumerate().collect();
+                let results: Vec<Option<&Operand>> =
+                    lowered.results.iter().map(|id| id.map(|id| &lowered.operands[id.0])).collect();
                 Graph::make(&self.context, self.symbols(shapes), promise, &operands, &results).await
             }
             Err(error) => Err(error),
@@ -321,14 +325,18 @@ impl Graph {
     async fn make(
         context: &Context,
         symbols: Vec<Option<i64>>,
-        building: Promise,
+        building: Option<Promise>,
         inputs: &[(usize, &Operand)],
-        results: &[(usize, &Operand)],
+        results: &[Option<&Operand>],
     ) -> Result<Graph, JsValue> {
-        let graph: MlGraph = JsFuture::from(building).await?.unchecked_into();
+        let graph = match building {
+            Some(building) => Some(JsFuture::from(building).await?.unchecked_into()),
+            None => None,
+        };
         let mut made = Graph {
             symbols,
             graph,
+            results: results.len(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             input_record: Object::new(),
@@ -339,7 +347,8 @@ impl Graph {
             Reflect::set(&made.input_record, &input_name(index).into(), &tensor)?;
             made.inputs.push(Bound { index, ty: operand.ty, tensor });
         }
-        for &(index, operand) in results {
+        for (index, operand) in results.iter().enumerate() {
+            let Some(operand) = operand else { continue };
             let tensor = tensor(context, operand, true).await?;
             Reflect::set(&made.output_record, &output_name(index).into(), &tensor)?;
             made.outputs.push(Bound { index, ty: operand.ty, tensor });
@@ -348,16 +357,20 @@ impl Graph {
     }
 
     async fn run(&self, context: &Context, inputs: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, JsValue> {
+        let mut results = vec![Vec::new(); self.results];
+        let Some(graph) = &self.graph else { return Ok(results) };
         for bound in &self.inputs {
             let data = elements(&inputs[bound.index], bound.ty);
             context.ml.write_tensor(&bound.tensor, &data)?;
         }
-        context.ml.dispatch(&self.graph, &self.input_record, &self.output_record)?;
+        context.ml.dispatch(graph, &self.input_record, &self.output_record)?;
         let reading: Array =
             self.outputs.iter().map(|bound| context.ml.read_tensor(&bound.tensor)).collect();
         let read: Array = JsFuture::from(Promise::all(&reading)).await?.unchecked_into();
-        let outputs = self.outputs.iter().zip(read.iter());
-        Ok(outputs.map(|(bound, buffer)| taken(&buffer.unchecked_into(), bound.ty)).collect())
+        for (bound, buffer) in self.outputs.iter().zip(read.iter()) {
+            results[bound.index] = taken(&buffer.unchecked_into(), bound.ty);
+        }
+        Ok(results)
     }
 }
 

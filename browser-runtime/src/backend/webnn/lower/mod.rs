@@ -10,10 +10,10 @@ use flotilla_program::{DType, Node, Op, Program, SymbolSource, ValueId, dim::Sym
 use flotilla_protocol::RefusedNode;
 
 use super::{
-    draft::{Draft, Id, Operand, Type},
+    draft::{Draft, Id, Operand, Type, check_elements},
     limits::Limits,
 };
-use crate::{deciding::is_input_element, flow::mentioned, weights::Constants};
+use crate::{deciding::is_input_element, flow::sized_by, weights::Constants};
 use flotilla_kernels::Shapes;
 
 /// A program that WebNN takes.
@@ -21,8 +21,8 @@ use flotilla_kernels::Shapes;
 pub(crate) struct Lowered {
     /// Every operand, each after those it is made of.
     pub(crate) operands: Vec<Operand>,
-    /// The operands of [`Program::results`], in order.
-    pub(crate) results: Vec<Id>,
+    /// The operands of [`Program::results`], in order; none for a result without elements.
+    pub(crate) results: Vec<Option<Id>>,
 }
 
 /// What lowering works on.
@@ -66,7 +66,10 @@ pub(crate) fn lower(
     for node in &program.nodes {
         lowering.node(node).map_err(|reason| refused(node, reason))?;
     }
-    let results = program.results().map(|value| lowering.operand(value));
+    let results = program.results().map(|value| match lowering.shape(value)?.contains(&0) {
+        true => Ok(None),
+        false => lowering.operand(value).map(Some),
+    });
     let results = results.collect::<Result<_, _>>().map_err(ports)?;
     Ok(Lowered { operands: lowering.draft.into_operands(), results })
 }
@@ -83,8 +86,7 @@ pub(crate) fn refused_nodes(
         if let Some(reason) = absent(&node.op) {
             return Err(reason.to_owned());
         }
-        let mut symbols = Vec::new();
-        mentioned(program, node, &mut symbols);
+        let symbols = sized_by(program, node);
         let is_early = |symbol: &Symbol| {
             is_input_element(program, *symbol)
                 || program.symbols[symbol.0 as usize].source == SymbolSource::Input
@@ -122,9 +124,7 @@ fn alone(
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn input_sized_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
     let is_waiting = |node: &Node| {
-        let mut symbols = Vec::new();
-        mentioned(program, node, &mut symbols);
-        symbols.into_iter().any(|symbol| is_input_element(program, symbol))
+        sized_by(program, node).into_iter().any(|symbol| is_input_element(program, symbol))
     };
     let nodes = program.nodes.iter().enumerate().filter(|(_, node)| is_waiting(node));
     nodes.map(|(at, node)| (at, refused(node, LATE.to_owned()))).collect()
@@ -183,6 +183,9 @@ impl<'a> Lowering<'a> {
 
     fn input(&mut self, index: usize, value: ValueId) -> Result<(), String> {
         let shape = self.shape(value)?;
+        if shape.contains(&0) {
+            return Ok(());
+        }
         let id = self.draft.input(index, type_of(self.dtype(value)), &shape)?;
         self.ids[value.index()] = Some(id);
         Ok(())
@@ -204,8 +207,9 @@ impl<'a> Lowering<'a> {
         if let Some(id) = self.ids[value.index()] {
             return Ok(id);
         }
-        let constant = self.constants.of(value).ok_or("a value that nothing computes")?;
         let shape = self.shape(value)?;
+        check_elements(&shape)?;
+        let constant = self.constants.of(value).ok_or("a value that nothing computes")?;
         let id = self.draft.constant(constant, type_of(self.dtype(value)), &shape)?;
         self.ids[value.index()] = Some(id);
         Ok(id)
@@ -222,6 +226,10 @@ impl<'a> Lowering<'a> {
         }
         let output = node.outputs[0];
         let want = self.shape(output)?;
+        // There is nothing to compute, and what needs it is refused unless it does without.
+        if want.contains(&0) {
+            return Ok(());
+        }
         let id = self.operator(node, &want)?;
         if self.draft.shape(id) != want {
             return Err(format!("it would give {:?}, not {want:?}", self.draft.shape(id)));

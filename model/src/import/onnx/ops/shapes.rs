@@ -191,6 +191,20 @@ fn transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn expand(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let wanted = w.sizes(1)?;
-    let shape = w.walk.broadcast(&w.name, &[w.shape(x), wanted])?;
+    let own = w.shape(x);
+    for (own, wanted) in own.iter().rev().zip(wanted.iter().rev()) {
+        // A number that is not 1 stays, and what a run wants instead can only be 1 or the same.
+        let is_fixed = own.as_fixed().is_some_and(|size| size != 1);
+        let left = own.broadcast(wanted.clone());
+        if is_fixed && wanted.as_fixed().is_none() && left != *own {
+            w.walk.draft.decisive.push(Check {
+                node: w.name.clone(),
+                what: "a dimension and what it is expanded to".to_owned(),
+                left,
+                right: own.clone(),
+            });
+        }
+    }
+    let shape = w.walk.broadcast(&w.name, &[own, wanted])?;
     Ok(vec![w.broadcast_to(x, &shape)?])
 }
