@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 /// Longest replacement of a browser, loading included.
 const HEAL_MAX: Duration = Duration::from_secs(120);
 /// Rows of the request that is disturbed, one to a run: both browsers are busy with it for a while.
-const ROWS: usize = 24;
+const ROWS: usize = 16;
+/// Tokens of a row: a run takes long enough to be in flight when the browser is killed, and no longer.
+const TOKENS: usize = 32;
 
 #[test]
 fn browser_killed_in_the_middle_of_a_request_is_replaced() {
@@ -47,7 +49,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
 
     let request = {
         let daemon = daemon.clone();
-        let input: Vec<Vec<u32>> = (0..ROWS).map(|seed| model::row(seed, 128)).collect();
+        let input: Vec<Vec<u32>> = (0..ROWS).map(|seed| model::row(seed, TOKENS)).collect();
         std::thread::spawn(move || daemon.embed(MINILM, json!(input)))
     };
     // Each browser is given two runs at once: when so many run, the victim has some of them.
@@ -69,7 +71,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
     }
     // Rows that came from different browsers are the same numbers.
     let undisturbed: Vec<Vec<f32>> = (0..2)
-        .map(|seed| embeddings(&daemon.embed(MINILM, model::row(seed, 128)).ok()).remove(0))
+        .map(|seed| embeddings(&daemon.embed(MINILM, model::row(seed, TOKENS)).ok()).remove(0))
         .collect();
     for (got, want) in embeddings(&answer).iter().zip(&undisturbed) {
         assert!(model::difference(got, want) <= 1e-4, "{what}");
