@@ -1,16 +1,20 @@
 //! Something tiny with a known answer: whoever runs it learns whether a page still computes, and computes rightly.
 //!
-//! The program has no weights, so nothing is fetched. It holds one matrix product with bias and GELU, one softmax and one
-//! sum, which is to say one of each sort of shader. A daemon loads it beside the models, as any other placement.
+//! The program has no weights, so nothing is fetched. It holds one matrix product with bias and GELU, one softmax, one
+//! addition and one long mean, which is to say one of each sort of shader. A daemon loads it beside the models, as any other
+//! placement.
 
 use flotilla_program::{
-    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Softmax, Source, Step, Unary, Value,
-    ValueId, dim::Dim,
+    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Reduce, ReduceKind, Softmax, Source,
+    Step, Unary, Value, ValueId, dim::Dim,
 };
 use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
 
 /// Rows and columns of every matrix.
 const SIZE: usize = 8;
+/// Times that each of [`SIZE`] numbers counts in the long mean. Software adapters of Mesa end the loops of an invocation after
+/// some 65,536 iterations without an error (`LP_MAX_TGSI_LOOP_ITERATIONS`), so the mean is over twice as many numbers: 131,072.
+const REPEATS: usize = (1 << 17) / SIZE;
 /// How far a number may lie from the exact one: devices approximate `exp` and `erf`.
 const DIFFERENCE_MAX: f64 = 1e-4;
 /// Number of the first placement kept for probes; the daemon counts its own from 0.
@@ -33,10 +37,22 @@ pub fn backend(placement: PlacementId) -> Option<Backend> {
         .find(|&backend| self::placement(backend) == placement)
 }
 
-/// `softmax(gelu(a @ b + bias)) + a`, over `a` and `b` of `[8, 8]` and `bias` of `[8]`, all f32.
+/// `softmax(gelu(a @ b + bias)) + a` and the mean of `bias + 1` over many copies, `[1, 1]`; `a` and `b` are `[8, 8]` and `bias` is
+/// `[8]`, all f32.
 pub fn program() -> Program {
     let matrix = [SIZE, SIZE];
-    let shapes: [&[usize]; 6] = [&matrix, &matrix, &[SIZE], &matrix, &matrix, &matrix];
+    let shapes: [&[usize]; 10] = [
+        &matrix,
+        &matrix,
+        &[SIZE],
+        &matrix,
+        &matrix,
+        &matrix,
+        &[SIZE],
+        &[SIZE, 1],
+        &[SIZE, REPEATS],
+        &[1, 1],
+    ];
     let values = shapes
         .into_iter()
         .enumerate()
@@ -56,6 +72,11 @@ pub fn program() -> Program {
     let sum = Op::Elementwise(Expr {
         steps: vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Add, 0, 1)],
     });
+    // So that no mean is near 0, which a sum that stops early would be, too.
+    let more = Op::Elementwise(Expr {
+        steps: vec![Step::Input(0), Step::Float(1.0), Step::Binary(Binary::Add, 0, 1)],
+    });
+    let mean = Op::Reduce(Reduce { kind: ReduceKind::Mean, axes: vec![0, 1] });
     let node = |name: &str, op, inputs: &[u32], output| Node {
         name: name.to_owned(),
         op,
@@ -74,9 +95,13 @@ pub fn program() -> Program {
             node("product", product, &[0, 1, 2], 3),
             node("softmax", Op::Softmax(Softmax { axis: 1 }), &[3], 4),
             node("sum", sum, &[4, 0], 5),
+            node("more", more, &[2], 6),
+            node("column", Op::Reshape, &[6], 7),
+            node("repeat", Op::Broadcast, &[7], 8),
+            node("mean", mean, &[8], 9),
         ],
         inputs: vec![port("a", 0), port("b", 1), port("bias", 2)],
-        outputs: vec![port("output", 5)],
+        outputs: vec![port("output", 5), port("mean", 9)],
         ..Program::new("probe")
     }
 }
@@ -94,23 +119,42 @@ pub fn inputs(run: RunId) -> Result<Vec<Tensor>, TensorError> {
     ])
 }
 
+/// What the probe `run` must give.
+///
+/// # Errors
+/// Never: the shapes fit.
+pub fn answer(run: RunId) -> Result<Vec<Tensor>, TensorError> {
+    let output: Vec<f32> = expected(run).into_iter().map(|number| number as f32).collect();
+    Ok(vec![
+        Tensor::from_f32(vec![SIZE, SIZE], &output)?,
+        Tensor::from_f32(vec![1, 1], &[expected_mean(run) as f32])?,
+    ])
+}
+
 /// Compares results of the probe `run` with what they must be.
 ///
 /// # Errors
 /// The first difference, in words.
 pub fn check(run: RunId, outputs: &[Tensor]) -> Result<(), String> {
-    let [output] = outputs else {
-        return Err(format!("the probe gave {} outputs, 1 is expected", outputs.len()));
+    let [output, mean] = outputs else {
+        return Err(format!("the probe gave {} outputs, 2 are expected", outputs.len()));
     };
-    if output.shape != [SIZE, SIZE] {
-        return Err(format!("the probe's output has the shape {:?}", output.shape));
+    compare("output", output, &[SIZE, SIZE], &expected(run))?;
+    compare("mean", mean, &[1, 1], &[expected_mean(run)])
+}
+
+fn compare(name: &str, output: &Tensor, shape: &[usize], want: &[f64]) -> Result<(), String> {
+    if output.shape != shape {
+        return Err(format!("the probe's {name} has the shape {:?}", output.shape));
     }
-    let got = output.to_f32().map_err(|error| format!("the probe's output: {error}"))?;
-    for (element, (got, want)) in got.into_iter().zip(expected(run)).enumerate() {
+    let got = output.to_f32().map_err(|error| format!("the probe's {name}: {error}"))?;
+    for (element, (got, want)) in got.into_iter().zip(want).enumerate() {
         // Written so that a NaN is a difference.
         let is_near = (f64::from(got) - want).abs() <= DIFFERENCE_MAX;
         if !is_near {
-            return Err(format!("the probe gave {got} at element {element}, {want} is expected"));
+            return Err(format!(
+                "the probe gave {got} at element {element} of its {name}, {want} is expected"
+            ));
         }
     }
     Ok(())
@@ -145,6 +189,12 @@ fn expected(run: RunId) -> Vec<f64> {
             .extend((0..SIZE).map(|column| activated[column].exp() / sum + a[row * SIZE + column]));
     }
     output
+}
+
+fn expected_mean(run: RunId) -> f64 {
+    let [.., bias] = numbers(run);
+    let sum: f64 = bias.iter().map(|&value| f64::from(value) + 1.0).sum();
+    sum / SIZE as f64
 }
 
 /// See [`Unary::GeluErf`].
@@ -227,10 +277,17 @@ mod tests {
         faults.spoil(&mut outputs);
         assert!(check(RunId(3), &outputs).is_err());
 
+        let right = || answers(Backend::Cpu, &[RunId(3)]).unwrap().remove(0);
         let nan = Tensor::from_f32(vec![SIZE, SIZE], &[f32::NAN; SIZE * SIZE]).unwrap();
-        assert!(check(RunId(3), &[nan]).is_err());
+        assert!(check(RunId(3), &[nan, right().remove(1)]).is_err());
+        assert!(check(RunId(3), &right()[..1]).is_err());
         assert!(check(RunId(3), &[]).is_err());
-        assert!(check(RunId(3), &inputs(RunId(3)).unwrap()[2..]).is_err());
+        assert!(check(RunId(3), &inputs(RunId(3)).unwrap()[1..]).is_err());
+        // A sum that stops after half of its numbers, whichever they are.
+        for run in (0..251).map(RunId) {
+            let half = Tensor::from_f32(vec![1, 1], &[expected_mean(run) as f32 / 2.0]).unwrap();
+            assert!(compare("mean", &half, &[1, 1], &[expected_mean(run)]).is_err(), "{run}");
+        }
     }
 
     #[test]
