@@ -32,6 +32,6 @@ mod weights;
 
 pub use faults::Faults;
 pub use fetch::{BlobFetcher, BlobStream, MemoryBlobs};
-pub use peer::{Losses, Peer};
+pub use peer::{Losses, Message, Peer};
 pub use platform::now_us;
 pub use runtime::{Options, Placement, Runtime, computing_nodes};

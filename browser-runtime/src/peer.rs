@@ -1,6 +1,12 @@
 //! The data link's logic, whatever carries its messages.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+};
 
 use flotilla_program::Program;
 use flotilla_protocol::{
@@ -8,6 +14,7 @@ use flotilla_protocol::{
     Split, Tensor, ToPage,
 };
 use futures_channel::mpsc;
+use futures_util::{Stream, StreamExt as _};
 
 use crate::{
     backend::DeviceLoss,
@@ -20,19 +27,29 @@ use crate::{
 /// Shortest time between two reports of progress.
 const PROGRESS_MIN_US: u64 = 100_000;
 
-/// Answers the messages of a data link, one after the other. Stays on the thread that made it.
+/// A message of the data link and the tensors of its frame.
+pub type Message = (ToPage, Vec<Tensor>);
+
+/// Where answers go.
+type Send<'a> = &'a mut dyn FnMut(FromPage, Vec<Tensor>);
+
+/// Answers the messages of a data link. Stays on the thread that made it.
 pub struct Peer<F> {
     runtime: Runtime,
     fetcher: F,
-    placements: BTreeMap<PlacementId, (Epoch, Placement)>,
+    placements: Placements,
 }
 
+type Placements = BTreeMap<PlacementId, (Epoch, Placement)>;
+
 /// What is to be loaded as what.
-struct Order<'a> {
+struct Order {
     placement: PlacementId,
     epoch: Epoch,
     backend: Backend,
-    terms: &'a LoadTerms,
+    program: Vec<u8>,
+    blobs: BlobSource,
+    terms: LoadTerms,
 }
 
 /// Losses of devices, as messages; they happen between other messages too.
@@ -41,16 +58,16 @@ pub struct Losses(mpsc::Receiver<DeviceLoss>);
 impl Losses {
     /// The next loss; `None` when the peer is gone.
     pub async fn next(&mut self) -> Option<FromPage> {
-        Some(told(self.0.recv().await.ok()?))
+        Some(message_of(self.0.recv().await.ok()?))
     }
 
     /// A loss that has happened already.
     pub fn try_next(&mut self) -> Option<FromPage> {
-        Some(told(self.0.try_recv().ok()?))
+        Some(message_of(self.0.try_recv().ok()?))
     }
 }
 
-fn told(loss: DeviceLoss) -> FromPage {
+fn message_of(loss: DeviceLoss) -> FromPage {
     let DeviceLoss { backend, generation, reason } = loss;
     FromPage::DeviceLost { backend, generation, reason }
 }
@@ -71,79 +88,216 @@ impl<F: BlobFetcher> Peer<F> {
         self.runtime.faults()
     }
 
-    /// Answers one message. `send` may be called any number of times, before this returns too.
-    pub async fn handle(
-        &mut self,
-        message: ToPage,
-        tensors: Vec<Tensor>,
-        send: &mut dyn FnMut(FromPage, Vec<Tensor>),
-    ) {
-        match message {
-            ToPage::Welcome { .. } | ToPage::Refused { .. } => {}
-            ToPage::Inspect => send(FromPage::Backends(self.runtime.inspect().await), Vec::new()),
-            ToPage::Load { placement, epoch, backend, program, blobs, terms } => {
-                let started = now_us();
-                let order = Order { placement, epoch, backend, terms: &terms };
-                let message = match self.load(&order, &program, &blobs, send).await {
-                    Ok((adapter, split)) => FromPage::Loaded {
-                        placement,
-                        epoch,
-                        adapter,
-                        split,
-                        load_us: now_us() - started,
-                    },
-                    Err(error) => FromPage::LoadFailed { placement, epoch, error },
-                };
-                send(message, Vec::new());
-            }
-            ToPage::Unload { placement } => {
-                self.placements.remove(&placement);
-            }
-            ToPage::Run { run, placement, epoch } => {
-                let result = match self.placements.get_mut(&placement) {
-                    Some((loaded, placement)) if *loaded == epoch => placement.run(&tensors).await,
-                    _ => Err(RunError::NotLoaded { placement, epoch }),
-                };
-                match result {
-                    Ok((mut outputs, report)) => {
-                        let faults = self.runtime.faults();
-                        faults.delay(report.run_us).await;
-                        faults.spoil(&mut outputs);
-                        send(FromPage::Ran { run, epoch, report }, outputs);
-                    }
-                    Err(error) => send(FromPage::RunFailed { run, epoch, error }, Vec::new()),
+    /// Answers messages until there are no more.
+    ///
+    /// They are dealt with one after the other, except that what does not need a load goes ahead of it: a load may take a minute
+    /// and a run milliseconds. A load pauses every few milliseconds, so that messages can arrive.
+    pub async fn serve(&mut self, messages: impl Stream<Item = Message>, send: Send<'_>) {
+        let mut messages = pin!(messages);
+        let mut waiting: VecDeque<Message> = VecDeque::new();
+        loop {
+            let message = match waiting.pop_front() {
+                Some(message) => message,
+                None => match messages.next().await {
+                    Some(message) => message,
+                    None => return,
+                },
+            };
+            let order = match Order::of(message) {
+                Ok(order) => order,
+                Err(message) => {
+                    self.answer(message, send).await;
+                    continue;
                 }
+            };
+            let Peer { runtime, fetcher, placements } = &mut *self;
+            begin(runtime, placements, order.placement);
+            let faults = runtime.faults();
+            let mut forward = |message, tensors| send(message, tensors);
+            let shared: RefCell<Send<'_>> = RefCell::new(&mut forward);
+            let answer = async |placements: &mut Placements, message| {
+                let mut send = |message, tensors| shared.borrow_mut()(message, tensors);
+                answer(placements, &faults, message, &mut send).await;
+            };
+            for message in take_ready(&mut waiting, order.placement) {
+                answer(placements, message).await;
             }
-            ToPage::Ping { nonce } => send(FromPage::Pong { nonce }, Vec::new()),
+            let mut load = pin!(load(runtime, fetcher, &order, &shared));
+            let loaded = loop {
+                match first(messages.as_mut(), load.as_mut()).await {
+                    First::Message(None) => return,
+                    First::Message(Some(message)) => {
+                        waiting.push_back(message);
+                        for message in take_ready(&mut waiting, order.placement) {
+                            answer(placements, message).await;
+                        }
+                    }
+                    First::Loaded(loaded) => break loaded,
+                }
+            };
+            placements.extend(loaded.map(|loaded| (order.placement, (order.epoch, loaded))));
         }
     }
 
-    async fn load(
-        &mut self,
-        order: &Order<'_>,
-        program: &[u8],
-        blobs: &BlobSource,
-        send: &mut dyn FnMut(FromPage, Vec<Tensor>),
-    ) -> Result<(AdapterInfo, Option<Split>), LoadError> {
-        let &Order { placement, epoch, backend, terms } = order;
-        // The old life ends first: two copies of a model may not fit.
-        self.placements.remove(&placement);
-        let program = Program::from_bytes(program)
-            .map_err(|error| LoadError::Program { reason: error.to_string() })?;
-        let mut reported = now_us();
-        let mut progress = |done_bytes, total_bytes| {
-            let now = now_us();
-            if done_bytes == total_bytes || now - reported >= PROGRESS_MIN_US {
-                reported = now;
-                send(FromPage::LoadProgress { placement, done_bytes, total_bytes }, Vec::new());
+    /// Answers one message. `send` may be called any number of times, before this returns too.
+    pub async fn handle(&mut self, message: ToPage, tensors: Vec<Tensor>, send: Send<'_>) {
+        match Order::of((message, tensors)) {
+            Ok(order) => {
+                let Peer { runtime, fetcher, placements } = self;
+                begin(runtime, placements, order.placement);
+                let loaded = load(runtime, fetcher, &order, &RefCell::new(send)).await;
+                placements.extend(loaded.map(|loaded| (order.placement, (order.epoch, loaded))));
             }
+            Err(message) => self.answer(message, send).await,
+        }
+    }
+
+    /// Answers a message that is no load.
+    async fn answer(&mut self, message: Message, send: Send<'_>) {
+        if let ToPage::Inspect = message.0 {
+            send(FromPage::Backends(self.runtime.inspect().await), Vec::new());
+            return;
+        }
+        let faults = self.runtime.faults();
+        answer(&mut self.placements, &faults, message, send).await;
+    }
+}
+
+impl Order {
+    /// What a message orders to be loaded; the message, if it is another one.
+    fn of((message, tensors): Message) -> Result<Order, Message> {
+        match message {
+            ToPage::Load { placement, epoch, backend, program, blobs, terms } => {
+                Ok(Order { placement, epoch, backend, program, blobs, terms })
+            }
+            message => Err((message, tensors)),
+        }
+    }
+}
+
+/// Takes out the messages that need not wait for the load of a placement. Those wait that are about it or about one whose load
+/// waits before them, are a load, or need the runtime, which loads.
+fn take_ready(waiting: &mut VecDeque<Message>, loading: PlacementId) -> Vec<Message> {
+    let mut loads = BTreeSet::from([loading]);
+    let mut ready = Vec::new();
+    for (message, tensors) in std::mem::take(waiting) {
+        let waits = match &message {
+            ToPage::Load { placement, .. } => {
+                loads.insert(*placement);
+                true
+            }
+            ToPage::Inspect => true,
+            ToPage::Run { placement, .. } | ToPage::Unload { placement } => {
+                loads.contains(placement)
+            }
+            ToPage::Welcome { .. } | ToPage::Refused { .. } | ToPage::Ping { .. } => false,
         };
-        let loaded = self
-            .runtime
-            .load(backend, program, terms, &mut self.fetcher, blobs, &mut progress)
-            .await?;
-        let about = (loaded.adapter().clone(), loaded.split().cloned());
-        self.placements.insert(placement, (epoch, loaded));
-        Ok(about)
+        if waits {
+            waiting.push_back((message, tensors));
+        } else {
+            ready.push((message, tensors));
+        }
+    }
+    ready
+}
+
+/// What happens first while a placement loads.
+enum First<L> {
+    /// The next message; `None` after the last one.
+    Message(Option<Message>),
+    Loaded(L),
+}
+
+/// Waits for a message and for a load; the message goes first where both are there.
+async fn first<L>(
+    mut messages: Pin<&mut impl Stream<Item = Message>>,
+    mut load: Pin<&mut impl Future<Output = L>>,
+) -> First<L> {
+    poll_fn(|context| match messages.as_mut().poll_next(context) {
+        Poll::Ready(message) => Poll::Ready(First::Message(message)),
+        Poll::Pending => load.as_mut().poll(context).map(First::Loaded),
+    })
+    .await
+}
+
+/// Ends the old life of a placement that is to be loaded: two copies of a model may not fit.
+fn begin(runtime: &mut Runtime, placements: &mut Placements, placement: PlacementId) {
+    placements.remove(&placement);
+    runtime.share(!placements.is_empty());
+}
+
+/// Loads what is ordered, and says how it ended. The placement, if it is there.
+async fn load<F: BlobFetcher>(
+    runtime: &mut Runtime,
+    fetcher: &mut F,
+    order: &Order,
+    send: &RefCell<Send<'_>>,
+) -> Option<Placement> {
+    let started = now_us();
+    let &Order { placement, epoch, .. } = order;
+    let (message, loaded) = match try_load(runtime, fetcher, order, send).await {
+        Ok(loaded) => {
+            let (adapter, split): (AdapterInfo, Option<Split>) =
+                (loaded.adapter().clone(), loaded.split().cloned());
+            let load_us = now_us() - started;
+            (FromPage::Loaded { placement, epoch, adapter, split, load_us }, Some(loaded))
+        }
+        Err(error) => (FromPage::LoadFailed { placement, epoch, error }, None),
+    };
+    send.borrow_mut()(message, Vec::new());
+    loaded
+}
+
+async fn try_load<F: BlobFetcher>(
+    runtime: &mut Runtime,
+    fetcher: &mut F,
+    order: &Order,
+    send: &RefCell<Send<'_>>,
+) -> Result<Placement, LoadError> {
+    let Order { placement, epoch, backend, program, blobs, terms } = order;
+    let (placement, epoch) = (*placement, *epoch);
+    let program = Program::from_bytes(program)
+        .map_err(|error| LoadError::Program { reason: error.to_string() })?;
+    let mut reported = now_us();
+    let mut progress = |done_bytes, total_bytes| {
+        let now = now_us();
+        if done_bytes == total_bytes || now - reported >= PROGRESS_MIN_US {
+            reported = now;
+            let message = FromPage::LoadProgress { placement, epoch, done_bytes, total_bytes };
+            send.borrow_mut()(message, Vec::new());
+        }
+    };
+    runtime.load(*backend, program, terms, fetcher, blobs, &mut progress).await
+}
+
+/// Answers a message that needs nothing but placements.
+async fn answer(
+    placements: &mut Placements,
+    faults: &Faults,
+    (message, tensors): Message,
+    send: Send<'_>,
+) {
+    match message {
+        // Both are answered elsewhere.
+        ToPage::Inspect | ToPage::Load { .. } => {}
+        ToPage::Welcome { .. } | ToPage::Refused { .. } => {}
+        ToPage::Unload { placement } => {
+            placements.remove(&placement);
+        }
+        ToPage::Run { run, placement, epoch } => {
+            let result = match placements.get_mut(&placement) {
+                Some((loaded, placement)) if *loaded == epoch => placement.run(&tensors).await,
+                _ => Err(RunError::NotLoaded { placement, epoch }),
+            };
+            match result {
+                Ok((mut outputs, report)) => {
+                    faults.delay(report.run_us).await;
+                    faults.spoil(&mut outputs);
+                    send(FromPage::Ran { run, epoch, report }, outputs);
+                }
+                Err(error) => send(FromPage::RunFailed { run, epoch, error }, Vec::new()),
+            }
+        }
+        ToPage::Ping { nonce } => send(FromPage::Pong { nonce }, Vec::new()),
     }
 }

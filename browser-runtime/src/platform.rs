@@ -36,6 +36,59 @@ pub(crate) async fn pause(ms: i32) {
     let _ = wasm_bindgen_futures::JsFuture::from(promise).await;
 }
 
+/// How long a load works before it lets other work be done.
+const WORK_US: u64 = 4000;
+
+/// When a load, which may take long, has paused last.
+pub(crate) struct Pace {
+    since: u64,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Pace {
+        Pace { since: now_us() }
+    }
+
+    /// Lets the event loop turn, if the last time was some milliseconds ago.
+    pub(crate) async fn rest(&mut self) {
+        if now_us() - self.since >= WORK_US {
+            turn().await;
+            self.since = now_us();
+        }
+    }
+}
+
+/// Lets the page's event loop turn once: messages that have arrived are handed over. A timer would wait for 4 ms.
+#[cfg(target_arch = "wasm32")]
+async fn turn() {
+    use wasm_bindgen::JsCast;
+    let Ok(channel) = web_sys::MessageChannel::new() else { return pause(0).await };
+    let (here, there) = (channel.port1(), channel.port2());
+    let promise = js_sys::Promise::new(&mut |resolve, _| {
+        here.set_onmessage(Some(resolve.unchecked_ref()));
+        // Without it the promise is never kept.
+        if there.post_message(&wasm_bindgen::JsValue::NULL).is_err() {
+            let _ = resolve.call0(&wasm_bindgen::JsValue::UNDEFINED);
+        }
+    });
+    let _ = wasm_bindgen_futures::JsFuture::from(promise).await;
+    here.close();
+}
+
+/// Lets whoever polls this do something else once.
+#[cfg(not(target_arch = "wasm32"))]
+async fn turn() {
+    let mut polled = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut polled, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 /// Blocks this thread for `ms` milliseconds, as a computation would.
 #[cfg(not(target_arch = "wasm32"))]
 #[expect(

@@ -62,6 +62,8 @@ pub struct Runtime {
     options: Options,
     gpu: Option<Rc<Gpu>>,
     generation: u32,
+    /// Whether something else runs on the device while a program is loaded.
+    is_shared: bool,
     #[cfg(target_arch = "wasm32")]
     contexts: Contexts,
     faults: Faults,
@@ -94,6 +96,7 @@ impl Runtime {
             options,
             gpu: None,
             generation: 0,
+            is_shared: false,
             #[cfg(target_arch = "wasm32")]
             contexts: Contexts::default(),
             faults: Faults::default(),
@@ -106,6 +109,12 @@ impl Runtime {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn native(options: Options) -> Runtime {
         Runtime::new(options)
+    }
+
+    /// Says whether something else runs on the device while the next programs are loaded. If so, a load gives the device its
+    /// work in small pieces.
+    pub(crate) fn share(&mut self, is_shared: bool) {
+        self.is_shared = is_shared;
     }
 
     /// What each backend would run on, or why it would not; webnn is asked for each device.
@@ -196,7 +205,7 @@ impl Runtime {
             let unavailable = |reason| LoadError::BackendUnavailable { backend, reason };
             let gpu = self.gpu().await.map_err(unavailable)?;
             let adapter = gpu.info.clone();
-            let loading = webgpu::Loading::new(gpu, &program, &constants).await?;
+            let loading = webgpu::Loading::new(gpu, &program, &constants, self.is_shared).await?;
             (EngineLoading::WebGpu(loading), adapter)
         } else {
             let loading = cpu::Loading::new(&program, &constants);

@@ -5,6 +5,7 @@ use flotilla_protocol::{BlobSource, LoadError};
 
 use crate::{
     fetch::{BlobFetcher, BlobStream},
+    platform::Pace,
     ports::words,
 };
 
@@ -108,6 +109,7 @@ pub(crate) async fn stream<F: BlobFetcher>(
         let fetch = |reason| LoadError::Fetch { blob: name(), reason };
         let mut stream = fetcher.open(source, blob.id).await.map_err(fetch)?;
         let mut hasher = blake3::Hasher::new();
+        let mut pace = Pace::new();
         // Chunks end anywhere, constants at multiples of 4: what is left over waits for the next chunk.
         let mut left_over: Vec<u8> = Vec::new();
         let (mut at, mut flushed) = (0u64, 0u64);
@@ -121,6 +123,7 @@ pub(crate) async fn stream<F: BlobFetcher>(
             let whole = chunk.len() / 4 * 4;
             left_over.extend_from_slice(&chunk[whole..]);
             write_parts(&parts, at, &chunk[..whole], sink)?;
+            pace.rest().await;
             at += whole as u64;
             if at + left_over.len() as u64 > blob.bytes {
                 return Err(LoadError::Corrupt { blob: name() });

@@ -2,7 +2,7 @@
 
 mod bert;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, task::Poll};
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Peer};
 use flotilla_program::BlobId;
@@ -30,9 +30,13 @@ fn tell(
 }
 
 fn load(program: Vec<u8>, backend: Backend, epoch: u64) -> ToPage {
+    load_as(1, program, backend, epoch)
+}
+
+fn load_as(placement: u64, program: Vec<u8>, backend: Backend, epoch: u64) -> ToPage {
     let blobs = BlobSource { url_prefix: "/blobs".to_owned() };
-    let terms = LoadTerms::default();
-    ToPage::Load { placement: PlacementId(1), epoch: Epoch(epoch), backend, program, blobs, terms }
+    let (placement, epoch, terms) = (PlacementId(placement), Epoch(epoch), LoadTerms::default());
+    ToPage::Load { placement, epoch, backend, program, blobs, terms }
 }
 
 fn run(epoch: u64) -> ToPage {
@@ -129,4 +133,80 @@ fn inspection_names_every_backend_and_pings_return() {
     assert!(reports[4].outcome.is_ok());
     let answers = tell(&mut peer, ToPage::Ping { nonce: 77 }, Vec::new());
     assert_eq!(answers, [(FromPage::Pong { nonce: 77 }, Vec::new())]);
+}
+
+/// What an answer is of, and whether it is a success.
+fn name(message: &FromPage) -> String {
+    match message {
+        FromPage::Loaded { placement, .. } => format!("loaded {placement}"),
+        FromPage::Ran { run, .. } => format!("ran {run}"),
+        FromPage::RunFailed { run, .. } => format!("failed {run}"),
+        FromPage::Pong { nonce } => format!("pong {nonce}"),
+        FromPage::Backends(_) => "backends".to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_load_holds_up_only_what_needs_it() {
+    let (program, blobs) = bert::bert(SIZES);
+    let bytes = program.to_bytes().unwrap();
+    let row = || Tensor::from_i64(vec![1, 2], &[1, 1]).unwrap();
+    let run = |run: u64, placement: u64, epoch: u64| {
+        let (run, placement) = (RunId(run), PlacementId(placement));
+        (ToPage::Run { run, placement, epoch: Epoch(epoch) }, vec![row(), row()])
+    };
+    let load = |placement: u64, epoch: u64| {
+        (load_as(placement, bytes.clone(), Backend::Cpu, epoch), Vec::new())
+    };
+    let plain = |message: ToPage| (message, Vec::new());
+    // All of these are there before the first load has ended.
+    let mut messages = vec![
+        load(1, 1),
+        run(1, 1, 1),
+        load(2, 1),
+        run(2, 2, 1),
+        run(3, 1, 1),
+        plain(ToPage::Ping { nonce: 4 }),
+        load(1, 2),
+        run(5, 1, 2),
+        run(6, 1, 1),
+        plain(ToPage::Inspect),
+        plain(ToPage::Unload { placement: PlacementId(2) }),
+        run(7, 2, 1),
+    ]
+    .into_iter();
+    let want = [
+        "pong 4",
+        "loaded p1",
+        "ran x1",
+        // Beside the load of the second one.
+        "ran x3",
+        "loaded p2",
+        "ran x2",
+        // Freed beside the load of the first one's next life.
+        "failed x7",
+        "loaded p1",
+        "ran x5",
+        // Of the life before.
+        "failed x6",
+        "backends",
+    ];
+    let answers = std::cell::RefCell::new(Vec::new());
+    let mut send = |message: FromPage, _| {
+        if !matches!(message, FromPage::LoadProgress { .. }) {
+            answers.borrow_mut().push(name(&message));
+        }
+    };
+    // The link stays open until the last answer.
+    let messages = futures_util::stream::poll_fn(|context| match messages.next() {
+        Some(message) => Poll::Ready(Some(message)),
+        None if answers.borrow().len() == want.len() => Poll::Ready(None),
+        None => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    pollster::block_on(peer(blobs).serve(messages, &mut send));
+    assert_eq!(answers.into_inner(), want);
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use flotilla_model::text::EncodeError;
+use flotilla_program::{Port, Program};
 
 use crate::{
     catalog::Model,
     pool::{Answer, AnswerError, Input, Pool, Provenance, Terms, single_row, takes_tokens},
 };
+
+/// Requests whose texts are tokenized at once; the others wait.
+static TOKENIZING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
 
 /// Something to embed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,18 +40,20 @@ pub enum EmbedError {
     #[error("input {index} is empty; give it at least one {unit}")]
     Empty { index: usize, unit: &'static str },
     #[error(
-        "input {index} has {got} tokens, model {model} takes at most {limit}; shorten it, or let it be cut with \
-         truncate_prompt_tokens"
+        "input {index} has {}{got} tokens, model {model} takes at most {limit}; shorten it, or let it be cut with \
+         truncate_prompt_tokens", if *is_whole { "" } else { "more than " }
     )]
-    TooLong { index: usize, got: usize, limit: usize, model: String },
+    TooLong { index: usize, got: usize, is_whole: bool, limit: usize, model: String },
     #[error("input {index} holds token {token}, the vocabulary of model {model} ends at {limit}")]
     Token { index: usize, token: u32, limit: u32, model: String },
     #[error(
         "model {model} has no tokenizer.json, so it takes token ids only; add that file to its folder to send text"
     )]
     NoTokenizer { model: String },
-    #[error("model {model} does not give embeddings of texts")]
-    NotText { model: String },
+    #[error("model {model} does not give embeddings of texts: {reason}")]
+    NotText { model: String, reason: String },
+    #[error("input {index} is too long: {source}")]
+    Sparse { index: usize, source: EncodeError },
     #[error("input {index} cannot be tokenized: {source}")]
     Tokenizer { index: usize, source: EncodeError },
     #[error(transparent)]
@@ -82,6 +88,8 @@ pub async fn tokenize(
     cut: Option<usize>,
 ) -> Result<Vec<Vec<u32>>, EmbedError> {
     output(model)?;
+    // An encoding takes some hundred times the memory of its text, so few are made at once.
+    let _turn = TOKENIZING.acquire().await.map_err(|_| AnswerError::PoolEnded)?;
     // Megabytes of text take seconds, and the threads that carry heartbeats must not wait for them.
     let tokenizing = {
         let model = model.clone();
@@ -129,10 +137,34 @@ pub fn embedding(
 
 /// Which of a model's outputs is the embedding.
 fn output(model: &Model) -> Result<usize, EmbedError> {
-    model
-        .embedding_output
-        .filter(|_| takes_tokens(&model.program))
-        .ok_or_else(|| EmbedError::NotText { model: model.name.clone() })
+    let program = &model.program;
+    let reason = match model.embedding_output {
+        Some(output) if takes_tokens(program) => return Ok(output),
+        Some(_) => format!(
+            "texts are token ids, input_ids and the like of I64[batch, sequence], and its inputs are {}",
+            ports(program, &program.inputs)
+        ),
+        None => format!(
+            "none of its outputs is known to be a vector F32[batch, size] for each text; they are {}",
+            ports(program, &program.outputs)
+        ),
+    };
+    Err(EmbedError::NotText { model: model.name.clone(), reason })
+}
+
+/// The first inputs or outputs of a program, with types and shapes.
+fn ports(program: &Program, ports: &[Port]) -> String {
+    const SHOWN_MAX: usize = 4;
+    let shown = ports.iter().take(SHOWN_MAX).map(|port| {
+        let dims = program.value(port.value).shape.iter().map(|dim| program.dim_text(dim));
+        let dims: Vec<String> = dims.collect();
+        format!("{} {:?}[{}]", port.name, port.dtype, dims.join(", "))
+    });
+    let mut words: Vec<String> = shown.collect();
+    if ports.len() > SHOWN_MAX {
+        words.push(format!("{} more", ports.len() - SHOWN_MAX));
+    }
+    words.join(", ")
 }
 
 /// Token ids of an input, checked.
@@ -144,8 +176,8 @@ fn tokens(
 ) -> Result<Vec<u32>, EmbedError> {
     let limit = model.tokens_max;
     let wish = cut.map(|cut| cut.min(limit));
-    let (ids, got) = match text {
-        Text::String(text) if text.trim().is_empty() => {
+    let (ids, got, is_whole) = match text {
+        Text::String(text) if text.is_empty() => {
             return Err(EmbedError::Empty { index, unit: "character" });
         }
         Text::Tokens(ids) if ids.is_empty() => {
@@ -156,19 +188,27 @@ fn tokens(
                 .text
                 .as_ref()
                 .ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
-            let encoded = encoder
-                .encode_within(&text, wish.unwrap_or(limit))
-                .map_err(|source| EmbedError::Tokenizer { index, source })?;
-            (encoded.ids, encoded.untruncated_len)
+            let encoded = encoder.encode_within(&text, wish.unwrap_or(limit)).map_err(
+                |source| match source {
+                    EncodeError::Empty => EmbedError::Empty { index, unit: "token" },
+                    EncodeError::Sparse { .. } => EmbedError::Sparse { index, source },
+                    EncodeError::Tokenize { .. }
+                    | EncodeError::TooLong { .. }
+                    | EncodeError::OutOfVocabulary { .. } => {
+                        EmbedError::Tokenizer { index, source }
+                    }
+                },
+            )?;
+            (encoded.ids, encoded.untruncated_len, encoded.is_whole)
         }
         Text::Tokens(mut ids) => {
             let got = ids.len();
             ids.truncate(wish.unwrap_or(got));
-            (ids, got)
+            (ids, got, true)
         }
     };
     if wish.is_none() && got > limit {
-        return Err(EmbedError::TooLong { index, got, limit, model: model.name.clone() });
+        return Err(EmbedError::TooLong { index, got, is_whole, limit, model: model.name.clone() });
     }
     if let Some(vocabulary) = model.vocabulary
         && let Some(&token) = ids.iter().find(|&&token| token >= vocabulary)

@@ -8,18 +8,32 @@
 use std::{
     collections::BTreeMap,
     io::Read,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, Signal, WaitOptions},
+    process::{Pid, PidfdFlags, Signal, WaitOptions},
 };
 
 /// Environment variable that marks every process under a guardian with `<data dir id>:<daemon's process id>:<browser>`.
 pub const MARK: &str = "FLOTILLA_GUARDED";
+
+/// How the names of browsers' folders begin, which lie in the system's folder for temporary files.
+const FOLDER_PREFIX: &str = "flotilla-browser-";
+/// The file in such a folder that holds the mark of the processes that it is for.
+const FOLDER_MARK: &str = "guarded";
+/// Most of a driver's log that is kept.
+const LOG_BYTES_MAX: u64 = 8 << 20;
+/// Time between two looks at processes that are being killed.
+const KILL_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for killed processes to be gone.
+const KILL_MAX: Duration = Duration::from_secs(5);
 
 /// Why a guardian could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +54,8 @@ pub enum GuardianError {
 enum Ended {
     Daemon,
     Driver,
+    /// No process is left under this one.
+    All,
 }
 
 /// Runs a driver until it ends or standard input does, then ends everything under this process.
@@ -56,13 +72,16 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
     let log_path = dir.join("driver.log");
     let log = std::fs::File::create(&log_path)
         .map_err(|source| GuardianError::Log { path: log_path.clone(), source })?;
-    let child = Command::new(driver)
+    let mut child = Command::new(driver)
         .args(arguments)
         .stdin(Stdio::null())
-        .stderr(log)
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| GuardianError::Start { driver: driver.clone(), source })?;
     let driver_pid = child.id();
+    if let Some(stderr) = child.stderr.take() {
+        std::thread::spawn(move || write_log(stderr, log));
+    }
 
     let (sender, ended) = mpsc::channel();
     let input_ended = sender.clone();
@@ -73,7 +92,7 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
         // The receiver is gone only when this process is about to exit.
         let _ = input_ended.send(Ended::Daemon);
     });
-    let reaper = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         // Ends with ECHILD: no child is left, adopted ones included.
         loop {
             match rustix::process::wait(WaitOptions::empty()) {
@@ -81,25 +100,37 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
                     let _ = sender.send(Ended::Driver);
                 }
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        // The receiver is gone only when this process is about to exit.
+        let _ = sender.send(Ended::All);
     });
-    match ended.recv() {
-        Ok(Ended::Daemon | Ended::Driver) | Err(mpsc::RecvError) => {}
-    }
-    // New children may be forked while the old ones are killed; the reaper's end proves that none is left.
-    while !reaper.is_finished() {
+    let mut last = ended.recv();
+    // New children may be forked while the old ones are killed, so they are looked for until none is left.
+    while !matches!(last, Ok(Ended::All)) {
         for pid in descendants(std::process::id()) {
             kill(pid);
         }
-        std::thread::yield_now();
+        last = match ended.recv_timeout(KILL_POLL) {
+            Ok(ended) => Ok(ended),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(Ended::Daemon),
+            // The reaper does not end without a word.
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
     }
     // The browser's profile. Another user's file or a full disk must not keep this process from ending.
     if let Err(error) = std::fs::remove_dir_all(dir) {
         eprintln!("guardian: cannot remove {}: {error}", dir.display());
     }
     Ok(())
+}
+
+/// Copies the beginning of what a driver and its browser print, and takes the rest, so that they can go on.
+fn write_log(mut from: impl Read, mut log: std::fs::File) {
+    // A full disk costs the log and nothing else; what is read is dropped then.
+    let _ = std::io::copy(&mut from.by_ref().take(LOG_BYTES_MAX), &mut log);
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
 }
 
 /// Signals that are meant for the daemon, which answers what it has accepted before it ends its browsers, are taken and
@@ -168,9 +199,28 @@ pub fn descendants_named(root: u32, last: &str) -> Vec<u32> {
     found
 }
 
-/// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead: what a guardian that was itself killed left.
-/// Returns their ids.
-pub fn reconcile(data_dir_id: &str) -> Vec<u32> {
+/// A new folder for a browser whose processes carry this mark: its profile, and whatever it and its driver write.
+///
+/// # Errors
+/// It cannot be made.
+pub fn folder(mark: &str) -> std::io::Result<tempfile::TempDir> {
+    let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir()?;
+    std::fs::write(folder.path().join(FOLDER_MARK), mark)?;
+    Ok(folder)
+}
+
+/// What guardians that were themselves killed left behind.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Processes that were killed.
+    pub pids: Vec<u32>,
+    /// Folders that were removed.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead, and then removes the folders of such. Waits for
+/// the processes, up to five seconds.
+pub fn reconcile(data_dir_id: &str) -> Leftovers {
     let is_left_over = |mark: &str| {
         let mut parts = mark.split(':');
         let is_own = parts.next() == Some(data_dir_id);
@@ -180,11 +230,51 @@ pub fn reconcile(data_dir_id: &str) -> Vec<u32> {
                 .and_then(|daemon| daemon.parse().ok())
                 .is_some_and(|daemon| !is_alive(daemon))
     };
-    let mut killed =
+    let mut pids =
         marks().filter(|(_, mark)| is_left_over(mark)).map(|(pid, _)| pid).collect::<Vec<_>>();
-    killed.retain(|&pid| pid != std::process::id());
-    killed.iter().copied().for_each(kill);
-    killed
+    pids.retain(|&pid| pid != std::process::id());
+    let deadline = Instant::now() + KILL_MAX;
+    let handles: Vec<Option<OwnedFd>> = pids.iter().map(|&pid| handle(pid)).collect();
+    pids.iter().copied().for_each(kill);
+    handles.iter().flatten().for_each(|handle| await_exit(handle, deadline));
+    let mut folders = marked_folders();
+    folders.retain(|(folder, mark)| is_left_over(mark) && std::fs::remove_dir_all(folder).is_ok());
+    Leftovers { pids, folders: folders.into_iter().map(|(folder, _)| folder).collect() }
+}
+
+/// A handle on a process; its id may come to mean another one.
+fn handle(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Blocks until a process has ended, but not beyond `deadline`.
+fn await_exit(handle: &OwnedFd, deadline: Instant) {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left =
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            // It has ended, or the time is over, or it cannot be looked at.
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+/// Browsers' folders and their marks.
+fn marked_folders() -> Vec<(PathBuf, String)> {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
+    let folders = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        // A link is nobody's folder.
+        let is_folder = entry.file_type().ok()?.is_dir();
+        let is_named = entry.file_name().to_str()?.starts_with(FOLDER_PREFIX);
+        let folder = (is_folder && is_named).then(|| entry.path())?;
+        let mark = std::fs::read_to_string(folder.join(FOLDER_MARK)).ok()?;
+        Some((folder, mark))
+    });
+    folders.collect()
 }
 
 /// Ids of the processes that carry exactly this mark.

@@ -1,22 +1,32 @@
 //! A page's links: one task per WebSocket between page and pool.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use flotilla_protocol::{
-    BrowserId, FromPage, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
+    BrowserId, FRAME_BYTES_MAX, FromPage, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
 };
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::pool::Pool;
 
 /// Most frames that wait to be sent to a page.
 const OUTBOX_MAX: usize = 64;
+/// Most bytes of frames that wait to be sent to a page: two of the largest.
+const OUTBOX_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// Most messages of pages that wait for the pool.
+const INBOX_MAX: usize = 4096;
+/// Most KiB of all pages' messages that are decoded and wait for the pool: four of the largest. Links read no further
+/// meanwhile, so that pages wait.
+const INBOX_KIB_MAX: usize = (4 * FRAME_BYTES_MAX) >> 10;
 /// Longest wait for a page's first frame.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
@@ -44,8 +54,18 @@ impl LinkId {
 pub(crate) struct Outbox {
     id: LinkId,
     frames: mpsc::Sender<Bytes>,
+    waiting_bytes: Arc<AtomicUsize>,
     // Never sent on: its end is the order.
     _open: oneshot::Sender<()>,
+}
+
+/// Why a frame is not taken for a page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutboxError {
+    #[error("the page does not take its frames: {frames} of {bytes} bytes wait")]
+    Full { frames: usize, bytes: usize },
+    #[error("the link has ended")]
+    Closed,
 }
 
 impl Outbox {
@@ -58,31 +78,80 @@ impl Outbox {
     ///
     /// # Errors
     /// The page does not take its frames, or the link has ended.
-    pub(crate) fn try_send(&self, frame: Bytes) -> Result<(), mpsc::error::TrySendError<Bytes>> {
-        self.frames.try_send(frame)
+    pub(crate) fn try_send(&self, frame: Bytes) -> Result<(), OutboxError> {
+        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        let full =
+            OutboxError::Full { frames: OUTBOX_MAX - self.frames.capacity(), bytes: waiting };
+        // Nobody else sends, so there cannot be more by now.
+        if waiting.saturating_add(frame.len()) > OUTBOX_BYTES_MAX {
+            return Err(full);
+        }
+        self.waiting_bytes.fetch_add(frame.len(), Ordering::Relaxed);
+        self.frames.try_send(frame).map_err(|error| {
+            let frame = error.into_inner();
+            self.waiting_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+            if self.frames.is_closed() { OutboxError::Closed } else { full }
+        })
     }
 }
 
 /// The link's end of an [`Outbox`].
 #[derive(Debug)]
-struct Outgoing {
+pub(crate) struct Outgoing {
     id: LinkId,
-    frames: mpsc::Receiver<Bytes>,
+    pub(crate) frames: mpsc::Receiver<Bytes>,
+    waiting_bytes: Arc<AtomicUsize>,
     closed: oneshot::Receiver<()>,
 }
 
-fn outbox() -> (Outbox, Outgoing) {
+pub(crate) fn outbox() -> (Outbox, Outgoing) {
     let id = LinkId::next();
     let (sender, frames) = mpsc::channel(OUTBOX_MAX);
     let (open, closed) = oneshot::channel();
-    (Outbox { id, frames: sender, _open: open }, Outgoing { id, frames, closed })
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let outgoing = Outgoing { id, frames, waiting_bytes: waiting_bytes.clone(), closed };
+    (Outbox { id, frames: sender, waiting_bytes, _open: open }, outgoing)
+}
+
+/// A message's part of what all pages' messages may take until the pool has dealt with them.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    // Given back when it is dropped.
+    _kib: Option<OwnedSemaphorePermit>,
+}
+
+/// Where links report to the pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Inbox {
+    reports: mpsc::Sender<LinkReport>,
+    kib: Arc<Semaphore>,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> (Inbox, mpsc::Receiver<LinkReport>) {
+        let (reports, queue) = mpsc::channel(INBOX_MAX);
+        (Inbox { reports, kib: Arc::new(Semaphore::new(INBOX_KIB_MAX)) }, queue)
+    }
+
+    /// Waits until a message of this size may be decoded.
+    async fn room(&self, bytes: usize) -> Room {
+        let kib = bytes.div_ceil(1 << 10).min(INBOX_KIB_MAX) as u32;
+        // The semaphore is never closed.
+        Room { _kib: self.kib.clone().acquire_many_owned(kib).await.ok() }
+    }
+
+    /// Reports; an error when the pool has ended.
+    async fn report(&self, report: LinkReport) -> Result<(), String> {
+        self.reports.send(report).await.map_err(|_| "the pool has ended".to_owned())
+    }
 }
 
 /// What comes from a link. Whoever receives it compares `id` with the outbox that it holds: a report of a link that was
 /// given up says nothing about the one in its place.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages")]
 pub(crate) enum LinkReport {
-    Message { browser: BrowserId, id: LinkId, message: FromPage, tensors: Vec<Tensor> },
+    Message { browser: BrowserId, id: LinkId, message: FromPage, tensors: Vec<Tensor>, room: Room },
     Closed { browser: BrowserId, id: LinkId, link: Link, reason: String },
 }
 
@@ -101,11 +170,11 @@ pub(crate) async fn serve(mut socket: WebSocket, pool: Pool) {
     };
     let id = outgoing.id;
     let reason = match welcome(&mut socket, heartbeat_ms).await {
-        Ok(()) => relay(socket, browser, outgoing, &pool.link_reports(), SEND_MAX).await,
+        Ok(()) => relay(socket, browser, outgoing, pool.inbox(), SEND_MAX).await,
         Err(reason) => reason,
     };
-    // No receiver means that the pool has ended and nobody needs to know.
-    let _ = pool.link_reports().send(LinkReport::Closed { browser, id, link, reason }).await;
+    // If the pool has ended, nobody needs to know.
+    let _ = pool.inbox().report(LinkReport::Closed { browser, id, link, reason }).await;
 }
 
 /// A link that the pool knows.
@@ -170,20 +239,22 @@ async fn relay<S, E>(
     socket: S,
     browser: BrowserId,
     outgoing: Outgoing,
-    reports: &mpsc::Sender<LinkReport>,
+    inbox: &Inbox,
     send_max: Duration,
 ) -> String
 where
     S: Sink<Message, Error = E> + Stream<Item = Result<Message, E>>,
     E: std::fmt::Display,
 {
-    let Outgoing { id, mut frames, closed } = outgoing;
+    let Outgoing { id, mut frames, waiting_bytes, closed } = outgoing;
     let (mut sink, mut stream) = socket.split();
     let outward = async {
         while let Some(frame) = frames.recv().await {
+            let bytes = frame.len();
             if let Err(reason) = send(&mut sink, frame, send_max).await {
                 return reason;
             }
+            waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         GIVEN_UP.to_owned()
     };
@@ -196,13 +267,15 @@ where
                 Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 Err(error) => return format!("receiving failed: {error}"),
             };
+            let room = inbox.room(frame.len()).await;
             let (message, tensors) = match decode::<FromPage>(&frame) {
                 Ok(decoded) => decoded,
                 Err(error) => return format!("a frame cannot be read: {error}"),
             };
-            let report = LinkReport::Message { browser, id, message, tensors };
-            if reports.send(report).await.is_err() {
-                return "the pool has ended".to_owned();
+            drop(frame);
+            let report = LinkReport::Message { browser, id, message, tensors, room };
+            if let Err(reason) = inbox.report(report).await {
+                return reason;
             }
         }
         "the connection ended".to_owned()
@@ -257,28 +330,69 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_that_reads_nothing_does_not_hold_its_link_for_ever() {
-        let (reports, _keep) = mpsc::channel(1);
+        let (inbox, _keep) = Inbox::new();
         let (outbox, outgoing) = outbox();
         outbox.try_send(Bytes::from_static(b"frame")).unwrap();
         let limit = Duration::from_millis(10);
-        let reason = relay(HalfOpen, BrowserId(0), outgoing, &reports, limit).await;
+        let reason = relay(HalfOpen, BrowserId(0), outgoing, &inbox, limit).await;
         assert!(reason.contains("not taken within 10ms"), "{reason}");
     }
 
     #[tokio::test]
     async fn a_link_that_is_given_up_ends_in_the_middle_of_a_frame() {
-        let (reports, _keep) = mpsc::channel(1);
+        let (inbox, _keep) = Inbox::new();
         let (outbox, outgoing) = outbox();
         outbox.try_send(Bytes::from_static(b"frame")).unwrap();
-        let relayed = tokio::spawn(async move {
-            relay(HalfOpen, BrowserId(0), outgoing, &reports, SEND_MAX).await
-        });
+        let relayed =
+            tokio::spawn(
+                async move { relay(HalfOpen, BrowserId(0), outgoing, &inbox, SEND_MAX).await },
+            );
         // The frame has been taken from the queue once there is room for a whole one again.
         while outbox.frames.capacity() < OUTBOX_MAX {
             tokio::task::yield_now().await;
         }
         drop(outbox);
         assert_eq!(relayed.await.unwrap(), GIVEN_UP);
+    }
+
+    #[test]
+    fn an_outbox_holds_so_many_frames_and_so_many_bytes() {
+        let (outbox, mut outgoing) = outbox();
+        // Copies of one allocation: it is what they would take that counts.
+        let large = Bytes::from(vec![0; OUTBOX_BYTES_MAX / 4]);
+        for _ in 0..4 {
+            outbox.try_send(large.clone()).unwrap();
+        }
+        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
+        assert!(matches!(refused, OutboxError::Full { frames: 4, bytes: OUTBOX_BYTES_MAX }));
+        let sent = outgoing.frames.try_recv().unwrap();
+        outgoing.waiting_bytes.fetch_sub(sent.len(), Ordering::Relaxed);
+        for _ in 3..OUTBOX_MAX {
+            outbox.try_send(Bytes::from_static(b"x")).unwrap();
+        }
+        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
+        assert!(matches!(refused, OutboxError::Full { frames: OUTBOX_MAX, .. }), "{refused}");
+        drop(outgoing);
+        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
+        assert!(matches!(refused, OutboxError::Closed), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn messages_wait_until_there_is_room_for_them() {
+        let (inbox, _keep) = Inbox::new();
+        let most = inbox.room(3 * FRAME_BYTES_MAX).await;
+        let rest = inbox.room(FRAME_BYTES_MAX).await;
+        let mut next = std::pin::pin!(inbox.room(1));
+        tokio::select! {
+            biased;
+            room = next.as_mut() => panic!("{room:?} beyond the limit"),
+            () = std::future::ready(()) => {}
+        }
+        drop(rest);
+        next.await;
+        drop(most);
+        // One that is larger than all is alone.
+        inbox.room(usize::MAX).await;
     }
 
     #[test]

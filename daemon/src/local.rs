@@ -63,6 +63,10 @@ pub struct Wishes {
     pub idempotency_ttl: Duration,
     /// Whether a simulated browser stands by for requests that allow it as the last resort.
     pub fallback_to_simulation: bool,
+    /// Longest time that a client may take for a request's head, and again for its body.
+    pub client_timeout: Duration,
+    /// Whether real browsers' pages can be given faults on purpose, by [`Pool::fault`].
+    pub takes_faults: bool,
 }
 
 impl Wishes {
@@ -89,6 +93,8 @@ impl Wishes {
             devices: None,
             idempotency_ttl: Duration::from_secs(24 * 3600),
             fallback_to_simulation: false,
+            client_timeout: Duration::from_secs(30),
+            takes_faults: false,
         }
     }
 }
@@ -153,8 +159,15 @@ impl Local {
         let data_dir_id =
             data_dir_id(&home).map_err(|source| StartError::Home { path: home, source })?;
         let (listener, address) = http::bind(port).await?;
-        for pid in guardian::reconcile(&data_dir_id) {
+        let id = data_dir_id.clone();
+        let left = tokio::task::spawn_blocking(move || guardian::reconcile(&id)).await;
+        let left = left.map_err(|error| StartError::Program(std::io::Error::other(error)))?;
+        for pid in left.pids {
             tracing::warn!(pid, "ended a process that a dead daemon of this data folder had left");
+        }
+        for folder in left.folders {
+            let folder = folder.display();
+            tracing::warn!(%folder, "removed a folder that a dead daemon of this data folder had left");
         }
         let recorded = open_state(wishes).await?;
         let options = pool::Options {
@@ -206,6 +219,7 @@ impl Local {
                 .into_iter()
                 .collect(),
             limits: Limits::default(),
+            takes_faults: wishes.takes_faults,
             resume_timeout: wishes.timeout,
         };
         let origin = wishes.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
@@ -216,6 +230,7 @@ impl Local {
             timeout: wishes.timeout,
             idempotency_ttl: wishes.idempotency_ttl,
             queue_max: wishes.fleet.queue_max as usize,
+            client_timeout: wishes.client_timeout,
             extra: wishes.extra.clone().map(Arc::new),
         };
         let (stop_server, stopped) = oneshot::channel();

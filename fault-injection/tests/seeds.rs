@@ -2,7 +2,11 @@
 //!
 //! A failure says how to play its seed alone: `FLEET_SEED=<seed>` plays that one and prints what was said.
 
-use flotilla_fault_injection::simulator::{Core, Invariant, Plan, Played, Report, broken, play};
+use flotilla_fault_injection::simulator::{
+    Core, Invariant, Plan, Played, Report, broken,
+    distorted::{self, Distorted},
+    play,
+};
 use flotilla_fleet::Fleet;
 
 const SEEDS: u64 = 200;
@@ -41,14 +45,14 @@ fn the_fleet_lives_through_every_seed() {
     }
 }
 
-/// A core is found out when one of the seeds shows what is broken in it. Other invariants may fail first elsewhere: what is
+/// A core is found out by an invariant when one of the seeds ends with it. Other invariants may fail first elsewhere: what is
 /// wrong in one place is soon wrong in others.
-fn found_out<C: Core>(by: &[Invariant]) {
+fn found_out<C: Core>(by: Invariant) {
     let violations =
         (0..SEEDS).filter_map(|seed| play::<C>(seed, Plan::drawn(seed), false).violation);
     let mut others = Vec::new();
     for violation in violations {
-        if by.contains(&violation.invariant) {
+        if violation.invariant == by {
             return;
         }
         others.push(violation.to_string());
@@ -56,34 +60,54 @@ fn found_out<C: Core>(by: &[Invariant]) {
     panic!("{} is not found out by {by:?}, but by {others:?}", std::any::type_name::<C>());
 }
 
-#[test]
-fn a_core_without_epoch_checks_is_found_out() {
-    found_out::<broken::NoEpochCheck>(&[Invariant::AnswerFromResults, Invariant::StaleReports]);
+/// One test for each broken core, and the list of the invariants that they break.
+macro_rules! broken_cores {
+    ($($test:ident: $core:ty => $invariant:ident,)*) => {
+        $(#[test]
+        fn $test() {
+            found_out::<$core>(Invariant::$invariant);
+        })*
+
+        #[test]
+        fn every_invariant_is_broken_by_a_core() {
+            let broken = [$(Invariant::$invariant),*];
+            let unbroken: Vec<Invariant> =
+                Invariant::ALL.into_iter().filter(|invariant| !broken.contains(invariant)).collect();
+            assert_eq!(unbroken, []);
+        }
+    };
 }
 
-#[test]
-fn a_core_that_forgets_a_retry_is_found_out() {
-    found_out::<broken::ForgottenRetry>(&[Invariant::Counts, Invariant::OneAnswer]);
-}
-
-#[test]
-fn a_core_that_assigns_twice_is_found_out() {
-    found_out::<broken::DoubleAssignment>(&[Invariant::OneRun]);
-}
-
-#[test]
-fn a_core_that_loses_commits_is_found_out() {
-    found_out::<broken::LostCommit>(&[Invariant::RecordedFirst]);
-}
-
-#[test]
-fn a_core_with_an_unbounded_queue_is_found_out() {
-    found_out::<broken::UnboundedQueue>(&[Invariant::QueueLimit]);
-}
-
-#[test]
-fn a_core_that_takes_away_what_answers_is_found_out() {
-    found_out::<broken::HastySwitch>(&[Invariant::Available]);
+broken_cores! {
+    no_epoch_check: broken::NoEpochCheck => AnswerFromResults,
+    no_browser_check: broken::NoBrowserCheck => AnswerFromResults,
+    double_assignment: broken::DoubleAssignment => OneRun,
+    lost_commit: broken::LostCommit => RecordedFirst,
+    unbounded_queue: broken::UnboundedQueue => QueueLimit,
+    hasty_switch: broken::HastySwitch => Available,
+    forgotten_retry: broken::ForgottenRetry => Counts,
+    answers_twice: Distorted<distorted::AnswersTwice> => OneAnswer,
+    misses_its_target: Distorted<distorted::MissesItsTarget> => KnownTarget,
+    one_name: Distorted<distorted::OneName> => FreshIds,
+    no_run_limit: Distorted<distorted::NoRunLimit> => RunLimits,
+    unnamed_rung: Distorted<distorted::UnnamedRung> => Budgets,
+    abandons_nothing: Distorted<distorted::AbandonsNothing> => Abandoned,
+    late: Distorted<distorted::Late> => Deadline,
+    hesitates: Distorted<distorted::Hesitates> => Starvation,
+    old_versions: Distorted<distorted::OldVersions> => Versions,
+    shares_tasks: Distorted<distorted::SharesTasks> => Exclusive,
+    keeps_browsers: Distorted<distorted::KeepsBrowsers> => Tasks,
+    simulates_for_all: Distorted<distorted::SimulatesForAll> => Fallback,
+    migrates_twice: Distorted<distorted::MigratesTwice> => Migrations,
+    deaf_to_deaths: Distorted<distorted::DeafToDeaths> => DeadBrowsers,
+    miscounts: Distorted<distorted::Miscounts> => Counts,
+    hoards: Distorted<distorted::Hoards> => Memory,
+    spins: Distorted<distorted::Spins> => Progress,
+    needs_two: Distorted<distorted::NeedsTwo> => Healed,
+    believes_stale_failures: Distorted<distorted::BelievesStaleFailures> => StaleReports,
+    drains_twice: Distorted<distorted::DrainsTwice> => Drained,
+    panics: Distorted<distorted::Panics> => NoPanic,
+    stays_in_its_epoch: Distorted<distorted::StaysInItsEpoch> => OneOwner,
 }
 
 #[test]

@@ -104,6 +104,8 @@ pub enum Event {
     },
     /// Weights are arriving or a load otherwise proceeds, so that its time-out starts anew.
     PlacementProgress {
+        /// Whose page reports it.
+        browser: BrowserId,
         /// The placement.
         placement: PlacementId,
         /// Its life.
@@ -111,6 +113,8 @@ pub enum Event {
     },
     /// The placement answers.
     PlacementReady {
+        /// Whose page reports it.
+        browser: BrowserId,
         /// The placement.
         placement: PlacementId,
         /// Its life.
@@ -118,6 +122,8 @@ pub enum Event {
     },
     /// The placement could not be made.
     PlacementFailed {
+        /// Whose page reports it.
+        browser: BrowserId,
         /// The placement.
         placement: PlacementId,
         /// Its life.
@@ -147,6 +153,8 @@ pub enum Event {
     },
     /// A run's results have arrived and wait in the daemon for [`Action::Answer`].
     RunDone {
+        /// Whose page reports it.
+        browser: BrowserId,
         /// The run.
         run: RunId,
         /// The placement's life that answered.
@@ -154,6 +162,8 @@ pub enum Event {
     },
     /// A run ended without results.
     RunFailed {
+        /// Whose page reports it.
+        browser: BrowserId,
         /// The run.
         run: RunId,
         /// The placement's life that failed.

@@ -14,7 +14,9 @@ pub use event::{
     Action, Batching, Event, Instant, ModelId, Persistence, Policy, Recovered, Recovery,
     RequestError, SlotId, TaskId,
 };
-pub use recovery::{Attempt, Budget, Entry, Failure, FailureKind, Ladder, Repair, Rung, Strategy};
+pub use recovery::{
+    Attempt, Budget, Entry, Failure, FailureKind, FailureSort, Ladder, Repair, Rung, Strategy,
+};
 
 pub use crate::core::{
     Account, By, Fleet, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,

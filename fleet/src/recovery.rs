@@ -27,7 +27,7 @@ pub enum FailureKind {
     MemoryLimitExceeded,
     /// The backend cannot do what the model needs, or refuses its inputs.
     UnsupportedOperation,
-    /// The model is there, but the backend does not take the sizes of this run.
+    /// The model is there, but a node of it does not take the sizes or values of this run.
     RunRefused,
     /// Bytes or numbers were wrong.
     WrongResult,
@@ -52,9 +52,26 @@ impl FailureKind {
         FailureKind::Overloaded,
     ];
 
+    /// What it is about.
+    pub fn sort(self) -> FailureSort {
+        match self {
+            FailureKind::UnsupportedOperation | FailureKind::RunRefused => FailureSort::Refusal,
+            FailureKind::DeviceLost => FailureSort::Device,
+            FailureKind::WrongResult => FailureSort::Numbers,
+            FailureKind::DeadlineExceeded => FailureSort::Time,
+            FailureKind::ConnectionLost
+            | FailureKind::PageCrashed
+            | FailureKind::BrowserExited
+            | FailureKind::DriverUnresponsive
+            | FailureKind::OutOfMemory
+            | FailureKind::MemoryLimitExceeded
+            | FailureKind::Overloaded => FailureSort::Other,
+        }
+    }
+
     /// Whether it is about what a run was asked to do, and says nothing of the browser.
     pub fn is_refusal(self) -> bool {
-        matches!(self, FailureKind::UnsupportedOperation | FailureKind::RunRefused)
+        self.sort() == FailureSort::Refusal
     }
 
     /// Name as in records.
@@ -92,6 +109,22 @@ impl FailureKind {
             FailureKind::Overloaded => "overloaded",
         }
     }
+}
+
+/// What a failure is about, as far as that is decided by. A kind is never compared with another one: whoever needs to know
+/// something of kinds matches all of them, here or where it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureSort {
+    /// What a run was asked to do.
+    Refusal,
+    /// A device that is gone.
+    Device,
+    /// Numbers or bytes that are wrong.
+    Numbers,
+    /// Something that took too long.
+    Time,
+    /// Anything else.
+    Other,
 }
 
 /// A failure with its circumstances.

@@ -1,12 +1,22 @@
 //! Text to token numbers and back.
 
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 use crate::import::{ResolveError, Resolver};
 
 const TOKENIZER: &str = "tokenizer.json";
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 const REMEDY: &str = "fetch the file again from where the model came from, or remove it to serve the model by token ids";
+
+/// Longest text in bytes that is always encoded whole. An encoding takes some hundred times the memory of its text.
+const WHOLE_MAX: usize = 64 << 10;
+/// Most bytes of a longer text that are encoded to find its first tokens, unless the model takes so many tokens that these
+/// need more.
+const PART_MAX: usize = 256 << 10;
+/// Bytes for each token that a model takes, which are encoded at most.
+const BYTES_PER_TOKEN: usize = 16;
+/// Tokens of a part that are not used: where it ends it may have other ones than the whole text.
+const MARGIN: usize = 64;
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +38,10 @@ pub enum EncodeError {
     Empty,
     #[error("{got} tokens, the model takes {limit}")]
     TooLong { got: usize, limit: usize },
+    #[error(
+        "the text has {got} bytes, and its first {part} have fewer tokens than it is to be cut to; shorten it"
+    )]
+    Sparse { got: usize, part: usize },
     #[error("token {index} is {id}, the vocabulary has {vocabulary}")]
     OutOfVocabulary { index: usize, id: i64, vocabulary: usize },
 }
@@ -37,8 +51,11 @@ pub enum EncodeError {
 pub struct TokenIds {
     /// The numbers, special tokens included, at most as many as the model takes.
     pub ids: Vec<u32>,
-    /// How many there would be without the limit; more than `ids` has when the text was cut.
+    /// How many there would be without the limit; more than `ids` has when the text was cut. Of a text that was not encoded
+    /// whole, how many the encoded part has.
     pub untruncated_len: usize,
+    /// Whether the text was encoded whole. Of one longer than 64 KiB only as much is as the limit needs.
+    pub is_whole: bool,
 }
 
 impl TokenIds {
@@ -154,16 +171,38 @@ impl TextEncoder {
         self.encode_within(text, usize::MAX)
     }
 
-    /// As [`TextEncoder::encode`], cut to `length_max` tokens where that is less than the model takes.
+    /// As [`TextEncoder::encode`], cut to `length_max` tokens where that is less than the model takes. A long text is not
+    /// encoded beyond what these tokens need.
     ///
     /// # Errors
-    /// As [`TextEncoder::encode`].
+    /// As [`TextEncoder::encode`]; or a long text whose beginning has so few tokens that more of it would be needed.
     pub fn encode_within(&self, text: &str, length_max: usize) -> Result<TokenIds, EncodeError> {
         let length_max = self.limits.length_max.map_or(length_max, |limit| limit.min(length_max));
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, true)
-            .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })?;
+        let part_max = PART_MAX.max(length_max.saturating_mul(BYTES_PER_TOKEN));
+        let mut size = WHOLE_MAX;
+        loop {
+            let part = beginning(text, size);
+            let encoding = self
+                .tokenizer
+                .encode_fast(part, true)
+                .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })?;
+            let is_whole = part.len() == text.len();
+            if is_whole || encoding.len() >= length_max.saturating_add(MARGIN) {
+                return self.cut(&encoding, length_max, is_whole);
+            }
+            if size >= part_max {
+                return Err(EncodeError::Sparse { got: text.len(), part: part.len() });
+            }
+            size = size.saturating_mul(2).min(part_max);
+        }
+    }
+
+    fn cut(
+        &self,
+        encoding: &Encoding,
+        length_max: usize,
+        is_whole: bool,
+    ) -> Result<TokenIds, EncodeError> {
         let mut ids = encoding.get_ids().to_vec();
         let untruncated_len = ids.len();
         if length_max < untruncated_len {
@@ -187,7 +226,7 @@ impl TextEncoder {
                 vocabulary,
             });
         }
-        Ok(TokenIds { ids, untruncated_len })
+        Ok(TokenIds { ids, untruncated_len, is_whole })
     }
 
     /// The text of token numbers, without special tokens.
@@ -198,6 +237,18 @@ impl TextEncoder {
         self.tokenizer
             .decode(ids, true)
             .map_err(|error| EncodeError::Tokenize { reason: error.to_string() })
+    }
+}
+
+/// The beginning of a text, at most `size` bytes, up to a space where there is one; all of a text that is not longer.
+fn beginning(text: &str, size: usize) -> &str {
+    if text.len() <= size {
+        return text;
+    }
+    let part = &text[..text.floor_char_boundary(size)];
+    match part.rfind(char::is_whitespace) {
+        Some(space) if space > 0 => &part[..space],
+        Some(_) | None => part,
     }
 }
 

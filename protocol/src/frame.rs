@@ -152,7 +152,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Epoch, FromPage, RunId, RunReport, ToPage};
+    use crate::{
+        Backend, BlobSource, Epoch, FromPage, LoadTerms, PlacementId, RunId, RunReport, ToPage,
+    };
 
     fn tensor() -> impl Strategy<Value = Tensor> {
         proptest::collection::vec(0usize..5, 0..4).prop_flat_map(|shape| {
@@ -163,6 +165,33 @@ mod tests {
             )
             .prop_map(move |values| Tensor::from_f32(shape.clone(), &values).expect("fits"))
         })
+    }
+
+    fn sign(frame: &mut [u8]) {
+        let checksum = checksum(frame);
+        frame[4..PREFIX].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    fn to_page() -> impl Strategy<Value = ToPage> {
+        let ids = || (any::<u64>(), any::<u64>());
+        prop_oneof![
+            any::<u64>().prop_map(|nonce| ToPage::Ping { nonce }),
+            (ids(), any::<u64>()).prop_map(|((run, placement), epoch)| ToPage::Run {
+                run: RunId(run),
+                placement: PlacementId(placement),
+                epoch: Epoch(epoch),
+            }),
+            (ids(), proptest::collection::vec(any::<u8>(), 0..40), ".{0,20}").prop_map(
+                |((placement, epoch), program, url_prefix)| ToPage::Load {
+                    placement: PlacementId(placement),
+                    epoch: Epoch(epoch),
+                    backend: Backend::Cpu,
+                    program,
+                    blobs: BlobSource { url_prefix },
+                    terms: LoadTerms::default(),
+                }
+            ),
+        ]
     }
 
     proptest! {
@@ -178,6 +207,44 @@ mod tests {
 
         #[test]
         fn garbage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<ToPage>(&bytes);
+            let _ = decode::<FromPage>(&bytes);
+        }
+
+        /// The checksum is right here, so it is the decoder itself that is given what nobody would send.
+        #[test]
+        fn a_frame_that_was_made_wrong_is_an_error_or_another_frame(
+            message in to_page(),
+            tensors in proptest::collection::vec(tensor(), 0..3),
+            changes in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..6),
+            length in proptest::option::of(0usize..200),
+        ) {
+            let mut frame = encode(&message, &tensors).expect("encodes");
+            if let Some(length) = length {
+                frame.resize(PREFIX + length, 0);
+            }
+            for (at, byte) in changes {
+                let at = at as usize % frame.len();
+                frame[at] = byte;
+            }
+            sign(&mut frame);
+            if let Ok((message, tensors)) = decode::<ToPage>(&frame) {
+                let again = encode(&message, &tensors).expect("encodes");
+                let (other, others) = decode::<ToPage>(&again).expect("decodes");
+                prop_assert_eq!(other, message);
+                // Numbers that are none are not equal to themselves, but their bytes are.
+                prop_assert_eq!(others, tensors);
+            }
+            let _ = decode::<FromPage>(&frame);
+        }
+
+        #[test]
+        fn garbage_with_a_right_checksum_is_an_error_and_no_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), PREFIX..300),
+            head in 0u32..300,
+        ) {
+            bytes[..4].copy_from_slice(&head.to_le_bytes());
+            sign(&mut bytes);
             let _ = decode::<ToPage>(&bytes);
             let _ = decode::<FromPage>(&bytes);
         }

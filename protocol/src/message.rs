@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PlacementId, RunId};
 
 /// Version of these messages; a page that speaks another one is refused. Raise it with every change of a message.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Which of a page's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -277,6 +277,8 @@ pub enum FromPage {
     LoadProgress {
         /// The placement.
         placement: PlacementId,
+        /// Its life.
+        epoch: Epoch,
         /// Verified so far.
         done_bytes: u64,
         /// Of how many.
@@ -397,6 +399,8 @@ pub enum RunError {
     NotLoaded { placement: PlacementId, epoch: Epoch },
     #[error("inputs do not fit: {reason}")]
     Inputs { reason: String },
+    /// The program cannot be run on these inputs: sizes contradict each other, an index is outside of its dimension, an integer
+    /// does not fit. Other browsers will find the same, unless it is a limit of an adapter.
     #[error("node {node} failed: {reason}")]
     Node { node: String, reason: String },
     /// The backend has the operator, but not for the sizes of this run; another one may.
@@ -406,4 +410,7 @@ pub enum RunError {
     OutOfMemory { reason: String },
     #[error("device was lost: {reason}")]
     DeviceLost { reason: String },
+    /// The backend failed at a node that it should have run.
+    #[error("backend failed at node {node}: {reason}")]
+    Backend { node: String, reason: String },
 }

@@ -1,6 +1,7 @@
 //! Measures Flotilla on this machine, side by side with onnxruntime-web where that can be: run it with
 //! `cargo xtask bench`, which prepares what it needs.
 
+mod beside;
 mod bridge;
 mod figures;
 mod import;
@@ -56,7 +57,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
     backends: Vec<BackendName>,
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "serve", "size", "transactions", "simulator", "import"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "beside", "serve", "size", "transactions", "simulator", "import"])]
     groups: Vec<Group>,
     /// How long campaigns of killed browsers are played; others for a fifth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -90,6 +91,8 @@ enum Group {
     Bridge,
     /// From the order to load to the model being ready.
     Load,
+    /// Short requests while another model is loaded in their page.
+    Beside,
     /// Start of the server, and memory.
     Serve,
     /// Size of what a page loads.
@@ -112,6 +115,7 @@ impl Group {
             Group::Minilm => "minilm",
             Group::Bridge => "bridge",
             Group::Load => "load",
+            Group::Beside => "beside",
             Group::Serve => "serve",
             Group::Size => "size",
             Group::Transactions => "transactions",
@@ -191,6 +195,14 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
     if Group::IN_PAGES.iter().any(|group| arguments.groups.contains(group)) {
         for wanted in wanted(&browsers, arguments) {
             measured.extend(in_page(wanted, &catalog, arguments).await);
+        }
+    }
+    if arguments.groups.contains(&Group::Beside) {
+        for wanted in wanted(&browsers, arguments) {
+            let place = wanted.place();
+            eprintln!("measuring loads beside requests in {} on {}", place.browser, place.backend);
+            let figures = beside::figures(wanted, arguments).await;
+            measured.extend(figures.into_iter().map(|figure| (Group::Beside, figure)));
         }
     }
     if arguments.groups.contains(&Group::Serve) {

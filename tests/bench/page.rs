@@ -14,7 +14,7 @@ use flotilla_protocol::{Backend, BrowserId, Tensor};
 use crate::{Arguments, figures::Place};
 
 /// Longest wait for a browser to start and to load the model.
-const READY_MAX: Duration = Duration::from_secs(300);
+pub(crate) const READY_MAX: Duration = Duration::from_secs(300);
 
 /// What is to be measured in.
 #[derive(Clone, Debug)]

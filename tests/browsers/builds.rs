@@ -42,7 +42,11 @@ fn started(build: &Build) -> (Value, View, String) {
         let view = view.expect("a browser in time").expect("a pool");
         assert_eq!(view.status.slots[0].last_failure, None);
         let script = "arguments[arguments.length - 1]([navigator.userAgent, typeof navigator.ml])";
-        let said = local.pool.execute(view.browsers[0].browser, script, vec![]).await;
+        let browser = view.browsers[0].browser;
+        let said = local.pool.execute(browser, script, vec![]).await;
+        let door = "arguments[arguments.length - 1](typeof window.flotillaFault)";
+        let door = local.pool.execute(browser, door, vec![]).await.expect("a result");
+        assert_eq!(door, "undefined", "a page that serves takes no faults");
         let pid = view.browsers[0].facts.as_ref().and_then(|facts| facts.pid).expect("a process");
         let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("an environment");
         local.stop().await;

@@ -75,6 +75,42 @@ fn browser_processes_end_with_their_guardian() {
     }
 }
 
+#[test]
+fn browser_leftovers_of_a_killed_guardian_go_with_the_next_daemon() {
+    if !has_browsers(&[Kind::Chrome]) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = model::small(folder.path(), "small").display().to_string();
+    let (home, temporary) = (folder.path().join("home"), folder.path().join("temporary"));
+    fs::create_dir(&temporary).expect("a folder");
+    let path = |path: &Path| path.display().to_string();
+    let (home, temporary_path) = (path(&home), path(&temporary));
+    let environment = [("FLOTILLA_HOME", home.as_str()), ("TMPDIR", temporary_path.as_str())];
+    let mut daemon =
+        Daemon::start_in(&["--browsers", "chrome=1", "--models", &small], &environment);
+    let pool = daemon.wait_all_ready();
+    let guardian =
+        pool["browsers"][0]["facts"]["guardian_pid"].as_u64().expect("a guardian") as u32;
+    let tree = process::tree(guardian);
+    // The daemon is stopped, so that it does not clean up after its guardian.
+    let ends = process::Watched::open(daemon.pid()).expect("a daemon");
+    daemon.signal(Signal::STOP);
+    process::signal(guardian, Signal::KILL);
+    daemon.signal(Signal::KILL);
+    let deadline = std::time::Instant::now() + ORPHAN_MAX;
+    assert!(ends.ends_before(deadline), "the daemon is killed");
+    assert_eq!(entries(&temporary).len(), 1, "a profile is left: {:?}", entries(&temporary));
+
+    let next = Daemon::start_in(&["--simulate", "chrome=1", "--models", &small], &environment);
+    next.wait_line("removed a folder", ORPHAN_MAX);
+    assert_eq!(entries(&temporary), Vec::<String>::new());
+    for process in &tree {
+        assert!(process.ends_before(deadline), "{process:?} lives on without its guardian");
+    }
+    daemon.wait_end();
+}
+
 /// The processes that the pool tells of.
 fn told(pool: &Value) -> Vec<u32> {
     let browsers = pool["browsers"].as_array().expect("browsers");

@@ -66,6 +66,7 @@ impl Subject {
             guardian: if simulated { "unused".into() } else { place::binary() },
             data_dir_id: "faults".to_owned(),
             limits,
+            takes_faults: true,
         };
         let owner = {
             let _entered = runtime.enter();

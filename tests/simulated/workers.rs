@@ -1,6 +1,6 @@
 //! The library's workers: a browser for oneself, within limits that are enforced.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use flotilla::{
     browser::{Kind, fault::Fault},
@@ -9,13 +9,23 @@ use flotilla::{
     pool::{Input, PoolStatus, WorkerError},
 };
 use flotilla_fleet::ModelId;
-use flotilla_tests::model;
+use flotilla_protocol::{DType, Tensor};
+use flotilla_tests::{
+    model,
+    onnx::{INT64, Sketch},
+};
 
 /// A pool of two simulated browsers with the small model, ready.
 async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
-    let catalog = Arc::new(Catalog::open(&[small]));
+    let (local, model) = pool_of(small, change).await;
+    (local, model, folder)
+}
+
+/// A pool of two simulated browsers with a model, ready.
+async fn pool_of(model: PathBuf, change: impl FnOnce(&mut Wishes)) -> (Local, ModelId) {
+    let catalog = Arc::new(Catalog::open(&[model]));
     let mut wishes = Wishes {
         simulated: true,
         backends: vec![flotilla_protocol::Backend::Cpu],
@@ -26,7 +36,7 @@ async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::Te
     let wanted = wishes.fleet.redundancy_factor.unwrap_or(2);
     let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == wanted);
     local.pool.wait_until(ready).await.expect("ready");
-    (local, catalog.models[0].id, folder)
+    (local, catalog.models[0].id)
 }
 
 fn input() -> Input {
@@ -163,5 +173,63 @@ async fn a_model_moves_or_stays_as_it_was() {
     assert!(holds(&moved, 1 - from) && !holds(&moved, from), "{:#?}", moved.status.slots);
     let answer = pool.run(model, input(), LONG).await.expect("an answer");
     assert_eq!(answer.provenance.browser_id, browser(1 - from).to_string());
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_contradict_the_model_cost_no_browser_anything() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gather.onnx");
+    let sketch = Sketch::default()
+        .input("table", &[3])
+        .input_of(INT64, "index", &[1])
+        .node("Gather", &["table", "index"], &["y"])
+        .output("y", &[1]);
+    std::fs::write(&file, sketch.bytes()).expect("written");
+    let (local, model) = pool_of(file, |_| {}).await;
+    let input = |index: i64| {
+        let table = [1.0_f32, 2.0, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        Input::Tensors(vec![
+            Tensor { dtype: DType::F32, shape: vec![3], bytes: table },
+            Tensor { dtype: DType::I64, shape: vec![1], bytes: index.to_le_bytes().to_vec() },
+        ])
+    };
+    let browsers = local.pool.view().await.expect("a pool").status.slots;
+    for _ in 0..3 {
+        let refused =
+            local.pool.run(model, input(7), LONG).await.expect_err("there is no such row");
+        let words = refused.to_string();
+        assert!(words.contains("index 7 is outside of a dimension of 3"), "{words}");
+    }
+    assert_eq!(local.pool.view().await.expect("a pool").status.slots, browsers);
+    let answer = local.pool.run(model, input(1), LONG).await.expect("an answer");
+    assert_eq!(answer.outputs[0].bytes, 2.0_f32.to_le_bytes());
+    local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_finish_their_requests_are_disconnected() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let (local, ..) = pool(|wishes| wishes.client_timeout = Duration::from_millis(500)).await;
+    let host = format!("Host: {}\r\n", local.address);
+    let sent_and_heard = async |sent: &str| {
+        let mut stream = tokio::net::TcpStream::connect(local.address).await.expect("a connection");
+        stream.write_all(sent.as_bytes()).await.expect("sent");
+        let mut heard = String::new();
+        let reading = stream.read_to_string(&mut heard);
+        tokio::time::timeout(LONG, reading).await.expect("the end").expect("text");
+        heard
+    };
+    // Nothing, half of a head, and an answer after which nothing comes.
+    assert_eq!(sent_and_heard("").await, "");
+    let half = sent_and_heard("POST /v1/embeddings HTTP/1.1\r\nHost:").await;
+    assert!(half.is_empty() || half.contains(" 408 "), "{half}");
+    let whole = sent_and_heard(&format!("GET /v1/models HTTP/1.1\r\n{host}\r\n")).await;
+    assert!(whole.starts_with("HTTP/1.1 200"), "{whole}");
+    // Half of a body.
+    let head = format!("POST /v1/embeddings HTTP/1.1\r\n{host}Content-Length: 100\r\n\r\n{{");
+    let body = sent_and_heard(&head).await;
+    assert!(body.starts_with("HTTP/1.1 408") && body.contains("body_timeout"), "{body}");
     local.stop().await;
 }

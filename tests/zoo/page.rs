@@ -216,6 +216,7 @@ fn launch(build: &Build, origin: String, place: &Place) -> Launch {
         guardian: place.flotilla.clone(),
         data_dir_id: "zoo".to_owned(),
         limits: Limits::default(),
+        takes_faults: false,
     }
 }
 

@@ -1,7 +1,7 @@
 // The page's main thread: holds the control link and starts the worker that computes.
 import init, { control_main, drop_control_link, forward_console } from '/runner/runtime.js';
 
-const [control, data] = location.hash.slice(1).split('.');
+const [control, data, faults] = location.hash.slice(1).split('.');
 const url = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/link`;
 
 function fail(error) {
@@ -55,7 +55,8 @@ try {
     else forward_console(message.level, message.text);
   });
   worker.postMessage({ url, token: data });
-  window.flotillaFault = (name, amount) => suffer(worker, name, amount);
+  // Only a page that is there to be tried has this door.
+  if (faults === 'faults') window.flotillaFault = (name, amount) => suffer(worker, name, amount);
   document.getElementById('state').textContent = 'running';
 } catch (error) {
   fail(error);

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: invariants of the source tree that no compiler knows.
 
 mod dependencies;
+mod kinds;
 mod purity;
 mod text;
 
@@ -47,6 +48,30 @@ impl Source {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 
+    /// Its lines without the items that only tests have. Of such an item the layout is what rustfmt makes of it: it ends with
+    /// the first line that is indented like its attribute and closes a bracket, or at once with a `;` or `,`.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let indentation = |line: &str| line.len() - line.trim_start().len();
+        // How deep the item is that is left out, and whether its first line was seen.
+        let mut left_out: Option<(usize, bool)> = None;
+        self.lines().filter(move |(_, line)| {
+            let Some((depth, has_begun)) = left_out else {
+                let is_test = line.trim() == "#[cfg(test)]";
+                left_out = is_test.then(|| (indentation(line), false));
+                return !is_test;
+            };
+            let text = line.trim_end();
+            let is_at_depth = indentation(line) == depth;
+            let is_attribute = !has_begun && text.trim_start().starts_with("#[");
+            let ends = is_at_depth
+                && !is_attribute
+                && text.ends_with([';', ',', '}'])
+                && (has_begun == text.trim_start().starts_with(['}', ')']));
+            left_out = (!ends).then_some((depth, has_begun || !is_attribute));
+            false
+        })
+    }
+
     fn has_extension(&self, extensions: &[&str]) -> bool {
         self.path.rsplit_once('.').is_some_and(|(_, extension)| extensions.contains(&extension))
     }
@@ -57,6 +82,7 @@ pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<Vec<Violation>> {
     let (paths, sources) = tree(workspace)?;
     let mut violations = dependencies::check(&workspace.root, &workspace.packages);
     violations.extend(sources.iter().flat_map(purity::check));
+    violations.extend(sources.iter().flat_map(kinds::check));
     violations.extend(sources.iter().flat_map(|source| text::check(source, &paths)));
     violations.sort_by(|a, b| a.place.cmp(&b.place));
     Ok(violations)

@@ -60,7 +60,7 @@ pub fn worker_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     Ok(())
 }
 
-async fn serve(socket: Socket, mut messages: mpsc::Receiver<(ToPage, Vec<Tensor>)>) {
+async fn serve(socket: Socket, messages: mpsc::Receiver<(ToPage, Vec<Tensor>)>) {
     let mut peer = Peer::new(Options::default(), HttpBlobs);
     VICTIM.set(Some((socket.clone(), peer.faults())));
     let mut losses = peer.losses();
@@ -70,8 +70,5 @@ async fn serve(socket: Socket, mut messages: mpsc::Receiver<(ToPage, Vec<Tensor>
             telling.send(&loss, &[]);
         }
     });
-    while let Ok((message, tensors)) = messages.recv().await {
-        peer.handle(message, tensors, &mut |message, tensors| socket.send(&message, &tensors))
-            .await;
-    }
+    peer.serve(messages, &mut |message, tensors| socket.send(&message, &tensors)).await;
 }

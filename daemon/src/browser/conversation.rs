@@ -46,6 +46,7 @@ pub(super) struct Conversation<'a> {
     pub(super) pid: Option<u32>,
     pub(super) guardian: Option<u32>,
     pub(super) limits: Limits,
+    pub(super) takes_faults: bool,
     pub(super) reports: &'a mpsc::Sender<(BrowserId, OwnerReport)>,
 }
 
@@ -130,7 +131,7 @@ impl Conversation<'_> {
         let limit = self.limits.page_open_max;
         match order {
             Order::Reset { control, data } => {
-                let url = runner_url(self.origin, &control, &data);
+                let url = runner_url(self.origin, &control, &data, self.takes_faults);
                 async move {
                     match timeout(limit, open_page(&session, &url)).await {
                         Ok(Ok(())) => Said::PageOpened,
@@ -253,9 +254,10 @@ impl Memory {
     }
 }
 
-/// The runner page's address with the tokens of its links.
-pub(super) fn runner_url(origin: &str, control: &str, data: &str) -> String {
-    format!("{origin}/runner/#{control}.{data}")
+/// The runner page's address with the tokens of its links, and whether it takes faults.
+pub(super) fn runner_url(origin: &str, control: &str, data: &str, takes_faults: bool) -> String {
+    let faults = if takes_faults { ".faults" } else { "" };
+    format!("{origin}/runner/#{control}.{data}{faults}")
 }
 
 /// Opens a page in a new tab and closes the old one. Sending the old one elsewhere would do for a page that works, but

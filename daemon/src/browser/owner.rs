@@ -16,7 +16,7 @@ use flotilla_protocol::BrowserId;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::process::{Pid, PidfdFlags};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, unix::AsyncFd},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, unix::AsyncFd},
     process::{Child, ChildStdout, Command},
     sync::{mpsc, oneshot},
 };
@@ -37,6 +37,8 @@ use crate::{
 const GUARDIAN_END_MAX: Duration = Duration::from_secs(10);
 /// The capability by which a driver says that it only plays its browser.
 pub const SHIM: &str = "flotilla:shim";
+/// Longest line of a driver that is read as one.
+const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Longest driver words in a message.
 const WORDS_MAX: usize = 600;
 
@@ -57,6 +59,8 @@ pub struct Launch {
     pub data_dir_id: String,
     /// How closely it is watched.
     pub limits: Limits,
+    /// Whether its page can be given faults on purpose: one that people are served by cannot.
+    pub takes_faults: bool,
 }
 
 /// How closely a browser is watched, and how long its driver may take.
@@ -239,7 +243,8 @@ async fn live(
     let begin = Instant::now();
     let browser = launch.browser;
     let driver_failure = |detail: String| Failure::new(FailureKind::DriverUnresponsive, detail);
-    let dir = match tempfile::Builder::new().prefix("flotilla-browser-").tempdir() {
+    let mark = format!("{}:{}:{}", launch.data_dir_id, std::process::id(), launch.browser);
+    let dir = match guardian::folder(&mark) {
         Ok(dir) => dir,
         Err(error) => {
             return driver_failure(format!(
@@ -252,7 +257,7 @@ async fn live(
         Err(missing) => return driver_failure(missing.to_string()),
     };
     let plan = plan(&launch, &installed, dir.path());
-    let guarded = match Guarded::spawn(&launch, &plan) {
+    let guarded = match Guarded::spawn(&launch, &plan, mark) {
         // The guardian removes the folder.
         Ok(guarded) => slot.insert((guarded, dir.keep()).0),
         Err(error) => {
@@ -289,7 +294,9 @@ async fn live(
     let driver_pid = guarded.driver_pid();
     let pid = browser_pid(&session, driver_pid);
     let (control, data) = &launch.tokens;
-    if let Err(error) = session.goto(&runner_url(&launch.origin, control, data)).await {
+    if let Err(error) =
+        session.goto(&runner_url(&launch.origin, control, data, launch.takes_faults)).await
+    {
         return driver_failure(format!(
             "the runner page could not be opened: {}",
             cut(&error.to_string())
@@ -320,6 +327,7 @@ async fn live(
         pid,
         guardian: guarded.child.id(),
         limits: launch.limits,
+        takes_faults: launch.takes_faults,
         reports,
     };
     guarded.failure(&conversation, queues, pid).await
@@ -344,8 +352,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn spawn(launch: &Launch, plan: &DriverPlan) -> std::io::Result<Guarded> {
-        let mark = format!("{}:{}:{}", launch.data_dir_id, std::process::id(), launch.browser);
+    fn spawn(launch: &Launch, plan: &DriverPlan, mark: String) -> std::io::Result<Guarded> {
         let mut child = Command::new(&launch.guardian)
             .arg("guardian")
             .arg("--dir")
@@ -479,10 +486,11 @@ impl Guarded {
     }
 }
 
-/// The next line of what driver and browser print, whatever its encoding; `None` at the end.
+/// The next line of what driver and browser print, whatever its encoding; `None` at the end. A line that is longer than
+/// [`LINE_BYTES_MAX`] comes in pieces.
 async fn next_line(output: &mut BufReader<ChildStdout>) -> Option<String> {
     let mut line = Vec::new();
-    match output.read_until(b'\n', &mut line).await {
+    match output.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
         Ok(0) | Err(_) => None,
         Ok(_) => Some(String::from_utf8_lossy(&line).into_owned()),
     }

@@ -2,6 +2,7 @@
 //! compiled natively.
 
 use std::{
+    cell::Cell,
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
@@ -362,18 +363,27 @@ async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> Pag
         }
         Ok::<_, PageError>(())
     };
+    let overflow = Notify::new();
     let working = async {
-        loop {
-            let (message, tensors) = receive(&mut stream).await?;
-            let mut overflow = false;
-            peer.handle(message, tensors, &mut |message, tensors| {
-                overflow |= answers.try_send((message, tensors)).is_err();
-            })
-            .await;
-            if overflow {
-                return Err(PageError::Overflow);
+        let broken = Cell::new(None);
+        let messages =
+            futures_util::stream::unfold(&mut stream, async |stream| match receive(stream).await {
+                Ok(message) => Some((message, stream)),
+                Err(error) => {
+                    broken.set(Some(error));
+                    None
+                }
+            });
+        let mut send = |message, tensors| {
+            if answers.try_send((message, tensors)).is_err() {
+                overflow.notify_one();
             }
+        };
+        tokio::select! {
+            () = peer.serve(messages, &mut send) => {}
+            () = overflow.notified() => return Err(PageError::Overflow),
         }
+        Err::<Never, _>(broken.take().unwrap_or(PageError::Closed))
     };
     let serving = async {
         match tokio::try_join!(writing, losing, working) {

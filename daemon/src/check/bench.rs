@@ -235,7 +235,7 @@ async fn open(
         return Err(((Status::Skipped, missing), None));
     }
     let opened = Session::open(subject, target, settings).await;
-    opened.map_err(|refusal| ((Status::Refused, refusal.reason), refusal.facts.offers))
+    opened.map_err(|refusal| ((refusal.status(), refusal.reason), refusal.facts.offers))
 }
 
 impl Row {

@@ -321,7 +321,7 @@ pub async fn check(
     match Session::open(subject, target, options.settings).await {
         Err(refusal) => {
             row.tell(&refusal.facts);
-            row = row.ended(Status::Refused, refusal.reason);
+            row = row.ended(refusal.status(), refusal.reason);
         }
         Ok(session) => {
             row.tell(session.facts());

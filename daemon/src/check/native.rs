@@ -93,7 +93,10 @@ async fn own(
 
 async fn run(placement: &mut Placement, inputs: &[Tensor]) -> Result<Run, RunFailed> {
     let (outputs, report) = placement.run(inputs).await.map_err(|error| RunFailed {
-        is_refused: matches!(error, RunError::Inputs { .. } | RunError::Unsupported { .. }),
+        is_refused: matches!(
+            error,
+            RunError::Inputs { .. } | RunError::Unsupported { .. } | RunError::Node { .. }
+        ),
         reason: error.to_string(),
     })?;
     let run_ms = report.run_us as f64 / 1e3;

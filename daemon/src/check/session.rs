@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_fleet::{Attempt, Budget, Config, Ladder, ModelId, RequestError};
+use flotilla_fleet::{Attempt, Budget, Config, FailureSort, Ladder, ModelId, RequestError};
 use flotilla_protocol::{Backend, Device, Split, Tensor};
 
 use super::{
@@ -63,10 +63,19 @@ pub struct Facts {
 /// Why there is no session.
 #[derive(Clone, Debug)]
 pub struct Refusal {
+    /// Whether the browser failed, so that it is not known what it would make of the model.
+    pub is_failure: bool,
     /// In the words of the browser, the driver or the runtime.
     pub reason: String,
     /// What was known by then.
     pub facts: Facts,
+}
+
+impl Refusal {
+    /// What a row says of it.
+    pub fn status(&self) -> Status {
+        if self.is_failure { Status::Fail } else { Status::Refused }
+    }
 }
 
 /// A run's results.
@@ -236,7 +245,7 @@ async fn native(
             facts.load_ms = Some(loaded.load_ms);
             Ok((facts, Running::Native(native)))
         }
-        Err(reason) => Err(Refusal { reason, facts }),
+        Err(reason) => Err(Refusal { is_failure: false, reason, facts }),
     }
 }
 
@@ -247,7 +256,7 @@ async fn pool(
     build: &Build,
     simulated: bool,
 ) -> Result<(Facts, Running), Refusal> {
-    let refused = |reason: String| Refusal { reason, facts: Facts::default() };
+    let refused = |reason: String| Refusal { is_failure: false, reason, facts: Facts::default() };
     let mut catalog = Catalog::default();
     let model = catalog
         .add_program(&subject.name, subject.program.clone(), subject.blobs.clone())
@@ -266,12 +275,18 @@ async fn pool(
         Some((None, Some(_))) => Ok((facts, Running::Pool(Box::new(local), model))),
         Some((failure, _)) => {
             local.stop().await;
-            Err(Refusal { reason: failure.unwrap_or_default(), facts })
+            // The page never told what it offers, so it was not asked to load anything.
+            let is_failure = facts.offers.is_none();
+            let kind = view.as_ref().and_then(|view| view.status.slots.first()?.last_failure_kind);
+            let is_slow = is_failure && kind.is_some_and(|kind| kind.sort() == FailureSort::Time);
+            let slow = if is_slow { "slow start: " } else { "" };
+            let reason = format!("{slow}{}", failure.unwrap_or_default());
+            Err(Refusal { is_failure, reason, facts })
         }
         None => {
             local.stop().await;
             let reason = format!("no answer within {} s", (START_MAX + settings.timeout).as_secs());
-            Err(Refusal { reason, facts })
+            Err(Refusal { is_failure: facts.offers.is_none(), reason, facts })
         }
     }
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::{
     BODY_BYTES_MAX, Context,
     error::ApiError,
+    given::{Inputs, Scalar},
     jobs::{self, Asked},
 };
 use crate::{
@@ -27,23 +28,18 @@ use crate::{
     pool::{Provenance, Terms},
 };
 
-/// Most inputs of a request, as in OpenAI's API.
-pub const INPUTS_MAX: usize = 2048;
-
-/// Most characters of a client's value that a message repeats.
-const ECHO_MAX: usize = 100;
-
 #[derive(Deserialize)]
 struct Body {
-    model: Option<Value>,
-    input: Option<Value>,
+    model: Option<Scalar>,
+    #[serde(default = "Inputs::missing")]
+    input: Inputs,
     #[serde(default)]
-    encoding_format: Option<Value>,
+    encoding_format: Option<Scalar>,
     #[serde(default)]
-    dimensions: Option<Value>,
+    dimensions: Option<Scalar>,
     /// As in vLLM: cut inputs to so many tokens, -1 for as many as the model takes.
     #[serde(default)]
-    truncate_prompt_tokens: Option<Value>,
+    truncate_prompt_tokens: Option<Scalar>,
     /// What is done when something fails.
     #[serde(default)]
     fault_tolerance: Option<FaultTolerance>,
@@ -94,14 +90,16 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let begin = Instant::now();
     let wish = jobs::wish(request.headers())?;
-    let bytes = body(request).await?;
-    let body: Body = serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_json",
-            format!("the body is not the JSON object expected: {error}"),
-        )
-    })?;
+    let bytes = body(request, context.client_timeout).await?;
+    let invalid = |reason: String| {
+        let message = format!("the body is not the JSON object expected: {reason}");
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+    };
+    // A list of the fields' values would be taken for an object.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(invalid("it is a list".to_owned()));
+    }
+    let body: Body = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     let model = model(&context, body.model.as_ref())?;
     let encoding = encoding(body.encoding_format.as_ref())?;
     let texts = texts(body.input)?;
@@ -123,14 +121,13 @@ pub(super) async fn create(
 }
 
 /// A model gives the dimensions that it has.
-fn check_dimensions(model: &Model, wish: Option<Value>) -> Result<(), ApiError> {
-    let Some(wish) = wish.filter(|wish| !wish.is_null()) else { return Ok(()) };
+fn check_dimensions(model: &Model, wish: Option<Scalar>) -> Result<(), ApiError> {
+    let Some(wish) = wish else { return Ok(()) };
     let Some(size) = model.dimensions() else { return Ok(()) };
-    if wish.as_u64() == Some(size as u64) {
+    if matches!(&wish, Scalar::Number(number) if number.as_u64() == Some(size as u64)) {
         return Ok(());
     }
-    let message =
-        format!("model {} has {size} dimensions and cannot give {}", model.name, brief(&wish));
+    let message = format!("model {} has {size} dimensions and cannot give {wish}", model.name);
     Err(ApiError::invalid("dimensions", "unsupported_dimensions", message))
 }
 
@@ -151,9 +148,14 @@ fn policy(wish: FaultTolerance, fallback_to_simulation: bool) -> Result<Policy, 
     Ok(Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, task: None })
 }
 
-/// The body, with an error in OpenAI's shape when it is too long.
-pub(super) async fn body(request: Request) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
+/// The body, with an error in OpenAI's shape when it is too long or does not arrive within `limit`.
+pub(super) async fn body(request: Request, limit: Duration) -> Result<Bytes, ApiError> {
+    let received = tokio::time::timeout(limit, Bytes::from_request(request, &())).await;
+    let late = |_| {
+        let message = format!("the body has not arrived within {limit:?}");
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    };
+    received.map_err(late)?.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
@@ -163,14 +165,14 @@ pub(super) async fn body(request: Request) -> Result<Bytes, ApiError> {
     })
 }
 
-fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError> {
+fn model(context: &Context, name: Option<&Scalar>) -> Result<Arc<Model>, ApiError> {
     let name = match name {
-        Some(Value::String(name)) => name,
+        Some(Scalar::Text(name)) => name,
         Some(other) => {
             return Err(ApiError::invalid(
                 "model",
                 "invalid_model",
-                format!("model must be a string, not {}", brief(other)),
+                format!("model must be a string, not {other}"),
             ));
         }
         None => return Err(ApiError::invalid("model", "missing_model", "model is missing")),
@@ -187,85 +189,46 @@ fn model(context: &Context, name: Option<&Value>) -> Result<Arc<Model>, ApiError
     Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
 }
 
-/// The beginning of a value, for a message.
-fn brief(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(ECHO_MAX) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
-    }
-}
-
-fn encoding(wish: Option<&Value>) -> Result<Encoding, ApiError> {
+fn encoding(wish: Option<&Scalar>) -> Result<Encoding, ApiError> {
     match wish {
-        None | Some(Value::Null) => Ok(Encoding::Float),
-        Some(Value::String(name)) if name == "float" => Ok(Encoding::Float),
-        Some(Value::String(name)) if name == "base64" => Ok(Encoding::Base64),
+        None => Ok(Encoding::Float),
+        Some(Scalar::Text(name)) if name == "float" => Ok(Encoding::Float),
+        Some(Scalar::Text(name)) if name == "base64" => Ok(Encoding::Base64),
         Some(other) => Err(ApiError::invalid(
             "encoding_format",
             "invalid_encoding_format",
-            format!("encoding_format must be \"float\" or \"base64\", not {}", brief(other)),
+            format!("encoding_format must be \"float\" or \"base64\", not {other}"),
         )),
     }
 }
 
-fn truncation(wish: Option<&Value>) -> Result<Option<usize>, ApiError> {
+fn truncation(wish: Option<&Scalar>) -> Result<Option<usize>, ApiError> {
     match wish {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_i64() {
-            Some(-1) => Ok(Some(usize::MAX)),
-            Some(tokens @ 1..) => Ok(Some(tokens as usize)),
-            Some(_) | None => Err(ApiError::invalid(
-                "truncate_prompt_tokens",
-                "invalid_truncation",
-                format!(
-                    "truncate_prompt_tokens must be -1 or a number of tokens, not {}",
-                    brief(value)
-                ),
-            )),
-        },
+        None => Ok(None),
+        Some(value) => {
+            let number = match value {
+                Scalar::Number(number) => number.as_i64(),
+                _ => None,
+            };
+            match number {
+                Some(-1) => Ok(Some(usize::MAX)),
+                Some(tokens @ 1..) => Ok(Some(tokens as usize)),
+                Some(_) | None => Err(ApiError::invalid(
+                    "truncate_prompt_tokens",
+                    "invalid_truncation",
+                    format!("truncate_prompt_tokens must be -1 or a number of tokens, not {value}"),
+                )),
+            }
+        }
     }
 }
 
-/// A string, strings, token ids, or lists of token ids.
-fn texts(input: Option<Value>) -> Result<Vec<Text>, ApiError> {
-    let wrong = |message: String| ApiError::invalid("input", "invalid_input", message);
-    let expected =
-        "input must be a string, a list of strings, a list of token ids, or a list of such lists";
-    let texts = match input {
-        None | Some(Value::Null) => {
-            return Err(ApiError::invalid("input", "missing_input", "input is missing"));
-        }
-        Some(Value::String(text)) => vec![Text::String(text)],
-        Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
-            vec![Text::Tokens(tokens(&items).ok_or_else(|| wrong(expected.to_owned()))?)]
-        }
-        Some(Value::Array(items)) => items
-            .into_iter()
-            .map(|item| match item {
-                Value::String(text) => Ok(Text::String(text)),
-                Value::Array(ids) => {
-                    Ok(Text::Tokens(tokens(&ids).ok_or_else(|| wrong(expected.to_owned()))?))
-                }
-                other => Err(wrong(format!("{expected}; it holds {}", brief(&other)))),
-            })
-            .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong(format!("{expected}, not {}", brief(&other)))),
-    };
-    if texts.is_empty() {
-        return Err(wrong("input is an empty list; give at least one text".to_owned()));
+fn texts(input: Inputs) -> Result<Vec<Text>, ApiError> {
+    match input {
+        Inputs::Texts(texts) => Ok(texts),
+        Inputs::Missing => Err(ApiError::invalid("input", "missing_input", "input is missing")),
+        Inputs::Wrong(words) => Err(ApiError::invalid("input", "invalid_input", words)),
     }
-    if texts.len() > INPUTS_MAX {
-        return Err(wrong(format!(
-            "input holds {} texts, the limit is {INPUTS_MAX}; send them in parts",
-            texts.len()
-        )));
-    }
-    Ok(texts)
-}
-
-fn tokens(items: &[Value]) -> Option<Vec<u32>> {
-    items.iter().map(|item| u32::try_from(item.as_u64()?).ok()).collect()
 }
 
 pub(super) fn answer(
@@ -318,7 +281,7 @@ pub(super) fn api_error(error: EmbedError) -> ApiError {
     match error {
         EmbedError::Answer(error) => error.into(),
         EmbedError::Empty { .. } => ApiError::invalid("input", "empty_input", message),
-        EmbedError::TooLong { .. } => {
+        EmbedError::TooLong { .. } | EmbedError::Sparse { .. } => {
             ApiError::invalid("input", "context_length_exceeded", message)
         }
         EmbedError::Token { .. } => ApiError::invalid("input", "invalid_token", message),

@@ -103,7 +103,7 @@ pub(super) async fn answer(
     }
     let store = store(context)?;
     let kept = Kept { encoding: asked.encoding, tokens: asked.rows.iter().map(Vec::len).collect() };
-    let created = SystemTime::now();
+    let created = crate::store::now();
     let job = Job {
         id: JobId(format!("req_{}", crate::token::random())),
         idempotency_key: wish.key,

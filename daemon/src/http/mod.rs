@@ -10,15 +10,29 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::net::TcpListener;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 
 use crate::{catalog::Catalog, http::error::ApiError, pool::Pool};
 
 pub mod embeddings;
 pub mod error;
+mod given;
 mod health;
 mod jobs;
 mod runner;
+
+/// Most connections at once; further ones wait. Links of pages do not count once they stand.
+const CONNECTIONS_MAX: usize = 512;
+/// Wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest request body.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
@@ -36,6 +50,8 @@ pub struct Context {
     pub idempotency_ttl: Duration,
     /// Most requests that wait at once.
     pub queue_max: usize,
+    /// Longest time that a client may take for a request's head, and again for its body.
+    pub client_timeout: Duration,
     /// A folder served under `/extra/`, for pages that compare this runtime with others.
     pub extra: Option<Arc<std::path::PathBuf>>,
 }
@@ -66,17 +82,66 @@ pub async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), BindError> {
     Ok((listener, address))
 }
 
-/// Serves until `ended` resolves, then finishes the answers that are under way.
+/// Serves until `ended` resolves, then finishes the answers that are under way. A client that keeps the daemon waiting for a
+/// request, or for the next one on an open connection, is disconnected after [`Context::client_timeout`].
 ///
 /// # Errors
-/// The listener failed.
+/// The listener has no address.
 pub async fn serve(
     listener: TcpListener,
     context: Context,
     ended: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let port = listener.local_addr()?.port();
-    axum::serve(listener, router(context, port)).with_graceful_shutdown(ended).await
+    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(context.client_timeout);
+    let silence_max = context.client_timeout;
+    let router = router(context, port);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let (closing, closed) = watch::channel(());
+    let accepting = async {
+        loop {
+            // The semaphore is never closed.
+            let Ok(turn) = connections.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Too many open files, say: what is open may end meanwhile.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (http, router, watcher) = (http.clone(), router.clone(), graceful.watcher());
+            let mut closed = closed.clone();
+            tokio::spawn(async move {
+                let (_turn, mut byte) = (turn, [0]);
+                // The time for a head begins with its first byte.
+                tokio::select! {
+                    peeked = tokio::time::timeout(silence_max, stream.peek(&mut byte)) => {
+                        if peeked.is_err() {
+                            return;
+                        }
+                    }
+                    // Never sent on: its end is the order.
+                    _ = closed.changed() => return,
+                }
+                let service = TowerToHyperService::new(router);
+                let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection.into_owned()).await {
+                    tracing::debug!(%error, "a connection ended");
+                }
+            });
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = ended => {}
+    }
+    drop((listener, closing));
+    graceful.shutdown().await;
+    Ok(())
 }
 
 fn router(context: Context, port: u16) -> Router {

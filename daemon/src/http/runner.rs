@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    body::Body,
     extract::{Path, Request, State, WebSocketUpgrade, ws},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -10,9 +11,13 @@ use bytes::Bytes;
 use flotilla_program::BlobId;
 use flotilla_protocol::FRAME_BYTES_MAX;
 use serde::Deserialize;
+use tokio::io::AsyncReadExt as _;
 
 use super::{Context, embeddings, error::ApiError, fixed};
 use crate::link;
+
+/// What is read at once of a file that is served.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Longest account of a failure that a page may give.
 const FAILURE_BYTES_MAX: usize = 4096;
@@ -66,7 +71,16 @@ pub(super) async fn extra(
     if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
         return Err(missing());
     }
-    let bytes = tokio::fs::read(folder.join(relative)).await.map_err(|_| missing())?;
+    let file = tokio::fs::File::open(folder.join(relative)).await.map_err(|_| missing())?;
+    let about = file.metadata().await.map_err(|_| missing())?;
+    if !about.is_file() {
+        return Err(missing());
+    }
+    let chunks = futures_util::stream::try_unfold(file, |mut file| async move {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let read = file.read_buf(&mut chunk).await?;
+        Ok::<_, std::io::Error>((read > 0).then_some((chunk, file)))
+    });
     let content_type = match relative.extension().and_then(|extension| extension.to_str()) {
         Some("js" | "mjs") => "text/javascript",
         Some("wasm") => "application/wasm",
@@ -77,8 +91,9 @@ pub(super) async fn extra(
         fixed(header::CONTENT_TYPE, content_type),
         fixed(header::HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
         fixed(header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::CONTENT_LENGTH, header::HeaderValue::from(about.len())),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, Body::from_stream(chunks)).into_response())
 }
 
 /// A blob never changes under its name, so browsers may keep it for ever.
@@ -147,7 +162,7 @@ pub(super) async fn failure(
     State(context): State<Context>,
     request: Request,
 ) -> Result<Json<()>, ApiError> {
-    let bytes = embeddings::body(request).await?;
+    let bytes = embeddings::body(request, context.client_timeout).await?;
     let mut failure: PageFailure = serde_json::from_slice(&bytes).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
     })?;

@@ -1,6 +1,6 @@
 //! Joining requests into the tensors of a run, and taking its results apart.
 
-use flotilla_program::Program;
+use flotilla_program::{Program, dim::Symbol};
 use flotilla_protocol::{DType, Tensor};
 
 use crate::pool::{AnswerError, Input};
@@ -87,9 +87,66 @@ pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, 
         .collect()
 }
 
-/// Whether results can be given to clients: for rows of tokens, a row for each request and every number finite. What a
-/// program of tensors may compute is not known here.
-pub(super) fn check(outputs: &[Tensor], rows: usize, tensors: bool) -> Result<(), String> {
+/// What a result must be, as far as a run's inputs tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    name: String,
+    dtype: DType,
+    /// By dimension; `None` where the run itself decides the size.
+    shape: Vec<Option<i64>>,
+}
+
+impl Wanted {
+    fn is_met_by(&self, output: &Tensor) -> bool {
+        let sizes = || self.shape.iter().zip(&output.shape);
+        self.dtype == output.dtype
+            && self.shape.len() == output.shape.len()
+            && sizes().all(|(want, &got)| want.is_none_or(|want| want == got as i64))
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size = |size: &Option<i64>| size.map_or("?".to_owned(), |size| size.to_string());
+        let shape: Vec<String> = self.shape.iter().map(size).collect();
+        write!(f, "{:?}[{}]", self.dtype, shape.join(", "))
+    }
+}
+
+/// What the results of a run with these inputs must be, in the program's order.
+pub(super) fn wanted(program: &Program, inputs: &[Tensor]) -> Vec<Wanted> {
+    let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
+    // Inputs that do not fit are refused by the page.
+    let symbols = program.bind(&shapes).unwrap_or_else(|_| vec![None; program.symbols.len()]);
+    let symbol = |symbol: Symbol| symbols.get(symbol.0 as usize).copied().flatten();
+    let wanted = program.outputs.iter().map(|port| {
+        let dims = program.value(port.value).shape.iter();
+        let shape = dims.map(|dim| dim.eval_with(&symbol)).collect();
+        Wanted { name: port.name.clone(), dtype: port.dtype, shape }
+    });
+    wanted.collect()
+}
+
+/// Whether results can be given to clients: each has the type and shape that the program declares and, for rows of tokens, a
+/// row for each request and every number finite. What numbers a program of tensors may compute is not known here.
+pub(super) fn check(
+    outputs: &[Tensor],
+    wanted: &[Wanted],
+    rows: usize,
+    tensors: bool,
+) -> Result<(), String> {
+    if outputs.len() != wanted.len() {
+        return Err(format!("{} results for {} outputs", outputs.len(), wanted.len()));
+    }
+    for (output, wanted) in outputs.iter().zip(wanted) {
+        if !wanted.is_met_by(output) {
+            let (dtype, shape) = (output.dtype, &output.shape);
+            return Err(format!(
+                "output {} is {dtype:?}{shape:?}, the program declares {wanted}",
+                wanted.name
+            ));
+        }
+    }
     if tensors {
         return Ok(());
     }
@@ -209,8 +266,24 @@ mod tests {
     fn wrong_results_are_refused() {
         let tensor = |values: &[f32]| Tensor::from_f32(vec![2, 2], values).expect("fits");
         let good = [tensor(&[1.0, 2.0, 3.0, 4.0])];
+        let wanted = |dtype, shape: &[Option<i64>]| {
+            [Wanted { name: "y".to_owned(), dtype, shape: shape.to_vec() }]
+        };
+        let open = wanted(DType::F32, &[None, Some(2)]);
+        let check = |outputs: &[Tensor], rows, tensors| check(outputs, &open, rows, tensors);
         assert_eq!(check(&good, 2, false), Ok(()));
         assert!(check(&good, 3, false).is_err());
+        for tensors in [false, true] {
+            assert!(check(&[], 2, tensors).is_err(), "too few");
+            assert!(check(&[good.clone(), good.clone()].concat(), 2, tensors).is_err(), "too many");
+            for other in [
+                wanted(DType::I32, &[None, Some(2)]),
+                wanted(DType::F32, &[Some(3), Some(2)]),
+                wanted(DType::F32, &[None]),
+            ] {
+                assert!(super::check(&good, &other, 2, tensors).is_err(), "{other:?}");
+            }
+        }
         for bad in [f32::NAN, f32::INFINITY] {
             let bad = [tensor(&[1.0, bad, 3.0, 4.0])];
             assert!(check(&bad, 2, false).is_err());

@@ -10,7 +10,11 @@ use flotilla_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Input, batch, speeds::Key, state::State};
+use super::{
+    Input, batch,
+    speeds::Key,
+    state::{Measure, State},
+};
 use crate::{catalog::Model, check};
 
 /// Length of the text that a model of text is measured with, in tokens; a shorter one where the model takes no more.
@@ -147,15 +151,16 @@ impl State {
             Ok(tensors) => tensors,
             Err(reason) => return Err(Event::Unmeasurable { model, reason }),
         };
+        let wanted = batch::wanted(&self.catalog.models[model.0 as usize].program, &tensors);
         if let Some(entry) = self.browsers.get_mut(&browser) {
-            entry.measures.insert(measure, model);
+            entry.measures.insert(measure, Measure { model, wanted });
         }
         self.send(browser, &ToPage::Run { run: measure, placement, epoch }, &tensors)
             .map_err(|failure| Event::MeasureFailed { browser, measure, failure })
     }
 
-    /// The model of a run that measures and is under way, which it is no longer.
-    pub(super) fn take_measure(&mut self, browser: BrowserId, run: RunId) -> Option<ModelId> {
+    /// A run that measures and is under way, which it is no longer.
+    pub(super) fn take_measure(&mut self, browser: BrowserId, run: RunId) -> Option<Measure> {
         self.browsers.get_mut(&browser)?.measures.remove(&run)
     }
 
@@ -163,13 +168,13 @@ impl State {
         &mut self,
         browser: BrowserId,
         measure: RunId,
-        model: ModelId,
+        of: &Measure,
         report: RunReport,
         outputs: &[Tensor],
     ) {
-        let program = &self.catalog.models[model.0 as usize].program;
+        let program = &self.catalog.models[of.model.0 as usize].program;
         let is_text = super::takes_tokens(program);
-        let event = match batch::check(outputs, usual_rows(program), !is_text) {
+        let event = match batch::check(outputs, &of.wanted, usual_rows(program), !is_text) {
             Ok(()) => {
                 Event::Measured { browser, measure, took: Duration::from_micros(report.run_us) }
             }
@@ -191,15 +196,15 @@ impl State {
     ) {
         let event = match error {
             // An input that is refused says nothing of the backend.
-            RunError::Inputs { reason } => Event::Unmeasurable {
+            RunError::Inputs { .. } | RunError::Node { .. } => Event::Unmeasurable {
                 model,
-                reason: format!("the input that was made up is refused: {reason}"),
+                reason: format!("the input that was made up is refused: {error}"),
             },
             RunError::NotLoaded { .. }
-            | RunError::Node { .. }
             | RunError::Unsupported { .. }
             | RunError::OutOfMemory { .. }
-            | RunError::DeviceLost { .. } => Event::MeasureFailed { browser, measure, failure },
+            | RunError::DeviceLost { .. }
+            | RunError::Backend { .. } => Event::MeasureFailed { browser, measure, failure },
         };
         self.event(event);
     }

@@ -32,7 +32,7 @@ use crate::{
         owner::{Limits, Outcome, Script},
     },
     catalog::Catalog,
-    link::{LinkReport, Outbox},
+    link::{Inbox, Outbox},
     store::{Health, JobId, Store},
 };
 
@@ -45,6 +45,8 @@ mod record;
 mod recoveries;
 mod speeds;
 mod state;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub(crate) use batch::{FixedSizes, single_row, takes_tokens};
@@ -67,6 +69,8 @@ pub struct Options {
     pub fallback: Vec<Wish>,
     /// How closely browsers are watched.
     pub limits: Limits,
+    /// Whether real browsers' pages can be given faults on purpose.
+    pub takes_faults: bool,
     /// Longest time from this daemon's start to the answer of a request that an earlier one left open.
     pub resume_timeout: Duration,
     /// Limits and budgets of the core; its slots are made from `wishes`.
@@ -304,7 +308,7 @@ type Reply = Result<Answer, AnswerError>;
 #[derive(Clone, Debug)]
 pub struct Pool {
     commands: mpsc::Sender<Command>,
-    links: mpsc::Sender<LinkReport>,
+    inbox: Inbox,
     changed: watch::Receiver<u64>,
     requests: Arc<AtomicU64>,
     store: Option<Store>,
@@ -338,7 +342,7 @@ impl Pool {
         recorded: Option<Recorded>,
     ) -> (Pool, Ended) {
         let (commands, command_queue) = mpsc::channel(QUEUE_MAX);
-        let (links, link_queue) = mpsc::channel(QUEUE_MAX);
+        let (inbox, link_queue) = Inbox::new();
         let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
         let (releases, release_queue) = mpsc::channel(QUEUE_MAX);
         let (change, changed) = watch::channel(0);
@@ -357,7 +361,7 @@ impl Pool {
             stored,
         };
         let requests = Arc::new(AtomicU64::new(requests));
-        (Pool { commands, links, changed, requests, store }, tokio::spawn(state.run(queues)))
+        (Pool { commands, inbox, changed, requests, store }, tokio::spawn(state.run(queues)))
     }
 
     /// Where jobs are recorded, if anywhere.
@@ -510,8 +514,9 @@ impl Pool {
         admitted.await.map_err(|_| "the pool has ended".to_owned())?
     }
 
-    pub(crate) fn link_reports(&self) -> mpsc::Sender<LinkReport> {
-        self.links.clone()
+    /// Where links report.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 }
 

@@ -3,15 +3,21 @@
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Event, Failure, FailureKind};
 use flotilla_protocol::{
-    Backend, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError, RunError, RunId, RunReport,
-    Tensor, ToPage, encode,
+    Backend, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError, PlacementId, RunError,
+    RunId, RunReport, Tensor, ToPage, encode,
 };
 
-use super::{Loaded, batch, measure, state::State};
+use super::{
+    Loaded, batch, measure,
+    state::{Placement, State},
+};
 use crate::{
     browser::owner::OwnerReport,
     link::{LinkId, LinkReport, Outbox},
 };
+
+/// Longest text of a console's line that is passed on.
+const CONSOLE_BYTES_MAX: usize = 16 << 10;
 
 impl State {
     pub(super) fn hello(
@@ -125,7 +131,7 @@ impl State {
                     self.page_down(browser, Failure::new(FailureKind::ConnectionLost, words));
                 }
             }
-            LinkReport::Message { browser, id, message, tensors } => {
+            LinkReport::Message { browser, id, message, tensors, room: _room } => {
                 if self.has_link(browser, id) {
                     self.message(browser, message, tensors);
                 }
@@ -151,25 +157,17 @@ impl State {
             FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => {
                 self.event(Event::Heartbeat { browser })
             }
-            FromPage::Console { level, text } => match level {
-                Level::Error => tracing::error!(%browser, "console: {text}"),
-                Level::Warn => tracing::warn!(%browser, "console: {text}"),
-                Level::Info => tracing::info!(%browser, "console: {text}"),
-                Level::Debug => tracing::debug!(%browser, "console: {text}"),
-            },
+            FromPage::Console { level, text } => self.console(browser, level, &text),
             FromPage::Backends(reports) => {
                 if let Some(entry) = self.browsers.get_mut(&browser) {
                     entry.backends = reports;
                 }
                 self.check_up(browser);
             }
-            FromPage::LoadProgress { placement, done_bytes, total_bytes } => {
-                if let Some(entry) =
-                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
-                {
+            FromPage::LoadProgress { placement, epoch, done_bytes, total_bytes } => {
+                if let Some(entry) = self.loading(browser, placement, epoch) {
                     entry.progress = (done_bytes, total_bytes);
-                    let epoch = entry.epoch;
-                    self.event(Event::PlacementProgress { placement, epoch });
+                    self.event(Event::PlacementProgress { browser, placement, epoch });
                 }
             }
             FromPage::Loaded { placement, .. } if probe::backend(placement).is_some() => {}
@@ -181,9 +179,7 @@ impl State {
             }
             FromPage::Loaded { placement, epoch, adapter, split, load_us } => {
                 let wished = self.options.device;
-                if let Some(entry) =
-                    self.placements.get_mut(&placement).filter(|entry| entry.browser == browser)
-                {
+                if let Some(entry) = self.loading(browser, placement, epoch) {
                     tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
                     if let Some(split) = &split {
                         let (nodes, others) = (split.nodes, split.elsewhere.len());
@@ -191,24 +187,21 @@ impl State {
                     }
                     let device = wished.filter(|_| entry.backend == Backend::WebNn);
                     entry.ready = Some(Loaded { placement, adapter, split, device, load_us });
-                    self.event(Event::PlacementReady { placement, epoch });
+                    self.event(Event::PlacementReady { browser, placement, epoch });
                 }
             }
             FromPage::LoadFailed { placement, epoch, error } => {
                 tracing::warn!(%browser, %error, "load failed");
-                self.event(Event::PlacementFailed {
-                    placement,
-                    epoch,
-                    failure: load_failure(&error),
-                });
+                let failure = load_failure(&error);
+                self.event(Event::PlacementFailed { browser, placement, epoch, failure });
             }
             FromPage::Ran { run, epoch, report } => {
                 if self.take_probe(browser, run).is_some() {
                     self.probed(browser, run, &tensors);
-                } else if let Some(model) = self.take_measure(browser, run) {
-                    self.measured(browser, run, model, report, &tensors);
+                } else if let Some(measure) = self.take_measure(browser, run) {
+                    self.measured(browser, run, &measure, report, &tensors);
                 } else {
-                    self.ran(run, epoch, report, tensors);
+                    self.ran(browser, run, epoch, report, tensors);
                 }
             }
             FromPage::RunFailed { run, epoch, error } => {
@@ -217,10 +210,10 @@ impl State {
                 if let Some(backend) = self.take_probe(browser, run) {
                     self.forget_probe(browser, backend);
                     self.event(Event::ProbeFailed { browser, probe: run, failure });
-                } else if let Some(model) = self.take_measure(browser, run) {
-                    self.measure_failed(browser, run, model, &error, failure);
-                } else {
-                    self.event(Event::RunFailed { run, epoch, failure });
+                } else if let Some(measure) = self.take_measure(browser, run) {
+                    self.measure_failed(browser, run, measure.model, &error, failure);
+                } else if self.is_of(browser, run, epoch) {
+                    self.event(Event::RunFailed { browser, run, epoch, failure });
                     self.flights.remove(&run);
                 }
             }
@@ -231,24 +224,75 @@ impl State {
             }
         }
     }
-    fn ran(&mut self, run: RunId, epoch: Epoch, report: RunReport, outputs: Vec<Tensor>) {
-        // An unknown run was abandoned; the core is told all the same, for it counts what a page is busy with.
+
+    /// Passes a line of a page's console on, if it is not too long and they are not too many.
+    fn console(&mut self, browser: BrowserId, level: Level, text: &str) {
+        let now = self.begin.elapsed();
+        let Some(entry) = self.browsers.get_mut(&browser) else { return };
+        let Some(dropped) = entry.console.admits(now) else { return };
+        if dropped > 0 {
+            tracing::warn!(%browser, dropped, "the page writes more to its console than is passed on");
+        }
+        let text = &text[..text.floor_char_boundary(CONSOLE_BYTES_MAX)];
+        match level {
+            Level::Error => tracing::error!(%browser, "console: {text}"),
+            Level::Warn => tracing::warn!(%browser, "console: {text}"),
+            Level::Info => tracing::info!(%browser, "console: {text}"),
+            Level::Debug => tracing::debug!(%browser, "console: {text}"),
+        }
+    }
+
+    /// A placement that a browser's page may report of in an epoch.
+    fn loading(
+        &mut self,
+        browser: BrowserId,
+        placement: PlacementId,
+        epoch: Epoch,
+    ) -> Option<&mut Placement> {
+        let entry = self.placements.get_mut(&placement);
+        entry.filter(|entry| (entry.browser, entry.epoch) == (browser, epoch))
+    }
+
+    /// Whether a browser's page may report of a run in an epoch. One that nobody waits for any more is left to the core, which
+    /// counts what a page is busy with.
+    fn is_of(&self, browser: BrowserId, run: RunId, epoch: Epoch) -> bool {
+        let Some(flight) = self.flights.get(&run) else { return true };
+        let is_own = (flight.browser, flight.epoch) == (browser, epoch);
+        if !is_own {
+            tracing::warn!(%browser, %run, %epoch, owner = %flight.browser, "a page reports of a run that it does not have");
+        }
+        is_own
+    }
+
+    fn ran(
+        &mut self,
+        browser: BrowserId,
+        run: RunId,
+        epoch: Epoch,
+        report: RunReport,
+        outputs: Vec<Tensor>,
+    ) {
+        if !self.is_of(browser, run, epoch) {
+            return;
+        }
         let flight = self.flights.get(&run);
         let provenance = flight
             .and_then(|flight| self.provenance(flight.placement, report, flight.requests.len()));
         let event = match self.flights.get_mut(&run) {
-            Some(flight) => match batch::check(&outputs, flight.rows, flight.tensors) {
-                Ok(()) => {
-                    flight.done = provenance.map(|provenance| (outputs, provenance.into()));
-                    Event::RunDone { run, epoch }
+            Some(flight) => {
+                match batch::check(&outputs, &flight.wanted, flight.rows, flight.tensors) {
+                    Ok(()) => {
+                        flight.done = provenance.map(|provenance| (outputs, provenance.into()));
+                        Event::RunDone { browser, run, epoch }
+                    }
+                    Err(wrong) => {
+                        tracing::warn!(%run, %wrong, "results are refused");
+                        let failure = Failure::new(FailureKind::WrongResult, wrong);
+                        Event::RunFailed { browser, run, epoch, failure }
+                    }
                 }
-                Err(wrong) => {
-                    tracing::warn!(%run, %wrong, "results are refused");
-                    let failure = Failure::new(FailureKind::WrongResult, wrong);
-                    Event::RunFailed { run, epoch, failure }
-                }
-            },
-            None => Event::RunDone { run, epoch },
+            }
+            None => Event::RunDone { browser, run, epoch },
         };
         self.event(event);
         self.flights.remove(&run);
@@ -312,9 +356,9 @@ fn load_failure(error: &LoadError) -> Failure {
 
 fn run_failure(error: &RunError) -> Failure {
     let kind = match error {
-        RunError::NotLoaded { .. } | RunError::Node { .. } => FailureKind::WrongResult,
+        RunError::NotLoaded { .. } | RunError::Backend { .. } => FailureKind::WrongResult,
         RunError::Inputs { .. } => FailureKind::UnsupportedOperation,
-        RunError::Unsupported { .. } => FailureKind::RunRefused,
+        RunError::Unsupported { .. } | RunError::Node { .. } => FailureKind::RunRefused,
         RunError::OutOfMemory { .. } => FailureKind::OutOfMemory,
         RunError::DeviceLost { .. } => FailureKind::DeviceLost,
     };

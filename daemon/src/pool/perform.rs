@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     Input, batch, measure,
-    state::{Browser, Flight, Placement, State, Waiting},
+    state::{Browser, Console, Flight, Placement, State, Waiting},
     worker::{self, Told},
 };
 use crate::browser::owner::{Launch, Owner};
@@ -86,6 +86,7 @@ impl State {
             guardian: self.options.guardian.clone(),
             data_dir_id: self.options.data_dir_id.clone(),
             limits: self.options.limits,
+            takes_faults: self.options.takes_faults,
         };
         let entry = Browser {
             wish,
@@ -103,6 +104,7 @@ impl State {
             measures: BTreeMap::new(),
             probe_epochs: BTreeMap::new(),
             probe_loads: 0,
+            console: Console::default(),
         };
         self.audit("launch", browser.to_string(), "", json!({ "kind": entry.wish.build }));
         self.browsers.insert(browser, entry);
@@ -227,6 +229,7 @@ impl State {
             terms: self.terms(model, backend),
         };
         self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
+            browser,
             placement,
             epoch,
             failure,
@@ -252,6 +255,7 @@ impl State {
         requests: Vec<RequestId>,
     ) -> Result<(), Event> {
         let failed = |kind, detail: String| Event::RunFailed {
+            browser,
             run,
             epoch,
             failure: Failure::new(kind, detail),
@@ -268,11 +272,21 @@ impl State {
         let inputs: Vec<&Input> = waiting.iter().map(|waiting| &waiting.input).collect();
         let tensors = batch::join(program, &inputs)
             .map_err(|error| failed(FailureKind::UnsupportedOperation, error.to_string()))?;
+        let wanted = batch::wanted(program, &tensors);
         let is_tensors = matches!(first.input, Input::Tensors(_));
         let rows = batch::FixedSizes::of(program).rows.unwrap_or(requests.len());
         self.send(browser, &ToPage::Run { run, placement, epoch }, &tensors)
-            .map_err(|failure| Event::RunFailed { run, epoch, failure })?;
-        let flight = Flight { placement, requests, rows, tensors: is_tensors, done: None };
+            .map_err(|failure| Event::RunFailed { browser, run, epoch, failure })?;
+        let flight = Flight {
+            browser,
+            placement,
+            epoch,
+            requests,
+            rows,
+            tensors: is_tensors,
+            wanted,
+            done: None,
+        };
         self.flights.insert(run, flight);
         Ok(())
     }

@@ -29,6 +29,9 @@ use crate::{
     store::{JobId, OpenRequest, Report, Store},
 };
 
+/// Lines of a page's console that are passed on in a second.
+const CONSOLE_LINES_MAX: u32 = 50;
+
 /// Longest sleep of the loop when the core names no time.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -41,7 +44,7 @@ pub(super) struct Queues {
     pub(super) stored: mpsc::Receiver<Report>,
 }
 
-enum Received {
+pub(super) enum Received {
     Command(Command),
     Link(LinkReport),
     Owner(BrowserId, OwnerReport),
@@ -68,12 +71,38 @@ pub(super) struct Browser {
     pub(super) down: bool,
     /// Probes under way.
     pub(super) probes: BTreeMap<RunId, Backend>,
-    /// Runs that measure and are under way, and of what.
-    pub(super) measures: BTreeMap<RunId, ModelId>,
+    /// Runs that measure and are under way.
+    pub(super) measures: BTreeMap<RunId, Measure>,
     /// The present life of the probe's program on each backend that the page holds it on.
     pub(super) probe_epochs: BTreeMap<Backend, Epoch>,
     /// Times that it was loaded.
     pub(super) probe_loads: u64,
+    pub(super) console: Console,
+}
+
+/// How much of a page's console is passed on.
+#[derive(Default)]
+pub(super) struct Console {
+    /// The present second, in seconds since the pool began.
+    second: u64,
+    /// Lines of that second.
+    lines: u32,
+    dropped: u64,
+}
+
+impl Console {
+    /// Whether one more line is passed on at this time, and how many were dropped before it.
+    pub(super) fn admits(&mut self, now: Duration) -> Option<u64> {
+        if now.as_secs() != self.second {
+            (self.second, self.lines) = (now.as_secs(), 0);
+        }
+        self.lines += 1;
+        if self.lines > CONSOLE_LINES_MAX {
+            self.dropped += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut self.dropped))
+    }
 }
 
 pub(super) struct Placement {
@@ -85,13 +114,24 @@ pub(super) struct Placement {
     pub(super) progress: (u64, u64),
 }
 
+/// A run whose time is measured.
+pub(super) struct Measure {
+    pub(super) model: ModelId,
+    /// What its results must be.
+    pub(super) wanted: Vec<batch::Wanted>,
+}
+
 /// A run that a page computes, or has computed.
 pub(super) struct Flight {
+    pub(super) browser: BrowserId,
     pub(super) placement: PlacementId,
+    pub(super) epoch: Epoch,
     pub(super) requests: Vec<RequestId>,
     /// Rows that the page computes: those of the requests, and those that a program has more.
     pub(super) rows: usize,
     pub(super) tensors: bool,
+    /// What its results must be.
+    pub(super) wanted: Vec<batch::Wanted>,
     pub(super) done: Option<(Vec<Tensor>, Arc<Provenance>)>,
 }
 
@@ -154,6 +194,9 @@ pub(super) struct State {
         BTreeMap<(ModelId, BrowserId, BrowserId), oneshot::Sender<Result<(), Failure>>>,
     pub(super) ending: Vec<tokio::task::JoinHandle<()>>,
     pub(super) drained: bool,
+    /// The kinds of events and actions that passed here.
+    #[cfg(test)]
+    pub(super) seen: std::collections::BTreeSet<&'static str>,
 }
 
 impl State {
@@ -209,11 +252,13 @@ impl State {
             migrations: BTreeMap::new(),
             ending: Vec::new(),
             drained: false,
+            #[cfg(test)]
+            seen: std::collections::BTreeSet::new(),
         }
     }
 
-    /// The loop. Ends when the pool has drained and no browser's process is left.
-    pub(super) async fn run(mut self, mut queues: Queues) {
+    /// The first events: browsers are launched, models are to be served, and what an earlier daemon left open goes on.
+    pub(super) fn begin(&mut self) {
         let models: Vec<ModelId> = self.catalog.models.iter().map(|model| model.id).collect();
         self.event(Event::Wake);
         for model in models {
@@ -221,6 +266,11 @@ impl State {
         }
         let left_open = std::mem::take(&mut self.left_open);
         self.resume(left_open);
+    }
+
+    /// The loop. Ends when the pool has drained and no browser's process is left.
+    pub(super) async fn run(mut self, mut queues: Queues) {
+        self.begin();
         while !self.drained {
             let wake = self
                 .fleet
@@ -265,7 +315,7 @@ impl State {
         flotilla_fleet::Instant(self.begin.elapsed())
     }
 
-    fn receive(&mut self, received: Received) {
+    pub(super) fn receive(&mut self, received: Received) {
         match received {
             Received::Command(command) => self.command(command),
             Received::Link(report) => self.link(report),
@@ -286,9 +336,13 @@ impl State {
 
     /// Tells the core, and does what it orders.
     pub(super) fn event(&mut self, event: Event) {
+        #[cfg(test)]
+        super::tests::see_event(&mut self.seen, &event);
         self.fleet.handle(self.now(), event);
         let mut failures = Vec::new();
         while let Some(action) = self.fleet.poll_action() {
+            #[cfg(test)]
+            super::tests::see_action(&mut self.seen, &action);
             if let Err(failure) = self.perform(action) {
                 failures.push(failure);
             }

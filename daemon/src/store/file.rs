@@ -37,19 +37,30 @@ impl From<rusqlite::Error> for FileError {
         let words = error.to_string();
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => FileError::Full(words),
-            Some(
-                ErrorCode::CannotOpen
-                | ErrorCode::PermissionDenied
-                | ErrorCode::ReadOnly
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::OutOfMemory,
-            ) => FileError::Refused(words),
-            // What is left is a malformed page, or a table or column that is not there.
-            Some(_) | None => FileError::Damaged(words),
+            // A malformed page, another file, or (`SQLITE_ERROR`) a table or column that is not there.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
+                FileError::Damaged(words)
+            }
+            // The operating system's errors, and misuse: making the files anew helps against neither.
+            Some(_) => FileError::Refused(words),
+            None if is_about_contents(&error) => FileError::Damaged(words),
+            None => FileError::Refused(words),
         }
     }
+}
+
+/// Whether an error is that a value is not of the type that was written.
+fn is_about_contents(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+            | rusqlite::Error::QueryReturnedNoRows
+            | rusqlite::Error::InvalidColumnIndex(_)
+            | rusqlite::Error::InvalidColumnName(_)
+            | rusqlite::Error::InvalidColumnType(..)
+    )
 }
 
 /// What a file says it is.
@@ -403,5 +414,47 @@ fn ignore_missing(outcome: std::io::Result<()>) -> std::io::Result<()> {
     match outcome {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn only_damage_is_called_damage() {
+        let of = |code: i32| {
+            FileError::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+        };
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_ERROR] {
+            assert!(matches!(of(code), FileError::Damaged(_)), "{code}: {:?}", of(code));
+        }
+        for code in [
+            ffi::SQLITE_ABORT,
+            ffi::SQLITE_AUTH,
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_CANTOPEN,
+            ffi::SQLITE_CONSTRAINT,
+            ffi::SQLITE_INTERRUPT,
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_LOCKED,
+            ffi::SQLITE_MISUSE,
+            ffi::SQLITE_NOLFS,
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_PERM,
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_READONLY,
+            ffi::SQLITE_SCHEMA,
+            ffi::SQLITE_TOOBIG,
+        ] {
+            assert!(matches!(of(code), FileError::Refused(_)), "{code}: {:?}", of(code));
+        }
+        assert!(matches!(of(ffi::SQLITE_FULL), FileError::Full(_)));
+        let columns = rusqlite::Error::InvalidColumnName("body".to_owned());
+        assert!(matches!(FileError::from(columns), FileError::Damaged(_)));
+        let query = rusqlite::Error::InvalidParameterCount(1, 2);
+        assert!(matches!(FileError::from(query), FileError::Refused(_)));
     }
 }

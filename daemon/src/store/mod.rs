@@ -24,8 +24,11 @@ mod tests;
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::{SyncSender, TrySendError, sync_channel},
-    time::{Duration, SystemTime},
+    sync::{
+        LazyLock,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use flotilla_fleet::state::{Key, Value, Version};
@@ -293,7 +296,15 @@ impl Store {
     }
 }
 
-/// Milliseconds since 1970.
+/// The time by which jobs are made and expire: the system's when this process first asked, and from then on as much later as
+/// has passed. A system clock that is set while the daemon runs makes no job expire early or late.
+pub(crate) fn now() -> SystemTime {
+    static BEGIN: LazyLock<(SystemTime, Instant)> =
+        LazyLock::new(|| (SystemTime::now(), Instant::now()));
+    BEGIN.0 + BEGIN.1.elapsed()
+}
+
+/// The same in milliseconds since 1970.
 fn now_ms() -> u64 {
-    job::millis(SystemTime::now())
+    job::millis(now())
 }

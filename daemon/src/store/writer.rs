@@ -503,7 +503,7 @@ impl Writer {
                 None => self.job_of_key(key).map_err(unreadable)?,
             };
             if let Some(present) = present {
-                if present.expires > std::time::SystemTime::now() {
+                if present.expires > super::now() {
                     return Ok(if present.body_hash == job.body_hash {
                         Claim::Existing(present)
                     } else {
@@ -546,7 +546,7 @@ impl Writer {
                 .as_ref()
                 .and_then(Job::from_row),
         };
-        let Some(job) = job.filter(|job| job.expires > std::time::SystemTime::now()) else {
+        let Some(job) = job.filter(|job| job.expires > super::now()) else {
             return Ok(None);
         };
         let mut requests: BTreeMap<u32, JobRequest> = BTreeMap::new();

@@ -12,7 +12,7 @@ use super::{
     clients::{PEAK, PEAK_FACTOR, Request},
     faults::What,
     invariants::{Invariant, Violation},
-    pages::STALE,
+    pages::{FOREIGN, STALE},
     pool::RunState,
     world::{Core, Happening, World},
 };
@@ -292,16 +292,17 @@ impl<C: Core> World<C> {
         })
     }
 
-    /// Attempts stay within the budgets of their rungs, and none is the fault of a stale report.
+    /// Attempts stay within the budgets of their rungs, and none is the fault of a report that is not the run's.
     fn check_tried(
         &mut self,
         id: RequestId,
         request: &Request,
         tried: &[Attempt],
     ) -> Result<(), Violation> {
-        let stale = tried.iter().any(|attempt| attempt.failure.detail == STALE);
+        let is_stale = |attempt: &Attempt| [STALE, FOREIGN].contains(&&*attempt.failure.detail);
+        let stale = tried.iter().any(is_stale);
         self.judge.holds(Invariant::StaleReports, !stale, || {
-            format!("a report of another epoch cost {id} an attempt: {tried:?}")
+            format!("a report of another epoch or browser cost {id} an attempt: {tried:?}")
         })?;
         let taken = |of: Rung| tried.iter().filter(|attempt| attempt.rung == Some(of)).count();
         let ladder = &self.plan.config.ladder;

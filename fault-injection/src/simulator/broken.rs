@@ -42,17 +42,19 @@ impl NoEpochCheck {
             |placement, epoch| self.placements.get(placement).copied().unwrap_or(epoch);
         let of_run = |run, epoch| self.runs.get(run).copied().unwrap_or(epoch);
         match event {
-            Event::PlacementReady { placement, epoch } => {
-                Event::PlacementReady { placement, epoch: of_placement(&placement, epoch) }
+            Event::PlacementReady { browser, placement, epoch } => {
+                let epoch = of_placement(&placement, epoch);
+                Event::PlacementReady { browser, placement, epoch }
             }
-            Event::PlacementFailed { placement, epoch, failure } => Event::PlacementFailed {
-                placement,
-                epoch: of_placement(&placement, epoch),
-                failure,
-            },
-            Event::RunDone { run, epoch } => Event::RunDone { run, epoch: of_run(&run, epoch) },
-            Event::RunFailed { run, epoch, failure } => {
-                Event::RunFailed { run, epoch: of_run(&run, epoch), failure }
+            Event::PlacementFailed { browser, placement, epoch, failure } => {
+                let epoch = of_placement(&placement, epoch);
+                Event::PlacementFailed { browser, placement, epoch, failure }
+            }
+            Event::RunDone { browser, run, epoch } => {
+                Event::RunDone { browser, run, epoch: of_run(&run, epoch) }
+            }
+            Event::RunFailed { browser, run, epoch, failure } => {
+                Event::RunFailed { browser, run, epoch: of_run(&run, epoch), failure }
             }
             other => other,
         }
@@ -80,6 +82,63 @@ impl Core for NoEpochCheck {
         }
         if let Action::Dispatch { run, epoch, .. } = &action {
             self.runs.insert(*run, *epoch);
+        }
+        Some(action)
+    }
+
+    through_fleet!();
+}
+
+/// Takes whatever a page reports for what the page of the right browser reports.
+#[derive(Debug)]
+pub struct NoBrowserCheck {
+    fleet: Fleet,
+    placements: BTreeMap<PlacementId, BrowserId>,
+    runs: BTreeMap<RunId, BrowserId>,
+}
+
+impl NoBrowserCheck {
+    fn of_its_browser(&self, event: Event) -> Event {
+        let of_placement =
+            |placement, browser| self.placements.get(placement).copied().unwrap_or(browser);
+        let of_run = |run, browser| self.runs.get(run).copied().unwrap_or(browser);
+        match event {
+            Event::PlacementReady { browser, placement, epoch } => {
+                let browser = of_placement(&placement, browser);
+                Event::PlacementReady { browser, placement, epoch }
+            }
+            Event::RunDone { browser, run, epoch } => {
+                Event::RunDone { browser: of_run(&run, browser), run, epoch }
+            }
+            Event::RunFailed { browser, run, epoch, failure } => {
+                Event::RunFailed { browser: of_run(&run, browser), run, epoch, failure }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Core for NoBrowserCheck {
+    fn start(config: Config, records: Records) -> NoBrowserCheck {
+        NoBrowserCheck {
+            fleet: Core::start(config, records),
+            placements: BTreeMap::new(),
+            runs: BTreeMap::new(),
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        let event = self.of_its_browser(event);
+        self.fleet.handle(now, event);
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        let action = self.fleet.poll_action()?;
+        if let Action::Place { browser, placement, .. } = &action {
+            self.placements.insert(*placement, *browser);
+        }
+        if let Action::Dispatch { browser, run, .. } = &action {
+            self.runs.insert(*run, *browser);
         }
         Some(action)
     }
@@ -121,7 +180,7 @@ impl Core for ForgottenRetry {
             {
                 continue;
             }
-            let Action::Dispatch { run, epoch, requests, .. } = &action else {
+            let Action::Dispatch { browser, run, epoch, requests, .. } = &action else {
                 return Some(action);
             };
             let again = requests.iter().all(|request| self.tried.contains(request));
@@ -133,7 +192,8 @@ impl Core for ForgottenRetry {
             for &request in requests {
                 self.fleet.handle(self.now, Event::Cancel { request });
             }
-            self.fleet.handle(self.now, Event::RunDone { run: *run, epoch: *epoch });
+            self.fleet
+                .handle(self.now, Event::RunDone { browser: *browser, run: *run, epoch: *epoch });
         }
     }
 

@@ -57,6 +57,8 @@ pub enum What {
     CommitSlow,
     /// A run is reported in an epoch that is not its own.
     StaleReport,
+    /// A run or a placement is reported by the page of a browser that does not have it.
+    ForeignReport,
     /// A run is reported twice.
     DuplicateReport,
     /// A run's report arrives long after, whatever has become of its page.
@@ -80,7 +82,7 @@ pub enum Scope {
 
 impl What {
     /// Every fault, in order.
-    pub const ALL: [What; 28] = [
+    pub const ALL: [What; 29] = [
         What::ProcessKilled,
         What::PageCrash,
         What::SocketDrop,
@@ -105,6 +107,7 @@ impl What {
         What::CommitFails,
         What::CommitSlow,
         What::StaleReport,
+        What::ForeignReport,
         What::DuplicateReport,
         What::LateReport,
         What::ClientCancels,
@@ -138,6 +141,7 @@ impl What {
             What::CommitFails => "commit_fails",
             What::CommitSlow => "commit_slow",
             What::StaleReport => "stale_report",
+            What::ForeignReport => "foreign_report",
             What::DuplicateReport => "duplicate_report",
             What::LateReport => "late_report",
             What::ClientCancels => "client_cancels",
@@ -171,6 +175,7 @@ impl What {
             | What::CommitFails
             | What::CommitSlow
             | What::StaleReport
+            | What::ForeignReport
             | What::DuplicateReport
             | What::LateReport
             | What::ClientCancels

@@ -25,7 +25,7 @@ pub enum Invariant {
     QueueLimit,
     /// No rung of the ladder is taken more often than its budget allows.
     Budgets,
-    /// What is reported of an epoch that is over counts for nothing.
+    /// What is reported of an epoch that is over, or by a page that does not have it, counts for nothing.
     StaleReports,
     /// A run is abandoned when, and only when, nobody waits for it.
     Abandoned,

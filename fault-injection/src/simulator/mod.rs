@@ -4,6 +4,7 @@ mod agenda;
 mod asking;
 pub mod broken;
 mod clients;
+pub mod distorted;
 mod durations;
 mod faults;
 mod invariants;

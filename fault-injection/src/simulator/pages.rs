@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{
-    Batching, Event, Failure, FailureKind, Instant, ModelId, Repair, Role, SlotId, TaskId, recovery,
+    Batching, Event, Failure, FailureKind, FailureSort, Instant, ModelId, Repair, Role, SlotId,
+    TaskId, recovery,
 };
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
@@ -16,6 +17,8 @@ use super::{
 
 /// Words of a failure that was reported in an epoch that is over.
 pub(super) const STALE: &str = "stale";
+/// And of what another browser's page reports of it.
+pub(super) const FOREIGN: &str = "foreign";
 /// Words of every other failure.
 pub(super) const PLAYED: &str = "played";
 /// A browser that slows down takes this many times as long, and no longer.
@@ -213,7 +216,7 @@ impl<C: Core> World<C> {
         let Some((_, backend)) = browser.probe.take_if(|(under_way, _)| *under_way == probe) else {
             return;
         };
-        if failure == Some(FailureKind::DeviceLost) {
+        if failure.is_some_and(|kind| kind.sort() == FailureSort::Device) {
             self.lose_device(id, backend);
         }
     }
@@ -290,6 +293,7 @@ impl<C: Core> World<C> {
             | What::CommitFails
             | What::CommitSlow
             | What::StaleReport
+            | What::ForeignReport
             | What::DuplicateReport
             | What::LateReport
             | What::ClientCancels
@@ -347,11 +351,16 @@ impl<C: Core> World<C> {
         let from_page = |event| Happening::Page { browser, page, event };
         let failed = |kind| {
             let failure = Failure::new(kind, PLAYED);
-            from_page(Event::PlacementFailed { placement, epoch, failure })
+            from_page(Event::PlacementFailed { browser, placement, epoch, failure })
         };
-        let ready = from_page(Event::PlacementReady { placement, epoch });
+        let ready = from_page(Event::PlacementReady { browser, placement, epoch });
         let delay = self.random.ms(50, 1000);
-        self.later(delay, from_page(Event::PlacementProgress { placement, epoch }));
+        self.later(delay, from_page(Event::PlacementProgress { browser, placement, epoch }));
+        if self.fault(What::ForeignReport) {
+            let other = BrowserId(browser.0 + 1);
+            let ready = Event::PlacementReady { browser: other, placement, epoch };
+            self.later(delay / 2, Happening::Tell(ready));
+        }
         if self.fault(What::LoadUnsupported) {
             self.later(delay * 2, failed(FailureKind::UnsupportedOperation));
         } else if self.fault(What::LoadFails) {
@@ -366,9 +375,15 @@ impl<C: Core> World<C> {
     }
 
     /// A load that is under way has ended.
-    pub(super) fn loaded(&mut self, placement: PlacementId, epoch: Epoch, ready: bool) {
+    pub(super) fn loaded(
+        &mut self,
+        by: BrowserId,
+        placement: PlacementId,
+        epoch: Epoch,
+        ready: bool,
+    ) {
         let Some((browser, placed)) = self.pool.placed_mut(placement) else { return };
-        if placed.epoch == epoch && placed.stage == Stage::Loading {
+        if browser == by && placed.epoch == epoch && placed.stage == Stage::Loading {
             placed.stage = match (ready, placed.beside) {
                 (true, true) => Stage::Beside,
                 (true, false) => Stage::Ready,
@@ -536,10 +551,14 @@ impl<C: Core> World<C> {
             Some(since) => 1 + (now.since(since).as_secs() / 60) as u32,
             None => 1,
         };
-        let took = took * slowness.min(SLOWNESS_MAX);
+        // A run goes ahead of a load, which makes it slower all the same.
+        let loads = browser.placements.values().any(|placed| placed.stage == Stage::Loading);
+        let beside = if loads { 2 } else { 1 };
+        let took = took * slowness.min(SLOWNESS_MAX) * beside;
         browser.busy_until = browser.busy_until.max(now).after(took);
         let (page, delay) = (browser.page, browser.busy_until.since(now));
         let failed = |epoch, kind, words: &str| Event::RunFailed {
+            browser: id,
             run,
             epoch,
             failure: Failure::new(kind, words),
@@ -555,7 +574,7 @@ impl<C: Core> World<C> {
             self.later(delay, from_page(failed(epoch, kind, PLAYED)));
             return;
         }
-        let done = Event::RunDone { run, epoch };
+        let done = Event::RunDone { browser: id, run, epoch };
         if self.fault(What::LateReport) {
             // Long after, and whatever has become of the page.
             let late = delay + self.random.ms(1000, 30_000);
@@ -568,18 +587,34 @@ impl<C: Core> World<C> {
                 true => Epoch(epoch.0.wrapping_add(1)),
                 false => Epoch(epoch.0.wrapping_sub(1)),
             };
-            self.later(delay / 3, Happening::Tell(Event::RunDone { run, epoch: other }));
+            self.later(
+                delay / 3,
+                Happening::Tell(Event::RunDone { browser: id, run, epoch: other }),
+            );
             let stale = failed(other, FailureKind::PageCrashed, STALE);
             self.later(delay / 3 * 2, Happening::Tell(stale));
+        }
+        if self.fault(What::ForeignReport) {
+            let browser = BrowserId(id.0 + 1);
+            let foreign = match self.random.chance(50.0) {
+                true => Event::RunDone { browser, run, epoch },
+                false => Event::RunFailed {
+                    browser,
+                    run,
+                    epoch,
+                    failure: Failure::new(FailureKind::PageCrashed, FOREIGN),
+                },
+            };
+            self.later(delay / 3, Happening::Tell(foreign));
         }
         if self.fault(What::DuplicateReport) {
             self.later(delay * 2, Happening::Tell(done));
         }
     }
 
-    pub(super) fn run_done(&mut self, id: RunId, epoch: Epoch) {
+    pub(super) fn run_done(&mut self, by: BrowserId, id: RunId, epoch: Epoch) {
         let Some(run) = self.pool.runs.get_mut(&id) else { return };
-        if run.epoch == epoch && run.state == RunState::InFlight {
+        if (run.browser, run.epoch) == (by, epoch) && run.state == RunState::InFlight {
             run.state = RunState::Done;
             let browser = run.browser;
             let is_slow = self.is_slow_run(id);
@@ -602,9 +637,9 @@ impl<C: Core> World<C> {
             || browser.heard_at.after(config.suspect_after) <= self.now
     }
 
-    pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
+    pub(super) fn run_failed(&mut self, by: BrowserId, id: RunId, epoch: Epoch, failure: &Failure) {
         let Some(run) = self.pool.runs.get(&id) else { return };
-        if run.epoch != epoch || run.state != RunState::InFlight {
+        if (run.browser, run.epoch) != (by, epoch) || run.state != RunState::InFlight {
             return;
         }
         let (browser, placement) = (run.browser, run.placement);

@@ -255,6 +255,7 @@ impl Plan {
             (What::DaemonKilled, 30.0),
             (What::DuplicateReport, 10.0),
             (What::StaleReport, 10.0),
+            (What::ForeignReport, 10.0),
         ]
         .into_iter()
         .map(|(what, odds)| Fault { until_s: Some(healed.as_secs_f64()), ..Fault::new(what, odds) })
@@ -290,7 +291,7 @@ fn severity(what: What) -> f64 {
         What::Hang | What::SlowsDown | What::MemoryGrows | What::DeviceLossRepeated => 4.0,
         What::DaemonKilled => 3.0,
         What::LoadPeak => 3.0,
-        What::StaleReport | What::DuplicateReport | What::LateReport => 2.0,
+        What::StaleReport | What::ForeignReport | What::DuplicateReport | What::LateReport => 2.0,
         What::StartFails
         | What::LoadFails
         | What::LoadUnsupported
@@ -332,6 +333,7 @@ fn everyday() -> Vec<Fault> {
         (What::CommitFails, 0.1),
         (What::CommitSlow, 0.1),
         (What::StaleReport, 0.1),
+        (What::ForeignReport, 0.1),
         (What::DuplicateReport, 0.1),
         (What::LateReport, 0.1),
         (What::ClientCancels, 1.0),

@@ -398,6 +398,7 @@ impl<C: Core> World<C> {
             | What::CommitFails
             | What::CommitSlow
             | What::StaleReport
+            | What::ForeignReport
             | What::DuplicateReport
             | What::LateReport
             | What::ClientCancels
@@ -481,13 +482,17 @@ impl<C: Core> World<C> {
             Event::ProbeFailed { browser, probe, failure } => {
                 self.probed(*browser, *probe, Some(failure.kind));
             }
-            Event::PlacementReady { placement, epoch } => self.loaded(*placement, *epoch, true),
-            Event::PlacementFailed { placement, epoch, .. } => {
-                self.loaded(*placement, *epoch, false);
+            Event::PlacementReady { browser, placement, epoch } => {
+                self.loaded(*browser, *placement, *epoch, true);
+            }
+            Event::PlacementFailed { browser, placement, epoch, .. } => {
+                self.loaded(*browser, *placement, *epoch, false);
             }
             Event::Cancel { request } => self.cancelled(*request),
-            Event::RunDone { run, epoch } => self.run_done(*run, *epoch),
-            Event::RunFailed { run, epoch, failure } => self.run_failed(*run, *epoch, failure),
+            Event::RunDone { browser, run, epoch } => self.run_done(*browser, *run, *epoch),
+            Event::RunFailed { browser, run, epoch, failure } => {
+                self.run_failed(*browser, *run, *epoch, failure);
+            }
             Event::DeviceLost { browser, backend, .. } => self.lose_device(*browser, *backend),
             Event::Measured { browser, measure, .. } => self.measure_over(*browser, *measure, None),
             Event::MeasureFailed { browser, measure, failure } => {

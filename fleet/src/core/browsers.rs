@@ -18,6 +18,10 @@ use crate::{
 /// The wait before a restart doubles up to this.
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 
+/// How long a slot rests after the starts that it may fail in a row; twice as long after each further one, up to the second.
+const REST_MIN: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// What becomes of a slot over time.
 #[derive(Debug, Default)]
 pub(super) struct Berth {
@@ -53,8 +57,9 @@ pub(super) enum BrowserState {
     Suspect { live: Live, until: Instant },
     /// Its last browser is gone; the next one is launched at `relaunch_at`.
     Recovering { relaunch_at: Instant },
-    /// Given up after too many failed starts.
-    Retired { failure: Failure },
+    /// Rests after too many failed starts: nothing waits for it. It is launched again at `until`, for whatever kept it from
+    /// starting may be over.
+    Retired { failure: Failure, until: Instant },
     /// Ended because the fleet was drained.
     Stopped,
 }
@@ -175,10 +180,10 @@ impl Fleet {
             let due = match self.berths[index].state {
                 BrowserState::Wanted => self.is_wanted(index),
                 BrowserState::Recovering { relaunch_at } => relaunch_at <= self.now,
+                BrowserState::Retired { until, .. } => until <= self.now && self.is_wanted(index),
                 BrowserState::Starting { .. }
                 | BrowserState::Ready(_)
                 | BrowserState::Suspect { .. }
-                | BrowserState::Retired { .. }
                 | BrowserState::Stopped => false,
             };
             if due {
@@ -311,7 +316,9 @@ impl Fleet {
             berth.failed_starts += 1;
         }
         berth.state = if berth.failed_starts >= config.restarts_max.max(1) {
-            BrowserState::Retired { failure: failure.clone() }
+            let rests = berth.failed_starts - config.restarts_max.max(1);
+            let until = now.after(doubled(REST_MIN, rests, REST_MAX));
+            BrowserState::Retired { failure: failure.clone(), until }
         } else {
             let delay = restart_delay(config.restart_delay, berth.failed_starts);
             BrowserState::Recovering { relaunch_at: now.after(delay) }
@@ -413,9 +420,12 @@ impl Fleet {
 fn restart_delay(first: Duration, failed_starts: u32) -> Duration {
     match failed_starts.checked_sub(1) {
         None => Duration::ZERO,
-        Some(doublings) => {
-            let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
-            first.saturating_mul(factor).min(RESTART_DELAY_MAX.max(first))
-        }
+        Some(doublings) => doubled(first, doublings, RESTART_DELAY_MAX.max(first)),
     }
+}
+
+/// A delay that was doubled so often, up to a limit.
+fn doubled(first: Duration, doublings: u32, max: Duration) -> Duration {
+    let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(max)
 }

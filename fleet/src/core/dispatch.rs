@@ -18,6 +18,8 @@ use crate::event::{Action, Batching, Instant, ModelId, SlotId, TaskId};
 const DISTRUST: Duration = Duration::from_secs(30);
 /// How much longer than measured its runs are expected to take meanwhile: another failure costs a second try.
 const DISTRUST_FACTOR: u32 = 3;
+/// How much longer runs are expected to take on a browser that loads a model beside them.
+const LOADING_FACTOR: u32 = 2;
 /// Padding may at most double the work of a batch.
 const PADDING_FACTOR_MAX: u64 = 2;
 /// Batches up to this many tokens are joined whatever the padding: a run's fixed cost outweighs it.
@@ -39,8 +41,9 @@ struct Candidate {
     idle: bool,
     /// Until the runs that are there are expected to have ended.
     backlog: Duration,
-    /// 1, or more for a browser that failed lately.
+    /// 1, or more for a browser that failed lately or that loads a model.
     factor: u32,
+    loads: bool,
 }
 
 /// A run that is decided but not ordered.
@@ -207,6 +210,7 @@ impl Fleet {
         let placement = live.placements.get(&model)?;
         let backend = placement.ready_on()?;
         let distrusted = state.failed_at.is_some_and(|at| self.now.since(at) < DISTRUST);
+        let loads = live.loads();
         Some(Candidate {
             berth,
             browser: live.browser,
@@ -215,7 +219,9 @@ impl Fleet {
             backend,
             idle: live.runs.is_empty(),
             backlog: self.backlog(live),
-            factor: if distrusted { DISTRUST_FACTOR } else { 1 },
+            factor: if distrusted { DISTRUST_FACTOR } else { 1 }
+                * if loads { LOADING_FACTOR } else { 1 },
+            loads,
         })
     }
 
@@ -304,7 +310,7 @@ impl Fleet {
             self.name_rung(request, candidate.browser, candidate.berth);
         }
         let tokens = batch.padded_tokens();
-        let Candidate { berth, browser, placement, epoch, backend, idle, .. } = candidate;
+        let Candidate { berth, browser, placement, epoch, backend, idle, loads, .. } = candidate;
         let run = Run {
             berth,
             browser,
@@ -317,6 +323,7 @@ impl Fleet {
             joined: batch.requests.len() > 1,
             expected: self.expected(&candidate, model, tokens),
             sent_at: self.now,
+            beside_load: loads,
         };
         self.runs.insert(id, run);
         let now = self.now;

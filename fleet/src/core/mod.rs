@@ -7,8 +7,8 @@
 //! - A request that is to be recorded is dispatched only after its record is confirmed.
 //! - A run is dispatched only to a browser that is ready, onto a placement that is ready, in its present epoch, and never
 //!   beyond [`Config::runs_in_flight_max`].
-//! - Browser, placement and run ids are never used twice. An answer for a run that is not known, or in an epoch that is
-//!   not the run's, changes nothing.
+//! - Browser, placement and run ids are never used twice. An answer for a run that is not known, in an epoch that is
+//!   not the run's, or from a browser that does not have it, changes nothing; nor does such a report of a placement.
 //! - One placement at a time loads on a browser.
 //! - One backend at a time is measured in the fleet. While it is, whatever answered before answers.
 //! - After an event at time `t`, [`Fleet::poll_timeout`] is later than `t`: waking at it never spins.
@@ -230,19 +230,23 @@ impl Fleet {
             Event::ProbeFailed { browser, probe, failure } => {
                 self.probe_failed(browser, probe, failure)
             }
-            Event::PlacementProgress { placement, epoch } => {
-                self.placement_progress(placement, epoch)
+            Event::PlacementProgress { browser, placement, epoch } => {
+                self.placement_progress(browser, placement, epoch)
             }
-            Event::PlacementReady { placement, epoch } => self.placement_ready(placement, epoch),
-            Event::PlacementFailed { placement, epoch, failure } => {
-                self.placement_failed(placement, epoch, failure)
+            Event::PlacementReady { browser, placement, epoch } => {
+                self.placement_ready(browser, placement, epoch)
+            }
+            Event::PlacementFailed { browser, placement, epoch, failure } => {
+                self.placement_failed(browser, placement, epoch, failure)
             }
             Event::Request { request, model, rows, length, deadline, policy } => {
                 self.accept(request, model, rows, length, deadline, policy);
             }
             Event::Cancel { request } => self.cancel(request),
-            Event::RunDone { run, epoch } => self.run_done(run, epoch),
-            Event::RunFailed { run, epoch, failure } => self.run_failed(run, epoch, &failure),
+            Event::RunDone { browser, run, epoch } => self.run_done(browser, run, epoch),
+            Event::RunFailed { browser, run, epoch, failure } => {
+                self.run_failed(browser, run, epoch, &failure)
+            }
             Event::Measured { browser, measure, took } => self.measured(browser, measure, took),
             Event::MeasureFailed { browser, measure, failure } => {
                 self.measure_failed(browser, measure, &failure)

@@ -1,6 +1,6 @@
 //! Models on browsers: on which backend, how far, and what to do when a load fails.
 
-use flotilla_protocol::{Backend, Epoch, PlacementId};
+use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId};
 
 use super::{
     Fleet,
@@ -213,25 +213,25 @@ impl Fleet {
         }
     }
 
-    pub(super) fn placement_progress(&mut self, id: PlacementId, epoch: Epoch) {
+    pub(super) fn placement_progress(&mut self, browser: BrowserId, id: PlacementId, epoch: Epoch) {
         let limit = self.now.after(self.config.load_timeout);
-        if let Some((_, trial)) = self.trial_loading(id, epoch) {
+        if let Some((_, trial)) = self.trial_loading(browser, id, epoch) {
             trial.loads_until(limit);
             return;
         }
-        if let Some((_, _, placement)) = self.loading(id, epoch)
+        if let Some((_, _, placement)) = self.loading(browser, id, epoch)
             && let Stage::Loading { until, .. } = &mut placement.stage
         {
             *until = limit;
         }
     }
 
-    pub(super) fn placement_ready(&mut self, id: PlacementId, epoch: Epoch) {
-        if let Some((index, _)) = self.trial_loading(id, epoch) {
+    pub(super) fn placement_ready(&mut self, browser: BrowserId, id: PlacementId, epoch: Epoch) {
+        if let Some((index, _)) = self.trial_loading(browser, id, epoch) {
             self.trial_loaded(index);
             return;
         }
-        let Some((index, model, placement)) = self.loading(id, epoch) else { return };
+        let Some((index, model, placement)) = self.loading(browser, id, epoch) else { return };
         let Some(backend) = placement.loading_on() else { return };
         placement.stage = Stage::Ready { backend };
         let now = self.now;
@@ -255,12 +255,18 @@ impl Fleet {
         self.staged(id, index, model, backend);
     }
 
-    pub(super) fn placement_failed(&mut self, id: PlacementId, epoch: Epoch, failure: Failure) {
-        if let Some((index, _)) = self.trial_loading(id, epoch) {
+    pub(super) fn placement_failed(
+        &mut self,
+        browser: BrowserId,
+        id: PlacementId,
+        epoch: Epoch,
+        failure: Failure,
+    ) {
+        if let Some((index, _)) = self.trial_loading(browser, id, epoch) {
             self.trial_failed(index, &failure);
             return;
         }
-        let Some((index, model, placement)) = self.loading(id, epoch) else { return };
+        let Some((index, model, placement)) = self.loading(browser, id, epoch) else { return };
         let Stage::Loading { backend, tries, .. } = placement.stage else { return };
         match reaction(failure.kind) {
             Reaction::NextBackend => {
@@ -277,15 +283,18 @@ impl Fleet {
         }
     }
 
-    /// A placement with a load under way in this epoch. Whatever is reported of another epoch is late and dropped.
+    /// A placement with a load under way on this browser and in this epoch. A report of another epoch is late, one of another
+    /// browser's page is not its own: both are dropped.
     fn loading(
         &mut self,
+        browser: BrowserId,
         id: PlacementId,
         epoch: Epoch,
     ) -> Option<(usize, ModelId, &mut Placement)> {
         let &(index, model) = self.placed.get(&id)?;
         self.index.touch(index);
-        let placement = self.berths[index].state.live_mut()?.placements.get_mut(&model)?;
+        let live = self.berths[index].state.live_mut().filter(|live| live.browser == browser)?;
+        let placement = live.placements.get_mut(&model)?;
         if (placement.id, placement.epoch) != (id, epoch) {
             return None;
         }
@@ -331,7 +340,9 @@ impl Fleet {
             .iter()
             .zip(&self.berths)
             .filter(|(slot, _)| slot.role == Role::Regular)
-            .map(|(slot, berth)| format!("{}: {}", slot.kind, hopeless(slot, berth, model)))
+            .map(|(slot, berth)| {
+                format!("{}: {}", slot.kind, hopeless(slot, berth, model, self.now))
+            })
             .collect();
         if reasons.is_empty() {
             return Some("no browsers are configured".to_owned());
@@ -359,11 +370,13 @@ impl Fleet {
 }
 
 /// Why a slot that may not serve a model does not.
-fn hopeless(slot: &Slot, berth: &Berth, model: ModelId) -> String {
+fn hopeless(slot: &Slot, berth: &Berth, model: ModelId, now: Instant) -> String {
     match &berth.state {
-        BrowserState::Retired { failure } => {
-            format!("given up after {} failed starts, the last one: {failure}", berth.failed_starts)
-        }
+        BrowserState::Retired { failure, until } => format!(
+            "{} starts failed, the last one: {failure}; it is tried again in {:?}",
+            berth.failed_starts,
+            until.since(now)
+        ),
         BrowserState::Ready(live) | BrowserState::Suspect { live, .. } => live
             .placements
             .get(&model)

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{Action, Instant, ModelId, Recovered, Recovery, SlotId},
-    recovery::{Failure, FailureKind, Repair, repair},
+    recovery::{Failure, FailureKind, FailureSort, Repair, repair},
 };
 
 /// New devices that a browser may need before it gets a new page: a page may be unable to recover.
@@ -146,7 +146,7 @@ impl Fleet {
             live.trial = None;
             self.trials.end();
         }
-        if !gone.is_empty() && failure.kind != FailureKind::DeviceLost {
+        if !gone.is_empty() && failure.kind.sort() != FailureSort::Device {
             self.begin_repair(index, browser, failure.kind, Repair::Reload);
         }
         let of_gone =

@@ -33,14 +33,19 @@ pub(super) struct Run {
     pub(super) joined: bool,
     pub(super) expected: Duration,
     pub(super) sent_at: Instant,
+    /// Its browser was loading a model when it was sent: how long it takes says nothing of other runs.
+    pub(super) beside_load: bool,
 }
 
 impl Fleet {
-    pub(super) fn run_done(&mut self, id: RunId, epoch: Epoch) {
-        let Some((run, took)) = self.end_run(id, epoch) else { return };
+    pub(super) fn run_done(&mut self, browser: BrowserId, id: RunId, epoch: Epoch) {
+        let Some((run, took)) = self.end_run(browser, id, epoch) else { return };
         let slot = SlotId(run.berth as u32);
-        let slowness = self.speeds.slowness(run.model, slot, run.backend, run.tokens, took);
-        self.speeds.learn(run.model, slot, run.backend, run.tokens, took);
+        let mut slowness = None;
+        if !run.beside_load {
+            slowness = self.speeds.slowness(run.model, slot, run.backend, run.tokens, took);
+            self.speeds.learn(run.model, slot, run.backend, run.tokens, took);
+        }
         let now = self.now;
         let berth = self.berth_mut(run.berth);
         berth.resets = 0;
@@ -57,8 +62,14 @@ impl Fleet {
         self.unload_left(run.berth);
     }
 
-    pub(super) fn run_failed(&mut self, id: RunId, epoch: Epoch, failure: &Failure) {
-        let Some(run) = self.current_run(id, epoch) else { return };
+    pub(super) fn run_failed(
+        &mut self,
+        browser: BrowserId,
+        id: RunId,
+        epoch: Epoch,
+        failure: &Failure,
+    ) {
+        let Some(run) = self.current_run(browser, id, epoch) else { return };
         let (index, model, backend) = (run.berth, run.model, run.backend);
         let Some(live) = self.berth_mut(index).state.live_mut() else { return };
         // The page says which run it was at, so this one is first in line whatever was thought.
@@ -74,7 +85,7 @@ impl Fleet {
             self.repair(index, Some(model), backend, failure.clone());
         }
         // A repair that took the run with it has sent its requests up the ladder.
-        if let Some((run, _)) = self.end_run(id, epoch) {
+        if let Some((run, _)) = self.end_run(browser, id, epoch) {
             if !failure.kind.is_refusal() {
                 self.distrust(index, failure);
             }
@@ -85,21 +96,21 @@ impl Fleet {
         self.unload_left(index);
     }
 
-    /// A run that is in flight in this epoch.
+    /// A run that is in flight on this browser and in this epoch.
     ///
     /// One that is not known belongs to a browser that was killed, to a life of a placement that is over, or was
-    /// reported before. An answer in another epoch than the run's is not the run's answer. Both are dropped.
-    fn current_run(&self, id: RunId, epoch: Epoch) -> Option<&Run> {
+    /// reported before. An answer in another epoch than the run's, or from another browser, is not the run's answer. All are dropped.
+    fn current_run(&self, browser: BrowserId, id: RunId, epoch: Epoch) -> Option<&Run> {
         let run = self.runs.get(&id)?;
-        if run.epoch != epoch {
+        if (run.browser, run.epoch) != (browser, epoch) {
             return None;
         }
         Some(run)
     }
 
     /// Removes a run that its page has ended, and says how long the page was busy with it.
-    fn end_run(&mut self, id: RunId, epoch: Epoch) -> Option<(Run, Duration)> {
-        self.current_run(id, epoch)?;
+    fn end_run(&mut self, browser: BrowserId, id: RunId, epoch: Epoch) -> Option<(Run, Duration)> {
+        self.current_run(browser, id, epoch)?;
         let run = self.runs.remove(&id)?;
         let live = self.berth_mut(run.berth).state.live_mut()?;
         let busy_since = if live.runs.front() == Some(&id) { live.head_since } else { run.sent_at };

@@ -11,7 +11,10 @@ use super::{
     journal::stage_name,
     requests::RequestState,
 };
-use crate::event::{ModelId, SlotId, TaskId};
+use crate::{
+    event::{ModelId, SlotId, TaskId},
+    recovery::FailureKind,
+};
 
 /// The fleet at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +71,8 @@ pub struct SlotStatus {
     pub words: String,
     /// What last went wrong here.
     pub last_failure: Option<String>,
+    /// Of which kind that was.
+    pub last_failure_kind: Option<FailureKind>,
     /// Starts that failed one after the other until now.
     pub failed_starts: u32,
     /// Runs that its page has not ended.
@@ -230,6 +235,7 @@ impl Fleet {
             state,
             words,
             last_failure: berth.last_failure.as_ref().map(ToString::to_string),
+            last_failure_kind: berth.last_failure.as_ref().map(|failure| failure.kind),
             failed_starts: berth.failed_starts,
             runs_in_flight: live.map_or(0, |live| live.runs.len() as u32),
             jobs: live.map_or(0, |live| live.jobs),
@@ -255,9 +261,13 @@ impl Fleet {
             BrowserState::Recovering { relaunch_at } => {
                 ("recovering", format!("is launched anew in {:?}", relaunch_at.since(self.now)))
             }
-            BrowserState::Retired { failure } => (
+            BrowserState::Retired { failure, until } => (
                 "retired",
-                format!("given up after {} failed starts: {failure}", berth.failed_starts),
+                format!(
+                    "rests after {} failed starts, is launched anew in {:?}; the last one: {failure}",
+                    berth.failed_starts,
+                    until.since(self.now)
+                ),
             ),
             BrowserState::Stopped => ("stopped", "ended by the daemon".to_owned()),
         }

@@ -301,12 +301,14 @@ impl Fleet {
     /// A trial that loads, in this life.
     pub(super) fn trial_loading(
         &mut self,
+        browser: BrowserId,
         id: PlacementId,
         epoch: Epoch,
     ) -> Option<(usize, &mut Trial)> {
         let index = self.trials.under_way?;
         self.index.touch(index);
-        let trial = self.berths[index].state.live_mut()?.trial.as_mut()?;
+        let live = self.berths[index].state.live_mut().filter(|live| live.browser == browser)?;
+        let trial = live.trial.as_mut()?;
         let is_it = trial.is_loading() && (trial.placement, trial.epoch) == (id, epoch);
         is_it.then_some((index, trial))
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::{Action, Instant},
-    recovery::{Failure, FailureKind, Rung},
+    recovery::{Failure, FailureKind, FailureSort, Rung},
 };
 
 /// Probes in a row that may fail before a browser is repaired; one may have met a busy machine.
@@ -274,9 +274,10 @@ impl Fleet {
         live.proved_at = now;
         live.probe_failures += 1;
         // Numbers do not get right by asking again.
-        if live.probe_failures >= PROBE_FAILURES_MAX || failure.kind == FailureKind::WrongResult {
+        let sort = failure.kind.sort();
+        if live.probe_failures >= PROBE_FAILURES_MAX || sort == FailureSort::Numbers {
             self.repair(index, None, backend, failure);
-        } else if failure.kind == FailureKind::DeviceLost {
+        } else if sort == FailureSort::Device {
             self.device_lost(index, backend, failure);
         }
     }
@@ -300,9 +301,9 @@ impl Fleet {
         let (live, heartbeat) = match &berth.state {
             BrowserState::Starting { until, .. } => return Some(*until),
             BrowserState::Recovering { relaunch_at } => return Some(*relaunch_at),
-            BrowserState::Wanted | BrowserState::Retired { .. } | BrowserState::Stopped => {
-                return None;
-            }
+            // A fallback that nobody wants is not woken for.
+            BrowserState::Retired { until, .. } => return Some(*until).filter(|&at| at > self.now),
+            BrowserState::Wanted | BrowserState::Stopped => return None,
             BrowserState::Ready(live) => (live, live.heard_at.after(self.config.suspect_after)),
             BrowserState::Suspect { live, until } => (live, *until),
         };

@@ -111,9 +111,33 @@ fn a_slot_that_never_starts_is_retired() {
         kill b2: driver unresponsive: x
         launch b3 in slot 0
         kill b3: driver unresponsive: x
-        fail r1: no browser can run this model: chrome: given up after 3 failed starts, the last one: driver unresponsive: x
-        fail r2: no browser can run this model: chrome: given up after 3 failed starts, the last one: driver unresponsive: x
+        fail r1: no browser can run this model: chrome: 3 starts failed, the last one: driver unresponsive: x; it is tried again in 60s
+        fail r2: no browser can run this model: chrome: 3 starts failed, the last one: driver unresponsive: x; it is tried again in 59s
     "#]]);
+}
+
+#[test]
+fn a_slot_that_rests_is_tried_again_and_comes_back() {
+    let mut script = Script::new(Config { restarts_max: 2, ..slots(1) });
+    script.down(1, FailureKind::DriverUnresponsive).at(1_000);
+    script.down(2, FailureKind::DriverUnresponsive);
+    let words = &script.fleet.status().slots[0].words;
+    assert!(words.contains("is launched anew in 60s"), "{words}");
+    script.at(60_999).at(61_000).down(3, FailureKind::DeadlineExceeded).at(180_999);
+    // Twice as long with each further one, and requests wait for it while it starts.
+    script.at(181_000).ask_until(1, 1, 300_000).up(4).loaded(1, 1).done(1, 1).check(expect![[r#"
+        launch b1 in slot 0
+        kill b1: driver unresponsive: x
+        launch b2 in slot 0
+        kill b2: driver unresponsive: x
+        launch b3 in slot 0
+        kill b3: took too long: x
+        launch b4 in slot 0
+        place p1 e1 of model 1 on b4 webgpu
+        dispatch x1 to b4 p1 e1: r1
+        answer r1 from x1
+    "#]]);
+    assert_eq!(script.fleet.status().slots[0].failed_starts, 0);
 }
 
 #[test]
@@ -676,7 +700,7 @@ fn simulation_is_the_last_resort_of_those_who_allow_it() {
     script.ask(2, 10).down(1, FailureKind::DriverUnresponsive).up(2).loaded(1, 1).done(1, 1);
     script.check(expect![[r#"
         kill b1: driver unresponsive: x
-        fail r2: no browser can run this model: chrome: given up after 1 failed starts, the last one: driver unresponsive: x
+        fail r2: no browser can run this model: chrome: 1 starts failed, the last one: driver unresponsive: x; it is tried again in 60s
         launch b2 in slot 1
         place p1 e1 of model 1 on b2 webgpu
         dispatch x1 to b2 p1 e1: r1

@@ -1,6 +1,6 @@
 //! A fleet that is told things, and what it orders in words.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use expect_test::Expect;
 use flotilla_fleet::{
@@ -10,6 +10,8 @@ use flotilla_fleet::{
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
 pub(super) const MODEL: ModelId = ModelId(1);
+/// A browser that was never launched.
+const NOBODY: BrowserId = BrowserId(0);
 pub(super) const DEADLINE_MS: u64 = 100_000;
 
 /// A fleet and the orders that it gave since they were last looked at.
@@ -17,6 +19,9 @@ pub(super) struct Script {
     pub(super) fleet: Fleet,
     pub(super) now_ms: u64,
     pub(super) orders: String,
+    /// Where each placement and each run was ordered last.
+    placed: BTreeMap<PlacementId, BrowserId>,
+    dispatched: BTreeMap<RunId, BrowserId>,
 }
 
 pub(super) fn slots(count: usize) -> Config {
@@ -53,7 +58,13 @@ pub(super) fn many_tries() -> Ladder {
 
 impl Script {
     pub(super) fn new(config: Config) -> Script {
-        let mut script = Script { fleet: Fleet::new(config), now_ms: 0, orders: String::new() };
+        let mut script = Script {
+            fleet: Fleet::new(config),
+            now_ms: 0,
+            orders: String::new(),
+            placed: BTreeMap::new(),
+            dispatched: BTreeMap::new(),
+        };
         script.tell(Event::ModelAdded {
             model: MODEL,
             batching: Batching { rows_max: 8, tokens_max: 512 },
@@ -76,6 +87,12 @@ impl Script {
     pub(super) fn tell(&mut self, event: Event) -> &mut Script {
         self.fleet.handle(Instant(Duration::from_millis(self.now_ms)), event);
         while let Some(action) = self.fleet.poll_action() {
+            if let Action::Place { browser, placement, .. } = &action {
+                self.placed.insert(*placement, *browser);
+            }
+            if let Action::Dispatch { browser, run, .. } = &action {
+                self.dispatched.insert(*run, *browser);
+            }
             if let Some(words) = words(&action) {
                 self.orders.push_str(&words);
                 self.orders.push('\n');
@@ -109,7 +126,9 @@ impl Script {
     }
 
     pub(super) fn loaded(&mut self, placement: u64, epoch: u64) -> &mut Script {
-        self.tell(Event::PlacementReady { placement: PlacementId(placement), epoch: Epoch(epoch) })
+        let (placement, epoch) = (PlacementId(placement), Epoch(epoch));
+        let browser = self.placed.get(&placement).copied().unwrap_or(NOBODY);
+        self.tell(Event::PlacementReady { browser, placement, epoch })
     }
 
     pub(super) fn load_failed(
@@ -119,7 +138,9 @@ impl Script {
         kind: FailureKind,
     ) -> &mut Script {
         let (placement, epoch) = (PlacementId(placement), Epoch(epoch));
-        self.tell(Event::PlacementFailed { placement, epoch, failure: Failure::new(kind, "x") })
+        let browser = self.placed.get(&placement).copied().unwrap_or(NOBODY);
+        let failure = Failure::new(kind, "x");
+        self.tell(Event::PlacementFailed { browser, placement, epoch, failure })
     }
 
     pub(super) fn ask(&mut self, request: u64, length: u32) -> &mut Script {
@@ -139,15 +160,15 @@ impl Script {
     }
 
     pub(super) fn done(&mut self, run: u64, epoch: u64) -> &mut Script {
-        self.tell(Event::RunDone { run: RunId(run), epoch: Epoch(epoch) })
+        let (run, epoch) = (RunId(run), Epoch(epoch));
+        let browser = self.dispatched.get(&run).copied().unwrap_or(NOBODY);
+        self.tell(Event::RunDone { browser, run, epoch })
     }
 
     pub(super) fn failed(&mut self, run: u64, epoch: u64, kind: FailureKind) -> &mut Script {
-        self.tell(Event::RunFailed {
-            run: RunId(run),
-            epoch: Epoch(epoch),
-            failure: Failure::new(kind, "x"),
-        })
+        let (run, epoch) = (RunId(run), Epoch(epoch));
+        let browser = self.dispatched.get(&run).copied().unwrap_or(NOBODY);
+        self.tell(Event::RunFailed { browser, run, epoch, failure: Failure::new(kind, "x") })
     }
 
     pub(super) fn check(&mut self, want: Expect) -> &mut Script {

@@ -238,6 +238,7 @@ impl Browser {
             guardian: place::binary(),
             data_dir_id: "conformance".to_owned(),
             limits: Limits::default(),
+            takes_faults: false,
         };
         let owner = {
             let _entered = self.runtime.enter();

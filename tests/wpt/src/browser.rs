@@ -157,6 +157,7 @@ fn launch(build: &Build, origin: String) -> Launch {
         guardian: place::binary(),
         data_dir_id: "wpt".to_owned(),
         limits: Limits::default(),
+        takes_faults: false,
     }
 }
 

@@ -28,8 +28,7 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
     }
     let mut violations = Vec::new();
     let mut import = String::new();
-    let lines = source.lines().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
-    for (number, line) in lines {
+    for (number, line) in source.code() {
         let code = line.split("//").next().unwrap_or_default();
         // Grouped imports are put together first, so that `use std::{fs, io}` is seen as `std::fs`.
         let statement = if import.is_empty() && !code.trim_start().starts_with("use ") {
@@ -113,7 +112,11 @@ mod tests {
             ("let x = 1; // std::fs is not used", 0),
             ("let operand::Kind = x;", 0),
             ("use std::fmt;", 0),
-            ("#[cfg(test)]\nmod tests { use std::fs; }", 0),
+            ("#[cfg(test)]\nmod tests {\n    use std::fs;\n}", 0),
+            ("#[cfg(test)]\nmod tests {\n    fn a() {\n    }\n}\nuse std::fs;", 1),
+            ("#[cfg(test)]\nuse std::fs;\nuse std::net;", 1),
+            ("#[cfg(test)]\nmod tests;\nuse std::fs;", 1),
+            ("struct A {\n    #[cfg(test)]\n    seen: std::fs::File,\n}\nuse std::fs;", 1),
         ];
         for (text, want) in table {
             assert_eq!(count("fleet/src/core.rs", text), want, "{text}");

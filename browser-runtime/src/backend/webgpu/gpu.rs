@@ -57,7 +57,7 @@ impl GpuError {
             GpuError::OutOfMemory(reason) => RunError::OutOfMemory { reason },
             GpuError::Lost(reason) => RunError::DeviceLost { reason },
             GpuError::Validation(reason) | GpuError::Internal(reason) => {
-                RunError::Node { node: node.to_owned(), reason }
+                RunError::Backend { node: node.to_owned(), reason }
             }
         }
     }
@@ -79,6 +79,13 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
     reads: usize,
     warm: Cell<bool>,
+}
+
+impl Pipeline {
+    /// Whether it has run, so that a driver has compiled it.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warm.get()
+    }
 }
 
 /// An adapter's device with its queue and pipelines.

@@ -5,8 +5,11 @@ use std::rc::Rc;
 use flotilla_program::{Program, ValueId};
 use flotilla_protocol::{Backend, LoadError};
 
-use super::{Gpu, GpuModel, model::Pipelines};
-use crate::weights::{Constants, Sink, memory_bytes, put};
+use super::{Gpu, GpuModel, gpu::GpuError, host::HostNodes, model::Pipelines};
+use crate::{
+    platform::Pace,
+    weights::{Constants, Sink, memory_bytes, put},
+};
 use flotilla_kernels::{Signature, kernel};
 
 /// Buffers that are being filled, and the pipelines that will read them.
@@ -19,11 +22,13 @@ pub(crate) struct Loading {
 }
 
 impl Loading {
-    /// Creates everything that the program needs whatever the shapes of its runs, and warms it.
+    /// Creates everything that the program needs whatever the shapes of its runs, and warms it. On a shared device that is done
+    /// pipeline by pipeline, because a driver compiles in the order of the queue, and runs would wait for all of it.
     pub(crate) async fn new(
         gpu: Rc<Gpu>,
         program: &Program,
         constants: &Constants,
+        is_shared: bool,
     ) -> Result<Loading, LoadError> {
         check_bindings(&gpu, program, constants)?;
         let scopes = gpu.scopes();
@@ -41,6 +46,7 @@ impl Loading {
                 })
             })
             .collect();
+        let stepwise = if is_shared { warm_stepwise(&gpu, program).await } else { Ok(()) };
         let work = Pipelines::new(&gpu, program);
         let mut words = vec![None; constants.refs.len()];
         for value in (0..program.values.len() as u32).map(ValueId) {
@@ -48,7 +54,7 @@ impl Loading {
                 words[constant] = Some((Vec::new(), memory_bytes(&constants.refs[constant])));
             }
         }
-        let made = scopes.end().await;
+        let made = scopes.end().await.and(stepwise);
         let scopes = gpu.scopes();
         let warmed = if made.is_ok() { gpu.warm().await } else { Ok(()) };
         if let Err(error) = made.and(scopes.end().await).and(warmed) {
@@ -63,6 +69,21 @@ impl Loading {
         let words = words.map(|words| words.map(|(words, _)| Rc::new(words))).collect();
         GpuModel::new(self.gpu, program, constants, self.buffers, words, self.work)
     }
+}
+
+/// Creates and warms the pipelines of a program, one after the other.
+async fn warm_stepwise(gpu: &Gpu, program: &Program) -> Result<(), GpuError> {
+    let host = HostNodes::new(program);
+    let mut pace = Pace::new();
+    for node in program.all_nodes().filter(|node| !host.computes(node)) {
+        for shader in kernel(&node.op).shaders(&Signature { program, node }) {
+            if !gpu.pipeline(&shader).is_warm() {
+                gpu.warm().await?;
+            }
+            pace.rest().await;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what this adapter cannot bind, naming the node.

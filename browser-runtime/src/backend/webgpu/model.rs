@@ -256,7 +256,7 @@ impl GpuMachine<'_> {
         if let Some(device) = memory.device {
             return Ok(device);
         }
-        let words = memory.host.ok_or_else(|| RunError::Node {
+        let words = memory.host.ok_or_else(|| RunError::Backend {
             node: name.to_owned(),
             reason: "an operand is gone".to_owned(),
         })?;
@@ -298,7 +298,7 @@ impl GpuMachine<'_> {
         };
         let parts = Parts { gpu, program, shapes, flow, pool, given: &buffer };
         let plan = Plan::new(key, &parts, &work)?;
-        let made = plan.begin(pool).ok_or_else(|| RunError::Node {
+        let made = plan.begin(pool).ok_or_else(|| RunError::Backend {
             node: program.name.clone(),
             reason: "buffers of a new plan are taken".to_owned(),
         })?;

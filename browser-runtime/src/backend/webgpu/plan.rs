@@ -97,7 +97,10 @@ impl Plan {
                         buffers.push(match memory {
                             Memory::Input(input) => places
                                 .of(parts.flow.root(node.inputs[input]))
-                                .ok_or_else(|| fail("an operand is gone".to_owned()))?,
+                                .ok_or_else(|| RunError::Backend {
+                                    node: node.name.clone(),
+                                    reason: "an operand is gone".to_owned(),
+                                })?,
                             Memory::Output => output.clone(),
                             Memory::Scratch(scratch) => places.scratch(&node.name, scratch)?,
                         });

@@ -52,6 +52,7 @@ impl Own {
         let mut wishes: Wishes = options.wishes(builds)?;
         wishes.fleet.redundancy_factor = options.redundancy;
         wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
+        wishes.takes_faults = true;
         wishes.page_origin = proxy.as_ref().map(Proxy::url);
         let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
         if let Some(proxy) = &mut proxy {
