@@ -10,14 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 
 use crate::{catalog::Catalog, http::error::ApiError, pool::Pool};
@@ -93,13 +93,13 @@ pub async fn serve(
     ended: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let port = listener.local_addr()?.port();
-    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(context.client_timeout);
-    let silence_max = context.client_timeout;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(context.client_timeout);
     let router = router(context, port);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
+    // Never sent on: the end of the first is the order to close, that of the second one says that all are closed.
     let (closing, closed) = watch::channel(());
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
     let accepting = async {
         loop {
             // The semaphore is never closed.
@@ -113,25 +113,22 @@ pub async fn serve(
                     continue;
                 }
             };
-            let (http, router, watcher) = (http.clone(), router.clone(), graceful.watcher());
-            let mut closed = closed.clone();
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let (mut closed, open) = (closed.clone(), open.clone());
             tokio::spawn(async move {
-                let (_turn, mut byte) = (turn, [0]);
-                // The time for a head begins with its first byte.
-                tokio::select! {
-                    peeked = tokio::time::timeout(silence_max, stream.peek(&mut byte)) => {
-                        if peeked.is_err() {
-                            return;
-                        }
+                let mut connection = std::pin::pin!(connection);
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    _ = closed.changed() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
                     }
-                    // Never sent on: its end is the order.
-                    _ = closed.changed() => return,
-                }
-                let service = TowerToHyperService::new(router);
-                let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                if let Err(error) = watcher.watch(connection.into_owned()).await {
+                };
+                if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended");
                 }
+                drop((turn, open));
             });
         }
     };
@@ -139,8 +136,8 @@ pub async fn serve(
         () = accepting => {}
         () = ended => {}
     }
-    drop((listener, closing));
-    graceful.shutdown().await;
+    drop((listener, closing, open));
+    let _ = all_closed.recv().await;
     Ok(())
 }
 
