@@ -237,9 +237,30 @@ pub fn reconcile(data_dir_id: &str) -> Leftovers {
     let handles: Vec<Option<OwnedFd>> = pids.iter().map(|&pid| handle(pid)).collect();
     pids.iter().copied().for_each(kill);
     handles.iter().flatten().for_each(|handle| await_exit(handle, deadline));
+    let deadline = Instant::now() + KILL_MAX;
     let mut folders = marked_folders();
-    folders.retain(|(folder, mark)| is_left_over(mark) && std::fs::remove_dir_all(folder).is_ok());
+    folders.retain(|(folder, mark)| is_left_over(mark) && remove(folder, deadline));
     Leftovers { pids, folders: folders.into_iter().map(|(folder, _)| folder).collect() }
+}
+
+/// Removes a browser's folder, and says whether it is gone. Processes without a mark that end only now, because the others did,
+/// may still write into it, so it is tried until `deadline`.
+fn remove(folder: &Path, deadline: Instant) -> bool {
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Ok(()) => return true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return true,
+            Err(error) if Instant::now() >= deadline => {
+                tracing::warn!(folder = %folder.display(), %error, "a folder that a dead daemon had left cannot be removed");
+                return false;
+            }
+            Err(_) => {
+                let pause = Timespec { tv_sec: 0, tv_nsec: KILL_POLL.subsec_nanos().into() };
+                // Nothing is looked at: only the time goes by.
+                let _ = poll(&mut [], Some(&pause));
+            }
+        }
+    }
 }
 
 /// A handle on a process; its id may come to mean another one.
