@@ -1,7 +1,7 @@
 //! Collects the runner page and the wasm runtime into one table that the library includes.
 //!
-//! A runtime that has not been built is no failure here: checks, lints and the tests of other crates must compile
-//! without a wasm toolchain. The table then lacks it, and the library says which command builds it.
+//! A runtime that has not been built is no failure here: checks, lints and the tests of other crates must compile without a
+//! wasm toolchain. The table then lacks it, and the library names the command that builds it.
 
 use std::collections::hash_map::DefaultHasher;
 use std::error::Error;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let runtime: Vec<PathBuf> = RUNTIME.iter().map(|name| built.join(name)).collect();
-    // Half a runtime is none: the two files only work as the pair that one build made.
+    // The two files only work as a pair from the same build, so one alone is not used.
     if runtime.iter().all(|path| path.is_file()) {
         sources.extend(runtime);
     }

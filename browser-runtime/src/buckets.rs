@@ -1,13 +1,13 @@
-//! Which sizes graphs are made for, where each set of shapes needs one of its own.
+//! Chooses the sizes for which graphs are made, where each set of shapes needs its own graph.
 //!
-//! A run whose symbols may be padded uses a graph that is somewhat larger, so that a few graphs serve every size.
+//! A run whose symbols may be padded uses a somewhat larger graph, so that a few graphs serve every size.
 
 use flotilla_program::{Padding, Program, ValueId};
 
 use crate::ports::Words;
 use flotilla_kernels::{Shapes, View, strides};
 
-/// How much more work a graph that is there may be than the one that is wanted, to be used until that one is built.
+/// An existing graph may do at most this many times the work of the wanted one, to be used until that one is built.
 const WORK_RATIO_MAX: i64 = 4;
 
 /// The next power of two, or one and a half times the one before it: at most half of a dimension is padding.
@@ -38,7 +38,7 @@ pub(crate) fn allowed<'p>(
     program.allowed_paddings.iter().filter(holds).collect()
 }
 
-/// The symbols of the graph that a run is wanted to have.
+/// The symbols of the graph that a run should have.
 pub(crate) fn wanted(allowed: &[&Padding], symbols: &[i64]) -> Vec<i64> {
     let mut wanted = symbols.to_vec();
     for padding in allowed {
@@ -52,7 +52,7 @@ pub(crate) fn wanted(allowed: &[&Padding], symbols: &[i64]) -> Vec<i64> {
     wanted
 }
 
-/// Of the graphs that are there, the one with the least work that a run may use instead of the wanted one.
+/// Of the existing graphs, the one with the least work that a run may use instead of the wanted one.
 pub(crate) fn substitute<'s>(
     allowed: &[&Padding],
     symbols: &[i64],
@@ -70,7 +70,7 @@ pub(crate) fn substitute<'s>(
     ready.iter().map(Vec::as_slice).filter(serves).min_by_key(|ready| work(ready))
 }
 
-/// A value's elements with zeros behind each dimension.
+/// A value's elements, padded with zeros at the end of each dimension.
 pub(crate) fn padded(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -> Vec<u32> {
     let (exact, larger) = (from.of(value), to.of(value));
     if exact == larger {
@@ -89,7 +89,7 @@ pub(crate) fn padded(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>
     padded
 }
 
-/// A value's elements without what was computed of the padding.
+/// A value's elements without those that were computed from padding.
 pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -> Vec<u32> {
     let (larger, exact) = (from.of(value), to.of(value));
     if exact == larger {

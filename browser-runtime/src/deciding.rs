@@ -1,5 +1,5 @@
-//! Sizes that the values of a run's inputs decide, such as a shape that is an input of `Reshape`: where a backend builds for known
-//! sizes, they are computed before it is asked.
+//! Sizes that the values of a run's inputs decide, such as a shape that is an input of `Reshape`. Where a backend builds for
+//! known sizes, they are computed before it is called.
 
 use flotilla_kernels::Shapes;
 use flotilla_program::{Node, Op, Program, Source, SymbolSource, ValueId, dim::Symbol};
@@ -7,17 +7,17 @@ use flotilla_protocol::RunError;
 
 use crate::flow::{define, mentioned};
 
-/// Most elements of a value that is computed to decide sizes: a few numbers for each dimension, and no data.
+/// Most elements of a value that is computed to decide sizes: enough for a few numbers per dimension, too few for data.
 const ELEMENTS_MAX: i64 = 256;
 
-/// By node: whether it is one of those that compute sizes from the inputs and from nothing else.
+/// By node: whether it computes sizes from the inputs alone.
 pub(crate) fn deciding_nodes(program: &Program) -> Vec<bool> {
     let is_small = |value: ValueId| {
         let dims = program.value(value).shape.iter().map(|dim| dim.as_fixed());
         let elements = dims.product::<Option<i64>>();
         elements.is_some_and(|elements| elements <= ELEMENTS_MAX)
     };
-    // By value: whether its few elements follow from the inputs alone.
+    // By value: whether it has few elements that are computed from the inputs alone.
     let mut computable: Vec<bool> = (0..program.values.len() as u32)
         .map(ValueId)
         .map(|value| program.value(value).source != Source::Node && is_small(value))
@@ -52,7 +52,7 @@ pub(crate) fn deciding_nodes(program: &Program) -> Vec<bool> {
     deciding
 }
 
-/// Whether an operator is one that shapes are computed with.
+/// Whether an operator is used for shape arithmetic.
 fn is_arithmetic(op: &Op) -> bool {
     matches!(
         op,
@@ -77,7 +77,7 @@ fn is_arithmetic(op: &Op) -> bool {
     )
 }
 
-/// Whether a symbol is an element of what the program is given, known before its first node runs.
+/// Whether a symbol is an element of an input, known before the first node runs.
 pub(crate) fn is_input_element(program: &Program, symbol: Symbol) -> bool {
     match program.symbols[symbol.0 as usize].source {
         SymbolSource::Input => false,
@@ -86,11 +86,11 @@ pub(crate) fn is_input_element(program: &Program, symbol: Symbol) -> bool {
     }
 }
 
-/// Gives the symbols their values that elements of the inputs decide, and the values their shapes that follow. `inputs` are
-/// in the order of [`Program::given`].
+/// Sets the symbols that elements of the inputs decide, and the shapes that follow from them. `inputs` are in the order of
+/// [`Program::given`].
 ///
 /// # Errors
-/// A check of the program that does not hold, or a shape that cannot be.
+/// A check of the program that does not hold, or a shape that is not possible.
 pub(crate) fn define_input_elements(
     program: &Program,
     shapes: &mut Shapes,
@@ -107,7 +107,7 @@ pub(crate) fn define_input_elements(
         let at = given.iter().position(|given| *given == value)?;
         Some(inputs[at].as_slice())
     };
-    // What only other parts of a whole program read is not given to this one.
+    // Values that only other parts of the whole program read are not inputs of this one.
     let here = symbols.into_iter().filter(|symbol| {
         matches!(program.symbols[symbol.0 as usize].source,
             SymbolSource::Element { value, .. } if given.contains(&value))
@@ -146,7 +146,7 @@ mod tests {
         Op::Elementwise(Expr { steps })
     }
 
-    /// Reshapes `x` to the double of what `want` says, after doubling `x` itself.
+    /// Reshapes `x` to twice the shape `want`, after doubling `x` itself.
     fn program(want: Vec<Dim>) -> Program {
         let decided = || Dim::Symbol(Symbol(0));
         let port = |name: &str, dtype, value| Port {

@@ -1,4 +1,4 @@
-//! Faults that a peer is given on purpose, so that whoever must notice them can be tested.
+//! Faults that are injected into a peer, so that their detection can be tested.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,25 +11,25 @@ use flotilla_protocol::{DType, Tensor};
 use crate::backend::webnn::Context;
 use crate::{backend::webgpu::Gpu, platform};
 
-/// What a peer suffers from. Copies are the same switch; a peer without faults is not slowed down by it.
+/// The injected faults of a peer. Copies share the same switches; a peer without faults is not slowed down by it.
 #[derive(Clone, Default)]
 pub struct Faults(Rc<State>);
 
 #[derive(Default)]
 struct State {
-    /// The runtime's present device.
+    /// The runtime's current device.
     gpu: RefCell<Weak<Gpu>>,
-    /// The runtime's present contexts.
+    /// The runtime's current contexts.
     #[cfg(target_arch = "wasm32")]
     contexts: RefCell<Vec<Weak<Context>>>,
-    /// Times that a run takes longer, less one.
+    /// By how much a run is slowed down: the factor minus one.
     slowdown: Cell<f64>,
     answers_wrongly: Cell<bool>,
 }
 
 impl Faults {
-    /// Destroys the runtime's present device and contexts as a driver's crash would: nobody has marked them as given up.
-    /// Says whether there was one.
+    /// Destroys the runtime's current device and contexts as a driver's crash would: they are not marked as closing.
+    /// Returns whether there was one.
     pub fn lose_device(&self) -> bool {
         let gpu = self.0.gpu.borrow().upgrade().filter(|gpu| gpu.lost().is_none());
         if let Some(gpu) = &gpu {
@@ -54,7 +54,7 @@ impl Faults {
         !present.is_empty()
     }
 
-    /// Told by the runtime whenever it has a new context.
+    /// Called by the runtime whenever it has a new context.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn has_context(&self, context: &Rc<Context>) {
         let mut contexts = self.0.contexts.borrow_mut();
@@ -62,22 +62,22 @@ impl Faults {
         contexts.push(Rc::downgrade(context));
     }
 
-    /// Makes runs take `factor` times as long; 1 ends that.
+    /// Slows runs down by `factor`; 1 ends that.
     pub fn slow_down(&self, factor: f64) {
         self.0.slowdown.set((factor - 1.0).max(0.0));
     }
 
-    /// Makes every number of later results wrong, though finite and in its place.
+    /// Makes every number of later results wrong, but finite and in its place.
     pub fn answer_wrongly(&self, wrongly: bool) {
         self.0.answers_wrongly.set(wrongly);
     }
 
-    /// Told by the runtime whenever it has a new device.
+    /// Called by the runtime whenever it has a new device.
     pub(crate) fn has_device(&self, gpu: &Rc<Gpu>) {
         *self.0.gpu.borrow_mut() = Rc::downgrade(gpu);
     }
 
-    /// Waits as long as a run that took `run_us` is to take longer.
+    /// Waits for the additional time of a run that took `run_us`.
     pub(crate) async fn delay(&self, run_us: u64) {
         let wait_ms = run_us as f64 / 1e3 * self.0.slowdown.get();
         if wait_ms >= 1.0 {
@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    /// Spoils results if they are to be wrong.
+    /// Makes results wrong, if that fault is on.
     pub(crate) fn spoil(&self, outputs: &mut [Tensor]) {
         if !self.0.answers_wrongly.get() {
             return;
@@ -102,7 +102,7 @@ impl Faults {
                         *bytes = (f64::from_le_bytes(*bytes) + 1.0).to_le_bytes();
                     }
                 }
-                // The sign and exponent of a half stay what they are.
+                // The sign and exponent of a half are unchanged.
                 DType::F16
                 | DType::BF16
                 | DType::I64

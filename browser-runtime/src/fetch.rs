@@ -1,27 +1,27 @@
-//! Where weights come from.
+//! The sources of weights.
 
 use std::collections::BTreeMap;
 
 use flotilla_program::BlobId;
 use flotilla_protocol::BlobSource;
 
-/// Opens blobs. A page fetches them over HTTP; native code reads them from wherever it likes.
+/// Opens blobs. A page fetches them over HTTP; native code may read them from anywhere.
 #[expect(
     async_fn_in_trait,
     reason = "a runtime stays on one thread, so its futures need not be Send"
 )]
 pub trait BlobFetcher {
-    /// What arrives.
+    /// The stream of an opened blob.
     type Stream: BlobStream;
 
     /// Opens a blob at its first byte.
     ///
     /// # Errors
-    /// Why it cannot be had, in words.
+    /// Why it cannot be opened.
     async fn open(&mut self, source: &BlobSource, blob: BlobId) -> Result<Self::Stream, String>;
 }
 
-/// A blob on its way.
+/// A blob that is being read.
 #[expect(
     async_fn_in_trait,
     reason = "a runtime stays on one thread, so its futures need not be Send"
@@ -30,7 +30,7 @@ pub trait BlobStream {
     /// The next bytes, in order and of any length; `None` at the end.
     ///
     /// # Errors
-    /// Why no more arrive, in words.
+    /// Why no more bytes arrive.
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>, String>;
 }
 

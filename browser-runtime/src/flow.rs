@@ -1,4 +1,4 @@
-//! In which steps a program is executed: nodes in a row, numbers that are read from what they gave, and regions.
+//! Execution of a program in steps: sequences of nodes, reads of computed numbers, and regions.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,11 +11,11 @@ use flotilla_protocol::RunError;
 
 /// Computed once per program.
 pub(crate) struct Flow {
-    /// The program's nodes, and behind them its regions.
+    /// The program's nodes, followed by its regions.
     blocks: Vec<Block>,
     /// By value: the value whose memory it uses.
     roots: Vec<ValueId>,
-    /// Symbols that dimensions of a value decide.
+    /// Symbols that a value's dimensions decide.
     extents: BTreeMap<ValueId, Vec<(usize, Symbol)>>,
 }
 
@@ -27,17 +27,17 @@ struct Block {
     dying: Vec<Vec<ValueId>>,
     /// Values that it makes.
     values: Vec<ValueId>,
-    /// Those of them whose shapes are not the same in every turn of a loop.
+    /// Those of them whose shapes may differ between iterations of a loop.
     unsettled: Vec<ValueId>,
-    /// Symbols that they decide.
+    /// Symbols that these values decide.
     symbols: Vec<Symbol>,
 }
 
 /// A step of a block.
 enum Step {
-    /// Nodes that need nothing but what is known by then.
+    /// Nodes that need nothing but values and sizes known before the step.
     Nodes(Range<usize>),
-    /// Symbols become known by elements of values that are there.
+    /// Symbols whose values are read from elements of computed values.
     Read(Vec<Symbol>),
     /// A node with regions.
     Control(usize),
@@ -53,12 +53,12 @@ pub(crate) struct Stretch<'a> {
     pub(crate) dying: &'a [Vec<ValueId>],
 }
 
-/// What holds a run's values and executes nodes.
+/// Holds a run's values and executes nodes.
 pub(crate) trait Machine {
     /// A value's memory.
     type Memory: Clone;
 
-    /// Executes nodes and lets go of what they need last.
+    /// Executes nodes and releases values after their last use.
     fn compute(&mut self, shapes: &Shapes, stretch: Stretch<'_>) -> Result<(), RunError>;
 
     /// The words of values.
@@ -74,10 +74,10 @@ pub(crate) trait Machine {
     /// Gives a root its memory.
     fn set(&mut self, root: ValueId, memory: Option<Self::Memory>);
 
-    /// Memory that holds a word.
+    /// Memory that holds one word.
     fn word(&mut self, word: u32) -> Self::Memory;
 
-    /// Memory that holds others one after the other, each of this many elements.
+    /// Memory of several values joined one after the other, each of this many elements.
     fn joined(
         &mut self,
         parts: Vec<Self::Memory>,
@@ -117,7 +117,7 @@ impl Flow {
         self.roots[value.index()]
     }
 
-    /// Whether nothing but the shapes of a run's inputs decides what is executed.
+    /// Whether only the shapes of a run's inputs decide what is executed.
     pub(crate) fn is_straight(&self) -> bool {
         matches!(self.blocks[0].steps.as_slice(), [] | [Step::Nodes(_)])
     }
@@ -182,7 +182,7 @@ impl Flow {
         }
         let mut dying = vec![Vec::new(); nodes.len()];
         for (root, last) in last {
-            // Constants stay for the next run; what comes from outside of a region is needed again.
+            // Constants stay for the next run; values from outside of a region are needed again.
             let is_own = homes.of(root) == block
                 && !matches!(program.value(root).source, Source::Constant(_));
             if let Some(last) = last.filter(|_| is_own) {
@@ -219,7 +219,7 @@ pub(crate) fn nodes_of(program: &Program, block: usize) -> &[Node] {
     }
 }
 
-/// What a region's nodes and results read, those within them included.
+/// The values that a region's nodes and results read, nested regions included.
 fn captured(program: &Program, region: u32, into: &mut Vec<ValueId>) {
     let region = &program.regions[region as usize];
     into.extend(&region.results);
@@ -229,7 +229,7 @@ fn captured(program: &Program, region: u32, into: &mut Vec<ValueId>) {
     }
 }
 
-/// In which block each value is made; inputs and constants are there from the start.
+/// By value: the block in which it is computed; inputs and constants exist from the start.
 struct Homes(Vec<usize>);
 
 impl Homes {
@@ -255,7 +255,7 @@ impl Homes {
     }
 }
 
-/// The symbols that a node's shapes and numbers are made of, and those of its regions.
+/// The symbols in a node's shapes and numbers, and those of its regions.
 pub(crate) fn mentioned(program: &Program, node: &Node, into: &mut Vec<Symbol>) {
     let shapes = node.outputs.iter().flat_map(|output| &program.value(*output).shape);
     into.extend(shapes.chain(node.op.dims()).flat_map(Dim::symbols));
@@ -267,7 +267,7 @@ pub(crate) fn mentioned(program: &Program, node: &Node, into: &mut Vec<Symbol>) 
     }
 }
 
-/// The symbols that the sizes of a node's operands and results and its numbers are made of.
+/// The symbols in the sizes of a node's operands and results and in its numbers.
 #[cfg(any(target_arch = "wasm32", test))]
 pub(crate) fn sized_by(program: &Program, node: &Node) -> Vec<Symbol> {
     let operands = node.inputs.iter().flat_map(|input| &program.value(*input).shape);
@@ -276,7 +276,8 @@ pub(crate) fn sized_by(program: &Program, node: &Node) -> Vec<Symbol> {
     symbols
 }
 
-/// The values that must be there before a node: what it and its regions read, and what decides their sizes.
+/// The values that must be computed before a node: those that it and its regions read, and those that decide their
+/// sizes.
 #[cfg(any(target_arch = "wasm32", test))]
 pub(crate) fn needs(program: &Program, node: &Node) -> Vec<ValueId> {
     let mut needs = node.inputs.clone();
@@ -294,7 +295,7 @@ pub(crate) fn needs(program: &Program, node: &Node) -> Vec<ValueId> {
 
 fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
     let mut steps = Vec::new();
-    // Symbols whose values are there and were not read, by the value that decides them.
+    // Symbols whose values are computed and were not read, by the value that decides them.
     let mut pending: Vec<Symbol> = Vec::new();
     let decided_by = |value: ValueId| {
         let symbols = program.symbols.iter().enumerate();
@@ -311,7 +312,7 @@ fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
                 let is_constant = matches!(value.source, Source::Constant(_));
                 is_constant.then_some(ValueId(index as u32))
             });
-            // Of a part of a program: what other parts read is not there.
+            // In a part of a program, values that other parts read do not exist.
             let symbols: Vec<Symbol> =
                 program.given().chain(constants).flat_map(decided_by).collect();
             if !symbols.is_empty() {
@@ -351,7 +352,7 @@ fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
     }
     let count = nodes_of(program, block).len();
     end_stretch(&mut steps, count, count);
-    // What no shape needs may still have to be a certain number.
+    // A number that no shape needs may still be checked.
     let checked = program.checks.iter().flat_map(|check| [&check.left, &check.right]);
     let checked: Vec<Symbol> = checked.flat_map(Dim::symbols).collect();
     if pending.iter().any(|symbol| checked.contains(symbol)) {
@@ -360,7 +361,7 @@ fn steps(program: &Program, block: usize, homes: &Homes) -> Vec<Step> {
     steps
 }
 
-/// Gives a symbol its value, which an element of a value decides; of a symbol of another kind nothing is known here.
+/// Sets a symbol that an element of a value decides; for a symbol of another kind it does nothing.
 ///
 /// # Errors
 /// There is no such element, or a check of the program does not hold.
@@ -384,7 +385,7 @@ pub(crate) fn define<'w>(
     shapes.define(program, symbol, number).map_err(|reason| RunError::Inputs { reason })
 }
 
-/// Executes a program on a machine that has its inputs.
+/// Executes a program on a machine that holds its inputs.
 pub(crate) async fn execute<M: Machine>(
     flow: &Flow,
     program: &Program,
@@ -432,7 +433,7 @@ impl<'a, M: Machine> Execution<'a, M> {
         Ok(())
     }
 
-    /// Gives symbols their values, which elements of values decide.
+    /// Sets symbols that elements of values decide.
     async fn define(&mut self, symbols: &[Symbol]) -> Result<(), RunError> {
         let mut values = Vec::new();
         for symbol in symbols {
@@ -505,7 +506,7 @@ impl<'a, M: Machine> Execution<'a, M> {
         for (output, parts) in node.outputs[carried..].iter().zip(collected) {
             let shape = match parts.first() {
                 Some((shape, _)) => shape.clone(),
-                // No turn says how large they are.
+                // No iteration ran, so the size is not known.
                 None => {
                     let dims = program.value(*output).shape[1..].iter();
                     let sizes = dims.map(|dim| self.shapes.eval(dim).unwrap_or(0));
@@ -528,11 +529,11 @@ impl<'a, M: Machine> Execution<'a, M> {
         self.block(region as usize + 1).await
     }
 
-    /// Forgets what a region has made.
+    /// Drops the values of a region.
     fn leave(&mut self, region: u32) {
         let block = &self.flow.blocks[region as usize + 1];
         for value in &block.values {
-            // The memory of another root is not its own.
+            // A value with another root does not own its memory.
             if self.flow.root(*value) == *value {
                 self.machine.set(*value, None);
             }
@@ -545,7 +546,7 @@ impl<'a, M: Machine> Execution<'a, M> {
         Ok(words[0].first().is_some_and(|&word| word != 0))
     }
 
-    /// A value's shape and memory, for another value that becomes the same.
+    /// A value's shape and memory, to be used for another value.
     fn pass(&self, node: &Node, value: ValueId) -> Result<Passed<M>, RunError> {
         let memory = self.machine.memory(self.flow.root(value));
         let memory = memory.ok_or_else(|| failed(node)("a value of it is gone".to_owned()))?;
@@ -574,7 +575,7 @@ impl<'a, M: Machine> Execution<'a, M> {
     }
 }
 
-/// A value on its way from one to another.
+/// A value that is passed from one name to another.
 type Passed<M> = (Vec<usize>, <M as Machine>::Memory);
 
 fn failed(node: &Node) -> impl Fn(String) -> RunError + use<> {

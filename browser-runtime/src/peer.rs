@@ -1,4 +1,4 @@
-//! The data link's logic, whatever carries its messages.
+//! The data link's logic, independent of the transport.
 
 use std::{
     cell::RefCell,
@@ -42,7 +42,7 @@ pub struct Peer<F> {
 
 type Placements = BTreeMap<PlacementId, (Epoch, Placement)>;
 
-/// What is to be loaded as what.
+/// A load that was ordered.
 struct Order {
     placement: PlacementId,
     epoch: Epoch,
@@ -52,7 +52,7 @@ struct Order {
     terms: LoadTerms,
 }
 
-/// Losses of devices, as messages; they happen between other messages too.
+/// Losses of devices, as messages; they may happen between other messages.
 pub struct Losses(mpsc::Receiver<DeviceLoss>);
 
 impl Losses {
@@ -78,20 +78,20 @@ impl<F: BlobFetcher> Peer<F> {
         Peer { runtime: Runtime::new(options), fetcher, placements: BTreeMap::new() }
     }
 
-    /// Where losses of devices are told; to be called once.
+    /// The channel of device losses; to be called once.
     pub fn losses(&mut self) -> Losses {
         Losses(self.runtime.losses())
     }
 
-    /// What this peer can be made to suffer from.
+    /// The faults that can be injected into this peer.
     pub fn faults(&self) -> Faults {
         self.runtime.faults()
     }
 
     /// Answers messages until there are no more.
     ///
-    /// They are dealt with one after the other, except that what does not need a load goes ahead of it: a load may take a minute
-    /// and a run milliseconds. A load pauses every few milliseconds, so that messages can arrive.
+    /// They are handled one after the other, except that a message that does not need a load is handled before it: a load may
+    /// take a minute and a run milliseconds. A load pauses every few milliseconds, so that messages can arrive.
     pub async fn serve(&mut self, messages: impl Stream<Item = Message>, send: Send<'_>) {
         let mut messages = pin!(messages);
         let mut waiting: VecDeque<Message> = VecDeque::new();
@@ -139,7 +139,7 @@ impl<F: BlobFetcher> Peer<F> {
         }
     }
 
-    /// Answers one message. `send` may be called any number of times, before this returns too.
+    /// Answers one message. `send` may be called any number of times before this returns.
     pub async fn handle(&mut self, message: ToPage, tensors: Vec<Tensor>, send: Send<'_>) {
         match Order::of((message, tensors)) {
             Ok(order) => {
@@ -152,7 +152,7 @@ impl<F: BlobFetcher> Peer<F> {
         }
     }
 
-    /// Answers a message that is no load.
+    /// Answers a message that is not a load.
     async fn answer(&mut self, message: Message, send: Send<'_>) {
         if let ToPage::Inspect = message.0 {
             send(FromPage::Backends(self.runtime.inspect().await), Vec::new());
@@ -164,7 +164,7 @@ impl<F: BlobFetcher> Peer<F> {
 }
 
 impl Order {
-    /// What a message orders to be loaded; the message, if it is another one.
+    /// The load that a message orders; the message, if it is another one.
     fn of((message, tensors): Message) -> Result<Order, Message> {
         match message {
             ToPage::Load { placement, epoch, backend, program, blobs, terms } => {
@@ -175,8 +175,8 @@ impl Order {
     }
 }
 
-/// Takes out the messages that need not wait for the load of a placement. Those wait that are about it or about one whose load
-/// waits before them, are a load, or need the runtime, which loads.
+/// Removes the messages that need not wait for the load of a placement. A message waits if it is about this placement or about
+/// one whose load waits before the message, if it is a load, or if it needs the runtime, which is loading.
 fn take_ready(waiting: &mut VecDeque<Message>, loading: PlacementId) -> Vec<Message> {
     let mut loads = BTreeSet::from([loading]);
     let mut ready = Vec::new();
@@ -208,7 +208,7 @@ enum First<L> {
     Loaded(L),
 }
 
-/// Waits for a message and for a load; the message goes first where both are there.
+/// Waits for a message and for a load; the message goes first if both are ready.
 async fn first<L>(
     mut messages: Pin<&mut impl Stream<Item = Message>>,
     mut load: Pin<&mut impl Future<Output = L>>,
@@ -220,13 +220,13 @@ async fn first<L>(
     .await
 }
 
-/// Ends the old life of a placement that is to be loaded: two copies of a model may not fit.
+/// Ends the previous epoch of a placement that will be loaded: two copies of a model may not fit.
 fn begin(runtime: &mut Runtime, placements: &mut Placements, placement: PlacementId) {
     placements.remove(&placement);
     runtime.share(!placements.is_empty());
 }
 
-/// Loads what is ordered, and says how it ended. The placement, if it is there.
+/// Executes a load and reports how it ended. Returns the placement, if it was loaded.
 async fn load<F: BlobFetcher>(
     runtime: &mut Runtime,
     fetcher: &mut F,

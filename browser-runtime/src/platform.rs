@@ -1,4 +1,4 @@
-//! What a page and a native process do differently: the clock and a pause.
+//! The differences between a page and a native process: the clock and a pause.
 
 /// Microseconds since some moment in the past; never goes backwards.
 #[cfg(not(target_arch = "wasm32"))]
@@ -36,10 +36,10 @@ pub(crate) async fn pause(ms: i32) {
     let _ = wasm_bindgen_futures::JsFuture::from(promise).await;
 }
 
-/// How long a load works before it lets other work be done.
+/// How long a load works before it pauses for other work.
 const WORK_US: u64 = 4000;
 
-/// When a load, which may take long, has paused last.
+/// When a load, which may take long, last paused.
 pub(crate) struct Pace {
     since: u64,
 }
@@ -49,7 +49,7 @@ impl Pace {
         Pace { since: now_us() }
     }
 
-    /// Lets the event loop turn, if the last time was some milliseconds ago.
+    /// Lets the event loop turn, if the last pause was some milliseconds ago.
     pub(crate) async fn rest(&mut self) {
         if now_us() - self.since >= WORK_US {
             turn().await;
@@ -58,7 +58,7 @@ impl Pace {
     }
 }
 
-/// Lets the page's event loop turn once: messages that have arrived are handed over. A timer would wait for 4 ms.
+/// Lets the page's event loop turn once: messages that have arrived are delivered. A timer would wait for 4 ms.
 #[cfg(target_arch = "wasm32")]
 async fn turn() {
     use wasm_bindgen::JsCast;
@@ -66,7 +66,7 @@ async fn turn() {
     let (here, there) = (channel.port1(), channel.port2());
     let promise = js_sys::Promise::new(&mut |resolve, _| {
         here.set_onmessage(Some(resolve.unchecked_ref()));
-        // Without it the promise is never kept.
+        // Without the message the promise never resolves.
         if there.post_message(&wasm_bindgen::JsValue::NULL).is_err() {
             let _ = resolve.call0(&wasm_bindgen::JsValue::UNDEFINED);
         }
@@ -75,7 +75,7 @@ async fn turn() {
     here.close();
 }
 
-/// Lets whoever polls this do something else once.
+/// Yields once to whatever polls this.
 #[cfg(not(target_arch = "wasm32"))]
 async fn turn() {
     let mut polled = false;
@@ -99,7 +99,7 @@ pub(crate) async fn pause(ms: i32) {
     std::thread::sleep(std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
 }
 
-/// `navigator.userAgent`, or the native process's own words.
+/// `navigator.userAgent`, or the native process's own name.
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn user_agent() -> String {
     let navigator = js_sys::Reflect::get(&js_sys::global(), &"navigator".into()).ok();

@@ -1,4 +1,4 @@
-//! Between a client's element types and the 32-bit ones inside a page.
+//! Conversion between a client's element types and the 32-bit ones inside a page.
 
 use flotilla_program::{DType, Port};
 use flotilla_protocol::{RunError, Tensor};
@@ -6,7 +6,7 @@ use flotilla_protocol::{RunError, Tensor};
 /// A tensor inside a page.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Words {
-    /// Floats' bits, sign-extended integers, 0 or 1 for `Bool`; the lower words of what has `high`.
+    /// Floats' bits, sign-extended integers, 0 or 1 for `Bool`; the lower words if there is `high`.
     pub(crate) low: Vec<u32>,
     /// The upper words of 64-bit integers that need them.
     pub(crate) high: Option<Vec<u32>>,

@@ -1,8 +1,7 @@
-//! Something tiny with a known answer: whoever runs it learns whether a page still computes, and computes rightly.
+//! A tiny program with a known answer: its results show whether a page still computes, and computes correctly.
 //!
-//! The program has no weights, so nothing is fetched. It holds one matrix product with bias and GELU, one softmax, one
-//! addition and one long mean, which is to say one of each sort of shader. A daemon loads it beside the models, as any other
-//! placement.
+//! The program has no weights, so nothing is fetched. It has one matrix product with bias and GELU, one softmax, one addition and
+//! one long mean: one of each sort of shader. A daemon loads it like any other placement, in addition to the models.
 
 use flotilla_program::{
     Binary, DType, Expr, MatMul, Node, Op, Port, Program, Reduce, ReduceKind, Softmax, Source,
@@ -12,15 +11,15 @@ use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
 
 /// Rows and columns of every matrix.
 const SIZE: usize = 8;
-/// Times that each of [`SIZE`] numbers counts in the long mean. Software adapters of Mesa end the loops of an invocation after
+/// How often each of [`SIZE`] numbers is used in the long mean. Software adapters of Mesa end the loops of an invocation after
 /// some 65,536 iterations without an error (`LP_MAX_TGSI_LOOP_ITERATIONS`), so the mean is over twice as many numbers: 131,072.
 const REPEATS: usize = (1 << 17) / SIZE;
 /// How far a number may lie from the exact one: devices approximate `exp` and `erf`.
 const DIFFERENCE_MAX: f64 = 1e-4;
-/// Number of the first placement kept for probes; the daemon counts its own from 0.
+/// Number of the first placement reserved for probes; the daemon numbers its own from 0.
 const PLACEMENT_MIN: u64 = u64::MAX - 7;
 
-/// The placement that a backend's probe is loaded as; no model's has this number.
+/// The placement of a backend's probe; no model's placement has this number.
 pub fn placement(backend: Backend) -> PlacementId {
     let offset = match backend {
         Backend::WebGpu => 0,
@@ -72,7 +71,7 @@ pub fn program() -> Program {
     let sum = Op::Elementwise(Expr {
         steps: vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Add, 0, 1)],
     });
-    // So that no mean is near 0, which a sum that stops early would be, too.
+    // Added so that no mean is near 0: a sum that stops early would be near 0, too.
     let more = Op::Elementwise(Expr {
         steps: vec![Step::Input(0), Step::Float(1.0), Step::Binary(Binary::Add, 0, 1)],
     });
@@ -106,7 +105,7 @@ pub fn program() -> Program {
     }
 }
 
-/// What the probe `run` is given. Every run has other numbers, so that an answer to an earlier one is a wrong answer.
+/// The inputs of the probe `run`. Every run has other numbers, so that the answer of an earlier run is a wrong answer.
 ///
 /// # Errors
 /// Never: the shapes fit.
@@ -119,7 +118,7 @@ pub fn inputs(run: RunId) -> Result<Vec<Tensor>, TensorError> {
     ])
 }
 
-/// What the probe `run` must give.
+/// The right results of the probe `run`.
 ///
 /// # Errors
 /// Never: the shapes fit.
@@ -131,10 +130,10 @@ pub fn answer(run: RunId) -> Result<Vec<Tensor>, TensorError> {
     ])
 }
 
-/// Compares results of the probe `run` with what they must be.
+/// Compares results of the probe `run` with the right ones.
 ///
 /// # Errors
-/// The first difference, in words.
+/// The first difference, as text.
 pub fn check(run: RunId, outputs: &[Tensor]) -> Result<(), String> {
     let [output, mean] = outputs else {
         return Err(format!("the probe gave {} outputs, 2 are expected", outputs.len()));
@@ -172,7 +171,7 @@ fn numbers(run: RunId) -> [Vec<f32>; 3] {
     [list(1, SIZE * SIZE), list(2, SIZE * SIZE), list(3, SIZE)]
 }
 
-/// The same formula in `f64`, sharing nothing with the kernels.
+/// The same formula in `f64`; it shares no code with the kernels.
 fn expected(run: RunId) -> Vec<f64> {
     let [a, b, bias] = numbers(run).map(|list| list.into_iter().map(f64::from).collect::<Vec<_>>());
     let mut output = Vec::with_capacity(SIZE * SIZE);
@@ -202,7 +201,7 @@ fn gelu(x: f64) -> f64 {
     x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2))
 }
 
-/// The error function by its Maclaurin series, which converges well where the probe's numbers lie.
+/// The error function by its Maclaurin series, which converges well in the range of the probe's numbers.
 /// Source: NIST DLMF, 7.6.1.
 fn erf(x: f64) -> f64 {
     let mut term = x;
@@ -221,7 +220,7 @@ mod tests {
     use super::*;
     use crate::{MemoryBlobs, Options, Peer};
 
-    /// Loads and runs the probe as a daemon does; `None` where the backend is not to be had here.
+    /// Loads and runs the probe as a daemon does; `None` if the backend is not available here.
     fn answers(backend: Backend, runs: &[RunId]) -> Option<Vec<Vec<Tensor>>> {
         let mut peer = Peer::new(Options::default(), MemoryBlobs::default());
         let mut say =
@@ -283,7 +282,7 @@ mod tests {
         assert!(check(RunId(3), &right()[..1]).is_err());
         assert!(check(RunId(3), &[]).is_err());
         assert!(check(RunId(3), &inputs(RunId(3)).unwrap()[1..]).is_err());
-        // A sum that stops after half of its numbers, whichever they are.
+        // A sum that stops after half of its numbers, whichever half.
         for run in (0..251).map(RunId) {
             let half = Tensor::from_f32(vec![1, 1], &[expected_mean(run) as f32 / 2.0]).unwrap();
             assert!(compare("mean", &half, &[1, 1], &[expected_mean(run)]).is_err(), "{run}");
@@ -299,7 +298,7 @@ mod tests {
             assert!((erf(x) - want).abs() < 1e-9, "{x}");
             assert!((erf(-x) + want).abs() < 1e-9, "{x}");
         }
-        // What goes into `erf` stays where its series is exact.
+        // The inputs of `erf` stay in the range where its series is exact.
         let largest = (0..251).flat_map(|run| expected(RunId(run))).fold(0.0, f64::max);
         assert!(largest < 2.0, "{largest}");
     }

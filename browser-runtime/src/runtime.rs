@@ -37,14 +37,14 @@ use flotilla_kernels::{Shapes, Signature, kernel};
 /// Most losses of devices that wait to be read.
 const LOSSES_MAX: usize = 4;
 
-/// Why a backend is refused that the options do not have.
+/// Why a backend is refused that is not in the options.
 const SWITCHED_OFF: &str = "it is switched off";
 
 /// Why WebNN is refused.
 #[cfg(not(target_arch = "wasm32"))]
 const NO_WEBNN: &str = "WebNN is an interface of browsers, and this is none";
 
-/// What a runtime may use.
+/// The backends that a runtime may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The backends that are not refused.
@@ -71,7 +71,7 @@ pub struct Runtime {
     lost: mpsc::Receiver<DeviceLoss>,
 }
 
-/// WebNN's contexts, by the device that was asked for.
+/// WebNN's contexts, by the requested device.
 #[cfg(target_arch = "wasm32")]
 #[derive(Default)]
 struct Contexts {
@@ -82,7 +82,7 @@ struct Contexts {
 /// A loaded program that can be run.
 pub struct Placement {
     program: Rc<Program>,
-    /// One, which runs the program itself, or several that run parts of it one after the other.
+    /// One stage, which runs the program itself, or several that run parts of it one after the other.
     stages: Vec<Stage>,
     adapter: AdapterInfo,
     split: Option<Split>,
@@ -111,13 +111,13 @@ impl Runtime {
         Runtime::new(options)
     }
 
-    /// Says whether something else runs on the device while the next programs are loaded. If so, a load gives the device its
+    /// Sets whether something else runs on the device while the next programs are loaded. If so, a load gives the device its
     /// work in small pieces.
     pub(crate) fn share(&mut self, is_shared: bool) {
         self.is_shared = is_shared;
     }
 
-    /// What each backend would run on, or why it would not; webnn is asked for each device.
+    /// What each backend would run on, or why it is refused; webnn is inspected for each device.
     pub async fn inspect(&mut self) -> Vec<BackendReport> {
         let mut reports = Vec::new();
         let devices = Device::ALL.map(|device| (Backend::WebNn, Some(device)));
@@ -143,10 +143,10 @@ impl Runtime {
         reports
     }
 
-    /// Loads a program and makes it warm. `progress` is told verified and total bytes.
+    /// Loads a program and warms it. `progress` gets verified and total bytes.
     ///
     /// # Errors
-    /// The backend is refused, a node cannot run on it, or weights or memory cannot be had.
+    /// The backend is refused, a node cannot run on it, or weights or memory are not available.
     pub async fn load<F: BlobFetcher>(
         &mut self,
         backend: Backend,
@@ -163,7 +163,7 @@ impl Runtime {
             return Err(LoadError::BackendUnavailable { backend, reason });
         }
         let program = Rc::new(program);
-        // Only webnn has to know them.
+        // Only webnn needs them.
         #[cfg(target_arch = "wasm32")]
         let shapes = match backend {
             Backend::WebNn => usual_shapes(&program, &terms.sizes),
@@ -194,7 +194,7 @@ impl Runtime {
         Ok(Placement { program, stages, adapter, split })
     }
 
-    /// Begins to load a program on webgpu or the cpu.
+    /// Starts to load a program on webgpu or the cpu.
     async fn begin(
         &mut self,
         backend: Backend,
@@ -214,7 +214,7 @@ impl Runtime {
         Ok((StageLoading::new(program, constants, engine), adapter))
     }
 
-    /// Begins to load a program on webnn, in parts if it has nodes that the context does not take.
+    /// Starts to load a program on webnn, in parts if it has nodes that the context does not take.
     #[cfg(target_arch = "wasm32")]
     async fn begin_webnn(
         &mut self,
@@ -232,7 +232,7 @@ impl Runtime {
         let mut program = program.clone();
         let deciding = deciding_nodes(&program);
         if deciding.contains(&true) && deciding.contains(&false) {
-            // Numbers for sizes, which every backend needs beside it.
+            // Numbers for sizes; every backend computes them in addition.
             for part in split(&program, &deciding) {
                 let part_program = Rc::new(part.program);
                 if part.elsewhere {
@@ -253,7 +253,7 @@ impl Runtime {
             let known: Vec<usize> = refused.iter().map(|(node, _)| *node).collect();
             let mut late = webnn::input_sized_nodes(&program);
             late.retain(|(node, _)| !known.contains(node));
-            // Where nothing would be left, a run may as well find out.
+            // If no nodes would be left for webnn, the run itself may find out.
             if known.len() + late.len() < program.nodes.len() {
                 refused.extend(late);
                 refused.sort_by_key(|(node, _)| *node);
@@ -286,7 +286,7 @@ impl Runtime {
         Ok((loading, adapter, Some(split)))
     }
 
-    /// The context for a device, a new one if there is none or it is lost.
+    /// The context for a device; a new one if there is none or it is lost.
     #[cfg(target_arch = "wasm32")]
     async fn context(&mut self, device: Option<Device>) -> Result<Rc<webnn::Context>, String> {
         if let Some(context) = self.contexts.made.get(&device)
@@ -304,7 +304,7 @@ impl Runtime {
         Ok(context)
     }
 
-    /// The device, a new one if there is none or it is lost.
+    /// The device; a new one if there is none or it is lost.
     async fn gpu(&mut self) -> Result<Rc<Gpu>, String> {
         if let Some(gpu) = &self.gpu
             && gpu.lost().is_none()
@@ -320,19 +320,19 @@ impl Runtime {
         Ok(gpu)
     }
 
-    /// What this runtime can be made to suffer from.
+    /// The faults that can be injected into this runtime.
     pub(crate) fn faults(&self) -> Faults {
         self.faults.clone()
     }
 
-    /// Losses of devices, as they happen; the earlier receiver gets no more.
+    /// Losses of devices, as they happen; an earlier receiver gets no more.
     pub(crate) fn losses(&mut self) -> mpsc::Receiver<DeviceLoss> {
         std::mem::replace(&mut self.lost, mpsc::channel(0).1)
     }
 }
 
-/// How many nodes of a program compute: their kernel runs, and an output needs what it gives. What only gives a value another
-/// shape does not compute.
+/// How many nodes of a program compute: their kernel runs, and an output needs their result. A node that only changes the
+/// shape of a value does not compute.
 pub fn computing_nodes(program: &Program) -> usize {
     let mut needed = vec![false; program.values.len()];
     let decided = program.symbols.iter().filter_map(|info| match info.source {
@@ -430,7 +430,7 @@ fn flat(inputs: Vec<Words>) -> Vec<Vec<u32>> {
 
 #[cfg(target_arch = "wasm32")]
 impl Placement {
-    /// Runs with graphs that are there, or that are wanted, for sizes which may be somewhat larger than these.
+    /// Runs with a graph that exists or is built, whose sizes may be somewhat larger than these.
     async fn compute_in_bucket(
         &mut self,
         shapes: Shapes,
@@ -480,7 +480,7 @@ impl Placement {
 }
 
 impl Placement {
-    /// Runs stage after stage; `inputs` are in the order of [`Program::given`]. Gives every shape, and what it computes in the
+    /// Runs stage after stage; `inputs` are in the order of [`Program::given`]. Returns every shape, and the results in the
     /// order of [`Program::results`].
     async fn compute(
         &mut self,
@@ -511,7 +511,7 @@ impl Placement {
     }
 }
 
-/// Builds the graphs of webnn's stages for the runs to come, so that what the browser refuses is known.
+/// Builds the graphs of webnn's stages for later runs, so that the browser's refusals are known.
 #[cfg(target_arch = "wasm32")]
 async fn prepare(program: &Program, stages: &[Stage], shapes: &Shapes) -> Result<(), LoadError> {
     for stage in stages {
@@ -525,7 +525,7 @@ async fn prepare(program: &Program, stages: &[Stage], shapes: &Shapes) -> Result
     Ok(())
 }
 
-/// Refuses inputs that decide shapes and have another value than the program was made for.
+/// Refuses inputs that decide shapes and have another value than the one for which the program was made.
 fn check_assumptions(program: &Program, inputs: &[Words]) -> Result<(), RunError> {
     for assumed in &program.assumptions {
         let index = assumed.input as usize;
@@ -541,7 +541,7 @@ fn check_assumptions(program: &Program, inputs: &[Words]) -> Result<(), RunError
     Ok(())
 }
 
-/// Refuses integers that the program cannot compute with in 32 bits.
+/// Refuses integers with which the program cannot compute in 32 bits.
 fn check_bounds(program: &Program, inputs: &[Words], shapes: &[&[usize]]) -> Result<(), RunError> {
     let largest = shapes.iter().copied().flatten().max().map_or(0, |size| *size as i64);
     for bound in program.bounds.iter().filter(|bound| largest > bound.above) {
@@ -565,11 +565,10 @@ fn check_bounds(program: &Program, inputs: &[Words], shapes: &[&[usize]]) -> Res
 mod tests {
     use super::*;
     use crate::MemoryBlobs;
-    use flotilla_kernels::suite;
 
     #[test]
     fn a_lost_device_is_told_and_replaced_by_the_next_load() {
-        let case = suite::cases().swap_remove(0);
+        let case = flotilla_kernels::cases().swap_remove(0);
         let source = BlobSource { url_prefix: String::new() };
         let mut blobs = MemoryBlobs { blobs: case.weights.clone(), chunk_bytes: 0 };
         let mut runtime = Runtime::native(Options::default());

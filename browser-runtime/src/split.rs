@@ -1,22 +1,22 @@
-//! Programs whose nodes cannot all run on one backend, as parts that run one after the other.
+//! Splits a program whose nodes cannot all run on one backend into parts that run one after the other.
 
 use flotilla_program::{Node, Port, Program, Source, ValueId};
 
 use crate::flow::needs;
 
-/// Nodes that run on one backend, as a program of their own. Its values have the numbers of the whole program's; what other
-/// parts compute are its inputs.
+/// Nodes that run on one backend, as a program of their own. Its values have the numbers of the whole program's; values that
+/// other parts compute are its inputs.
 #[derive(Debug)]
 pub(crate) struct Part {
-    /// Whether it runs where the nodes go that the wanted backend cannot run.
+    /// Whether it runs on the other backend, for nodes that the wanted backend cannot run.
     pub(crate) elsewhere: bool,
     pub(crate) program: Program,
 }
 
-/// Splits a program into the fewest parts of the wanted backend. `elsewhere` says of each node whether it runs elsewhere.
+/// Splits a program into the fewest parts of the wanted backend. `elsewhere` gives for each node whether it runs elsewhere.
 ///
 /// A node's level counts how often the backend changes on the longest way to it, so that nodes of one level do not need each
-/// other's backend; no order of execution changes the backend less often. What the ways start with is tried both ways.
+/// other's backend; no order of execution has fewer changes. Both backends are tried for the first level.
 pub(crate) fn split(program: &Program, elsewhere: &[bool]) -> Vec<Part> {
     let split_from = |first: bool| {
         let levels = levels(program, elsewhere, first);
@@ -75,7 +75,7 @@ fn levels(program: &Program, elsewhere: &[bool], first: bool) -> Vec<usize> {
         .collect()
 }
 
-/// Makes inputs and outputs of what crosses from part to part.
+/// Makes inputs and outputs of the values that cross from part to part.
 fn connect(program: &Program, parts: &mut [Part]) {
     let mut maker: Vec<Option<usize>> = vec![None; program.values.len()];
     for (index, part) in parts.iter().enumerate() {
@@ -87,7 +87,7 @@ fn connect(program: &Program, parts: &mut [Part]) {
     let mut leaves: Vec<bool> = vec![false; program.values.len()];
     for value in program.results() {
         leaves[value.index()] = true;
-        // A result that is a constant is the business of whoever is last.
+        // A result that is a constant belongs to the last part.
         if matches!(program.value(value).source, Source::Constant(_)) {
             maker[value.index()] = Some(last);
         }
@@ -126,7 +126,7 @@ fn connect(program: &Program, parts: &mut [Part]) {
     }
 }
 
-/// The values that a node makes, those within its regions included.
+/// The values that a node computes, those of its regions included.
 fn made_by(program: &Program, node: &Node, take: &mut impl FnMut(ValueId)) {
     node.outputs.iter().for_each(|output| take(*output));
     for region in node.op.regions() {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn branches_share_parts() {
-        // Two chains that each go elsewhere once: still one part before and one behind.
+        // Two chains that each go elsewhere once: still one part before and one after.
         let program = program(&[&[0], &[0], &[1], &[2], &[3], &[4], &[5, 6]], &[7]);
         let parts = split(&program, &[false, false, true, true, false, false, false]);
         assert_eq!(parts.iter().filter(|part| !part.elsewhere).count(), 2);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_starts_elsewhere_needs_one_part() {
-        // The second chain is elsewhere first: what is wanted waits for it and runs at once.
+        // The second chain is elsewhere first: the nodes of the wanted backend wait for it and run as one part.
         let program = program(&[&[0], &[0], &[2], &[1, 3]], &[4, 2]);
         let parts = split(&program, &[false, true, false, false]);
         let want = ["elsewhere: 0 -> 1 -> 2", "wanted: 0 2 -> 0 2 3 -> 4"];

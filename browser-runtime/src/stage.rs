@@ -1,4 +1,4 @@
-//! One backend's share of a placement: a program, loaded.
+//! One backend's part of a placement: a loaded program.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ pub(crate) struct Stage {
     pub(crate) engine: Engine,
 }
 
-/// What runs a stage.
+/// The engine of a stage.
 pub(crate) enum Engine {
     Cpu(CpuModel),
     WebGpu(Box<GpuModel>),
@@ -31,7 +31,7 @@ pub(crate) enum Engine {
 }
 
 impl Stage {
-    /// Executes the stage's program; `inputs` are in the order of [`Program::given`]; what it gives back is in the order of
+    /// Executes the stage's program; `inputs` are in the order of [`Program::given`], results in the order of
     /// [`Program::results`].
     pub(crate) async fn run(
         &mut self,
@@ -57,7 +57,7 @@ impl Stage {
     }
 }
 
-/// A stage whose constants are on their way.
+/// A stage whose constants are being loaded.
 pub(crate) struct StageLoading {
     program: Rc<Program>,
     constants: Constants,
@@ -95,17 +95,17 @@ impl StageLoading {
         Stage { program, engine }
     }
 
-    /// What the stage itself calls a constant of the whole program.
+    /// The stage's own index of a constant of the whole program.
     fn own(&self, whole: &Constants, constant: usize) -> Option<usize> {
         let wanted = whole.refs[constant];
         self.constants.refs.iter().position(|own| *own == wanted)
     }
 }
 
-/// Hands each constant of a program to the stages that use it.
+/// Passes each constant of a program to the stages that use it.
 pub(crate) struct Fan<'a> {
     stages: &'a mut [StageLoading],
-    /// By constant of the whole program: stages and what they call it.
+    /// By constant of the whole program: stages and their index of it.
     takers: Vec<Vec<(usize, usize)>>,
 }
 

@@ -1,5 +1,5 @@
-//! Sizes for a program's symbols where nobody has named any, so that a backend that builds for known shapes can be asked at
-//! load what it takes.
+//! Sizes for a program's symbols if none are named, so that a backend that builds for known shapes can check at load what it
+//! takes.
 
 use flotilla_kernels::{Call, Shapes, Signature, kernel};
 use flotilla_program::{
@@ -7,21 +7,21 @@ use flotilla_program::{
     dim::{Dim, Symbol},
 };
 
-/// What a dimension is taken to be where nobody says: what most models take.
+/// Sizes of a dimension that are tried if none is named: most models take them.
 const USUAL_SIZES: [i64; 4] = [16, 4, 2, 1];
-/// How many mixtures are tried where no usual sizes fit, and the sizes in them.
+/// How many mixtures are tried if no usual sizes fit, and the sizes in them.
 const MIXTURES: u64 = 128;
 const MIXED_SIZES: [i64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32];
-/// Sizes up to this are tried for a symbol that a check of the program is about.
+/// Sizes up to this are tried for a symbol in a check of the program.
 const TRIED_MAX: i64 = 64;
-/// The other side of a check is tried up to this: sizes that no model has would build graphs that no page has memory for.
+/// The other side of a check is tried up to this: unrealistic sizes would build graphs for which no page has memory.
 const LIKELY_MAX: i64 = 4096;
 
-/// Shapes for the sizes that a load names, or for usual ones; `None` where the program takes none of those that are tried.
+/// Shapes for the sizes that a load names, or for usual ones; `None` if the program takes none of those that are tried.
 pub(crate) fn usual_shapes(program: &Program, named: &[i64]) -> Option<Shapes> {
     let symbols = 0..program.symbols.len();
     let usual = USUAL_SIZES.into_iter().flat_map(|size| {
-        // Most inputs are batches, and most batches are one.
+        // Most inputs start with a batch, and most batches have size 1.
         let batches = symbols.clone().map(|symbol| if leads(program, symbol) { 1 } else { size });
         [batches.collect(), vec![size; symbols.len()]]
     });
@@ -43,7 +43,7 @@ pub(crate) fn usual_shapes(program: &Program, named: &[i64]) -> Option<Shapes> {
     })
 }
 
-/// The size of a symbol in a mixture, spread evenly over [`MIXED_SIZES`] and the same each time.
+/// The size of a symbol in a mixture, evenly distributed over [`MIXED_SIZES`] and reproducible.
 fn mixed_size(mixture: u64, symbol: usize) -> i64 {
     /// 2^64 divided by the golden ratio: the multiplier of Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -57,7 +57,7 @@ fn leads(program: &Program, symbol: usize) -> bool {
     program.inputs.iter().any(|port| program.value(port.value).shape.first() == Some(&leading))
 }
 
-/// Sizes in which symbols that break a check have the first value that keeps it. Each symbol is changed once at most.
+/// Sizes in which symbols that break a check have the first value that satisfies it. Each symbol is changed at most once.
 fn settled(program: &Program, mut sizes: Vec<Option<i64>>) -> Vec<Option<i64>> {
     let mut changed = vec![false; sizes.len()];
     while let Some((symbol, size)) = first_change(program, &sizes, &changed) {
@@ -66,7 +66,7 @@ fn settled(program: &Program, mut sizes: Vec<Option<i64>>) -> Vec<Option<i64>> {
     sizes
 }
 
-/// A symbol, not yet changed, and the size of it with which the first broken check that can be mended holds.
+/// A symbol, not yet changed, and its size with which the first broken check that can be repaired holds.
 fn first_change(
     program: &Program,
     sizes: &[Option<i64>],
@@ -100,7 +100,7 @@ fn first_change(
     })
 }
 
-/// The shapes for these sizes, unless the program or a kernel does not take them.
+/// The shapes for these sizes, if the program and all kernels take them.
 fn fitting(program: &Program, sizes: Vec<Option<i64>>) -> Option<Shapes> {
     let shapes = Shapes::new(program, sizes).ok()?;
     program.nodes.iter().all(|node| fits(program, node, &shapes)).then_some(shapes)

@@ -1,4 +1,4 @@
-//! Streams blobs into constants, verified on the way, so that a model is never in memory twice.
+//! Streams blobs into constants and verifies them, so that a model is never in memory twice.
 
 use flotilla_program::{ConstantRef, Program, Source, ValueId, WORD_BYTES};
 use flotilla_protocol::{BlobSource, LoadError};
@@ -11,6 +11,9 @@ use crate::{
 
 /// Bytes between two reports of progress and two flushes of a backend.
 const FLUSH_BYTES: u64 = 16 << 20;
+
+/// Most bytes of a blob that are verified and written without a pause; some browsers pass on megabytes at once.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// The distinct constants of a program; values may share one.
 pub(crate) struct Constants {
@@ -49,43 +52,47 @@ pub(crate) fn memory_bytes(constant: &ConstantRef) -> u64 {
     constant.elements() * WORD_BYTES as u64
 }
 
-/// Puts some words of a constant into memory, which is taken whole with the first ones. `missing` are the constant's bytes
-/// that have not come yet, these among them.
+/// Writes some words of a constant into memory. The memory is reserved whole with the first ones and written only as far as words
+/// have arrived: filling tens of megabytes with zeros at once would hold up the runs of other models. `missing` are the
+/// constant's bytes that have not arrived yet, including these.
 pub(crate) fn put(
     memory: &mut Vec<u32>,
     missing: &mut u64,
     offset: u64,
     bytes: &[u8],
 ) -> Result<(), LoadError> {
-    if memory.is_empty() {
+    if memory.capacity() == 0 {
         let words = ((offset + *missing) / WORD_BYTES as u64) as usize;
         memory
             .try_reserve_exact(words)
             .map_err(|error| LoadError::OutOfMemory { reason: error.to_string() })?;
-        memory.resize(words, 0);
     }
     let (words, _) = bytes.as_chunks::<WORD_BYTES>();
-    let target = &mut memory[(offset / WORD_BYTES as u64) as usize..];
-    target.iter_mut().zip(words).for_each(|(target, word)| *target = u32::from_le_bytes(*word));
+    let begin = (offset / WORD_BYTES as u64) as usize;
+    memory.resize(memory.len().max(begin), 0);
+    let (again, new) = words.split_at((memory.len() - begin).min(words.len()));
+    let number = |word: &[u8; WORD_BYTES]| u32::from_le_bytes(*word);
+    memory[begin..].iter_mut().zip(again).for_each(|(target, word)| *target = number(word));
+    memory.extend(new.iter().map(number));
     *missing = missing.saturating_sub(bytes.len() as u64);
     Ok(())
 }
 
-/// What takes the constants in.
+/// Receives constants.
 pub(crate) trait Sink {
     /// Some words of a constant; offset and length in bytes are multiples of 4.
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError>;
 
-    /// Waits until what was written no longer occupies memory of its own.
+    /// Waits until written bytes no longer occupy memory of their own.
     async fn flush(&mut self) -> Result<(), LoadError>;
 }
 
 /// Fetches every blob of a program once and writes its parts to the constants that lie in it.
 ///
-/// `progress` is told the verified bytes.
+/// `progress` gets the verified bytes.
 ///
 /// # Errors
-/// A blob that cannot be had or is not what its name says, or what the sink says.
+/// A blob that is not available or has another hash than its name, or an error of the sink.
 pub(crate) async fn stream<F: BlobFetcher>(
     program: &Program,
     constants: &Constants,
@@ -110,21 +117,21 @@ pub(crate) async fn stream<F: BlobFetcher>(
         let mut stream = fetcher.open(source, blob.id).await.map_err(fetch)?;
         let mut hasher = blake3::Hasher::new();
         let mut pace = Pace::new();
-        // Chunks end anywhere, constants at multiples of 4: what is left over waits for the next chunk.
+        // Chunks end anywhere, constants at multiples of 4: the remaining bytes wait for the next chunk.
         let mut left_over: Vec<u8> = Vec::new();
         let (mut at, mut flushed) = (0u64, 0u64);
         loop {
-            let Some(mut chunk) = stream.chunk().await.map_err(fetch)? else { break };
-            hasher.update(&chunk);
-            if !left_over.is_empty() {
-                left_over.append(&mut chunk);
-                chunk = std::mem::take(&mut left_over);
+            let Some(chunk) = stream.chunk().await.map_err(fetch)? else { break };
+            for piece in chunk.chunks(PIECE_BYTES) {
+                hasher.update(piece);
+                left_over.extend_from_slice(piece);
+                let joined = std::mem::take(&mut left_over);
+                let (words, rest) = joined.split_at(joined.len() / WORD_BYTES * WORD_BYTES);
+                left_over.extend_from_slice(rest);
+                write_parts(&parts, at, words, sink)?;
+                at += words.len() as u64;
+                pace.rest().await;
             }
-            let whole = chunk.len() / 4 * 4;
-            left_over.extend_from_slice(&chunk[whole..]);
-            write_parts(&parts, at, &chunk[..whole], sink)?;
-            pace.rest().await;
-            at += whole as u64;
             if at + left_over.len() as u64 > blob.bytes {
                 return Err(LoadError::Corrupt { blob: name() });
             }
@@ -143,7 +150,7 @@ pub(crate) async fn stream<F: BlobFetcher>(
     sink.flush().await
 }
 
-/// Hands the bytes at `at` of a blob to the constants that they belong to.
+/// Passes the bytes at `at` of a blob to the constants that they belong to.
 fn write_parts(
     parts: &[(usize, ConstantRef)],
     at: u64,
@@ -191,6 +198,19 @@ mod tests {
         async fn flush(&mut self) -> Result<(), LoadError> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn words_are_written_as_they_arrive_and_again_over_others() {
+        let bytes = |words: &[u32]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        };
+        let (mut memory, mut missing) = (Vec::new(), 5 * 4);
+        for (offset, words) in [(0, &[1, 2][..]), (4, &[3, 4]), (16, &[5])] {
+            put(&mut memory, &mut missing, offset, &bytes(words)).expect("memory");
+        }
+        assert_eq!(memory, [1, 3, 4, 0, 5]);
+        assert_eq!((missing, memory.capacity()), (0, 5));
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn inspection_names_every_backend_and_pings_return() {
     assert_eq!(answers, [(FromPage::Pong { nonce: 77 }, Vec::new())]);
 }
 
-/// What an answer is of, and whether it is a success.
+/// The subject of an answer, and whether it is a success.
 fn name(message: &FromPage) -> String {
     match message {
         FromPage::Loaded { placement, .. } => format!("loaded {placement}"),
@@ -160,7 +160,7 @@ fn a_load_holds_up_only_what_needs_it() {
         (load_as(placement, bytes.clone(), Backend::Cpu, epoch), Vec::new())
     };
     let plain = |message: ToPage| (message, Vec::new());
-    // All of these are there before the first load has ended.
+    // All of these have arrived before the first load has ended.
     let mut messages = vec![
         load(1, 1),
         run(1, 1, 1),
@@ -180,15 +180,15 @@ fn a_load_holds_up_only_what_needs_it() {
         "pong 4",
         "loaded p1",
         "ran x1",
-        // Beside the load of the second one.
+        // While the second one loads.
         "ran x3",
         "loaded p2",
         "ran x2",
-        // Freed beside the load of the first one's next life.
+        // Freed while the first one loads again.
         "failed x7",
         "loaded p1",
         "ran x5",
-        // Of the life before.
+        // Of the epoch before.
         "failed x6",
         "backends",
     ];

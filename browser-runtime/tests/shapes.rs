@@ -1,4 +1,4 @@
-//! One loaded program answers every shape, with what was compiled at load.
+//! One loaded program answers every shape, with the pipelines that were compiled at load.
 #![expect(clippy::print_stdout, reason = "a skipped backend is said so")]
 
 mod bert;

@@ -1,11 +1,11 @@
-//! The kernel suite on every backend that native code has.
+//! The kernel suite on every backend that is available natively.
 #![expect(clippy::print_stdout, reason = "a skipped backend is said so")]
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
-use flotilla_kernels::suite::cases;
+use flotilla_kernels::cases;
 use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms};
 
-/// Runs all cases and lists those that fail; `None` when the backend is not there.
+/// Runs all cases and lists those that fail; `None` if the backend is not available.
 fn failures(backend: Backend) -> Option<Vec<String>> {
     let mut runtime = Runtime::new(Options::default());
     let mut failures = Vec::new();

@@ -1,4 +1,5 @@
-//! The models that this daemon serves, with their programs and weight blobs. Made before serving begins and never changed.
+//! The models that this daemon serves, with their programs and weight blobs. A catalog that is served does not change: the
+//! pool replaces it by another one when a model is added or removed.
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +17,19 @@ use flotilla_model::{
 use flotilla_program::{BlobId, DType, Port, Program, ProgramError};
 
 use crate::{
+    batch::FixedSizes,
     folder::Folder,
-    pool::FixedSizes,
     pull::{Manifest, ManifestError},
+    weights::{self, Blob, WeightFiles},
 };
 
-/// Most tokens of an input where a model's files do not say.
+/// Most tokens of an input if a model's files do not set a limit.
 const TOKENS_MAX: usize = 512;
 
 /// A model that is served.
 #[derive(Debug)]
 pub struct Model {
-    /// Number that the fleet knows it by.
+    /// Its number in the fleet; never used again for another model.
     pub id: ModelId,
     /// Name that clients use: the folder's.
     pub name: String,
@@ -37,6 +39,8 @@ pub struct Model {
     pub program: Program,
     /// The program as pages receive it.
     pub program_bytes: Vec<u8>,
+    /// blake3 over [`Model::program_bytes`], in hexadecimal.
+    pub program_hash: String,
     /// Which output is the vector of a text; `None` for a model that makes none.
     pub embedding_output: Option<usize>,
     /// Tokenizer, where the model has one.
@@ -45,8 +49,8 @@ pub struct Model {
     pub tokens_max: usize,
     /// Token ids are below this.
     pub vocabulary: Option<u32>,
-    /// Values of the program's symbols in the runs to come, where somebody knows them better than by their names; those that a
-    /// run itself decides are not looked at.
+    /// Expected values of the program's symbols, if the caller knows them better than their names suggest. Symbols that a run
+    /// itself decides are ignored.
     pub sizes: Option<Vec<i64>>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
@@ -85,21 +89,120 @@ pub enum ModelError {
     SameName { name: String, first: PathBuf, second: PathBuf },
 }
 
-/// Every model that is served, and what could not be.
-#[derive(Debug, Default)]
+/// A model that is ready to be served, and its weights.
+#[derive(Debug)]
+pub struct NewModel {
+    model: Model,
+    blobs: BTreeMap<BlobId, Blob>,
+}
+
+impl NewModel {
+    /// Name that clients will use.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    fn new(
+        name: String,
+        path: PathBuf,
+        imported: ImportedModel,
+        weights: Option<&WeightFiles>,
+    ) -> Result<NewModel, ModelError> {
+        let ImportedModel { family, program, weights: Weights { blobs }, text, limits, .. } =
+            imported;
+        let program_bytes = program
+            .to_bytes()
+            .map_err(|source| ModelError::Program { path: path.clone(), source })?;
+        let created = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let tokens_max = match (limits.length_max, FixedSizes::of(&program).length) {
+            (Some(limit), Some(length)) => limit.min(length),
+            (limit, length) => limit.or(length).unwrap_or(TOKENS_MAX),
+        };
+        let in_memory = |blobs: BTreeMap<BlobId, Arc<[u8]>>| {
+            blobs.into_iter().map(|(id, blob)| (id, Blob::Memory(blob))).collect()
+        };
+        let blobs = match weights.map(|weights| weights.keep(&blobs)) {
+            Some(Ok(files)) => files,
+            Some(Err(error)) => {
+                tracing::warn!(path = %path.display(), %error, "the model's weights stay in memory: they cannot be written to the data folder");
+                in_memory(blobs)
+            }
+            None => in_memory(blobs),
+        };
+        let model = Model {
+            id: ModelId(0),
+            name,
+            path,
+            embedding_output: embedding_output(family, &program),
+            program,
+            program_hash: blake3::hash(&program_bytes).to_hex().to_string(),
+            program_bytes,
+            text,
+            tokens_max,
+            vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
+            sizes: None,
+            created,
+        };
+        Ok(NewModel { model, blobs })
+    }
+}
+
+/// Every model that is served, and those that could not be loaded.
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    /// Served models; a [`ModelId`] is an index here.
+    /// Served models, in the order in which they were added.
     pub models: Vec<Arc<Model>>,
     /// Models that could not be loaded, by name, with the reason.
     pub broken: BTreeMap<String, String>,
     /// Weights of all models.
-    pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    pub blobs: BTreeMap<BlobId, Blob>,
+    /// How many models there were.
+    added: u32,
 }
 
 impl Catalog {
     /// The model of a name.
     pub fn by_name(&self, name: &str) -> Option<&Arc<Model>> {
         self.models.iter().find(|model| model.name == name)
+    }
+
+    /// The model of a number; None once it was removed.
+    pub fn by_id(&self, id: ModelId) -> Option<&Arc<Model>> {
+        self.models.iter().find(|model| model.id == id)
+    }
+
+    /// Adds a model.
+    ///
+    /// # Errors
+    /// Another one has its name.
+    pub fn add(&mut self, new: NewModel) -> Result<Arc<Model>, ModelError> {
+        let NewModel { mut model, blobs } = new;
+        if let Some(first) = self.by_name(&model.name) {
+            let (first, second) = (first.path.clone(), model.path);
+            return Err(ModelError::SameName { name: model.name, first, second });
+        }
+        model.id = ModelId(self.added);
+        self.added += 1;
+        self.broken.remove(&model.name);
+        self.blobs.extend(blobs);
+        let model = Arc::new(model);
+        self.models.push(model.clone());
+        Ok(model)
+    }
+
+    /// Removes the model of a name, or the record of why it could not be loaded. None if there is neither.
+    pub fn remove(&mut self, name: &str) -> Option<Option<Arc<Model>>> {
+        if let Some(at) = self.models.iter().position(|model| model.name == name) {
+            let model = self.models.remove(at);
+            let others = self.models.iter().map(|other| other.program.blobs.as_slice());
+            for blob in weights::unshared(&model.program.blobs, others) {
+                self.blobs.remove(&blob);
+            }
+            return Some(Some(model));
+        }
+        self.broken.remove(name).map(|_| None)
     }
 
     /// Adds a program that was made in memory, under a name.
@@ -121,66 +224,33 @@ impl Catalog {
             limits: TokenLimits::default(),
             files: Vec::new(),
         };
-        self.add(name.to_owned(), PathBuf::from(name), imported)
+        let new = NewModel::new(name.to_owned(), PathBuf::from(name), imported, None)?;
+        Ok(self.add(new)?.id)
     }
 
-    /// Says what the symbols of a model's program will be in the runs to come.
+    /// Sets the expected values of the symbols of a model's program.
     pub fn expect_sizes(&mut self, model: ModelId, sizes: Vec<i64>) {
-        if let Some(model) = self.models.get_mut(model.0 as usize).and_then(Arc::get_mut) {
+        let model = self.models.iter_mut().find(|other| other.id == model);
+        if let Some(model) = model.and_then(Arc::get_mut) {
             model.sizes = Some(sizes);
         }
     }
 
-    fn add(
-        &mut self,
-        name: String,
-        path: PathBuf,
-        imported: ImportedModel,
-    ) -> Result<ModelId, ModelError> {
-        let ImportedModel { family, program, weights, text, limits, .. } = imported;
-        let program_bytes = program
-            .to_bytes()
-            .map_err(|source| ModelError::Program { path: path.clone(), source })?;
-        let id = ModelId(self.models.len() as u32);
-        let created = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        let tokens_max = match (limits.length_max, FixedSizes::of(&program).length) {
-            (Some(limit), Some(length)) => limit.min(length),
-            (limit, length) => limit.or(length).unwrap_or(TOKENS_MAX),
-        };
-        self.blobs.extend(weights.blobs);
-        self.models.push(Arc::new(Model {
-            id,
-            name,
-            path,
-            embedding_output: embedding_output(family, &program),
-            program,
-            program_bytes,
-            text,
-            tokens_max,
-            vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
-            sizes: None,
-            created,
-        }));
-        Ok(id)
-    }
-
-    /// Loads models from folders, each a model or a folder of models. What cannot be loaded goes to
-    /// [`Catalog::broken`] and disturbs nothing else. Takes seconds: call it where blocking is allowed.
+    /// Loads models from folders, each a model or a folder of models. A model that cannot be loaded goes to
+    /// [`Catalog::broken`]; the others are not affected. Takes seconds: call it where blocking is allowed.
     pub fn open(paths: &[PathBuf]) -> Catalog {
-        Catalog::open_fixed(paths, &BTreeMap::new())
+        Catalog::open_for(paths, &Serving::default())
     }
 
-    /// As [`Catalog::open`]; the dimensions of every model's inputs that `dims` names have these sizes for good.
-    pub fn open_fixed(paths: &[PathBuf], dims: &BTreeMap<String, i64>) -> Catalog {
+    /// As [`Catalog::open`], with options.
+    pub fn open_for(paths: &[PathBuf], serving: &Serving) -> Catalog {
         let mut catalog = Catalog::default();
         for path in paths {
             let found = models_in(path);
             match found {
                 Ok(models) => {
                     for model in models {
-                        catalog.open_model(&model, dims);
+                        catalog.open_model(&model, serving);
                     }
                 }
                 Err(error) => catalog.set_broken(path, &error),
@@ -189,8 +259,16 @@ impl Catalog {
         catalog
     }
 
-    fn open_model(&mut self, path: &Path, dims: &BTreeMap<String, i64>) {
-        if let Err(error) = self.load(path, dims) {
+    fn open_model(&mut self, path: &Path, serving: &Serving) {
+        let name = name_of(path);
+        let added = match self.by_name(&name) {
+            Some(first) => {
+                let (first, second) = (first.path.clone(), path.to_owned());
+                Err(ModelError::SameName { name, first, second })
+            }
+            None => open_new(path, None, serving).and_then(|new| self.add(new)),
+        };
+        if let Err(error) = added {
             self.set_broken(path, &error);
         }
     }
@@ -199,17 +277,30 @@ impl Catalog {
         tracing::error!(path = %path.display(), %error, "model is not served");
         self.broken.insert(name_of(path), error.to_string());
     }
+}
 
-    fn load(&mut self, path: &Path, dims: &BTreeMap<String, i64>) -> Result<ModelId, ModelError> {
-        let name = name_of(path);
-        if let Some(first) = self.by_name(&name) {
-            let (first, second) = (first.path.clone(), path.to_owned());
-            return Err(ModelError::SameName { name, first, second });
-        }
-        let purpose = Purpose { dims: dims.clone(), ..Purpose::default() };
-        let imported = import_for(path, purpose)?;
-        self.add(name, path.to_owned(), imported)
-    }
+/// Options for serving models.
+#[derive(Clone, Debug, Default)]
+pub struct Serving {
+    /// Fixed sizes of dimensions of every model's inputs, by name.
+    pub dims: BTreeMap<String, i64>,
+    /// Where weights are kept; in memory without.
+    pub weights: Option<WeightFiles>,
+}
+
+/// Imports a model's folder or file to be served, under a name or its own. Takes seconds: call it where blocking is allowed.
+///
+/// # Errors
+/// Not a model, or one that cannot be used; the error is the reason.
+pub fn open_new(
+    path: &Path,
+    name: Option<String>,
+    serving: &Serving,
+) -> Result<NewModel, ModelError> {
+    let purpose = Purpose { dims: serving.dims.clone(), ..Purpose::default() };
+    let imported = import_for(path, purpose)?;
+    let name = name.unwrap_or_else(|| name_of(path));
+    NewModel::new(name, path.to_owned(), imported, serving.weights.as_ref())
 }
 
 /// The output that holds a vector for each row: the only one of a text-embedding model, the one that exporters name
@@ -229,17 +320,17 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
 /// What a model is imported for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Purpose {
-    /// Inputs of a run, by name. They decide what the model's file leaves open, such as the value of an input that must be
-    /// known when a model is loaded; other sizes and values stay open.
+    /// Inputs of a run, by name. They fix what must be known when a model is loaded and the model's file leaves open, such as
+    /// the value of an input; other sizes and values stay open.
     pub examples: BTreeMap<String, ReferenceTensor>,
-    /// Sizes that dimensions of the inputs have for good, by name.
+    /// Fixed sizes of dimensions of the inputs, by name.
     pub dims: BTreeMap<String, i64>,
 }
 
 /// Imports a model's folder or file and checks it against its manifest.
 ///
 /// # Errors
-/// Not a model, or one that cannot be used, and why.
+/// Not a model, or one that cannot be used; the error is the reason.
 pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
     import_for(path, Purpose::default())
 }
@@ -262,7 +353,7 @@ pub fn import_for(path: &Path, purpose: Purpose) -> Result<ImportedModel, ModelE
     Ok(imported)
 }
 
-/// Compares what was read with what was pulled, where the folder says what that was.
+/// Compares the files that were read with the folder's manifest, if it has one.
 fn check_manifest(path: &Path, files: &[FileRecord]) -> Result<(), ModelError> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let manifest = Manifest::read(folder)
@@ -310,7 +401,7 @@ fn models_in(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
 
 /// The name that clients use for a model: its folder's, or its file's without the extension.
 pub fn name_of(path: &Path) -> String {
-    // Not canonical: who links a folder under a name wants that name. Only `.` and the like have none of their own.
+    // Not canonical: a link to a folder gives the model the link's name. Only paths such as `.` have no name of their own.
     let path = match path.file_name() {
         Some(_) => path.to_owned(),
         None => path.canonicalize().unwrap_or_else(|_| path.to_owned()),

@@ -10,7 +10,7 @@ use serde_json::Value;
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
-/// Why a daemon did not answer with what was asked for.
+/// Why a request to a daemon failed.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ClientError {

@@ -1,4 +1,4 @@
-//! `flotilla.toml`: browsers under names of one's own.
+//! `flotilla.toml`: the user's own browsers, by name.
 
 use std::{
     collections::BTreeMap,
@@ -7,15 +7,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    browser::{Adapter, Build, Builds, Kind},
-    check::target::NO_BROWSERS,
+use crate::browser::{
+    Adapter, Build, Builds, Kind,
+    build::{NO_BROWSERS, Preference},
 };
 
 /// Name of the file in the working directory and in the data folder.
 pub const FILE: &str = "flotilla.toml";
 
-/// What the file says.
+/// Contents of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -48,16 +48,6 @@ pub struct Browser {
     /// Firefox's preferences (`about:config`).
     #[serde(default)]
     pub preferences: BTreeMap<String, Preference>,
-}
-
-/// The value of a preference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a preference is true, false, a whole number or a text")]
-#[expect(missing_docs, reason = "each variant is named after its type")]
-pub enum Preference {
-    Bool(bool),
-    Integer(i32),
-    Text(String),
 }
 
 /// Why a configuration is not used.
@@ -94,10 +84,10 @@ pub enum ConfigErrorKind {
 
 impl Config {
     /// Reads the file that is named, else `flotilla.toml` in the working directory, else the one in the data folder, else
-    /// nothing. Says where it was.
+    /// nothing. Returns its path, too.
     ///
     /// # Errors
-    /// The file cannot be read, is no TOML, or has a key or value that is not known.
+    /// The file cannot be read, is not TOML, or has a key or value that is not known.
     pub fn load(named: Option<&Path>) -> Result<(Config, Option<PathBuf>), ConfigError> {
         let usual = [PathBuf::from(FILE), crate::pull::home_dir().join(FILE)];
         let found =
@@ -117,7 +107,7 @@ impl Config {
         for (name, browser) in &mut config.browsers {
             browser.check(name)?;
             for program in [&mut browser.binary, &mut browser.driver].into_iter().flatten() {
-                // A bare name is looked for on PATH.
+                // A bare name is searched on PATH.
                 if program.components().count() > 1
                     && let Some(folder) = folder.parent()
                 {
@@ -140,7 +130,7 @@ impl Config {
 }
 
 impl Browser {
-    /// What starts exactly this build, wherever it is read.
+    /// The table that describes exactly this build, whatever the defaults are.
     pub fn of(build: &Build) -> Browser {
         Browser {
             kind: build.kind,
@@ -247,7 +237,7 @@ mod tests {
         let webnn = builds.get("chrome-webnn").expect("built in");
         assert_eq!((webnn.binary.is_some(), webnn.arguments.len()), (true, 1));
         assert!(builds.get("firefox").is_ok(), "what is built in stays");
-        // What one process writes for another is read back as it was.
+        // A configuration that one process writes for another is read back unchanged.
         let browsers = builds.all().iter().map(|build| (build.name.clone(), Browser::of(build)));
         let written = toml::to_string(&Config { browsers: browsers.collect() }).expect("TOML");
         assert_eq!(read(&written).expect("read back").builds(), builds);

@@ -6,8 +6,9 @@ use flotilla_model::text::EncodeError;
 use flotilla_program::{Port, Program};
 
 use crate::{
+    batch::{single_row, takes_tokens},
     catalog::Model,
-    pool::{Answer, AnswerError, Input, Pool, Provenance, Terms, single_row, takes_tokens},
+    pool::{Answer, AnswerError, Input, Pool, Provenance, Terms},
 };
 
 /// Requests whose texts are tokenized at once; the others wait.
@@ -29,7 +30,7 @@ pub struct Embedding {
     pub values: Vec<f32>,
     /// Tokens of the input, special tokens included.
     pub tokens: usize,
-    /// Who computed it.
+    /// The browser and run that computed it.
     pub provenance: Arc<Provenance>,
 }
 
@@ -88,7 +89,7 @@ pub async fn tokenize(
     cut: Option<usize>,
 ) -> Result<Vec<Vec<u32>>, EmbedError> {
     output(model)?;
-    // An encoding takes some hundred times the memory of its text, so few are made at once.
+    // An encoding takes about a hundred times the memory of its text, so few are made at once.
     let _turn = TOKENIZING.acquire().await.map_err(|_| AnswerError::PoolEnded)?;
     // Megabytes of text take seconds, and the threads that carry heartbeats must not wait for them.
     let tokenizing = {
@@ -121,10 +122,10 @@ pub async fn run(
         .collect()
 }
 
-/// The embedding that an answer holds.
+/// Takes the embedding out of an answer.
 ///
 /// # Errors
-/// It holds none.
+/// The answer holds none.
 pub fn embedding(
     model: &Arc<Model>,
     answer: &Answer,
@@ -175,7 +176,7 @@ fn tokens(
     cut: Option<usize>,
 ) -> Result<Vec<u32>, EmbedError> {
     let limit = model.tokens_max;
-    let wish = cut.map(|cut| cut.min(limit));
+    let requested = cut.map(|cut| cut.min(limit));
     let (ids, got, is_whole) = match text {
         Text::String(text) if text.is_empty() => {
             return Err(EmbedError::Empty { index, unit: "character" });
@@ -188,26 +189,27 @@ fn tokens(
                 .text
                 .as_ref()
                 .ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
-            let encoded = encoder.encode_within(&text, wish.unwrap_or(limit)).map_err(
-                |source| match source {
-                    EncodeError::Empty => EmbedError::Empty { index, unit: "token" },
-                    EncodeError::Sparse { .. } => EmbedError::Sparse { index, source },
-                    EncodeError::Tokenize { .. }
-                    | EncodeError::TooLong { .. }
-                    | EncodeError::OutOfVocabulary { .. } => {
-                        EmbedError::Tokenizer { index, source }
+            let encoded =
+                encoder.encode_within(&text, requested.unwrap_or(limit)).map_err(|source| {
+                    match source {
+                        EncodeError::Empty => EmbedError::Empty { index, unit: "token" },
+                        EncodeError::Sparse { .. } => EmbedError::Sparse { index, source },
+                        EncodeError::Tokenize { .. }
+                        | EncodeError::TooLong { .. }
+                        | EncodeError::OutOfVocabulary { .. } => {
+                            EmbedError::Tokenizer { index, source }
+                        }
                     }
-                },
-            )?;
+                })?;
             (encoded.ids, encoded.untruncated_len, encoded.is_whole)
         }
         Text::Tokens(mut ids) => {
             let got = ids.len();
-            ids.truncate(wish.unwrap_or(got));
+            ids.truncate(requested.unwrap_or(got));
             (ids, got, true)
         }
     };
-    if wish.is_none() && got > limit {
+    if requested.is_none() && got > limit {
         return Err(EmbedError::TooLong { index, got, is_whole, limit, model: model.name.clone() });
     }
     if let Some(vocabulary) = model.vocabulary

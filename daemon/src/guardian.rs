@@ -1,4 +1,4 @@
-//! The small process between the daemon and a driver: whatever ends the daemon ends the browser.
+//! The small process between the daemon and a driver, which ends the browser however the daemon ends.
 //!
 //! The daemon starts `flotilla guardian --dir DIR -- DRIVER ARGS..` in a process group of its own and keeps the writing end
 //! of its standard input. The guardian is the subreaper of all that the driver starts, so that nothing under it can
@@ -24,13 +24,21 @@ use rustix::{
 /// Environment variable that marks every process under a guardian with `<data dir id>:<daemon's process id>:<browser>`.
 pub const MARK: &str = "FLOTILLA_GUARDED";
 
-/// How the names of browsers' folders begin, which lie in the system's folder for temporary files.
+/// How the names of browsers' folders begin.
 const FOLDER_PREFIX: &str = "flotilla-browser-";
-/// The file in such a folder that holds the mark of the processes that it is for.
+/// Where browsers' folders are when the disk of the system's folder for temporary files is too full: in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Smallest part of a disk, one in so many, that must be free for a browser's folder. Chromium 153 keeps WebNN's constants of
+/// more than some 100 MB in a file, and refuses them ("Buffer size is over inline limit") where less than a tenth of the disk
+/// is free, however much that is.
+const FREE_PART_MIN: u64 = 8;
+/// Least room for a browser's folder where it lies in memory, bytes: profile, and tensors on their way between processes.
+const SHARED_MEMORY_ROOM_MIN: u64 = 1 << 30;
+/// The file in such a folder that holds the mark of the folder's processes.
 const FOLDER_MARK: &str = "guarded";
 /// Most of a driver's log that is kept.
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// Time between two looks at processes that are being killed.
+/// Time between two checks of processes that are being killed.
 const KILL_POLL: Duration = Duration::from_millis(20);
 /// Longest wait for killed processes to be gone.
 const KILL_MAX: Duration = Duration::from_secs(5);
@@ -89,7 +97,7 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
         let mut sink = [0u8; 64];
         let mut input = std::io::stdin();
         while !matches!(input.read(&mut sink), Ok(0) | Err(_)) {}
-        // The receiver is gone only when this process is about to exit.
+        // The receiver is dropped only when this process is about to exit.
         let _ = input_ended.send(Ended::Daemon);
     });
     std::thread::spawn(move || {
@@ -103,11 +111,11 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
                 Err(_) => break,
             }
         }
-        // The receiver is gone only when this process is about to exit.
+        // The receiver is dropped only when this process is about to exit.
         let _ = sender.send(Ended::All);
     });
     let mut last = ended.recv();
-    // New children may be forked while the old ones are killed, so they are looked for until none is left.
+    // New children may be forked while the old ones are killed, so this is repeated until none is left.
     while !matches!(last, Ok(Ended::All)) {
         for pid in descendants(std::process::id()) {
             kill(pid);
@@ -115,7 +123,7 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
         last = match ended.recv_timeout(KILL_POLL) {
             Ok(ended) => Ok(ended),
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(Ended::Daemon),
-            // The reaper does not end without a word.
+            // Cannot happen: the reaper always sends before it ends.
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         };
     }
@@ -126,16 +134,17 @@ pub fn run(dir: &Path, command: &[String]) -> Result<(), GuardianError> {
     Ok(())
 }
 
-/// Copies the beginning of what a driver and its browser print, and takes the rest, so that they can go on.
+/// Copies the beginning of a driver's and its browser's output, and drops the rest, so that they are never blocked by a full
+/// pipe.
 fn write_log(mut from: impl Read, mut log: std::fs::File) {
-    // A full disk costs the log and nothing else; what is read is dropped then.
+    // If the disk is full, only the log is incomplete; the output is still read.
     let _ = std::io::copy(&mut from.by_ref().take(LOG_BYTES_MAX), &mut log);
     let _ = std::io::copy(&mut from, &mut std::io::sink());
 }
 
-/// Signals that are meant for the daemon, which answers what it has accepted before it ends its browsers, are taken and
-/// left at that here: they often go to every process of a name or a group. The driver has its own say, for handlers do
-/// not survive `exec`.
+/// Catches and ignores the signals that end the daemon, because they are often sent to all processes of a name or group, and
+/// the daemon must answer accepted requests before its browsers end. The driver does not inherit this, because handlers do not
+/// survive `exec`.
 fn outlive_signals() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -156,7 +165,7 @@ fn outlive_signals() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sends SIGKILL; a process that is already gone is what was wanted.
+/// Sends SIGKILL; it is not an error if the process has already ended.
 pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, Signal::KILL);
@@ -187,29 +196,67 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
-/// Those of them whose command line ends with this word.
+/// Descendants of `root` whose command line ends with this word.
 pub fn descendants_named(root: u32, last: &str) -> Vec<u32> {
     let mut found = descendants(root);
     found.retain(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // A process that a fork server made has written its arguments anew, with spaces.
+        // A process made by a fork server has overwritten its arguments, separated by spaces.
         let mut words = line.split(|&byte| byte == 0 || byte == b' ').rev();
         words.find(|word| !word.is_empty()) == Some(last.as_bytes())
     });
     found
 }
 
-/// A new folder for a browser whose processes carry this mark: its profile, and whatever it and its driver write.
+/// Makes a folder for a browser whose processes carry this mark: for its profile and all files of browser and driver.
 ///
 /// # Errors
 /// It cannot be made.
 pub fn folder(mark: &str) -> std::io::Result<tempfile::TempDir> {
-    let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir()?;
+    let place = place_with_room().unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir_in(place)?;
     std::fs::write(folder.path().join(FOLDER_MARK), mark)?;
     Ok(folder)
 }
 
-/// What guardians that were themselves killed left behind.
+/// Where a browser's folder can be so that the browser accepts constants of every size: the system's folder for temporary
+/// files, or `/dev/shm` if the disk of the former is too full. None if neither has room; browsers then still start, but refuse
+/// large constants of WebNN.
+pub fn place_with_room() -> Option<PathBuf> {
+    let [temporary, memory] = places();
+    let is_chosen =
+        |place: &Path, least_bytes| free(place).is_some_and(|free| free.is_enough(least_bytes));
+    if is_chosen(&temporary, 0) {
+        return Some(temporary);
+    }
+    is_chosen(&memory, SHARED_MEMORY_ROOM_MIN).then_some(memory)
+}
+
+/// All places where browsers' folders may be.
+fn places() -> [PathBuf; 2] {
+    [std::env::temp_dir(), PathBuf::from(SHARED_MEMORY)]
+}
+
+/// Free and total size of a disk, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Free {
+    bytes: u64,
+    of: u64,
+}
+
+impl Free {
+    fn is_enough(self, least_bytes: u64) -> bool {
+        self.bytes >= least_bytes && self.bytes >= self.of / FREE_PART_MIN
+    }
+}
+
+/// Free space of the disk of `place` for unprivileged users, which is what Chromium checks. None if it cannot be read.
+fn free(place: &Path) -> Option<Free> {
+    let disk = rustix::fs::statvfs(place).ok()?;
+    Some(Free { bytes: disk.f_bavail * disk.f_frsize, of: disk.f_blocks * disk.f_frsize })
+}
+
+/// Processes and folders of guardians that were themselves killed.
 #[derive(Debug, Default)]
 pub struct Leftovers {
     /// Processes that were killed.
@@ -218,8 +265,8 @@ pub struct Leftovers {
     pub folders: Vec<PathBuf>,
 }
 
-/// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead, and then removes the folders of such. Waits for
-/// the processes, up to five seconds.
+/// Kills processes that carry `data_dir_id`'s mark and whose daemon is dead, and then removes their folders. Waits for the
+/// processes, up to five seconds.
 pub fn reconcile(data_dir_id: &str) -> Leftovers {
     let is_left_over = |mark: &str| {
         let mut parts = mark.split(':');
@@ -243,8 +290,8 @@ pub fn reconcile(data_dir_id: &str) -> Leftovers {
     Leftovers { pids, folders: folders.into_iter().map(|(folder, _)| folder).collect() }
 }
 
-/// Removes a browser's folder, and says whether it is gone. Processes without a mark that end only now, because the others did,
-/// may still write into it, so it is tried until `deadline`.
+/// Removes a browser's folder; returns whether it is gone. Unmarked processes that end only after the marked ones may still
+/// write into it, so it is tried until `deadline`.
 fn remove(folder: &Path, deadline: Instant) -> bool {
     loop {
         match std::fs::remove_dir_all(folder) {
@@ -256,14 +303,14 @@ fn remove(folder: &Path, deadline: Instant) -> bool {
             }
             Err(_) => {
                 let pause = Timespec { tv_sec: 0, tv_nsec: KILL_POLL.subsec_nanos().into() };
-                // Nothing is looked at: only the time goes by.
+                // Polls no descriptors: it only waits.
                 let _ = poll(&mut [], Some(&pause));
             }
         }
     }
 }
 
-/// A handle on a process; its id may come to mean another one.
+/// A handle on a process; unlike its id it never refers to another one.
 fn handle(pid: u32) -> Option<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
@@ -277,7 +324,7 @@ fn await_exit(handle: &OwnedFd, deadline: Instant) {
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&left)) {
             Err(Errno::INTR) => {}
-            // It has ended, or the time is over, or it cannot be looked at.
+            // It has ended, or the time is over, or it cannot be polled.
             Ok(_) | Err(_) => return,
         }
     }
@@ -285,10 +332,10 @@ fn await_exit(handle: &OwnedFd, deadline: Instant) {
 
 /// Browsers' folders and their marks.
 fn marked_folders() -> Vec<(PathBuf, String)> {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
+    let entries = places().into_iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten();
     let folders = entries.filter_map(|entry| {
         let entry = entry.ok()?;
-        // A link is nobody's folder.
+        // A link is not a browser's folder.
         let is_folder = entry.file_type().ok()?.is_dir();
         let is_named = entry.file_name().to_str()?.starts_with(FOLDER_PREFIX);
         let folder = (is_folder && is_named).then(|| entry.path())?;
@@ -320,8 +367,8 @@ pub fn tree_pss_bytes(root: u32) -> u64 {
     std::iter::once(root).chain(descendants(root)).filter_map(pss_bytes).sum()
 }
 
-/// The sum of the processes' resident sets in bytes, which counts shared pages once for each process: too much to hold
-/// against a limit, but it is had for nearly nothing and changes whenever [`tree_pss_bytes`] does.
+/// The sum of the processes' resident sets in bytes, which counts shared pages once for each process. It is too large to
+/// compare with a limit, but cheap to read, and it changes whenever [`tree_pss_bytes`] does.
 pub fn tree_resident_bytes(root: u32) -> u64 {
     let page_bytes = rustix::param::page_size() as u64;
     let pages = |pid: u32| {
@@ -346,8 +393,26 @@ fn pids() -> Vec<u32> {
 /// Parent and state of a process.
 fn stat(pid: u32) -> Option<(u32, char)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may itself hold spaces and parentheses.
+    // The name is in parentheses and may itself contain spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((fields.next()?.parse().ok()?, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_a_part_of_the_disk_and_in_memory_so_many_bytes_too() {
+        let free = |bytes, of| Free { bytes, of };
+        assert!(free(125, 1000).is_enough(0));
+        assert!(!free(124, 1000).is_enough(0));
+        assert!(
+            !free(10 << 30, 250 << 30).is_enough(0),
+            "many bytes are not enough of a large disk"
+        );
+        assert!(!free(64 << 20, 64 << 20).is_enough(SHARED_MEMORY_ROOM_MIN), "as in a container");
+        assert!(free(24 << 30, 24 << 30).is_enough(SHARED_MEMORY_ROOM_MIN));
+    }
 }

@@ -7,35 +7,39 @@ use flotilla_protocol::{Backend, Device};
 use tokio::sync::oneshot;
 
 use crate::{
-    browser::{Adapter, Build, Kind, Wish, adapter, install, owner::Limits},
+    browser::{Adapter, Browsers, Build, Builds, DesiredBrowser, Kind, install, owner::Limits},
     catalog::Catalog,
     guardian,
     http::{self, BindError, Context},
+    link,
     pool::{self, Pool, Recorded},
     store::{self, Store},
+    weights::WeightFiles,
 };
 
-/// A run is given at least this long before its browser counts as hung, however impatient clients are.
+/// Shortest time after which a run's browser counts as hung, even if clients have shorter timeouts.
 const RUN_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 /// Longest wait for HTTP clients to take their last answers after the pool has ended.
 const CLIENTS_END_MAX: Duration = Duration::from_secs(5);
 
-/// What a pool is wished to be, as options give it.
+/// Options of a pool and its server.
 #[derive(Clone, Debug)]
-pub struct Wishes {
+pub struct LocalOptions {
     /// Browsers to keep.
     pub browsers: Vec<Build>,
-    /// Whether native code plays them.
+    /// Browsers that may be added while serving.
+    pub builds: Builds,
+    /// Whether they are simulated by native code.
     pub simulated: bool,
     /// Backends in order of preference.
     pub backends: Vec<Backend>,
-    /// Which of them is used.
+    /// How one of them is chosen.
     pub choice: Choice,
-    /// The processor that webnn is asked for; the browser's own choice without one.
+    /// The processor requested from webnn; without one the browser chooses.
     pub device: Option<Device>,
     /// Whether nodes that webnn does not take may run on cpu; `None`: if cpu is among the backends.
     pub split: Option<bool>,
-    /// Data folder in which it is kept what backends were measured; `None` for nowhere.
+    /// Data folder that stores the measured speeds of backends; `None` for none.
     pub speeds: Option<PathBuf>,
     /// Where Chromium's WebGPU adapter comes from.
     pub adapter: Adapter,
@@ -45,12 +49,16 @@ pub struct Wishes {
     pub fleet: flotilla_fleet::Config,
     /// How requests are joined.
     pub batching: Batching,
+    /// Most bytes of results that are decoded and wait for the pool, of all pages; pages wait meanwhile.
+    pub results_bytes_max: usize,
     /// A folder served under `/extra/`.
     pub extra: Option<PathBuf>,
     /// The program with the `guardian` subcommand; this program's own file unless given.
     pub guardian: Option<PathBuf>,
-    /// What pages take for the daemon, `http://127.0.0.1:PORT`: a proxy in front of it. The daemon itself unless given.
+    /// The daemon's address for pages, `http://127.0.0.1:PORT`: that of a proxy in front of it. The daemon's own unless given.
     pub page_origin: Option<String>,
+    /// Where weights of models are kept that are added while serving; in memory without.
+    pub weights: Option<WeightFiles>,
     /// Where state that outlives the daemon is kept; `None` for nowhere.
     pub state: Option<store::Options>,
     /// Longest run; `None` for a third of `timeout`.
@@ -61,19 +69,20 @@ pub struct Wishes {
     pub devices: Option<Vec<Kind>>,
     /// How long recorded requests and their answers are kept.
     pub idempotency_ttl: Duration,
-    /// Whether a simulated browser stands by for requests that allow it as the last resort.
+    /// Whether a simulated browser is kept for requests that allow it as the last resort.
     pub fallback_to_simulation: bool,
     /// Longest time that a client may take for a request's head, and again for its body.
     pub client_timeout: Duration,
-    /// Whether real browsers' pages can be given faults on purpose, by [`Pool::fault`].
+    /// Whether faults can be injected into real browsers' pages, by [`Pool::fault`].
     pub takes_faults: bool,
 }
 
-impl Wishes {
+impl LocalOptions {
     /// Real browsers with default limits.
-    pub fn of(browsers: impl IntoIterator<Item = impl Into<Build>>) -> Wishes {
-        Wishes {
+    pub fn of(browsers: impl IntoIterator<Item = impl Into<Build>>) -> LocalOptions {
+        LocalOptions {
             browsers: browsers.into_iter().map(Into::into).collect(),
+            builds: Builds::built_in(),
             simulated: false,
             backends: vec![Backend::WebGpu, Backend::Cpu],
             choice: Choice::First,
@@ -84,10 +93,12 @@ impl Wishes {
             timeout: Duration::from_secs(120),
             fleet: flotilla_fleet::Config::default(),
             batching: Batching { rows_max: 32, tokens_max: 2048 },
+            results_bytes_max: link::INBOX_BYTES_MAX,
             extra: None,
             guardian: None,
             page_origin: None,
             state: None,
+            weights: None,
             worker_timeout: None,
             max_workers: None,
             devices: None,
@@ -124,7 +135,7 @@ pub enum StartError {
 pub struct Local {
     /// Where requests run.
     pub pool: Pool,
-    /// What is served.
+    /// What it was started with; [`Pool::catalog`] is what is served now.
     pub catalog: Arc<Catalog>,
     /// Where the server listens.
     pub address: SocketAddr,
@@ -137,9 +148,9 @@ impl Local {
     /// Starts server and browsers; returns as soon as the port is bound.
     ///
     /// # Errors
-    /// A browser or the runner is missing, no model is there, or the port cannot be had.
+    /// A browser or the runner is missing, there is no model, or the port cannot be bound.
     pub async fn start(
-        wishes: &Wishes,
+        local_options: &LocalOptions,
         catalog: Arc<Catalog>,
         port: u16,
     ) -> Result<Local, StartError> {
@@ -147,8 +158,8 @@ impl Local {
             let reasons: Vec<&str> = catalog.broken.values().map(String::as_str).collect();
             return Err(StartError::NoModel { reasons: reasons.join("; ") });
         }
-        if !wishes.simulated {
-            for build in &wishes.browsers {
+        if !local_options.simulated {
+            for build in &local_options.browsers {
                 install::find(build)?;
             }
             if let Some(remedy) = flotilla_web::missing() {
@@ -169,69 +180,72 @@ impl Local {
             let folder = folder.display();
             tracing::warn!(%folder, "removed a folder that a dead daemon of this data folder had left");
         }
-        let recorded = open_state(wishes).await?;
+        let recorded = open_state(local_options).await?;
+        let browsers = Browsers {
+            builds: local_options.builds.clone(),
+            simulated: local_options.simulated,
+            backends: local_options.backends.clone(),
+            adapter: local_options.adapter,
+        };
         let options = pool::Options {
-            wishes: wishes
-                .browsers
-                .iter()
-                .map(|build| Wish {
-                    build: build.clone(),
-                    simulated: wishes.simulated,
-                    backends: wishes.backends.clone(),
-                    adapter: adapter::decide(wishes.adapter, build),
-                })
-                .collect(),
+            browsers: local_options.browsers.iter().map(|build| browsers.desired(build)).collect(),
             fleet: flotilla_fleet::Config {
-                // A hung run must be noticed while its requests still have time for another browser.
-                run_timeout: wishes.worker_timeout.unwrap_or_else(|| {
-                    wishes.fleet.run_timeout.min((wishes.timeout / 3).max(RUN_TIMEOUT_MIN))
+                // A hung run must be detected while its requests still have time for another browser.
+                run_timeout: local_options.worker_timeout.unwrap_or_else(|| {
+                    local_options
+                        .fleet
+                        .run_timeout
+                        .min((local_options.timeout / 3).max(RUN_TIMEOUT_MIN))
                 }),
-                workers_max: wishes.max_workers,
-                worker_slots: wishes.devices.as_ref().map(|devices| {
-                    let slots = (0..).zip(&wishes.browsers);
+                workers_max: local_options.max_workers,
+                worker_slots: local_options.devices.as_ref().map(|devices| {
+                    let slots = (0..).zip(&local_options.browsers);
                     let held = slots.filter(|(_, build)| devices.contains(&build.kind));
                     held.map(|(slot, _)| SlotId(slot)).collect()
                 }),
-                ..wishes.fleet.clone()
+                ..local_options.fleet.clone()
             },
-            choice: wishes.choice,
-            device: wishes.device,
-            rest: wishes
+            choice: local_options.choice,
+            device: local_options.device,
+            rest: local_options
                 .split
-                .unwrap_or_else(|| wishes.backends.contains(&Backend::Cpu))
+                .unwrap_or_else(|| local_options.backends.contains(&Backend::Cpu))
                 .then_some(Backend::Cpu),
-            speeds: wishes.speeds.clone(),
-            batching: wishes.batching,
-            heartbeat: wishes.fleet.suspect_after / 5,
-            guardian: match &wishes.guardian {
+            speeds: local_options.speeds.clone(),
+            batching: local_options.batching,
+            heartbeat: local_options.fleet.suspect_after / 5,
+            results_bytes_max: local_options.results_bytes_max,
+            guardian: match &local_options.guardian {
                 Some(program) => program.clone(),
                 None => std::env::current_exe().map_err(StartError::Program)?,
             },
             data_dir_id,
-            fallback: wishes
+            fallback: local_options
                 .fallback_to_simulation
-                .then(|| Wish {
+                .then(|| DesiredBrowser {
                     build: Kind::Chrome.into(),
                     simulated: true,
                     backends: vec![Backend::Cpu],
-                    adapter: wishes.adapter,
+                    adapter: local_options.adapter,
                 })
                 .into_iter()
                 .collect(),
             limits: Limits::default(),
-            takes_faults: wishes.takes_faults,
-            resume_timeout: wishes.timeout,
+            takes_faults: local_options.takes_faults,
+            resume_timeout: local_options.timeout,
         };
-        let origin = wishes.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
+        let origin =
+            local_options.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
         let (pool, pool_ended) = Pool::start(options, catalog.clone(), origin, recorded);
         let context = Context {
             pool: pool.clone(),
-            catalog: catalog.clone(),
-            timeout: wishes.timeout,
-            idempotency_ttl: wishes.idempotency_ttl,
-            queue_max: wishes.fleet.queue_max as usize,
-            client_timeout: wishes.client_timeout,
-            extra: wishes.extra.clone().map(Arc::new),
+            browsers: Arc::new(browsers),
+            weights: local_options.weights.clone(),
+            timeout: local_options.timeout,
+            idempotency_ttl: local_options.idempotency_ttl,
+            queue_max: local_options.fleet.queue_max as usize,
+            client_timeout: local_options.client_timeout,
+            extra: local_options.extra.clone().map(Arc::new),
         };
         let (stop_server, stopped) = oneshot::channel();
         let server = tokio::spawn(http::serve(listener, context, async {
@@ -266,9 +280,9 @@ impl Local {
     }
 }
 
-/// Opens the state, if one is wished for. Where another daemon has it, this one goes without, and says so.
-async fn open_state(wishes: &Wishes) -> Result<Option<Recorded>, StartError> {
-    let Some(options) = wishes.state.clone() else { return Ok(None) };
+/// Opens the state if the options ask for it. If another daemon has it open, this one continues without state and logs that.
+async fn open_state(local_options: &LocalOptions) -> Result<Option<Recorded>, StartError> {
+    let Some(options) = local_options.state.clone() else { return Ok(None) };
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
     match opened.map_err(|error| store::OpenError::Read(error.to_string()))? {
         Ok((store, opened)) => {
@@ -303,7 +317,7 @@ fn data_dir_id(home: &std::path::Path) -> std::io::Result<String> {
     if let Some(id) = read()? {
         return Ok(id);
     }
-    // Written aside and linked into place, so that two daemons that start at once agree on one.
+    // Written to another file and linked into place, so that two daemons that start at the same time use the same number.
     let aside = home.join(format!("id.{}", crate::token::random()));
     std::fs::write(&aside, crate::token::random())?;
     let linked = std::fs::hard_link(&aside, &path);

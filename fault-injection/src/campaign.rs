@@ -1,6 +1,6 @@
-//! Load and faults at once, then healing: the whole of a scenario against one target.
+//! Runs a scenario against one target: load and faults at the same time, then recovery.
 //!
-//! Requests arrive when the seed says, whether or not earlier ones have been answered. Every one of them is awaited.
+//! Requests arrive at times drawn from the seed, whether or not earlier ones have been answered. Every one of them is awaited.
 
 use std::{
     collections::BTreeMap,
@@ -28,16 +28,17 @@ use crate::{
 
 /// Wait before a pool is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// The last part of the load is left to what came before: a fault that met nobody could not be told from one that failed.
+/// No faults begin in the last part of the load: a fault without a request after it could not be distinguished from one that
+/// failed.
 const QUIET_SHARE: f64 = 0.1;
 /// Longest such part.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for the reason why a fault did not happen.
 const END_MAX: Duration = Duration::from_secs(1);
-/// Questions to each browser when it is asked whether the pool is whole.
+/// Questions for each browser when the pool is checked for recovery.
 const PROBES_EACH: usize = 4;
 
-/// What is to be done.
+/// The plan of a campaign.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Faults.
@@ -73,7 +74,7 @@ pub enum Refused {
 pub enum Injected {
     /// It has happened.
     At(Instant),
-    /// It waits for its occasion; the bell tells.
+    /// It waits for its occasion, which is reported by the bell.
     Armed,
 }
 
@@ -97,11 +98,11 @@ pub trait Target: Send + Sync + 'static {
         bell: &Bell,
     ) -> impl Future<Output = Result<Injected, Refused>> + Send;
 
-    /// Ends what lasts of the faults that it injected.
+    /// Ends the injected faults that still last.
     fn heal(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// How far a campaign is.
+/// Progress of a campaign.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// What is under way.
@@ -160,10 +161,10 @@ struct Campaign<T> {
     begin: Instant,
 }
 
-/// Plays a scenario.
+/// Runs a scenario.
 ///
 /// # Errors
-/// It cannot be played against this target, or the pool is not ready in time. What goes wrong afterwards is the report's.
+/// It is not possible with this target, or the pool is not ready in time. Later failures are in the report.
 pub async fn run<T: Target>(
     target: Arc<T>,
     plan: Plan,
@@ -213,7 +214,7 @@ pub async fn run<T: Target>(
     progress.send_modify(|progress| progress.phase = "healing");
 
     let mut misses = BTreeMap::new();
-    // Those that wait for a browser give up at the same time as the load; others have nothing more to say.
+    // Faults that wait for a browser end with the load; the others have already ended.
     while let Ok(Some(fired)) = tokio::time::timeout(END_MAX, faults.join_next()).await {
         if let (index, Err(refused)) = fired? {
             misses.insert(index, refused.to_string());
@@ -243,7 +244,7 @@ pub async fn run<T: Target>(
     Ok(report)
 }
 
-/// Collects firings until it is told to stop, those that wait then included.
+/// Collects firings until it is stopped, including those that wait then.
 async fn count(
     mut firings: mpsc::Receiver<Firing>,
     mut stop: oneshot::Receiver<()>,
@@ -262,7 +263,7 @@ async fn count(
     }
 }
 
-/// Waits until every slot's browser and its placements are ready; what is missing if they are not in time.
+/// Waits until every slot's browser and its placements are ready; the error lists what is missing.
 async fn whole(target: &impl Target, limit: Duration) -> Result<usize, String> {
     let end = Instant::now() + limit;
     loop {
@@ -291,7 +292,7 @@ async fn whole(target: &impl Target, limit: Duration) -> Result<usize, String> {
 }
 
 impl<T: Target> Campaign<T> {
-    /// Asks a question and judges the answer.
+    /// Sends a question and checks the answer.
     async fn ask(&self, question: usize) -> Asked {
         let sent = Instant::now();
         let key = format!("{}-{question}", self.plan.run);
@@ -367,12 +368,12 @@ impl<T: Target> Campaign<T> {
                         return Ok(());
                     }
                     Ok(Injected::Armed) => return Ok(()),
-                    // Another one may be able to.
+                    // Another browser may support it.
                     Err(Refused::NotApplicable(reason)) => {
                         unable.insert(browser.name.unwrap_or_default(), reason);
                         continue;
                     }
-                    // It was ending by itself; another one will do.
+                    // It was ending by itself; another browser is tried.
                     Err(Refused::Failed(reason)) => {
                         tracing::debug!(reason, browser = browser.name, "a fault did not happen");
                         last = reason;
@@ -384,7 +385,7 @@ impl<T: Target> Campaign<T> {
         Err(Refused::Failed(last))
     }
 
-    /// A ready browser that fits. Those that are unable are passed over, unless there are no others.
+    /// A ready browser that fits. Browsers in `unable` are skipped, unless there are no others.
     async fn pick(
         &self,
         fault: &Fault,
@@ -421,7 +422,7 @@ impl<T: Target> Campaign<T> {
     ) -> Result<Injected, Refused> {
         let signal = |role, signal| {
             let refused = |error: FindError| match error {
-                FindError::NotTold { .. } | FindError::Ended { .. } => {
+                FindError::NotReported { .. } | FindError::Ended { .. } => {
                     Refused::Failed(error.to_string())
                 }
                 FindError::None { .. } => {
@@ -442,14 +443,14 @@ impl<T: Target> Campaign<T> {
             What::Stop { process, for_ms } if !browser.is_simulated => {
                 let (pids, at) = signal(*process, Signal::STOP)?;
                 for &pid in &pids {
-                    // Whoever heals goes on with it, too, in case this task is ended before.
+                    // It is also resumed at the end of the faults, in case this task is ended before.
                     let _ = stopped.send(pid).await;
                 }
                 bell.ring_at(at).await;
                 if let Some(for_ms) = for_ms {
                     tokio::time::sleep(Duration::from_millis(*for_ms)).await;
                     for pid in pids {
-                        // It may have been killed meanwhile, which is what a pool does to those that hang.
+                        // It may have been killed meanwhile, because a pool kills browsers that hang.
                         let _ = process::send(pid, Signal::CONT);
                     }
                 }
@@ -475,8 +476,8 @@ impl<T: Target> Campaign<T> {
         self.target.heal().await;
     }
 
-    /// Waits until every browser is ready and a round of questions is answered rightly. Errors are a reason to ask again,
-    /// anything else than the known answer is not.
+    /// Waits until every browser is ready and a round of questions is answered rightly. After an error the round is repeated;
+    /// after a wrong answer it is not.
     async fn converge(&self, healed: Instant, used: usize) -> Healing {
         let end = healed + self.plan.heal_max;
         let mut probes = 0;

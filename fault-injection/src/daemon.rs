@@ -1,5 +1,5 @@
-//! A daemon as its clients see it: over HTTP, one connection for each request, so that a connection that ends says what was
-//! lost with it.
+//! A daemon as its clients see it: over HTTP, one connection for each request, so that the end of a connection shows which
+//! request was lost.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ const REQUEST_ID: &str = "flotilla-request-id";
 
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Longest wait for an account of the pool.
+/// Longest wait for the pool's status.
 const LOOK_MAX: Duration = Duration::from_secs(10);
-/// Wait before a daemon that does not answer is asked again.
+/// Wait before a request is sent again to a daemon that does not answer.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// A browser as `GET /api/pool` tells of it.
+/// A browser as `GET /api/pool` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Browser {
     /// Its slot.
@@ -35,20 +35,20 @@ pub struct Browser {
     pub name: Option<String>,
     /// Whether it and all of its placements are ready.
     pub is_ready: bool,
-    /// It has the model, and so is what faults are aimed at.
+    /// Whether it has the model: faults are only injected into such browsers.
     pub holds: bool,
-    /// Whether native code plays it.
+    /// Whether it is simulated by native code.
     pub is_simulated: bool,
     /// Its processes.
     pub roots: Roots,
-    /// What the pool says of its state.
+    /// Its state as the pool reports it.
     pub words: String,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// Results: vectors, and what was tried in vain before.
+    /// Results: vectors, and the failed attempts.
     Answer {
         /// One vector for each row; a right answer has one.
         vectors: Vec<Vec<f32>>,
@@ -57,13 +57,13 @@ pub enum Reply {
         /// The daemon's name of the request, where it was recorded.
         request: Option<String>,
     },
-    /// An error in the daemon's words, or no daemon that would have accepted it.
+    /// The daemon's error message, or no daemon accepted it.
     Error(String),
     /// It was accepted and never answered.
     Lost(String),
 }
 
-/// Why there is no account of the pool.
+/// Why the pool's status is not known.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum LookError {
@@ -85,7 +85,7 @@ enum Broken {
     Ended(String),
 }
 
-/// A daemon's address and the model that it is asked for.
+/// A daemon's address and the model of its requests.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     url: String,
@@ -96,7 +96,7 @@ pub struct Daemon {
 impl Daemon {
     /// The daemon at `http://127.0.0.1:PORT`, and a model that it serves.
     pub fn new(url: impl Into<String>, model: impl Into<String>) -> Daemon {
-        // No connection is used twice: a client that sends again by itself would hide a loss.
+        // Connections are not reused: a client that retries by itself would hide a loss.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
         Daemon { url: url.into().trim_end_matches('/').to_owned(), model: model.into(), client }
     }
@@ -106,8 +106,8 @@ impl Daemon {
         &self.url
     }
 
-    /// Asks for a row's embedding, at the latest until `limit`. With a key the request is sent again as often as its
-    /// connection breaks.
+    /// Requests a row's embedding, at the latest until `limit`. With a key the request is sent again as often as its connection
+    /// breaks.
     pub async fn ask(&self, row: &[u32], key: Option<&str>, limit: Instant) -> Reply {
         let body = Bytes::from(json!({ "model": self.model, "input": row }).to_string());
         let asking = async {
@@ -134,12 +134,12 @@ impl Daemon {
     /// The pool's slots.
     ///
     /// # Errors
-    /// The daemon does not answer, or not with an account of its pool.
+    /// The daemon does not answer, or not with its pool's status.
     pub async fn browsers(&self) -> Result<Vec<Browser>, LookError> {
         let pool = self.pool().await?;
         let mut browsers: Vec<Browser> =
             pool["browsers"].as_array().into_iter().flatten().map(browser).collect();
-        // Where a model is held by some browsers only, the others are as ready as they will be.
+        // If only some browsers hold the model, the others need nothing more to be ready.
         if !browsers.iter().any(|browser| browser.is_ready && browser.holds) {
             browsers.iter_mut().for_each(|browser| browser.is_ready &= browser.holds);
         }
@@ -162,7 +162,7 @@ impl Daemon {
         Ok(serde_json::from_slice(response.body())?)
     }
 
-    /// What the daemon has recovered from since it was started, and how.
+    /// Recoveries of the daemon since it was started.
     ///
     /// # Errors
     /// As [`Daemon::browsers`].

@@ -1,8 +1,8 @@
-//! A WebDriver in front of the real one that answers errors, or nothing, when it is told to.
+//! A WebDriver in front of the real one that, on command, answers with errors or not at all.
 //!
-//! It is started in the real driver's place, starts that with the same arguments on another port, and prints the same line
-//! with its own. What it is told stands in a file of a folder that both sides know ([`Control`]); what it did, too, for
-//! drivers come and go with their browsers.
+//! It is started in the real driver's place, starts that with the same arguments on another port, and prints the same line with
+//! its own. Its commands, and its reports of what it did, are files in a shared folder ([`Control`]), because drivers start and
+//! end with their browsers.
 
 use std::{
     io::Write,
@@ -31,32 +31,32 @@ use tokio::{
 
 use crate::{faults::DriverFault, forward::Forwarder};
 
-/// What drivers print before their port: ChromeDriver, geckodriver.
+/// The text that drivers print before their port: ChromeDriver, geckodriver.
 const PORT_AFTER: [&str; 2] = ["started successfully on port ", "Listening on 127.0.0.1:"];
-/// The file with what drivers are told.
+/// The file with the commands to drivers.
 const ORDERS: &str = "orders.json";
-/// How files are named in which drivers say what they did.
+/// Prefix of the files in which drivers report what they did.
 const FIRED: &str = "fired-";
 
-/// What drivers are told.
+/// A command to drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
-    /// What they do instead of what they are asked.
+    /// What they do instead of a WebDriver command.
     pub how: DriverFault,
-    /// From which command of a driver on, counted from 1.
+    /// The first WebDriver command that fails, counted from 1 for each driver.
     pub command: u32,
-    /// Index of the occasion, to be told with each firing.
+    /// Index of the occasion, reported with each firing.
     pub moment: usize,
 }
 
-/// The folder through which drivers are told and tell.
+/// The folder for commands to drivers and their reports.
 #[derive(Clone, Debug)]
 pub struct Control {
     folder: PathBuf,
 }
 
 impl Control {
-    /// In an existing folder.
+    /// Uses an existing folder.
     pub fn new(folder: impl Into<PathBuf>) -> Control {
         Control { folder: folder.into() }
     }
@@ -81,18 +81,18 @@ impl Control {
         Ok(path)
     }
 
-    /// Tells every driver, those that start later included.
+    /// Sends the command to every driver, including those that start later.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn arm(&self, orders: Orders) -> std::io::Result<()> {
-        // Written aside, so that no driver reads half of it.
+        // Written to another name and renamed, so that no driver reads a part of it.
         let aside = self.folder.join("orders.new");
         std::fs::write(&aside, serde_json::to_vec(&orders)?)?;
         std::fs::rename(aside, self.folder.join(ORDERS))
     }
 
-    /// Lets drivers do what they are asked.
+    /// Removes the command: drivers work normally again.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -103,7 +103,7 @@ impl Control {
         }
     }
 
-    /// Takes what drivers have told since the last time: the occasion of each firing.
+    /// Takes the drivers' reports since the last call: the occasion of each firing.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -129,7 +129,7 @@ impl Control {
         serde_json::from_slice(&bytes).ok()
     }
 
-    fn tell(&self, orders: Orders, command: u32) -> std::io::Result<()> {
+    fn record_firing(&self, orders: Orders, command: u32) -> std::io::Result<()> {
         let name = format!("{FIRED}{}-{}-{command}", orders.moment, std::process::id());
         std::fs::write(self.folder.join(name), [])
     }
@@ -158,10 +158,10 @@ struct Shim {
     commands: Arc<AtomicU32>,
 }
 
-/// Stands in front of a real driver until that ends; its status.
+/// Runs in front of a real driver until that ends; returns its status.
 ///
 /// # Errors
-/// The driver cannot be started, or says nothing of its port.
+/// The driver cannot be started, or does not print its port.
 pub async fn run(
     real: &Path,
     arguments: &[String],
@@ -201,7 +201,7 @@ pub async fn run(
     }
 }
 
-/// Passes the driver's lines on until the one with its port, in which `own` stands instead.
+/// Prints the driver's lines up to the one with its port, which is replaced by `own`.
 async fn port(lines: &mut Lines<impl AsyncBufRead + Unpin>, own: u16) -> Result<u16, DriverError> {
     let mut words = String::new();
     while let Some(line) = lines.next_line().await.map_err(DriverError::Output)? {
@@ -233,7 +233,7 @@ async fn command(State(shim): State<Shim>, request: Request) -> Response {
     let Some(orders) = shim.control.orders().filter(|orders| number >= orders.command) else {
         return shim.forwarder.forward(request).await;
     };
-    if let Err(error) = shim.control.tell(orders, number) {
+    if let Err(error) = shim.control.record_firing(orders, number) {
         return failure(format!("the fault cannot be told: {error}"));
     }
     match orders.how {
@@ -242,7 +242,7 @@ async fn command(State(shim): State<Shim>, request: Request) -> Response {
     }
 }
 
-/// An error as WebDriver has them. Source: W3C WebDriver 2, section 6.6.
+/// An error in WebDriver's format. Source: W3C WebDriver 2, section 6.6.
 fn failure(message: String) -> Response {
     let value = json!({ "error": "unknown error", "message": message, "stacktrace": "" });
     (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "value": value }))).into_response()
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_port_is_replaced_in_the_line_that_tells_it() {
+    async fn the_port_is_replaced_in_the_line_that_names_it() {
         let table = [
             ("ChromeDriver was started successfully on port 39345.\n", Some(39345)),
             ("noise\n1700\tgeckodriver\tINFO\tListening on 127.0.0.1:4444\n", Some(4444)),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn commands_from_the_ordered_one_on_fail_and_are_told() {
+    async fn commands_from_the_ordered_one_on_fail_and_are_reported() {
         let folder = tempfile::tempdir().expect("a folder");
         let control = Control::new(folder.path());
         let real = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

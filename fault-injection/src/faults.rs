@@ -9,17 +9,17 @@ use crate::simulator::Random;
 /// Most moments of a schedule.
 pub const MOMENTS_MAX: usize = 100_000;
 
-/// Faults that belong together, with a name to ask for them by.
+/// Faults that belong together, with a name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// Name in reports.
     pub name: String,
-    /// Whether requests carry an idempotency key and are asked again when the connection to the daemon breaks: needed
-    /// where the daemon itself is killed.
+    /// Whether requests carry an idempotency key and are sent again when the connection to the daemon breaks: needed where the
+    /// daemon itself is killed.
     #[serde(default)]
     pub keyed: bool,
-    /// Most memory of a browser of an own pool, in MiB: what a browser that hogs memory is measured by.
+    /// Most memory of a browser of an own pool, in MiB: the limit for a browser that hogs memory.
     #[serde(default)]
     pub worker_memory_mb: Option<u64>,
     /// What goes wrong.
@@ -32,7 +32,7 @@ pub struct Scenario {
 pub struct Fault {
     /// What happens.
     pub what: What,
-    /// To whom.
+    /// The browsers that it may hit.
     #[serde(default, rename = "where")]
     pub place: Place,
     /// When, from the first request on.
@@ -108,7 +108,7 @@ pub enum What {
         /// In which direction.
         #[serde(default)]
         toward: Toward,
-        /// To how many frames; of a half-open link: to how many connections.
+        /// The number of frames; of a half-open link, the number of connections.
         #[serde(default = "one")]
         frames: u32,
     },
@@ -117,11 +117,11 @@ pub enum What {
         /// What.
         how: DaemonFault,
     },
-    /// A WebDriver that does not do what it is asked, for every browser that is started while it lasts.
+    /// A WebDriver that fails commands, for every browser that is started while it lasts.
     Driver {
         /// What it does instead.
         how: DriverFault,
-        /// From which command of a driver on; the first makes the session.
+        /// The first command that fails; command 1 makes the session.
         #[serde(default = "one")]
         command: u32,
         /// How long drivers do this; until `heal` unless given.
@@ -152,19 +152,19 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PageFault {
-    /// The browser's own crash page is opened: the page's process ends, the browser lives.
+    /// The browser's own crash page is opened: the page's process ends, the browser goes on.
     Crash,
     /// `GPUDevice.destroy()`.
     LoseDevice,
-    /// The page's main thread never comes back: no heartbeats.
+    /// The page's main thread hangs: no heartbeats.
     Hang,
-    /// The page's worker never answers again; its main thread lives.
+    /// The page's worker never answers again; its main thread goes on.
     Silence,
     /// Results are wrong from now on, though finite and of the right shape.
     WrongAnswers,
     /// Runs take longer from now on.
     SlowDown {
-        /// So many times.
+        /// Factor of the duration.
         factor: u32,
     },
     /// The page allocates so much and keeps it.
@@ -180,7 +180,7 @@ pub enum PageFault {
 pub enum LinkFault {
     /// It arrives later, and what follows it after it.
     Delay {
-        /// By so much.
+        /// Delay in milliseconds.
         by_ms: u64,
     },
     /// It passes at this rate, and what follows it after it.
@@ -188,7 +188,7 @@ pub enum LinkFault {
         /// Bytes per second.
         bytes_per_s: u64,
     },
-    /// The connection ends instead, without a word.
+    /// The connection ends instead, without a close frame.
     Drop,
     /// Its end is missing.
     Truncate,
@@ -201,7 +201,7 @@ pub enum LinkFault {
     Duplicate,
     /// It arrives after the frame that follows it.
     Reorder,
-    /// It arrives, and once more later, when nobody waits for it any more.
+    /// It arrives, and once more later, when it is no longer expected.
     Replay {
         /// How much later.
         after_ms: u64,
@@ -325,7 +325,7 @@ impl fmt::Display for What {
     }
 }
 
-/// Why a scenario cannot be played.
+/// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ScenarioError {
@@ -358,7 +358,7 @@ impl Scenario {
     /// Reads a scenario's JSON and checks it.
     ///
     /// # Errors
-    /// Not a scenario, or one whose numbers make no sense.
+    /// Not a scenario, or one with invalid numbers.
     pub fn parse(json: &str) -> Result<Scenario, ScenarioError> {
         let scenario: Scenario = serde_json::from_str(json)?;
         for (index, fault) in scenario.faults.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! That a fault has happened, told to whoever counts.
+//! Reports that a fault has happened.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ pub struct Firing {
 /// Most firings that wait to be counted.
 const FIRINGS_MAX: usize = 1024;
 
-/// Where the firings of one occasion are told.
+/// Reports the firings of one occasion.
 #[derive(Clone, Debug)]
 pub struct Bell {
     moment: usize,
@@ -24,7 +24,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// A channel of firings, to make bells for.
+    /// A channel of firings, for [`Bell::new`].
     pub fn channel() -> (mpsc::Sender<Firing>, mpsc::Receiver<Firing>) {
         mpsc::channel(FIRINGS_MAX)
     }
@@ -44,15 +44,15 @@ impl Bell {
         Bell { moment, firings: self.firings.clone() }
     }
 
-    /// Tells that the fault happens now.
+    /// Reports that the fault happens now.
     pub async fn ring(&self) {
         self.ring_at(Instant::now()).await;
     }
 
-    /// Tells that the fault happened then.
+    /// Reports that the fault happened at this time.
     pub async fn ring_at(&self, at: Instant) {
         let firing = Firing { moment: self.moment, at };
-        // Nobody counts any more once the report is made.
+        // The receiver is dropped once the campaign's report is made.
         let _ = self.firings.send(firing).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, on purpose: faults as plain data, and the worlds in which they are played.
+//! Fault injection: faults as plain data, and the systems in which they are injected, real and simulated.
 
 pub mod bert;
 pub mod campaign;

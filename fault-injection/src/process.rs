@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::faults::Role;
 
-/// A browser's processes as the pool tells of them.
+/// A browser's processes as the pool reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
     /// The browser's main process.
@@ -18,14 +18,14 @@ pub struct Roots {
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum FindError {
     #[error("the pool tells no process id of the {role}", role = role.name())]
-    NotTold { role: Role },
+    NotReported { role: Role },
     #[error("this browser has no {role} process of its own", role = role.name())]
     None { role: Role },
     #[error("process {pid} has ended")]
     Ended { pid: u32 },
 }
 
-/// What a process is by its command line.
+/// A process and its command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     pid: u32,
@@ -33,18 +33,18 @@ struct Process {
     arguments: Vec<String>,
 }
 
-/// The processes of a role, at least one. Browsers keep spare renderers, which nothing tells from the page's, so a renderer is
-/// all of them.
+/// The processes of a role, at least one. Browsers keep spare renderers, which cannot be distinguished from the page's, so all
+/// renderers are returned.
 ///
 /// # Errors
 /// There is no such process.
 pub fn find(roots: Roots, role: Role) -> Result<Vec<u32>, FindError> {
-    let told = |pid: Option<u32>| pid.ok_or(FindError::NotTold { role });
+    let reported = |pid: Option<u32>| pid.ok_or(FindError::NotReported { role });
     match role {
-        Role::Browser => Ok(vec![alive(told(roots.browser)?)?]),
-        Role::Driver => Ok(vec![alive(told(roots.driver)?)?]),
+        Role::Browser => Ok(vec![alive(reported(roots.browser)?)?]),
+        Role::Driver => Ok(vec![alive(reported(roots.driver)?)?]),
         Role::Renderer | Role::Gpu => {
-            let browser = alive(told(roots.browser)?)?;
+            let browser = alive(reported(roots.browser)?)?;
             let all = processes();
             let found: Vec<u32> = below(browser, &all)
                 .filter(|process| is(process, role))
@@ -59,10 +59,10 @@ fn alive(pid: u32) -> Result<u32, FindError> {
     if read(pid).is_some() { Ok(pid) } else { Err(FindError::Ended { pid }) }
 }
 
-/// Sends a signal; a process that has ended meanwhile is no error of the caller's.
+/// Sends a signal; it returns an error if the process has ended.
 ///
 /// # Errors
-/// The process has ended or belongs to somebody else.
+/// The process has ended or belongs to another user.
 pub fn send(pid: u32, signal: Signal) -> Result<(), FindError> {
     let ended = FindError::Ended { pid };
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(ended.clone())?;
@@ -72,8 +72,8 @@ pub fn send(pid: u32, signal: Signal) -> Result<(), FindError> {
 /// Whether a process plays a role, by its arguments. Chromium marks its processes with `--type=`, Firefox's end with the
 /// kind of content process.
 fn is(process: &Process, role: Role) -> bool {
-    let has = |wish: &str| process.arguments.iter().any(|argument| argument == wish);
-    let ends = |wish: &str| process.arguments.last().is_some_and(|last| last == wish);
+    let has = |wanted: &str| process.arguments.iter().any(|argument| argument == wanted);
+    let ends = |wanted: &str| process.arguments.last().is_some_and(|last| last == wanted);
     match role {
         Role::Renderer => {
             (has("--type=renderer") && !has("--extension-process"))
@@ -104,10 +104,10 @@ fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// A process that is there and not a zombie.
+/// An existing process that is not a zombie.
 fn read(pid: u32) -> Option<Process> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may itself hold spaces and parentheses.
+    // The name is in parentheses and may itself contain spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
         return None;
@@ -131,7 +131,7 @@ mod tests {
 
     impl Drop for Ended {
         fn drop(&mut self) {
-            // It may have ended already, which is what is wanted.
+            // It may have ended already, which is fine.
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
@@ -175,7 +175,10 @@ mod tests {
         assert_eq!(find(own, Role::Driver), Ok(vec![renderer.0.id()]));
         assert_eq!(find(own, Role::Gpu), Err(FindError::None { role: Role::Gpu }));
         let nothing = Roots::default();
-        assert_eq!(find(nothing, Role::Browser), Err(FindError::NotTold { role: Role::Browser }));
+        assert_eq!(
+            find(nothing, Role::Browser),
+            Err(FindError::NotReported { role: Role::Browser })
+        );
 
         send(renderer.0.id(), Signal::KILL).expect("there");
         let status = renderer.0.wait().expect("a child");

@@ -1,4 +1,4 @@
-//! Inputs with known answers: no two are alike, so that a swapped answer is known as whose it is.
+//! Inputs with known answers: no two answers are alike, so that a swapped answer shows to which question it belongs.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::simulator::Random;
 /// in an embedding of a few dozen dimensions whose elements are about 1.
 pub const ERROR_MAX: f32 = 1e-4;
 
-/// Answers of two questions differ by at least this in some element, so that none passes for the other.
+/// Answers of two questions differ by at least this in some element, so that they cannot be confused.
 const DISTANCE_MIN: f32 = 10.0 * ERROR_MAX;
 
 /// Shortest and longest row.
@@ -59,7 +59,7 @@ pub fn rows(
     Ok(rows)
 }
 
-/// Questions and what is right.
+/// Questions and their right answers.
 #[derive(Clone, Debug)]
 pub struct Questions {
     rows: Vec<Vec<u32>>,
@@ -72,7 +72,7 @@ impl Questions {
     /// Puts rows and their answers together.
     ///
     /// # Errors
-    /// An answer is missing or no vector, or two cannot be told apart.
+    /// An answer is missing or not a vector, or two cannot be distinguished.
     pub fn new(rows: Vec<Vec<u32>>, answers: Vec<Vec<f32>>) -> Result<Questions, QuestionError> {
         if rows.len() != answers.len() {
             return Err(QuestionError::Count { rows: rows.len(), answers: answers.len() });
@@ -126,7 +126,7 @@ impl Questions {
             .filter(move |&question| {
                 let want = &self.answers[question];
                 want.len() == answer.len()
-                    // A number that is not finite is near nothing.
+                    // A number that is not finite is close to no other number.
                     && want.iter().zip(answer).all(|(a, b)| (a - b).abs() <= distance)
             })
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_that_cannot_be_told_apart_are_refused() {
+    fn questions_that_cannot_be_distinguished_are_refused() {
         let rows = || vec![vec![1], vec![2]];
         let alike = Questions::new(rows(), vec![vec![1.0, 2.0], vec![1.0, 2.0005]]);
         assert!(matches!(alike, Err(QuestionError::Alike { .. })), "{alike:?}");

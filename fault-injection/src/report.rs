@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{faults::Moment, firing::Firing};
 
-/// What became of one request.
+/// Outcome of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// The known answer.
     Right,
-    /// An error in the daemon's words.
+    /// The daemon's error message.
     Error(String),
     /// Another vector; with the question that it would have answered, if there is one.
     Wrong {
@@ -34,9 +34,9 @@ pub struct Asked {
     pub sent: Instant,
     /// When its end was known.
     pub done: Instant,
-    /// What became of it.
+    /// Its outcome.
     pub verdict: Verdict,
-    /// Failed attempts, in the daemon's words.
+    /// Failed attempts, as the daemon reports them.
     pub tried: Vec<String>,
     /// The daemon's name of the request, where it was recorded.
     pub request: Option<String>,
@@ -88,36 +88,36 @@ pub struct FaultLine {
     pub scheduled: usize,
     /// How often it happened; a fault of several frames, for each.
     pub fired: usize,
-    /// From each occasion's first firing to the next right answer to anybody.
+    /// From each occasion's first firing to the next right answer to any request.
     pub ms_to_next_right: Times,
     /// Occasions after which no right answer came any more.
     pub never_right: usize,
 }
 
-/// How failures of one kind were recovered from, by one step, as the daemon tells of it.
+/// Recoveries from failures of one kind by one step, as the daemon reports them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecoveryLine {
     /// The failure.
     pub failure: String,
     /// `request` or `browser`.
     pub of: String,
-    /// A rung of the ladder, or a repair of the browser.
+    /// A recovery step, or a repair of the browser.
     #[serde(alias = "step")]
     pub rung: String,
-    /// How often it helped.
+    /// How often it succeeded.
     pub succeeded: u64,
-    /// How often something else failed first.
+    /// How often another failure came first.
     pub failed: u64,
-    /// Half of those that helped took at most this.
+    /// Half of those that succeeded took at most this.
     pub p50_ms: f64,
     /// 95 of 100 of them took at most this.
     pub p95_ms: f64,
 }
 
-/// How the pool became whole after the last fault.
+/// Recovery of the pool after the last fault.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Healing {
-    /// Whether it did within the bound.
+    /// Whether it recovered within the limit.
     pub converged: bool,
     /// How long it took.
     pub ms: f64,
@@ -165,15 +165,15 @@ pub struct Report {
     pub faults_missed: Vec<Miss>,
     /// Faults with the time to the next right answer.
     pub faults: Vec<FaultLine>,
-    /// What the pool recovered from, and how; of a daemon that was started again, since then.
+    /// The pool's recoveries; if the daemon was started again, those since then.
     pub recoveries: Vec<RecoveryLine>,
-    /// The time after the faults.
+    /// Recovery after the faults.
     pub healed: Healing,
 }
 
 impl Report {
-    /// Counts requests. A right answer to one question that another got, too, is a duplicate, and so is a recorded request
-    /// that answered two.
+    /// Counts requests. An answer that was right for one question and came to another one, too, is a duplicate; so is a
+    /// recorded request that answered two.
     pub fn count(&mut self, asked: &[Asked]) {
         self.sent += asked.len();
         let mut answered: BTreeMap<usize, usize> = BTreeMap::new();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_with_the_next_right_answer_and_misses_with_their_reason() {
+    fn faults_are_reported_with_the_next_right_answer_and_misses_with_their_reason() {
         let begin = Instant::now();
         let rights: Vec<Asked> = [10, 30, 90]
             .into_iter()

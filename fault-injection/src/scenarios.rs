@@ -19,7 +19,7 @@ pub const NAMES: [&str; 9] = [
 
 /// Period of a fault from which a pool needs some seconds to recover.
 const SLOW_MS: u64 = 5000;
-/// What a page takes, and what its browser may have: more than one of either kind needs for a small model.
+/// Memory that a page allocates, and its browser's limit: the limit is more than Chrome or Firefox need for a small model.
 const HOG_MB: u32 = 1400;
 const MEMORY_MB: u64 = 1200;
 /// First occasion: when the load has settled.
@@ -30,8 +30,8 @@ pub fn named(name: &str) -> Option<Scenario> {
     let keyed = matches!(name, "daemon-kill" | "corrupt-store");
     let faults = match name {
         "crash-storm" => vec![every(SLOW_MS, What::Kill { process: Role::Browser })],
-        // A stopped renderer is a page that hangs; a stopped main process may leave its page as it is. It takes a pool some
-        // time to give up on what only says nothing, and one hang is to be seen at a time.
+        // A stopped renderer is a page that hangs; a stopped main process may leave its page as it is. A pool needs some time
+        // to detect a silent browser, and there should be only one hang at a time.
         "hang" => vec![
             every(8 * SLOW_MS, What::Stop { process: Role::Renderer, for_ms: None }),
             Fault {

@@ -1,6 +1,6 @@
-//! Worlds that are drawn from seeds: the fleet lives through all of them, and cores that are broken on purpose do not.
+//! Simulations from seeds: the fleet core passes all of them, and cores that are broken on purpose do not.
 //!
-//! A failure says how to play its seed alone: `FLEET_SEED=<seed>` plays that one and prints what was said.
+//! A failure prints how to replay its seed alone: `FLEET_SEED=<seed>` runs that one and prints its events and actions.
 
 use flotilla_fault_injection::simulator::{
     Core, Invariant, Plan, Played, Report, broken,
@@ -45,8 +45,8 @@ fn the_fleet_lives_through_every_seed() {
     }
 }
 
-/// A core is found out by an invariant when one of the seeds ends with it. Other invariants may fail first elsewhere: what is
-/// wrong in one place is soon wrong in others.
+/// An invariant catches a core if the run of at least one seed ends with it. With other seeds other invariants may fail first,
+/// because one defect soon causes others.
 fn found_out<C: Core>(by: Invariant) {
     let violations =
         (0..SEEDS).filter_map(|seed| play::<C>(seed, Plan::drawn(seed), false).violation);
@@ -90,16 +90,19 @@ broken_cores! {
     misses_its_target: Distorted<distorted::MissesItsTarget> => KnownTarget,
     one_name: Distorted<distorted::OneName> => FreshIds,
     no_run_limit: Distorted<distorted::NoRunLimit> => RunLimits,
-    unnamed_rung: Distorted<distorted::UnnamedRung> => Budgets,
+    unnamed_step: Distorted<distorted::UnnamedStep> => Budgets,
     abandons_nothing: Distorted<distorted::AbandonsNothing> => Abandoned,
     late: Distorted<distorted::Late> => Deadline,
     hesitates: Distorted<distorted::Hesitates> => Starvation,
     old_versions: Distorted<distorted::OldVersions> => Versions,
-    shares_tasks: Distorted<distorted::SharesTasks> => Exclusive,
-    keeps_browsers: Distorted<distorted::KeepsBrowsers> => Tasks,
+    shares_leases: Distorted<distorted::SharesLeases> => Exclusive,
+    keeps_browsers: Distorted<distorted::KeepsBrowsers> => Leases,
     simulates_for_all: Distorted<distorted::SimulatesForAll> => Fallback,
     migrates_twice: Distorted<distorted::MigratesTwice> => Migrations,
-    deaf_to_deaths: Distorted<distorted::DeafToDeaths> => DeadBrowsers,
+    serves_removed_models: Distorted<distorted::ServesRemovedModels> => RemovedModels,
+    keeps_removed_slots: Distorted<distorted::KeepsRemovedSlots> => RemovedSlots,
+    ignores_added_slots: Distorted<distorted::IgnoresAddedSlots> => AddedSlots,
+    ignores_failures: Distorted<distorted::IgnoresFailures> => DeadBrowsers,
     miscounts: Distorted<distorted::Miscounts> => Counts,
     hoards: Distorted<distorted::Hoards> => Memory,
     spins: Distorted<distorted::Spins> => Progress,

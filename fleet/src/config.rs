@@ -5,18 +5,18 @@ use std::time::Duration;
 use flotilla_protocol::Backend;
 
 use crate::{
-    event::SlotId,
+    ids::SlotId,
     recovery::{Ladder, Strategy},
 };
 
-/// The wish for one browser.
+/// One desired browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Kind, for messages; the daemon knows what it means.
+    /// Kind of browser. The core shows it and compares it with other slots' kinds, no more.
     pub kind: String,
     /// Backends in order of preference.
     pub backends: Vec<Backend>,
-    /// Which of them is used, of those that the page offers and that load the model.
+    /// Which of them is used, of those that the page offers and that can load the model.
     pub choice: Choice,
     /// What its browser is for.
     pub role: Role,
@@ -71,7 +71,7 @@ pub struct Config {
     pub straggler_min: Duration,
     /// Longest wait for a browser's new page.
     pub reset_timeout: Duration,
-    /// A browser that has proved nothing for this long is probed.
+    /// A browser that has computed nothing for this long is probed.
     pub probe_interval: Duration,
     /// Longest probe.
     pub probe_timeout: Duration,
@@ -81,11 +81,11 @@ pub struct Config {
     pub recycle_age: Option<Duration>,
     /// A browser is replaced after this many runs; `None` for never.
     pub recycle_jobs: Option<u64>,
-    /// Most tasks that hold a browser at once; `None` for as many as there are browsers.
+    /// Most clients that have a browser for themselves at once; `None` for as many as there are browsers.
     pub workers_max: Option<u32>,
-    /// Slots whose browsers tasks may hold; `None` for all.
+    /// Slots whose browsers clients may have for themselves; `None` for all.
     pub worker_slots: Option<Vec<SlotId>>,
-    /// How requests recover, unless they say otherwise.
+    /// Recovery strategy of requests that name none.
     pub strategy: Strategy,
     /// What a request may spend on recovery.
     pub ladder: Ladder,
@@ -95,8 +95,8 @@ pub struct Config {
     pub restarts_max: u32,
     /// Wait before the second start in a row; doubles with each further one.
     pub restart_delay: Duration,
-    /// Restarts of a browser that one model may cost while it loads on a backend, before that backend is given up for
-    /// it. Lower than `restarts_max`, so that a model that crashes its page falls back before its slot is lost.
+    /// Browsers that may fail while one model loads on one backend, before that backend is given up for the model. Lower
+    /// than `restarts_max`, so that a model that crashes its page changes to the next backend before its slot is retired.
     pub load_restarts_max: u32,
 }
 

@@ -1,4 +1,4 @@
-//! What the fleet is told and what it orders: the whole interface between decisions and the world.
+//! Events that the fleet takes and actions that it orders: its whole interface.
 
 use std::time::Duration;
 
@@ -6,35 +6,14 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    recovery::{Attempt, Failure, FailureKind, Rung, Strategy},
+    config::Slot,
+    recovery::{Attempt, Failure, FailureKind, RecoveryStep, Strategy},
     state::{Transaction, TransactionId},
 };
-
-/// Time since the fleet was made. The core reads no clock: time comes in with every event.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct Instant(pub Duration);
-
-impl Instant {
-    /// This much later.
-    pub fn after(self, delay: Duration) -> Instant {
-        Instant(self.0.saturating_add(delay))
-    }
-
-    /// How long ago `earlier` was; zero if it was not.
-    pub fn since(self, earlier: Instant) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-}
-
-/// A model that the daemon has imported; the core knows it by number only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ModelId(pub u32);
-
-/// Index into [`crate::Config::slots`]: the wish for one browser. Browsers come and go, slots stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SlotId(pub u32);
+pub use crate::{
+    ids::{Instant, LeaseId, ModelId, SlotId},
+    recovery::RequestError,
+};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +30,27 @@ pub enum Event {
         /// How its requests may be joined.
         batching: Batching,
     },
-    /// The browser's page has opened both links and said what it offers.
+    /// A model is no longer served. Requests for it that wait fail at once, runs in flight may finish, and its placements are
+    /// unloaded when nothing of theirs runs. Its number is never used again: a [`Event::ModelAdded`] with it is ignored.
+    ModelRemoved {
+        /// The model.
+        model: ModelId,
+    },
+    /// One more browser is desired. Its slot gets the next index; indices are never reused.
+    SlotAdded {
+        /// The slot.
+        slot: Slot,
+    },
+    /// A browser is no longer desired. It gets no more runs; when those that it has have ended, its lease ends, it is killed,
+    /// and the slot stays as `removed`. A lease that has it gets no more runs on it either. Has no effect on a slot that is
+    /// not there or is removed already.
+    SlotRemoved {
+        /// The slot.
+        slot: SlotId,
+        /// For the log and the status.
+        reason: String,
+    },
+    /// The browser's page has opened both links and reported what it offers.
     BrowserUp {
         /// The browser.
         browser: BrowserId,
@@ -60,14 +59,14 @@ pub enum Event {
         /// Backends that it does not, with the browser's words.
         refused: Vec<(Backend, String)>,
     },
-    /// The page is of no more use, but the browser's process lives: a link closed, or the page crashed.
+    /// The page has failed, but the browser's process lives: a link closed, or the page crashed.
     PageDown {
         /// The browser.
         browser: BrowserId,
         /// What happened.
         failure: Failure,
     },
-    /// The browser is of no more use: it ended, hangs, or never came up. Its processes are killed by the core's order.
+    /// The browser has failed: it ended, hangs, or never came up. The core orders its processes to be killed.
     BrowserDown {
         /// The browser.
         browser: BrowserId,
@@ -93,7 +92,7 @@ pub enum Event {
         /// The probe.
         probe: RunId,
     },
-    /// It gave another one, or none.
+    /// The dispatch of [`Action::Probe`] gave another answer, or none.
     ProbeFailed {
         /// The browser.
         browser: BrowserId,
@@ -196,7 +195,7 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// How long a model's run takes on a backend of such a browser, as an earlier daemon has measured it.
+    /// How long a model's run takes on a backend of browsers of this kind, as an earlier daemon has measured it.
     SpeedKnown {
         /// The browser.
         browser: BrowserId,
@@ -231,24 +230,24 @@ pub enum Event {
     /// A client wants a browser for itself.
     Acquire {
         /// Chosen by the daemon, never reused.
-        task: TaskId,
-        /// When it no longer wants it, or has had it for long enough.
+        lease: LeaseId,
+        /// When the client stops waiting for a browser.
         deadline: Instant,
     },
     /// A client no longer needs, or no longer wants, its browser.
     Release {
-        /// The client's task.
-        task: TaskId,
+        /// The client's lease.
+        lease: LeaseId,
     },
-    /// Replace a browser once it has ended what it runs.
+    /// Replace a browser once its runs have ended.
     Recycle {
         /// The browser.
         browser: BrowserId,
         /// For the record.
         reason: String,
     },
-    /// Move a model from one browser to another: loaded there, recorded, and only then unloaded here. What fails on the
-    /// way leaves everything as it was.
+    /// Move a model from one browser to another: load it there, record that, and only then unload it here. Where a step
+    /// fails, everything stays as it was.
     Migrate {
         /// The model.
         model: ModelId,
@@ -261,10 +260,6 @@ pub enum Event {
     Drain,
 }
 
-/// A client's hold on a browser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct TaskId(pub u64);
-
 /// What is done for a request when something fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -276,8 +271,8 @@ pub struct Policy {
     pub recovery_timeout: Option<Duration>,
     /// Whether a simulated browser may answer it as the last resort.
     pub fallback_to_simulation: bool,
-    /// The task whose browser alone may run it.
-    pub task: Option<TaskId>,
+    /// Only the browser of this lease may run it.
+    pub lease: Option<LeaseId>,
 }
 
 /// Whether a request outlives the daemon.
@@ -301,7 +296,7 @@ pub struct Batching {
     pub tokens_max: u32,
 }
 
-/// Something to be done. The daemon does it and reports back with events.
+/// An order to the daemon, which carries it out and reports back with events.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Start a browser for a slot. Answered by `BrowserUp` or `BrowserDown`.
@@ -348,7 +343,7 @@ pub enum Action {
         /// Name of the run.
         measure: RunId,
     },
-    /// A model was measured on a backend: worth keeping for the next daemon ([`Event::SpeedKnown`]).
+    /// A model was measured on a backend. To be kept for the next daemon ([`Event::SpeedKnown`]).
     Keep {
         /// Where.
         browser: BrowserId,
@@ -368,17 +363,17 @@ pub enum Action {
     },
     /// Write a transaction. Answered by `Committed` or `CommitFailed`.
     Commit(Transaction),
-    /// A task has a browser for itself, until it releases it or [`Action::Revoked`].
+    /// A client has a browser for itself, until [`Event::Release`] or [`Action::Revoked`].
     Acquired {
-        /// The task.
-        task: TaskId,
-        /// Its browser.
+        /// Its lease.
+        lease: LeaseId,
+        /// The browser.
         browser: BrowserId,
     },
-    /// A task has no browser, or no longer.
+    /// A client gets no browser, or has it no longer.
     Revoked {
-        /// The task.
-        task: TaskId,
+        /// Its lease, which is over.
+        lease: LeaseId,
         /// Why.
         failure: Failure,
     },
@@ -393,7 +388,7 @@ pub enum Action {
         /// Why everything is as before, if it is.
         failure: Option<Failure>,
     },
-    /// Something failed and was dealt with, for the record.
+    /// A failure was dealt with; for logs and records.
     Recovered(Recovery),
     /// Load a model. Answered by `PlacementReady` or `PlacementFailed`.
     Place {
@@ -467,36 +462,8 @@ pub struct Recovery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recovered {
-    /// A request, by a rung of the ladder.
-    Request(RequestId, Rung),
+    /// A request, by a recovery step.
+    Request(RequestId, RecoveryStep),
     /// A slot, by a repair of its browser.
     Browser(SlotId, crate::recovery::Repair),
-}
-
-/// Why a request has no answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are what the messages say")]
-pub enum RequestError {
-    #[error("queue is full: {queued} requests wait, the limit is {limit}")]
-    Overloaded { queued: u32, limit: u32 },
-    #[error("deadline passed{}", tried_words(.tried))]
-    DeadlineExceeded { tried: Vec<Attempt> },
-    #[error("every attempt failed{}", tried_words(.tried))]
-    Failed { tried: Vec<Attempt> },
-    #[error("no browser can run this model: {reason}")]
-    Unplaceable { reason: String },
-    #[error("the request could not be recorded: {reason}")]
-    NotRecorded { reason: String },
-    #[error("recovery took longer than {limit:?}{}", tried_words(.tried))]
-    RecoveryTimeout { limit: Duration, tried: Vec<Attempt> },
-    #[error("the browser of this task is gone")]
-    TaskEnded { tried: Vec<Attempt> },
-    #[error("the daemon is shutting down")]
-    Draining,
-    #[error("model is not known")]
-    UnknownModel,
-}
-
-fn tried_words(tried: &[Attempt]) -> String {
-    tried.iter().map(|attempt| format!("; {attempt}")).collect()
 }

@@ -6,18 +6,21 @@
 pub mod config;
 pub mod core;
 pub mod event;
+pub mod ids;
 pub mod recovery;
 pub mod state;
 
 pub use config::{Choice, Config, Role, Slot};
 pub use event::{
-    Action, Batching, Event, Instant, ModelId, Persistence, Policy, Recovered, Recovery,
-    RequestError, SlotId, TaskId,
+    Action, Batching, Event, Instant, LeaseId, ModelId, Persistence, Policy, Recovered, Recovery,
+    RequestError, SlotId,
 };
 pub use recovery::{
-    Attempt, Budget, Entry, Failure, FailureKind, FailureSort, Ladder, Repair, Rung, Strategy,
+    Attempt, Budget, Entry, Failure, FailureKind, FailureSort, Ladder, RecoveryStep, Repair,
+    Strategy,
 };
 
 pub use crate::core::{
-    Account, By, Fleet, ModelStatus, PlacementStatus, RefusalStatus, Sizes, SlotStatus, Status,
+    Account, BrowserStage, By, Fleet, ModelStatus, PlacementStage, PlacementStatus, RefusalStatus,
+    ServingPhase, Sizes, SlotStatus, Status,
 };

@@ -1,4 +1,4 @@
-//! Failure kinds, the recovery ladder that requests climb, and the repairs of browsers beside it.
+//! Failure kinds, the recovery steps of requests, and the repairs of browsers, which are independent of them.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub enum FailureKind {
     DriverUnresponsive,
     /// The GPU device was lost.
     DeviceLost,
-    /// Memory could not be had in the page.
+    /// The page could not allocate memory.
     OutOfMemory,
     /// A run, a load or a start took longer than it may.
     DeadlineExceeded,
@@ -111,8 +111,8 @@ impl FailureKind {
     }
 }
 
-/// What a failure is about, as far as that is decided by. A kind is never compared with another one: whoever needs to know
-/// something of kinds matches all of them, here or where it is needed.
+/// What a failure is about, as far as decisions depend on it. Kinds are never compared with `==`: code that depends on the
+/// kind matches all of them, here or where it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureSort {
     /// What a run was asked to do.
@@ -151,24 +151,25 @@ pub struct Attempt {
     pub browser: BrowserId,
     /// What happened.
     pub failure: Failure,
-    /// How the request went on from there; `None` if it did not.
-    pub rung: Option<Rung>,
+    /// The step that the request took next; `None` if it took none.
+    #[serde(rename = "rung")]
+    pub step: Option<RecoveryStep>,
 }
 
 impl std::fmt::Display for Attempt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} on browser {}", self.failure, self.browser)?;
-        match self.rung {
-            Some(rung) => write!(f, ", then {}", rung.words()),
+        match self.step {
+            Some(step) => write!(f, ", then {}", step.words()),
             None => Ok(()),
         }
     }
 }
 
-/// A step of the recovery ladder that a request can take after a failure. The ladder's rungs are in order of their cost.
+/// A step that a request can take after a failure. The steps of the ladder are in order of their cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rung {
+pub enum RecoveryStep {
     /// Run again without the requests it was joined with. Not a step of the ladder but a way out of another's failure:
     /// inputs that a backend refuses must not cost the answers of requests that happened to share the run.
     Separate,
@@ -184,32 +185,37 @@ pub enum Rung {
     Simulate,
 }
 
-impl Rung {
-    /// The rungs from the cheapest to the last resort.
-    pub const LADDER: [Rung; 5] =
-        [Rung::Retry, Rung::Reset, Rung::Migrate, Rung::Reconstruct, Rung::Simulate];
+impl RecoveryStep {
+    /// The steps from the cheapest to the last resort.
+    pub const LADDER: [RecoveryStep; 5] = [
+        RecoveryStep::Retry,
+        RecoveryStep::Reset,
+        RecoveryStep::Migrate,
+        RecoveryStep::Reconstruct,
+        RecoveryStep::Simulate,
+    ];
 
     /// Words for messages.
     pub fn words(self) -> &'static str {
         match self {
-            Rung::Separate => "run again alone",
-            Rung::Retry => "run again on the same browser",
-            Rung::Reset => "run again on the browser's new page",
-            Rung::Migrate => "migrated to another browser",
-            Rung::Reconstruct => "reconstructed on a new browser",
-            Rung::Simulate => "run on a simulated browser",
+            RecoveryStep::Separate => "run again alone",
+            RecoveryStep::Retry => "run again on the same browser",
+            RecoveryStep::Reset => "run again on the browser's new page",
+            RecoveryStep::Migrate => "migrated to another browser",
+            RecoveryStep::Reconstruct => "reconstructed on a new browser",
+            RecoveryStep::Simulate => "run on a simulated browser",
         }
     }
 
     /// Name as in options and records.
     pub fn name(self) -> &'static str {
         match self {
-            Rung::Separate => "separate",
-            Rung::Retry => "retry",
-            Rung::Reset => "reset",
-            Rung::Migrate => "migrate",
-            Rung::Reconstruct => "reconstruct",
-            Rung::Simulate => "simulate",
+            RecoveryStep::Separate => "separate",
+            RecoveryStep::Retry => "retry",
+            RecoveryStep::Reset => "reset",
+            RecoveryStep::Migrate => "migrate",
+            RecoveryStep::Reconstruct => "reconstruct",
+            RecoveryStep::Simulate => "simulate",
         }
     }
 }
@@ -218,14 +224,14 @@ impl Rung {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// From the rung where the failure's kind enters the ladder, the one that is expected to answer soonest; never down
-    /// again.
+    /// Of the steps from the first that may cure the failure's kind, the one that is expected to answer soonest; never a
+    /// cheaper one than before.
     #[default]
     Progressive,
     /// At once to another browser.
     Immediate,
-    /// With the group that failed together: stopped at an epoch boundary, repaired, and run again where it was. A model
-    /// that is not sharded is a group of one placement.
+    /// Run again where it was, once that browser is repaired, together with the others that failed there. A model that is
+    /// not sharded is a group of one placement.
     Coordinated,
 }
 
@@ -244,27 +250,27 @@ impl Strategy {
     }
 }
 
-/// What a request may spend on a rung.
+/// What a request may spend on a recovery step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Most tries.
     pub tries_max: u32,
-    /// Longest wait for a browser that the rung allows; then the next rung has its turn.
+    /// Longest wait for a browser that the step allows; then the next step is taken.
     pub wait_max: Duration,
 }
 
-/// The budgets of every rung.
+/// The budget of every recovery step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ladder {
-    /// Of [`Rung::Retry`].
+    /// Of [`RecoveryStep::Retry`].
     pub retry: Budget,
-    /// Of [`Rung::Reset`].
+    /// Of [`RecoveryStep::Reset`].
     pub reset: Budget,
-    /// Of [`Rung::Migrate`].
+    /// Of [`RecoveryStep::Migrate`].
     pub migrate: Budget,
-    /// Of [`Rung::Reconstruct`].
+    /// Of [`RecoveryStep::Reconstruct`].
     pub reconstruct: Budget,
-    /// Of [`Rung::Simulate`].
+    /// Of [`RecoveryStep::Simulate`].
     pub simulate: Budget,
 }
 
@@ -283,52 +289,52 @@ impl Default for Ladder {
 }
 
 impl Ladder {
-    /// The budget of a rung; that of leaving a batch is one try, which waits as long as the request does.
-    pub fn budget(&self, rung: Rung) -> Budget {
-        match rung {
-            Rung::Separate => Budget { tries_max: 1, wait_max: Duration::MAX },
-            Rung::Retry => self.retry,
-            Rung::Reset => self.reset,
-            Rung::Migrate => self.migrate,
-            Rung::Reconstruct => self.reconstruct,
-            Rung::Simulate => self.simulate,
+    /// The budget of a step; that of leaving a batch is one try, which waits as long as the request does.
+    pub fn budget(&self, step: RecoveryStep) -> Budget {
+        match step {
+            RecoveryStep::Separate => Budget { tries_max: 1, wait_max: Duration::MAX },
+            RecoveryStep::Retry => self.retry,
+            RecoveryStep::Reset => self.reset,
+            RecoveryStep::Migrate => self.migrate,
+            RecoveryStep::Reconstruct => self.reconstruct,
+            RecoveryStep::Simulate => self.simulate,
         }
     }
 
     /// Most attempts that a request can have: the first one, and every budget used up.
     pub fn attempts_max(&self) -> u32 {
-        let rungs = Rung::LADDER.into_iter().map(|rung| self.budget(rung).tries_max);
+        let tries = RecoveryStep::LADDER.into_iter().map(|step| self.budget(step).tries_max);
         // The first attempt, and leaving a batch.
-        2 + rungs.sum::<u32>()
+        2 + tries.sum::<u32>()
     }
 }
 
-/// Where a failure sends a request.
+/// Where a failure sends a request first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Onto the ladder at this rung; rungs before it cannot cure the failure.
-    Rung(Rung),
+    /// To this step or a later one; steps before it cannot cure the failure.
+    Step(RecoveryStep),
     /// Nowhere: no browser can cure it.
     Final,
 }
 
-/// Where a kind of failure enters the ladder.
+/// The first recovery step that may cure a kind of failure.
 pub fn entry(kind: FailureKind) -> Entry {
     match kind {
-        // The browser is as good as before, or is so as soon as its device is renewed.
+        // The browser can run again, at once or as soon as its device is renewed.
         FailureKind::OutOfMemory | FailureKind::Overloaded | FailureKind::DeviceLost => {
-            Entry::Rung(Rung::Retry)
+            Entry::Step(RecoveryStep::Retry)
         }
         // The process lives, so a new page may do.
         FailureKind::ConnectionLost | FailureKind::PageCrashed | FailureKind::DeadlineExceeded => {
-            Entry::Rung(Rung::Reset)
+            Entry::Step(RecoveryStep::Reset)
         }
-        // The browser is gone, or what it says is not to be trusted, or its backend does not take what another one may.
+        // The browser is gone, or its results are not trusted, or another backend may accept the run.
         FailureKind::BrowserExited
         | FailureKind::DriverUnresponsive
         | FailureKind::MemoryLimitExceeded
         | FailureKind::RunRefused
-        | FailureKind::WrongResult => Entry::Rung(Rung::Migrate),
+        | FailureKind::WrongResult => Entry::Step(RecoveryStep::Migrate),
         // The model loaded, so what is refused are the request's inputs, and every browser would refuse them.
         FailureKind::UnsupportedOperation => Entry::Final,
     }
@@ -338,7 +344,7 @@ pub fn entry(kind: FailureKind) -> Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Repair {
-    /// It is as good as before.
+    /// Nothing is done: the browser can run again.
     Nothing,
     /// The placement is loaded anew in a new epoch.
     Reload,
@@ -363,7 +369,7 @@ impl Repair {
     }
 }
 
-/// The first repair that may cure a browser of a failure of this kind. Where it did not help, the next one has its turn.
+/// The first repair that may cure a browser of a failure of this kind. Where it does not help, the next repair follows.
 pub fn repair(kind: FailureKind) -> Repair {
     match kind {
         FailureKind::BrowserExited
@@ -379,4 +385,35 @@ pub fn repair(kind: FailureKind) -> Repair {
         | FailureKind::RunRefused
         | FailureKind::Overloaded => Repair::Nothing,
     }
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum RequestError {
+    #[error("queue is full: {queued} requests wait, the limit is {limit}")]
+    Overloaded { queued: u32, limit: u32 },
+    #[error("deadline passed{}", tried_words(.tried))]
+    DeadlineExceeded { tried: Vec<Attempt> },
+    #[error("every attempt failed{}", tried_words(.tried))]
+    Failed { tried: Vec<Attempt> },
+    #[error("no browser can run this model: {reason}")]
+    Unplaceable { reason: String },
+    #[error("the request could not be recorded: {reason}")]
+    NotRecorded { reason: String },
+    #[error("recovery took longer than {limit:?}{}", tried_words(.tried))]
+    RecoveryTimeout { limit: Duration, tried: Vec<Attempt> },
+    #[error("the browser of this task is gone")]
+    #[serde(rename = "TaskEnded")]
+    LeaseEnded { tried: Vec<Attempt> },
+    #[error("the model was removed{}", tried_words(.tried))]
+    ModelRemoved { tried: Vec<Attempt> },
+    #[error("the daemon is shutting down")]
+    Draining,
+    #[error("model is not known")]
+    UnknownModel,
+}
+
+fn tried_words(tried: &[Attempt]) -> String {
+    tried.iter().map(|attempt| format!("; {attempt}")).collect()
 }

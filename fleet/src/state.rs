@@ -10,8 +10,8 @@ use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{ModelId, RequestError, SlotId},
-    recovery::Attempt,
+    ids::{ModelId, SlotId},
+    recovery::{Attempt, RequestError},
 };
 
 /// A part of the state.
@@ -24,8 +24,9 @@ pub enum Partition {
     Browsers,
     /// By placement.
     Placements,
-    /// Which slots hold a model; by model.
-    Plans,
+    /// Which slots hold a model; by model. Named `plans` in stores.
+    #[serde(rename = "plans")]
+    Assignments,
     /// Stateful series of requests; by session.
     Sessions,
     /// Requests whose outcome must not be lost; by request.
@@ -38,7 +39,7 @@ impl Partition {
         Partition::Configuration,
         Partition::Browsers,
         Partition::Placements,
-        Partition::Plans,
+        Partition::Assignments,
         Partition::Sessions,
         Partition::Requests,
     ];
@@ -49,7 +50,7 @@ impl Partition {
             Partition::Configuration => "configuration",
             Partition::Browsers => "browsers",
             Partition::Placements => "placements",
-            Partition::Plans => "plans",
+            Partition::Assignments => "plans",
             Partition::Sessions => "sessions",
             Partition::Requests => "requests",
         }
@@ -113,7 +114,8 @@ pub enum Value {
         epoch: Epoch,
         state: String,
     },
-    Plan {
+    #[serde(rename = "plan")]
+    Assignment {
         model: ModelId,
         slots: Vec<SlotId>,
     },

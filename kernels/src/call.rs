@@ -1,17 +1,17 @@
-//! A node as kernels see it: what is known at load, and what a run's shapes add.
+//! A node as kernels get it: what is known at load, and the shapes of a run.
 
 use flotilla_program::{
     DType, Node, Program, Source, Value, ValueId,
     dim::{Dim, Symbol},
 };
 
-/// Most dimensions of a value; strides travel to shaders in two `vec4`.
+/// Most dimensions of a value; strides are passed to shaders in two `vec4`.
 pub const RANK_MAX: usize = 8;
 
 /// Largest value in bytes; offsets inside one are 32-bit everywhere.
 pub const VALUE_BYTES_MAX: u64 = 1 << 31;
 
-/// What is known of a node at load.
+/// A node as it is known at load.
 #[derive(Clone, Copy)]
 pub struct Signature<'a> {
     /// The program that the node is in.
@@ -31,7 +31,7 @@ impl<'a> Signature<'a> {
         self.program.value(self.node.outputs[0])
     }
 
-    /// A dimension of an operand, when it does not depend on symbols.
+    /// A dimension of an operand, if it does not depend on symbols.
     pub fn fixed(&self, index: usize, axis: u32) -> Option<i64> {
         self.input(index).shape.get(axis as usize)?.as_fixed()
     }
@@ -39,7 +39,7 @@ impl<'a> Signature<'a> {
     /// Refuses a wrong number of operands; every operator has one result.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_operands(&self, want: usize) -> Result<(), String> {
         if self.node.outputs.len() != 1 {
             return Err(format!("{} outputs, an operator has one", self.node.outputs.len()));
@@ -60,7 +60,7 @@ impl<'a> Signature<'a> {
     /// Refuses operands (and the result) of another type.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_all(&self, dtype: DType) -> Result<(), String> {
         for &id in self.node.inputs.iter().chain(&self.node.outputs) {
             let got = self.program.value(id).dtype;
@@ -74,7 +74,7 @@ impl<'a> Signature<'a> {
     /// Refuses inputs of other types than these, in order.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_inputs(&self, want: &[DType]) -> Result<(), String> {
         for (index, want) in want.iter().enumerate() {
             let got = self.input(index).dtype;
@@ -88,7 +88,7 @@ impl<'a> Signature<'a> {
     /// Refuses a result of another type.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_result(&self, want: DType) -> Result<(), String> {
         match self.output().dtype {
             got if got == want => Ok(()),
@@ -99,7 +99,7 @@ impl<'a> Signature<'a> {
     /// Refuses data in input 0 that has no such dimension.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_axis(&self, axis: u32) -> Result<(), String> {
         if (axis as usize) < self.input(0).shape.len() {
             Ok(())
@@ -108,10 +108,10 @@ impl<'a> Signature<'a> {
         }
     }
 
-    /// Refuses indices in input 1 that are no integers.
+    /// Refuses indices in input 1 that are not integers.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_indices(&self) -> Result<(), String> {
         match self.input(1).dtype {
             DType::I32 => Ok(()),
@@ -119,10 +119,10 @@ impl<'a> Signature<'a> {
         }
     }
 
-    /// Refuses what does not move elements of input 0 to where the indices of input 1 say.
+    /// Refuses a node that does not move elements of input 0 by the indices of input 1.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_gathering(&self) -> Result<(), String> {
         self.expect_operands(2)?;
         self.expect_indices()?;
@@ -138,7 +138,7 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// The shapes of a run's values, as far as they are known; symbols whose values the run decides come later.
+/// The shapes of a run's values, as far as they are known; data-dependent symbols are set later.
 #[derive(Clone, Debug)]
 pub struct Shapes {
     symbols: Vec<Option<i64>>,
@@ -146,10 +146,10 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Evaluates all shapes that these symbols give, in the order of [`Program::symbols`].
+    /// Evaluates all shapes that follow from these symbols, in the order of [`Program::symbols`].
     ///
     /// # Errors
-    /// A negative dimension, or a value of more than [`VALUE_BYTES_MAX`], in words that say which value it is; a check of the
+    /// A negative dimension, or a value of more than [`VALUE_BYTES_MAX`], as text that names the value; a check of the
     /// program that does not hold.
     pub fn new(program: &Program, symbols: Vec<Option<i64>>) -> Result<Shapes, String> {
         let mut shapes = Shapes { symbols, shapes: vec![None; program.values.len()] };
@@ -167,7 +167,7 @@ impl Shapes {
         &self.symbols
     }
 
-    /// A dimension's value, `None` if a symbol of it is not known yet or it has none.
+    /// A dimension's value, `None` if one of its symbols is not known yet or it has no value.
     pub fn eval(&self, dim: &Dim) -> Option<i64> {
         dim.eval_with(&|symbol: Symbol| self.symbols.get(symbol.0 as usize).copied().flatten())
     }
@@ -179,7 +179,7 @@ impl Shapes {
             .all(|symbol| self.symbols.get(symbol.0 as usize).is_some_and(|value| value.is_some()))
     }
 
-    /// Gives a symbol its value.
+    /// Sets a symbol.
     ///
     /// # Errors
     /// A check of the program that does not hold.
@@ -217,7 +217,7 @@ impl Shapes {
         Ok(())
     }
 
-    /// Evaluates a value's shape, unless that is known.
+    /// Evaluates a value's shape, unless it is known already.
     ///
     /// # Errors
     /// As [`Shapes::resolve`].
@@ -230,7 +230,7 @@ impl Shapes {
         self.shapes[value.index()].is_some()
     }
 
-    /// Forgets what an earlier turn of a loop has decided.
+    /// Forgets the symbols and shapes of an earlier iteration of a loop.
     pub fn forget(&mut self, symbols: &[Symbol], values: &[ValueId]) {
         symbols.iter().for_each(|symbol| self.symbols[symbol.0 as usize] = None);
         values.iter().for_each(|value| self.shapes[value.index()] = None);
@@ -246,7 +246,7 @@ impl Shapes {
         self.of(value).iter().product()
     }
 
-    /// Whether the checks that this is about hold, as far as their numbers are known.
+    /// Whether the checks about this dimension hold, as far as their numbers are known.
     fn verify(&self, program: &Program, about: &dyn Fn(&Dim) -> bool) -> Result<(), String> {
         for check in &program.checks {
             if !about(&check.left) && !about(&check.right) {
@@ -319,7 +319,7 @@ impl<'a> Call<'a> {
         dims.iter().map(|dim| self.eval(dim)).collect()
     }
 
-    /// Size of a dimension of input 0, whose shape the output has, and the product of the dimensions behind it.
+    /// Size of a dimension of input 0, which has the output's shape, and the product of the dimensions after it.
     pub fn lines(&self, axis: u32) -> Result<(usize, usize), String> {
         let (input, axis) = (self.input(0), axis as usize);
         self.expect_output(input)?;
@@ -329,7 +329,7 @@ impl<'a> Call<'a> {
     /// Refuses an input of another shape.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_input(&self, index: usize, want: &[usize]) -> Result<(), String> {
         let got = self.input(index);
         if got == want {
@@ -342,7 +342,7 @@ impl<'a> Call<'a> {
     /// Refuses an output of another shape.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     pub fn expect_output(&self, want: &[usize]) -> Result<(), String> {
         let got = self.output();
         if got == want {
@@ -362,7 +362,7 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Strides with which `shape` is read as if it had the shape `to`; dimensions of 1 are repeated.
+/// Strides to read `shape` as if it had the shape `to`; dimensions of 1 are repeated.
 pub fn broadcast_strides(shape: &[usize], to: &[usize]) -> Result<Vec<usize>, String> {
     let refused = || format!("{shape:?} does not broadcast to {to:?}");
     let missing = to.len().checked_sub(shape.len()).ok_or_else(refused)?;

@@ -1,7 +1,7 @@
 //! Every operator of a Program: what is supported, its shader, its cpu kernel and its table of cases.
 //!
-//! A backend asks [`kernel`] for an operator's [`Kernel`] and supplies memory and submission; importers compute constants
-//! with the cpu kernels.
+//! A backend gets an operator's [`Kernel`] from [`kernel`] and supplies memory and submission. Importers compute
+//! constants with the cpu kernels.
 
 mod call;
 mod ops;
@@ -13,3 +13,9 @@ pub use ops::{
     ITERATIONS_MAX, Kernel, Launch, Memory, Operand, PackedMatrix, Packing, Scratch, Shader, View,
     WORKGROUP, kernel,
 };
+
+/// All cases of all operators.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn cases() -> Vec<suite::Case> {
+    ops::cases()
+}

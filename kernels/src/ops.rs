@@ -63,18 +63,18 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::Case;
 
-/// What a backend needs to know of an operator.
+/// The interface of an operator for backends.
 pub trait Kernel {
-    /// Refuses what cannot run whatever the shapes of a run.
+    /// Refuses a node that cannot run in any shapes.
     ///
     /// # Errors
-    /// Why, in words.
+    /// Why, as text.
     fn supports(&self, signature: &Signature<'_>) -> Result<(), String>;
 
-    /// Every shader that some shape may need; all of them are compiled at load.
+    /// Every shader that any shape may need; all of them are compiled at load.
     fn shaders(&self, signature: &Signature<'_>) -> Vec<Shader>;
 
-    /// What to dispatch for a run's shapes.
+    /// The dispatches for a run's shapes.
     ///
     /// # Errors
     /// Shapes that do not fit each other.
@@ -92,12 +92,12 @@ pub trait Kernel {
         output: &mut [u32],
     ) -> Result<(), String>;
 
-    /// The constant input that the cpu kernel wants packed, and how.
+    /// The constant input that the cpu kernel needs packed, and how.
     fn packing(&self, _signature: &Signature<'_>) -> Option<Packing> {
         None
     }
 
-    /// Whether the output is the first input under another shape, so that nothing runs.
+    /// Whether the output is the first input under another shape, so that no kernel runs.
     fn is_alias(&self) -> bool {
         false
     }
@@ -122,7 +122,7 @@ pub enum Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// The elements; empty for a packed constant, which only its own kernel is given.
+    /// The elements; empty for a packed constant, which only its own kernel gets.
     pub fn words(self) -> &'a [u32] {
         match self {
             Operand::Plain(words) => words,

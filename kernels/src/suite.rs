@@ -1,7 +1,7 @@
-//! The kernel suite as plain data: programs, weights, inputs and what must come out.
+//! The kernel suite as plain data: programs, weights, inputs and expected results.
 //!
-//! Every operator's file brings a table; the expected numbers come from naive `f64` code beside it, never from a
-//! kernel. The same cases run natively and in real browsers.
+//! Every operator's file has a table. The expected numbers come from naive `f64` code next to it, never from a kernel.
+//! The same cases run natively and in real browsers.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use flotilla_program::{
 };
 use flotilla_protocol::Tensor;
 
-/// How far results may lie from the expected ones.
+/// How far results may differ from the expected ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tolerance {
     /// The same bits; data movement and integers.
@@ -21,7 +21,7 @@ pub enum Tolerance {
     Close,
     /// Long sums and approximated functions: 1e-5, absolute below 1 and relative above.
     Approximate,
-    /// 2e-5 of each expected number, however small it is; below 1e-36 there is nothing.
+    /// 2e-5 of each expected number, however small it is, plus 1e-36.
     Relative,
     /// As [`Tolerance::Approximate`], relative to the largest of the expected numbers: for results that are all small.
     Scaled,
@@ -46,9 +46,10 @@ impl Tolerance {
 pub enum Scope {
     /// On all of them.
     Everywhere,
-    /// On all but WebNN, where numbers at the ends of a type's range and very long sums are the browser's own affair.
+    /// On all but WebNN, where the browser defines the behaviour for numbers at the ends of a type's range and for
+    /// very long sums.
     Own,
-    /// Natively: browsers run another case of its kind.
+    /// Natively only: browsers run another case of the same kind.
     Native,
 }
 
@@ -59,19 +60,19 @@ pub struct Case {
     pub name: String,
     /// What is executed.
     pub program: Program,
-    /// The blobs that its constants lie in.
+    /// The blobs that contain its constants.
     pub weights: BTreeMap<BlobId, Vec<u8>>,
     /// In the order of the program's inputs.
     pub inputs: Vec<Tensor>,
     /// In the order of the program's outputs.
     pub expected: Vec<Tensor>,
-    /// How near results must be.
+    /// How far results may differ.
     pub tolerance: Tolerance,
     /// Where it runs.
     pub scope: Scope,
 }
 
-/// Elements of lines around the numbers at which loops are divided, and at which software adapters end them.
+/// Lengths of lines around the sizes at which loops are divided, and at which software adapters end them.
 pub(crate) const LONG: [usize; 12] = {
     let mut sizes = [0; 12];
     let mut index = 0;
@@ -82,11 +83,11 @@ pub(crate) const LONG: [usize; 12] = {
     sizes
 };
 
-/// The longest of [`LONG`] that lies over a power of two; browsers run the cases of this size.
+/// The longest of [`LONG`] above a power of two; browsers run the cases of this size.
 pub(crate) const LONGEST: usize = LONG[11];
 
 impl Case {
-    /// The same case, run by browsers only where `everywhere`.
+    /// The same case; browsers run it only if `everywhere`.
     pub(crate) fn everywhere_if(self, everywhere: bool) -> Case {
         let scope = if everywhere { Scope::Everywhere } else { Scope::Native };
         Case { scope, ..self }
@@ -101,7 +102,7 @@ impl Case {
     /// Compares results with the expected ones.
     ///
     /// # Errors
-    /// The first difference, in words.
+    /// The first difference, as text.
     pub fn verify(&self, got: &[Tensor]) -> Result<(), String> {
         if got.len() != self.expected.len() {
             return Err(format!("{} outputs, {} expected", got.len(), self.expected.len()));
@@ -125,11 +126,6 @@ impl Case {
         }
         Ok(())
     }
-}
-
-/// All cases of all operators.
-pub fn cases() -> Vec<Case> {
-    crate::ops::cases()
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
@@ -191,7 +187,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
     }
 }
 
-/// Numbers of one type with a shape; what cases are written with.
+/// Numbers of one type with a shape; cases are written with them.
 #[derive(Clone, Debug)]
 pub(crate) struct Array {
     pub(crate) dtype: DType,
@@ -248,7 +244,7 @@ impl Array {
         Array { dtype, shape: shape.to_vec(), numbers }
     }
 
-    /// Elements as a client sends them, and as a blob holds them.
+    /// Elements in the form that a client sends and a blob contains.
     fn bytes(&self) -> Vec<u8> {
         fn each<const N: usize>(numbers: &[f64], element: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
             numbers.iter().flat_map(|&number| element(number)).collect()
@@ -287,7 +283,7 @@ pub(crate) fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
-/// A case in the making.
+/// A case that is being built.
 pub(crate) struct Sketch {
     program: Program,
     weights: BTreeMap<BlobId, Vec<u8>>,
@@ -347,21 +343,21 @@ impl Sketch {
         output
     }
 
-    /// A symbol that a run decides.
+    /// A data-dependent symbol.
     pub(crate) fn symbol(&mut self, source: SymbolSource) -> Dim {
         let index = self.program.symbols.len() as u32;
         self.program.symbols.push(SymbolInfo { name: format!("symbol{index}"), source });
         Dim::Symbol(Symbol(index))
     }
 
-    /// A value of a shape that a run decides, which no node computes yet.
+    /// A value of a data-dependent shape, which no node computes yet.
     pub(crate) fn sized(&mut self, dtype: DType, shape: Vec<Dim>) -> ValueId {
         let dtype = dtype.storage();
         self.program.values.push(Value { dtype, shape, source: Source::Node });
         ValueId(self.program.values.len() as u32 - 1)
     }
 
-    /// Gives a value the shape that only what decides it could be made after.
+    /// Sets the shape of a value, for a shape that could not be made before the value that decides it.
     pub(crate) fn reshape(&mut self, value: ValueId, shape: Vec<Dim>) {
         self.program.values[value.index()].shape = shape;
     }
@@ -384,14 +380,14 @@ impl Sketch {
         self.program.nodes.len()
     }
 
-    /// A node that computes values which are there already.
+    /// A node that computes values which exist already.
     pub(crate) fn computing(&mut self, op: Op, inputs: &[ValueId], outputs: &[ValueId]) {
         let name = format!("{}{}", op.name(), self.program.nodes.len());
         let (inputs, outputs) = (inputs.to_vec(), outputs.to_vec());
         self.program.nodes.push(Node { name, op, inputs, outputs });
     }
 
-    /// Declares `value` as an output that must be `expected`.
+    /// Declares `value` as an output with the result `expected`.
     pub(crate) fn case(mut self, value: ValueId, expected: &Array, tolerance: Tolerance) -> Case {
         self.program.outputs.push(Port {
             name: "output".to_owned(),

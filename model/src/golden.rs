@@ -1,4 +1,4 @@
-//! A model's inputs and the outputs that they must give: tensors called `in.NAME` and `out.NAME`, or as the model calls them.
+//! A model's inputs and expected outputs: tensors called `in.NAME` and `out.NAME`, or by the model's own names.
 
 pub mod npy;
 
@@ -7,16 +7,16 @@ use safetensors::{Dtype, SafeTensors};
 use crate::tensor::ReferenceTensor;
 use flotilla_program::DType;
 
-/// What a model is given and what it must answer.
+/// The inputs of a model and its expected outputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Golden {
-    /// Inputs by name; values of an input that decides shapes are among them.
+    /// Inputs by name, including inputs that decide shapes.
     pub inputs: Vec<ReferenceTensor>,
     /// Outputs by name; there may be fewer than the model has, or none.
     pub outputs: Vec<ReferenceTensor>,
 }
 
-/// What a model calls its inputs and outputs.
+/// The model's names of its inputs and outputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// In the model's order.
@@ -25,7 +25,7 @@ pub struct Names {
     pub outputs: Vec<String>,
 }
 
-/// Why bytes are no golden.
+/// Why bytes are not a golden.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum GoldenError {
@@ -62,7 +62,7 @@ impl Golden {
         Golden::of(tensors.collect::<Result<_, _>>()?, names)
     }
 
-    /// Sorts tensors into inputs and outputs, by what the model calls so or else by what stands before their names.
+    /// Sorts tensors into inputs and outputs: by the model's own names, or else by the prefix of their names.
     ///
     /// # Errors
     /// A tensor that is neither, or as [`Golden::new`].
@@ -70,7 +70,7 @@ impl Golden {
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for mut tensor in tensors {
             let full = tensor.name.clone();
-            // What a model calls `in.x` is that input, and not its input `x`.
+            // If the model has an input called `in.x`, the tensor is that input, not its input `x`.
             let side = if names.inputs.contains(&full) {
                 &mut inputs
             } else if names.outputs.contains(&full) {
@@ -90,16 +90,16 @@ impl Golden {
         Golden::new(inputs, outputs)
     }
 
-    /// Of these inputs and outputs.
+    /// A golden with these inputs and outputs.
     ///
     /// # Errors
-    /// A tensor that is there twice, or no input.
+    /// A tensor that occurs twice, or no input.
     pub fn new(
         mut inputs: Vec<ReferenceTensor>,
         mut outputs: Vec<ReferenceTensor>,
     ) -> Result<Golden, GoldenError> {
         for side in [&mut inputs, &mut outputs] {
-            // A file keeps tensors in an order that says nothing.
+            // The order of tensors in a file has no meaning.
             side.sort_by(|a, b| a.name.cmp(&b.name));
             if let Some([twice, _]) = side.array_windows().find(|[a, b]| a.name == b.name) {
                 return Err(GoldenError::Twice { tensor: twice.name.clone() });

@@ -1,4 +1,4 @@
-//! Importers, tokenizers and the form of models in between.
+//! Importers, tokenizers and the intermediate forms of models.
 //!
 //! A model's files come in through a [`Resolver`](import::Resolver) and leave as an [`ImportedModel`](import::ImportedModel):
 //!
@@ -12,6 +12,7 @@ pub mod golden;
 mod graph;
 pub mod import;
 pub mod padding;
+mod resolver;
 pub mod tensor;
 pub mod text;
 pub mod weights;

@@ -1,4 +1,4 @@
-//! Tensors that models are given and that they answer.
+//! Input and output tensors of models.
 
 use flotilla_program::DType;
 
@@ -49,7 +49,7 @@ impl ReferenceTensor {
         }
     }
 
-    /// Its elements, when they are `F32`.
+    /// Its elements, if they are `F32`.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let element = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
         (self.dtype == DType::F32).then(|| self.bytes.chunks_exact(4).map(element).collect())

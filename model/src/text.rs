@@ -2,20 +2,20 @@
 
 use tokenizers::{Encoding, Tokenizer};
 
-use crate::import::{ResolveError, Resolver};
+use crate::resolver::{ResolveError, Resolver};
 
 const TOKENIZER: &str = "tokenizer.json";
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 const REMEDY: &str = "fetch the file again from where the model came from, or remove it to serve the model by token ids";
 
-/// Longest text in bytes that is always encoded whole. An encoding takes some hundred times the memory of its text.
+/// Longest text in bytes that is always encoded completely. An encoding takes some hundred times the memory of its text.
 const WHOLE_MAX: usize = 64 << 10;
-/// Most bytes of a longer text that are encoded to find its first tokens, unless the model takes so many tokens that these
-/// need more.
+/// Most bytes of a longer text that are encoded to find its first tokens, unless the model takes so many tokens that more
+/// bytes are needed.
 const PART_MAX: usize = 256 << 10;
-/// Bytes for each token that a model takes, which are encoded at most.
+/// Most bytes that are encoded per token that a model takes.
 const BYTES_PER_TOKEN: usize = 16;
-/// Tokens of a part that are not used: where it ends it may have other ones than the whole text.
+/// Tokens at the end of a part that are not used: there it may have other tokens than the whole text.
 const MARGIN: usize = 64;
 
 /// Why a tokenizer cannot be used.
@@ -51,10 +51,10 @@ pub enum EncodeError {
 pub struct TokenIds {
     /// The numbers, special tokens included, at most as many as the model takes.
     pub ids: Vec<u32>,
-    /// How many there would be without the limit; more than `ids` has when the text was cut. Of a text that was not encoded
-    /// whole, how many the encoded part has.
+    /// How many there would be without the limit; more than `ids` has if the text was cut. For a text that was not encoded
+    /// completely, the number of the encoded part.
     pub untruncated_len: usize,
-    /// Whether the text was encoded whole. Of one longer than 64 KiB only as much is as the limit needs.
+    /// Whether the text was encoded completely. Of a text longer than 64 KiB only as much is encoded as the limit needs.
     pub is_whole: bool,
 }
 
@@ -65,12 +65,12 @@ impl TokenIds {
     }
 }
 
-/// What token numbers a model takes.
+/// The limits of a model's token numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Most tokens of a text, where the files say so.
+    /// Most tokens of a text, if the files give it.
     pub length_max: Option<usize>,
-    /// Token numbers are below this, where the files say so.
+    /// Token numbers are below this, if the files give it.
     pub vocabulary: Option<usize>,
 }
 
@@ -100,7 +100,7 @@ impl TokenLimits {
     /// Checks token numbers that a client sends instead of text.
     ///
     /// # Errors
-    /// None at all, more than the model takes, or one outside the vocabulary.
+    /// No token at all, more than the model takes, or one outside the vocabulary.
     pub fn check(&self, ids: &[i64]) -> Result<Vec<u32>, EncodeError> {
         if ids.is_empty() {
             return Err(EncodeError::Empty);
@@ -148,7 +148,7 @@ impl TextEncoder {
         let bytes = resolver.read(TOKENIZER)?;
         let mut tokenizer =
             Tokenizer::from_bytes(&bytes).map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
-        // Both are done by the caller, who has to say when a text was cut and pads to the batch.
+        // The caller does both: it must report when a text was cut, and it pads to the batch.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
         let limits = TokenLimits {
@@ -163,16 +163,16 @@ impl TextEncoder {
         self.limits
     }
 
-    /// Token numbers of a text, cut to what the model takes. Special tokens at the end stay.
+    /// Token numbers of a text, cut to the model's limit. Special tokens at the end are kept.
     ///
     /// # Errors
-    /// The tokenizer cannot make tokens of it, or makes ones that the model does not know.
+    /// The tokenizer cannot make tokens of it, or makes tokens that the model does not have.
     pub fn encode(&self, text: &str) -> Result<TokenIds, EncodeError> {
         self.encode_within(text, usize::MAX)
     }
 
-    /// As [`TextEncoder::encode`], cut to `length_max` tokens where that is less than the model takes. A long text is not
-    /// encoded beyond what these tokens need.
+    /// As [`TextEncoder::encode`], cut to `length_max` tokens if that is less than the model's limit. A long text is
+    /// encoded only as far as these tokens need.
     ///
     /// # Errors
     /// As [`TextEncoder::encode`]; or a long text whose beginning has so few tokens that more of it would be needed.
@@ -240,7 +240,7 @@ impl TextEncoder {
     }
 }
 
-/// The beginning of a text, at most `size` bytes, up to a space where there is one; all of a text that is not longer.
+/// The beginning of a text, at most `size` bytes, up to a space if there is one; the whole text if it is not longer.
 fn beginning(text: &str, size: usize) -> &str {
     if text.len() <= size {
         return text;

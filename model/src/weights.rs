@@ -10,7 +10,7 @@ pub const OWN_BLOB_BYTES_MIN: usize = 64 << 10;
 /// Constants in a shared blob start at multiples of this, WebGPU's strictest vector alignment.
 const PACK_ALIGNMENT: usize = 16;
 
-/// The blobs that a program's constants lie in.
+/// The blobs that contain a program's constants.
 #[derive(Clone, Default)]
 pub struct Weights {
     /// Each blob's bytes by its hash.
@@ -23,7 +23,7 @@ impl Weights {
         self.blobs.values().map(|blob| blob.len() as u64).sum()
     }
 
-    /// The bytes of a constant; `None` when its blob is not here or too short.
+    /// The bytes of a constant; `None` if its blob is missing or too short.
     pub fn constant(&self, constant: ConstantRef) -> Option<&[u8]> {
         let start = usize::try_from(constant.offset).ok()?;
         let end = start.checked_add(usize::try_from(constant.bytes).ok()?)?;
@@ -45,7 +45,7 @@ pub fn blob_id(bytes: &[u8]) -> BlobId {
     BlobId(*blake3::hash(bytes).as_bytes())
 }
 
-/// Where a packed constant lies, once the shared blob is complete.
+/// The position of a packed constant, once the shared blob is complete.
 #[derive(Clone, Copy)]
 pub(crate) enum Placed {
     Own { blob: BlobId, bytes: u64 },
@@ -61,7 +61,7 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// `owned` saves a copy where the caller has the bytes in the right form already.
+    /// `owned` saves a copy if the caller has the bytes in the right form already.
     pub(crate) fn add(&mut self, bytes: &[u8], owned: Option<Arc<[u8]>>) -> Placed {
         let id = blob_id(bytes);
         if let Some(placed) = self.seen.get(&id) {
@@ -69,7 +69,7 @@ impl Packer {
         }
         let length = bytes.len() as u64;
         let placed = if bytes.len() >= OWN_BLOB_BYTES_MIN {
-            // Pages take blobs in by words.
+            // Pages read blobs in words.
             let rest = bytes.len().next_multiple_of(WORD_BYTES) - bytes.len();
             let (blob, contents) = if rest == 0 {
                 (id, owned.unwrap_or_else(|| Arc::from(bytes)))
@@ -80,7 +80,7 @@ impl Packer {
             self.blobs.insert(blob, contents);
             Placed::Own { blob, bytes: length }
         } else {
-            // Something must be there for constants without elements, too: they lie at its start.
+            // Constants without elements need a position, too: they are at the start of the blob.
             let begin = self.shared.len().next_multiple_of(PACK_ALIGNMENT);
             self.shared.resize(if bytes.is_empty() { begin.max(PACK_ALIGNMENT) } else { begin }, 0);
             let offset = self.shared.len() as u64;
@@ -106,7 +106,7 @@ impl Packer {
 }
 
 impl Placed {
-    /// The constant's place, where its elements have the type `dtype`.
+    /// The constant's position, with elements of type `dtype`.
     pub(crate) fn resolve(self, shared: BlobId, dtype: DType) -> ConstantRef {
         match self {
             Placed::Own { blob, bytes } => ConstantRef { blob, offset: 0, bytes, dtype },

@@ -1,4 +1,4 @@
-//! Whether a program is sound, and what the shapes of a run's inputs make of it.
+//! Checks whether a program is valid, and binds its symbols to the shapes of a run's inputs.
 
 use crate::{
     Expr, Node, Op, PROGRAM_VERSION, Padding, Program, Source, Step, StepId, SymbolSource, ValueId,
@@ -6,10 +6,10 @@ use crate::{
     dim::{Dim, Symbol},
 };
 
-/// Regions within one another; deeper ones are no honest program.
+/// Greatest nesting depth of regions; no real program needs more.
 const DEPTH_MAX: usize = 32;
 
-/// Why bytes are not a program that can be used.
+/// Why bytes are not a valid program.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// Not the serialized form.
@@ -23,7 +23,7 @@ pub enum ProgramError {
         /// Version understood.
         want: u32,
     },
-    /// Something refers to what is not there.
+    /// A reference to something that does not exist.
     #[error("program is inconsistent at {place}: {what}")]
     Inconsistent {
         /// Node or port.
@@ -43,7 +43,7 @@ impl Program {
     /// Serialized form.
     ///
     /// # Errors
-    /// Only if memory for it cannot be had.
+    /// Only if the memory for it cannot be allocated.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ProgramError> {
         Ok(postcard::to_stdvec(self)?)
     }
@@ -162,8 +162,8 @@ impl Program {
         Ok(())
     }
 
-    /// Symbols' values from the shapes of a run's inputs, in the order of [`Program::inputs`]; `None` for those that the run
-    /// itself decides.
+    /// Symbols' values from the shapes of a run's inputs, in the order of [`Program::inputs`]; `None` for data-dependent
+    /// symbols, which the run itself decides.
     ///
     /// # Errors
     /// A wrong number of inputs, a wrong rank, a dimension that differs from the declared one, or a symbol with two
@@ -219,11 +219,11 @@ impl Program {
     }
 }
 
-/// Goes through nodes as they would be executed.
+/// Visits nodes in the order of execution.
 struct Walk<'p> {
     program: &'p Program,
     known: Vec<bool>,
-    /// Regions that a node was found for.
+    /// Regions that belong to a node which was visited.
     used: Vec<bool>,
 }
 
@@ -280,7 +280,7 @@ impl Walk<'_> {
         for result in &region.results {
             self.expect_known(*result, place)?;
         }
-        // What is inside cannot be seen from outside.
+        // Values inside a region are not visible outside of it.
         let inside = region.nodes.iter().flat_map(|node| &node.outputs).chain(&region.parameters);
         for value in inside {
             self.known[value.index()] = false;

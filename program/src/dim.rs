@@ -22,7 +22,8 @@ pub use term::Term;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Symbol(pub u32);
 
-/// An integer expression: a dimension, an offset, or any other number that shapes are made of. Comparisons are 1 or 0.
+/// An integer expression: a dimension, an offset, or any other number that shapes are computed from. Comparisons are 1 or
+/// 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Dim {
     /// A known number.
@@ -45,12 +46,12 @@ pub enum Dim {
     Equal(Box<Dim>, Box<Dim>),
     /// 1 where the first is less than the second, else 0.
     Less(Box<Dim>, Box<Dim>),
-    /// The second where the first is not 0, else the third. The other one needs no value.
+    /// The second where the first is not 0, else the third. The one that is not selected needs no value.
     Select(Box<Dim>, Box<Dim>, Box<Dim>),
 }
 
 impl Dim {
-    /// The number, when it does not depend on symbols.
+    /// The number, if it does not depend on symbols.
     pub fn as_fixed(&self) -> Option<i64> {
         match self {
             Dim::Fixed(value) => Some(*value),
@@ -65,7 +66,7 @@ impl Dim {
         self.eval_with(&|symbol: Symbol| symbols.get(symbol.0 as usize).copied())
     }
 
-    /// The value, where `value` says what symbols are as far as that is known.
+    /// The value, where `value` gives the value of each symbol that is known.
     pub fn eval_with(&self, value: &impl Fn(Symbol) -> Option<i64>) -> Option<i64> {
         let of = |dim: &Dim| dim.eval_with(value);
         let all = |dims: &[Dim]| dims.iter().map(of).collect::<Option<Vec<i64>>>();
@@ -90,7 +91,7 @@ impl Dim {
         }
     }
 
-    /// Its parts, of which it is made.
+    /// Its operands.
     pub fn parts(&self) -> Vec<&Dim> {
         match self {
             Dim::Fixed(_) | Dim::Symbol(_) => Vec::new(),

@@ -7,9 +7,9 @@ pub const WORD_BYTES: usize = 4;
 
 /// Element type of a tensor.
 ///
-/// Inside a page every element is a 32-bit word of type `F32`, `I32`, `U32` or `Bool` (see [`DType::storage`]). The others
-/// occur in ports, as what a client sends and receives, in constants, as what lies in a blob, and in [`Step::Cast`](crate::Step::Cast), as what
-/// a word is rounded or wrapped to.
+/// Inside a page every element is a 32-bit word of type `F32`, `I32`, `U32` or `Bool` (see [`DType::storage`]). The other types
+/// occur in ports (what a client sends and receives), in constants (what a blob contains), and in
+/// [`Step::Cast`](crate::Step::Cast) (what a word is rounded or wrapped to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant is named after the type it stands for")]
 pub enum DType {
@@ -26,7 +26,7 @@ pub enum DType {
     Bool,
     /// The upper half of an `F32`.
     BF16,
-    /// To clients only: a page computes with `F32`.
+    /// For clients only: a page computes with `F32`.
     F64,
 }
 
@@ -48,8 +48,8 @@ impl DType {
         DType::Bool,
     ];
 
-    /// The type that holds this one's values inside a page, because WGSL has no others everywhere: floats of any width are
-    /// `F32`, integers of any width 32-bit ones. Those of 64 bits are range-checked on their way in and out.
+    /// The type that holds this one's values inside a page: floats of any width are `F32`, integers of any width 32-bit ones,
+    /// because WGSL has no other types everywhere. Integers of 64 bits are range-checked on their way in and out.
     pub fn storage(self) -> DType {
         match self {
             DType::F32 | DType::F16 | DType::BF16 | DType::F64 => DType::F32,
@@ -74,12 +74,12 @@ impl DType {
         self.storage() == DType::F32
     }
 
-    /// Whether values are integers; `Bool` is none.
+    /// Whether values are integers; `Bool` is not an integer type.
     pub fn is_integer(self) -> bool {
         !self.is_float() && self != DType::Bool
     }
 
-    /// Whether a word holds numbers that this type does not, so that results have to be rounded or wrapped.
+    /// Whether a word holds numbers that this type does not hold, so that results have to be rounded or wrapped.
     pub fn is_narrow(self) -> bool {
         self != DType::Bool && self.wire_bytes() < WORD_BYTES
     }

@@ -36,11 +36,11 @@ pub enum Step {
     Cast(DType, StepId),
     /// The same 32 bits read as another storage type; not `Bool`.
     Bits(DType, StepId),
-    /// A question about a floating-point number (Bool).
+    /// A test of a floating-point number (Bool).
     Test(Test, StepId),
 }
 
-/// What a [`Step::Test`] asks.
+/// What a [`Step::Test`] tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant is named after what it asks for")]
 pub enum Test {
@@ -105,9 +105,9 @@ pub enum Binary {
     /// With the dividend's sign; integers modulo zero give 0.
     Rem,
     Pow,
-    /// Not a number if either operand is not.
+    /// NaN if either operand is NaN.
     Min,
-    /// Not a number if either operand is not.
+    /// NaN if either operand is NaN.
     Max,
     /// Comparisons give `Bool`.
     Eq,

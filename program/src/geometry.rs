@@ -1,4 +1,4 @@
-//! What the operators of geometry and signals carry.
+//! Attributes of the operators for geometry and signals.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use crate::dim::Dim;
 pub struct Pad {
     /// Elements put before each dimension; a negative number takes as many away.
     pub before: Vec<Dim>,
-    /// What the new elements are.
+    /// The value of the new elements.
     pub mode: PadMode,
 }
 
-/// What a [`Pad`] puts around its input.
+/// What a [`Pad`] adds around its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PadMode {
     /// The one element of the second input.
@@ -22,7 +22,7 @@ pub enum PadMode {
     Reflect,
     /// The nearest element of the input.
     Edge,
-    /// The input again and again.
+    /// The input, repeated.
     Wrap,
 }
 
@@ -36,7 +36,7 @@ pub struct Resample {
 /// See [`Op::GridSample`](crate::Op::GridSample).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GridSample {
-    /// How an element between others is made.
+    /// How an element between others is computed.
     pub interpolation: Interpolation,
     /// What lies outside of the input.
     pub outside: Outside,
@@ -44,7 +44,7 @@ pub struct GridSample {
     pub align_corners: bool,
 }
 
-/// How an element between others is made of them.
+/// How an element between others is computed from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Interpolation {
     /// The nearest one, halves to even.
@@ -56,7 +56,7 @@ pub enum Interpolation {
     Cubic,
 }
 
-/// What a [`GridSample`] finds outside of its input.
+/// The value that a [`GridSample`] reads outside of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outside {
     /// Zeros.
@@ -98,29 +98,30 @@ pub struct Suppress {
     pub overlap_max: f32,
     /// Boxes whose score is not above it are left out.
     pub score_min: Option<f32>,
-    /// Whether a box is its centre and its size (`x, y, width, height`), not two opposite corners (`y, x, y, x`).
+    /// Whether a box is given by its centre and size (`x, y, width, height`), not by two opposite corners
+    /// (`y, x, y, x`).
     pub centres: bool,
 }
 
 /// See [`Op::Trees`](crate::Op::Trees).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trees {
-    /// What the leaves of all trees come to.
+    /// How the leaves of all trees are combined.
     pub gathered: Gathered,
 }
 
-/// What the leaves of all trees come to, in each column.
+/// How the leaves of all trees are combined, in each column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant is named after what it computes")]
 pub enum Gathered {
     Sum,
-    /// The sum over the number of trees.
+    /// The sum divided by the number of trees.
     Mean,
     Min,
     Max,
 }
 
-/// How a node of a tree compares a feature; the numbers are those of the standard.
+/// How a node of a tree compares a feature; the numbers are those of the ONNX standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is named after the comparison with the threshold")]
 pub enum Branch {

@@ -1,7 +1,7 @@
 //! The lowered form of a model: a flat list of nodes over values with symbolic shapes.
 //!
-//! A [`Program`] says what to compute and nothing about how: a backend supplies the launch. It is serialized with
-//! postcard ([`Program::to_bytes`]) and travels to a page as bytes; the weights stay outside of it, in blobs that are
+//! A [`Program`] contains what to compute and nothing about how: a backend supplies the launch. It is serialized with
+//! postcard ([`Program::to_bytes`]) and sent to a page as bytes. The weights stay outside of it, in blobs that are
 //! named by their blake3 hash.
 
 mod checks;

@@ -7,7 +7,7 @@ use crate::{
     Trees, Unary, dim::Dim,
 };
 
-/// An operator. Shapes are in the values; an operator carries only what shapes do not say.
+/// An operator. Shapes are in the values; an operator carries only what shapes do not determine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     /// `activation(alpha * a @ b + bias) `: inputs `a` `[.., m, k]`, `b` `[.., k, n]` (or `[.., n, k]` when
@@ -19,7 +19,7 @@ pub enum Op {
     /// `[batch, heads, q_len, kv_len]` (rank 4). Output `[batch, q_len, heads * head_dim]`.
     /// Source: Vaswani et al., "Attention Is All You Need", 3.2.
     Attention(Attention),
-    /// Attention with a state `S` per batch and head of keys, `[key_dim, value_dim]`, that goes from position to position:
+    /// Attention with a state `S` per batch and head of keys, `[key_dim, value_dim]`, that is updated from position to position:
     /// `S <- exp(decay) * S`, then `S <- S + key * written^T` and `answer = scale * query^T S`, where `written` is
     /// `rate * (value - S^T key)` with a rate and `value` without.
     /// Inputs `query` `[batch, len, heads * key_dim]`, `key` `[batch, len, key_heads * key_dim]`, `value`
@@ -54,15 +54,15 @@ pub enum Op {
     Slice(Slice),
     /// `start + stride * i` for each index `i` of a one-dimensional output (I32). No inputs.
     Range(Range),
-    /// Numbers that shapes are made of, one per element of the output (I32). No inputs.
+    /// Numbers that shapes are computed from, one per element of the output (I32). No inputs.
     Sizes(Sizes),
     /// `activation(x * w + bias + residual)`, where `*` is a convolution or, when `transposed`, its transpose: inputs `x`
     /// `[n, c, d1, ..]`, `w` `[m, k1, .., c / groups]` (transposed or not), then, when `bias`, `[m]`; then, when `residual`, a
     /// tensor of the result's shape `[n, m, o1, ..]`. One to three spatial dimensions; what lies outside of `x` is 0.
     /// Source: ONNX operators, "Conv" and "ConvTranspose".
     Conv(Conv),
-    /// What a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]` sees. Source: ONNX operators, "MaxPool"
-    /// and "AveragePool".
+    /// Pools the elements in a window that slides over the spatial dimensions of `x` `[n, c, d1, ..]`. Source: ONNX operators,
+    /// "MaxPool" and "AveragePool".
     Pool(Pool),
     /// The elements of `x` `[n, c, h, w]` that a deformable convolution multiplies, one column per place of the window: inputs
     /// `x`, `offset` `[n, offset_groups * kh * kw * 2, oh, ow]`, then, when `mask`, `[n, offset_groups * kh * kw, oh, ow]`.
@@ -86,15 +86,15 @@ pub enum Op {
     /// (complex), and `twiddles` `[n, 2]`, cosine and sine of `2 pi i / n`. Missing elements count as 0, and the output
     /// has the first ones of its axis; its last dimension is 1 when only real parts are kept, else 2.
     Dft(Dft),
-    /// Each matrix of `[.., n, n]` in upper triangular form by Gaussian elimination with partial pivoting. Exchanged rows
-    /// change their sign, so that the determinant stays.
+    /// Each matrix of `[.., n, n]` in upper triangular form by Gaussian elimination with partial pivoting. Exchanged rows change
+    /// their sign, so that the determinant is preserved.
     Triangular,
     /// Inputs `x` `[rows, length]` (I32), `grams` `[g, longest]` (I32), `lengths` `[g]` (I32) and `starts`
     /// `[columns + 1]` (I32): the output `[rows, columns]` (F32) counts in each row how often the n-grams
     /// `starts[column]..starts[column + 1]` occur. Source: ONNX operators, "TfIdfVectorizer".
     NgramCounts(NgramCounts),
-    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`,
-    /// `n` where there is none. Of running counts these are the places of what was counted.
+    /// Input `sums` `[n]` (I32), ascending: element `i` of the output `[m]` is the position of the first one above `i`, `n` if
+    /// there is none. If `sums` are running counts, these are the positions of the counted elements.
     FirstAbove,
     /// Input `x` `[n, m]`: the output `[n]` (I32) has the position of each row among all of them in lexicographic order;
     /// of equal rows the earlier one comes first.
@@ -138,20 +138,20 @@ pub enum Op {
     Recurrent(Recurrent),
     /// Sums or products of all elements up to each one along `axis`. Source: ONNX operators, "CumSum" and "CumProd".
     Cumulative(Cumulative),
-    /// One of two regions: input a condition (Bool, one element); the results are those of the region that runs. Regions have
-    /// no parameters.
+    /// One of two regions: the input is a condition (Bool, one element); the results are those of the region that runs. Regions
+    /// have no parameters.
     If(If),
-    /// A region again and again. Inputs: the condition to begin (Bool, one element), the most turns (I32, one element), then
-    /// what the turns carry on. The region's parameters are the turn's number (I32, no dimension), then what is carried; its
-    /// results are whether to go on (Bool, one element), what is carried to the next turn, then what is collected. The
-    /// node's results are what is carried out of the last turn, then each collected value with a new first dimension of all
-    /// turns. Source: ONNX operators, "Loop".
+    /// A region that runs repeatedly. Inputs: the condition to begin (Bool, one element), the largest number of iterations (I32,
+    /// one element), then the initial values of what is carried from iteration to iteration. The region's parameters are the
+    /// iteration's number (I32, no dimension), then the carried values. Its results are whether to go on (Bool, one element), the
+    /// carried values for the next iteration, then the collected values. The node's results are the carried values of the last
+    /// iteration, then each collected value with a new first dimension of all iterations. Source: ONNX operators, "Loop".
     Loop(Loop),
 }
 
 impl Op {
-    /// Whether every element of the result is one of an operand, or a number that any type holds, so that a result of a
-    /// narrow type needs no rounding.
+    /// Whether every element of the result is one of an operand, or a number that any type holds. Then a result of a narrow type
+    /// needs no rounding.
     pub fn moves_elements(&self) -> bool {
         match self {
             Op::Gather(_)
@@ -207,7 +207,7 @@ impl Op {
         }
     }
 
-    /// The numbers in it that shapes are made of.
+    /// The dimensions that the operator carries.
     pub fn dims(&self) -> Vec<&Dim> {
         match self {
             Op::Slice(slice) => vec![&slice.start],
@@ -229,7 +229,7 @@ impl Op {
         }
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn dims_mut(&mut self) -> Vec<&mut Dim> {
         match self {
             Op::Slice(slice) => vec![&mut slice.start],
@@ -251,7 +251,7 @@ impl Op {
         }
     }
 
-    /// Its regions' indices, to be changed.
+    /// Its regions' indices, mutable.
     pub fn regions_mut(&mut self) -> Vec<&mut u32> {
         match self {
             Op::If(branch) => vec![&mut branch.yes, &mut branch.no],
@@ -328,7 +328,7 @@ pub struct Attention {
     pub heads: u32,
     /// Factor on `q k^T`.
     pub scale: f32,
-    /// Whether a fourth input, the additive mask, is there.
+    /// Whether there is a fourth input, the additive mask.
     pub mask: bool,
 }
 
@@ -451,9 +451,9 @@ pub struct If {
 /// See [`Op::Loop`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loop {
-    /// What a turn runs.
+    /// What an iteration runs.
     pub body: u32,
-    /// How many values are carried from turn to turn.
+    /// How many values are carried from iteration to iteration.
     pub carried: u32,
 }
 
@@ -473,7 +473,7 @@ pub struct Window {
 pub struct Conv {
     /// The window; when `transposed`, that of the convolution whose transpose this is.
     pub window: Window,
-    /// Groups of channels that do not see each other.
+    /// Groups of channels that are computed independently.
     pub groups: u32,
     /// Whether the gradient of a convolution with respect to its input is computed instead.
     pub transposed: bool,
@@ -494,7 +494,7 @@ pub struct Pool {
     pub kernel: Vec<u32>,
     /// Its places.
     pub window: Window,
-    /// How many elements of padding lie behind the last one; only [`PoolKind::PaddedMean`] asks.
+    /// How many elements of padding are after the last one; only [`PoolKind::PaddedMean`] uses this.
     pub pads_after: Vec<Dim>,
 }
 
@@ -511,9 +511,9 @@ pub enum PoolKind {
     },
     /// The sum.
     Sum,
-    /// The sum through the number of elements of `x` in the window.
+    /// The sum divided by the number of elements of `x` in the window.
     Mean,
-    /// The sum through the number of elements in the window, those of the padding included.
+    /// The sum divided by the number of elements in the window, those of the padding included.
     PaddedMean,
 }
 
@@ -549,19 +549,19 @@ pub struct GatherNd {
 pub struct ScatterElements {
     /// Dimension that indices are positions of.
     pub axis: u32,
-    /// How an update and what is there become one.
+    /// How an update is combined with the element in its place.
     pub combine: Combine,
 }
 
 /// See [`Op::ScatterNd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScatterNd {
-    /// How an update and what is there become one.
+    /// How an update is combined with the element in its place.
     pub combine: Combine,
 }
 
-/// How an update and what is there become one. With [`Combine::Replace`] one of several updates of one place stays, and it is
-/// not said which.
+/// How an update is combined with the element in its place. With [`Combine::Replace`], one of several updates of one place stays;
+/// which one is unspecified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant is named after what it does")]
 pub enum Combine {
@@ -586,9 +586,9 @@ pub struct TopK {
 pub struct ArgReduce {
     /// Dimension that becomes 1.
     pub axis: u32,
-    /// Whether the largest element is meant.
+    /// Whether the largest element is selected.
     pub largest: bool,
-    /// Whether of equal elements the last one counts.
+    /// Whether the last of equal elements is selected.
     pub last: bool,
 }
 
@@ -597,7 +597,7 @@ pub struct ArgReduce {
 pub struct Recurrent {
     /// What a step computes.
     pub cell: Cell,
-    /// Whether each sequence is gone through from its end.
+    /// Whether each sequence is processed from its end.
     pub reverse: bool,
     /// Whether there are lengths of sequences.
     pub lengths: bool,
@@ -629,7 +629,7 @@ pub enum Cell {
         activations: [Activation; 3],
         /// Whether there are peephole weights.
         peepholes: bool,
-        /// Whether the forget gate is what the input gate leaves.
+        /// Whether the forget gate is one minus the input gate.
         input_forget: bool,
     },
 }
@@ -664,11 +664,11 @@ pub enum Activation {
 /// See [`Op::Cumulative`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cumulative {
-    /// Dimension that is gone along.
+    /// Dimension along which it accumulates.
     pub axis: u32,
     /// Products instead of sums.
     pub product: bool,
-    /// Whether an element does not count for itself.
+    /// Whether an element is left out of its own result.
     pub exclusive: bool,
     /// Whether it goes from the last element to the first.
     pub reverse: bool,

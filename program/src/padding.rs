@@ -1,15 +1,15 @@
-//! What may be padded in the runs of a program.
+//! What runs of a program may pad.
 
 use serde::{Deserialize, Serialize};
 
 use crate::dim::{Dim, Symbol};
 
-/// What must hold for a symbol to be padded without a trace.
+/// What must hold so that padding a symbol cannot change a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Padding {
-    /// The symbol. Every input's dimensions that depend on it are padded behind their last element with zero words.
+    /// The symbol. Dimensions of inputs that depend on it are padded after their last element with zero words.
     pub symbol: Symbol,
-    /// What must hold of a run's inputs, as they are without padding.
+    /// What must hold of a run's inputs before padding.
     pub guards: Vec<Guard>,
     /// What must hold of the larger sizes.
     pub limits: Vec<Limit>,
@@ -24,9 +24,10 @@ impl Padding {
     }
 }
 
-/// A mask that must keep something: in each of its rows along `axis` there is an element that is one.
+/// A mask that must keep something: each of its rows along `axis` has an element that is one.
 ///
-/// A row that masks everything shows its padding: a softmax over scores that are all hidden is as large for the padding.
+/// If a row masks everything, padding changes the result: a softmax over scores that are all hidden gives padding as
+/// much weight as the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Guard {
     /// Index in [`Program::inputs`](crate::Program::inputs).
@@ -38,7 +39,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Whether it holds of the input's words under this shape, both as they are without padding.
+    /// Whether it holds for the input's words under this shape, both without padding.
     pub fn holds(&self, words: &[u32], shape: &[usize]) -> bool {
         let axis = self.axis as usize;
         let (Some(&length), Some(behind)) = (shape.get(axis), shape.get(axis + 1..)) else {
@@ -54,7 +55,7 @@ impl Guard {
     }
 }
 
-/// A size that must not become larger: beyond it a position is not in its table.
+/// A size that must not become larger: above it a position is not in its table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Limit {
     /// The size.

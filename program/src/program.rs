@@ -1,4 +1,4 @@
-//! A program and what it is made of.
+//! A program and its parts.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,7 @@ pub enum Source {
     Node,
 }
 
-/// A tensor that flows through the program.
+/// A tensor of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Value {
     /// Its storage type.
@@ -110,11 +110,11 @@ pub struct Port {
     pub dtype: DType,
     /// The value inside the program.
     pub value: ValueId,
-    /// Of 64-bit integers that need all of their bits: the upper words, of `value`'s shape; `value` has the lower ones.
+    /// For 64-bit integers that need all of their bits: the upper words, of `value`'s shape; `value` has the lower ones.
     pub high: Option<ValueId>,
 }
 
-/// An input that decides what is computed, and the value that the program was made for: a run with another one is refused.
+/// An input that decides what is computed, and the value for which the program was made: a run with another one is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assumption {
     /// Index in [`Program::inputs`].
@@ -123,12 +123,12 @@ pub struct Assumption {
     pub words: Vec<u32>,
 }
 
-/// Integers of 64 bits that an input may have: with others a result would not fit the 32 bits that the program computes it in.
+/// The range of a 64-bit integer input: beyond it a result would not fit the 32 bits in which the program computes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputBound {
     /// Index in [`Program::inputs`].
     pub input: u32,
-    /// It holds in runs in which some dimension of an input is larger.
+    /// It holds for runs in which some dimension of an input is larger.
     pub above: i64,
     /// Their largest absolute value.
     pub most: i64,
@@ -154,7 +154,7 @@ pub struct Node {
 pub struct SymbolInfo {
     /// Its name, for messages and for clients that fix it.
     pub name: String,
-    /// Who decides its value.
+    /// What decides its value.
     pub source: SymbolSource,
 }
 
@@ -165,21 +165,21 @@ impl SymbolInfo {
     }
 }
 
-/// Who decides the value of a symbol.
+/// What decides the value of a symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SymbolSource {
     /// The shape of an input.
     Input,
     /// A number that the program computes: an element of a value (I32 or Bool), by its row-major index. It is read once the
-    /// value is computed, and what follows has known sizes again.
+    /// value is computed; the nodes after it have known sizes again.
     Element {
         /// The value.
         value: ValueId,
         /// The element.
         index: u32,
     },
-    /// The size that a dimension has when the value is there: of a result of [`Op::If`] or [`Op::Loop`], or of what a loop's
-    /// body is given.
+    /// The size of a dimension once the value is computed: of a result of [`Op::If`] or [`Op::Loop`], or of a parameter of a
+    /// loop's body.
     Extent {
         /// The value.
         value: ValueId,
@@ -188,14 +188,14 @@ pub enum SymbolSource {
     },
 }
 
-/// Nodes that an [`Op::If`] or [`Op::Loop`] runs. They may read every value that is there where the node itself stands.
+/// Nodes that an [`Op::If`] or [`Op::Loop`] runs. They may read every value that exists at the position of that node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Region {
-    /// Values that the operator gives it, see there.
+    /// Values that the operator passes to it, see there.
     pub parameters: Vec<ValueId>,
     /// In execution order.
     pub nodes: Vec<Node>,
-    /// What it gives back, see there.
+    /// What it returns, see there.
     pub results: Vec<ValueId>,
 }
 
@@ -204,7 +204,7 @@ pub struct Region {
 pub struct Check {
     /// Name of the node that needs it.
     pub node: String,
-    /// What the two numbers are, in words.
+    /// What the two numbers are, as text.
     pub what: String,
     /// One of them.
     pub left: Dim,
@@ -213,7 +213,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// A minimum and the one of its parts that it must be, where that is what is checked.
+    /// A minimum and the part that it must be equal to, if this is a check of that kind.
     pub fn cut(&self) -> Option<(&Dim, &Dim)> {
         let of = |cut: &Dim, whole: &Dim| matches!(cut, Dim::Min(dims) if dims.contains(whole));
         let sides = (&self.left, &self.right);
@@ -237,7 +237,7 @@ pub struct Program {
     pub values: Vec<Value>,
     /// Every node that is in no region, in execution order.
     pub nodes: Vec<Node>,
-    /// What operators with control flow run.
+    /// Regions that operators with control flow run.
     pub regions: Vec<Region>,
     /// Inputs of a run.
     pub inputs: Vec<Port>,
@@ -280,12 +280,12 @@ impl Program {
         &self.values[id.index()]
     }
 
-    /// What a run gives back: each output's words, and behind those of 64 bits their upper words.
+    /// What a run returns: each output's words, and after those of 64 bits their upper words.
     pub fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.outputs.iter().flat_map(|port| [Some(port.value), port.high]).flatten()
     }
 
-    /// What a run is given: each input's words, and behind those of 64 bits their upper words.
+    /// What a run gets: each input's words, and after those of 64 bits their upper words.
     pub fn given(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().flat_map(|port| [Some(port.value), port.high]).flatten()
     }

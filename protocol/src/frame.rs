@@ -1,4 +1,4 @@
-//! One WebSocket message is one frame: a message and the tensors it speaks of.
+//! One WebSocket message is one frame: a message and its tensors.
 //!
 //! ```text
 //! u32 head_bytes | u32 checksum | head (postcard of message and tensor headers) | zeros to 16 | tensor bytes, each padded
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All numbers are little-endian. Padding keeps every tensor aligned inside the frame. The checksum is the CRC-32 of
-//! everything else, so that a frame whose bytes were changed on their way is an error and never a wrong result.
+//! everything else, so that a frame whose bytes were changed in transit is an error and never a wrong result.
 
 use std::cmp::Ordering;
 
@@ -89,7 +89,7 @@ pub fn encode<M: Serialize>(message: &M, tensors: &[Tensor]) -> Result<Vec<u8>, 
     Ok(frame)
 }
 
-/// Of everything but the checksum itself.
+/// Checksum of everything but the checksum itself.
 fn checksum(frame: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&frame[..4]);
@@ -141,7 +141,7 @@ pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<(M, Vec<Tensor>), Fra
     }
     match at.cmp(&frame.len()) {
         Ordering::Less => Err(FrameError::Trailing { extra: frame.len() - at }),
-        // The last tensor's padding belongs to the frame too.
+        // The last tensor's padding is part of the frame, too.
         Ordering::Greater => Err(truncated(at)),
         Ordering::Equal => Ok((message, tensors)),
     }
@@ -211,7 +211,7 @@ mod tests {
             let _ = decode::<FromPage>(&bytes);
         }
 
-        /// The checksum is right here, so it is the decoder itself that is given what nobody would send.
+        /// The checksum is right here, so that the decoder itself gets the invalid bytes.
         #[test]
         fn a_frame_that_was_made_wrong_is_an_error_or_another_frame(
             message in to_page(),
@@ -232,7 +232,7 @@ mod tests {
                 let again = encode(&message, &tensors).expect("encodes");
                 let (other, others) = decode::<ToPage>(&again).expect("decodes");
                 prop_assert_eq!(other, message);
-                // Numbers that are none are not equal to themselves, but their bytes are.
+                // NaN is not equal to itself, so the bytes are compared.
                 prop_assert_eq!(others, tensors);
             }
             let _ = decode::<FromPage>(&frame);

@@ -1,10 +1,10 @@
-//! What daemon and page say to each other.
+//! The messages between daemon and page.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, PlacementId, RunId};
 
-/// Version of these messages; a page that speaks another one is refused. Raise it with every change of a message.
+/// Version of these messages; a page with another version is refused. Raise it with every change of a message.
 pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Which of a page's two links.
@@ -69,7 +69,8 @@ impl std::fmt::Display for Backend {
     }
 }
 
-/// The kind of processor that WebNN is asked for (`MLDeviceType`). It is a wish: a browser may compute elsewhere and not say so.
+/// The kind of processor that WebNN is asked for (`MLDeviceType`). It is only a request: a browser may compute elsewhere without
+/// reporting it.
 /// Source: W3C, "Web Neural Network API", "MLContextOptions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,7 +111,7 @@ pub enum Level {
     Error,
 }
 
-/// What executes a backend's work, in the browser's words; empty where the browser says nothing.
+/// What executes a backend's work, as the browser names it; empty where the browser reports nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// `GPUAdapterInfo.vendor`.
@@ -143,32 +144,32 @@ impl AdapterInfo {
     }
 }
 
-/// Whether a backend can be had in a page.
+/// Whether a backend is available in a page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendReport {
     /// The backend.
     pub backend: Backend,
     /// The processor that was asked for; webnn is asked for each.
     pub device: Option<Device>,
-    /// What it runs on, or the browser's own words of refusal.
+    /// What it runs on, or the browser's message of refusal.
     pub outcome: Result<AdapterInfo, String>,
 }
 
-/// Where a blob's bytes are had.
+/// Where a blob's bytes are loaded from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobSource {
     /// URL prefix; the blob is at `<prefix>/<64 hexadecimal digits>`.
     pub url_prefix: String,
 }
 
-/// What is wished for when a program is loaded, beside its backend.
+/// What a load requests, beside its backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadTerms {
     /// The processor that webnn is asked for; the browser's own choice without one.
     pub device: Option<Device>,
     /// Where the nodes run that the backend cannot run; without it a program that has such nodes is refused.
     pub rest: Option<Backend>,
-    /// Values of the program's symbols in the runs to come: what depends on shapes is made for these when it is loaded.
+    /// Values of the program's symbols in the runs to come: what depends on shapes is prepared for these during the load.
     pub sizes: Vec<i64>,
 }
 
@@ -205,7 +206,7 @@ pub struct Split {
 /// Daemon to page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToPage {
-    /// The link stands.
+    /// The link is accepted.
     Welcome {
         /// How often the main thread sends [`FromPage::Heartbeat`].
         heartbeat_ms: u32,
@@ -221,7 +222,7 @@ pub enum ToPage {
     Load {
         /// Name of the placement.
         placement: PlacementId,
-        /// Its life.
+        /// Its epoch.
         epoch: Epoch,
         /// Where to run it; never replaced by another one.
         backend: Backend,
@@ -229,7 +230,7 @@ pub enum ToPage {
         program: Vec<u8>,
         /// Where the weights are.
         blobs: BlobSource,
-        /// What else is wished for.
+        /// What else is requested.
         terms: LoadTerms,
     },
     /// Free a placement. No answer. Data link.
@@ -244,10 +245,10 @@ pub enum ToPage {
         run: RunId,
         /// What to execute.
         placement: PlacementId,
-        /// The life of the placement that is meant.
+        /// The epoch of the placement that is meant.
         epoch: Epoch,
     },
-    /// Answer with [`FromPage::Pong`]; proves that the link and the thread behind it live. Either link.
+    /// Answer with [`FromPage::Pong`]; proves that the link and the thread behind it are alive. Either link.
     Ping {
         /// Returned unchanged.
         nonce: u64,
@@ -259,7 +260,7 @@ pub enum ToPage {
 pub enum FromPage {
     /// First frame.
     Hello(Hello),
-    /// The main thread lives. Control link.
+    /// The main thread is alive. Control link.
     Heartbeat {
         /// `document.visibilityState == "visible"`.
         visible: bool,
@@ -277,7 +278,7 @@ pub enum FromPage {
     LoadProgress {
         /// The placement.
         placement: PlacementId,
-        /// Its life.
+        /// Its epoch.
         epoch: Epoch,
         /// Verified so far.
         done_bytes: u64,
@@ -288,7 +289,7 @@ pub enum FromPage {
     Loaded {
         /// The placement.
         placement: PlacementId,
-        /// Its life.
+        /// Its epoch.
         epoch: Epoch,
         /// What it runs on.
         adapter: AdapterInfo,
@@ -301,7 +302,7 @@ pub enum FromPage {
     LoadFailed {
         /// The placement.
         placement: PlacementId,
-        /// Its life.
+        /// Its epoch.
         epoch: Epoch,
         /// Why.
         error: LoadError,
@@ -310,7 +311,7 @@ pub enum FromPage {
     Ran {
         /// The run.
         run: RunId,
-        /// The placement's life that answered.
+        /// The epoch of the placement that answered.
         epoch: Epoch,
         /// How it went.
         report: RunReport,
@@ -319,18 +320,18 @@ pub enum FromPage {
     RunFailed {
         /// The run.
         run: RunId,
-        /// The placement's life that failed.
+        /// The epoch of the placement that failed.
         epoch: Epoch,
         /// Why.
         error: RunError,
     },
     /// A GPU device or a WebNN context was lost. Data link.
     DeviceLost {
-        /// Whose it was.
+        /// The backend that lost it.
         backend: Backend,
         /// Counts the backend's devices of this page, from 1.
         generation: u32,
-        /// `GPUDeviceLostInfo.reason`, `MLContextLostInfo.message` or the like, in the browser's words.
+        /// `GPUDeviceLostInfo.reason`, `MLContextLostInfo.message` or the like, from the browser.
         reason: String,
     },
     /// Answer to `Ping`.
@@ -381,7 +382,7 @@ pub enum LoadError {
 /// Most nodes that a message names.
 const NODES_NAMED_MAX: usize = 8;
 
-/// The first nodes in words, and how many there are beside.
+/// The first nodes as text, and how many others there are.
 fn listed(nodes: &[RefusedNode]) -> String {
     let mut named: Vec<String> =
         nodes.iter().take(NODES_NAMED_MAX).map(ToString::to_string).collect();
@@ -400,7 +401,7 @@ pub enum RunError {
     #[error("inputs do not fit: {reason}")]
     Inputs { reason: String },
     /// The program cannot be run on these inputs: sizes contradict each other, an index is outside of its dimension, an integer
-    /// does not fit. Other browsers will find the same, unless it is a limit of an adapter.
+    /// does not fit. Other browsers will fail in the same way, unless the cause is a limit of an adapter.
     #[error("node {node} failed: {reason}")]
     Node { node: String, reason: String },
     /// The backend has the operator, but not for the sizes of this run; another one may.

@@ -1,4 +1,4 @@
-//! Tensors as they travel: element type, shape and little-endian, row-major bytes.
+//! Tensors as they are transferred: element type, shape and little-endian, row-major bytes.
 
 use flotilla_program::DType;
 

@@ -1,4 +1,4 @@
-//! What a model is computed in, and by how much two right engines may differ for that.
+//! The arithmetic that a model is computed in, and how far two right engines may differ because of it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,20 +14,20 @@ use tract_onnx::pb::{
 
 use crate::file::element_type;
 
-/// Functions and subgraphs within one another that are looked into.
+/// Greatest nesting depth of functions and subgraphs that is searched.
 const DEPTH_MAX: usize = 24;
-/// A difference by the order of sums alone, as a part of the root mean square.
+/// Noise from another order of sums alone, as a part of the root mean square.
 const F32_NOISE: f64 = 5e-5;
 /// Unit roundoff of half precision and of bfloat16 (IEEE 754-2019, 3.6: 11 and 8 digits).
 const F16_NOISE: f64 = 1.0 / 2048.0;
 const BF16_NOISE: f64 = 1.0 / 256.0;
-/// Rounding to 8 bits: 255 steps over a range of 9 times the root mean square, each step's error spread evenly (a variance of
-/// a twelfth of its square).
+/// Rounding to 8 bits: 255 steps over a range of 9 times the root mean square, with each step's error uniformly distributed (a
+/// variance of a twelfth of its square).
 const INT8_NOISE: f64 = 0.01;
-/// With scales of the file, numbers fall on the same grid in every engine: only those at the edge of a step are rounded to
-/// another one. After so many roundings in a row it is assumed that any may be.
+/// If the file has the scales, numbers fall on the same grid in every engine: only those at the edge of a step are rounded to
+/// another one. After this many roundings in a row it is assumed that any number may be.
 const INT8_STATIC_FULL: f64 = 8.0;
-/// A larger difference tells nothing any more (14 dB).
+/// A larger difference has no meaning any more (14 dB).
 const NOISE_MAX: f64 = 0.2;
 
 /// The coarsest arithmetic on the way from a model's inputs to its outputs, the finest first.
@@ -42,14 +42,14 @@ pub enum Arithmetic {
     F16,
     /// bfloat16.
     Bf16,
-    /// 8 bits whose scales the file has.
+    /// 8 bits with scales in the file.
     Int8Static,
-    /// 8 bits whose scales the data decide.
+    /// 8 bits with data-dependent scales.
     Int8Dynamic,
 }
 
 impl Arithmetic {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Arithmetic; 6] = [
         Arithmetic::F32,
         Arithmetic::Int4,
@@ -76,7 +76,7 @@ impl Arithmetic {
         matches!(self, Arithmetic::Int8Static | Arithmetic::Int8Dynamic)
     }
 
-    /// By how much two right engines may differ after so many roundings in a row: root mean square of the difference, as a part
+    /// How far two right engines may differ after this many roundings in a row: root mean square of the difference, as a part
     /// of that of the numbers. Independent errors add as the square root of their number.
     pub fn noise(self, roundings: u32) -> f64 {
         let roundings = f64::from(roundings.max(1));
@@ -197,7 +197,7 @@ impl Precision {
         Precision { arithmetic, roundings: BTreeMap::new() }
     }
 
-    /// As the operators and the element types of a file say, or as `wished`.
+    /// From the operators and the element types of a file, or `wished` if it is given.
     pub(crate) fn of(proto: &ModelProto, wished: Option<Arithmetic>) -> Precision {
         let Some(graph) = &proto.graph else { return Precision::of_all(Arithmetic::F32) };
         let reading = Reading::new(proto);
@@ -219,7 +219,7 @@ impl Precision {
         self.roundings.values().copied().max().unwrap_or(1)
     }
 
-    /// The arithmetic of an output: nothing rounds those whose way leads through no such node.
+    /// The arithmetic of an output. It is `F32` if no node on the way to it rounds.
     pub fn of_output(&self, output: &str) -> Arithmetic {
         if self.roundings(output) == 0 { Arithmetic::F32 } else { self.arithmetic }
     }
@@ -258,7 +258,7 @@ impl<'p> Reading<'p> {
             .initializer
             .iter()
             .filter_map(|tensor| Some((&tensor.name, DataType::try_from(tensor.data_type).ok()?)));
-        // What is only widened is stored in that type, and not computed in it.
+        // A value that is only widened is stored in that type, and not computed in it.
         let is_widened = |node: &&NodeProto| node.op_type == "Cast";
         let used = graph.node.iter().filter(|node| !is_widened(node)).flat_map(|node| &node.input);
         let used: HashSet<&String> =
@@ -299,7 +299,7 @@ impl<'p> Reading<'p> {
         graph.output.iter().map(one).collect()
     }
 
-    /// Adds the depths of what these nodes give. A body counts once, however often it runs.
+    /// Adds the depths of these nodes' results. A body counts once, however often it runs.
     fn walk(
         &self,
         nodes: &'p [NodeProto],
@@ -325,7 +325,7 @@ impl<'p> Reading<'p> {
                 inner(&graph.node, Depths::new());
             }
             for (at, output) in node.output.iter().enumerate() {
-                // The scale that goes with rounded numbers is not rounded.
+                // The scale that belongs to rounded numbers is not rounded.
                 let is_scale = node.op_type == "DynamicQuantizeLinear" && at == 1;
                 let within = if is_scale { 0 } else { within };
                 depths.insert(output, before.saturating_add(within));

@@ -1,9 +1,9 @@
-//! How far numbers are from the right ones, and whether that is too far.
+//! Compares numbers with the right ones and decides whether the difference is allowed.
 //!
-//! An output is judged as a whole and element by element. As a whole, the root mean square of the difference may be as large, as
-//! a part of that of the right numbers, as the [noise](Arithmetic::noise) of the arithmetic. An element may be off by twice
-//! that part of the output's largest number. What is rounded to 8 bits must also have its top results where the right
-//! ones are, unless they lie within the noise of one another.
+//! An output is judged as a whole and element by element. For the whole, the root mean square of the difference, as a part of
+//! that of the right numbers, may be as large as the [noise](Arithmetic::noise) of the arithmetic. An element may be off by
+//! twice that part of the output's largest number. An output that is rounded to 8 bits must also have its top results where the
+//! right ones are, unless they lie within the noise of one another.
 
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
@@ -13,29 +13,29 @@ use crate::{Arithmetic, Precision};
 
 /// An error that is allowed whatever the numbers are.
 const ABSOLUTE: f64 = 1e-5;
-/// How much farther a single element may be off than the whole, as a part of the largest number.
+/// How much farther a single element may be off than the whole, as a multiple of that part of the largest number.
 const ELEMENT: f64 = 2.0;
-/// Two numbers that are so many times the noise apart are in the right order: each is off by its own error.
+/// Two numbers that differ by more than this multiple of the noise must be in the right order: each is off by its own error.
 const ORDER: f64 = 4.0;
 
-/// What may differ.
+/// The allowed differences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tolerance {
-    /// What the model is computed in, which decides unless something else is said.
+    /// The arithmetic of the model, which decides unless the other fields are set.
     pub precision: Precision,
     /// Allowed whatever the numbers are.
     pub absolute: Option<f64>,
-    /// Allowed for each unit of an output's largest number; takes the place of all that the arithmetic says.
+    /// Allowed for each unit of an output's largest number; replaces all limits of the arithmetic.
     pub relative: Option<f64>,
 }
 
 impl Tolerance {
-    /// As the arithmetic says.
+    /// The limits of the arithmetic.
     pub fn of(precision: Precision) -> Tolerance {
         Tolerance { precision, absolute: None, relative: None }
     }
 
-    /// What one output is held to.
+    /// The limits for one output.
     pub fn bounds(&self, output: &str) -> Bounds {
         let noise = self.precision.noise(output);
         Bounds {
@@ -53,7 +53,7 @@ impl Default for Tolerance {
     }
 }
 
-/// What an output is held to.
+/// The limits for an output.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bounds {
     /// What it was computed in.
@@ -62,9 +62,14 @@ pub struct Bounds {
     pub absolute: f64,
     /// Allowed for an element, for each unit of the output's largest number.
     pub relative: f64,
-    /// Allowed for the whole, as a part of its root mean square; `None` where only elements are looked at.
+    /// Allowed for the whole, as a part of its root mean square; `None` if only elements are compared.
     pub noise: Option<f64>,
 }
+
+/// An element is off if it is by more than this part of itself ..
+const ELEMENT_RELATIVE: f64 = 0.01;
+/// .. and by more than this.
+const ELEMENT_ABSOLUTE: f64 = 1e-5;
 
 /// How far outputs are from the right ones.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,21 +80,25 @@ pub struct Difference {
     pub max_rel: f64,
     /// Root mean square of `a - b` as a part of that of `b`, the largest of all outputs.
     pub rms_rel: f64,
+    /// The part of an output's elements that are off by more than 1 % of themselves and by more than 1e-5, the largest of all
+    /// outputs. The other measures are of an output's largest number or of all of it, so that small elements beside large ones
+    /// may be wrong without a trace.
+    pub elements_off: f64,
     /// Largest distance in units in the last place, of floating-point outputs.
     pub max_ulp: u64,
     /// The part of the rows of quantized outputs whose largest number is where the right one is; `None` without such.
     pub top_agreement: Option<f64>,
-    /// What is too far off, the first thing.
+    /// The first thing that is too far off.
     pub wrong: Option<Wrong>,
 }
 
 impl Difference {
-    /// Signal to noise in decibels: what [`Difference::rms_rel`] is in another unit. `None` for numbers that are all the same.
+    /// Signal to noise in decibels, computed from [`Difference::rms_rel`]. `None` for numbers that are all the same.
     pub fn snr_db(&self) -> Option<f64> {
         (self.rms_rel > 0.0 && self.rms_rel.is_finite()).then(|| decibels(self.rms_rel))
     }
 
-    /// The larger of both, and what is wrong first.
+    /// The larger values of both, and the first thing that is wrong.
     #[must_use]
     pub fn and(self, other: Difference) -> Difference {
         let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
@@ -100,6 +109,7 @@ impl Difference {
             max_abs: self.max_abs.max(other.max_abs),
             max_rel: self.max_rel.max(other.max_rel),
             rms_rel: self.rms_rel.max(other.rms_rel),
+            elements_off: self.elements_off.max(other.elements_off),
             max_ulp: self.max_ulp.max(other.max_ulp),
             top_agreement: least(self.top_agreement, other.top_agreement),
             wrong: self.wrong.or(other.wrong),
@@ -121,12 +131,12 @@ pub enum Wrong {
     Whole { output: String, arithmetic: Arithmetic, rms_rel: f64, allowed: f64 },
     /// The order of two numbers that are far enough apart.
     Top { output: String, row: Vec<usize>, got: usize, want: usize, apart: f64, allowed: f64 },
-    /// More integers than rounding makes others.
+    /// More integers differ than rounding explains.
     Share { output: String, differ: usize, of: usize, allowed: usize, first: Divergence },
 }
 
 impl Wrong {
-    /// The first number that is not right, where one can be named.
+    /// The first number that is not right, if one can be named.
     pub fn element(&self) -> Option<&Divergence> {
         match self {
             Wrong::Element(element) | Wrong::Share { first: element, .. } => Some(element),
@@ -164,11 +174,11 @@ pub struct Divergence {
     pub output: String,
     /// Where in it.
     pub index: Vec<usize>,
-    /// What came.
+    /// The engine's number.
     pub got: f64,
-    /// What is right.
+    /// The right number.
     pub want: f64,
-    /// How far away it might have been.
+    /// The largest allowed difference.
     pub allowed: f64,
 }
 
@@ -184,7 +194,7 @@ impl std::fmt::Display for Divergence {
     }
 }
 
-/// With the digits that the number had before it was widened.
+/// Printed with the digits that the number had before it was widened.
 fn shown(number: f64) -> String {
     let narrow = number as f32;
     if f64::from(narrow) == number { narrow.to_string() } else { number.to_string() }
@@ -237,7 +247,7 @@ enum Kind {
     Numbers,
     /// Integers that are right or wrong.
     Exact,
-    /// Integers of which rounding may make others, such as the places of largest numbers.
+    /// Integers that rounding may change, such as the places of largest numbers.
     Labels,
 }
 
@@ -270,12 +280,13 @@ fn compare_one(got: &ReferenceTensor, want: &ReferenceTensor, bounds: Bounds) ->
     let max_abs = pairs.distances().fold(0.0, f64::max);
     let part = |distance: f64, of: f64| if distance == 0.0 { 0.0 } else { distance / of };
     let kind = Kind::of(want.dtype, bounds.arithmetic);
-    // A whole step of integers is the least that they can be off by.
+    // Integers differ by at least one whole step.
     let absolute = if want.dtype.is_float() { bounds.absolute } else { bounds.absolute.max(1.0) };
     let mut difference = Difference {
         max_abs,
         max_rel: part(max_abs, largest),
         rms_rel: part(off, rms),
+        elements_off: elements_off(pairs.a, pairs.b),
         max_ulp: ulps(got, want),
         top_agreement: None,
         wrong: None,
@@ -312,13 +323,23 @@ fn compare_one(got: &ReferenceTensor, want: &ReferenceTensor, bounds: Bounds) ->
     difference
 }
 
+/// The part of the elements of `got` that are off by more than 1 % of the right one and by more than 1e-5; 0 of none.
+pub fn elements_off(got: &[f64], want: &[f64]) -> f64 {
+    let is_off = |(&got, &want): (&f64, &f64)| {
+        let distance = distance(got, want);
+        distance > ELEMENT_ABSOLUTE && distance > ELEMENT_RELATIVE * want.abs()
+    };
+    let off = got.iter().zip(want).filter(|&pair| is_off(pair)).count();
+    if want.is_empty() { 0.0 } else { off as f64 / want.len() as f64 }
+}
+
 fn root_mean_square(numbers: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) =
         numbers.fold((0.0, 0u64), |(sum, count), number| (sum + number * number, count + 1));
     if count == 0 { 0.0 } else { (sum / count as f64).sqrt() }
 }
 
-/// Numbers and the right ones.
+/// Pairs of a number and the right one.
 struct Pairs<'a> {
     a: &'a [f64],
     b: &'a [f64],
@@ -340,7 +361,7 @@ impl Pairs<'_> {
         }
     }
 
-    /// More than this part of the elements must not be others.
+    /// At most this part of the elements may differ.
     fn labels(&self, part: f64) -> Option<Wrong> {
         let differ = self.distances().filter(|&distance| distance > 0.0).count();
         let of = self.b.len();
@@ -353,8 +374,8 @@ impl Pairs<'_> {
         Some(Wrong::Share { output, differ, of, allowed, first })
     }
 
-    /// The part of the rows along the last axis whose largest number is in its place, and the first row where another one is
-    /// larger although it is farther from it than the noise.
+    /// The part of the rows along the last axis whose largest number is in its place, and the first row where another number is
+    /// largest although the two differ by more than the noise.
     fn tops(&self, noise: f64) -> (Option<f64>, Option<Wrong>) {
         let Some((&last, before)) = self.tensor.shape.split_last() else { return (None, None) };
         if last < 2 || self.b.is_empty() {
@@ -385,7 +406,7 @@ fn place_of_largest(row: &[f64]) -> usize {
     row.iter().enumerate().fold(0, larger)
 }
 
-/// `|a - b|`; 0 for two that are the same infinity or both not a number, infinite where only one is finite.
+/// `|a - b|`; 0 for two equal infinities or two NaNs, infinite if only one is finite.
 fn distance(a: f64, b: f64) -> f64 {
     if a == b || (a.is_nan() && b.is_nan()) {
         0.0
@@ -412,8 +433,8 @@ fn index(at: usize, shape: &[usize]) -> Vec<usize> {
     index
 }
 
-/// Largest number of floating-point numbers between two finite ones, counted in the tensors' own type; those of 64 bits in
-/// `F32`, which pages compute them with.
+/// Largest number of floating-point numbers between two finite ones, counted in the tensors' own type; those of 64 bits are
+/// counted in `F32`, with which pages compute them.
 fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
     fn largest<const N: usize>(a: &[u8], b: &[u8], place: impl Fn([u8; N]) -> Option<i64>) -> u64 {
         let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
@@ -426,7 +447,7 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
         DType::F64 => {
             largest(&got.bytes, &want.bytes, |bytes| single_place(f64::from_le_bytes(bytes) as f32))
         }
-        // An exponent of all ones is an infinity or not a number.
+        // An exponent of all ones is an infinity or NaN.
         DType::F16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7c00)),
         DType::BF16 => largest(&got.bytes, &want.bytes, |bytes| half_place(bytes, 0x7f80)),
         DType::I64
@@ -441,14 +462,14 @@ fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
     }
 }
 
-/// Where a finite number stands among all of its kind.
+/// Position of a finite number among all of its type.
 fn single_place(number: f32) -> Option<i64> {
     let magnitude = i64::from(number.to_bits() & 0x7fff_ffff);
     let place = if number.is_sign_negative() { -magnitude } else { magnitude };
     number.is_finite().then_some(place)
 }
 
-/// Where a finite 16-bit number stands among all of its kind, whose exponent has these bits.
+/// Position of a finite 16-bit number among all of its type, whose exponent has these bits.
 fn half_place(bytes: [u8; 2], exponent: u16) -> Option<i64> {
     let bits = u16::from_le_bytes(bytes);
     let magnitude = i64::from(bits & 0x7fff);

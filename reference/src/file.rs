@@ -1,4 +1,4 @@
-//! An ONNX file with everything that its tensors need.
+//! An ONNX file with all data of its tensors.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,10 +12,10 @@ use tract_onnx::pb::{
 
 use crate::{Arithmetic, Precision};
 
-/// The file that makes a folder an ONNX model.
+/// A folder with this file is an ONNX model.
 const MODEL: &str = "model.onnx";
 
-/// The bytes of a model and of the files that hold its external data, with what the graph says of itself.
+/// The bytes of a model and of the files that hold its external data, with the graph's inputs and outputs.
 #[derive(Clone)]
 pub struct OnnxFile {
     pub(crate) bytes: Arc<[u8]>,
@@ -96,18 +96,18 @@ impl OnnxFile {
         self.outputs.iter().map(String::as_str)
     }
 
-    /// What the model is computed in, as its operators and element types say, or as `wished`.
+    /// The model's arithmetic, from its operators and element types, or `wished` if it is given.
     pub fn precision(&self, wished: Option<Arithmetic>) -> Precision {
         Precision::of(&self.proto(), wished)
     }
 
-    /// The model, decoded anew: it is not kept, for its memory.
+    /// The model, decoded anew: it is not kept, to save memory.
     pub(crate) fn proto(&self) -> ModelProto {
         // It was decoded once before.
         ModelProto::decode(self.bytes.as_ref()).unwrap_or_default()
     }
 
-    /// The bytes of a tensor that has them as they lie in memory; `None` where they are in a typed field.
+    /// The raw bytes of a tensor; `None` if its elements are in a typed field.
     pub(crate) fn raw<'a>(&'a self, tensor: &'a TensorProto) -> Option<&'a [u8]> {
         if is_external(tensor) {
             let file = self.external.get(location(tensor).ok()?)?;
@@ -159,7 +159,7 @@ fn range(tensor: &TensorProto, file_bytes: usize) -> Result<std::ops::Range<usiz
     }
 }
 
-/// Refuses raw data that are not as long as the shape says: engines would read past their end or ask for much memory.
+/// Refuses raw data whose length does not fit the shape: engines would read past their end or allocate much memory.
 fn check_length(tensor: &TensorProto, got: usize) -> Result<(), FileError> {
     let Some(bits) = DataType::try_from(tensor.data_type).ok().and_then(bits) else {
         return Ok(());

@@ -1,8 +1,8 @@
-//! What an ONNX file computes, by engines that share nothing with ours.
+//! Computes ONNX files with engines that share no code with Flotilla's.
 //!
-//! An [`OnnxFile`] goes to an [`Engine`]: onnxruntime, from a shared library that is found while the program runs, or
-//! tract, which is part of the program. Both read the file with their own importer; nothing of our import, lowering, fusion or
-//! kernels takes part, so that a fault there cannot hide.
+//! An [`OnnxFile`] goes to an [`Engine`]: onnxruntime, from a shared library that is found while the program runs, or tract,
+//! which is part of the program. Both read the file with their own importer. None of our import, lowering, fusion or kernels
+//! is used, so that a fault there cannot hide.
 
 mod arithmetic;
 pub mod compare;
@@ -50,7 +50,7 @@ impl Engine {
     /// Prepares a file to be run.
     ///
     /// # Errors
-    /// The engine does not take the file, in its own words.
+    /// The engine does not take the file; the error has the engine's message.
     pub fn open(&self, file: &OnnxFile) -> Result<Reference, ReferenceError> {
         Ok(match self {
             Engine::OnnxRuntime(library) => Reference::OnnxRuntime(library.open(file)?),
@@ -69,10 +69,10 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// Runs the model on inputs in any order; gives the outputs that are wanted, or all, in the file's order.
+    /// Runs the model on inputs in any order; returns the requested outputs, or all, in the file's order.
     ///
     /// # Errors
-    /// Inputs that do not fit, a run that failed, or a wanted output that is no tensor of numbers.
+    /// Inputs that do not fit, a run that failed, or a requested output that is not a tensor of numbers.
     pub fn run(
         &mut self,
         inputs: &[ReferenceTensor],
@@ -86,7 +86,7 @@ impl Reference {
     }
 }
 
-/// Which outputs of a run are of interest. The others may be of types that nothing here compares.
+/// Which outputs of a run are compared. The others may be of types that cannot be compared here.
 #[derive(Clone, Copy, Debug)]
 pub enum Wanted<'a> {
     /// Every one.
@@ -139,11 +139,11 @@ fn check_length(input: &ReferenceTensor) -> Result<(), ReferenceError> {
 }
 
 thread_local! {
-    /// Whether a panic of this thread becomes an error, which has its words.
+    /// Whether a panic of this thread becomes an error with the panic's message.
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A panic of an engine becomes an error: a hostile file must not end the process. Nothing is printed of it.
+/// A panic of an engine becomes an error, because a hostile file must not end the process. The panic is not printed.
 fn guarded<T, E>(
     work: impl FnOnce() -> Result<T, E>,
     panicked: impl FnOnce(String) -> E,

@@ -28,13 +28,13 @@ const FILE_PREFIX: &str = "libonnxruntime.so.";
 /// Where `cargo xtask setup` puts it, in the data folder.
 const FOLDER: &str = "lib/onnxruntime";
 
-/// Which of its graph optimizations onnxruntime makes.
+/// The graph optimizations that onnxruntime makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Optimization {
     /// None: every node is computed as the file has it.
     #[default]
     Off,
-    /// All, as onnxruntime does by itself. For comparison.
+    /// All, as onnxruntime does by default. For comparison.
     All,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Debug for OnnxRuntime {
     }
 }
 
-/// Why the library cannot be used.
+/// Why the library is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum LibraryError {
@@ -80,7 +80,7 @@ impl OnnxRuntime {
     /// Loads the shared library of this path; loading the same one again is free.
     ///
     /// # Errors
-    /// It is not there, it is no onnxruntime or too old a one, or the process has loaded another one.
+    /// It does not exist, it is not onnxruntime or too old a version, or the process has loaded another one.
     pub fn load(path: &Path) -> Result<OnnxRuntime, LibraryError> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = loaded.as_ref() {
@@ -93,7 +93,7 @@ impl OnnxRuntime {
         let failed = |reason| LibraryError::Load { path: path.to_owned(), reason };
         let load = || {
             let environment = ort::init_from(path).map_err(|error| error.to_string())?;
-            // Errors come back as values; warnings about a user's model are not for standard error.
+            // Errors are returned as values; warnings about a user's model are not printed to standard error.
             let environment =
                 environment.with_telemetry(false).with_logger(Arc::new(|_, _, _, _, _| {}));
             environment.build().map_err(|error| error.to_string())
@@ -144,7 +144,7 @@ impl OnnxRuntime {
             Optimization::Off => GraphOptimizationLevel::Disable,
             Optimization::All => GraphOptimizationLevel::All,
         };
-        // Neither an arena nor a memory pattern: a reference runs once, and its memory is to be given back.
+        // Neither an arena nor a memory pattern: a reference runs once, and its memory must be freed.
         let cpu = ep::CPU::default().with_arena_allocator(false).build();
         let mut builder = ort::session::Session::builder(&self.environment)?
             .with_optimization_level(level)?
@@ -273,12 +273,13 @@ fn tensor(name: &str, value: &DynValue) -> Result<ReferenceTensor, ReferenceErro
     }
 }
 
-/// An error's words in one line.
+/// An error's message in one line.
 fn plain(words: &str) -> String {
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The version in the name of the library's file, links followed, or in its symbols, which carry it as `VERS_1.32.0`.
+/// The version from the name of the library's file, links followed, or from its symbols, which contain it as
+/// `VERS_1.32.0`.
 fn version(path: &Path) -> String {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! ONNX's file of one tensor, as the folders `test_data_set_N` hold them.
+//! ONNX's file format of one tensor, as the folders `test_data_set_N` hold it.
 
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
@@ -7,7 +7,7 @@ use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use crate::file::is_external;
 
-/// Why bytes are no tensor.
+/// Why bytes are not a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum TensorProtoError {

@@ -17,15 +17,15 @@ use tract_onnx::{
 use crate::{OnnxFile, ReferenceError, Wanted, file::is_external, guarded};
 
 const ENGINE: &str = "tract";
-/// The version in the workspace's lock file; tract itself does not tell it.
+/// The version in the workspace's lock file; tract itself does not report it.
 pub(crate) const VERSION: &str = "0.23.9";
-/// Most elements of an integer input that becomes a constant, because tract must know what decides shapes.
+/// Most elements of an integer input that becomes a constant, because tract must know inputs that decide shapes.
 const DECIDING_ELEMENTS_MAX: usize = 1024;
 
-/// A file that tract prepares anew for each run: every shape is concrete then, so that none of its rules for symbols takes part.
+/// A file that tract prepares anew for each run: every shape is concrete then, so that none of its rules for symbols is used.
 pub struct Model {
     file: OnnxFile,
-    /// What the latest run was prepared for: texts of one length come one after the other.
+    /// The inputs that the latest run was prepared for: texts of the same length often follow one another.
     latest: Option<(Given, Arc<TypedRunnableModel>)>,
 }
 
@@ -121,7 +121,7 @@ impl Model {
     }
 }
 
-/// Why a graph is not tract's to read: its importer looks operators up by their names alone, whatever their domain.
+/// Why tract must not read a graph: its importer looks operators up by their names alone, whatever their domain.
 fn foreign(graph: &GraphProto) -> Option<String> {
     let of_node = |node: &NodeProto| match node.domain.as_str() {
         "" | "ai.onnx" => {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 use anyhow::{Context as _, ensure};
 use flotilla::{
     catalog::{Catalog, Model},
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::{Input, View},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 
 /// Requests that are measured while nothing loads.
 const QUIET: usize = 300;
-/// Fewest requests beside a load whose 99th percentile says something.
+/// Fewest requests during a load for which the 99th percentile is meaningful.
 const BESIDE_MIN: usize = 20;
 
 const CASE: &str = "short request, 99th percentile";
@@ -38,13 +38,13 @@ async fn measure(wanted: Wanted, arguments: &Arguments) -> anyhow::Result<Vec<Fi
         anyhow::bail!("{}", catalog.broken.values().cloned().collect::<Vec<_>>().join("; "))
     };
     let (small, large) = (small.clone(), large.clone());
-    let wishes = Wishes {
+    let options = LocalOptions {
         backends: vec![wanted.backend],
         adapter: wanted.adapter,
         guardian: Some(arguments.flotilla.clone()),
-        ..Wishes::of([wanted.build.clone()])
+        ..LocalOptions::of([wanted.build.clone()])
     };
-    let local = Local::start(&wishes, catalog, 0).await?;
+    let local = Local::start(&options, catalog, 0).await?;
     let measured = times(&local, &small, &large).await;
     local.stop().await;
     let (beside, quiet) = measured?;
@@ -93,7 +93,7 @@ async fn times(
 }
 
 /// The 99th percentile, by the nearest rank.
-fn percentile(times: &[f64]) -> f64 {
+pub(crate) fn percentile(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (sorted.len() * 99).div_ceil(100).max(1);

@@ -1,4 +1,4 @@
-//! What an answer costs besides the run itself.
+//! The cost of an answer in addition to its run.
 
 use std::time::Instant;
 
@@ -31,12 +31,12 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Of a daemon at `http://HOST:PORT`.
+    /// A client of a daemon at `http://HOST:PORT`.
     pub(crate) fn new(base: String) -> Api {
         Api { client: Client::builder(TokioExecutor::new()).build_http(), base }
     }
 
-    /// Embeds one sentence over HTTP; returns the answer and the time in milliseconds that it took.
+    /// Embeds one sentence over HTTP; returns the answer and its time in milliseconds.
     pub(crate) async fn embed(&self, model: &str) -> anyhow::Result<(Value, f64)> {
         let body = json!({ "model": model, "input": SENTENCE }).to_string();
         let begin = Instant::now();
@@ -66,7 +66,7 @@ impl Api {
     }
 }
 
-/// Time of a request over HTTP less the in-page time of its run.
+/// Time of a request over HTTP minus the in-page time of its run.
 pub(crate) async fn figure(page: &Page) -> anyhow::Result<Figure> {
     let api = Api::new(format!("http://{}", page.local.address));
     let mut costs = Vec::new();

@@ -1,11 +1,11 @@
-//! What was measured: figures, their table and their files.
+//! Measurements: figures, their table and their files.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// One measured thing.
+/// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     /// What was measured.
@@ -14,11 +14,11 @@ pub(crate) struct Figure {
     pub(crate) browser: String,
     /// Backend and its adapter.
     pub(crate) backend: String,
-    /// Ours; none where it could not be measured.
+    /// Flotilla's figure; `None` if it could not be measured.
     pub(crate) ours: Option<f64>,
-    /// The other runtime's; none where there is nothing to compare with.
+    /// The other runtime's figure; `None` if there is nothing to compare with.
     pub(crate) theirs: Option<f64>,
-    /// Of both.
+    /// Unit of both figures.
     pub(crate) unit: &'static str,
     /// Theirs divided by ours.
     pub(crate) ratio: Option<f64>,
@@ -72,13 +72,13 @@ impl Figure {
         }
     }
 
-    /// Says why the other runtime's part is not there.
+    /// Records why the other runtime's figure is missing.
     pub(crate) fn without_theirs(self, error: &anyhow::Error) -> Figure {
         Figure { missing: Some(format!("{error:#}")), ..self }
     }
 }
 
-/// Where a figure was measured, in words.
+/// Where a figure was measured, as text.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// Browser and version, or the program.
@@ -87,7 +87,7 @@ pub(crate) struct Place {
     pub(crate) backend: String,
 }
 
-/// The middle of some times; of an even number of them the upper of the two in the middle.
+/// The median of some times; of an even number of times, the upper one of the two in the middle.
 pub(crate) fn median(times: &[f64]) -> anyhow::Result<f64> {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -104,7 +104,7 @@ pub(crate) fn write(folder: &Path, group: &str, figures: &[Figure]) -> anyhow::R
 /// Unit of the largest difference of two embeddings.
 pub(crate) const DIFFERENCE: &str = "max abs difference";
 
-/// The figures as a table; below it what they were checked by, and the reasons of those that are missing.
+/// The figures as a table; below it how they were checked, and the reasons of missing ones.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let (differences, figures): (Vec<&Figure>, Vec<&Figure>) =
         figures.iter().partition(|figure| figure.unit == DIFFERENCE);
@@ -155,7 +155,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
 
 fn line(cells: &[String; 7], widths: &[usize; 7]) -> String {
     let cells = cells.iter().zip(widths).enumerate().map(|(column, (cell, &width))| {
-        // Numbers are compared by their ends.
+        // Numbers are right-aligned.
         if matches!(column, 3 | 4 | 6) {
             format!("{cell:>width$}")
         } else {
@@ -165,7 +165,7 @@ fn line(cells: &[String; 7], widths: &[usize; 7]) -> String {
     cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
-/// Three significant digits, more where the number has them before its point.
+/// Three significant digits; more if the number has more digits before the decimal point.
 fn number(value: f64) -> String {
     let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
     if magnitude < -3.0 {

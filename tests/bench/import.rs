@@ -1,4 +1,4 @@
-//! How the time of an import grows with the file: models of a few kinds, each once with four times the nodes.
+//! How the time of an import grows with the file: models of a few kinds, each also with four times the nodes.
 
 use std::time::Instant;
 
@@ -8,14 +8,14 @@ use flotilla_tests::onnx::{BOOL, FLOAT, INT64, Sketch, integer, integers};
 
 use crate::figures::{Figure, Place, median};
 
-/// Nodes of the smaller model of a kind, about.
+/// Approximate number of nodes of the smaller model of a kind.
 const NODES: usize = 2000;
-/// How many times as many the larger one has.
+/// How many times more nodes the larger one has.
 const TIMES: usize = 4;
-/// Imports of each; the middle one counts.
+/// Imports of each; the median counts.
 const IMPORTS: usize = 5;
 
-/// A kind of model, and how it is made with about so many nodes.
+/// A kind of model, and a function that makes it with about this many nodes.
 type Kind = (&'static str, fn(usize) -> Sketch);
 
 const KINDS: [Kind; 5] = [
@@ -26,7 +26,7 @@ const KINDS: [Kind; 5] = [
     ("conditions inside of conditions", conditions),
 ];
 
-/// The time of the larger import, and how many times the smaller one's it is.
+/// The time of the larger import, and its ratio to the smaller one's.
 pub(crate) fn figures() -> Vec<Figure> {
     let place = Place { browser: "flotilla".to_owned(), backend: "import".to_owned() };
     let of_kind = |&(name, sketch): &Kind| {
@@ -72,7 +72,7 @@ fn chain(nodes: usize) -> Sketch {
     sketch.output(&format!("v{nodes}"), &[-1, -1, 8])
 }
 
-/// Blocks of eight nodes: a shape is taken apart, put together again and reshaped to.
+/// Blocks of eight nodes: a shape is split, joined again and used for a reshape.
 fn reshapes(nodes: usize) -> Sketch {
     let mut sketch = Sketch::new(17)
         .input("v0", &[-1, -1, 8])

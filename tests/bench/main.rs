@@ -1,8 +1,9 @@
-//! Measures Flotilla on this machine, side by side with onnxruntime-web where that can be: run it with
+//! Measures Flotilla on this machine, side by side with onnxruntime-web where that is available. Run it with
 //! `cargo xtask bench`, which prepares what it needs.
 
 mod beside;
 mod bridge;
+mod decisions;
 mod figures;
 mod import;
 mod page;
@@ -57,7 +58,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["webgpu", "cpu"])]
     backends: Vec<BackendName>,
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "beside", "serve", "size", "transactions", "simulator", "import"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "beside", "decisions", "serve", "size", "transactions", "simulator", "import"])]
     groups: Vec<Group>,
     /// How long campaigns of killed browsers are played; others for a fifth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -93,6 +94,8 @@ enum Group {
     Load,
     /// Short requests while another model is loaded in their page.
     Beside,
+    /// Decisions while large tensors pass, and what tensors cost on their way.
+    Decisions,
     /// Start of the server, and memory.
     Serve,
     /// Size of what a page loads.
@@ -116,6 +119,7 @@ impl Group {
             Group::Bridge => "bridge",
             Group::Load => "load",
             Group::Beside => "beside",
+            Group::Decisions => "decisions",
             Group::Serve => "serve",
             Group::Size => "size",
             Group::Transactions => "transactions",
@@ -150,7 +154,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let differing = figures
         .iter()
         .filter(|figure| figure.unit == figures::DIFFERENCE)
-        // A difference that is no number is one, too.
+        // A difference that is NaN counts as well.
         .filter(|figure| {
             figure
                 .ours
@@ -182,7 +186,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
         .with_context(|| format!("cannot write {}", worker.display()))?;
     let paths = [arguments.model.clone()];
     let mut catalog = tokio::task::spawn_blocking(move || Catalog::open(&paths)).await?;
-    // What depends on shapes is made for those of the first run when the model is loaded.
+    // Shape-dependent parts are prepared for the sizes of the first run when the model is loaded.
     if let Some(model) = catalog.models.first().map(|model| model.id) {
         catalog.expect_sizes(model, vec![1, versus::TOKENS[0] as i64]);
     }
@@ -203,6 +207,14 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
             eprintln!("measuring loads beside requests in {} on {}", place.browser, place.backend);
             let figures = beside::figures(wanted, arguments).await;
             measured.extend(figures.into_iter().map(|figure| (Group::Beside, figure)));
+        }
+    }
+    if arguments.groups.contains(&Group::Decisions) {
+        for wanted in wanted(&browsers, arguments) {
+            let place = wanted.place();
+            eprintln!("measuring decisions in {} on {}", place.browser, place.backend);
+            let figures = decisions::figures(wanted, arguments).await;
+            measured.extend(figures.into_iter().map(|figure| (Group::Decisions, figure)));
         }
     }
     if arguments.groups.contains(&Group::Serve) {
@@ -246,7 +258,7 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
                 (BackendName::WebNn, _) => (Backend::WebNn, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {
-                    // Where the machine has a GPU it comes first; both software routes can be had everywhere.
+                    // If the machine has a GPU, it comes first; both software routes are available everywhere.
                     let first = Some(adapter::decide(Adapter::Auto, build))
                         .filter(|adapter| *adapter == Adapter::Hardware);
                     (
@@ -265,7 +277,7 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
     list
 }
 
-/// Everything that one page can tell.
+/// All measurements in one page.
 async fn in_page(wanted: Wanted, catalog: &Arc<Catalog>, arguments: &Arguments) -> Measured {
     let place = wanted.place();
     eprintln!("measuring {} on {}", place.browser, place.backend);

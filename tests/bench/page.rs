@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use flotilla::{
     browser::{Adapter, Build},
     catalog::{Catalog, Model},
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::{Input, View},
 };
 use flotilla_protocol::{Backend, BrowserId, Tensor};
@@ -21,12 +21,12 @@ pub(crate) const READY_MAX: Duration = Duration::from_secs(300);
 pub(crate) struct Wanted {
     pub(crate) build: Build,
     pub(crate) backend: Backend,
-    /// Of Chromium's WebGPU; of no meaning elsewhere.
+    /// For Chromium's WebGPU; without effect elsewhere.
     pub(crate) adapter: Adapter,
 }
 
 impl Wanted {
-    /// Where, before a browser has told more.
+    /// Where it is measured, before the browser has reported its version.
     pub(crate) fn place(&self) -> Place {
         let route = match self.adapter {
             Adapter::Swiftshader => "/swiftshader",
@@ -60,14 +60,14 @@ impl Page {
             Some(model) => model.clone(),
             None => bail!("{}", catalog.broken.values().cloned().collect::<Vec<_>>().join("; ")),
         };
-        let wishes = Wishes {
+        let options = LocalOptions {
             backends: vec![wanted.backend],
             adapter: wanted.adapter,
             extra: Some(arguments.folder.clone()),
             guardian: Some(arguments.flotilla.clone()),
-            ..Wishes::of([wanted.build.clone()])
+            ..LocalOptions::of([wanted.build.clone()])
         };
-        let local = Local::start(&wishes, catalog.clone(), 0).await?;
+        let local = Local::start(&options, catalog.clone(), 0).await?;
         match Page::ready(&local).await {
             Ok(view) => {
                 let browser = view.browsers.first().context("the pool has no browser")?;

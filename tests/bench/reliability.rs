@@ -1,4 +1,4 @@
-//! What campaigns of faults cost: `flotilla chaos` with real browsers, and the README's table of it.
+//! The cost of campaigns of faults: `flotilla chaos` with real browsers, and the README's table of it.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ struct Campaign {
     scenario: &'static str,
     /// Browsers that hold the model ready; all of them unless given.
     redundancy: Option<u32>,
-    /// What part of `--duration` it is played for.
+    /// The part of `--duration` for which it runs.
     part: u32,
 }
 
@@ -50,15 +50,15 @@ const CAMPAIGNS: [Campaign; 8] = [
     },
 ];
 
-/// Shortest campaign: in less, not every fault of every scenario would fire.
+/// Shortest campaign: in a shorter one, not every fault of every scenario would fire.
 const DURATION_MIN_S: u32 = 30;
 
-/// Marks in the README between which the table stands.
+/// Markers in the README around the table.
 const BEGIN: &str =
     "<!-- reliability: written by `cargo xtask bench --groups reliability --readme README.md` -->";
 const END: &str = "<!-- end of reliability -->";
 
-/// Plays every campaign; what could not be measured is a figure that says why.
+/// Runs every campaign; one that could not be measured is a figure with the reason.
 pub(crate) fn figures(arguments: &Arguments) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut reports = Vec::new();
@@ -105,7 +105,8 @@ fn play(arguments: &Arguments, campaign: &Campaign, seconds: u32) -> anyhow::Res
         .with_context(|| format!("cannot start {}", arguments.flotilla.display()))?;
     let report: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("flotilla chaos ended with {} and no report", output.status))?;
-    // A fault that did not fire says nothing about recovery; an answer that is lost or wrong is what is to be shown.
+    // If a fault did not fire, the campaign shows nothing about recovery. A lost or wrong answer is part of the
+    // result.
     if let Some(missed) = report["faults_missed"].as_array().filter(|missed| !missed.is_empty()) {
         bail!("faults did not fire: {missed:?}");
     }
@@ -116,7 +117,7 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-/// The figures of every fault of a report, taken together: the slowest kind's.
+/// The figure for all faults of a report together: that of the slowest kind.
 fn next_right(report: &Value, quantile: &str) -> f64 {
     let faults = report["faults"].as_array().into_iter().flatten();
     faults.map(|fault| number(&fault["ms_to_next_right"][quantile])).fold(0.0, f64::max)
@@ -184,7 +185,7 @@ fn write(arguments: &Arguments, table: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Puts the table in the place of the one that the file has.
+/// Replaces the table in the file.
 fn replace(readme: &Path, table: &str) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(readme)
         .with_context(|| format!("cannot read {}", readme.display()))?;

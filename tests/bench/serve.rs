@@ -1,4 +1,4 @@
-//! `flotilla serve` from outside: how soon it answers, and what it takes.
+//! `flotilla serve` from outside: time to the first answer, and memory.
 
 use std::{
     process::Stdio,
@@ -29,7 +29,7 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 
 const CASE: &str = "flotilla serve to first answer";
 
-/// Of a set of browsers: the time to the first answer, then the memory of daemon and browsers.
+/// For a set of browsers: the time to the first answer, then the memory of daemon and browsers.
 pub(crate) async fn figures(builds: &[Build], model: &str, arguments: &Arguments) -> Vec<Figure> {
     let place = place(builds);
     measure(builds, model, arguments)
@@ -108,7 +108,7 @@ impl Daemon {
         let address = tokio::time::timeout(LISTEN_MAX, address)
             .await
             .context("the daemon does not listen")??;
-        // Its further words are read so that it never waits for a full pipe.
+        // Its further output is read, so that it never waits for a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Daemon { child, api: Api::new(address) })
     }
@@ -122,13 +122,13 @@ impl Daemon {
             facts[name].as_u64().and_then(|pid| u32::try_from(pid).ok())
         };
         let daemon = self.child.id().context("the daemon ended")?;
-        let mut figures = vec![Figure::alone(
-            "resident memory (PSS) of the daemon",
-            place,
-            pss_bytes(daemon)? / MEBIBYTE,
-            "MiB",
-        )];
-        // With several browsers only the one that answered has surely loaded the model.
+        let mut figures = Vec::new();
+        for (what, field) in [("(PSS)", "Pss:"), ("of its own (anonymous)", "Pss_Anon:")] {
+            let case = format!("resident memory {what} of the daemon");
+            let bytes = rollup_bytes(daemon, field)?;
+            figures.push(Figure::alone(&case, place, bytes / MEBIBYTE, "MiB"));
+        }
+        // With several browsers, only the one that answered has certainly loaded the model.
         if builds.len() == 1 {
             for browser in browsers {
                 let root =
@@ -157,12 +157,12 @@ impl Daemon {
     }
 }
 
-/// Proportional set size of one process, without its children.
-fn pss_bytes(pid: u32) -> anyhow::Result<f64> {
+/// A field of the sum over a process's memory, without its children's.
+fn rollup_bytes(pid: u32, field: &str) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = rollup.lines().find_map(|line| line.strip_prefix(field));
     let kibibytes =
         line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    Ok(kibibytes.with_context(|| format!("{path} does not say it"))? * 1024.0)
+    Ok(kibibytes.with_context(|| format!("{path} has no field {field}"))? * 1024.0)
 }

@@ -1,4 +1,4 @@
-//! onnxruntime-web in the runner page, beside our own runtime.
+//! onnxruntime-web in the runner page, next to our own runtime.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 /// The worker; served under `/extra/`.
 pub(crate) const WORKER: &str = include_str!("theirs.js");
-/// Asks the worker.
+/// The script that sends a request to the worker.
 const ASK: &str = include_str!("ask.js");
-/// A script's wait for an answer, below the drivers' limit of 30 seconds for a script.
+/// How long a script waits for an answer, below the drivers' limit of 30 seconds for a script.
 const PATIENCE_MS: u64 = 15_000;
 /// Longest wait for an answer, over all scripts.
 const ANSWER_MAX: Duration = Duration::from_secs(300);
@@ -39,7 +39,7 @@ pub(crate) struct Session<'a> {
     pool: &'a Pool,
     browser: BrowserId,
     provider: Provider,
-    /// The package's version, by itself.
+    /// The package's version, as it reports it.
     pub(crate) version: String,
     /// How long the session took to make, in milliseconds.
     pub(crate) create_ms: f64,
@@ -49,7 +49,7 @@ pub(crate) struct Session<'a> {
 pub(crate) struct Run {
     /// From inputs in memory to the embedding in memory.
     pub(crate) ms: f64,
-    /// The embedding, where it was asked for.
+    /// The embedding, if it was requested.
     pub(crate) values: Vec<f32>,
 }
 

@@ -1,4 +1,4 @@
-//! What it costs to lose nothing: requests per second with and without recording them, and the fleet simulator.
+//! The cost of recording: requests per second with and without it, and the fleet simulator.
 
 use std::{
     process::{Command, Stdio},
@@ -15,9 +15,9 @@ use crate::{
     figures::{Figure, Place},
 };
 
-/// Clients that ask at the same time, each for the next answer when it has the last.
+/// Clients that run at the same time; each sends the next request when it has the last answer.
 const CLIENTS: u64 = 16;
-/// How long they ask.
+/// How long they send requests.
 const ASKING: Duration = Duration::from_secs(8);
 
 /// Requests per second that two simulated browsers answer, recorded and not.

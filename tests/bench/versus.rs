@@ -1,4 +1,4 @@
-//! The same model, the same tokens, in the same page: our runtime and onnxruntime-web, in turns.
+//! The same model, the same tokens, in the same page: our runtime and onnxruntime-web, alternating.
 
 use flotilla_protocol::Backend;
 
@@ -8,16 +8,16 @@ use crate::{
     theirs::{Provider, Session},
 };
 
-/// Largest difference of two right embeddings, whose length is 1.
+/// Largest difference of two right embeddings; embeddings have length 1.
 pub(crate) const DIFFERENCE_MAX: f64 = 1e-4;
 
 /// Lengths of the sentences, in tokens.
 pub(crate) const TOKENS: [usize; 2] = [128, 16];
 
-/// Rounds before the first that counts: pipelines are made, clocks and caches warm up.
+/// Rounds before the first that counts: pipelines are created, clocks and caches warm up.
 const WARM_ROUNDS: usize = 2;
 
-/// Rounds that count, by the longest run of a warm round.
+/// Number of rounds that count, from the longest run of a warm-up round.
 fn rounds(longest_ms: f64) -> usize {
     if longest_ms >= 1000.0 {
         3
@@ -28,7 +28,7 @@ fn rounds(longest_ms: f64) -> usize {
     }
 }
 
-/// Compares on the page's backend; the page's own part is measured also where onnxruntime-web cannot be.
+/// Compares on the page's backend; the page itself is also measured if onnxruntime-web is not available.
 pub(crate) async fn figures(page: &Page, no_theirs: Option<&str>) -> anyhow::Result<Vec<Figure>> {
     let providers: &[Provider] = match page.backend {
         Backend::WebGpu => &[Provider::WebGpu],
@@ -57,7 +57,7 @@ pub(crate) async fn figures(page: &Page, no_theirs: Option<&str>) -> anyhow::Res
     Ok(figures)
 }
 
-/// From the order to load the model to its first answer: what must be built for that is built.
+/// From the order to load the model to its first answer, everything that must be built for it included.
 async fn first_inference(page: &Page, rival: &Rival<'_>) -> anyhow::Result<Figure> {
     let ids = sentence(TOKENS[0]);
     let case = format!("MiniLM, first inference of {} tokens", TOKENS[0]);
@@ -158,14 +158,14 @@ fn sentence(tokens: usize) -> Vec<u32> {
     [first].into_iter().chain(words).chain([last]).collect()
 }
 
-/// Infinite where the lengths differ or a number is none.
+/// Infinite if the lengths differ or a number is NaN.
 fn largest_difference(ours: &[f32], theirs: &[f32]) -> f64 {
     if ours.len() != theirs.len() || ours.is_empty() {
         return f64::INFINITY;
     }
     let differences =
         ours.iter().zip(theirs).map(|(ours, theirs)| f64::from((ours - theirs).abs()));
-    // What is no number stays: a comparison with it is never true.
+    // NaN is kept: a comparison with it is never true.
     differences.fold(0.0, |largest, difference| {
         if largest.is_nan() || difference <= largest { largest } else { difference }
     })

@@ -1,13 +1,15 @@
-//! The main job in real browsers.
+//! Embedding requests in real browsers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use flotilla::browser::Kind;
 use flotilla_tests::{
     command::flotilla,
     daemon::{self, Daemon},
     model::{self, MINILM, difference, embeddings, floats},
-    place, python,
+    place,
+    process::Watched,
+    python,
     skip::{BOTH, has_browsers},
 };
 use rustix::process::Signal;
@@ -122,7 +124,7 @@ fn browser_pool_serves_on_cpu_and_drains() {
     assert_eq!(daemon.wait_end().code(), Some(0));
 }
 
-/// All seven texts at once, twice, so that every browser computes.
+/// All seven texts in one request, twice, so that every browser computes.
 fn check_references(daemon: &Daemon, backend: &str) -> Value {
     let references = model::references();
     let twice = || references.iter().chain(&references);
@@ -149,4 +151,55 @@ fn check_references(daemon: &Daemon, backend: &str) -> Value {
 
 fn runs(answer: &Value) -> &[Value] {
     answer["flotilla"]["runs"].as_array().expect("runs")
+}
+
+#[test]
+fn browser_models_come_and_go() {
+    if !has_browsers(&BOTH) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = model::small(folder.path(), "base").display().to_string();
+    let small = model::small(folder.path(), "small");
+    let mut daemon = Daemon::ready(&["--browsers", "chrome=1,firefox=1", "--models", &base]);
+    let want = embeddings(&daemon.embed("base", json!([1, 2, 3])).ok());
+    for _ in 0..2 {
+        assert_eq!(daemon.post("/api/models", &json!({ "path": small })).status, 201);
+        let pool = daemon.wait_pool("model in both browsers", daemon::READY_MAX, |pool| {
+            (placements(pool, "small", "ready") == 2).then(|| pool.clone())
+        });
+        assert_eq!(placements(&pool, "base", "ready"), 2, "{pool:#}");
+        let got = embeddings(&daemon.embed("small", json!([1, 2, 3])).ok());
+        assert!(difference(&got[0], &want[0]) < TOLERANCE);
+        let removed = daemon.request("DELETE", "/api/models/small", &[], None);
+        assert_eq!(removed.ok()["deleted"], true);
+        assert_eq!(daemon.embed("small", json!([1, 2, 3])).status, 404);
+        daemon.wait_pool("pages without the model", daemon::READY_MAX, |pool| {
+            let browsers = pool["browsers"].as_array()?;
+            let count = |browser: &Value| browser["placements"].as_array().map_or(0, Vec::len);
+            (browsers.iter().map(count).sum::<usize>() == 2).then_some(())
+        });
+    }
+    // A second Chrome comes, the first one goes, process and all.
+    let pid = daemon.get("/api/pool").ok()["browsers"][0]["facts"]["pid"].as_u64().expect("a pid");
+    let added = daemon.post("/api/browsers", &json!({ "browser": "chrome" }));
+    assert_eq!((added.status, &added.json()["slot"]), (201, &json!(2)), "{}", added.text);
+    daemon.wait_pool("model in the new browser", daemon::READY_MAX, |pool| {
+        (placements(pool, "base", "ready") == 3).then_some(())
+    });
+    let removed = daemon.request("DELETE", "/api/browsers/0", &[], None);
+    assert_eq!(removed.ok()["deleted"], true);
+    let first = Watched::open(pid as u32);
+    let is_gone = first.is_none_or(|first| first.ends_before(Instant::now() + daemon::READY_MAX));
+    assert!(is_gone, "the browser that was removed lives");
+    assert_eq!(daemon.embed("base", json!([1, 2, 3])).status, 200);
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait_end().success());
+}
+
+/// Placements of a model in a state.
+fn placements(pool: &Value, model: &str, state: &str) -> usize {
+    let browsers = pool["browsers"].as_array().expect("browsers").iter();
+    let all = browsers.flat_map(|browser| browser["placements"].as_array().expect("a list"));
+    all.filter(|placement| placement["model"] == model && placement["state"] == state).count()
 }

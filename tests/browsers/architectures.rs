@@ -1,4 +1,5 @@
-//! Eleven architectures in real browsers, on their backends: one browser at a time holds them all.
+//! Eleven architectures in real browsers, on their backends: one browser at a time loads all of
+//! them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +7,7 @@ use flotilla::{
     browser::{Build, Kind},
     catalog::Catalog,
     check::subject::Subject,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::Input,
 };
 use flotilla_fleet::ModelId;
@@ -69,12 +70,12 @@ async fn run_all(build: &Build, backend: Backend, subjects: &[[Subject; 2]]) -> 
             catalog.add_program(architecture.name, program, blobs).expect("a program")
         })
         .collect();
-    let wishes = Wishes {
+    let options = LocalOptions {
         backends: vec![backend],
         guardian: Some(place::binary()),
-        ..Wishes::of(vec![build.clone()])
+        ..LocalOptions::of(vec![build.clone()])
     };
-    let local = Local::start(&wishes, Arc::new(catalog), 0).await.expect("a pool");
+    let local = Local::start(&options, Arc::new(catalog), 0).await.expect("a pool");
     let loaded = local.pool.wait_until(|view| {
         view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some())
     });

@@ -1,4 +1,4 @@
-//! Browsers under names of one's own: what the configuration says reaches them, and answers have their names.
+//! Browsers with names from the configuration: its settings reach them, and answers have their names.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use flotilla::{
     browser::{Build, Builds, Kind},
     catalog::Catalog,
     config::{Config, FILE},
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::View,
 };
 use flotilla_protocol::Backend;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// Longest start of a browser.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// Those that this text of a configuration gives.
+/// The builds of a configuration with this text.
 fn builds(text: &str) -> Builds {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(FILE);
@@ -24,16 +24,16 @@ fn builds(text: &str) -> Builds {
     Config::load(Some(&path)).expect("a configuration").0.builds()
 }
 
-/// Starts one browser and gives what its page says of itself, its version, and the environment of its process.
+/// Starts one browser and returns what its page reports, its version, and the environment of its process.
 fn started(build: &Build) -> (Value, View, String) {
-    let wishes = Wishes {
+    let options = LocalOptions {
         backends: vec![Backend::Cpu],
         guardian: Some(place::binary()),
-        ..Wishes::of([build.clone()])
+        ..LocalOptions::of([build.clone()])
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let local = Local::start(&wishes, Arc::new(Catalog::default()), 0).await.expect("a pool");
+        let local = Local::start(&options, Arc::new(Catalog::default()), 0).await.expect("a pool");
         let known = |view: &View| {
             view.browsers.iter().any(|one| one.facts.is_some() && !one.backends.is_empty())
                 || view.status.slots[0].last_failure.is_some()
@@ -81,7 +81,7 @@ fn browser_of_the_configuration_gets_arguments_environment_and_preferences() {
         assert!(environment.contains(variable), "{name}: {environment:?}");
         assert_eq!(view.browsers[0].facts.as_ref().expect("facts").name, name);
         assert_eq!(view.status.slots[0].kind, name);
-        // An argument that enables another feature leaves ours.
+        // An argument that enables another feature does not disable ours.
         let ml = if name == "my-chrome" { "object" } else { "undefined" };
         assert_eq!(said[1], ml, "{name}");
     }

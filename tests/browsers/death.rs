@@ -1,6 +1,10 @@
-//! However the daemon dies, nothing of it stays.
+//! However the daemon dies, none of its processes and files stay.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use flotilla::browser::Kind;
 use flotilla_tests::{
@@ -25,17 +29,20 @@ fn browser_processes_die_with_the_daemon() {
     let environment = [("TMPDIR", temporary.path().to_str().expect("a path"))];
     let pool = ["--browsers", "chrome=1,firefox=1", "--models", &small];
 
-    // When all is up, and in the middle of the start.
+    // When everything is running, and in the middle of the start.
     for is_up in [true, false] {
         let mut daemon = Daemon::start_in(&pool, &environment);
-        let told = if is_up {
-            told(&daemon.wait_all_ready())
+        let reported = if is_up {
+            reported(&daemon.wait_all_ready())
         } else {
             daemon.wait_line("browser started", ORPHAN_MAX);
             Vec::new()
         };
         let tree = process::tree(daemon.pid());
-        for pid in &told {
+        let guardians = tree.iter().filter_map(|process| folder_of(process.pid));
+        let profiles: Vec<PathBuf> = guardians.collect();
+        assert!(!is_up || profiles.len() == 2, "{profiles:?}");
+        for pid in &reported {
             assert!(
                 tree.iter().any(|process| process.pid == *pid),
                 "{pid} is not under the daemon"
@@ -47,7 +54,10 @@ fn browser_processes_die_with_the_daemon() {
             panic!("alive after the daemon's death:\n{alive}");
         }
         assert_eq!(daemon.wait_end().code(), None, "it was killed");
-        // The profiles went with them.
+        // The profiles were removed with them.
+        for profile in profiles {
+            assert!(!profile.exists(), "{} is left", profile.display());
+        }
         assert_eq!(entries(temporary.path()), Vec::<String>::new());
     }
 }
@@ -64,7 +74,7 @@ fn browser_processes_end_with_their_guardian() {
     let guardian = old["browsers"][0]["facts"]["guardian_pid"].as_u64().expect("a guardian") as u32;
     let tree = process::tree(guardian);
     process::signal(guardian, Signal::KILL);
-    // The daemon itself ends what the guardian has lost, and starts another browser.
+    // The daemon itself ends the processes that the guardian has lost, and starts another browser.
     daemon.wait_pool("new browser", Duration::from_secs(90), |pool| {
         let new = &pool["browsers"][0];
         (new["state"] == "ready" && new["browser"] != old["browsers"][0]["browser"]).then_some(())
@@ -93,6 +103,7 @@ fn browser_leftovers_of_a_killed_guardian_go_with_the_next_daemon() {
     let guardian =
         pool["browsers"][0]["facts"]["guardian_pid"].as_u64().expect("a guardian") as u32;
     let tree = process::tree(guardian);
+    let profile = profile(guardian);
     // The daemon is stopped, so that it does not clean up after its guardian.
     let ends = process::Watched::open(daemon.pid()).expect("a daemon");
     daemon.signal(Signal::STOP);
@@ -100,10 +111,11 @@ fn browser_leftovers_of_a_killed_guardian_go_with_the_next_daemon() {
     daemon.signal(Signal::KILL);
     let deadline = std::time::Instant::now() + ORPHAN_MAX;
     assert!(ends.ends_before(deadline), "the daemon is killed");
-    assert_eq!(entries(&temporary).len(), 1, "a profile is left: {:?}", entries(&temporary));
+    assert!(profile.is_dir(), "{} is left", profile.display());
 
     let next = Daemon::start_in(&["--simulate", "chrome=1", "--models", &small], &environment);
     next.wait_line("removed a folder", ORPHAN_MAX);
+    assert!(!profile.exists(), "{} is removed", profile.display());
     assert_eq!(entries(&temporary), Vec::<String>::new());
     for process in &tree {
         assert!(process.ends_before(deadline), "{process:?} lives on without its guardian");
@@ -111,8 +123,21 @@ fn browser_leftovers_of_a_killed_guardian_go_with_the_next_daemon() {
     daemon.wait_end();
 }
 
-/// The processes that the pool tells of.
-fn told(pool: &Value) -> Vec<u32> {
+/// The folder that a guardian was given for its browser.
+fn profile(guardian: u32) -> PathBuf {
+    folder_of(guardian).expect("a guardian's command line")
+}
+
+fn folder_of(pid: u32) -> Option<PathBuf> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = String::from_utf8(line).ok()?;
+    let mut words = line.split('\0').skip_while(|word| *word != "guardian");
+    words.find(|word| *word == "--dir")?;
+    words.next().map(PathBuf::from)
+}
+
+/// The processes in the pool's status.
+fn reported(pool: &Value) -> Vec<u32> {
     let browsers = pool["browsers"].as_array().expect("browsers");
     browsers
         .iter()

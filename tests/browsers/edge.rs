@@ -1,4 +1,4 @@
-//! Microsoft Edge: launch, checks, serving and recovery, through the shim where there is no Edge.
+//! Microsoft Edge: launch, checks, serving and recovery, through the shim if Edge is not installed.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 /// Longest time until a killed browser is replaced.
 const REPLACED_MAX: Duration = Duration::from_secs(90);
 
-/// Chromium behind the shim in the place of Edge and its driver; nothing where there is no Chromium.
+/// Chromium behind the shim in place of Edge and its driver; `None` if there is no Chromium.
 fn shimmed() -> Option<Vec<(&'static str, String)>> {
     if !has_browsers(&[Kind::Chrome]) {
         return None;
@@ -44,8 +44,8 @@ fn browser_edge_is_checked_through_the_shim_and_never_called_edge() {
     let rows = rows.as_array().expect("rows");
     assert_eq!(rows.len(), 2);
     for row in rows {
-        let told = (&row["browser"], &row["status"], &row["browser_channel"]);
-        assert_eq!(told, (&json!("edge (shim)"), &json!("pass"), &json!("unknown")), "{row:#}");
+        let reported = (&row["browser"], &row["status"], &row["browser_channel"]);
+        assert_eq!(reported, (&json!("edge (shim)"), &json!("pass"), &json!("unknown")), "{row:#}");
         assert_eq!(row["webgpu_adapter"].is_string(), row["backend"] == "webgpu", "{row:#}");
     }
     let table = command::flotilla(home.path(), &check, &borrowed(&environment));

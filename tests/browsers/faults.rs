@@ -1,10 +1,10 @@
-//! What a browser's owner and its page do when they are made to fail: who tells of it, and what still works.
+//! Injected faults in a browser's owner and its page: who reports them, and what still works.
 
 use std::time::{Duration, Instant};
 
 use flotilla::{
     browser::{
-        Adapter, Build, Facts, Kind, Wish,
+        Adapter, Build, DesiredBrowser, Facts, Kind,
         fault::{Fault, FaultError},
         owner::{Launch, Limits, Owner, OwnerReport, Script},
     },
@@ -18,20 +18,20 @@ use flotilla_protocol::{
 };
 use flotilla_tests::{
     place, process,
-    runner::{Heard, PageLink, Runner},
+    runner::{PageLink, Received, Runner},
     skip::{BOTH, has_browsers, skip},
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 
-/// Longest start of a browser, and of whatever it is told to do.
+/// Longest start of a browser, and longest time of any command to it.
 const SLOW_MAX: Duration = Duration::from_secs(60);
-/// Longest silence of a page that works; some ten heartbeats and more than any answer takes.
+/// Longest silence of a page that works: some ten heartbeats, and longer than any answer takes.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
-/// A frame in memory of this size shows in the measurement of a whole browser.
+/// A frame of this size is visible in the memory measurement of a whole browser.
 const HOARD_MB: u32 = 256;
 
-/// A browser with its page, and a test in the daemon's place.
+/// A browser with its page; the test takes the place of the daemon.
 struct Subject {
     runtime: tokio::runtime::Runtime,
     runner: Runner,
@@ -55,7 +55,7 @@ impl Subject {
         let tokens = tokens(0);
         let launch = Launch {
             browser: BrowserId(7),
-            wish: Wish {
+            desired: DesiredBrowser {
                 simulated,
                 backends: Backend::ALL.to_vec(),
                 adapter: flotilla::browser::adapter::decide(Adapter::Auto, &build),
@@ -91,12 +91,12 @@ impl Subject {
         }
     }
 
-    /// Gives the fault, and fails if it did not happen.
-    fn suffer(&mut self, fault: Fault) {
-        assert_eq!(self.try_suffer(fault), Ok(()), "{fault:?}");
+    /// Injects the fault, and fails if it did not happen.
+    fn inject(&mut self, fault: Fault) {
+        assert_eq!(self.try_inject(fault), Ok(()), "{fault:?}");
     }
 
-    fn try_suffer(&mut self, fault: Fault) -> Result<(), FaultError> {
+    fn try_inject(&mut self, fault: Fault) -> Result<(), FaultError> {
         let outcome = self.owner.fault(fault)?;
         let outcome =
             self.runtime.block_on(async { tokio::time::timeout(SLOW_MAX, outcome).await });
@@ -120,7 +120,7 @@ impl Subject {
         }
     }
 
-    /// Waits for a measurement that `enough` says yes of.
+    /// Waits for a measurement that satisfies `enough`.
     fn memory(&mut self, enough: impl Fn(u64) -> bool) -> u64 {
         loop {
             match report(&self.runtime, &mut self.reports) {
@@ -152,7 +152,7 @@ impl Subject {
         let blobs = BlobSource { url_prefix: String::new() };
         let terms = LoadTerms::default();
         let load = ToPage::Load { placement, epoch, backend, program, blobs, terms };
-        self.data.say(&load, &[]);
+        self.data.send(&load, &[]);
         self.data.wait("answer to a load", SLOW_MAX, |message, _| match message {
             FromPage::Loaded { epoch: loaded, .. } if loaded == epoch => Some(Ok(())),
             FromPage::LoadFailed { epoch: failed, error, .. } if failed == epoch => {
@@ -166,7 +166,7 @@ impl Subject {
         self.runs += 1;
         let (run, epoch) = (RunId(self.runs), Epoch(self.epoch));
         let inputs = probe::inputs(run).expect("inputs");
-        self.data.say(&ToPage::Run { run, placement: probe::placement(backend), epoch }, &inputs);
+        self.data.send(&ToPage::Run { run, placement: probe::placement(backend), epoch }, &inputs);
         run
     }
 
@@ -183,7 +183,7 @@ impl Subject {
         (run, result)
     }
 
-    /// Whether the page computes, and rightly.
+    /// Whether the page computes, and computes correctly.
     fn probe(&mut self, backend: Backend) -> Result<(), String> {
         self.load(backend)?;
         let (run, result) = self.run(backend);
@@ -200,7 +200,7 @@ impl Subject {
         assert!(!reason.is_empty());
     }
 
-    /// Kills the browser and waits until nothing of it is left.
+    /// Kills the browser and waits until no process of it is left.
     fn end(self) {
         let Subject { runtime, owner, facts, .. } = self;
         let tree = facts.guardian_pid.map(process::tree).unwrap_or_default();
@@ -224,7 +224,7 @@ fn tokens(page: u32) -> (String, String) {
     (format!("control{page}"), format!("data{page}"))
 }
 
-/// A simulated browser, then every real one that is here.
+/// Runs the check on a simulated browser, then on every real one that is installed.
 fn each(limits: Limits, check: impl Fn(&mut Subject, bool)) {
     for (kind, simulated) in [(Kind::Chrome, true), (Kind::Chrome, false), (Kind::Firefox, false)] {
         if !simulated && !has_browsers(&[kind]) {
@@ -238,7 +238,7 @@ fn each(limits: Limits, check: impl Fn(&mut Subject, bool)) {
 }
 
 #[test]
-fn browser_lost_device_is_told_and_replaced() {
+fn browser_lost_device_is_reported_and_replaced() {
     each(Limits::default(), |subject, simulated| {
         if simulated && let Err(error) = subject.load(Backend::WebGpu) {
             return skip(&format!("no webgpu in a simulated browser: {error}"));
@@ -246,21 +246,21 @@ fn browser_lost_device_is_told_and_replaced() {
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
         for generation in 1..=3 {
             assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
-            subject.suffer(Fault::LoseDevice);
+            subject.inject(Fault::LoseDevice);
             subject.lost(generation);
             let (_, failed) = subject.run(Backend::WebGpu);
             assert!(matches!(failed, Err(RunError::DeviceLost { .. })), "{failed:?}");
             // A device that is lost cannot be lost again.
-            assert_eq!(subject.try_suffer(Fault::LoseDevice), Err(FaultError::NothingThere));
+            assert_eq!(subject.try_inject(Fault::LoseDevice), Err(FaultError::NothingThere));
         }
         assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
-        // What does not need the device is not disturbed.
+        // Work that does not need the device is not affected.
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
     });
 }
 
 #[test]
-fn browser_lost_webnn_context_is_told_and_replaced() {
+fn browser_lost_webnn_context_is_reported_and_replaced() {
     if !has_browsers(&[Build::chrome_webnn()]) {
         return;
     }
@@ -268,12 +268,12 @@ fn browser_lost_webnn_context_is_told_and_replaced() {
     assert_eq!(subject.probe(Backend::Cpu), Ok(()));
     for generation in 1..=3 {
         assert_eq!(subject.probe(Backend::WebNn), Ok(()));
-        subject.suffer(Fault::LoseDevice);
+        subject.inject(Fault::LoseDevice);
         subject.lost(generation);
         let (_, failed) = subject.run(Backend::WebNn);
         assert!(matches!(failed, Err(RunError::DeviceLost { .. })), "{failed:?}");
         // A context that is lost cannot be lost again.
-        assert_eq!(subject.try_suffer(Fault::LoseDevice), Err(FaultError::NothingThere));
+        assert_eq!(subject.try_inject(Fault::LoseDevice), Err(FaultError::NothingThere));
     }
     assert_eq!(subject.probe(Backend::WebNn), Ok(()));
     assert_eq!(subject.probe(Backend::Cpu), Ok(()));
@@ -288,9 +288,9 @@ fn browser_run_is_answered_though_its_device_is_lost_meanwhile() {
         }
         for generation in 1..=8 {
             assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
-            // Of this many, some are in the middle when the device goes.
+            // With this many, some are running when the device is lost.
             let runs: Vec<RunId> = (0..64).map(|_| subject.start_run(Backend::WebGpu)).collect();
-            subject.suffer(Fault::LoseDevice);
+            subject.inject(Fault::LoseDevice);
             let mut failed = 0;
             for run in runs {
                 let is_failed =
@@ -331,7 +331,7 @@ fn browser_gpu_process_may_die_again_and_again() {
         gpus.iter().for_each(|&pid| process::signal(pid, Signal::KILL));
         subject.lost(generation);
     }
-    // Whatever comes between, the page is given a device in the end.
+    // Whatever happens in between, the page gets a device in the end.
     assert_eq!(subject.probe(Backend::WebGpu), Ok(()));
     subject.end();
 }
@@ -343,11 +343,11 @@ fn browser_gets_a_new_page_whatever_the_old_one_does() {
         let is_firefox = subject.facts.kind == Kind::Firefox;
         for fault in [None, Some(Fault::Silence), Some(Fault::Hang), Some(Fault::Crash), None] {
             if let Some(fault) = fault {
-                // Firefox ends with a page that crashes.
+                // Firefox exits when a page crashes.
                 if fault == Fault::Crash && is_firefox && !simulated {
                     continue;
                 }
-                subject.suffer(fault);
+                subject.inject(fault);
             }
             match fault {
                 Some(Fault::Crash) => {
@@ -370,7 +370,7 @@ fn browser_gets_a_new_page_whatever_the_old_one_does() {
     });
 }
 
-/// Waits until this thread of the page is silent for longer than it ever is.
+/// Waits until this thread of the page has been silent for longer than a working one is.
 fn stops(link: &mut PageLink) {
     let deadline = Instant::now() + SLOW_MAX;
     while link.answers(99, SILENCE_MAX) {
@@ -381,28 +381,28 @@ fn stops(link: &mut PageLink) {
 #[test]
 fn browser_threads_stop_one_by_one() {
     each(Limits::default(), |subject, _| {
-        subject.suffer(Fault::Silence);
+        subject.inject(Fault::Silence);
         stops(&mut subject.data);
-        // The main thread does not notice.
+        // The main thread is not affected.
         assert!(subject.control.answers(2, SILENCE_MAX));
         subject.control.wait("heartbeat", SILENCE_MAX, |message, _| {
             matches!(message, FromPage::Heartbeat { .. }).then_some(())
         });
-        subject.suffer(Fault::Hang);
+        subject.inject(Fault::Hang);
         stops(&mut subject.control);
         let deadline = Instant::now() + SILENCE_MAX;
-        let heard = subject.control.hear(deadline);
-        assert!(matches!(heard, Heard::Nothing), "{heard:?}");
+        let received = subject.control.receive(deadline);
+        assert!(matches!(received, Received::Nothing), "{received:?}");
     });
 }
 
 #[test]
 fn browser_links_drop_one_by_one() {
     each(Limits::default(), |subject, _| {
-        subject.suffer(Fault::DropLink(Link::Data));
+        subject.inject(Fault::DropLink(Link::Data));
         assert!(subject.data.ends_within(SLOW_MAX));
         assert!(subject.control.answers(3, SLOW_MAX));
-        subject.suffer(Fault::DropLink(Link::Control));
+        subject.inject(Fault::DropLink(Link::Control));
         assert!(subject.control.ends_within(SLOW_MAX));
         let _ = subject.reset();
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
@@ -413,20 +413,20 @@ fn browser_links_drop_one_by_one() {
 fn browser_wrong_and_slow_answers_are_noticed() {
     each(Limits::default(), |subject, _| {
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
-        subject.suffer(Fault::WrongAnswers(true));
+        subject.inject(Fault::WrongAnswers(true));
         let wrong = subject.probe(Backend::Cpu);
         assert!(wrong.is_err(), "a wrong answer passed");
-        subject.suffer(Fault::WrongAnswers(false));
+        subject.inject(Fault::WrongAnswers(false));
         assert_eq!(subject.probe(Backend::Cpu), Ok(()));
 
         let factor = 2000.0;
-        subject.suffer(Fault::SlowDown(factor));
+        subject.inject(Fault::SlowDown(factor));
         let begin = Instant::now();
         let (run, result) = subject.run(Backend::Cpu);
         let (outputs, report) = result.expect("a result");
         assert_eq!(probe::check(run, &outputs), Ok(()));
         let least = Duration::from_micros((report.run_us as f64 * (factor - 2.0)) as u64);
-        // Waits are whole milliseconds, and clocks of pages are coarse.
+        // Waits are whole milliseconds, and clocks of pages have a low resolution.
         let took = begin.elapsed() + Duration::from_millis(2);
         assert!(took >= least, "{took:?} for a run of {} us", report.run_us);
     });
@@ -437,8 +437,8 @@ fn browser_memory_is_measured_and_grows() {
     each(Limits::default(), |subject, simulated| {
         let hoard = u64::from(HOARD_MB) << 20;
         let before = if simulated { 0 } else { subject.memory(|used| used > 0) };
-        subject.suffer(Fault::Memory(HOARD_MB));
-        // Whatever else shrinks meanwhile, most of it is there.
+        subject.inject(Fault::Memory(HOARD_MB));
+        // Even if other memory shrinks meanwhile, most of it is visible.
         let after = subject.memory(|used| used >= before + hoard * 3 / 4);
         eprintln!("{} MB, then {} MB", before >> 20, after >> 20);
         let guardian = subject.facts.guardian_pid;
@@ -458,13 +458,13 @@ fn browser_memory_is_measured_and_grows() {
 #[test]
 fn browser_that_exits_says_so() {
     each(Limits::default(), |subject, _| {
-        subject.suffer(Fault::Exit);
+        subject.inject(Fault::Exit);
         assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
     });
-    // Firefox ends with a page that crashes.
+    // Firefox exits when a page crashes.
     if has_browsers(&[Kind::Firefox]) {
         let mut subject = Subject::start(Kind::Firefox, false, Limits::default());
-        subject.suffer(Fault::Crash);
+        subject.inject(Fault::Crash);
         assert_eq!(subject.failure().kind, FailureKind::BrowserExited);
         subject.end();
     }
@@ -508,7 +508,7 @@ fn browser_ends_in_the_middle_of_a_script() {
         }
         let mut subject = Subject::start(kind, false, Limits::default());
         let (reply, result) = tokio::sync::oneshot::channel();
-        // Says that it runs, and never comes back.
+        // It reports that it runs, and never returns.
         let body = "console.log('the script runs')".to_owned();
         let script = Script { body, arguments: Vec::new(), reply };
         subject.owner.execute(script).expect("the script is taken");

@@ -5,15 +5,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flotilla::{
     browser::{Build, Kind},
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::Input,
 };
 use flotilla_fleet::ModelId;
-use flotilla_kernels::suite::{Case, Scope, cases};
+use flotilla_kernels::{
+    cases,
+    suite::{Case, Scope},
+};
 use flotilla_protocol::Backend;
 use flotilla_tests::{place, skip::has_browsers};
 
-/// Cases that WebNN does not take, with the reason; a test of the runtime's says whether the list is true.
+/// Cases that WebNN does not take, with the reason; a test of the runtime checks that the list is right.
 const REFUSED_BY_WEBNN: &str = include_str!("../../browser-runtime/src/backend/webnn/refused.txt");
 /// Longest load of all cases.
 const LOAD_MAX: Duration = Duration::from_secs(240);
@@ -40,7 +43,7 @@ fn browser_firefox_cpu_runs_every_kernel() {
     check(Kind::Firefox, Backend::Cpu);
 }
 
-/// What WebNN does not have is refused and listed; everything else runs there.
+/// Operators that WebNN does not have are refused and listed; everything else runs there.
 #[test]
 fn browser_chrome_webnn_runs_every_kernel_that_it_does_not_refuse() {
     check(Build::chrome_webnn(), Backend::WebNn);
@@ -72,14 +75,14 @@ fn check(build: impl Into<Build>, backend: Backend) {
             catalog.add_program(&case.name, case.program.clone(), blobs).expect("a program")
         })
         .collect();
-    let wishes = Wishes {
+    let options = LocalOptions {
         backends: vec![backend],
         guardian: Some(place::binary()),
-        ..Wishes::of(vec![build.clone()])
+        ..LocalOptions::of(vec![build.clone()])
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let failures = runtime.block_on(async {
-        let local = Local::start(&wishes, Arc::new(catalog), 0).await.expect("a pool");
+        let local = Local::start(&options, Arc::new(catalog), 0).await.expect("a pool");
         let loaded = local.pool.wait_until(|view| {
             view.status.models.iter().all(|model| model.ready > 0 || model.unplaceable.is_some())
         });

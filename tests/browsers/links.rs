@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flotilla::{
     browser::Kind,
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
 };
 use flotilla_protocol::{FromPage, Hello, Link, PROTOCOL_VERSION, ToPage, decode, encode};
 use flotilla_tests::{model, place, skip::has_browsers};
@@ -18,10 +18,11 @@ fn browser_tokens_are_good_for_one_link() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let catalog = Catalog::open(&[model::small(folder.path(), "small")]);
-    let wishes = Wishes { guardian: Some(place::binary()), ..Wishes::of(vec![Kind::Chrome]) };
+    let options =
+        LocalOptions { guardian: Some(place::binary()), ..LocalOptions::of(vec![Kind::Chrome]) };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let local = Local::start(&wishes, Arc::new(catalog), 0).await.expect("a pool");
+        let local = Local::start(&options, Arc::new(catalog), 0).await.expect("a pool");
         let view =
             local.pool.wait_until(|view| view.status.models[0].ready > 0).await.expect("a pool");
         let browser = view.browsers[0].browser;
@@ -43,7 +44,7 @@ fn browser_tokens_are_good_for_one_link() {
                 .expect("refused");
             assert!(reason.contains("used before"), "{link:?}: {reason}");
         }
-        // The page that the tokens belong to was not disturbed.
+        // The page that the tokens belong to was not affected.
         let view = local.pool.view().await.expect("a pool");
         assert_eq!(view.browsers[0].browser, browser, "{:?}", view.status);
         local.stop().await;

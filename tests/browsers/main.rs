@@ -1,4 +1,4 @@
-//! Real browsers. One test at a time: nextest's configuration sees to that, for these use the whole machine.
+//! Real browsers. One test runs at a time (nextest's configuration), because each uses the whole machine.
 
 mod answers;
 mod architectures;

@@ -1,4 +1,4 @@
-//! Browsers and drivers that die: requests are answered, and the pool becomes whole again.
+//! Browsers and drivers that die: requests are answered, and the pool recovers completely.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// Longest replacement of a browser, loading included.
 const HEAL_MAX: Duration = Duration::from_secs(120);
-/// Rows of the request that is disturbed, one to a run: both browsers are busy with it for a while.
+/// Rows of the disturbed request, one per run: both browsers are busy with it for a while.
 const ROWS: usize = 16;
 /// Tokens of a row: a run takes long enough to be in flight when the browser is killed, and no longer.
 const TOKENS: usize = 32;
@@ -52,7 +52,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
         let input: Vec<Vec<u32>> = (0..ROWS).map(|seed| model::row(seed, TOKENS)).collect();
         std::thread::spawn(move || daemon.embed(MINILM, json!(input)))
     };
-    // Each browser is given two runs at once: when so many run, the victim has some of them.
+    // Each browser gets two runs at once: when this many run, the victim has some of them.
     daemon.wait_pool("request on both browsers", HEAL_MAX, |pool| {
         (pool["running"].as_u64() >= Some(4)).then_some(())
     });
@@ -61,7 +61,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
     let answer = request.join().expect("an answer").ok();
     assert_eq!(embeddings(&answer).len(), ROWS, "{what}");
     let runs = answer["flotilla"]["runs"].as_array().expect("runs");
-    // A run that another browser took too long for may have been tried again, too: a machine may be that slow.
+    // A run that took too long on another browser may have been retried, too, on a slow machine.
     let name = victim["browser"].as_str().expect("a name");
     let tried = |run: &&Value| run["tried"].as_array().is_some_and(|tried| mentions(tried, name));
     let again: Vec<&Value> = runs.iter().filter(tried).collect();
@@ -69,7 +69,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
     for run in again {
         assert_ne!(run["browser_id"], victim["browser"], "{what}: {run}");
     }
-    // Rows that came from different browsers are the same numbers.
+    // Rows from different browsers are the same numbers.
     let undisturbed: Vec<Vec<f32>> = (0..2)
         .map(|seed| embeddings(&daemon.embed(MINILM, model::row(seed, TOKENS)).ok()).remove(0))
         .collect();
@@ -87,7 +87,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
         healed["last_failure"].as_str().is_some_and(|words| !words.is_empty()),
         "{what}: {healed}"
     );
-    // The old one is gone altogether, its driver and guardian too.
+    // All processes of the old one have ended, its driver and guardian too.
     for process in ["pid", "driver_pid", "guardian_pid"] {
         let pid = victim["facts"][process].as_u64().expect("a process id") as u32;
         let deadline = std::time::Instant::now() + HEAL_MAX;
@@ -95,7 +95,7 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
         assert!(is_gone, "{what}: {process} {pid} lives on");
     }
     assert_eq!(daemon.get("/healthz").status, 200, "{what}");
-    // The new one does its share.
+    // The new one takes its part of the work.
     let input: Vec<Vec<u32>> = (0..8).map(|seed| model::row(seed, 64)).collect();
     let answer = daemon.embed(MINILM, json!(input)).ok();
     let served: BTreeSet<String> = answer["flotilla"]["runs"]
@@ -151,7 +151,7 @@ fn browser_that_never_starts_is_an_error_and_not_a_wait() {
     let small = model::small(folder.path(), "small").display().to_string();
     let broken = [("FLOTILLA_CHROME", "/bin/false")];
     let daemon = Daemon::start_in(&["--browsers", "chrome=1", "--models", &small], &broken);
-    // Asked while the browser is being tried, and after it has been given up.
+    // Requests while the browser is being tried, and after it has been given up.
     for _ in 0..2 {
         let answer = daemon.embed("small", json!([1, 2, 3]));
         assert_eq!(answer.status, 503, "{}", answer.text);
@@ -167,7 +167,7 @@ fn browser_that_never_starts_is_an_error_and_not_a_wait() {
     environment.extend(broken);
     let embed = ["embed", "x", "--browsers", "chrome=1", "--model", &small];
     let minilm = model::minilm().map(|path| path.display().to_string());
-    // With a tokenizer the text comes as far as the browser.
+    // With a tokenizer the text reaches the browser.
     let embed = match &minilm {
         Some(minilm) => ["embed", "x", "--browsers", "chrome=1", "--model", minilm],
         None => embed,

@@ -1,4 +1,4 @@
-//! What only webnn has: programs in parts.
+//! Behaviour that only webnn has: programs in parts.
 
 use flotilla::browser::Build;
 use flotilla_tests::{
@@ -39,7 +39,7 @@ fn browser_webnn_runs_what_it_takes_and_says_what_ran_elsewhere() {
     if !has_browsers(&[Build::chrome_webnn()]) {
         return;
     }
-    // A refusal is not what was asked for, and the exit code says so.
+    // A refusal does not meet the request, so the exit code is 1.
     let refused = check(&determinant(), &[]).stdout;
     let refused: Value = serde_json::from_str(&refused).expect("rows");
     assert_eq!(refused[0]["status"], "refused", "{refused:#}");
@@ -55,7 +55,7 @@ fn browser_webnn_runs_what_it_takes_and_says_what_ran_elsewhere() {
     assert_eq!(operators, ["Triangular"], "{row:#}");
 }
 
-/// A sum of integers that is reshaped in two ways, one of which goes into a product.
+/// A sum of integers that is reshaped in two ways; one of the results goes into a product.
 fn reshaped_twice() -> Vec<u8> {
     let sizes = |sizes: [i64; 2]| sizes.map(i64::to_le_bytes).concat();
     Sketch::new(17)
@@ -87,7 +87,7 @@ fn words(numbers: impl IntoIterator<Item = f32>) -> Vec<u8> {
     numbers.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
-/// Tiles `x`, negates what comes out, and sums all of it; `repeats` is an input.
+/// Tiles `x`, negates the result, and sums all of it; `repeats` is an input.
 fn tiled(last: &str) -> Vec<u8> {
     Sketch::new(17)
         .input("x", &[3])
@@ -122,7 +122,7 @@ fn check_tiled(last: &str, repeats: &[i64]) -> Value {
     rows[0].clone()
 }
 
-/// Sizes that the values of inputs decide choose a graph: none is used for other sizes.
+/// Data-dependent sizes select a graph: no graph is used for other sizes.
 #[test]
 fn browser_webnn_takes_sizes_from_the_values_of_inputs() {
     if !has_browsers(&[Build::chrome_webnn()]) {
@@ -130,7 +130,7 @@ fn browser_webnn_takes_sizes_from_the_values_of_inputs() {
     }
     let row = check_tiled("ReduceSum", &[2, 5, 1, 2]);
     assert_eq!((&row["status"], &row["cases"]), (&json!("pass"), &json!(4)), "{row:#}");
-    // What has no elements is no business of WebNN's, unless something else is made of it.
+    // A value without elements does not concern WebNN, unless something else is made of it.
     let row = check_tiled("ReduceSum", &[2, 0]);
     assert_eq!(row["status"], "refused", "{row:#}");
     let reason = row["reason"].as_str().expect("a reason");

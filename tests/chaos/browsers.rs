@@ -1,4 +1,4 @@
-//! Campaigns against real browsers. Their names begin so that they run one at a time.
+//! Campaigns against real browsers. Their names have this prefix so that they run one at a time.
 
 use flotilla_tests::{
     daemon,
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{chaos, check_sound, scenario};
 
-/// Plays faults against one browser of each kind for some seconds.
+/// Injects faults into one browser of each kind for some seconds.
 fn play(name: &str, faults: &[Value], duration: &str) -> Option<Value> {
     if !has_browsers(&BOTH) {
         return None;

@@ -1,4 +1,4 @@
-//! `flotilla chaos` as a script calls it: what it counts, what it notices, and how it ends.
+//! `flotilla chaos` as a script runs it: what it counts, what it detects, and its exit codes.
 
 mod browsers;
 mod simulated;
@@ -13,7 +13,7 @@ fn chaos(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Outpu
     flotilla(home, &[&["chaos", "--json"], arguments].concat(), environment)
 }
 
-/// Writes a scenario and gives its path.
+/// Writes a scenario and returns its path.
 fn scenario(folder: &Path, scenario: &Value) -> String {
     let path = folder.join("scenario.json");
     std::fs::write(&path, scenario.to_string()).expect("written");
@@ -25,7 +25,7 @@ fn report(output: &Output) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output:#?}"))
 }
 
-/// Nothing was lost, wrong or answered twice, every fault happened, and the pool became whole.
+/// Nothing was lost, wrong or answered twice, every fault fired, and the pool recovered completely.
 fn check_sound(output: &Output) -> Value {
     let report = report(output);
     assert_eq!(output.code, Some(0), "{report:#}\n{}", output.stderr);

@@ -85,7 +85,7 @@ fn wrong_answers_are_noticed() {
 }
 
 #[test]
-fn a_fault_that_cannot_happen_is_told() {
+fn a_fault_that_cannot_happen_is_reported() {
     let home = tempfile::tempdir().expect("a folder");
     // A simulated browser on the cpu has no device to lose.
     let arguments = ["--scenario", "device-loss", "--duration", "3s"];
@@ -139,7 +139,7 @@ fn a_running_daemon_is_asked_too() {
     let connect = ["--connect", &url, "--model", &small, "--scenario", "crash-storm"];
     let output = chaos(home.path(), &[&connect[..], &["--duration", "2s"]].concat(), &[]);
     let report = report(&output);
-    // Its browsers are simulated: nothing of theirs can be killed from outside.
+    // Its browsers are simulated: they have no processes to kill from outside.
     assert_eq!(output.code, Some(2), "{report:#}");
     assert_eq!((&report["sent"], &report["error"]), (&report["right"], &json!(0)), "{report:#}");
 }

@@ -1,6 +1,6 @@
-//! A WebDriver that plays Microsoft Edge's where neither Edge nor its driver can be had: it speaks `MicrosoftEdge` and
-//! `ms:edgeOptions`, refuses what is not Edge's, and lets ChromeDriver and Chromium do the work. Its sessions have the capability
-//! `flotilla:shim`, by which the daemon knows that this is not Edge and says so wherever it names the browser.
+//! A WebDriver that takes the place of Microsoft Edge's where Edge and its driver are not available. It accepts `MicrosoftEdge`
+//! and `ms:edgeOptions`, refuses what is not Edge's, and forwards the work to ChromeDriver and Chromium. Its sessions have the
+//! capability `flotilla:shim`, by which the daemon recognizes that this is not Edge and says so wherever it names the browser.
 
 use std::{
     io::Write as _,
@@ -27,11 +27,11 @@ use tokio::{
     process::Command,
 };
 
-/// What ChromeDriver and its forks print before their port.
+/// The text that ChromeDriver and its forks print before their port.
 const PORT_AFTER: &str = "started successfully on port ";
-/// Longest body of a command that is looked into.
+/// Longest body of a command that is inspected.
 const BODY_MAX: usize = 1 << 20;
-/// What the two drivers call the same thing.
+/// The names of the same things in the two drivers.
 const NAMES: [(&str, &str); 3] = [
     ("ms:edgeOptions", "goog:chromeOptions"),
     ("ms:processID", "goog:processID"),
@@ -118,21 +118,22 @@ impl Shim {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Body::from(json!({ "capabilities": asked["capabilities"] }).to_string()))?;
         let (head, body) = self.client.request(request).await?.into_parts();
-        let mut told: Value = serde_json::from_slice(&to_bytes(Body::new(body), BODY_MAX).await?)?;
-        if let Some(capabilities) = told["value"]["capabilities"].as_object_mut() {
+        let mut answer: Value =
+            serde_json::from_slice(&to_bytes(Body::new(body), BODY_MAX).await?)?;
+        if let Some(capabilities) = answer["value"]["capabilities"].as_object_mut() {
             to_edge(capabilities);
         }
-        Ok((head.status, Json(told)).into_response())
+        Ok((head.status, Json(answer)).into_response())
     }
 }
 
-/// Why Edge's driver, or this one in its place, starts no session.
+/// Why Edge's driver, or this one in its place, refuses a session.
 #[derive(Debug, PartialEq)]
 enum Refused {
     /// It is not for this browser.
     Browser,
-    /// An option is another driver's, and not only the `w3c` that WebDriver clients send to every driver. The real one overlooks it and starts the browser without what it says; here nobody
-    /// must overlook that.
+    /// An option of another driver, except `w3c`, which WebDriver clients send to every driver. The real driver ignores such an
+    /// option and starts the browser without it; here that must not be overlooked.
     Option(String),
 }
 
@@ -153,7 +154,7 @@ impl Refused {
     }
 }
 
-/// What is asked of Edge's driver, as ChromeDriver is asked.
+/// Converts a request to Edge's driver to one for ChromeDriver.
 fn to_chrome(asked: &mut Value) -> Result<(), Refused> {
     let capabilities = &mut asked["capabilities"];
     let mut sets: Vec<Value> = vec![capabilities["alwaysMatch"].take()];
@@ -187,7 +188,7 @@ fn edge_set(set: Map<String, Value>) -> Result<Map<String, Value>, Refused> {
         .collect()
 }
 
-/// What ChromeDriver answers, as Edge's driver would.
+/// Converts ChromeDriver's answer to one of Edge's driver.
 fn to_edge(capabilities: &mut Map<String, Value>) {
     for (edge, chrome) in NAMES {
         if let Some(value) = capabilities.remove(chrome) {
@@ -203,7 +204,7 @@ fn to_edge(capabilities: &mut Map<String, Value>) {
     capabilities.insert(SHIM.to_owned(), json!(true));
 }
 
-/// An error as WebDriver has them. Source: W3C WebDriver 2, section 6.6.
+/// An error in WebDriver's format. Source: W3C WebDriver 2, section 6.6.
 fn failure(status: StatusCode, error: &str, message: &str) -> Response {
     let value = json!({ "error": error, "message": message, "stacktrace": "" });
     (status, Json(json!({ "value": value }))).into_response()
@@ -235,15 +236,15 @@ mod tests {
 
     #[test]
     fn answers_are_edges_and_say_that_they_are_played() {
-        let told = json!({
+        let answer = json!({
             "browserName": "chrome",
             "browserVersion": "156.0.1.2",
             "chrome": { "chromedriverVersion": "156.0.1.2" },
             "goog:chromeOptions": { "debuggerAddress": "localhost:1" },
             "goog:processID": 7,
         });
-        let Value::Object(mut told) = told else { panic!("an object") };
-        to_edge(&mut told);
+        let Value::Object(mut answer) = answer else { panic!("an object") };
+        to_edge(&mut answer);
         let want = json!({
             "browserName": "MicrosoftEdge",
             "browserVersion": "156.0.1.2",
@@ -252,6 +253,6 @@ mod tests {
             "ms:processID": 7,
             "flotilla:shim": true,
         });
-        assert_eq!(Value::Object(told), want);
+        assert_eq!(Value::Object(answer), want);
     }
 }

@@ -1,4 +1,4 @@
-//! What a good request is answered with.
+//! The answers to valid requests.
 
 use std::{
     collections::BTreeSet,
@@ -50,7 +50,7 @@ fn embeddings_are_those_of_pytorch() {
     }
 }
 
-/// Numbers, usage, and who computed them.
+/// Checks numbers, usage, and provenance.
 fn check(answer: &Value, want: &[model::Reference]) {
     let got = embeddings(answer);
     assert_eq!(got.len(), want.len());
@@ -73,7 +73,8 @@ fn check(answer: &Value, want: &[model::Reference]) {
     }
 }
 
-/// With sizes that are fixed at load, rows are padded to them, and not more are joined than fit.
+/// With sizes that are fixed at load, rows are padded to them, and at most as many are joined as
+/// fit.
 #[test]
 fn fixed_sizes_change_no_answer() {
     const CLIENTS: usize = 12;
@@ -104,7 +105,7 @@ fn fixed_sizes_change_no_answer() {
     let long = daemon.embed("small", vec![1u32; 17]);
     assert_eq!(long.status, 400, "{long:?}");
     assert!(long.json()["error"]["message"].as_str().is_some_and(|text| text.contains("16")));
-    // A name that a model has not.
+    // A name that the model does not have.
     let unknown = [&["serve"], &serve[..], &["--port", "0", "--dim", "seq=16"]].concat();
     let output = flotilla(folder.path(), &unknown, &[]);
     assert_eq!(output.code, Some(1), "{output:#?}");
@@ -133,7 +134,7 @@ fn requests_that_arrive_together_share_runs_on_both_browsers() {
             let (daemon, barrier) = (daemon.clone(), barrier.clone());
             std::thread::spawn(move || {
                 barrier.wait();
-                // Rows of different lengths share a run only by padding.
+                // Rows of different lengths share a run only with padding.
                 daemon.embed(MINILM, model::row(index, 8 + index)).ok()
             })
         })
@@ -146,7 +147,7 @@ fn requests_that_arrive_together_share_runs_on_both_browsers() {
     assert_eq!(browsers.len(), 2, "one browser did everything: {browsers:?}");
     let shared = answers.iter().flat_map(runs).filter_map(|run| run["rows"].as_u64()).max();
     assert!(shared > Some(1), "no run has more than one row");
-    // Neighbours and padding change nothing.
+    // Neighbours and padding do not change the result.
     for (index, answer) in answers.iter().enumerate() {
         let alone = daemon.embed(MINILM, model::row(index, 8 + index)).ok();
         assert_eq!(runs(&alone)[0]["rows"], 1);

@@ -1,4 +1,4 @@
-//! Eleven architectures on the backends that native code has.
+//! Eleven architectures on the backends that are available natively.
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
 use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms};

@@ -1,4 +1,5 @@
-//! Which backend answers where several are allowed: measured once, told with every answer, known to the next daemon.
+//! Which backend answers if several are allowed: measured once, reported with every answer, reused by the next
+//! daemon.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ fn the_fastest_backend_is_found_beside_the_answers_and_known_to_the_next_daemon(
         skip::skip("this machine gives native code no webgpu");
         return;
     }
-    // Whatever is being measured, requests are answered.
+    // While backends are measured, requests are answered.
     let first = runs(&daemon.embed("small", json!([1, 2, 3])).ok()).remove(0);
     assert!(first["chosen"]["words"].is_string(), "{first:#}");
     daemon.wait_line("backend chosen", CHOSEN_MAX);

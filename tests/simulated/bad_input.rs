@@ -1,4 +1,5 @@
-//! Requests that cannot be answered: each gets a status, OpenAI's error shape, the cause and the remedy, and disturbs nobody.
+//! Requests that cannot be answered: each gets a status, OpenAI's error format, the cause and the remedy, and affects no
+//! other request.
 
 use flotilla_tests::{
     daemon::Daemon,
@@ -7,7 +8,7 @@ use flotilla_tests::{
 };
 use serde_json::{Value, json};
 
-/// A body, and what must come of it: status, `error.code`, `error.param`, and what the message must hold.
+/// A body, and the expected result: status, `error.code`, `error.param`, and parts of the message.
 struct Refusal {
     body: Value,
     status: u16,
@@ -131,19 +132,19 @@ fn every_refusal_names_cause_and_remedy() {
     let answer = daemon.request("POST", "/v1/embeddings", &[], Some(&large));
     check("a large body", &answer, 413, "body_too_large", &["16777216 bytes", "fewer"]);
 
-    // A text of spaces is one, as in OpenAI's API, and does not cost its list the answer.
+    // A text of spaces is valid, as in OpenAI's API, and does not make its list fail.
     let spaces = daemon.embed(MINILM, json!(["a", " \n"])).ok();
     let [first, second] = &model::embeddings(&spaces)[..] else { panic!("two embeddings") };
     assert!(model::difference(first, &model::embeddings(&good)[0]) < 1e-5);
     assert!(model::difference(first, second) > 1e-2);
     assert_eq!(spaces["usage"]["prompt_tokens"], 5);
 
-    // Cut instead of refused, when the client asks for it.
+    // Cut instead of refused, if the client requests it.
     let cut =
         json!({ "model": MINILM, "input": "word ".repeat(10_000), "truncate_prompt_tokens": 16 });
     assert_eq!(daemon.post("/v1/embeddings", &cut).ok()["usage"]["prompt_tokens"], 16);
 
-    // Nothing was disturbed: the same answer as before, by the same browser.
+    // Nothing was affected: the same answer as before, by the same browser.
     let again = daemon.embed(MINILM, "a").ok();
     assert_eq!(good["data"], again["data"]);
     let browser = |answer: &Value| answer["flotilla"]["runs"][0]["browser_id"].clone();
@@ -170,7 +171,7 @@ fn a_large_body_takes_little_memory() {
     let before = peak_bytes(daemon.pid());
     let answer = daemon.post("/v1/embeddings", &cut(json!(words.repeat(SIZE / words.len())))).ok();
     assert_eq!(answer["usage"]["prompt_tokens"], 16);
-    // It is the beginning that counts.
+    // Only the beginning counts.
     let short = daemon.post("/v1/embeddings", &cut(json!(words.repeat(100)))).ok();
     assert_eq!(answer["data"], short["data"]);
     for (what, body, code, says) in [
@@ -273,7 +274,8 @@ fn blobs_are_served_in_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
     let catalog = flotilla::catalog::Catalog::open(std::slice::from_ref(&small));
-    let (id, bytes) = catalog.blobs.iter().max_by_key(|(_, bytes)| bytes.len()).expect("weights");
+    let (id, bytes) = catalog.blobs.iter().max_by_key(|(_, blob)| blob.bytes()).expect("weights");
+    let bytes = bytes.read(0, bytes.bytes() as usize).expect("weights");
     let daemon =
         Daemon::ready(&["--simulate", "chrome=1", "--models", &small.display().to_string()]);
     let path = format!("/blobs/{}", id.to_hex());

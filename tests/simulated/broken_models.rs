@@ -1,11 +1,12 @@
-//! Model files that are damaged or incomplete: the others are served, and everybody is told which is broken and why.
+//! Model files that are damaged or incomplete: the other models are served, and errors name the broken one and the
+//! reason.
 
 use std::{fs, path::Path};
 
 use flotilla_tests::{command::flotilla, daemon::Daemon, model};
 use serde_json::json;
 
-/// A broken model beside a good one: `/healthz` and a request to it must say `says`, and the good one answers.
+/// A broken model next to a good one: `/healthz` and a request to it must contain `says`, and the good one answers.
 fn check(good: &Path, broken: &Path, says: &[&str]) {
     let name = broken.file_name().expect("a name").to_string_lossy().into_owned();
     let (good, broken) = (good.display().to_string(), broken.display().to_string());
@@ -59,7 +60,7 @@ fn a_flipped_bit_is_found_by_the_manifest() {
     fs::write(pulled.join("model.safetensors"), weights).expect("written");
     check(&good, &pulled, &["model.safetensors", "manifest", "pull the model again"]);
 
-    // Pulling it again mends it.
+    // Pulling it again repairs it.
     let output = flotilla(folder.path(), &["pull", &from, "--to", &to], &[]);
     assert_eq!(output.code, Some(0), "{output:?}");
     let daemon = Daemon::ready(&["--simulate", "chrome=1", "--models", &to]);

@@ -1,5 +1,5 @@
-//! ONNX files that are damaged or hostile: each is refused at once and by name, in bounded memory, and the model beside it
-//! is checked and served as if they were not there.
+//! ONNX files that are damaged or hostile: each is refused at once and by name, in bounded memory, and the model next to it
+//! is checked and served as if they did not exist.
 
 use std::{
     fs,
@@ -19,18 +19,18 @@ use serde_json::{Value, json};
 
 /// Most processor time to refuse a model, starting the program included.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
-/// Most memory of the whole program, in KiB: what it needs for a small model, but none for what a file merely claims.
+/// Most memory of the whole program, in KiB: enough for a small model, but not for sizes that a file merely claims.
 const ADDRESSES_KIB_MAX: u64 = 4 << 20;
 
 /// Longest reason, bytes.
 const REASON_MAX: usize = 4096;
 
-/// `y = relu(x)`, which is right.
+/// `y = relu(x)`, a valid model.
 fn good() -> Sketch {
     Sketch::default().input("x", &[2]).node("Relu", &["x"], &["y"]).output("y", &[2])
 }
 
-/// An image that is enlarged.
+/// Enlarges an image.
 fn resized(scale: f32) -> Vec<u8> {
     let scales: Vec<u8> = [1.0, 1.0, scale, scale].iter().flat_map(|n| n.to_le_bytes()).collect();
     Sketch::new(18)
@@ -41,7 +41,7 @@ fn resized(scale: f32) -> Vec<u8> {
         .bytes()
 }
 
-/// Ten turns inside of ten turns, and so on: a million additions to a constant, in a file of a few hundred bytes.
+/// Ten iterations inside of ten iterations, and so on: a million additions to a constant, in a file of a few hundred bytes.
 fn turns() -> Vec<u8> {
     let body = |sketch: Sketch| {
         let sketch = sketch.input_of(INT64, "turn", &[]).input_of(BOOL, "go", &[]);
@@ -68,7 +68,7 @@ fn long_attribute(op: &str, attribute: Vec<u8>) -> Vec<u8> {
     sketch.node_with("", op, &["x"], &["y"], &[attribute]).output("y", &[2, 4]).bytes()
 }
 
-/// Files by name, and what must be said of each.
+/// Files by name, and what the message about each must contain.
 fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
     let whole = fs::read(place::file("models/bert/model.onnx")).expect("committed");
     let with_weight = |sketch: Sketch| {
@@ -81,7 +81,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
         .node("Add", &["x", "b"], &["a"])
         .node("Relu", &["a"], &["b"])
         .output("b", &[2]);
-    // Each asks for a value of many gigabytes, or of terabytes, that is made of constants alone.
+    // Each requests a value of many gigabytes, or of terabytes, that is computed from constants alone.
     let folded_from = |op: &str, inputs: &[&str], long: i64| {
         let ends = [0, long].map(i64::to_le_bytes).concat();
         Sketch::default()
@@ -212,8 +212,8 @@ fn written(folder: &Path) -> (PathBuf, Vec<(PathBuf, &'static [&'static str])>) 
     (write("good-relu", &good().bytes()), files.collect())
 }
 
-/// `flotilla check` of these models on the native cpu, with so much memory and no more: its rows, and the processor time it
-/// took, which says of a busy machine what elapsed time does not.
+/// `flotilla check` of these models on the native cpu, with this memory limit: its rows, and its processor time, which is
+/// meaningful on a busy machine where elapsed time is not.
 fn check(home: &Path, models: &[&Path]) -> (Vec<Value>, Duration) {
     let mut shell = Command::new("sh");
     let limited = format!("ulimit -v {ADDRESSES_KIB_MAX}; \"$0\" check \"$@\" --json; times >&2");

@@ -14,13 +14,13 @@ use flotilla_tests::{
 };
 use serde_json::{Value, json};
 
-/// A committed model and what PyTorch computed with it.
+/// A committed model and PyTorch's results for it.
 fn golden(name: &str) -> (String, String) {
     let folder = place::file("models").join(name);
     (folder.display().to_string(), folder.join("io.safetensors").display().to_string())
 }
 
-/// The rows that a check prints, and how it ended. Not a CI's, whatever runs this test.
+/// The rows that a check prints, and its output. Without CI variables, whatever runs this test.
 fn check(home: &Path, arguments: &[&str]) -> (Vec<Value>, Output) {
     let output = run(home, &[&["check", "--json"], arguments].concat(), &[("GITHUB_ACTIONS", "")]);
     let rows: Value = match serde_json::from_str(&output.stdout) {
@@ -34,7 +34,7 @@ fn run(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output 
     flotilla(home, arguments, environment)
 }
 
-/// A copy of a golden in which the last byte of the last number of an output is another one's.
+/// A copy of a golden in which the last byte of the last number of an output is changed.
 fn wrong_golden(folder: &Path, io: &str) -> String {
     let mut bytes = fs::read(io).expect("committed");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
@@ -91,7 +91,8 @@ fn made_up_inputs_are_compared_with_the_reference() {
     let (rows, _) = check(home.path(), &[&[bert.as_str()], &native[..], &dims].concat());
     assert_eq!(rows[0]["inputs"], "input_ids:I64[3,5] attention_mask:I64[3,5]", "{rows:#?}");
     assert_eq!(rows[0]["status"], "pass");
-    // More positions than the model has, a dimension that it has not, and rows that no page could hold.
+    // More positions than the model has, a dimension that it does not have, and rows that are too large for any
+    // page.
     for (dim, says) in
         [("seq=1000", "1000"), ("sequence=5", "seq"), ("batch=100000000", "over the limit")]
     {
@@ -105,7 +106,7 @@ fn made_up_inputs_are_compared_with_the_reference() {
     }
 }
 
-/// A size that is fixed when the model is loaded is no dimension any more that a benchmark could change.
+/// A size that is fixed when the model is loaded is not a dimension any more that a benchmark could change.
 #[test]
 fn dimensions_are_fixed_at_load() {
     let home = tempfile::tempdir().expect("a folder");
@@ -118,13 +119,13 @@ fn dimensions_are_fixed_at_load() {
     assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("skipped"), &json!("pass")));
     assert_eq!(rows[0]["reason"], "its first dimension is fixed at 2", "{rows:#}");
     assert_eq!(rows[1]["inputs"], "input_ids:I64[2,3] attention_mask:I64[2,3]", "{rows:#}");
-    // What is recorded must have the size, too.
+    // Recorded inputs must have the size, too.
     for (dim, status) in [("seq=12", "pass"), ("seq=11", "refused")] {
         let (rows, _) =
             check(home.path(), &[&[&bert, "--io", &io, "--dim", dim], &native[..]].concat());
         assert_eq!(rows[0]["status"], status, "{rows:#?}");
     }
-    // A name that the model has not is an error that says what names there are.
+    // A name that the model does not have is an error that lists the names.
     let output = run(home.path(), &[&bench[..], &["--dim", "sequence=3"], &native].concat(), &[]);
     assert_eq!(output.code, Some(1), "{output:#?}");
     assert!(output.stderr.contains(r#"sequence; there are ["batch", "seq"]"#), "{output:#?}");
@@ -156,7 +157,7 @@ fn a_wrong_number_is_named_to_people_and_machines() {
         reason.contains("output last_hidden_state[1, 11, 31]") && reason.contains("77"),
         "{reason}"
     );
-    // A larger allowance makes it right.
+    // A larger tolerance makes it right.
     let (rows, output) = check(home.path(), &[&arguments[..], &["--atol", "100"]].concat());
     assert_eq!((&rows[0]["status"], output.code), (&json!("pass"), Some(0)), "{rows:#?}");
     check_junit(Path::new(&junit), [4, 0, 0, 2]);
@@ -171,13 +172,13 @@ fn a_wrong_number_is_named_to_people_and_machines() {
     assert!(output.stdout.contains("last_hidden_state[1, 11, 31]"), "{output:#?}");
     let summary = fs::read_to_string(&summary).expect("written");
     assert!(summary.contains("| bert | native") && summary.contains("| fail |"), "{summary}");
-    // With --json, standard output is nothing else.
+    // With --json, standard output has nothing else.
     let output = run(home.path(), &[&["check", "--json"], &arguments[..]].concat(), &github);
     assert!(serde_json::from_str::<Value>(&output.stdout).is_ok(), "{output:#?}");
     assert!(output.stderr.contains("::error file="), "{output:#?}");
 }
 
-/// Tests, failures, errors and skips of a report, counted by a parser that is not ours.
+/// Tests, failures, errors and skips of a report, counted by an independent parser.
 fn check_junit(report: &Path, want: [usize; 4]) {
     let script = "import sys, json, xml.etree.ElementTree as tree\n\
                   root = tree.parse(sys.argv[1]).getroot()\n\
@@ -214,7 +215,7 @@ fn a_skip_is_a_failure_only_if_that_is_asked_for() {
     assert!(reason.contains("/no/such/chrome") && reason.contains("FLOTILLA_CHROME"), "{reason}");
     let output = run(home.path(), &[&skips[..], &["--strict"]].concat(), &missing);
     assert_eq!(output.code, Some(1), "{output:#?}");
-    // What a backend refuses is no skip.
+    // A refusal by a backend is not a skip.
     let (rows, output) =
         check(home.path(), &[&bert, "--io", &io, "--browsers", "native", "--backends", "webnn"]);
     assert_eq!((&rows[0]["status"], output.code), (&json!("refused"), Some(1)), "{rows:#?}");
@@ -227,7 +228,7 @@ fn a_check_that_is_slower_than_before_fails() {
     let (bert, io) = golden("bert");
     let native = [bert.as_str(), "--io", &io, "--browsers", "native", "--backends", "cpu"];
     let limit = ["--fail-if-slower", "100000"];
-    // Nothing to compare with yet, and nothing is recorded without being asked to.
+    // There is nothing to compare with yet, and nothing is recorded without a request.
     let (rows, output) = check(home.path(), &[&native[..], &limit].concat());
     assert_eq!((&rows[0]["history"], output.code), (&Value::Null, Some(0)), "{rows:#?}");
     let (rows, _) = check(home.path(), &[&native[..], &["--history"]].concat());
@@ -235,7 +236,7 @@ fn a_check_that_is_slower_than_before_fails() {
     let (rows, output) = check(home.path(), &[&native[..], &["--history"], &limit].concat());
     assert_eq!((&rows[0]["history"]["checks"], output.code), (&json!(1), Some(0)), "{rows:#?}");
 
-    // A past in which everything was ten thousand times as fast.
+    // A history in which everything was ten thousand times as fast.
     let file = home.path().join("check-history.jsonl");
     let text = fs::read_to_string(&file).expect("written");
     let faster: String = text
@@ -289,7 +290,7 @@ fn wrong_usage_ends_with_two() {
         assert!(output.stderr.contains(says), "{arguments:?}: {output:#?}");
         assert_eq!(output.stdout, "", "{arguments:?}");
     }
-    // A file of inputs that is not for this model is told by name.
+    // A file of inputs that does not fit this model is named in the error.
     let (roberta, _) = golden("roberta");
     let truncated: PathBuf = home.path().join("cut.safetensors");
     fs::write(&truncated, &fs::read(io).expect("committed")[..100]).expect("written");
@@ -343,7 +344,7 @@ fn bench_measures_every_combination() {
     assert!(table.stdout.contains("rows/s") && table.stdout.contains("simulated"), "{table:#?}");
 }
 
-/// What `action.yml` says in one of its sections: names of keys that are indented by two.
+/// The keys in one of the sections of `action.yml`: names that are indented by two.
 fn keys(action: &str, section: &str) -> Vec<String> {
     let lines = action.lines().skip_while(|line| *line != format!("{section}:")).skip(1);
     lines
@@ -369,7 +370,7 @@ fn the_action_hands_its_inputs_to_the_command() {
     );
     assert!(action.contains("\"$GITHUB_ACTION_PATH/.ci/check-models\""), "{action}");
 
-    // The step itself, as a runner starts it: in the workspace, with inputs that no shell may take for commands.
+    // The step itself, as a runner starts it: in the workspace, with inputs that a shell must not execute.
     let workspace = tempfile::tempdir().expect("a folder");
     let script = place::workspace().join(".ci/check-models");
     let models = workspace.path().join("my models");

@@ -1,4 +1,4 @@
-//! Programs that others wrote.
+//! Client programs written by others.
 
 use flotilla_tests::{
     daemon::Daemon,

@@ -1,4 +1,4 @@
-//! The commands, as a script calls them.
+//! The commands, as a script runs them.
 
 use std::{net::TcpListener, path::Path};
 
@@ -77,7 +77,7 @@ fn check_demo_line(line: &Value) {
 }
 
 #[test]
-fn doctor_tells_what_each_browser_offers() {
+fn doctor_reports_what_each_browser_offers() {
     let home = tempfile::tempdir().expect("a folder");
     let doctor = ["doctor", "--simulate", "chrome=1,firefox=1"];
     let system = flotilla(home.path(), &[&doctor[..], &["--json"]].concat(), &[]).json();
@@ -90,7 +90,7 @@ fn doctor_tells_what_each_browser_offers() {
         assert_eq!(report["error"], Value::Null, "{report}");
         let backends = report["backends"].as_array().expect("backends");
         for backend in backends {
-            // Either what it runs on, or the words of refusal.
+            // Either what it runs on, or the message of refusal.
             let offered = backend["adapter"].is_string();
             assert_ne!(offered, backend["refused"].is_string(), "{backend}");
         }
@@ -109,7 +109,7 @@ fn pull_copies_and_checks_a_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small").display().to_string();
     let pull = |arguments: &[&str]| flotilla(folder.path(), &[&["pull"], arguments].concat(), &[]);
-    // Where pull puts it, serve finds it.
+    // serve finds the model where pull puts it.
     let output = pull(&[&small]);
     assert_eq!(output.code, Some(0), "{output:?}");
     let pulled = folder.path().join("models").join("small");
@@ -171,12 +171,12 @@ fn without_a_browser_the_remedy_is_named() {
     assert_eq!(output.code, Some(1), "{output:?}");
     let system: Value = serde_json::from_str(&output.stdout).expect("JSON");
     for report in system["browsers"].as_array().expect("browsers") {
-        // Setup brings no Edge.
+        // Setup does not install Edge.
         let remedy = if report["browser"] == "edge" { "install it" } else { "cargo xtask setup" };
         let error = report["error"].as_str().unwrap_or_default();
         assert!(error.contains("/no/such/") && error.contains(remedy), "{report}");
     }
-    // A simulated browser needs none.
+    // A simulated browser needs no installation.
     let simulated = run(&["doctor", "--simulate", "chrome=1", "--json"]);
     assert_eq!(simulated.code, Some(0), "{simulated:?}");
 }

@@ -1,4 +1,4 @@
-//! Ends and limits: what is accepted is answered, what is too much is refused, nothing is left.
+//! Shutdown and limits: accepted requests are answered, excess ones are refused, nothing is left.
 
 use std::{
     sync::{Arc, Barrier},
@@ -44,7 +44,7 @@ fn an_interrupt_answers_what_was_accepted() {
         wait_running(&daemon);
         daemon.signal(signal);
         daemon.wait_line("ending", START_MAX);
-        // Still open for those who wait, closed for others.
+        // Still open for those that wait, closed for others.
         let refused = daemon.embed(MINILM, "too late");
         assert_eq!(refused.status, 503, "{}", refused.text);
         assert!(refused.error().contains("shutting down"), "{}", refused.text);
@@ -65,7 +65,7 @@ fn a_second_interrupt_waits_for_nobody() {
     daemon.signal(Signal::INT);
     daemon.wait_line("ending", START_MAX);
     daemon.signal(Signal::INT);
-    // Answered all the same, though with an error.
+    // Still answered, but with an error.
     let answer = request.join().expect("an answer");
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert!(answer.error().contains("shutting down"), "{}", answer.text);
@@ -121,7 +121,7 @@ fn a_deadline_is_kept() {
     assert!(answer.error().contains("deadline"), "{}", answer.text);
     let pool = daemon.get("/api/pool").ok();
     assert_eq!((&pool["queued"], &pool["running"]), (&json!(0), &json!(0)), "nobody waits: {pool}");
-    // Once the page has done what it had begun, it answers again.
+    // Once the page has finished its current work, it answers again.
     daemon.wait_pool("answer in time", Duration::from_secs(60), |_| {
         (daemon.embed(MINILM, json!([101, 102])).status == 200).then_some(())
     });

@@ -1,11 +1,11 @@
-//! Simulated browsers that answer where no real one does.
+//! Simulated browsers that answer if no real one does.
 
 use std::{sync::Arc, time::Duration};
 
 use flotilla::{
     browser::{Kind, fault::Fault},
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::{Input, Terms, View},
 };
 use flotilla_fleet::{Budget, Ladder, Policy};
@@ -13,22 +13,22 @@ use flotilla_tests::model;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A browser dies in the middle of a request that may be answered by a simulated one, and nothing else is tried.
+/// A browser dies during a request that a simulated one may answer, and no other step is tried.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_simulated_browser_answers_as_the_last_resort() {
     let folder = tempfile::tempdir().expect("a folder");
     let catalog = Arc::new(Catalog::open(&[model::small(folder.path(), "small")]));
     let never = Budget { tries_max: 0, wait_max: Duration::ZERO };
-    let mut wishes = Wishes {
+    let mut options = LocalOptions {
         simulated: true,
         fallback_to_simulation: true,
         backends: vec![flotilla_protocol::Backend::Cpu],
-        ..Wishes::of(vec![Kind::Chrome])
+        ..LocalOptions::of(vec![Kind::Chrome])
     };
     let once = Budget { tries_max: 1, wait_max: LONG };
-    wishes.fleet.ladder =
+    options.fleet.ladder =
         Ladder { retry: never, reset: never, migrate: never, reconstruct: never, simulate: once };
-    let local = Local::start(&wishes, catalog.clone(), 0).await.expect("a pool");
+    let local = Local::start(&options, catalog.clone(), 0).await.expect("a pool");
     let pool = local.pool.clone();
     let is_ready = |view: &View| view.status.models.iter().all(|model| model.ready > 0);
     let view = pool.wait_until(is_ready).await.expect("ready");

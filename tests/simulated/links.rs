@@ -1,4 +1,4 @@
-//! The WebSocket of pages: who may open one.
+//! The WebSocket of pages: which clients may open one.
 
 use std::{net::TcpStream, time::Duration};
 
@@ -24,7 +24,7 @@ fn open(daemon: &Daemon, origin: Option<&str>) -> Result<WebSocket<TcpStream>, t
     }
 }
 
-/// Sends a first frame; returns the words of refusal, after which the link must be closed.
+/// Sends a first frame; returns the message of refusal, after which the link must be closed.
 fn refusal(daemon: &Daemon, first: Message) -> String {
     let origin = daemon.url("");
     let mut socket = open(daemon, Some(&origin)).expect("a WebSocket");

@@ -1,4 +1,4 @@
-//! Everything that needs no browser: `--simulate`, bad input, the commands, the ends.
+//! Everything that needs no browser: `--simulate`, bad input, the commands, shutdown.
 
 mod answers;
 mod architectures;
@@ -6,14 +6,17 @@ mod backends;
 mod bad_input;
 mod broken_models;
 mod broken_onnx;
+mod browsers;
 mod check;
 mod clients;
 mod commands;
 mod ending;
 mod fallback;
 mod links;
+mod models;
 mod padding;
 mod persistence;
 mod references;
 mod state;
+mod tensors;
 mod workers;

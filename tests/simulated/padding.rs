@@ -1,4 +1,4 @@
-//! What the analysis of padding allows changes nothing: programs run natively with the exact sizes and padded up.
+//! Paddings that the analysis allows change nothing: programs run natively with the exact sizes and padded.
 
 mod compare;
 mod programs;
@@ -15,7 +15,7 @@ use flotilla_program::{
 use flotilla_protocol::Tensor;
 use flotilla_tests::{architecture::ARCHITECTURES, model, place};
 
-/// How much a sum may differ: more terms, even if they are zeros, go into other lanes of a vector.
+/// How much a sum may differ: additional terms, even zeros, shift the others to other lanes of a vector.
 const RELATIVE: f32 = 1e-6;
 
 async fn golden() -> Vec<Subjects> {
@@ -49,7 +49,7 @@ fn hugging_face_bert() -> Subjects {
     imported("bert of Hugging Face", folder.path())
 }
 
-/// Changes a program so that it sees padding.
+/// Changes a program so that padding affects it.
 type BreakIt<'a> = &'a dyn Fn(&mut Program);
 
 #[test]
@@ -103,8 +103,8 @@ fn padding_that_is_allowed_changes_nothing() {
     });
 }
 
-/// Programs and inputs that break one rule each: the analysis refuses them, and were it to allow them, the comparison above
-/// would fail.
+/// Programs and inputs that break one rule each: the analysis refuses them. If it allowed them, the comparison above would
+/// fail.
 #[test]
 fn padding_that_is_refused_would_show() {
     let without_mask = |program: &mut Program| {
@@ -160,7 +160,7 @@ fn padding_that_is_refused_would_show() {
             println!("{name}: {refused}; {agreement:?}");
             assert!(agreement.worst > 100.0 * RELATIVE, "{name}: {agreement:?}");
         }
-        // A row that masks everything: the guard says so.
+        // A row that masks everything: the guard reports it.
         let mut inputs = whole.inputs(&[2, 5], &padding.guards, &mut Random(7));
         inputs[padding.guards[0].input as usize] =
             Tensor::from_i64(vec![2, 5], &[1, 0, 1, 1, 1, 0, 0, 0, 0, 0]).expect("it fits");

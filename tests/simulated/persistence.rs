@@ -48,9 +48,9 @@ fn a_key_gives_the_same_answer_again_and_is_good_for_one_body() {
     assert_eq!(other.status, 422, "{}", other.text);
     assert!(other.error().contains(&id), "{}", other.text);
 
-    let told = daemon.get(&format!("/api/requests/{id}")).ok();
-    assert_eq!((&told["status"], &told["ended"]), (&json!("answered"), &json!(2)), "{told:#}");
-    assert_eq!(told["answer"]["data"], first["data"]);
+    let shown = daemon.get(&format!("/api/requests/{id}")).ok();
+    assert_eq!((&shown["status"], &shown["ended"]), (&json!("answered"), &json!(2)), "{shown:#}");
+    assert_eq!(shown["answer"]["data"], first["data"]);
     assert_eq!(daemon.get("/api/requests/req_unknown").status, 404);
 }
 
@@ -60,7 +60,7 @@ fn an_error_is_recorded_as_the_answer_it_is() {
     let small = model::small(folder.path(), "small").display().to_string();
     let daemon = Daemon::ready(&["--simulate", "chrome=1", "--models", &small]);
     let body = json!({ "model": "small", "input": [[1, 2]] });
-    // Refused before anything is recorded, so the key stays free for a better body.
+    // Refused before anything is recorded, so the key can still be used for a better body.
     let wrong = json!({ "model": "small", "input": [[100_000]] });
     assert_eq!(post(&daemon, &[("idempotency-key", "k")], &wrong).status, 400);
     post(&daemon, &[("idempotency-key", "k")], &body).ok();
@@ -78,9 +78,9 @@ fn a_daemon_without_state_says_so_to_those_who_need_it() {
     let refused = post(&daemon, &[("idempotency-key", "k")], &body);
     assert_eq!(refused.status, 507, "{}", refused.text);
     assert!(refused.error().contains("no state"), "{}", refused.text);
-    let wish = json!({ "state_persistence": true });
-    let wished = json!({ "model": "small", "input": [[1, 2]], "fault_tolerance": wish });
-    assert_eq!(post(&daemon, &[], &wished).status, 507);
+    let tolerance = json!({ "state_persistence": true });
+    let requested = json!({ "model": "small", "input": [[1, 2]], "fault_tolerance": tolerance });
+    assert_eq!(post(&daemon, &[], &requested).status, 507);
     post(&daemon, &[], &body).ok();
 }
 
@@ -105,7 +105,8 @@ fn what_a_killed_daemon_had_accepted_the_next_one_answers_once() {
     daemon.wait_end();
 
     let daemon = start(&home, &minilm);
-    // The client comes back and asks the same; it waits for what is under way and starts nothing.
+    // The client reconnects and sends the same request; it waits for the running one and starts
+    // nothing.
     let again = post(&daemon, &[("idempotency-key", "k")], &body);
     assert_eq!(again.header("flotilla-request-id"), Some(id.as_str()), "{}", again.text);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
@@ -114,8 +115,8 @@ fn what_a_killed_daemon_had_accepted_the_next_one_answers_once() {
     for (recovered, fresh) in recovered.iter().zip(&fresh) {
         assert!(difference(recovered, fresh) < 1e-5, "another answer than the right one");
     }
-    let told = daemon.get(&format!("/api/requests/{id}")).ok();
-    assert_eq!((&told["status"], &told["ended"]), (&json!("answered"), &json!(12)), "{told:#}");
+    let shown = daemon.get(&format!("/api/requests/{id}")).ok();
+    assert_eq!((&shown["status"], &shown["ended"]), (&json!("answered"), &json!(12)), "{shown:#}");
 }
 
 #[test]

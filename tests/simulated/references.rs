@@ -1,4 +1,4 @@
-//! What `flotilla check` compares with: recordings of every kind, engines of others, and the rounding of a model's arithmetic.
+//! The references of `flotilla check`: recordings of every kind, other engines, and the rounding of a model's arithmetic.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// `y = x + z` of two numbers, in a folder of its own.
+/// `y = x + z` of two numbers, in its own folder.
 fn sum(home: &Path) -> String {
     let sketch = Sketch::default().input("x", &[2]).input("z", &[2]);
     let sketch = sketch.node("Add", &["x", "z"], &["y"]).output("y", &[2]);
@@ -39,7 +39,7 @@ fn npy(values: &[f32]) -> Vec<u8> {
     array("<f4", values.len(), &floats(values))
 }
 
-/// The same in the width that NumPy takes by itself.
+/// The same in NumPy's default width.
 fn wide_npy(values: &[f32]) -> Vec<u8> {
     let bytes = values.iter().flat_map(|&value| f64::from(value).to_le_bytes());
     array("<f8", values.len(), &bytes.collect::<Vec<_>>())
@@ -63,7 +63,7 @@ fn npz(path: &Path, arrays: &[(&str, &[f32])], method: zip::CompressionMethod) -
     path.to_owned()
 }
 
-/// One of ONNX's folders of test data; names inside of the files where there are names.
+/// One of ONNX's folders of test data, with names inside of the files if there are names.
 fn test_data(path: &Path, names: [&str; 3], y: &[f32]) -> PathBuf {
     fs::create_dir_all(path).expect("a folder");
     let tensors: [(&str, &str, &[f32]); 3] = [
@@ -138,7 +138,7 @@ fn every_set_of_test_data_must_be_right() {
     let home = tempfile::tempdir().expect("a folder");
     let model = sum(home.path());
     let sets = home.path().join("sets");
-    // Named by what stands inside, and not in the graph's order.
+    // Named inside of the files, and not in the graph's order.
     test_data(&sets.join("test_data_set_0"), ["z", "x", "y"], &[11.0, 22.0]);
     test_data(&sets.join("test_data_set_10"), ["", "", ""], &[11.0, 23.0]);
     let io = sets.display().to_string();
@@ -218,7 +218,7 @@ fn a_recorded_input_says_what_must_be_known_at_load() {
         let (rows, _) = check(home, &[&model, "--io", &io], &[]);
         assert_eq!(rows[0]["status"], "pass", "{io}: {rows:#?}");
     }
-    // What the first set fixes, the second one cannot have otherwise.
+    // The second set must have the same value of what the first one fixes.
     set("both/test_data_set_0", 1, [2, 1], &[6.0, 15.0]);
     set("both/test_data_set_1", 0, [1, 3], &[5.0, 7.0, 9.0]);
     let io = home.join("both").display().to_string();
@@ -228,7 +228,7 @@ fn a_recorded_input_says_what_must_be_known_at_load() {
     assert!(reason.starts_with("test_data_set_1: ") && reason.contains("axes"), "{reason}");
 }
 
-/// Engines of others answer for a Hugging Face folder, too: our importer writes it as ONNX, and they read that themselves.
+/// Other engines compute a Hugging Face folder, too: our importer writes it as ONNX, and they read that themselves.
 #[test]
 fn folders_of_hugging_face_are_compared_with_engines_of_others() {
     let home = tempfile::tempdir().expect("a folder");
@@ -241,11 +241,11 @@ fn folders_of_hugging_face_are_compared_with_engines_of_others() {
     };
     let path = library.path().display().to_string();
     let (rows, _) = check(home.path(), &[&model], &[("FLOTILLA_ONNXRUNTIME", &path)]);
-    let told = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["findings"]);
-    assert_eq!(told, (&json!("pass"), &json!("onnxruntime"), &json!([])), "{rows:#?}");
+    let reported = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["findings"]);
+    assert_eq!(reported, (&json!("pass"), &json!("onnxruntime"), &json!([])), "{rows:#?}");
 }
 
-/// A model of 64-bit floats takes and gives them; recordings may have either width.
+/// A model of 64-bit floats takes and returns them; recordings may have either width.
 #[test]
 fn floats_of_64_bits_are_given_and_come_back() {
     let home = tempfile::tempdir().expect("a folder");
@@ -254,8 +254,12 @@ fn floats_of_64_bits_are_given_and_come_back() {
     let sketch = sketch.node("Add", &["x", "z"], &["y"]).output_of(DOUBLE, "y", &[2]);
     let model = written(&home.join("wide"), &sketch);
     let (rows, _) = check(home, &[&model], &[]);
-    let told = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["inputs"]);
-    assert_eq!(told, (&json!("pass"), &json!("tract"), &json!("x:F64[2] z:F64[2]")), "{rows:#?}");
+    let reported = (&rows[0]["status"], &rows[0]["reference"], &rows[0]["inputs"]);
+    assert_eq!(
+        reported,
+        (&json!("pass"), &json!("tract"), &json!("x:F64[2] z:F64[2]")),
+        "{rows:#?}"
+    );
     assert!(rows[0]["max_ulp"].as_u64() <= Some(1), "{rows:#?}");
     let arrays: [(&str, &[f32]); 3] =
         [("x", &[1.0, 2.0]), ("z", &[10.0, 20.0]), ("y", &[11.0, 22.5])];
@@ -310,7 +314,7 @@ fn the_reference_is_named_and_can_be_chosen() {
 }
 
 #[test]
-fn references_that_do_not_agree_are_told_of() {
+fn references_that_do_not_agree_are_reported() {
     let home = tempfile::tempdir().expect("a folder");
     let model = sum(home.path());
     let arrays: [(&str, &[f32]); 3] =
@@ -320,7 +324,7 @@ fn references_that_do_not_agree_are_told_of() {
     let junit = home.path().join("junit.xml").display().to_string();
     let arguments = [model.as_str(), "--io", &io, "--reference", "tract", "--junit", &junit];
     let (rows, output) = check(home.path(), &arguments, &[]);
-    // The row is compared with tract, and what is recorded differs from that.
+    // The row is compared with tract, and the recording differs from that.
     assert_eq!((&rows[0]["status"], output.code), (&json!("pass"), Some(0)), "{rows:#?}");
     let finding = &rows[0]["findings"][0];
     assert_eq!(finding["references"][1], "recorded outputs", "{finding:#}");
@@ -330,17 +334,17 @@ fn references_that_do_not_agree_are_told_of() {
     assert!(report.contains(&format!("<system-out>{words}")), "{report}");
     let github = [("GITHUB_ACTIONS", "true")];
     let output = flotilla(home.path(), &[&["check"], &arguments[..], &NATIVE].concat(), &github);
-    let told = output.stdout.lines().filter(|line| line.contains(words)).count();
-    assert_eq!(told, 2, "in the table and as an annotation: {output:#?}");
+    let reported = output.stdout.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(reported, 2, "in the table and as an annotation: {output:#?}");
     assert!(output.stdout.contains("::warning file="), "{output:#?}");
-    // Where the row itself fails, the finding says that somebody else takes the browser's side.
+    // If the row itself fails, the finding reports that another reference agrees with the browser.
     let (rows, _) = check(home.path(), &[&model, "--io", &io], &[]);
     assert_eq!(rows[0]["status"], "fail", "{rows:#?}");
     let references = &rows[0]["findings"][0]["references"];
     assert_eq!(references[0], "recorded outputs", "{rows:#?}");
 }
 
-/// `y = tanh(x w)` in half precision: what rounding makes of it passes, what a dropped channel makes of it does not.
+/// `y = tanh(x w)` in half precision: the effect of rounding passes, the effect of a dropped channel does not.
 #[test]
 fn a_right_model_of_half_precision_passes_and_a_wrong_one_fails() {
     const DEPTH: usize = 64;

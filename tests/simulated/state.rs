@@ -1,5 +1,5 @@
-//! The state on disk, from outside: what the commands say of it, what flipped bits cost, and what a daemon that is killed in
-//! the middle of writing still answers.
+//! The state on disk, from outside: what the commands report, the effect of flipped bits, and the answers after a daemon was
+//! killed in the middle of writing.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use flotilla::{
     browser::{Kind, fault::Fault},
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     store,
 };
 use flotilla_tests::{
@@ -29,7 +29,7 @@ const LINE_MAX: Duration = Duration::from_secs(60);
 /// Length of the row whose record and results the tests damage; no other row has it.
 const MARKED: usize = 47;
 
-/// A data folder, a small model and what is asked of it.
+/// A data folder, a small model and its requests.
 struct Place {
     folder: tempfile::TempDir,
     model: String,
@@ -60,7 +60,7 @@ impl Place {
         daemon
     }
 
-    /// A state that a daemon left which had answered two recorded requests and was ended; gives both answers.
+    /// The state of a daemon that had answered two recorded requests and was ended; returns both answers.
     fn recorded(&self) -> [Answer; 2] {
         let mut daemon = self.start(&[]);
         let answers = ["plain", "marked"].map(|key| {
@@ -79,16 +79,16 @@ impl Place {
     /// `flotilla state verify --json` and its exit code.
     fn verify(&self) -> (Value, Option<i32>) {
         let output = self.command(&["state", "verify", "--json"]);
-        let told = serde_json::from_str(&output.stdout);
-        (told.unwrap_or_else(|error| panic!("{error}\n{output:#?}")), output.code)
+        let report = serde_json::from_str(&output.stdout);
+        (report.unwrap_or_else(|error| panic!("{error}\n{output:#?}")), output.code)
     }
 
     fn check_sound(&self) {
-        let (told, code) = self.verify();
-        assert_eq!((&told["sound"], code), (&json!(true), Some(0)), "{told:#}");
-        for file in told["files"].as_array().expect("files") {
-            assert_eq!(file["rows_behind"], 0, "{told:#}");
-            assert!(file["sound_rows"].as_u64() > Some(0), "{told:#}");
+        let (report, code) = self.verify();
+        assert_eq!((&report["sound"], code), (&json!(true), Some(0)), "{report:#}");
+        for file in report["files"].as_array().expect("files") {
+            assert_eq!(file["rows_behind"], 0, "{report:#}");
+            assert!(file["sound_rows"].as_u64() > Some(0), "{report:#}");
         }
     }
 }
@@ -113,8 +113,8 @@ fn end(daemon: &mut Daemon) {
     assert_eq!(daemon.wait_end().code(), Some(0));
 }
 
-/// Flips the lowest bit of the byte at `at` of every occurrence of some bytes in a file. SQLite leaves what it has deleted
-/// where it was, so only one of them may count; flipping the others costs nothing.
+/// Flips the lowest bit of the byte at `at` of every occurrence of some bytes in a file. SQLite leaves deleted data in place,
+/// so perhaps only one occurrence counts; flipping the others has no effect.
 fn flip(path: &Path, bytes: &[u8], at: usize) {
     let mut content = fs::read(path).expect("a file");
     let places: Vec<usize> =
@@ -126,13 +126,13 @@ fn flip(path: &Path, bytes: &[u8], at: usize) {
     fs::write(path, content).expect("written");
 }
 
-/// Makes a record another one that could be right.
+/// Changes a record to another one that could be right.
 fn flip_record(path: &Path) {
     let fragment = format!("\"length\":{MARKED}");
     flip(path, fragment.as_bytes(), fragment.len() - 1);
 }
 
-/// Makes the recorded results of an answer another one that could be right.
+/// Changes the recorded results of an answer to others that could be right.
 fn flip_results(path: &Path, answer: &Answer) {
     flip(path, &embeddings(&answer.ok())[0][1].to_le_bytes(), 0);
 }
@@ -180,8 +180,8 @@ fn the_commands_look_beside_a_running_daemon() {
     let place = Place::new();
     let mut daemon = place.start(&[]);
     ask(&daemon.url(""), "marked", &body("marked")).expect("an answer").ok();
-    let (told, code) = place.verify();
-    assert_eq!((&told["sound"], &told["in_use"], code), (&json!(true), &json!(true), Some(0)));
+    let (report, code) = place.verify();
+    assert_eq!((&report["sound"], &report["in_use"], code), (&json!(true), &json!(true), Some(0)));
     let shown = place.command(&["state", "show", "requests", "--json"]).json();
     assert_eq!(shown["records"].as_array().map(Vec::len), Some(1), "{shown:#}");
     assert_eq!(shown["records"][0]["body"]["length"], json!(MARKED), "{shown:#}");
@@ -194,7 +194,7 @@ fn the_commands_look_beside_a_running_daemon() {
     let refused = place.command(&["state", "repair"]);
     assert_eq!(refused.code, Some(1), "{refused:#?}");
     assert!(refused.stderr.contains(&daemon.pid().to_string()), "names the daemon: {refused:#?}");
-    // It was not disturbed.
+    // It was not affected.
     ask(&daemon.url(""), "plain", &body("plain")).expect("an answer").ok();
     end(&mut daemon);
     place.check_sound();
@@ -208,15 +208,15 @@ fn a_single_copy_is_not_missed() {
     end(&mut daemon);
     assert!(!place.file("state-copy.sqlite").exists());
     let arguments = ["state", "verify", "--json", "--redundancy-factor", "1"];
-    let told = place.command(&arguments).json();
-    assert_eq!(told["files"].as_array().map(Vec::len), Some(1), "{told:#}");
+    let report = place.command(&arguments).json();
+    assert_eq!(report["files"].as_array().map(Vec::len), Some(1), "{report:#}");
     let environment = [("FLOTILLA_REDUNDANCY_FACTOR", "1")];
-    let told = flotilla(&place.home(), &["state", "verify"], &environment);
-    assert_eq!(told.code, Some(0), "{told:#?}");
-    // Whoever has two copies and finds one is told.
-    let (told, code) = place.verify();
-    assert_eq!(code, Some(1), "{told:#}");
-    assert_eq!(told["files"][1]["findings"][0]["what"], "the file is missing", "{told:#}");
+    let report = flotilla(&place.home(), &["state", "verify"], &environment);
+    assert_eq!(report.code, Some(0), "{report:#?}");
+    // If two copies are configured and one is found, this is reported.
+    let (report, code) = place.verify();
+    assert_eq!(code, Some(1), "{report:#}");
+    assert_eq!(report["files"][1]["findings"][0]["what"], "the file is missing", "{report:#}");
 }
 
 #[test]
@@ -249,19 +249,22 @@ fn a_flipped_bit_is_found_and_repaired_from_the_copy() {
         flip_record(&place.file(which));
         flip_results(&place.file(which), &marked);
 
-        let (told, code) = place.verify();
-        assert_eq!((&told["sound"], code), (&json!(false), Some(1)), "{told:#}");
+        let (report, code) = place.verify();
+        assert_eq!((&report["sound"], code), (&json!(false), Some(1)), "{report:#}");
         let at = usize::from(which != "state.sqlite");
-        let findings = told["files"][at]["findings"].as_array().expect("findings").clone();
-        assert_eq!(findings.len(), 2, "the record and the results: {told:#}");
+        let findings = report["files"][at]["findings"].as_array().expect("findings").clone();
+        assert_eq!(findings.len(), 2, "the record and the results: {report:#}");
         let records = || findings.iter().filter(|finding| !finding["record"].is_null());
-        assert_eq!(records().count(), 1, "{told:#}");
-        assert!(records().all(|finding| finding["record"]["partition"] == "requests"), "{told:#}");
-        assert_eq!(told["files"][1 - at]["findings"], json!([]), "{told:#}");
+        assert_eq!(records().count(), 1, "{report:#}");
+        assert!(
+            records().all(|finding| finding["record"]["partition"] == "requests"),
+            "{report:#}"
+        );
+        assert_eq!(report["files"][1 - at]["findings"], json!([]), "{report:#}");
         let words = place.command(&["state", "verify"]);
         assert_eq!(words.code, Some(1), "{words:#?}");
         assert!(words.stdout.contains("a row is not what was written"), "{words:#?}");
-        // What is shown is what was written, or else said to be missing.
+        // What is shown is what was written, or it is reported as missing.
         let shown = place.command(&["state", "show", "--json"]).json();
         assert_eq!(shown["records"], before);
 
@@ -283,9 +286,9 @@ fn a_daemon_starts_over_a_flipped_bit_and_says_so() {
     flip_results(&place.file("state.sqlite"), &marked);
     let mut daemon = place.start(&[]);
     let log = daemon.log();
-    let told = |line: &&str| line.contains("state was not as it was written");
-    assert_eq!(log.lines().filter(told).count(), 2, "{log}");
-    assert!(log.lines().filter(told).all(|line| line.contains("repaired")), "{log}");
+    let reported = |line: &&str| line.contains("state was not as it was written");
+    assert_eq!(log.lines().filter(reported).count(), 2, "{log}");
+    assert!(log.lines().filter(reported).all(|line| line.contains("repaired")), "{log}");
     for (key, first) in [("plain", &plain), ("marked", &marked)] {
         let again = ask(&daemon.url(""), key, &body(key)).expect("an answer");
         assert_eq!(again.header("idempotent-replayed"), Some("true"), "{}", again.text);
@@ -296,7 +299,7 @@ fn a_daemon_starts_over_a_flipped_bit_and_says_so() {
 }
 
 #[test]
-fn what_both_copies_have_lost_is_set_aside_and_told() {
+fn what_both_copies_have_lost_is_set_aside_and_reported() {
     let place = Place::new();
     let [plain, marked] = place.recorded();
     for which in ["state.sqlite", "state-copy.sqlite"] {
@@ -348,10 +351,10 @@ fn two_files_that_are_none_are_set_aside_and_the_daemon_starts() {
     }
 }
 
-/// What a client asked and what it was told: its key, its body and its answer, if it got one.
+/// A client's request and its result: its key, its body and its answer, if it got one.
 type Asked = (String, Value, Option<Answer>);
 
-/// Asks one thing after the other until nobody answers.
+/// Sends one request after the other until there is no answer.
 fn ask_until_crash(url: &str, client: usize, rows: usize) -> Vec<Asked> {
     let mut asked = Vec::new();
     loop {
@@ -373,8 +376,8 @@ fn ask_until_crash(url: &str, client: usize, rows: usize) -> Vec<Asked> {
     }
 }
 
-/// Kills a daemon where it comes to a step for the n-th time, under clients that ask with keys, and checks that the next one
-/// gives every key exactly one answer, a right one, and the one that was given before where there was one.
+/// Kills a daemon when it reaches a step for the n-th time, while clients send requests with keys. Then it checks that the
+/// next daemon gives every key exactly one answer: a right one, and the same one as before if there was one.
 fn check_crash(step: &str, count: u32, rows: usize) {
     const CLIENTS: usize = 3;
     let place = Place::new();
@@ -396,7 +399,7 @@ fn check_crash(step: &str, count: u32, rows: usize) {
     let mut daemon = place.start(&[]);
     let url = daemon.url("");
     for (key, body, first) in asked {
-        // Whoever got nothing asks twice at once, as an impatient client does.
+        // Clients without an answer send the request twice at the same time, as an impatient client does.
         let other = {
             let (url, key, body) = (url.clone(), key.clone(), body.clone());
             std::thread::spawn(move || ask(&url, &key, &body).expect("an answer"))
@@ -431,7 +434,7 @@ fn check_crash(step: &str, count: u32, rows: usize) {
     assert_eq!(records.iter().filter(open).count(), 0, "{records:#?}");
 }
 
-/// Groups of transactions after which a daemon is ready and has answered some requests, but not many.
+/// Numbers of transaction groups after which a daemon is ready and has answered a few requests.
 const GROUPS: [u32; 2] = [24, 33];
 
 fn check_crashes(step: &str) {
@@ -475,7 +478,8 @@ fn a_crash_before_the_confirmation_costs_no_answer() {
     check_crashes("before_confirm");
 }
 
-/// Rows of a request that fill the journal soon, so that it is folded while clients ask. The first fold is that of the start.
+/// Rows of a request that fill the journal soon, so that it is checkpointed during requests. The first checkpoint is that of
+/// the start.
 const MANY: usize = 100;
 
 #[test]
@@ -488,7 +492,7 @@ fn a_crash_between_the_folds_of_both_files_costs_no_answer() {
     check_crash("amid_checkpoint", 2, MANY);
 }
 
-/// Reasons in the audit trail, of what was done to one browser or to any.
+/// Reasons in the audit trail for actions on one browser or on any.
 fn audit_trail(home: &Path, what: &str, subject: Option<&str>) -> Vec<String> {
     let audit = flotilla(home, &["audit", "--since", "1h", "--json"], &[]).json();
     let entries = audit["entries"].as_array().expect("entries");
@@ -521,20 +525,20 @@ fn launches_and_ends_are_in_the_audit_trail() {
 async fn a_fault_and_what_was_done_about_it_are_in_the_audit_trail() {
     let place = Place::new();
     let catalog = Arc::new(Catalog::open(&[PathBuf::from(&place.model)]));
-    let wishes = Wishes {
+    let options = LocalOptions {
         simulated: true,
         backends: vec![flotilla_protocol::Backend::Cpu],
         state: Some(store::Options::of(&place.home())),
-        ..Wishes::of(vec![Kind::Chrome, Kind::Firefox])
+        ..LocalOptions::of(vec![Kind::Chrome, Kind::Firefox])
     };
-    let local = Local::start(&wishes, catalog, 0).await.expect("a pool");
+    let local = Local::start(&options, catalog, 0).await.expect("a pool");
     let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == 2);
     local.pool.wait_until(ready).await.expect("ready");
     let worker = local.pool.acquire_worker("unlucky").await.expect("a worker");
     let browser = worker.browser();
     local.pool.fault(browser, Fault::Exit).await.expect("a browser that ends");
     worker.lost().await;
-    let is_gone = |view: &flotilla::pool::View| view.status.tasks.is_empty() && ready(view);
+    let is_gone = |view: &flotilla::pool::View| view.status.leases.is_empty() && ready(view);
     local.pool.wait_until(is_gone).await.expect("ready again");
     local.stop().await;
 

@@ -1,14 +1,14 @@
-//! The library's workers: a browser for oneself, within limits that are enforced.
+//! The library's workers: leased browsers, with limits that are enforced.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use flotilla::{
     browser::{Kind, fault::Fault},
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::{Input, PoolStatus, WorkerError},
 };
-use flotilla_fleet::ModelId;
+use flotilla_fleet::{BrowserStage, ModelId, PlacementStage};
 use flotilla_protocol::{DType, Tensor};
 use flotilla_tests::{
     model,
@@ -16,7 +16,7 @@ use flotilla_tests::{
 };
 
 /// A pool of two simulated browsers with the small model, ready.
-async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::TempDir) {
+async fn pool(change: impl FnOnce(&mut LocalOptions)) -> (Local, ModelId, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
     let (local, model) = pool_of(small, change).await;
@@ -24,16 +24,16 @@ async fn pool(change: impl FnOnce(&mut Wishes)) -> (Local, ModelId, tempfile::Te
 }
 
 /// A pool of two simulated browsers with a model, ready.
-async fn pool_of(model: PathBuf, change: impl FnOnce(&mut Wishes)) -> (Local, ModelId) {
+async fn pool_of(model: PathBuf, change: impl FnOnce(&mut LocalOptions)) -> (Local, ModelId) {
     let catalog = Arc::new(Catalog::open(&[model]));
-    let mut wishes = Wishes {
+    let mut options = LocalOptions {
         simulated: true,
         backends: vec![flotilla_protocol::Backend::Cpu],
-        ..Wishes::of(vec![Kind::Chrome, Kind::Firefox])
+        ..LocalOptions::of(vec![Kind::Chrome, Kind::Firefox])
     };
-    change(&mut wishes);
-    let local = Local::start(&wishes, catalog.clone(), 0).await.expect("a pool");
-    let wanted = wishes.fleet.redundancy_factor.unwrap_or(2);
+    change(&mut options);
+    let local = Local::start(&options, catalog.clone(), 0).await.expect("a pool");
+    let wanted = options.fleet.redundancy_factor.unwrap_or(2);
     let ready = |view: &flotilla::pool::View| view.status.models.iter().all(|m| m.ready == wanted);
     local.pool.wait_until(ready).await.expect("ready");
     (local, catalog.models[0].id)
@@ -74,20 +74,20 @@ async fn a_worker_is_somebody_s_own_until_it_is_dropped() {
     let third = third.await.expect("the one that was freed");
     assert_eq!(third.browser(), freed);
     drop((second, third));
-    local.pool.wait_until(|view| view.status.tasks.is_empty()).await.expect("all given back");
+    local.pool.wait_until(|view| view.status.leases.is_empty()).await.expect("all given back");
     local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_max_workers() {
-    let (local, ..) = pool(|wishes| {
-        wishes.max_workers = Some(1);
-        wishes.worker_timeout = Some(Duration::from_secs(1));
+    let (local, ..) = pool(|options| {
+        options.max_workers = Some(1);
+        options.worker_timeout = Some(Duration::from_secs(1));
     })
     .await;
     let first = local.pool.acquire_worker("first").await.expect("a worker");
     let second = local.pool.acquire_worker("second").await;
-    // Either it waited in vain, or it got its turn when the first one's time was over.
+    // Either it timed out, or it got its turn when the first one's time was over.
     let first_over = first.lost().await;
     assert!(matches!(first_over, WorkerError::WorkerTimeout { .. }), "{first_over}");
     match second {
@@ -99,9 +99,9 @@ async fn no_more_than_max_workers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_hold_the_devices_that_they_may() {
-    let (local, ..) = pool(|wishes| {
-        wishes.devices = Some(vec![Kind::Firefox]);
-        wishes.worker_timeout = Some(Duration::from_secs(1));
+    let (local, ..) = pool(|options| {
+        options.devices = Some(vec![Kind::Firefox]);
+        options.worker_timeout = Some(Duration::from_secs(1));
     })
     .await;
     let first = local.pool.acquire_worker("first").await.expect("a worker");
@@ -114,7 +114,7 @@ async fn workers_hold_the_devices_that_they_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_takes_too_long_is_ended() {
     let (local, model, _folder) =
-        pool(|wishes| wishes.worker_timeout = Some(Duration::from_secs(1))).await;
+        pool(|options| options.worker_timeout = Some(Duration::from_secs(1))).await;
     let worker = local.pool.acquire_worker("slow").await.expect("a worker");
     local.pool.fault(worker.browser(), Fault::Silence).await.expect("it can be silenced");
     let error = worker.run(model, input(), LONG).await.expect_err("it never answers");
@@ -137,7 +137,7 @@ async fn a_worker_that_takes_too_long_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_takes_too_much_memory_is_ended() {
     let (local, _model, _folder) =
-        pool(|wishes| wishes.fleet.memory_bytes_max = Some(1 << 30)).await;
+        pool(|options| options.fleet.memory_bytes_max = Some(1 << 30)).await;
     let worker = local.pool.acquire_worker("hungry").await.expect("a worker");
     local.pool.fault(worker.browser(), Fault::Memory(2000)).await.expect("it can say so");
     match worker.lost().await {
@@ -152,16 +152,21 @@ async fn a_worker_that_takes_too_much_memory_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_moves_or_stays_as_it_was() {
-    let (local, model, _folder) = pool(|wishes| wishes.fleet.redundancy_factor = Some(1)).await;
+    let (local, model, _folder) = pool(|options| options.fleet.redundancy_factor = Some(1)).await;
     let pool = &local.pool;
     let holds = |view: &flotilla::pool::View, slot: usize| {
-        view.status.slots[slot].placements.iter().any(|placement| placement.state == "ready")
+        view.status.slots[slot]
+            .placements
+            .iter()
+            .any(|placement| placement.state == PlacementStage::Ready)
     };
-    let up = |view: &flotilla::pool::View| view.status.slots.iter().all(|s| s.state == "ready");
+    let up = |view: &flotilla::pool::View| {
+        view.status.slots.iter().all(|s| s.state == BrowserStage::Ready)
+    };
     let view = pool.wait_until(up).await.expect("a pool");
     let from = usize::from(!holds(&view, 0));
     let browser = |slot: usize| view.status.slots[slot].browser.expect("a browser");
-    // To itself, or to nobody: refused, and nothing has changed.
+    // To itself, or to a browser that does not exist: refused, and nothing has changed.
     let refused = pool.migrate(model, browser(from), browser(from)).await;
     assert!(refused.is_err(), "{refused:?}");
     assert!(pool.migrate(model, browser(from), flotilla_protocol::BrowserId(99)).await.is_err());
@@ -211,25 +216,25 @@ async fn inputs_that_contradict_the_model_cost_no_browser_anything() {
 async fn clients_that_do_not_finish_their_requests_are_disconnected() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    let (local, ..) = pool(|wishes| wishes.client_timeout = Duration::from_millis(500)).await;
+    let (local, ..) = pool(|options| options.client_timeout = Duration::from_millis(500)).await;
     let host = format!("Host: {}\r\n", local.address);
-    let sent_and_heard = async |sent: &str| {
+    let exchange = async |sent: &str| {
         let mut stream = tokio::net::TcpStream::connect(local.address).await.expect("a connection");
         stream.write_all(sent.as_bytes()).await.expect("sent");
-        let mut heard = String::new();
-        let reading = stream.read_to_string(&mut heard);
+        let mut received = String::new();
+        let reading = stream.read_to_string(&mut received);
         tokio::time::timeout(LONG, reading).await.expect("the end").expect("text");
-        heard
+        received
     };
-    // Nothing, half of a head, and an answer after which nothing comes.
-    assert_eq!(sent_and_heard("").await, "");
-    let half = sent_and_heard("POST /v1/embeddings HTTP/1.1\r\nHost:").await;
+    // Nothing, half of a head, and an answer without a following request.
+    assert_eq!(exchange("").await, "");
+    let half = exchange("POST /v1/embeddings HTTP/1.1\r\nHost:").await;
     assert!(half.is_empty() || half.contains(" 408 "), "{half}");
-    let whole = sent_and_heard(&format!("GET /v1/models HTTP/1.1\r\n{host}\r\n")).await;
+    let whole = exchange(&format!("GET /v1/models HTTP/1.1\r\n{host}\r\n")).await;
     assert!(whole.starts_with("HTTP/1.1 200"), "{whole}");
     // Half of a body.
     let head = format!("POST /v1/embeddings HTTP/1.1\r\n{host}Content-Length: 100\r\n\r\n{{");
-    let body = sent_and_heard(&head).await;
+    let body = exchange(&head).await;
     assert!(body.starts_with("HTTP/1.1 408") && body.contains("body_timeout"), "{body}");
     local.stop().await;
 }

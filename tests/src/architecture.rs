@@ -1,4 +1,4 @@
-//! Eleven small models with random weights, exported from Hugging Face, and PyTorch's answers for them.
+//! Eleven small models with random weights, exported from Hugging Face, and PyTorch's results for them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use flotilla_reference::compare::compare;
 
 use crate::place;
 
-/// Seed of the inputs that nobody recorded.
+/// Seed of the inputs that are not recorded.
 const SEED: u64 = 11;
 
 /// A model of [`ARCHITECTURES`].
@@ -39,10 +39,10 @@ pub const ARCHITECTURES: [Architecture; 11] = [
 ];
 
 impl Architecture {
-    /// With the inputs that were recorded, and PyTorch's outputs.
+    /// With the recorded inputs, and PyTorch's outputs.
     ///
     /// # Panics
-    /// The files are not as they were committed, or the model cannot be imported.
+    /// The files differ from the committed ones, or the model cannot be imported.
     pub async fn recorded(&self) -> Subject {
         let folder = place::file("models").join(self.name);
         let given = Given { io: Some(folder.join("io.safetensors")), ..Given::default() };
@@ -50,7 +50,7 @@ impl Architecture {
         subject.unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    /// The same program with other inputs, of other sizes where the export allows that, and the outputs of onnxruntime or tract.
+    /// The same program with other inputs, of other sizes if the export allows that, and the outputs of onnxruntime or tract.
     ///
     /// # Panics
     /// Neither of them can run it.
@@ -66,10 +66,10 @@ impl Architecture {
     }
 }
 
-/// Compares what a runtime gives with what is right, within what the model's arithmetic allows.
+/// Compares a runtime's results with the right ones, within the tolerance of the model's arithmetic.
 ///
 /// # Errors
-/// The difference, in words.
+/// The difference, as text.
 pub fn verify(subject: &Subject, outputs: Vec<Tensor>) -> Result<(), String> {
     let outputs = subject.named(outputs);
     let case = subject.cases.first().ok_or("there is nothing to compare with")?;

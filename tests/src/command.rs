@@ -1,4 +1,4 @@
-//! Running a command to its end, within a limit of time.
+//! Runs a command to its end, within a time limit.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ pub struct Output {
     pub code: Option<i32>,
     /// What it printed.
     pub stdout: String,
-    /// What it said beside that.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -59,12 +59,13 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     output
 }
 
-/// Runs a command; it gets no input. Says also whether it has ended within `limit`; it is killed if not.
+/// Runs a command; it gets no input. Also returns whether it has ended within `limit`; if not, it is killed.
 ///
 /// # Panics
 /// It cannot be started.
 pub fn within(command: &mut Command, limit: Duration) -> (Output, bool) {
-    // Files and not pipes: a process that outlives the command would keep a pipe open and this test waiting.
+    // Files and not pipes: a process that outlives the command would keep a pipe open, and this test would
+    // wait.
     let capture = || tempfile::tempfile().expect("a temporary file");
     let (stdout, stderr) = (capture(), capture());
     let deadline = Instant::now() + limit;

@@ -21,15 +21,15 @@ use crate::{
 /// Longest wait for a daemon to listen.
 const LISTEN_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for every model to be loaded.
-const READY_MAX: Duration = Duration::from_secs(150);
-/// Longest wait for an ordered end, requests in flight included.
+pub const READY_MAX: Duration = Duration::from_secs(150);
+/// Longest orderly shutdown, requests in flight included.
 const END_MAX: Duration = Duration::from_secs(60);
 /// Longest life of a process after its daemon's.
 const ORPHAN_MAX: Duration = Duration::from_secs(20);
-/// The pool is looked at again after this time even if the log says nothing.
+/// The pool is read again after this time even if the log has no new line.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A running daemon. Its end, ordered or by dropping it, is checked: no process of it may survive. The log is printed when
+/// A running daemon. Its end, ordered or by dropping it, is checked: no process of it may survive. The log is printed if
 /// the test fails.
 #[derive(Debug)]
 pub struct Daemon {
@@ -93,7 +93,7 @@ impl Daemon {
     /// Starts it and waits until every model can be used.
     ///
     /// # Panics
-    /// It does not come so far in time.
+    /// It does not become ready in time.
     pub fn ready(arguments: &[&str]) -> Daemon {
         let daemon = Daemon::start(arguments);
         daemon.wait_line("ready: ", READY_MAX);
@@ -165,7 +165,7 @@ impl Daemon {
         }
     }
 
-    /// Waits for a line of the log that holds `fragment`, old lines included.
+    /// Waits for a line of the log that contains `fragment`; earlier lines count.
     ///
     /// # Panics
     /// None comes within `limit`, or the daemon ends.
@@ -183,7 +183,7 @@ impl Daemon {
         }
     }
 
-    /// Looks at `GET /api/pool`, again and again as things happen, until `look` finds something.
+    /// Reads `GET /api/pool`, again whenever something happens, until `look` finds something.
     ///
     /// # Panics
     /// It finds nothing within `limit`.
@@ -208,7 +208,7 @@ impl Daemon {
     /// Waits until every browser has every model ready, and returns the pool.
     ///
     /// # Panics
-    /// It is not so within some minutes.
+    /// That does not happen within some minutes.
     pub fn wait_all_ready(&self) -> Value {
         self.wait_pool("complete pool", READY_MAX, |pool| {
             let browsers = pool["browsers"].as_array()?;
@@ -225,7 +225,7 @@ impl Daemon {
         })
     }
 
-    /// Sends a signal to it alone.
+    /// Sends a signal to this process alone.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.child.id(), signal);
     }
@@ -246,7 +246,7 @@ impl Daemon {
         status
     }
 
-    /// Everything that it has logged.
+    /// Everything in its log.
     pub fn log(&self) -> String {
         self.log.lock().lines.join("\n")
     }
@@ -258,7 +258,7 @@ impl Drop for Daemon {
         let pid = self.child.id();
         let mut complaint = None;
         if matches!(self.child.try_wait(), Ok(None)) {
-            // A failed test is not worth waiting for the answers that it has asked for.
+            // A failed test does not wait for the answers to its requests.
             process::signal(pid, if failed { Signal::KILL } else { Signal::TERM });
             let deadline = Instant::now() + END_MAX;
             if !Watched::open(pid).is_none_or(|child| child.ends_before(deadline)) {
@@ -266,7 +266,7 @@ impl Drop for Daemon {
                 complaint =
                     Some(format!("the daemon did not end within {END_MAX:?} after SIGTERM"));
             }
-            // It has been told to end, or has been killed.
+            // It was ordered to end, or has been killed.
             let _ = self.child.wait();
         }
         if let Err(alive) = process::all_end(pid, &[], ORPHAN_MAX) {
@@ -294,7 +294,7 @@ impl Log {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        // Lines are pushed whole: a test that panicked has not spoilt them.
+        // Lines are pushed whole, so a test that panicked has not left a partial line.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -303,7 +303,7 @@ impl Log {
     }
 }
 
-/// Environment variables that say where drivers are, and the browser that setup unpacks: the binary looks in its data
+/// Environment variables with the paths of drivers and of the browser that setup unpacks: the binary looks in its data
 /// folder, which is another one in tests.
 pub fn drivers() -> Vec<(&'static str, String)> {
     let found = |build: Build| install::find(&build).ok();

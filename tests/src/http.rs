@@ -1,4 +1,4 @@
-//! A blocking HTTP client that takes error statuses as answers.
+//! A blocking HTTP client that returns error statuses as answers.
 
 use std::time::Duration;
 
@@ -41,16 +41,16 @@ impl Answer {
     /// The body of a success.
     ///
     /// # Panics
-    /// The status is another one than 200.
+    /// The status is not 200.
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         self.json()
     }
 
-    /// Message of an error in OpenAI's shape.
+    /// Message of an error in OpenAI's format.
     ///
     /// # Panics
-    /// The body has another shape.
+    /// The body has another format.
     pub fn error(&self) -> String {
         let body = self.json();
         let error = &body["error"];

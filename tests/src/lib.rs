@@ -1,7 +1,7 @@
 //! Suites that cross crates. They drive the release binary as a user does: by its commands and over HTTP.
 //!
-//! This library is what the suites stand on: it starts the binary, waits for what happens and never for time to pass, and
-//! sees to it that no test leaves a process behind.
+//! This library supports the suites: it starts the binary, waits for events and never for a fixed time, and ensures that
+//! no test leaves a process behind.
 
 pub mod architecture;
 pub mod command;

@@ -1,22 +1,26 @@
-//! Models that the suites serve, and what they must answer.
+//! Models that the suites serve, and their expected answers.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use flotilla_program::{
+    DType, Expr, Node, Op, Port, Program, Source, Step, SymbolInfo, Unary, ValueId,
+    dim::{Dim, Symbol},
+};
 use serde_json::{Value, json};
 
 use crate::{place, skip::skip};
 
 /// Name of the real model.
 pub const MINILM: &str = "all-MiniLM-L6-v2";
-/// Token ids that every model of [`small`] understands.
+/// Token ids that every model of [`small`] accepts.
 pub const SMALL_VOCABULARY: u32 = 200;
 /// Most tokens that they take.
 pub const SMALL_TOKENS_MAX: usize = 64;
 
-/// Folder of the real all-MiniLM-L6-v2; the test is skipped where setup could not get it.
+/// Folder of the real all-MiniLM-L6-v2; the test is skipped if setup could not download it.
 pub fn minilm() -> Option<PathBuf> {
     let named = std::env::var_os("FLOTILLA_MINILM").map(PathBuf::from);
     let places = [
@@ -32,7 +36,7 @@ pub fn minilm() -> Option<PathBuf> {
     found
 }
 
-/// What PyTorch computed for one text.
+/// PyTorch's result for one text.
 #[derive(Clone, Debug)]
 pub struct Reference {
     /// The text.
@@ -46,7 +50,7 @@ pub struct Reference {
 /// PyTorch's results for [`minilm`].
 ///
 /// # Panics
-/// The file is not as it was committed.
+/// The file differs from the committed one.
 pub fn references() -> Vec<Reference> {
     let text = fs::read(place::file("models/minilm/reference.json")).expect("committed");
     let rows: Vec<Value> = serde_json::from_slice(&text).expect("JSON");
@@ -86,6 +90,35 @@ pub fn small(parent: &Path, name: &str) -> PathBuf {
     folder
 }
 
+/// A program that computes a function of each element: of `x`, f32 of any one size, gives `y` of the same size.
+pub fn elementwise(name: &str, function: Unary) -> Program {
+    let value = |source| flotilla_program::Value {
+        dtype: DType::F32,
+        shape: vec![Dim::Symbol(Symbol(0))],
+        source,
+    };
+    let port = |name: &str, value| Port {
+        name: name.to_owned(),
+        dtype: DType::F32,
+        value: ValueId(value),
+        high: None,
+    };
+    let steps = vec![Step::Input(0), Step::Unary(function, 0)];
+    Program {
+        symbols: vec![SymbolInfo::of_input("size")],
+        values: vec![value(Source::Input), value(Source::Node)],
+        nodes: vec![Node {
+            name: name.to_owned(),
+            op: Op::Elementwise(Expr { steps }),
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(1)],
+        }],
+        inputs: vec![port("x", 0)],
+        outputs: vec![port("y", 1)],
+        ..Program::new(name)
+    }
+}
+
 /// A row of plausible token ids for MiniLM: `[CLS]`, words, `[SEP]`.
 pub fn row(seed: usize, length: usize) -> Vec<u32> {
     let word = |at: usize| 2000 + ((seed * 131 + at * 17) % 3000) as u32;
@@ -98,7 +131,7 @@ pub fn row(seed: usize, length: usize) -> Vec<u32> {
 /// The embeddings of an answer in its order.
 ///
 /// # Panics
-/// The answer has another shape than OpenAI's.
+/// The answer does not have OpenAI's format.
 pub fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
     assert_eq!(answer["object"], "list", "{answer}");
     let rows = answer["data"].as_array().expect("data");
@@ -122,13 +155,13 @@ fn ids(value: &Value) -> Vec<u32> {
     floats(value).into_iter().map(|id| id as u32).collect()
 }
 
-/// Largest difference of two vectors; infinite where they cannot be compared.
+/// Largest difference of two vectors; infinite if they cannot be compared.
 pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     if a.len() != b.len() || a.is_empty() {
         return f32::INFINITY;
     }
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    // A NaN would be dropped by `max` and must not pass.
+    // `max` would drop a NaN, which must not pass.
     differences.fold(0.0, |largest, difference| {
         if difference <= largest {
             largest

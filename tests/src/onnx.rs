@@ -1,5 +1,5 @@
-//! ONNX files written field by field, so that a test can say what is wrong with one.
-//! Source of the field numbers: `onnx.proto` of ONNX 1.23.
+//! ONNX files written field by field, so that a test can put a specific fault into one. Source of
+//! the field numbers: `onnx.proto` of ONNX 1.23.
 
 /// FLOAT of `TensorProto.DataType`.
 pub const FLOAT: i64 = 1;
@@ -14,7 +14,7 @@ pub const FLOAT16: i64 = 10;
 /// DOUBLE of `TensorProto.DataType`.
 pub const DOUBLE: i64 = 11;
 
-/// A model under construction.
+/// A model that is being built.
 #[derive(Clone, Debug)]
 pub struct Sketch {
     opsets: Vec<(String, i64)>,
@@ -33,7 +33,7 @@ impl Sketch {
         Sketch { opsets: vec![(String::new(), opset)], graph: text(2, "sketch") }
     }
 
-    /// One more operator set.
+    /// Adds an operator set.
     #[must_use]
     pub fn opset(mut self, domain: &str, version: i64) -> Sketch {
         self.opsets.push((domain.to_owned(), version));
@@ -98,7 +98,7 @@ impl Sketch {
         self
     }
 
-    /// A constant whose bytes are in the file, as many as are given.
+    /// A constant whose bytes, as many as are given, are in the file.
     #[must_use]
     pub fn initializer(mut self, name: &str, dtype: i64, shape: &[i64], raw: &[u8]) -> Sketch {
         let mut tensor = tensor(name, dtype, shape);
@@ -168,7 +168,7 @@ fn tensor(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
     tensor
 }
 
-/// A dimension of -1 is a symbol of its own.
+/// A dimension of -1 is a separate symbol.
 fn value_info(name: &str, dtype: i64, shape: &[i64]) -> Vec<u8> {
     let dim = |(axis, &size): (usize, &i64)| match size {
         -1 => message(1, &text(2, &format!("{name}_{axis}"))),

@@ -1,4 +1,4 @@
-//! Where things are: the workspace, its target folder, the binary under test.
+//! Paths: the workspace, its target folder, the binary under test.
 
 use std::{
     env,

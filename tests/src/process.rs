@@ -1,4 +1,4 @@
-//! Processes: waiting for their end, and finding those that a daemon's guardians hold.
+//! Processes: waits for their end, and finds those of a daemon's guardians.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
-/// A process that is watched: its id cannot come to mean another one.
+/// A process that is watched: its id cannot be reused for another one.
 #[derive(Debug)]
 pub struct Watched {
     /// Its id when it was found.
@@ -32,7 +32,7 @@ impl Watched {
         Some(Watched { pid, name, fd })
     }
 
-    /// Waits until it has ended; says whether it did before `deadline`.
+    /// Waits until it has ended; returns whether it did before `deadline`.
     pub fn ends_before(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -42,7 +42,7 @@ impl Watched {
             match poll(&mut fds, Some(&left)) {
                 Ok(ready) => return ready > 0,
                 Err(rustix::io::Errno::INTR) => {}
-                // Cannot be looked at: not known to have ended.
+                // It cannot be checked: not known to have ended.
                 Err(_) => return false,
             }
         }
@@ -54,7 +54,7 @@ pub fn tree(root: u32) -> Vec<Watched> {
     guardian::descendants(root).into_iter().filter_map(Watched::open).collect()
 }
 
-/// Every process that carries the mark of a daemon's guardians.
+/// Every process that has the mark of a daemon's guardians.
 pub fn marked(daemon: u32) -> Vec<Watched> {
     let is_marked = |pid: u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -79,7 +79,8 @@ pub fn all_end(daemon: u32, processes: &[Watched], limit: Duration) -> Result<()
     let deadline = Instant::now() + limit;
     let mut alive: Vec<String> =
         processes.iter().filter(|process| !process.ends_before(deadline)).map(words).collect();
-    // A guardian's last child may have been forked while the others were being killed: look until nothing is found.
+    // A guardian's last child may have been forked while the others were being killed: search until nothing is
+    // found.
     loop {
         let found = marked(daemon);
         let late: Vec<String> =
@@ -95,10 +96,10 @@ fn words(process: &Watched) -> String {
     format!("{} {}", process.pid, process.name)
 }
 
-/// Sends a signal. A process that has gone already gets none.
+/// Sends a signal. A process that has ended already gets none.
 pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = raw(pid) {
-        // Gone is what most signals here are meant to bring about.
+        // Most signals here are meant to end the process anyway.
         let _ = kill_process(pid, signal);
     }
 }

@@ -18,7 +18,7 @@ const INSTALL_MAX: Duration = Duration::from_secs(240);
 /// Longest run of a script.
 const SCRIPT_MAX: Duration = Duration::from_secs(150);
 
-/// An interpreter that can `import openai`; the test is skipped where it cannot be had.
+/// An interpreter that can `import openai`; the test is skipped if it is not available.
 ///
 /// # Panics
 /// The target folder cannot be written.
@@ -38,7 +38,7 @@ pub fn openai() -> Option<PathBuf> {
 /// As [`run`].
 pub fn script(python: &Path, script: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(python);
-    // Nothing of the user's settings may reach the client.
+    // The user's settings must not reach the client.
     command.env_clear().arg("-I").arg(place::file(script)).args(arguments);
     run(&mut command, SCRIPT_MAX)
 }
@@ -47,7 +47,7 @@ fn install() -> Result<PathBuf, String> {
     let requirements = place::file("clients/requirements.txt");
     let folder = place::target().join("tools").join("openai-venv");
     fs::create_dir_all(&folder).expect("a folder in target");
-    // Two tests may come here at once.
+    // Two tests may get here at the same time.
     let lock = File::create(folder.join("lock")).expect("a lock file in target");
     lock.lock().expect("a lock");
     let python = folder.join("bin").join("python");
@@ -68,7 +68,7 @@ fn install() -> Result<PathBuf, String> {
 }
 
 fn succeed(command: &mut Command) -> Result<(), String> {
-    // What is not installed at all cannot even be started.
+    // A program that is not installed cannot be started.
     let program = command.get_program().to_owned();
     if Command::new(&program).arg("--version").output().is_err() {
         return Err(format!("{} is not installed", program.display()));

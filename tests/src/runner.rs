@@ -1,5 +1,5 @@
-//! The daemon's side of a page, played by a test: serves the runner page and accepts its links, so that a browser can be
-//! tested without a pool that would repair what the test breaks.
+//! The daemon's side of a page, implemented by a test: it serves the runner page and accepts its links, so that a
+//! browser can be tested without a pool that would repair what the test breaks.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,11 @@ use anyhow::{Context as _, bail, ensure};
 use flotilla_protocol::{FRAME_BYTES_MAX, FromPage, Hello, Link, Tensor, ToPage, decode, encode};
 use tungstenite::{Message, WebSocket, protocol::WebSocketConfig};
 
-/// How often a page's main thread shows that it lives.
+/// Interval of the heartbeats of a page's main thread.
 const HEARTBEAT_MS: u32 = 100;
 /// Longest head of a request.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// Longest wait for the rest of a request that has begun.
+/// Longest wait for the rest of a request that has started.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 
 /// A server for runner pages on a free port.
@@ -37,24 +37,24 @@ pub struct Runner {
 /// Weights that pages can fetch, by their names.
 type Blobs = Arc<Mutex<BTreeMap<String, Arc<[u8]>>>>;
 
-/// A page's link that has said hello and was welcomed.
+/// A page's link that has sent its hello and was welcomed.
 #[derive(Debug)]
 pub struct PageLink {
     /// Which of the two.
     pub link: Link,
-    /// The token that the page has shown.
+    /// The token that the page has sent.
     pub token: String,
     socket: WebSocket<TcpStream>,
 }
 
-/// What was heard on a link, or not.
+/// The result of reading from a link.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Received {
     /// A message.
     Message(Box<FromPage>, Vec<Tensor>),
-    /// Nothing within the time given.
+    /// Nothing within the given time.
     Nothing,
-    /// The link has ended, in these words.
+    /// The link has ended, for this reason.
     End(String),
 }
 
@@ -62,7 +62,7 @@ impl Runner {
     /// Starts serving.
     ///
     /// # Panics
-    /// No port can be had.
+    /// No port is available.
     pub fn start() -> Runner {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -88,7 +88,7 @@ impl Runner {
         Runner { address, links, ended, blobs, accepting: Some(accepting) }
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -98,12 +98,12 @@ impl Runner {
         format!("{}/blobs", self.origin())
     }
 
-    /// What pages can fetch from now on, by name; what was offered before is gone.
+    /// Sets the blobs that pages can fetch, by name; earlier ones are removed.
     pub fn offer(&self, blobs: BTreeMap<String, Arc<[u8]>>) {
         *self.blobs.lock().unwrap_or_else(PoisonError::into_inner) = blobs;
     }
 
-    /// Waits for both links of the page with these tokens: control, data. Other pages' are dropped.
+    /// Waits for both links of the page with these tokens: control, data. Links of other pages are dropped.
     ///
     /// # Panics
     /// They are not opened within `limit`.
@@ -148,7 +148,7 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
-        // Wakes the thread that accepts; a listener that is gone already needs no waking.
+        // Wakes the thread that accepts; a listener that has ended already needs no waking.
         let _ = TcpStream::connect(self.address);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
@@ -161,33 +161,33 @@ impl PageLink {
     ///
     /// # Panics
     /// The link has ended.
-    pub fn say(&mut self, message: &ToPage, tensors: &[Tensor]) {
-        self.try_say(message, tensors).expect("the link takes a frame");
+    pub fn send(&mut self, message: &ToPage, tensors: &[Tensor]) {
+        self.try_send(message, tensors).expect("the link takes a frame");
     }
 
     /// Sends a message.
     ///
     /// # Errors
     /// The link has ended, or the message is too long for a frame.
-    pub fn try_say(&mut self, message: &ToPage, tensors: &[Tensor]) -> Result<(), String> {
+    pub fn try_send(&mut self, message: &ToPage, tensors: &[Tensor]) -> Result<(), String> {
         let frame = encode(message, tensors).map_err(|error| error.to_string())?;
         self.socket.send(Message::Binary(frame.into())).map_err(|error| error.to_string())
     }
 
-    /// The next message that comes before `deadline`.
-    pub fn hear(&mut self, deadline: Instant) -> Heard {
+    /// The next message before `deadline`.
+    pub fn receive(&mut self, deadline: Instant) -> Received {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Heard::Nothing;
+                return Received::Nothing;
             }
             if let Err(error) = self.socket.get_ref().set_read_timeout(Some(left)) {
-                return Heard::End(error.to_string());
+                return Received::End(error.to_string());
             }
             match self.socket.read() {
                 Ok(Message::Binary(frame)) => match decode(&frame) {
-                    Ok((message, tensors)) => return Heard::Message(Box::new(message), tensors),
-                    Err(error) => return Heard::End(error.to_string()),
+                    Ok((message, tensors)) => return Received::Message(Box::new(message), tensors),
+                    Err(error) => return Received::End(error.to_string()),
                 },
                 Ok(_) => {}
                 Err(tungstenite::Error::Io(error))
@@ -195,12 +195,12 @@ impl PageLink {
                         error.kind(),
                         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
                     ) => {}
-                Err(error) => return Heard::End(error.to_string()),
+                Err(error) => return Received::End(error.to_string()),
             }
         }
     }
 
-    /// Waits for a message that `pick` takes; others are dropped.
+    /// Waits for a message that `pick` accepts; others are dropped.
     ///
     /// # Panics
     /// None comes within `limit`, or the link ends.
@@ -212,41 +212,41 @@ impl PageLink {
     ) -> T {
         let deadline = Instant::now() + limit;
         loop {
-            match self.hear(deadline) {
-                Heard::Message(message, tensors) => {
+            match self.receive(deadline) {
+                Received::Message(message, tensors) => {
                     if let Some(picked) = pick(*message, tensors) {
                         return picked;
                     }
                 }
-                Heard::Nothing => panic!("no {what} within {limit:?}"),
-                Heard::End(words) => panic!("the link ended before {what}: {words}"),
+                Received::Nothing => panic!("no {what} within {limit:?}"),
+                Received::End(words) => panic!("the link ended before {what}: {words}"),
             }
         }
     }
 
-    /// Waits for the end of the link; says whether it came within `limit`.
+    /// Waits for the end of the link; returns whether it came within `limit`.
     pub fn ends_within(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
-            match self.hear(deadline) {
-                Heard::Message(..) => {}
-                Heard::Nothing => return false,
-                Heard::End(_) => return true,
+            match self.receive(deadline) {
+                Received::Message(..) => {}
+                Received::Nothing => return false,
+                Received::End(_) => return true,
             }
         }
     }
 
     /// Whether this page's thread answers a ping within `limit`.
     pub fn answers(&mut self, nonce: u64, limit: Duration) -> bool {
-        self.say(&ToPage::Ping { nonce }, &[]);
+        self.send(&ToPage::Ping { nonce }, &[]);
         let deadline = Instant::now() + limit;
         loop {
-            match self.hear(deadline) {
-                Heard::Message(message, _) if *message == (FromPage::Pong { nonce }) => {
+            match self.receive(deadline) {
+                Received::Message(message, _) if *message == (FromPage::Pong { nonce }) => {
                     return true;
                 }
-                Heard::Message(..) => {}
-                Heard::Nothing | Heard::End(_) => return false,
+                Received::Message(..) => {}
+                Received::Nothing | Received::End(_) => return false,
             }
         }
     }
@@ -301,7 +301,7 @@ fn respond(stream: &mut TcpStream, content_type: &str, bytes: &[u8]) -> std::io:
     stream.write_all(bytes)
 }
 
-/// The head of a request, which stays unread; `None` for a connection that was opened for nothing.
+/// The head of a request, which stays unread; `None` for an unused connection.
 fn peek_head(stream: &TcpStream) -> anyhow::Result<Option<String>> {
     let mut bytes = vec![0; HEAD_BYTES_MAX];
     let deadline = Instant::now() + REQUEST_MAX;
@@ -309,7 +309,7 @@ fn peek_head(stream: &TcpStream) -> anyhow::Result<Option<String>> {
         let count = match stream.peek(&mut bytes) {
             Ok(0) => return Ok(None),
             Ok(count) => count,
-            // Browsers open connections ahead of their needs.
+            // Browsers open connections in advance.
             Err(_) => return Ok(None),
         };
         let text = String::from_utf8_lossy(&bytes[..count]);

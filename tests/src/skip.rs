@@ -1,17 +1,17 @@
-//! Tests that cannot be done on this machine say why; they never just pass.
+//! Tests that cannot run on this machine report why; they never just pass.
 
 use std::{env, fs::OpenOptions, io::Write as _};
 
 use flotilla::browser::{Build, Kind, install};
 
-/// What `cargo xtask setup` installs and drives by itself.
+/// The browsers that `cargo xtask setup` installs and drives by itself.
 pub const BOTH: [Kind; 2] = [Kind::Chrome, Kind::Firefox];
 
-/// Says that the calling test does nothing, and why. `cargo xtask test` collects these lines; `FLOTILLA_SKIP_LOG` names
-/// a file for those who run the tests by themselves.
+/// Reports that the calling test does nothing, and why. `cargo xtask test` collects these lines; `FLOTILLA_SKIP_LOG`
+/// names a file for people who run the tests by themselves.
 ///
 /// # Panics
-/// The file cannot be written: a reason that nobody reads would look like a pass.
+/// The file cannot be written: a reason that is not read would look like a pass.
 #[expect(
     clippy::print_stdout,
     reason = "the report of the test runner is made from standard output"
@@ -28,11 +28,11 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// Whether these browsers and their drivers are installed. If not, the test is skipped, or fails where
-/// `FLOTILLA_REQUIRE_BROWSERS` says that they must be here.
+/// Whether these browsers and their drivers are installed. If not, the test is skipped, or fails if
+/// `FLOTILLA_REQUIRE_BROWSERS` requires them.
 ///
 /// # Panics
-/// One is missing and must be here.
+/// One is missing and required.
 pub fn has_browsers(browsers: &[impl Into<Build> + Clone]) -> bool {
     let missing: Vec<String> = browsers
         .iter()
@@ -46,11 +46,11 @@ pub fn has_browsers(browsers: &[impl Into<Build> + Clone]) -> bool {
     false
 }
 
-/// Skips the calling test for want of something that others can install, or fails it where
-/// `FLOTILLA_REQUIRE_BROWSERS` says that it must be here.
+/// Skips the calling test because something that others can install is missing, or fails it if
+/// `FLOTILLA_REQUIRE_BROWSERS` requires it.
 ///
 /// # Panics
-/// It must be here.
+/// It is required.
 pub fn unavailable(reason: &str) {
     let required = env::var_os("FLOTILLA_REQUIRE_BROWSERS").is_some_and(|value| value == "1");
     assert!(!required, "FLOTILLA_REQUIRE_BROWSERS is set, and {reason}");

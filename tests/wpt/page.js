@@ -2,16 +2,16 @@
 
 import init, { run } from "./wpt.js";
 
-async function tell(told) {
+async function report(message) {
   await fetch("tell", {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify(told),
+    body: JSON.stringify(message),
   });
 }
 
 function broken(error) {
-  return tell({ tell: "broken", reason: String(error?.stack ?? error) });
+  return report({ tell: "broken", reason: String(error?.stack ?? error) });
 }
 
 // A panic of the wasm is an uncaught error: the promise of its case stays open for ever.
@@ -22,5 +22,5 @@ await init({ module_or_path: new URL("wpt_bg.wasm", import.meta.url) });
 const response = await fetch("cases.json");
 for (const [index, one] of (await response.json()).entries()) {
   const outcome = JSON.parse(await run(JSON.stringify(one)));
-  await tell({ tell: "outcome", index, ...outcome });
+  await report({ tell: "outcome", index, ...outcome });
 }

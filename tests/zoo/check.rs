@@ -1,4 +1,4 @@
-//! `flotilla check` on a model, as a process of its own: a crash or a hang there is an outcome here.
+//! `flotilla check` on a model, in a separate process: a crash or a hang there is an outcome here.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use crate::{
 /// The longest load and the longest run are this part of the longest check.
 const LIMIT_PARTS: u64 = 5;
 
-/// How a model ended on a runtime; or why that is not on this machine.
+/// How a model ended on a runtime; or why that runtime is not on this machine.
 type Checked = Result<Outcome, String>;
 
 /// The program that checks.
@@ -34,7 +34,7 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Of the program of this path.
+    /// A checker that uses the program at this path.
     pub(crate) fn new(
         program: &Path,
         adapter: Adapter,
@@ -46,13 +46,13 @@ impl Checker {
         Ok(Checker { program, hash, adapter, limit })
     }
 
-    /// What an outcome of this model depends on.
+    /// The inputs on which an outcome of this model depends.
     pub(crate) fn stamp(&self, model: &Model) -> anyhow::Result<Stamp> {
         let program = format!("{}, {}", self.hash, self.adapter.name());
         Ok(Stamp { model: model.hash()?, program })
     }
 
-    /// Checks a model on runtimes that one process can check; one by one where that process crashes or hangs.
+    /// Checks a model on runtimes that one process can check; one by one if that process crashes or hangs.
     pub(crate) fn check(&self, model: &Model, runtimes: &[Runtime]) -> Vec<(Runtime, Checked)> {
         match (self.at_once(model, runtimes), runtimes) {
             (Ok(checked), _) => runtimes.iter().copied().zip(checked).collect(),
@@ -65,7 +65,7 @@ impl Checker {
         }
     }
 
-    /// One process for all of these runtimes; in words why it did not come to its end.
+    /// One process for all of these runtimes; the error is why it did not complete.
     fn at_once(&self, model: &Model, runtimes: &[Runtime]) -> Result<Vec<Checked>, String> {
         let names = |name: fn(&Runtime) -> &'static str| {
             let mut names: Vec<&str> = Vec::new();
@@ -120,14 +120,14 @@ impl Checker {
     }
 }
 
-/// Without the path of the model, which is another one elsewhere.
+/// The reason without the model's path, which differs between machines.
 fn without_place(reason: &str, file: &Path) -> String {
     let folder = file.parent().unwrap_or(file);
     let reason = reason.replace(&format!("{}: ", file.display()), "");
     reason.replace(&format!("{}/", folder.display()), "")
 }
 
-/// How a process ended, and the last line that it said.
+/// How a process ended, and the last line that it printed.
 fn last_words(output: &Output) -> String {
     let line = output.stderr.lines().rev().find(|line| !line.trim().is_empty());
     let end =
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(without_place(reason, file), "no operator; see io.safetensors");
     }
 
-    /// A program that gives some rows, and crashes where it is asked for webgpu.
+    /// A program that prints some rows, and crashes if it is started for webgpu.
     const PROGRAM: &str = r#"#!/bin/sh
 case "$*" in *"webgpu --"*) echo "it broke" >&2; kill -9 $$;; esac
 echo '[{"status": "pass", "browser": "native", "seconds": 0},

@@ -1,4 +1,4 @@
-//! The table of outcomes that are not right and known: `MODEL RUNTIME fail|refused: KIND`.
+//! The table of known outcomes that are not right: `MODEL RUNTIME fail|refused: KIND`.
 
 use std::{fmt, fs, path::Path};
 
@@ -9,13 +9,13 @@ use crate::{
     runtime::{Named as _, Runtime},
 };
 
-/// What stands above the entries.
+/// The header above the entries.
 const HEAD: &str = "\
 # Models of the zoo that are not right on a runtime of ours: MODEL RUNTIME fail|refused: KIND, see docs/zoo.md.
 # `cargo xtask zoo --bless` writes this file and keeps the kinds.
 
 ";
-/// What a kind begins with that nobody has looked at; what the run said comes after it.
+/// Prefix of a kind that was not examined yet; the run's message comes after it.
 const UNKNOWN: &str = "kind unknown";
 /// Longest reason in the table.
 const REASON_CHARS_MAX: usize = 200;
@@ -26,7 +26,7 @@ struct Entry {
     model: String,
     runtime: Runtime,
     status: Status,
-    /// What it fails at, in a few words.
+    /// A short description of the failure.
     kind: String,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Expected {
     entries: Vec<Entry>,
 }
 
-/// What a run has shown.
+/// A result of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) model: &'a str,
@@ -51,12 +51,12 @@ pub(crate) struct Differences {
     pub(crate) wrong: Vec<String>,
     /// Right and in the table.
     pub(crate) right: Vec<String>,
-    /// Refused and in the table as wrong; entries about no model.
+    /// Refused and in the table as wrong; entries for no model.
     pub(crate) other: Vec<String>,
 }
 
 impl Expected {
-    /// The table of a file; an empty one where there is none.
+    /// The table of a file; an empty one if the file does not exist.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Expected> {
         if !path.exists() {
             return Ok(Expected::default());
@@ -66,7 +66,7 @@ impl Expected {
         Expected::parse(&text)
     }
 
-    /// Empty lines and those that begin with `#` say nothing.
+    /// Empty lines and those that begin with `#` are ignored.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Expected> {
         let entry = |line: &str| -> Option<Entry> {
             let (place, kind) = line.split_once(": ")?;
@@ -89,12 +89,12 @@ impl Expected {
         self.entries.iter().find(|entry| entry.model == model && entry.runtime == runtime)
     }
 
-    /// What a model is known to fail at.
+    /// The known kind of a model's failure.
     pub(crate) fn kind(&self, model: &str, runtime: Runtime) -> Option<&str> {
         self.entry(model, runtime).map(|entry| entry.kind.as_str())
     }
 
-    /// Compares with a run; `models` are all that there are.
+    /// Compares with a run; `models` are all existing models.
     pub(crate) fn differences(&self, seen: &[Seen<'_>], models: &[&str]) -> Differences {
         let mut differences = Differences::default();
         for Seen { model, runtime, outcome } in seen {
@@ -113,7 +113,7 @@ impl Expected {
         differences
     }
 
-    /// The table after a run: kinds are kept, and so is what the run was not about, if that is about a model that there is.
+    /// The table after a run: kinds are kept, and so are entries that the run did not cover, if their model exists.
     pub(crate) fn with(&self, seen: &[Seen<'_>], models: &[&str]) -> Expected {
         let is_seen = |entry: &Entry| {
             seen.iter().any(|seen| seen.model == entry.model && seen.runtime == entry.runtime)
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_the_table_says_is_told() {
+    fn what_is_not_as_the_table_says_is_reported() {
         let expected = Expected::parse(TABLE).expect("a table");
         let cases = [
             ("a", "native-cpu", outcome(Status::Pass, "")),

@@ -139,9 +139,9 @@ def attempt(owner, names, out, log):
             os._exit(0)
     try:
         reason = wait(child)
-        told = scratch / "failed.json"
-        if reason is None and told.exists():
-            return json.loads(told.read_text())
+        failed = scratch / "failed.json"
+        if reason is None and failed.exists():
+            return json.loads(failed.read_text())
         return {name: reason or "its process wrote no result" for name in names if not (out / name / "about.json").exists()}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,5 +1,5 @@
-//! Checks the models of the zoo on every runtime and in onnxruntime-web: run it with `cargo xtask zoo`, which prepares what it
-//! needs; `docs/zoo.md` says how.
+//! Checks the models of the zoo on every runtime and in onnxruntime-web. Run it with `cargo xtask zoo`, which prepares what it
+//! needs; see `docs/zoo.md`.
 
 mod check;
 mod expected;
@@ -30,7 +30,7 @@ use crate::{
     theirs::Theirs,
 };
 
-/// Most differences of a kind that are shown.
+/// Most differences of a kind that are printed.
 const SHOWN_MAX: usize = 100;
 
 /// Checks some 300 ONNX files on every runtime and in onnxruntime-web.
@@ -133,12 +133,12 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         say(&zoo.counts());
     }
-    tell(&differences);
+    print_differences(&differences);
     let is_good = differences.wrong.is_empty() || arguments.bless;
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What our runtimes have given, for the table of expected outcomes.
+/// The results of our runtimes, for the table of expected outcomes.
 fn seen<'a>(stored: &'a [Stored], runtimes: &[Runtime]) -> Vec<Seen<'a>> {
     let of_model = |one: &'a Stored| {
         let outcomes =
@@ -159,7 +159,7 @@ fn check_ours(arguments: &Arguments, models: &[&Model], results: &Results) -> an
             arguments.runtime.0.iter().partition(|runtime| wanted(runtime));
         for together in check::together(&left) {
             for (runtime, outcome) in checker.check(model, &together) {
-                told(at, models.len(), &model.name, runtime.name, outcome.as_ref());
+                print_progress(at, models.len(), &model.name, runtime.name, outcome.as_ref());
                 stored.keep(runtime.name, &stamp, outcome.ok());
             }
             results.write(&stored)?;
@@ -168,7 +168,7 @@ fn check_ours(arguments: &Arguments, models: &[&Model], results: &Results) -> an
     Ok(())
 }
 
-/// Returns what onnxruntime-web was checked with: nothing where it is not there.
+/// Returns what onnxruntime-web was checked with: nothing if it is not available.
 fn check_theirs<'a>(
     arguments: &'a Arguments,
     models: &[&Model],
@@ -199,7 +199,7 @@ fn check_theirs<'a>(
                     continue;
                 }
                 let outcome = theirs.check(model, provider).await?;
-                told(at, models.len(), &model.name, provider.key(), Ok(&outcome));
+                print_progress(at, models.len(), &model.name, provider.key(), Ok(&outcome));
                 stored.keep(provider.key(), &stamp, Some(outcome));
                 results.write(&stored)?;
             }
@@ -212,7 +212,13 @@ fn check_theirs<'a>(
 }
 
 /// One line of progress.
-fn told(at: usize, of: usize, model: &str, place: &str, outcome: Result<&Outcome, &String>) {
+fn print_progress(
+    at: usize,
+    of: usize,
+    model: &str,
+    place: &str,
+    outcome: Result<&Outcome, &String>,
+) {
     let words = match outcome {
         Ok(Outcome { status, reason: Some(reason), .. }) => format!("{status}: {reason}"),
         Ok(Outcome { status: Status::Pass, max_abs_err: Some(error), .. }) => {
@@ -224,8 +230,8 @@ fn told(at: usize, of: usize, model: &str, place: &str, outcome: Result<&Outcome
     eprintln!("{}/{of} {model} {place}: {words}", at + 1);
 }
 
-/// What is not as the table of expected outcomes says.
-fn tell(differences: &Differences) {
+/// Prints the differences from the table of expected outcomes.
+fn print_differences(differences: &Differences) {
     let Differences { wrong, right, other } = differences;
     let kinds = [("newly wrong", wrong), ("newly right", right), ("not as expected", other)];
     for (kind, lines) in kinds {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub(crate) struct Model {
     /// The folder's name.
     pub(crate) name: String,
-    /// What it is among the others.
+    /// Its group.
     pub(crate) group: String,
     /// The ONNX file.
     pub(crate) file: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) fn list(folder: &Path) -> anyhow::Result<Vec<Model>> {
         let path = entry.with_context(|| format!("{}", folder.display()))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let about = path.join("about.json");
-        // Beside the models are logs, and models that are not finished.
+        // Next to the models are logs, and models that are not finished.
         let Some(name) = name.filter(|name| !name.starts_with('.') && about.is_file()) else {
             continue;
         };
@@ -50,7 +50,7 @@ pub(crate) fn list(folder: &Path) -> anyhow::Result<Vec<Model>> {
     Ok(models)
 }
 
-/// `io.safetensors`, `io.1.safetensors`, .. as far as they are there.
+/// `io.safetensors`, `io.1.safetensors`, .. as far as they exist.
 fn sets(folder: &Path) -> Vec<PathBuf> {
     let name = |number: usize| match number {
         0 => "io.safetensors".to_owned(),
@@ -59,7 +59,7 @@ fn sets(folder: &Path) -> Vec<PathBuf> {
     (0..).map(|number| folder.join(name(number))).take_while(|path| path.is_file()).collect()
 }
 
-/// Those that are named; all without names.
+/// The models with these names; all if there are none.
 pub(crate) fn named<'a>(models: &'a [Model], only: &[String]) -> anyhow::Result<Vec<&'a Model>> {
     for pattern in only {
         let found = models.iter().any(|model| matches(pattern, &model.name));

@@ -56,8 +56,8 @@ def classifier(name, build, size, dims, exporter="torchscript", opset=17, traced
             exporters.dynamo(model, (image,), path, ["pixels"], ["scores"], [dims], opset)
         yield Made(name, path, [{"pixels": pixels(f"{name} {shape}", *shape).numpy()} for shape in shapes])
 
-    told = exporters.TORCHSCRIPT if exporter == "torchscript" else exporters.DYNAMO
-    return Family(group, f"{source}, {told}", [name], make)
+    exporter_name = exporters.TORCHSCRIPT if exporter == "torchscript" else exporters.DYNAMO
+    return Family(group, f"{source}, {exporter_name}", [name], make)
 
 
 def vision_transformer(width=768):

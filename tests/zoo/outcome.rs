@@ -14,7 +14,7 @@ const REASON_CHARS_MAX: usize = 600;
 pub(crate) enum Status {
     /// Every number of every data set is right.
     Pass,
-    /// The model is not taken, and that is said before anything runs.
+    /// The model is refused before anything runs.
     Refused,
     /// A number is wrong, or was never computed.
     Fail,
@@ -47,13 +47,13 @@ pub(crate) struct Outcome {
     pub(crate) reason: Option<String>,
     /// The browser and its version.
     pub(crate) browser: Option<String>,
-    /// What it ran on, in the browser's words.
+    /// What it ran on, as the browser names it.
     pub(crate) adapter: Option<String>,
-    /// Largest absolute error of all data sets; nothing where it did not run or the error is not finite.
+    /// Largest absolute error of all data sets; `None` if it did not run or the error is not finite.
     pub(crate) max_abs_err: Option<f64>,
     /// Largest absolute error as a part of its output's largest number.
     pub(crate) max_rel_err: Option<f64>,
-    /// What one data set took before the first runtime had its turn: reading, importing, and another reference's opinion.
+    /// Time for one data set before the first runtime started: reading, importing, and running a second reference.
     pub(crate) import_ms: Option<f64>,
     /// The load, with the first data set.
     pub(crate) load_ms: Option<f64>,
@@ -64,7 +64,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Not right, and nothing more is known.
+    /// Not right, without any other information.
     pub(crate) fn broken(status: Status, reason: &str) -> Outcome {
         Outcome {
             status,
@@ -80,7 +80,7 @@ impl Outcome {
         }
     }
 
-    /// Of a row that `flotilla check` gives; in words where the browser is not on this machine.
+    /// From a row of `flotilla check`; the error is why the browser is not on this machine.
     pub(crate) fn of_row(row: &Value) -> Result<Outcome, String> {
         let text = |name: &str| row[name].as_str().map(str::to_owned);
         let number = |path: &str| row.pointer(path).and_then(Value::as_f64);
@@ -90,7 +90,7 @@ impl Outcome {
             Some(status) => status.parse().unwrap_or(Status::Fail),
             None => Status::Fail,
         };
-        // Where nothing was started, nothing is known of it.
+        // If nothing was started, nothing is known of it.
         let browser = text("browser_version")
             .map(|version| format!("{} {version}", text("browser").unwrap_or_default()));
         Ok(Outcome {
@@ -107,7 +107,7 @@ impl Outcome {
         })
     }
 
-    /// With another data set's: right only if both are. Times are those of the first.
+    /// Combined with another data set's outcome: right only if both are. Times are those of the first.
     pub(crate) fn and(self, number: usize, next: Outcome) -> Outcome {
         let max = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a.max(b)),
@@ -116,7 +116,7 @@ impl Outcome {
         let (max_abs_err, max_rel_err) =
             (max(self.max_abs_err, next.max_abs_err), max(self.max_rel_err, next.max_rel_err));
         let reason = match (self.reason, next.reason) {
-            // What is refused with one data set is mostly refused with all, for the same reason.
+            // A refusal with one data set mostly means a refusal with all, for the same reason.
             (None, Some(reason)) => Some(format!("data set {number}: {reason}")),
             (reason, _) => reason,
         };
@@ -132,7 +132,7 @@ impl Outcome {
     }
 }
 
-/// Without line breaks, and not too long.
+/// Without line breaks, and not longer than this.
 pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(chars_max) {

@@ -1,4 +1,4 @@
-//! A page of Chrome that runs models with onnxruntime-web, and the server that it comes from.
+//! A page of Chrome that runs models with onnxruntime-web, and its server.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use axum::{
     routing::{get, post},
 };
 use flotilla::browser::{
-    Adapter, Build, Kind, Wish, adapter,
+    Adapter, Build, DesiredBrowser, Kind, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_model::{golden::Golden, tensor::ReferenceTensor};
@@ -33,14 +33,14 @@ use tokio::{
 const START_MAX: Duration = Duration::from_secs(60);
 /// Longest end of it.
 const END_MAX: Duration = Duration::from_secs(20);
-/// How long the page's question for the next job stays open.
+/// How long the page's request for the next job stays open.
 const QUESTION_MAX: Duration = Duration::from_secs(20);
 /// Most reports of the browser's owner, and most answers of the page, that wait.
 const REPORTS_MAX: usize = 64;
-/// Bytes that say how long the head of a frame is.
+/// Bytes for the length of the head of a frame.
 const HEAD_LENGTH_BYTES: usize = 4;
 
-/// What a page needs.
+/// What a page needs to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// onnxruntime-web's files.
@@ -54,20 +54,20 @@ pub(crate) struct Place {
 /// A model to run, with the data sets that it is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    /// What onnxruntime-web calls its provider.
+    /// onnxruntime-web's name of its provider.
     pub(crate) provider: &'static str,
     /// The ONNX file.
     pub(crate) model: PathBuf,
-    /// Inputs, and outputs whose names say which are wanted.
+    /// Inputs, and outputs whose names are the requested ones.
     pub(crate) sets: Arc<[Golden]>,
 }
 
 /// How a model ended in the page.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// There is no session of it, for this reason.
+    /// No session could be created, for this reason.
     Refused(String),
-    /// A run has failed, or the page has, for this reason.
+    /// A run or the page failed, for this reason.
     Failed(String),
     /// It ran.
     Ran(Ran),
@@ -76,7 +76,7 @@ pub(crate) enum Ended {
 /// Times, and the outputs of each data set.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// What the browser calls its WebGPU adapter, where that is used.
+    /// The browser's name of its WebGPU adapter, if that is used.
     pub(crate) adapter: Option<String>,
     pub(crate) load_ms: f64,
     pub(crate) first_ms: f64,
@@ -95,32 +95,32 @@ struct Port {
 /// The head of the frame that the page answers with.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "tell", rename_all = "lowercase")]
-enum Told {
+enum Report {
     Refused { reason: String },
     Failed { reason: String },
     Ran { adapter: Option<String>, load_ms: f64, first_ms: f64, run_ms: f64, sets: Vec<Vec<Port>> },
 }
 
-/// What the page is told of its next job.
+/// The description of a job for the page.
 #[derive(Debug, Serialize)]
 struct Order {
     provider: &'static str,
-    /// The outputs that are wanted of each data set.
+    /// The requested outputs of each data set.
     sets: Vec<Vec<String>>,
 }
 
-/// What the server has for the page.
+/// The state of the server for the page.
 struct Served {
     /// onnxruntime-web's files.
     dist: PathBuf,
-    /// Those that the page does not have yet.
+    /// Jobs that the page does not have yet.
     jobs: Mutex<mpsc::Receiver<Job>>,
-    /// The one that it has.
+    /// The job that it has.
     job: RwLock<Option<Job>>,
     answers: mpsc::Sender<Bytes>,
 }
 
-/// A page that is there.
+/// A page that is open.
 pub(crate) struct Page {
     /// Name and version of the browser.
     pub(crate) browser: String,
@@ -137,12 +137,12 @@ impl Page {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
         let origin = format!("http://{}", listener.local_addr()?);
         let (jobs, waiting) = mpsc::channel(1);
-        let (told, answers) = mpsc::channel(REPORTS_MAX);
+        let (answer_sender, answers) = mpsc::channel(REPORTS_MAX);
         let served = Arc::new(Served {
             dist: place.dist.clone(),
             jobs: Mutex::new(waiting),
             job: RwLock::new(None),
-            answers: told,
+            answers: answer_sender,
         });
         let router = Router::new()
             .route("/runner/", get(index))
@@ -167,7 +167,7 @@ impl Page {
         Ok(Page { browser, jobs, answers, reports, owner, server })
     }
 
-    /// Runs a model. After an error the page is of no more use.
+    /// Runs a model. After an error the page cannot be used any more.
     pub(crate) async fn run(&mut self, job: Job, limit: Duration) -> anyhow::Result<Ended> {
         self.jobs.send(job).await.context("the server has ended")?;
         let answer = timeout(limit, self.next()).await.ok();
@@ -181,7 +181,7 @@ impl Page {
                 answer = self.answers.recv() => return answer.context("the server has ended"),
                 report = self.reports.recv() => match report {
                     Some((_, OwnerReport::Failed(failure))) => bail!("{}", failure.detail),
-                    // What it tells of memory is of no interest here.
+                    // Reports on memory are not used here.
                     Some(_) => {}
                     None => bail!("the browser's owner has ended"),
                 },
@@ -204,7 +204,7 @@ impl Page {
 fn launch(build: &Build, origin: String, place: &Place) -> Launch {
     Launch {
         browser: BrowserId(1),
-        wish: Wish {
+        desired: DesiredBrowser {
             build: build.clone(),
             simulated: false,
             backends: vec![Backend::WebGpu, Backend::Cpu],
@@ -220,16 +220,16 @@ fn launch(build: &Build, origin: String, place: &Place) -> Launch {
     }
 }
 
-/// Takes an answer apart.
+/// Decodes an answer.
 fn read(frame: &[u8]) -> anyhow::Result<Ended> {
     let cut = "the page's answer is cut short";
     let (length, rest) = frame.split_first_chunk::<HEAD_LENGTH_BYTES>().context(cut)?;
     let (head, mut elements) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).context(cut)?;
     Ok(match serde_json::from_slice(head).context("the page's answer is none")? {
-        Told::Refused { reason } => Ended::Refused(reason),
-        Told::Failed { reason } => Ended::Failed(reason),
-        Told::Ran { adapter, load_ms, first_ms, run_ms, sets } => {
+        Report::Refused { reason } => Ended::Refused(reason),
+        Report::Failed { reason } => Ended::Failed(reason),
+        Report::Ran { adapter, load_ms, first_ms, run_ms, sets } => {
             let mut tensor = |Port { name, dtype, shape }: Port| {
                 let bytes =
                     shape.iter().try_fold(dtype.wire_bytes(), |all, &dim| all.checked_mul(dim));
@@ -254,7 +254,7 @@ fn frame(tensors: &[ReferenceTensor]) -> Result<Vec<u8>, serde_json::Error> {
         shape: tensor.shape.clone(),
     });
     let mut head = serde_json::to_vec(&ports.collect::<Vec<_>>())?;
-    // Elements begin where every type of them may lie.
+    // Elements start at an offset that is aligned for every type.
     while !(HEAD_LENGTH_BYTES + head.len()).is_multiple_of(8) {
         head.push(b' ');
     }
@@ -287,7 +287,7 @@ async fn script(extract::Path(name): extract::Path<String>) -> Result<Response, 
     Ok(served("text/javascript", text))
 }
 
-/// What runs a model.
+/// The script that runs a model.
 pub(crate) const WORKER: &str = include_str!("page/worker.js");
 
 async fn ort(
@@ -318,7 +318,7 @@ async fn next(State(state): State<Arc<Served>>) -> Response {
             *state.job.write().unwrap_or_else(PoisonError::into_inner) = Some(job);
             Json(order).into_response()
         }
-        // The page asks again.
+        // The page requests again.
         Ok(None) | Err(_) => StatusCode::NO_CONTENT.into_response(),
     }
 }
@@ -346,7 +346,7 @@ async fn inputs(
 async fn answer(State(state): State<Arc<Served>>, body: Bytes) -> StatusCode {
     match state.answers.send(body).await {
         Ok(()) => StatusCode::NO_CONTENT,
-        // Nobody listens any more: the run has ended.
+        // The run has ended, so nothing receives it.
         Err(_) => StatusCode::GONE,
     }
 }

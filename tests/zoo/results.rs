@@ -1,4 +1,4 @@
-//! What was found out, a file for each model, so that a run that is interrupted goes on where it stopped.
+//! Stored outcomes, a file for each model, so that an interrupted run continues where it stopped.
 
 use std::{
     collections::BTreeMap,
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{models::Model, outcome::Outcome};
 
-/// What an outcome depends on.
+/// The inputs on which an outcome depends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     /// blake3 over the model and its data sets.
     pub(crate) model: String,
-    /// What says which program ran it.
+    /// Identifies the program that ran it.
     pub(crate) program: String,
 }
 
-/// An outcome and what it depends on.
+/// An outcome and the inputs on which it depends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
     stamp: Stamp,
@@ -28,7 +28,7 @@ struct Kept {
     outcome: Outcome,
 }
 
-/// What is known of a model.
+/// The stored outcomes of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stored {
     pub(crate) model: String,
@@ -38,12 +38,12 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Whether there is an outcome that depends on the same as one of now would.
+    /// Whether there is an outcome with the same inputs as one of now would have.
     pub(crate) fn holds(&self, runtime: &str, stamp: &Stamp) -> bool {
         self.outcomes.get(runtime).is_some_and(|kept| kept.stamp == *stamp)
     }
 
-    /// Takes an outcome in, or says that there is none.
+    /// Stores an outcome, or that there is none.
     pub(crate) fn keep(&mut self, runtime: &str, stamp: &Stamp, outcome: Option<Outcome>) {
         match outcome {
             Some(outcome) => {
@@ -61,7 +61,7 @@ impl Stored {
         self.outcomes.get(runtime).map(|kept| &kept.outcome)
     }
 
-    /// Without what is known of other runtimes.
+    /// Without the outcomes of other runtimes.
     #[must_use]
     pub(crate) fn of(mut self, runtimes: &[&str]) -> Stored {
         self.outcomes.retain(|runtime, _| runtimes.contains(&runtime.as_str()));
@@ -76,13 +76,13 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Makes the folder if it is not there.
+    /// Makes the folder if it does not exist.
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Results> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Results { folder: folder.to_owned() })
     }
 
-    /// What is known of a model; nothing where there is no file of this form.
+    /// The stored outcomes of a model; empty if there is no file of this format.
     pub(crate) fn read(&self, model: &Model) -> Stored {
         let text = fs::read(self.path(&model.name)).unwrap_or_default();
         let outcomes = serde_json::from_slice::<Stored>(&text).map(|stored| stored.outcomes);
@@ -93,7 +93,7 @@ impl Results {
         }
     }
 
-    /// Keeps it, in one step.
+    /// Stores it, atomically.
     pub(crate) fn write(&self, stored: &Stored) -> anyhow::Result<()> {
         let path = self.path(&stored.model);
         let aside = path.with_extension("aside");

@@ -2,18 +2,18 @@
 
 use std::{fmt, str::FromStr};
 
-/// A runtime of ours: a browser, or none, and a backend.
+/// One of our runtimes: a browser, or none, and a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Runtime {
     /// Name in options, results and tables.
     pub(crate) name: &'static str,
-    /// What `flotilla check` calls the browser.
+    /// The browser's name in `flotilla check`.
     pub(crate) browser: &'static str,
-    /// What it calls the backend.
+    /// The backend's name there.
     pub(crate) backend: &'static str,
 }
 
-/// What onnxruntime-web computes with.
+/// The provider of onnxruntime-web.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Provider {
     /// The processor, on one thread.
@@ -22,7 +22,7 @@ pub(crate) enum Provider {
     WebGpu,
 }
 
-/// Something that is chosen by name.
+/// A choice by name.
 pub(crate) trait Named: Copy + 'static {
     /// Every one, in the order of tables.
     const ALL: &'static [Self];
@@ -62,7 +62,7 @@ impl Provider {
         }
     }
 
-    /// The runtime of ours that has the same browser and processor.
+    /// Our runtime with the same browser and processor.
     pub(crate) fn counterpart(self) -> &'static str {
         match self {
             Provider::Wasm => "chrome-cpu",
@@ -89,7 +89,7 @@ pub(crate) struct Chosen<T: 'static>(pub(crate) Vec<T>);
 impl<T: Named> FromStr for Chosen<T> {
     type Err = String;
 
-    /// `all`, `none`, or names with commas between them.
+    /// `all`, `none`, or names separated by commas.
     fn from_str(text: &str) -> Result<Chosen<T>, String> {
         let names: Vec<&str> = match text {
             "all" => return Ok(Chosen(T::ALL.to_vec())),

@@ -16,7 +16,7 @@ use crate::{
     runtime::{Named as _, Provider, Runtime},
 };
 
-/// Marks between which the tables stand.
+/// Markers around the tables.
 const BEGIN: &str = "<!-- zoo -->\n";
 const END: &str = "<!-- /zoo -->";
 /// Longest reason in a table.
@@ -61,7 +61,7 @@ impl Share {
 }
 
 impl Zoo<'_> {
-    /// What each column is called, and its name in results.
+    /// The title of each column, and its name in results.
     fn columns(&self) -> Vec<(String, &'static str)> {
         let ours = self.ours.iter().map(|runtime| (runtime.name.to_owned(), runtime.name));
         let theirs = self.theirs.iter().map(|provider| (provider.key().to_owned(), provider.key()));
@@ -79,7 +79,7 @@ impl Zoo<'_> {
         one.outcome(key).map(|outcome| outcome.status == Status::Pass)
     }
 
-    /// The README's: how many files of each group are right where, and a sentence about all.
+    /// The README's table: how many files of each group are right on each runtime, and a summary.
     pub(crate) fn short(&self) -> String {
         let columns = self.columns();
         let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
@@ -137,7 +137,7 @@ impl Zoo<'_> {
         text
     }
 
-    /// That of `docs/zoo.md`: every model, and everything that is not right, with its kind.
+    /// The table of `docs/zoo.md`: every model, and everything that is not right, with its kind.
     pub(crate) fn long(&self) -> String {
         let columns = self.columns();
         let mut text = String::from("## Where\n\n");
@@ -185,7 +185,7 @@ impl Zoo<'_> {
         text
     }
 
-    /// Models by what they fail at, each with the runtimes; the most frequent kind first.
+    /// Models by the kind of their failure, each with the runtimes; the most frequent kind first.
     fn kinds(&self) -> Vec<(String, Affected<'_>)> {
         let mut kinds: BTreeMap<String, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
         for one in self.stored {
@@ -252,13 +252,13 @@ fn row(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
-/// Words of a program: as they are, whatever Markdown makes of them.
+/// Text of a program, escaped for Markdown.
 fn cell(words: &str) -> String {
     let plain = words.replace('\\', "\\\\").replace('|', "\\|").replace('<', "\\<");
     plain.replace('[', "\\[").replace('*', "\\*").replace('_', "\\_").replace('`', "'")
 }
 
-/// Puts a text in the place of the one that the file has between its marks.
+/// Replaces the text between the markers of a file.
 pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     ensure!(!text.is_empty(), "there is no table");
     let before =
@@ -280,7 +280,7 @@ mod tests {
 
     use super::*;
 
-    /// A model that ended so on native-cpu, chrome-cpu, and with their wasm.
+    /// A model with these outcomes on native-cpu, chrome-cpu, and onnxruntime-web's wasm.
     fn stored(model: &str, group: &str, ended: [&str; 3]) -> Stored {
         let outcome = |status: &str| {
             json!({

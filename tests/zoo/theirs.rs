@@ -1,4 +1,5 @@
-//! The same models with onnxruntime-web, in a page of Chrome that stays; its outputs are compared as `flotilla check` compares.
+//! The same models with onnxruntime-web, in a page of Chrome that stays open; its outputs are compared as `flotilla check`
+//! compares.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -16,15 +17,15 @@ use crate::{
     runtime::{Named as _, Provider},
 };
 
-/// The package below the folder that it is installed in, and what pages load of it.
+/// The package below the folder in which it is installed, and the files that pages load from it.
 const PACKAGE: &str = "node_modules/onnxruntime-web";
 pub(crate) const DIST: &str = "node_modules/onnxruntime-web/dist";
-/// What decides whether outputs are right.
+/// The sources that decide whether outputs are right.
 const COMPARISON: [&str; 2] = [
     include_str!("../../reference/src/compare.rs"),
     include_str!("../../reference/src/arithmetic.rs"),
 ];
-/// Browsers that do not start in a row before the run is given up.
+/// Failed starts of the browser in a row before the run is given up.
 const STARTS_MAX: usize = 3;
 
 /// Runs models with onnxruntime-web.
@@ -35,7 +36,7 @@ pub(crate) struct Theirs {
     page: Option<Page>,
 }
 
-/// The version of the package that is installed in a folder; `unknown` where none is.
+/// The version of the package that is installed in a folder; `unknown` if there is none.
 pub(crate) fn version(folder: &Path) -> String {
     let text = fs::read(folder.join(PACKAGE).join("package.json")).unwrap_or_default();
     let package: Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -54,12 +55,12 @@ impl Theirs {
         Theirs { place, limit, program, page: None }
     }
 
-    /// What an outcome of this model depends on: its own files, the package, and how it is run and compared.
+    /// The inputs on which an outcome of this model depends: its own files, the package, and how it is run and compared.
     pub(crate) fn stamp(&self, model: &Model) -> anyhow::Result<Stamp> {
         Ok(Stamp { model: model.hash()?, program: self.program.clone() })
     }
 
-    /// Runs a model on all of its data sets. A page that hangs or dies is an outcome; the next model gets another one.
+    /// Runs a model on all of its data sets. A page that hangs or dies is an outcome; the next model gets another page.
     pub(crate) async fn check(
         &mut self,
         model: &Model,
@@ -107,7 +108,7 @@ impl Theirs {
     }
 }
 
-/// What a model's outputs are held to, and its data sets.
+/// The tolerance for a model's outputs, and its data sets.
 fn read(model: &Model) -> anyhow::Result<(Tolerance, Arc<[Golden]>)> {
     let file = reference::onnx(&model.file)?;
     let owned = |name: &str| name.to_owned();

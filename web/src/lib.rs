@@ -1,8 +1,8 @@
 //! The runner page and its runtime as embedded files.
 //!
-//! The page's own files come from `web/runner`; the runtime comes from the folder named by `FLOTILLA_WEB_DIR` at
-//! build time, `target/web` of the workspace unless set. A binary that was built before the runtime still links:
-//! [`missing`] then says what to do.
+//! The page's own files come from `web/runner`; the runtime comes from the folder named by `FLOTILLA_WEB_DIR` at build time,
+//! `target/web` of the workspace unless set. A binary that was built before the runtime still links: [`missing`] then returns
+//! what to do.
 
 /// One embedded file and what HTTP needs to serve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Asset {
 /// Sorted by name; written by the build script.
 static ASSETS: &[(&str, Asset)] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// What wasm-bindgen makes of the runtime; the page is of no use without it.
+/// The files that wasm-bindgen makes of the runtime; the page does not work without them.
 const RUNTIME: [&str; 2] = ["runtime.js", "runtime_bg.wasm"];
 
 /// The file of the runner page with this name (`index.html`, `worker.js`, `runtime.js`, `runtime_bg.wasm`).

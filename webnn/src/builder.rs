@@ -53,12 +53,12 @@ extern "C" {
         value: &JsValue,
     ) -> Result<MlOperand, JsValue>;
 
-    /// A constant that is in the context already; see [`MlContext::create_constant_tensor`].
+    /// A constant that exists in the context already; see [`MlContext::create_constant_tensor`].
     #[wasm_bindgen(method, catch, js_name = constant)]
     pub fn constant_tensor(this: &MlGraphBuilder, tensor: &MlTensor) -> Result<MlOperand, JsValue>;
 
     /// Promises an [`MlGraph`](crate::MlGraph) with these outputs: an [`MlOperand`] under every name. An input or a
-    /// constant cannot be one. The builder is of no use afterwards.
+    /// constant cannot be an output. The builder cannot be used afterwards.
     #[wasm_bindgen(method, catch)]
     pub fn build(this: &MlGraphBuilder, outputs: &Object) -> Result<Promise, JsValue>;
 }

@@ -84,7 +84,7 @@ extern "C" {
     #[wasm_bindgen(method, js_name = opSupportLimits)]
     pub fn op_support_limits(this: &MlContext) -> Object;
 
-    /// Whether the browser says that the context computes on more than the CPU; `None` if it does not say.
+    /// Whether the context computes on more than the CPU, according to the browser; `None` if it does not report this.
     #[wasm_bindgen(method, getter)]
     pub fn accelerated(this: &MlContext) -> Option<bool>;
 
@@ -121,7 +121,7 @@ extern "C" {
     #[wasm_bindgen(method, getter)]
     pub fn constant(this: &MlTensor) -> bool;
 
-    /// Gives its memory back when the work that uses it is done.
+    /// Frees its memory when the work that uses it is done.
     #[wasm_bindgen(method)]
     pub fn destroy(this: &MlTensor);
 
@@ -130,7 +130,7 @@ extern "C" {
     #[derive(Clone, Debug)]
     pub type MlGraph;
 
-    /// Gives what it holds back when the work that uses it is done.
+    /// Frees its memory when the work that uses it is done.
     #[wasm_bindgen(method)]
     pub fn destroy(this: &MlGraph);
 }

@@ -64,7 +64,7 @@ operators! {
     identity => identity(input: &MlOperand; MlOperatorOptions) -> MlOperand;
     /// Whether it is an infinity; gives uint8.
     isInfinite => is_infinite(a: &MlOperand; MlOperatorOptions) -> MlOperand;
-    /// Whether it is no number; gives uint8.
+    /// Whether it is NaN; gives uint8.
     isNaN => is_nan(a: &MlOperand; MlOperatorOptions) -> MlOperand;
     /// `max(0, x) + alpha * min(0, x)`
     leakyRelu => leaky_relu(input: &MlOperand; MlLeakyReluOptions) -> MlOperand;
@@ -236,15 +236,15 @@ operators! {
     softmax => softmax(input: &MlOperand, axis: u32; MlOperatorOptions) -> MlOperand;
 }
 
-// Elements that change their places.
+// Operators that move elements.
 operators! {
     /// The inputs, an array of [`MlOperand`], one after the other along an axis.
     concat => concat(inputs: &Array, axis: u32; MlOperatorOptions) -> MlOperand;
     /// Broadcast to a shape.
     expand => expand(input: &MlOperand, new_shape: &[u32]; MlOperatorOptions) -> MlOperand;
-    /// What is at these indices of an axis; the shape of `indices` takes the place of the axis.
+    /// The slices at these indices of an axis; the shape of `indices` takes the place of the axis.
     gather => gather(input: &MlOperand, indices: &MlOperand; MlGatherOptions) -> MlOperand;
-    /// What is at these indices of an axis, element by element.
+    /// The elements at these indices of an axis, element by element.
     gatherElements => gather_elements(
         input: &MlOperand, indices: &MlOperand; MlGatherOptions
     ) -> MlOperand;
@@ -268,7 +268,7 @@ operators! {
     scatterND => scatter_nd(
         input: &MlOperand, indices: &MlOperand, updates: &MlOperand; MlOperatorOptions
     ) -> MlOperand;
-    /// A part: where it starts and how far it reaches, before strides, in every dimension.
+    /// A part: where it starts and how long it is, before strides, in every dimension.
     slice => slice(
         input: &MlOperand, starts: &[u32], sizes: &[u32]; MlSliceOptions
     ) -> MlOperand;

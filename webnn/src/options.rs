@@ -14,7 +14,8 @@ extern "C" {
     fn put(this: &Dictionary, name: &str, value: &JsValue);
 }
 
-/// What a member can be. Sequences are copied: a view of wasm memory would not outlive that memory's growth.
+/// The types of a member. Sequences are copied, because a view of wasm memory becomes invalid when that
+/// memory grows.
 trait Member {
     fn into_js(self) -> JsValue;
 }
@@ -92,7 +93,7 @@ macro_rules! operator_options {
     ($($(#[$doc:meta])* $name:ident {$($members:tt)*})+) => {
         options! {
             $($(#[$doc])* $name {
-                /// What the browser's messages call the operator.
+                /// Name of the operator in the browser's messages.
                 label: set_label(&str);
                 $($members)*
             })+
@@ -101,7 +102,7 @@ macro_rules! operator_options {
 }
 
 options! {
-    /// What a context is asked to be. The browser chooses its device.
+    /// The requested properties of a context. The browser chooses its device.
     MlContextOptions {
         /// Whether the context should compute on more than the CPU; true unless set.
         accelerated: set_accelerated(bool);

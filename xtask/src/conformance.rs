@@ -11,7 +11,7 @@ use crate::workspace::{Workspace, run as run_visibly};
 
 /// The program that runs the suite.
 const PROGRAM: &str = "flotilla-conformance";
-/// Where it is run unless the caller says otherwise.
+/// Runtimes that it runs on unless options name others.
 const RUNTIMES: &str =
     "native-cpu,native-webgpu,chrome-webgpu,firefox-webgpu,chrome-cpu,chrome-webnn";
 
@@ -39,7 +39,7 @@ pub(crate) fn run(
         program.arg("--json");
     }
     let status = program.args(passed_on).status().context("cannot start the program")?;
-    // A process that was killed has no code.
+    // A killed process has no exit code.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -1,4 +1,4 @@
-//! What the tasks say. Words and progress go to stderr, results to stdout.
+//! Output of the tasks. Messages and progress go to stderr, results to stdout.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often a bar is redrawn while nothing is reported.
 const REDRAW: Duration = Duration::from_millis(120);
 
-/// Where the tasks speak.
+/// Output of the tasks.
 #[derive(Debug)]
 pub(crate) struct Console;
 
@@ -18,18 +18,18 @@ impl Console {
         Self
     }
 
-    /// One line for a person.
+    /// Prints one line for people.
     pub(crate) fn say(&self, line: impl AsRef<str>) {
         eprintln!("{}", line.as_ref());
     }
 
-    /// One line of result.
+    /// Prints one line of the result.
     pub(crate) fn result(&self, line: &str) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
     }
 
-    /// A bar in percent; it draws nothing where stderr is not a terminal, and leaves nothing behind.
+    /// A bar in percent; it draws nothing if stderr is not a terminal, and is erased at the end.
     pub(crate) fn percent(&self, what: impl Into<String>) -> ProgressBar {
         let style = ProgressStyle::with_template("{msg:<40!} {bar:30} {percent:>3}% {elapsed}");
         self.bar(ProgressBar::new(100), style, what)
@@ -50,7 +50,7 @@ impl Console {
         style: Result<ProgressStyle, indicatif::style::TemplateError>,
         what: impl Into<String>,
     ) -> ProgressBar {
-        // A template that does not parse costs the looks, not the work.
+        // If the template does not parse, only the look of the bar differs.
         let bar = match style {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,

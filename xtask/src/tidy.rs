@@ -1,8 +1,9 @@
-//! `cargo xtask tidy`: invariants of the source tree that no compiler knows.
+//! `cargo xtask tidy`: invariants of the source tree that the compiler does not check.
 
 mod dependencies;
 mod kinds;
 mod purity;
+mod rooms;
 mod text;
 
 use std::fmt;
@@ -83,6 +84,7 @@ pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<Vec<Violation>> {
     let mut violations = dependencies::check(&workspace.root, &workspace.packages);
     violations.extend(sources.iter().flat_map(purity::check));
     violations.extend(sources.iter().flat_map(kinds::check));
+    violations.extend(rooms::check(&sources));
     violations.extend(sources.iter().flat_map(|source| text::check(source, &paths)));
     violations.sort_by(|a, b| a.place.cmp(&b.place));
     Ok(violations)
@@ -103,7 +105,7 @@ fn tree(workspace: &Workspace) -> anyhow::Result<(Vec<String>, Vec<Source>)> {
     let mut paths = Vec::new();
     let mut sources = Vec::new();
     for path in listing.split('\0').filter(|path| !path.is_empty()) {
-        // A file that is deleted and not yet committed is listed and not there.
+        // A file whose deletion is not yet committed is listed but does not exist.
         let Ok(bytes) = fs::read(workspace.root.join(path)) else { continue };
         paths.push(path.to_owned());
         if let Ok(text) = String::from_utf8(bytes) {

@@ -11,7 +11,7 @@ use crate::workspace::{is_made, run as run_visibly};
 
 /// An environment below the target folder.
 pub(crate) struct Venv<'a> {
-    /// Where it is; beside it a copy of the list says what is in it.
+    /// Its folder; beside it a copy of the list records what is installed.
     pub(crate) folder: PathBuf,
     /// The list of its packages.
     pub(crate) requirements: &'a Path,

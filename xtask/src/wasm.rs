@@ -26,7 +26,7 @@ struct Module<'a> {
     folder: &'a Path,
 }
 
-/// Changing how the files are made is a reason to make them again.
+/// Version of how the files are made; a change makes them again.
 const RECIPE: u64 = 1;
 
 /// The runtime, which is embedded in `flotilla`.
@@ -43,7 +43,7 @@ pub(crate) fn build_wpt(workspace: &Workspace, console: &Console) -> anyhow::Res
 }
 
 impl Module<'_> {
-    /// Compiles the crate and, unless its wasm is what it was the last time, makes the page's files from it.
+    /// Compiles the crate and, if its wasm has changed, makes the page's files from it.
     fn build(&self, workspace: &Workspace, console: &Console) -> anyhow::Result<()> {
         let Self { package, name, folder } = self;
         let toolchain = toolchain::find(workspace)?
@@ -82,7 +82,7 @@ impl Module<'_> {
         bindgen.remove_name_section(true).remove_producers_section(true);
         let refused = || format!("wasm-bindgen refuses {package}");
         let mut output = bindgen.web(true)?.generate_output().with_context(refused)?;
-        // The page's security policy and the embedding know of two files; a snippet would be a third that nobody serves.
+        // The page's security policy and the embedding allow two files; a snippet would be a third one that is not served.
         let snippets: Vec<&String> = output
             .snippets()
             .iter()

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-/// What cargo sets for a program it runs. Inherited by another cargo it is noise at best, and at worst makes a build
-/// script look changed, or sends one toolchain to the libraries of another.
+/// Variables that cargo sets for a program that it runs. If another cargo inherits them, build scripts may look changed, or one
+/// toolchain may use the libraries of another.
 const CARGO_RUN_VARIABLES: [&str; 5] = [
     "CARGO_MANIFEST_DIR",
     "CARGO_MANIFEST_PATH",
@@ -18,7 +18,7 @@ const CARGO_RUN_VARIABLES: [&str; 5] = [
     "OUT_DIR",
 ];
 
-/// What would make Debian's cargo use parts of another toolchain.
+/// Variables that would make Debian's cargo use parts of another toolchain.
 const TOOLCHAIN_VARIABLES: [&str; 9] = [
     "CARGO",
     "CARGO_BUILD_RUSTC",
@@ -46,7 +46,7 @@ pub(crate) struct Workspace {
     pub(crate) packages: Vec<Package>,
 }
 
-/// A crate as `cargo metadata` tells it.
+/// A crate as `cargo metadata` reports it.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -54,7 +54,7 @@ pub(crate) struct Package {
     pub(crate) dependencies: Vec<Dependency>,
 }
 
-/// A dependency as `cargo metadata` tells it.
+/// A dependency as `cargo metadata` reports it.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Dependency {
     pub(crate) name: String,
@@ -73,9 +73,9 @@ struct Metadata {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Reads the workspace's metadata from cargo.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        // Cargo tells a program where its crate is; without cargo it is where it was built.
+        // Cargo sets the crate's folder for a program that it runs; without cargo it is the folder where the program was built.
         let manifest_dir =
             env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let mut metadata = cargo_command();

@@ -30,7 +30,7 @@ pub(crate) fn run(
         program.arg("--json");
     }
     let status = program.args(passed_on).status().context("cannot start the program")?;
-    // A process that was killed has no code.
+    // A killed process has no exit code.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -11,10 +11,10 @@ pub(crate) mod webnn;
 /// A device was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceLoss {
-    /// Whose.
+    /// The backend whose device was lost.
     pub(crate) backend: Backend,
     /// Which of this runtime's devices of that backend, from 1.
     pub(crate) generation: u32,
-    /// The browser's words.
+    /// The browser's message.
     pub(crate) reason: String,
 }

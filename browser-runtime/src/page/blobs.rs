@@ -1,4 +1,4 @@
-//! Weights over HTTP, as they arrive.
+//! Streams weights over HTTP.
 
 use flotilla_program::BlobId;
 use flotilla_protocol::BlobSource;
@@ -9,7 +9,7 @@ use web_sys::{ReadableStreamDefaultReader, ReadableStreamReadResult, Response, W
 
 use crate::fetch::{BlobFetcher, BlobStream};
 
-/// Fetches `<url prefix>/<hash>`; the browser's cache answers for what it has.
+/// Fetches `<url prefix>/<hash>`; the browser's cache answers for blobs that it has.
 pub(super) struct HttpBlobs;
 
 /// A response's body.

@@ -12,9 +12,9 @@ const WAITING_MAX: usize = 256;
 /// Longest console text that is forwarded.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// What the console's lines go to.
+/// Where the console's lines go.
 enum Console {
-    /// The link is not welcome yet.
+    /// The link is not accepted yet; lines wait.
     Waiting(Vec<FromPage>),
     /// They are sent at once.
     Linked(Socket),
@@ -34,7 +34,7 @@ pub fn control_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     let received = |socket: &Socket, message: ToPage, _| match message {
         ToPage::Welcome { heartbeat_ms } => welcome(socket, heartbeat_ms),
         ToPage::Ping { nonce } => socket.send(&FromPage::Pong { nonce }, &[]),
-        // Refusals end in the socket; everything else is for the data link.
+        // Refusals are handled in the socket; everything else belongs to the data link.
         ToPage::Refused { .. }
         | ToPage::Inspect
         | ToPage::Load { .. }
@@ -49,7 +49,7 @@ pub fn control_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     Ok(())
 }
 
-/// Closes the control link on purpose, as a fault. Says whether it was open.
+/// Closes the control link on purpose, as a fault. Returns whether it was open.
 #[wasm_bindgen]
 pub fn drop_control_link() -> bool {
     let socket = CONSOLE.with_borrow(|console| match console {

@@ -4,12 +4,12 @@ use flotilla_protocol::{FromPage, Hello, Link, PROTOCOL_VERSION, Tensor, ToPage,
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{BinaryType, MessageEvent, WebSocket};
 
-/// A handle on a link; copies speak over the same socket.
+/// A handle on a link; copies use the same socket.
 #[derive(Clone)]
 pub(super) struct Socket(WebSocket);
 
 impl Socket {
-    /// Opens a link and says hello on it. The handlers live as long as the page does.
+    /// Opens a link and sends the hello. The handlers live as long as the page does.
     pub(super) fn open(
         url: &str,
         token: String,
@@ -53,7 +53,8 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Sends a frame. A frame that cannot be made or sent ends the link, because silence would look like work.
+    /// Sends a frame. A frame that cannot be made or sent closes the link, because the daemon would take
+    /// silence for work.
     pub(super) fn send(&self, message: &FromPage, tensors: &[Tensor]) {
         match encode(message, tensors) {
             Ok(frame) => {
@@ -67,11 +68,11 @@ impl Socket {
 
     /// Ends the link.
     pub(super) fn close(&self) {
-        // One that is closed already is what was wanted.
+        // A link that is closed already needs nothing.
         let _ = self.0.close();
     }
 
-    /// Ends the link and says why on the console.
+    /// Closes the link and prints the reason on the console.
     pub(super) fn refuse(&self, reason: &str) {
         web_sys::console::error_1(&reason.into());
         let _ = self.0.close();

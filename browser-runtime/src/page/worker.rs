@@ -10,15 +10,16 @@ use wasm_bindgen_futures::spawn_local;
 use super::{blobs::HttpBlobs, socket::Socket};
 use crate::{Faults, Options, Peer};
 
-/// Most messages that wait for the one in progress; the daemon keeps far fewer.
+/// Most messages that wait for the one that is handled; the daemon keeps far fewer.
 const WAITING_MAX: usize = 1024;
 
 thread_local! {
-    /// What [`suffer`] works on, once the link is opened.
+    /// The target of [`suffer`], once the link is opened.
     static VICTIM: RefCell<Option<(Socket, Faults)>> = const { RefCell::new(None) };
 }
 
-/// Gives the worker a fault on purpose; `web/runner/runner.js` lists them. Says whether it happened.
+/// Injects a fault into the worker; `web/runner/runner.js` lists the faults. Returns whether it
+/// happened.
 #[wasm_bindgen]
 pub fn suffer(fault: &str, amount: f64) -> bool {
     // Closing a link calls back, so no borrow may be held.
@@ -42,7 +43,7 @@ pub fn worker_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     super::report_panics();
     let (mut sender, receiver) = mpsc::channel(WAITING_MAX);
     let received = move |socket: &Socket, message: ToPage, tensors: Vec<Tensor>| match message {
-        // At once: a ping asks whether this thread lives, not whether it is idle.
+        // Answered at once: a ping checks whether this thread is alive, not whether it is idle.
         ToPage::Ping { nonce } => socket.send(&FromPage::Pong { nonce }, &[]),
         message => {
             if sender.try_send((message, tensors)).is_err() {

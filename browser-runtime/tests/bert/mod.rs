@@ -1,4 +1,4 @@
-//! A BERT encoder as a `Program`, with reproducible weights: what an importer makes of one, written by hand.
+//! A BERT encoder as a `Program`, with reproducible weights: written by hand as an importer would make it.
 
 use std::collections::BTreeMap;
 

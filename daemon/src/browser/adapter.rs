@@ -12,7 +12,7 @@ use crate::browser::{Adapter, Build};
 /// File in the data folder that keeps what was measured.
 const FILE: &str = "adapters.json";
 
-/// What `flotilla doctor --measure` found out about Chromium's software routes.
+/// Result of `flotilla doctor --measure` for Chromium's software routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The browser that was measured; another version may differ. Empty where none was.
@@ -53,15 +53,15 @@ fn path() -> PathBuf {
     crate::pull::home_dir().join(FILE)
 }
 
-/// Decides `Auto`: the machine's GPU where the system shows one, else the build's own software route, else the one that was
-/// faster when they were measured here, else, unmeasured, Mesa's OpenGL ES.
-pub fn decide(wish: Adapter, build: &Build) -> Adapter {
-    match wish {
+/// Resolves `Auto`: the machine's GPU if the system has one, else the build's own software route, else the faster measured
+/// route, else, if nothing was measured, Mesa's OpenGL ES.
+pub fn decide(requested: Adapter, build: &Build) -> Adapter {
+    match requested {
         Adapter::Auto if has_gpu() => Adapter::Hardware,
         Adapter::Auto => {
             build.webgpu_adapter.or_else(|| Measured::load()?.fastest()).unwrap_or(Adapter::Gles)
         }
-        Adapter::Hardware | Adapter::Swiftshader | Adapter::Gles => wish,
+        Adapter::Hardware | Adapter::Swiftshader | Adapter::Gles => requested,
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Adapter, BROWSERS_MAX, Kind, install};
-use crate::config::Preference;
 
 /// The build of Chromium whose WebNN computes, as `cargo xtask setup` unpacks it.
 pub const CHROME_WEBNN: &str = "chrome-webnn";
@@ -13,7 +12,7 @@ pub const CHROME_WEBNN: &str = "chrome-webnn";
 /// A browser's program, its driver, and how they are started.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Build {
-    /// By which it is asked for, and which answers and tables have.
+    /// Name in options, answers and tables.
     pub name: String,
     /// How it is driven.
     pub kind: Kind,
@@ -32,7 +31,7 @@ pub struct Build {
 }
 
 impl Build {
-    /// A build with nothing of its own.
+    /// A build with no settings beyond its name and kind.
     pub fn new(name: impl Into<String>, kind: Kind) -> Build {
         Build {
             name: name.into(),
@@ -46,7 +45,7 @@ impl Build {
         }
     }
 
-    /// The Chromium whose WebNN computes, where `FLOTILLA_CHROME_WEBNN` says or setup puts it.
+    /// The Chromium whose WebNN computes, at the path in `FLOTILLA_CHROME_WEBNN` or where setup puts it.
     pub fn chrome_webnn() -> Build {
         let named = std::env::var_os("FLOTILLA_CHROME_WEBNN").filter(|path| !path.is_empty());
         let unpacked = || install::browsers_dir().join(CHROME_WEBNN).join("chromium");
@@ -77,7 +76,7 @@ impl Serialize for Build {
     }
 }
 
-/// Why text does not name browsers.
+/// Why text is not a list of browsers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum SpecError {
@@ -112,6 +111,23 @@ impl FromStr for Names {
         if names.is_empty() { Err(SpecError::Empty) } else { Ok(Names(names)) }
     }
 }
+
+/// The value of a preference.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a preference is true, false, a whole number or a text")]
+#[expect(missing_docs, reason = "each variant is named after its type")]
+pub enum Preference {
+    Bool(bool),
+    Integer(i32),
+    Text(String),
+}
+
+/// Hosts of checks that are no browsers; no build may have such a name.
+pub(crate) const NO_BROWSERS: [&str; 2] = [NATIVE, SIMULATED];
+/// The pages' runtime compiled for this machine, without a browser.
+pub(crate) const NATIVE: &str = "native";
+/// The same behind a page's protocol.
+pub(crate) const SIMULATED: &str = "simulated";
 
 /// Every build that can be asked for.
 #[derive(Clone, Debug, PartialEq)]

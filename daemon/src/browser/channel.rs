@@ -1,4 +1,4 @@
-//! Which release channel a browser is of.
+//! The release channel of a browser.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub enum Channel {
     Canary,
     Nightly,
     Esr,
-    /// Neither path nor version tells; Chromium itself has no channels.
+    /// Neither path nor version shows it; Chromium itself has no channels.
     #[default]
     Unknown,
 }
@@ -53,13 +53,13 @@ const FOLDERS: &[(&str, &str, Channel)] = &[
 ];
 
 impl Channel {
-    /// What a program's path, with links followed, and its version tell.
+    /// Determines the channel from a program's path, with links followed, and its version.
     pub fn of(kind: Kind, program: &Path, version: &str) -> Channel {
         let path = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
-        Channel::told(kind, &path.to_string_lossy(), version)
+        Channel::of_path(kind, &path.to_string_lossy(), version)
     }
 
-    fn told(kind: Kind, path: &str, version: &str) -> Channel {
+    fn of_path(kind: Kind, path: &str, version: &str) -> Channel {
         let path = path.to_lowercase();
         // Both separators: the table has folders of every system.
         let folders: Vec<&str> = path.split(['/', '\\']).collect();
@@ -132,7 +132,7 @@ mod tests {
             (Firefox, "/opt/firefox/firefox", "153.0", Unknown),
         ];
         for (kind, path, version, want) in table {
-            assert_eq!(Channel::told(kind, path, version), want, "{path} {version}");
+            assert_eq!(Channel::of_path(kind, path, version), want, "{path} {version}");
         }
     }
 }

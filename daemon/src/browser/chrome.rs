@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::browser::{Adapter, DriverPlan, Kind, Wish, install::Installed};
+use crate::browser::{Adapter, DesiredBrowser, DriverPlan, Kind, install::Installed};
 
 /// Flags that keep a page in the background computing, and the browser from calling home.
 const QUIET: &[&str] = &[
@@ -23,9 +23,9 @@ const QUIET: &[&str] = &[
     "--no-pings",
     // Containers give /dev/shm 64 MB, less than a page with weights needs.
     "--disable-dev-shm-usage",
-    // A GPU process that died is started again, but not trusted again: without the first of these a driver that was
-    // never looked for on a list is refused after the first death, without the second the page gets no more adapters after
-    // the second death, and without the third nobody does after the third.
+    // A GPU process that died is started again, but with restrictions. Without the first flag a driver that was never checked
+    // against the blocklist is refused after the first death; without the second the page gets no more adapters after the
+    // second death; without the third no page gets one after the third.
     "--ignore-gpu-blocklist",
     "--disable-domain-blocking-for-3d-apis",
     "--disable-gpu-process-crash-limit",
@@ -54,20 +54,20 @@ fn adapter_flags(adapter: Adapter) -> &'static [&'static str] {
     }
 }
 
-/// The arguments of a browser. Its profile is a fresh one that the driver makes in `TMPDIR`: a driver that is told of another
-/// one opens no first page, and a headless shell none of its own.
-fn arguments(wish: &Wish, is_root: bool) -> Vec<String> {
-    let ours = ["--headless=new"].iter().chain(QUIET).chain(adapter_flags(wish.adapter));
+/// The arguments of a browser. Its profile is a fresh one that the driver makes in `TMPDIR`: a driver that is given another
+/// profile opens no first page, and a headless shell does not open one by itself.
+fn arguments(desired: &DesiredBrowser, is_root: bool) -> Vec<String> {
+    let ours = ["--headless=new"].iter().chain(QUIET).chain(adapter_flags(desired.adapter));
     let mut features: Vec<&str> = FEATURES.to_vec();
     let mut arguments = Vec::new();
-    for argument in ours.copied().chain(wish.build.arguments.iter().map(String::as_str)) {
+    for argument in ours.copied().chain(desired.build.arguments.iter().map(String::as_str)) {
         match argument.strip_prefix(ENABLE_FEATURES) {
             Some(more) => features.extend(more.split(',').filter(|feature| !feature.is_empty())),
             None => arguments.push(argument.to_owned()),
         }
     }
     arguments.push(format!("{ENABLE_FEATURES}{}", features.join(",")));
-    // Chromium's sandbox refuses to run as root; nobody else may do without it.
+    // Chromium's sandbox does not run as root; every other user must use it.
     if is_root {
         arguments.push("--no-sandbox".to_owned());
     }
@@ -75,9 +75,9 @@ fn arguments(wish: &Wish, is_root: bool) -> Vec<String> {
 }
 
 /// What to start. `dir` receives profile and logs.
-pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
+pub fn plan(installed: &Installed, desired: &DesiredBrowser, dir: &Path) -> DriverPlan {
     let is_root = rustix::process::geteuid().is_root();
-    let (browser_name, options) = match wish.build.kind {
+    let (browser_name, options) = match desired.build.kind {
         Kind::Edge => ("MicrosoftEdge", "ms:edgeOptions"),
         Kind::Chrome | Kind::Firefox => ("chrome", "goog:chromeOptions"),
     };
@@ -86,7 +86,7 @@ pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
         "pageLoadStrategy": "none",
         options: {
             "binary": installed.browser,
-            "args": arguments(wish, is_root),
+            "args": arguments(desired, is_root),
         },
     });
     let mut command = vec![
@@ -94,14 +94,14 @@ pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
         "--port=0".to_owned(),
         "--allowed-ips=127.0.0.1".to_owned(),
     ];
-    // A browser that somebody names need not be of the version of the driver that was found.
-    if wish.build.binary.is_some() {
+    // A browser from the configuration may have another version than the driver that was found.
+    if desired.build.binary.is_some() {
         command.push("--disable-build-check".to_owned());
     }
     // Crash reports and the like go where the profile is, not into the user's folder.
     let mut environment =
         vec![("XDG_CONFIG_HOME".to_owned(), dir.join("config").display().to_string())];
-    environment.extend(wish.build.environment.clone());
+    environment.extend(desired.build.environment.clone());
     DriverPlan {
         command,
         port_after: "started successfully on port ",
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn features_of_every_source_are_enabled_by_one_argument() {
-        let wish = Wish {
+        let desired = DesiredBrowser {
             build: Build {
                 arguments: vec!["--enable-features=Mine,Other".to_owned(), "--own".to_owned()],
                 ..Build::new("mine", Kind::Chrome)
@@ -130,7 +130,7 @@ mod tests {
             backends: Vec::new(),
             adapter: Adapter::Swiftshader,
         };
-        let arguments = arguments(&wish, false);
+        let arguments = arguments(&desired, false);
         let features: Vec<&String> =
             arguments.iter().filter(|argument| argument.starts_with(ENABLE_FEATURES)).collect();
         let want = "--enable-features=WebMachineLearningNeuralNetwork,Vulkan,Mine,Other";

@@ -1,7 +1,7 @@
-//! What is said to a browser through its driver once its first page is open, and what is noticed meanwhile.
+//! Commands to a browser through its driver after its first page is open, and the checks that run meanwhile.
 //!
-//! Everything that is said has a limit. A driver keeps commands of a session in a row, so one that is not answered in
-//! time means that none will be: the browser is of no more use then, and whoever owns it kills it without a word.
+//! Every command has a time limit. A driver executes the commands of a session one after the other, so if one is not answered
+//! in time, none after it will be: the browser is then reported as failed, and its owner kills it.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ use super::{
 };
 use crate::guardian;
 
-/// Longest wait for a script's result: drivers give up after 30 s, and say so.
+/// Longest wait for a script's result. Drivers themselves give up after 30 s and report it.
 const SCRIPT_MAX: Duration = Duration::from_secs(40);
-/// Longest silence about memory that does not change.
+/// Longest time between two reports of memory that does not change.
 const MEMORY_QUIET_MAX: Duration = Duration::from_secs(10);
-/// A change of memory that is told within a second, as a part of what was told last.
+/// A change of memory that is reported within a second, as a fraction of the last reported value.
 const MEMORY_CHANGE_MIN: f64 = 0.05;
 
-/// What a conversation needs to know.
+/// The browser and the settings of a conversation.
 pub(super) struct Conversation<'a> {
     pub(super) browser: BrowserId,
     pub(super) kind: Kind,
@@ -50,66 +50,66 @@ pub(super) struct Conversation<'a> {
     pub(super) reports: &'a mpsc::Sender<(BrowserId, OwnerReport)>,
 }
 
-enum Heard {
+enum Event {
     Script(Script),
     Order(Order),
-    Said(Said),
+    CommandEnded(CommandOutcome),
     PollDriver,
 }
 
-/// How something that was said ended.
-enum Said {
+/// How a command ended.
+enum CommandOutcome {
     Done,
     PageOpened,
     Failed(Failure),
 }
 
-/// Something that was said and is not answered yet.
-type Saying = BoxFuture<'static, Said>;
+/// A command that was sent and is not answered yet.
+type PendingCommand = BoxFuture<'static, CommandOutcome>;
 
 impl Conversation<'_> {
-    /// Says what is ordered until the driver no longer answers.
+    /// Executes orders and scripts until the driver no longer answers.
     pub(super) async fn failure(
         &self,
         scripts: &mut mpsc::Receiver<Script>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Failure {
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        let mut saying: FuturesUnordered<Saying> = FuturesUnordered::new();
+        let mut pending: FuturesUnordered<PendingCommand> = FuturesUnordered::new();
         let mut poll = interval(self.limits.driver_poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let heard = tokio::select! {
-                Some(script) = scripts.recv() => Heard::Script(script),
-                Some(order) = orders.recv() => Heard::Order(order),
-                Some(said) = saying.next() => Heard::Said(said),
+            let event = tokio::select! {
+                Some(script) = scripts.recv() => Event::Script(script),
+                Some(order) = orders.recv() => Event::Order(order),
+                Some(ended) = pending.next() => Event::CommandEnded(ended),
                 // A driver that works on a command may not answer others, and that command has its own limit.
-                _ = poll.tick(), if saying.is_empty() => Heard::PollDriver,
+                _ = poll.tick(), if pending.is_empty() => Event::PollDriver,
             };
-            match heard {
-                Heard::Script(script) => saying.push(execute(self.session.clone(), script)),
-                Heard::Order(order) => saying.push(self.obey(order)),
-                Heard::PollDriver => saying.push(self.poll_driver(&http)),
-                Heard::Said(Said::Done) => {}
-                Heard::Said(Said::PageOpened) => {
+            match event {
+                Event::Script(script) => pending.push(execute(self.session.clone(), script)),
+                Event::Order(order) => pending.push(self.perform(order)),
+                Event::PollDriver => pending.push(self.poll_driver(&http)),
+                Event::CommandEnded(CommandOutcome::Done) => {}
+                Event::CommandEnded(CommandOutcome::PageOpened) => {
                     if self.reports.send((self.browser, OwnerReport::PageOpened)).await.is_err() {
                         return unresponsive("the pool is gone");
                     }
                 }
-                Heard::Said(Said::Failed(failure)) => return failure,
+                Event::CommandEnded(CommandOutcome::Failed(failure)) => return failure,
             }
         }
     }
 
-    /// Tells how much memory the processes under the guardian hold, for ever.
+    /// Reports the memory of the processes under the guardian, in an endless loop.
     pub(super) async fn measure_memory(&self) -> Failure {
         let Some(guardian) = self.guardian else { return std::future::pending().await };
         let mut ticks = interval(self.limits.memory_poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: Option<Memory> = None;
+        let mut reported: Option<Memory> = None;
         loop {
             ticks.tick().await;
-            let measuring = tokio::task::spawn_blocking(move || Memory::news(guardian, told));
+            let measuring = tokio::task::spawn_blocking(move || Memory::news(guardian, reported));
             let news = match measuring.await {
                 Ok(news) => news,
                 Err(error) => {
@@ -118,7 +118,7 @@ impl Conversation<'_> {
                 }
             };
             let Some(memory) = news else { continue };
-            told = Some(memory);
+            reported = Some(memory);
             let report = OwnerReport::Memory { used_bytes: memory.used_bytes };
             if self.reports.send((self.browser, report)).await.is_err() {
                 return unresponsive("the pool is gone");
@@ -126,7 +126,7 @@ impl Conversation<'_> {
         }
     }
 
-    fn obey(&self, order: Order) -> Saying {
+    fn perform(&self, order: Order) -> PendingCommand {
         let session = self.session.clone();
         let limit = self.limits.page_open_max;
         match order {
@@ -134,12 +134,12 @@ impl Conversation<'_> {
                 let url = runner_url(self.origin, &control, &data, self.takes_faults);
                 async move {
                     match timeout(limit, open_page(&session, &url)).await {
-                        Ok(Ok(())) => Said::PageOpened,
-                        Ok(Err(error)) => Said::Failed(unresponsive(format!(
+                        Ok(Ok(())) => CommandOutcome::PageOpened,
+                        Ok(Err(error)) => CommandOutcome::Failed(unresponsive(format!(
                             "a new page could not be opened: {}",
                             cut(&error.to_string())
                         ))),
-                        Err(_) => Said::Failed(unresponsive(format!(
+                        Err(_) => CommandOutcome::Failed(unresponsive(format!(
                             "a new page was not opened within {limit:?}"
                         ))),
                     }
@@ -147,27 +147,31 @@ impl Conversation<'_> {
                 .boxed()
             }
             Order::Navigate { url, reply } => navigate(session, url, limit, reply),
-            Order::Suffer { fault, reply } => self.suffer(fault, reply),
+            Order::InjectFault { fault, reply } => self.inject(fault, reply),
         }
     }
 
-    fn suffer(&self, fault: Fault, reply: oneshot::Sender<Result<(), FaultError>>) -> Saying {
+    fn inject(
+        &self,
+        fault: Fault,
+        reply: oneshot::Sender<Result<(), FaultError>>,
+    ) -> PendingCommand {
         let session = self.session.clone();
         match fault.means(self.kind) {
             Means::Kill => {
                 let killed = self.pid.map(guardian::kill).ok_or(FaultError::NothingThere);
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(killed);
-                std::future::ready(Said::Done).boxed()
+                std::future::ready(CommandOutcome::Done).boxed()
             }
             Means::KillUnder(last) => {
                 let found = self.pid.map(|pid| guardian::descendants_named(pid, last));
                 let found = found.unwrap_or_default();
                 found.iter().copied().for_each(guardian::kill);
                 let killed = if found.is_empty() { Err(FaultError::NoPage) } else { Ok(()) };
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(killed);
-                std::future::ready(Said::Done).boxed()
+                std::future::ready(CommandOutcome::Done).boxed()
             }
             Means::Address(url) => {
                 navigate(session, url.to_owned(), self.limits.page_open_max, reply)
@@ -177,49 +181,49 @@ impl Conversation<'_> {
                     window.flotillaFault ? flotillaFault(arguments[0], arguments[1]).then(done) : done(null)";
                 let arguments = vec![name.into(), amount.into()];
                 let result = timeout(SCRIPT_MAX, session.execute_async(script, arguments)).await;
-                let (outcome, said) = match result {
-                    Ok(Ok(serde_json::Value::Bool(true))) => (Ok(()), Said::Done),
-                    Ok(Ok(serde_json::Value::Null)) => (Err(FaultError::NoPage), Said::Done),
-                    Ok(Ok(_)) => (Err(FaultError::NothingThere), Said::Done),
-                    Ok(Err(error)) => (Err(driver_words(&error)), Said::Done),
-                    Err(_) => (Err(late_words()), Said::Failed(late())),
+                let (outcome, ended) = match result {
+                    Ok(Ok(serde_json::Value::Bool(true))) => (Ok(()), CommandOutcome::Done),
+                    Ok(Ok(serde_json::Value::Null)) => (Err(FaultError::NoPage), CommandOutcome::Done),
+                    Ok(Ok(_)) => (Err(FaultError::NothingThere), CommandOutcome::Done),
+                    Ok(Err(error)) => (Err(driver_words(&error)), CommandOutcome::Done),
+                    Err(_) => (Err(late_words()), CommandOutcome::Failed(late())),
                 };
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(outcome);
-                said
+                ended
             }
             .boxed(),
         }
     }
 
-    /// Asks the driver whether it is ready, and through it the browser for its windows; any answer will do. The page is
-    /// not asked, so none can delay this. A stopped browser process may leave its page running, for processes of their own
-    /// compute and hold the connections; it is noticed here.
-    fn poll_driver(&self, http: &HttpClient<HttpConnector, Empty<bytes::Bytes>>) -> Saying {
+    /// Requests the driver's status and, through it, the browser's list of windows; any answer counts as alive. The page takes
+    /// no part, so it cannot delay this. When the browser's main process is stopped, its page may go on, because other
+    /// processes compute and hold the connections; only this check detects that.
+    fn poll_driver(&self, http: &HttpClient<HttpConnector, Empty<bytes::Bytes>>) -> PendingCommand {
         let limit = self.limits.driver_answer_max;
         let uri = Uri::try_from(format!("http://127.0.0.1:{}/status", self.driver_port));
         let (http, session) = (http.clone(), self.session.clone());
         async move {
             let uri = match uri {
                 Ok(uri) => uri,
-                Err(error) => return Said::Failed(unresponsive(error.to_string())),
+                Err(error) => return CommandOutcome::Failed(unresponsive(error.to_string())),
             };
             match timeout(limit, http.get(uri)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     let words = format!("the driver cannot be asked: {error}");
-                    return Said::Failed(unresponsive(words));
+                    return CommandOutcome::Failed(unresponsive(words));
                 }
                 Err(_) => {
                     let words = format!("the driver gave no answer within {limit:?}");
-                    return Said::Failed(unresponsive(words));
+                    return CommandOutcome::Failed(unresponsive(words));
                 }
             }
             match timeout(limit, session.windows()).await {
-                Ok(_) => Said::Done,
+                Ok(_) => CommandOutcome::Done,
                 Err(_) => {
                     let words = format!("the browser gave its driver no answer within {limit:?}");
-                    Said::Failed(unresponsive(words))
+                    CommandOutcome::Failed(unresponsive(words))
                 }
             }
         }
@@ -227,7 +231,7 @@ impl Conversation<'_> {
     }
 }
 
-/// A measurement that was told.
+/// A measurement that was reported.
 #[derive(Clone, Copy, Debug)]
 struct Memory {
     used_bytes: u64,
@@ -236,20 +240,20 @@ struct Memory {
 }
 
 impl Memory {
-    /// A new measurement, if what is easily had says that it would be another one, or it is time to tell again.
-    fn news(guardian: u32, told: Option<Memory>) -> Option<Memory> {
+    /// A new measurement, if the resident sets, which are cheap to read, have changed enough or the last report is too old.
+    fn news(guardian: u32, reported: Option<Memory>) -> Option<Memory> {
         let resident_bytes = guardian::tree_resident_bytes(guardian);
-        let is_news = told.is_none_or(|told| {
-            let change = resident_bytes.abs_diff(told.resident_bytes) as f64;
-            // Resident sets add shared pages up again and again, so half as much change in them may be as much.
-            change > told.resident_bytes as f64 * MEMORY_CHANGE_MIN / 2.0
-                || told.at.elapsed() >= MEMORY_QUIET_MAX
+        let is_news = reported.is_none_or(|reported| {
+            let change = resident_bytes.abs_diff(reported.resident_bytes) as f64;
+            // Resident sets count shared pages once for each process, so half of that change may already be a full change.
+            change > reported.resident_bytes as f64 * MEMORY_CHANGE_MIN / 2.0
+                || reported.at.elapsed() >= MEMORY_QUIET_MAX
         });
         if !is_news {
             return None;
         }
         let used_bytes = guardian::tree_pss_bytes(guardian);
-        // Nothing is left when the guardian is ending, which others notice.
+        // 0 means that the guardian is ending, which is detected elsewhere.
         (used_bytes > 0).then(|| Memory { used_bytes, resident_bytes, at: Instant::now() })
     }
 }
@@ -260,8 +264,8 @@ pub(super) fn runner_url(origin: &str, control: &str, data: &str, takes_faults: 
     format!("{origin}/runner/#{control}.{data}{faults}")
 }
 
-/// Opens a page in a new tab and closes the old one. Sending the old one elsewhere would do for a page that works, but
-/// neither a crashed page nor one whose thread never comes back goes anywhere.
+/// Opens a page in a new tab and closes the old one. Navigating the old tab would work only for a healthy page, not for one
+/// that has crashed or whose thread hangs.
 async fn open_page(session: &Client, url: &str) -> Result<(), CmdError> {
     let new = session.new_window(true).await?;
     session.close_window().await?;
@@ -274,30 +278,31 @@ fn navigate(
     url: String,
     limit: Duration,
     reply: oneshot::Sender<Result<(), FaultError>>,
-) -> Saying {
+) -> PendingCommand {
     async move {
-        let (outcome, said) = match timeout(limit, session.goto(&url)).await {
-            Ok(Ok(())) => (Ok(()), Said::Done),
-            Ok(Err(error)) => (Err(driver_words(&error)), Said::Done),
-            Err(_) => (Err(late_words()), Said::Failed(late())),
+        let (outcome, ended) = match timeout(limit, session.goto(&url)).await {
+            Ok(Ok(())) => (Ok(()), CommandOutcome::Done),
+            Ok(Err(error)) => (Err(driver_words(&error)), CommandOutcome::Done),
+            Err(_) => (Err(late_words()), CommandOutcome::Failed(late())),
         };
-        // Whoever asked may have gone.
+        // The caller may have stopped waiting.
         let _ = reply.send(outcome);
-        said
+        ended
     }
     .boxed()
 }
 
-fn execute(session: Client, Script { body, arguments, reply }: Script) -> Saying {
+fn execute(session: Client, Script { body, arguments, reply }: Script) -> PendingCommand {
     async move {
-        let (result, said) =
-            match timeout(SCRIPT_MAX, session.execute_async(&body, arguments)).await {
-                Ok(result) => (result.map_err(|error| cut(&error.to_string())), Said::Done),
-                Err(_) => (Err(late().to_string()), Said::Failed(late())),
-            };
-        // Whoever asked may have gone.
+        let (result, ended) = match timeout(SCRIPT_MAX, session.execute_async(&body, arguments))
+            .await
+        {
+            Ok(result) => (result.map_err(|error| cut(&error.to_string())), CommandOutcome::Done),
+            Err(_) => (Err(late().to_string()), CommandOutcome::Failed(late())),
+        };
+        // The caller may have stopped waiting.
         let _ = reply.send(result);
-        said
+        ended
     }
     .boxed()
 }

@@ -1,23 +1,23 @@
-//! Faults that a browser is given on purpose, so that whoever must notice them can be tested.
+//! Faults that are injected into a browser, to test that they are detected.
 
 use flotilla_protocol::Link;
 use serde::{Deserialize, Serialize};
 
 use crate::browser::Kind;
 
-/// What a browser is made to suffer. A real one does it to itself, by its own means; a simulated one plays it.
+/// A fault to inject. In a real browser it really happens; a simulated one imitates it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// The browser's process ends.
     Exit,
-    /// The page crashes, and with it both links; the browser's process lives.
+    /// The page crashes, and with it both links; the browser's process goes on.
     Crash,
-    /// The page's main thread never comes back: no heartbeats. In a simulated browser the worker stops too.
+    /// The page's main thread hangs: no heartbeats. In a simulated browser the worker stops too.
     Hang,
-    /// The worker never comes back, and the heartbeats go on.
+    /// The worker hangs, and the heartbeats go on.
     Silence,
-    /// The webgpu device is lost, though nobody has given it up.
+    /// The webgpu device is lost without having been closed.
     LoseDevice,
     /// A link closes.
     DropLink(Link),
@@ -25,7 +25,7 @@ pub enum Fault {
     SlowDown(f64),
     /// Results are wrong, though finite and of the right shape; `false` ends that.
     WrongAnswers(bool),
-    /// The page holds this many MB more. A simulated browser only says so.
+    /// The page holds this many MB more. A simulated browser only reports it.
     Memory(u32),
 }
 
@@ -43,27 +43,27 @@ pub enum FaultError {
     Driver { words: String },
 }
 
-/// How a real browser is given a fault.
+/// How a fault is injected into a real browser.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Means {
     /// Its process is killed.
     Kill,
     /// The processes under it whose command line ends with this word are killed.
     KillUnder(&'static str),
-    /// It is sent to this address.
+    /// Its page navigates to this address.
     Address(&'static str),
-    /// `flotillaFault(name, amount)` is called in its page; `web/runner/runner.js` says what that does.
+    /// `flotillaFault(name, amount)` is called in its page; it is defined in `web/runner/runner.js`.
     Script(&'static str, f64),
 }
 
 impl Fault {
-    /// How a real browser of this kind is given the fault.
+    /// How this fault is injected into a real browser of this kind.
     pub(super) fn means(self, kind: Kind) -> Means {
         match self {
             Fault::Exit => Means::Kill,
             Fault::Crash => match kind {
                 Kind::Chrome | Kind::Edge => Means::Address("chrome://crash"),
-                // WebDriver is not let to `about:crashcontent`. Under geckodriver the whole browser ends with a page.
+                // WebDriver may not open `about:crashcontent`. Under geckodriver the whole browser ends with a page.
                 Kind::Firefox => Means::KillUnder("tab"),
             },
             Fault::Hang => Means::Script("hang", 0.0),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::browser::{DriverPlan, Wish, install::Installed};
+use crate::browser::{DesiredBrowser, DriverPlan, install::Installed};
 
 /// What to start. `dir` receives profile and logs.
-pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
+pub fn plan(installed: &Installed, desired: &DesiredBrowser, dir: &Path) -> DriverPlan {
     let mut preferences = json!({
         "dom.webgpu.enabled": true,
         "gfx.webgpu.ignore-blocklist": true,
@@ -24,18 +24,18 @@ pub fn plan(installed: &Installed, wish: &Wish, dir: &Path) -> DriverPlan {
         "network.connectivity-service.enabled": false,
         "toolkit.telemetry.enabled": false,
     });
-    for (name, value) in &wish.build.preferences {
+    for (name, value) in &desired.build.preferences {
         preferences[name] = json!(value);
     }
     let ours = ["-headless".to_owned()];
-    let arguments: Vec<&String> = ours.iter().chain(&wish.build.arguments).collect();
+    let arguments: Vec<&String> = ours.iter().chain(&desired.build.arguments).collect();
     // Firefox keeps settings and caches under the home folder too: a fresh one leaves the user's alone.
     let mut environment = vec![
         ("HOME".to_owned(), dir.display().to_string()),
         ("MOZ_HEADLESS".to_owned(), "1".to_owned()),
         ("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".to_owned()),
     ];
-    environment.extend(wish.build.environment.clone());
+    environment.extend(desired.build.environment.clone());
     let capabilities = json!({
         "browserName": "firefox",
         "pageLoadStrategy": "none",

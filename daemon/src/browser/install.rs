@@ -33,7 +33,7 @@ pub struct NotInstalled {
 /// tools.
 ///
 /// # Errors
-/// What is missing, where it was looked for, and how to get it.
+/// A program is missing; the error lists where it was searched and how to get it.
 pub fn find(build: &Build) -> Result<Installed, NotInstalled> {
     let place = Place {
         path: std::env::var_os("PATH"),
@@ -110,7 +110,7 @@ impl<V: Fn(&str) -> Option<OsString>> Place<V> {
             .ok_or_else(|| missing(names().map(ToString::to_string).collect(), remedy))
     }
 
-    /// A path as it is, a name on `PATH` or among the tools.
+    /// Resolves a program: a path is taken as it is, a name is searched on `PATH` and among the tools.
     fn on_path(&self, name: &Path) -> Option<PathBuf> {
         if name.components().count() > 1 {
             return is_program(name).then(|| name.to_owned());

@@ -102,12 +102,12 @@ impl Adapter {
     }
 }
 
-/// The wish for one browser.
+/// A browser to be started: build, backends and adapter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wish {
-    /// What it is.
+pub struct DesiredBrowser {
+    /// Its build.
     pub build: Build,
-    /// Whether only its protocol is played, by native code.
+    /// Whether it is simulated: native code that speaks a page's protocol.
     pub simulated: bool,
     /// Backends in order of preference.
     pub backends: Vec<Backend>,
@@ -115,10 +115,35 @@ pub struct Wish {
     pub adapter: Adapter,
 }
 
+/// Browsers that a pool can be given while it serves.
+#[derive(Clone, Debug)]
+pub struct Browsers {
+    /// Builds that can be requested by name.
+    pub builds: Builds,
+    /// Whether they are simulated by native code.
+    pub simulated: bool,
+    /// Backends in order of preference.
+    pub backends: Vec<Backend>,
+    /// Where Chromium's WebGPU adapter comes from.
+    pub adapter: Adapter,
+}
+
+impl Browsers {
+    /// Makes the [`DesiredBrowser`] for one of them.
+    pub fn desired(&self, build: &Build) -> DesiredBrowser {
+        DesiredBrowser {
+            build: build.clone(),
+            simulated: self.simulated,
+            backends: self.backends.clone(),
+            adapter: adapter::decide(self.adapter, build),
+        }
+    }
+}
+
 /// What is known about a browser once it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// Name of its build; one that only plays it has ` (shim)` after it.
+    /// Name of its build; ` (shim)` follows it if the driver reports that another browser takes its place.
     pub name: String,
     /// How it is driven.
     #[serde(skip)]
@@ -127,7 +152,7 @@ pub struct Facts {
     pub version: String,
     /// Its release channel.
     pub channel: Channel,
-    /// Whether only its protocol is played, by native code.
+    /// Whether it is simulated: native code that speaks a page's protocol.
     pub simulated: bool,
     /// Process id of the browser's main process, where it has one.
     pub pid: Option<u32>,
@@ -139,12 +164,12 @@ pub struct Facts {
     pub start_ms: u64,
 }
 
-/// A started driver's needs: what to execute and what to ask of it.
+/// How to start a driver: its command and the capabilities of the session.
 #[derive(Clone, Debug)]
 pub struct DriverPlan {
     /// Driver and its arguments.
     pub command: Vec<String>,
-    /// How the driver says where it listens: the text before the port number on its standard output.
+    /// The text that the driver prints before its port number on standard output.
     pub port_after: &'static str,
     /// `alwaysMatch` capabilities of the session.
     pub capabilities: serde_json::Map<String, serde_json::Value>,

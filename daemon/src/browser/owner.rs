@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     browser::{
-        Channel, DriverPlan, Facts, Kind, Wish, chrome,
+        Channel, DesiredBrowser, DriverPlan, Facts, Kind, chrome,
         conversation::{Conversation, runner_url},
         fault::{Fault, FaultError},
         firefox,
@@ -35,11 +35,11 @@ use crate::{
 
 /// Longest wait for a guardian to end everything under it before its descendants are killed one by one.
 const GUARDIAN_END_MAX: Duration = Duration::from_secs(10);
-/// The capability by which a driver says that it only plays its browser.
+/// The capability by which a driver reports that another browser takes its browser's place.
 pub const SHIM: &str = "flotilla:shim";
 /// Longest line of a driver that is read as one.
 const LINE_BYTES_MAX: u64 = 64 << 10;
-/// Longest driver words in a message.
+/// Most characters of a driver's output in a message.
 const WORDS_MAX: usize = 600;
 
 /// What an owner needs to start its browser.
@@ -47,8 +47,8 @@ const WORDS_MAX: usize = 600;
 pub struct Launch {
     /// Name of the browser.
     pub browser: BrowserId,
-    /// What is wished for; `adapter` is decided.
-    pub wish: Wish,
+    /// The browser to start; its `adapter` is not `Auto`.
+    pub desired: DesiredBrowser,
     /// `http://127.0.0.1:PORT`, where the runner page and its links are.
     pub origin: String,
     /// Single-use tokens of the two links: control, data.
@@ -59,14 +59,14 @@ pub struct Launch {
     pub data_dir_id: String,
     /// How closely it is watched.
     pub limits: Limits,
-    /// Whether its page can be given faults on purpose: one that people are served by cannot.
+    /// Whether faults can be injected into its page; never for pages that serve users.
     pub takes_faults: bool,
 }
 
 /// How closely a browser is watched, and how long its driver may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Time between two questions whether the driver answers.
+    /// Time between two checks that the driver answers.
     pub driver_poll: Duration,
     /// Longest wait for that answer.
     pub driver_answer_max: Duration,
@@ -87,20 +87,20 @@ impl Default for Limits {
     }
 }
 
-/// What an owner tells.
+/// A report of an owner.
 #[derive(Debug)]
 pub enum OwnerReport {
-    /// The session stands and the page's address has been opened.
+    /// The session is open and the page's address has been opened.
     Started(Facts),
-    /// [`Owner::reset`] was obeyed: the address of a new page has been opened and the old page is closed.
+    /// [`Owner::reset`] was carried out: the address of a new page has been opened and the old page is closed.
     PageOpened,
-    /// How much memory the browser, its driver and their guardian hold. Told when it has changed by a twentieth, else
-    /// every ten seconds.
+    /// How much memory the browser, its driver and their guardian hold. Reported when it has changed by a twentieth, else every
+    /// ten seconds.
     Memory {
         /// Proportional set size of all processes, in bytes.
         used_bytes: u64,
     },
-    /// The browser is of no more use. Sent at most once; its processes are ended only when the owner is dropped.
+    /// The browser has failed. Sent at most once; its processes are ended only when the owner is dropped.
     Failed(Failure),
 }
 
@@ -111,26 +111,26 @@ pub struct Script {
     pub body: String,
     /// Its other arguments.
     pub arguments: Vec<serde_json::Value>,
-    /// The result, or the driver's words.
+    /// The result, or the driver's error message.
     pub reply: oneshot::Sender<Result<serde_json::Value, String>>,
 }
 
 /// Handle of a browser's owner task.
 #[derive(Debug)]
 pub struct Owner {
-    // Never sent on: its end is the order.
+    // Nothing is sent on it: dropping it is the order to end the browser.
     _alive: oneshot::Sender<()>,
     scripts: mpsc::Sender<Script>,
     orders: mpsc::Sender<Order>,
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What an owner is told to do with its browser.
+/// An order to the owner of a browser.
 #[derive(Debug)]
 pub(super) enum Order {
     Reset { control: String, data: String },
     Navigate { url: String, reply: oneshot::Sender<Result<(), FaultError>> },
-    Suffer { fault: Fault, reply: oneshot::Sender<Result<(), FaultError>> },
+    InjectFault { fault: Fault, reply: oneshot::Sender<Result<(), FaultError>> },
 }
 
 /// Most scripts that wait for a browser, and most orders.
@@ -150,8 +150,8 @@ impl Owner {
         Owner { _alive: alive, scripts, orders, task }
     }
 
-    /// Opens a new page, whose links have these tokens (control, data), and closes the old one, whatever it is busy with.
-    /// Reported as [`OwnerReport::PageOpened`] or [`OwnerReport::Failed`].
+    /// Opens a new page, whose links have these tokens (control, data), and closes the old one even if it is busy. Reported as
+    /// [`OwnerReport::PageOpened`] or [`OwnerReport::Failed`].
     ///
     /// # Errors
     /// Too many orders wait, or the browser has ended: nothing will be reported.
@@ -160,7 +160,7 @@ impl Owner {
         self.order(Order::Reset { control, data })
     }
 
-    /// Sends the page to another address, and leaves it there. A simulated browser has then no page.
+    /// Navigates the page to another address, where it stays. A simulated browser has no page afterwards.
     ///
     /// # Errors
     /// Too many orders wait, or the browser has ended.
@@ -170,13 +170,13 @@ impl Owner {
         Ok(outcome)
     }
 
-    /// Gives the browser a fault on purpose. That it happened says nothing about who has noticed.
+    /// Injects a fault into the browser. The outcome is known when the fault has happened, which may be before it is detected.
     ///
     /// # Errors
     /// Too many orders wait, or the browser has ended.
     pub fn fault(&self, fault: Fault) -> Result<Outcome, FaultError> {
         let (reply, outcome) = oneshot::channel();
-        self.order(Order::Suffer { fault, reply })?;
+        self.order(Order::InjectFault { fault, reply })?;
         Ok(outcome)
     }
 
@@ -215,7 +215,7 @@ async fn own(
     mut ended: oneshot::Receiver<()>,
 ) {
     let browser = launch.browser;
-    if launch.wish.simulated {
+    if launch.desired.simulated {
         return simulated::own(launch, reports, queues.orders, ended).await;
     }
     let mut process = None;
@@ -224,7 +224,7 @@ async fn own(
         _ = &mut ended => None,
     };
     if let Some(failure) = failure {
-        // A full channel or a gone pool means that the daemon is ending, and with it this browser.
+        // If nothing receives it, the daemon is ending, and with it this browser.
         let _ = reports.send((browser, OwnerReport::Failed(failure))).await;
         let _ = ended.await;
     }
@@ -252,7 +252,7 @@ async fn live(
             ));
         }
     };
-    let installed = match install::find(&launch.wish.build) {
+    let installed = match install::find(&launch.desired.build) {
         Ok(installed) => installed,
         Err(missing) => return driver_failure(missing.to_string()),
     };
@@ -302,7 +302,7 @@ async fn live(
             cut(&error.to_string())
         ));
     }
-    let build = &launch.wish.build;
+    let build = &launch.desired.build;
     let version = capability(&session, "browserVersion");
     let facts = Facts {
         name: shown_name(&session, &build.name),
@@ -320,7 +320,7 @@ async fn live(
     }
     let conversation = Conversation {
         browser,
-        kind: launch.wish.build.kind,
+        kind: launch.desired.build.kind,
         origin: &launch.origin,
         session: &session,
         driver_port: port,
@@ -334,10 +334,10 @@ async fn live(
 }
 
 fn plan(launch: &Launch, installed: &Installed, dir: &Path) -> DriverPlan {
-    let wish = &launch.wish;
-    match wish.build.kind {
-        Kind::Chrome | Kind::Edge => chrome::plan(installed, wish, dir),
-        Kind::Firefox => firefox::plan(installed, wish, dir),
+    let desired = &launch.desired;
+    match desired.build.kind {
+        Kind::Chrome | Kind::Edge => chrome::plan(installed, desired, dir),
+        Kind::Firefox => firefox::plan(installed, desired, dir),
     }
 }
 
@@ -345,7 +345,7 @@ fn plan(launch: &Launch, installed: &Installed, dir: &Path) -> DriverPlan {
 struct Guarded {
     child: Child,
     output: BufReader<ChildStdout>,
-    /// What every process under it carries.
+    /// The mark of every process under it.
     mark: String,
     /// The folder that it removes.
     dir: PathBuf,
@@ -364,7 +364,7 @@ impl Guarded {
             .env(guardian::MARK, &mark)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Away from the terminal's Ctrl-C: the daemon drains first.
+            // In another process group than the terminal's, so that Ctrl-C does not end it: the daemon drains first.
             .process_group(0)
             .spawn()?;
         let stdout =
@@ -372,7 +372,7 @@ impl Guarded {
         Ok(Guarded { child, output: BufReader::new(stdout), mark, dir: plan.dir.clone() })
     }
 
-    /// The port that the driver says it listens on; its last words if it ends first.
+    /// The port that the driver prints; its last output if it ends first.
     async fn port(&mut self, after: &str) -> Result<u16, String> {
         let mut last = String::new();
         while let Some(line) = next_line(&mut self.output).await {
@@ -398,7 +398,7 @@ impl Guarded {
             .ok()
     }
 
-    /// Does what is ordered until the browser or its driver ends, or the driver no longer answers.
+    /// Executes orders until the browser or its driver ends, or the driver no longer answers.
     async fn failure(
         &mut self,
         conversation: &Conversation<'_>,
@@ -427,7 +427,7 @@ impl Guarded {
             }
         };
         tokio::select! {
-            // A guardian ends with its driver, and then the driver's end is what is worth telling.
+            // A guardian ends with its driver, and then the driver's end is the failure to report.
             biased;
             failure = browser_ended => failure,
             failure = driver_ended => failure,
@@ -460,7 +460,7 @@ impl Guarded {
         }
     }
 
-    /// Does a guardian's work after it was itself killed.
+    /// Ends the browser's processes after their guardian was itself killed.
     async fn end_unguarded(&self) {
         let ended = async {
             loop {
@@ -504,7 +504,7 @@ async fn exit(pid: u32) {
         .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok())
         .and_then(watch);
     if let Some(handle) = handle {
-        // An error of the handle is no sign of life either.
+        // An error of the handle counts as ended, too.
         let _ = handle.readable().await;
     }
 }
@@ -519,16 +519,16 @@ fn watch(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
 }
 
 fn browser_pid(session: &Client, driver_pid: Option<u32>) -> Option<u32> {
-    let told = session.capabilities().and_then(|capabilities| {
+    let reported = session.capabilities().and_then(|capabilities| {
         let names = ["moz:processID", "goog:processID", "ms:processID"];
-        let told = names.iter().find_map(|&name| capabilities.get(name)?.as_u64());
-        u32::try_from(told?).ok()
+        let reported = names.iter().find_map(|&name| capabilities.get(name)?.as_u64());
+        u32::try_from(reported?).ok()
     });
-    // Older drivers do not say; the browser's main process is their only child.
-    told.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
+    // Older drivers do not report it; the browser's main process is their only child.
+    reported.or_else(|| guardian::descendants(driver_pid?).into_iter().next())
 }
 
-/// A driver that plays another browser's says so, and no answer is then taken for that browser's.
+/// A driver that stands in for another browser's reports it, so that its answers are not taken for that browser's.
 fn shown_name(session: &Client, name: &str) -> String {
     match session.capabilities().and_then(|capabilities| capabilities.get(SHIM)) {
         Some(_) => format!("{name} (shim)"),

@@ -1,5 +1,4 @@
-//! A browser that is not there: the same protocol over real WebSockets, the same programs through the same runtime,
-//! compiled natively.
+//! A simulated browser: a page's protocol over real WebSockets, and the same programs on the same runtime, compiled natively.
 
 use std::{
     cell::Cell,
@@ -35,8 +34,8 @@ use super::{
     owner::{Launch, Order, OwnerReport},
 };
 
-/// Most answers that wait to be sent.
-const ANSWERS_MAX: usize = 64;
+/// Most answers that wait to be sent. Runs that fail at once, because their device is lost, are answered many in a row.
+const ANSWERS_MAX: usize = 1024;
 /// Most faults that wait for a page's thread.
 const FAULTS_MAX: usize = 16;
 
@@ -62,7 +61,7 @@ enum PageError {
 }
 
 impl PageError {
-    /// What is told of it. A link that ends is told of by the daemon's end of it, as it is of a real page's.
+    /// The failure to report. The end of a link is reported by the daemon's side of it, as for a real page.
     fn failure(&self) -> Option<Failure> {
         match self {
             PageError::Link(_) | PageError::Closed => None,
@@ -77,9 +76,9 @@ impl PageError {
     }
 }
 
-/// A fault on its way to one of a page's two threads.
+/// A fault to inject into one of a page's two threads.
 #[derive(Debug)]
-struct Suffering {
+struct FaultCommand {
     fault: Fault,
     reply: oneshot::Sender<Result<(), FaultError>>,
 }
@@ -87,16 +86,16 @@ struct Suffering {
 /// A page that is open.
 struct Page {
     ended: Pin<Box<dyn Future<Output = PageError> + Send>>,
-    main: mpsc::Sender<Suffering>,
-    worker: mpsc::Sender<Suffering>,
+    main: mpsc::Sender<FaultCommand>,
+    worker: mpsc::Sender<FaultCommand>,
 }
 
-enum Heard {
+enum Event {
     Order(Order),
     PageEnded(PageError),
 }
 
-/// Plays a browser until it is ordered to end.
+/// Simulates a browser until it is ordered to end.
 pub(super) async fn own(
     mut launch: Launch,
     reports: mpsc::Sender<(BrowserId, OwnerReport)>,
@@ -106,8 +105,8 @@ pub(super) async fn own(
     let begin = Instant::now();
     let browser = launch.browser;
     let facts = Facts {
-        name: launch.wish.build.name.clone(),
-        kind: launch.wish.build.kind,
+        name: launch.desired.build.name.clone(),
+        kind: launch.desired.build.kind,
         channel: crate::browser::Channel::Unknown,
         version: format!("flotilla {}", env!("CARGO_PKG_VERSION")),
         simulated: true,
@@ -127,31 +126,31 @@ pub(super) async fn own(
                 None => std::future::pending().await,
             }
         };
-        let heard = tokio::select! {
+        let event = tokio::select! {
             _ = &mut ended => return,
-            Some(order) = orders.recv() => Heard::Order(order),
-            error = page_ended => Heard::PageEnded(error),
+            Some(order) = orders.recv() => Event::Order(order),
+            error = page_ended => Event::PageEnded(error),
         };
-        let report = match heard {
-            Heard::PageEnded(error) => {
+        let report = match event {
+            Event::PageEnded(error) => {
                 page = None;
                 match error.failure() {
                     Some(failure) => break failure,
                     None => continue,
                 }
             }
-            Heard::Order(Order::Reset { control, data }) => {
+            Event::Order(Order::Reset { control, data }) => {
                 launch.tokens = (control, data);
                 page = Some(Page::open(&launch));
                 OwnerReport::PageOpened
             }
-            Heard::Order(Order::Navigate { url: _, reply }) => {
+            Event::Order(Order::Navigate { url: _, reply }) => {
                 page = None;
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(Ok(()));
                 continue;
             }
-            Heard::Order(Order::Suffer { fault, reply }) => match fault {
+            Event::Order(Order::InjectFault { fault, reply }) => match fault {
                 Fault::Exit => {
                     page = None;
                     let _ = reply.send(Ok(()));
@@ -173,7 +172,7 @@ pub(super) async fn own(
                 | Fault::SlowDown(_)
                 | Fault::WrongAnswers(_) => {
                     match &page {
-                        Some(page) => page.suffer(fault, reply),
+                        Some(page) => page.inject(fault, reply),
                         None => drop(reply.send(Err(FaultError::NoPage))),
                     }
                     continue;
@@ -204,9 +203,9 @@ impl Page {
         Page { ended, main, worker }
     }
 
-    /// Hands a fault to the thread that is to suffer it.
-    fn suffer(&self, fault: Fault, reply: oneshot::Sender<Result<(), FaultError>>) {
-        let threads: &[&mpsc::Sender<Suffering>] = match fault {
+    /// Sends a fault to the thread that it concerns.
+    fn inject(&self, fault: Fault, reply: oneshot::Sender<Result<(), FaultError>>) {
+        let threads: &[&mpsc::Sender<FaultCommand>] = match fault {
             Fault::Hang => &[&self.main, &self.worker],
             Fault::DropLink(Link::Control) => &[&self.main],
             Fault::DropLink(Link::Data)
@@ -220,15 +219,15 @@ impl Page {
         };
         let mut reply = Some(reply);
         for thread in threads {
-            // Of two threads the first one answers.
+            // If both threads get the fault, only the first one replies.
             let reply = reply.take().unwrap_or_else(|| oneshot::channel().0);
-            // A thread that takes no more drops the reply, which says as much.
-            let _ = thread.try_send(Suffering { fault, reply });
+            // A full queue drops the reply: the receiver sees that the fault did not happen.
+            let _ = thread.try_send(FaultCommand { fault, reply });
         }
     }
 }
 
-/// Opens a link and returns the heartbeat that the daemon wishes.
+/// Opens a link and returns the heartbeat period that the daemon sets.
 async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageError> {
     let url = format!("{}/link", launch.origin.replacen("http", "ws", 1));
     let mut request = url.into_client_request()?;
@@ -245,7 +244,7 @@ async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageErr
         Link::Data => launch.tokens.1.clone(),
     };
     let user_agent =
-        format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.wish.build);
+        format!("flotilla/{} (simulated {})", env!("CARGO_PKG_VERSION"), launch.desired.build);
     let hello = FromPage::Hello(Hello { version: PROTOCOL_VERSION, token, link, user_agent });
     send(&mut socket, &hello, &[]).await?;
     match receive(&mut socket).await? {
@@ -257,12 +256,12 @@ async fn open(launch: &Launch, link: Link) -> Result<(Socket, Duration), PageErr
     }
 }
 
-/// What a page's main thread does: shows that it lives.
-async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> PageError {
-    enum Heard {
+/// A page's main thread: sends heartbeats and answers pings.
+async fn control(launch: &Launch, mut faults: mpsc::Receiver<FaultCommand>) -> PageError {
+    enum Event {
         Message(ToPage),
         Beat,
-        Suffering(Suffering),
+        Fault(FaultCommand),
     }
     let (mut socket, period) = match open(launch, Link::Control).await {
         Ok(opened) => opened,
@@ -270,18 +269,18 @@ async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> Page
     };
     let mut ticks = tokio::time::interval(period);
     loop {
-        let heard = tokio::select! {
-            _ = ticks.tick() => Heard::Beat,
-            Some(suffering) = faults.recv() => Heard::Suffering(suffering),
+        let event = tokio::select! {
+            _ = ticks.tick() => Event::Beat,
+            Some(command) = faults.recv() => Event::Fault(command),
             received = receive(&mut socket) => match received {
-                Ok((message, _)) => Heard::Message(message),
+                Ok((message, _)) => Event::Message(message),
                 Err(error) => return error,
             },
         };
-        let message = match heard {
-            Heard::Beat => FromPage::Heartbeat { visible: true },
-            Heard::Message(ToPage::Ping { nonce }) => FromPage::Pong { nonce },
-            Heard::Message(
+        let message = match event {
+            Event::Beat => FromPage::Heartbeat { visible: true },
+            Event::Message(ToPage::Ping { nonce }) => FromPage::Pong { nonce },
+            Event::Message(
                 ToPage::Welcome { .. }
                 | ToPage::Refused { .. }
                 | ToPage::Inspect
@@ -289,13 +288,13 @@ async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> Page
                 | ToPage::Unload { .. }
                 | ToPage::Run { .. },
             ) => continue,
-            Heard::Suffering(Suffering { fault, reply }) => {
-                // Whoever asked may have gone.
+            Event::Fault(FaultCommand { fault, reply }) => {
+                // The caller may have stopped waiting.
                 let _ = reply.send(Ok(()));
                 if matches!(fault, Fault::DropLink(_)) {
                     drop(socket);
                 }
-                return suffer_nothing(&mut faults).await;
+                return refuse_faults(&mut faults).await;
             }
         };
         if let Err(error) = send(&mut socket, &message, &[]).await {
@@ -305,7 +304,7 @@ async fn control(launch: &Launch, mut faults: mpsc::Receiver<Suffering>) -> Page
 }
 
 /// What a page's worker does, on a thread of its own: computing must not stop the heartbeat.
-async fn data(launch: &Launch, faults: mpsc::Receiver<Suffering>) -> PageError {
+async fn data(launch: &Launch, faults: mpsc::Receiver<FaultCommand>) -> PageError {
     let launch = launch.clone();
     let (alive, gone) = oneshot::channel::<()>();
     let (result, ended) = oneshot::channel();
@@ -320,7 +319,7 @@ async fn data(launch: &Launch, faults: mpsc::Receiver<Suffering>) -> PageError {
                 }),
                 Err(error) => PageError::Thread(error),
             };
-            // Whoever waited has gone when the browser was ordered to end.
+            // Nothing waits any more if the browser was ordered to end.
             let _ = result.send(error);
         });
     if let Err(error) = thread {
@@ -333,21 +332,21 @@ async fn data(launch: &Launch, faults: mpsc::Receiver<Suffering>) -> PageError {
     error
 }
 
-/// Why a worker that still lives does nothing more.
+/// Why a worker that is still alive does nothing more.
 enum Stopped {
     Failed(PageError),
     Silent,
     LinkDropped,
 }
 
-async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> PageError {
+async fn work(launch: &Launch, mut commands: mpsc::Receiver<FaultCommand>) -> PageError {
     let (socket, _) = match open(launch, Link::Data).await {
         Ok(opened) => opened,
         Err(error) => return PageError::Open(Box::new(error)),
     };
     let (mut sink, mut stream) = socket.split();
     let fetcher = Blobs { client: Client::builder(TokioExecutor::new()).build_http() };
-    let mut peer = Peer::new(Options { backends: launch.wish.backends.clone() }, fetcher);
+    let mut peer = Peer::new(Options { backends: launch.desired.backends.clone() }, fetcher);
     let mut losses = peer.losses();
     let faults = peer.faults();
     let (answers, mut outward) = mpsc::channel::<(FromPage, Vec<Tensor>)>(ANSWERS_MAX);
@@ -366,14 +365,17 @@ async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> Pag
     let overflow = Notify::new();
     let working = async {
         let broken = Cell::new(None);
-        let messages =
-            futures_util::stream::unfold(&mut stream, async |stream| match receive(stream).await {
+        let messages = futures_util::stream::unfold(&mut stream, async |stream| {
+            // Nothing more is read until there is room for another answer.
+            drop(answers.reserve().await.ok()?);
+            match receive(stream).await {
                 Ok(message) => Some((message, stream)),
                 Err(error) => {
                     broken.set(Some(error));
                     None
                 }
-            });
+            }
+        });
         let mut send = |message, tensors| {
             if answers.try_send((message, tensors)).is_err() {
                 overflow.notify_one();
@@ -396,31 +398,31 @@ async fn work(launch: &Launch, mut sufferings: mpsc::Receiver<Suffering>) -> Pag
     };
     let stopped = tokio::select! {
         error = serving => Stopped::Failed(error),
-        stopped = suffer(&mut sufferings, &faults) => stopped,
+        stopped = inject(&mut commands, &faults) => stopped,
     };
     match stopped {
         Stopped::Failed(error) => error,
-        // The connection stays open, and nobody reads it.
-        Stopped::Silent => suffer_nothing(&mut sufferings).await,
+        // The connection stays open and is not read.
+        Stopped::Silent => refuse_faults(&mut commands).await,
         Stopped::LinkDropped => {
             drop((sink, stream));
-            suffer_nothing(&mut sufferings).await
+            refuse_faults(&mut commands).await
         }
     }
 }
 
-/// Stands still. What has stopped cannot suffer more, and says so.
-async fn suffer_nothing(sufferings: &mut mpsc::Receiver<Suffering>) -> PageError {
-    while let Some(Suffering { fault: _, reply }) = sufferings.recv().await {
-        // Whoever asked may have gone.
+/// Never returns. A stopped thread takes no further faults, so each is answered with an error.
+async fn refuse_faults(commands: &mut mpsc::Receiver<FaultCommand>) -> PageError {
+    while let Some(FaultCommand { fault: _, reply }) = commands.recv().await {
+        // The caller may have stopped waiting.
         let _ = reply.send(Err(FaultError::NothingThere));
     }
     std::future::pending().await
 }
 
-/// Takes what the worker is given, until it is one that ends its work.
-async fn suffer(sufferings: &mut mpsc::Receiver<Suffering>, faults: &Faults) -> Stopped {
-    while let Some(Suffering { fault, reply }) = sufferings.recv().await {
+/// Injects faults into the worker until one of them stops it.
+async fn inject(commands: &mut mpsc::Receiver<FaultCommand>, faults: &Faults) -> Stopped {
+    while let Some(FaultCommand { fault, reply }) = commands.recv().await {
         let (outcome, stopped) = match fault {
             Fault::Hang | Fault::Silence => (Ok(()), Some(Stopped::Silent)),
             Fault::DropLink(_) => (Ok(()), Some(Stopped::LinkDropped)),
@@ -437,7 +439,7 @@ async fn suffer(sufferings: &mut mpsc::Receiver<Suffering>, faults: &Faults) -> 
                 (Err(FaultError::NothingThere), None)
             }
         };
-        // Whoever asked may have gone.
+        // The caller may have stopped waiting.
         let _ = reply.send(outcome);
         if let Some(stopped) = stopped {
             return stopped;
@@ -446,7 +448,7 @@ async fn suffer(sufferings: &mut mpsc::Receiver<Suffering>, faults: &Faults) -> 
     std::future::pending().await
 }
 
-/// What an endless loop returns.
+/// Return type of a loop that only ends with an error.
 enum Never {}
 
 /// Weights from the daemon, as a page fetches them.

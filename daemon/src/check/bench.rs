@@ -1,6 +1,6 @@
 //! How fast one model is: browsers x backends x batch x concurrency, in interleaved rounds.
 //!
-//! All browsers are open at once and take turns, so that whatever else the machine does meets all of them alike.
+//! All browsers are open at once and take turns, so that other load on the machine affects all of them equally.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -10,10 +10,13 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use super::{
-    Given, Host, Settings, Status, Subject, Target, inputs, percentile,
+    Given, Host, Settings, Status, Subject, Target, percentile,
     session::{RunFailed, Session},
 };
-use crate::browser::{Adapter, Channel};
+use crate::{
+    browser::{Adapter, Channel},
+    inputs,
+};
 
 /// Fewest requests of a round.
 const REQUESTS_MIN: usize = 4;
@@ -25,10 +28,9 @@ pub struct Options {
     pub batches: Vec<i64>,
     /// Requests at once.
     pub concurrencies: Vec<usize>,
-    /// Times that everything has its turn.
+    /// Number of rounds; every row has one turn in each.
     pub rounds: u32,
-    /// Sizes of dimensions, the seed of the inputs, and what may differ from the right answers: nobody needs the speed of
-    /// wrong ones.
+    /// Sizes of dimensions, the seed of the inputs, and how far answers may be off: wrong answers are not timed.
     pub given: Given,
     /// How browsers are started.
     pub settings: Settings,
@@ -39,7 +41,7 @@ pub struct Options {
 /// Median, smallest and largest of the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
-    /// Half of the rounds had no more.
+    /// Median.
     pub median: f64,
     /// The least.
     pub min: f64,
@@ -60,7 +62,7 @@ pub struct Times {
     pub max: f64,
 }
 
-/// A model in one browser on one backend, with requests of so many rows, so many at once.
+/// Result for a model in one browser on one backend, with one batch size and concurrency.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Name of the model.
@@ -75,15 +77,15 @@ pub struct Row {
     pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
-    /// What it ran on, in the browser's words.
+    /// What it ran on, as the browser names it.
     pub adapter: Option<String>,
-    /// The processor that webnn was asked for; where it computes, it does not say.
+    /// The processor requested from webnn; browsers do not report where they compute.
     pub device: Option<Device>,
     /// Which nodes ran elsewhere, if not all ran on the backend.
     pub split: Option<Split>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
-    /// Whether native code played the browser.
+    /// Whether the browser was simulated by native code.
     pub simulated: bool,
     /// Rows of a request.
     pub batch: i64,
@@ -116,7 +118,7 @@ pub struct Row {
 /// One of the rows while it is measured.
 struct Cell {
     row: Row,
-    /// Which of the open sessions; `None` for a row that has none.
+    /// Index of its open session; `None` if it has none.
     session: Option<usize>,
     inputs: Vec<Tensor>,
     latencies_ms: Vec<f64>,
@@ -124,12 +126,12 @@ struct Cell {
     rows_per_s: Vec<f64>,
 }
 
-/// Measures a model on every target. `tell` hears what is about to be done.
+/// Measures a model on every target. `progress` gets a description of each step before it begins.
 pub async fn bench(
     subject: &Subject,
     targets: &[Target],
     options: &Options,
-    tell: &dyn Fn(&str),
+    progress: &dyn Fn(&str),
 ) -> Vec<Row> {
     let mut batches: Vec<(i64, Result<Subject, String>)> = Vec::new();
     for &batch in &options.batches {
@@ -146,17 +148,17 @@ pub async fn bench(
         if options.webnn_if_offered && is_webnn && !is_offered {
             continue;
         }
-        tell(&format!("{}: starting {target}", subject.name));
+        progress(&format!("{}: starting {target}", subject.name));
         let opened = open(subject, target, options.settings).await;
         let (session, refused) = match opened {
             Ok(session) => {
-                let told = session.facts().offers.clone();
-                offers.extend(told.map(|backends| (target.host.clone(), backends)));
+                let offered = session.facts().offers.clone();
+                offers.extend(offered.map(|backends| (target.host.clone(), backends)));
                 sessions.push(session);
                 (Some(sessions.len() - 1), None)
             }
-            Err((refused, told)) => {
-                offers.extend(told.map(|backends| (target.host.clone(), backends)));
+            Err((refused, offered)) => {
+                offers.extend(offered.map(|backends| (target.host.clone(), backends)));
                 (None, Some(refused))
             }
         };
@@ -180,10 +182,10 @@ pub async fn bench(
         }
     }
     for round in 0..options.rounds {
-        tell(&format!("{}: round {} of {}", subject.name, round + 1, options.rounds));
+        progress(&format!("{}: round {} of {}", subject.name, round + 1, options.rounds));
         let count = cells.len();
         for at in 0..count {
-            // Every round begins with another one: who comes first has no advantage.
+            // Every round begins with another row, so that none has the advantage of being first.
             if let Some(cell) = cells.get_mut((at + round as usize) % count.max(1)) {
                 let session = cell.session.and_then(|at| sessions.get(at));
                 if let (Some(session), Status::Pass) = (session, cell.row.status) {
@@ -206,7 +208,7 @@ pub async fn bench(
     finished.collect()
 }
 
-/// The same model with so many rows; why not, where it cannot take them.
+/// The same model with so many rows, or the reason why it cannot take them.
 async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Subject, String> {
     match inputs::batch_symbol(&subject.program) {
         Some(symbol) => {
@@ -225,7 +227,7 @@ async fn batched(subject: &Subject, batch: i64, options: &Options) -> Result<Sub
     }
 }
 
-/// Loads the model; where it is refused, the backends that the page offers are told beside, if it has said so.
+/// Loads the model. If it is refused, the error also has the backends that the page offers, if they are known.
 async fn open(
     subject: &Subject,
     target: &Target,
@@ -319,7 +321,7 @@ impl Cell {
         }
     }
 
-    /// One turn: so many clients that ask again as soon as they are answered.
+    /// One turn: each client sends its next request as soon as the previous one is answered.
     async fn round(&mut self, session: &Session) {
         let clients = self.row.concurrency.max(1);
         let each = REQUESTS_MIN.div_ceil(clients).max(2);

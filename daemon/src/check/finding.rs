@@ -1,4 +1,4 @@
-//! Two references that do not agree on a model: one of them is wrong, and nobody knows which.
+//! Two references that do not agree on a model: one of them is wrong, and it is not known which.
 
 use flotilla_reference::compare::{CompareError, Difference, Divergence};
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 /// A disagreement. It fails no row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// What rows are compared with, and who else was asked, such as `onnxruntime 1.32.0`.
+    /// The reference that rows are compared with, and the second one, such as `onnxruntime 1.32.0`.
     pub references: [String; 2],
     /// What differs and by how much.
     pub reason: String,
@@ -21,7 +21,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What the comparison of the second reference with the first says, if they do not agree.
+    /// Compares the second reference with the first; a finding if they do not agree.
     pub(super) fn of(
         references: [String; 2],
         compared: Result<Difference, CompareError>,

@@ -3,8 +3,8 @@
 
 use super::{Row, Status, finding::Finding};
 
-/// One workflow command for each row that is worth a look, and for each disagreement of references. With `strict` a skip is an
-/// error.
+/// One workflow command for each row that failed, was refused or was skipped, and for each disagreement of references. With
+/// `strict` a skip is an error.
 pub fn annotations(rows: &[Row], strict: bool) -> Vec<String> {
     let command = |row: &Row| match row.status {
         Status::Pass => None,

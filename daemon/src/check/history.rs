@@ -13,7 +13,7 @@ use crate::browser::Adapter;
 
 /// File in the data folder: one JSON object per line and check.
 const FILE: &str = "check-history.jsonl";
-/// Of a longer history only the latest checks say what is usual.
+/// Number of latest checks that are compared with; older ones are ignored.
 const CHECKS_MAX: usize = 20;
 
 /// What must be the same for two latencies to be comparable.
@@ -27,11 +27,11 @@ pub struct Key {
     pub browser: String,
     /// The backend.
     pub backend: Backend,
-    /// What it ran on, in the browser's words.
+    /// What it ran on, as the browser names it.
     pub adapter: Option<String>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
-    /// The processor that webnn was asked for.
+    /// The processor requested from webnn.
     #[serde(default)]
     pub device: Option<Device>,
     /// Where the nodes ran that the backend does not take.
@@ -74,8 +74,7 @@ pub struct History {
 }
 
 impl History {
-    /// Reads the history of a data folder; one that is not there is empty. Lines that cannot be read are told and passed
-    /// over.
+    /// Reads the history of a data folder; one that is not there is empty. Lines that cannot be read are logged and skipped.
     ///
     /// # Errors
     /// The file is there and cannot be read.
@@ -112,7 +111,7 @@ impl History {
         })
     }
 
-    /// Adds a check. The line is written whole, so that checks that end at once do not spoil each other's.
+    /// Adds a check. The line is written in one call, so that checks that end at the same time do not mix their lines.
     ///
     /// # Errors
     /// The data folder cannot be written.
@@ -157,7 +156,7 @@ mod tests {
             history.record(entry("chrome", p50_ms)).expect("written");
         }
         history.record(entry("firefox", 1000.0)).expect("written");
-        // What was cut off in the middle of a line costs that line alone.
+        // A partly written line is skipped; the other lines are kept.
         let path = home.path().join(FILE);
         let mut text = std::fs::read_to_string(&path).expect("written");
         text.push_str("{\"at\": 1, \"mod\n");

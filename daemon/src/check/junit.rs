@@ -23,7 +23,7 @@ pub fn report(rows: &[Row], strict: bool) -> String {
         for row in &own {
             case(&mut xml, row, strict);
         }
-        // Every row of a model has all that was found about it. It fails none of them.
+        // Every row of a model carries all of the model's findings. A finding fails no row.
         for finding in own.first().into_iter().flat_map(|row| &row.findings) {
             let words = escaped(&finding.to_string());
             let _infallible = writeln!(xml, "    <system-out>{words}</system-out>");
@@ -34,7 +34,7 @@ pub fn report(rows: &[Row], strict: bool) -> String {
     xml
 }
 
-/// What a test system calls a row's outcome.
+/// A row's outcome in JUnit's terms.
 enum Outcome {
     Passed,
     Failure,
@@ -116,7 +116,7 @@ mod tests {
     use crate::check::{finding::Finding, tests::row};
 
     #[test]
-    fn a_finding_is_told_of_and_fails_nothing() {
+    fn a_finding_is_reported_and_fails_nothing() {
         let mut found = row("a", Status::Pass, None);
         found.findings.push(Finding::example());
         let xml = report(&[found.clone(), found], true);

@@ -1,7 +1,7 @@
 //! Whether models run in each browser and backend, whether their numbers are right, and how long they take.
 //!
-//! A [`Subject`] is a model with inputs and right outputs; a [`Target`] is a browser and a backend; [`check`] makes one
-//! [`Row`] of the two. Every row has a browser of its own, so that neither a crash nor another model's memory is seen in it.
+//! A [`Subject`] is a model with inputs and right outputs; a [`Target`] is a browser and a backend; [`check`] makes one [`Row`]
+//! of the two. Every row has a browser of its own, so that crashes and memory of other models do not affect it.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,6 @@ pub mod bench;
 pub mod finding;
 pub mod github;
 pub mod history;
-pub mod inputs;
 pub mod junit;
 mod native;
 pub mod recorded;
@@ -46,9 +45,9 @@ use crate::{
 pub enum Status {
     /// It ran, and its numbers are right.
     Pass,
-    /// It ran, or was to run, and something was wrong.
+    /// It failed, or its numbers are wrong.
     Fail,
-    /// The importer, the browser or the backend does not take the model.
+    /// The importer, the browser or the backend does not support the model.
     Refused,
     /// This machine does not have the browser.
     Skipped,
@@ -66,7 +65,7 @@ impl Status {
     }
 }
 
-/// In-page times in milliseconds; nothing where it did not come so far.
+/// In-page times in milliseconds; absent if the check ended earlier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// The first run after the load.
@@ -94,18 +93,18 @@ pub struct Row {
     pub browser_channel: Option<Channel>,
     /// The backend.
     pub backend: Backend,
-    /// What it ran on, in the browser's words.
+    /// What it ran on, as the browser names it.
     pub adapter: Option<String>,
-    /// The processor that webnn was asked for; where it computes, it does not say.
+    /// The processor requested from webnn; browsers do not report where they compute.
     pub device: Option<Device>,
     /// Which nodes ran elsewhere, if not all ran on the backend.
     pub split: Option<Split>,
-    /// Backends that the browser's page offers, as far as it has said so.
+    /// Backends that the browser's page offers, if it has reported them.
     #[serde(skip)]
     pub offers: Option<Vec<Backend>>,
     /// Chromium's route to WebGPU.
     pub webgpu_adapter: Option<Adapter>,
-    /// Whether native code played the browser.
+    /// Whether the browser was simulated by native code.
     pub simulated: bool,
     /// How it ended.
     pub status: Status,
@@ -113,17 +112,17 @@ pub struct Row {
     pub reason: Option<String>,
     /// Where the right answers come from.
     pub reference: Option<Source>,
-    /// The version of who says them.
+    /// The version of the reference.
     pub reference_version: Option<String>,
-    /// Why nobody says them who is preferred.
+    /// Why a preferred reference was not used.
     pub reference_reason: Option<String>,
     /// Where another reference does not agree.
     pub findings: Vec<Finding>,
-    /// What the model is computed in.
+    /// The arithmetic that the model is computed in.
     pub arithmetic: Option<Arithmetic>,
     /// Roundings on the longest way to an output.
     pub roundings: Option<u32>,
-    /// What the output with the most roundings is held to.
+    /// Allowed errors of the output with the most roundings.
     pub bounds: Option<Bounds>,
     /// Types and shapes of the inputs.
     pub inputs: Option<String>,
@@ -135,7 +134,10 @@ pub struct Row {
     pub max_rel_err: Option<f64>,
     /// Root mean square of an output's errors as a part of that of its numbers, the largest of all outputs.
     pub rms_err: Option<f64>,
-    /// The same in decibels, where numbers are rounded to 8 bits.
+    /// The part of an output's elements that are off by more than 1 % of themselves and by more than 1e-5, the largest of all
+    /// outputs.
+    pub elements_off: Option<f64>,
+    /// [`Row::rms_err`] in decibels, where numbers are rounded to 8 bits.
     pub snr_db: Option<f64>,
     /// The part of the rows of such an output whose largest number is where the right one is.
     pub top_agreement: Option<f64>,
@@ -153,7 +155,7 @@ pub struct Row {
     pub load_ms: Option<f64>,
     /// Memory of the browser's processes (PSS) after the runs; of this process where there is no browser.
     pub memory_bytes: Option<u64>,
-    /// Beside earlier checks, where there are any.
+    /// Comparison with earlier checks, if there are any.
     pub history: Option<Comparison>,
     /// How long the check took.
     pub seconds: f64,
@@ -171,7 +173,7 @@ pub struct Options {
 }
 
 impl Row {
-    /// A row in which nothing happened yet.
+    /// A row before its check has begun.
     pub fn new(model: &str, path: &Path, target: &Target) -> Row {
         Row {
             model: model.to_owned(),
@@ -201,6 +203,7 @@ impl Row {
             max_abs_err: None,
             max_rel_err: None,
             rms_err: None,
+            elements_off: None,
             snr_db: None,
             top_agreement: None,
             max_ulp: None,
@@ -220,7 +223,7 @@ impl Row {
         format!("{} on {}", self.browser, self.backend)
     }
 
-    /// Ended like this, for this reason.
+    /// The row with this status and reason.
     #[must_use]
     pub fn ended(self, status: Status, reason: impl Into<String>) -> Row {
         Row { status, reason: Some(reason.into()), ..self }
@@ -242,7 +245,7 @@ impl Row {
         self.bounds = coarsest.map(|output| subject.tolerance.bounds(output));
     }
 
-    fn tell(&mut self, facts: &Facts) {
+    fn set_facts(&mut self, facts: &Facts) {
         if let Some(name) = &facts.name {
             self.browser.clone_from(name);
         }
@@ -261,6 +264,7 @@ impl Row {
         self.max_abs_err = finite(difference.max_abs);
         self.max_rel_err = finite(difference.max_rel);
         self.rms_err = finite(difference.rms_rel);
+        self.elements_off = Some(difference.elements_off);
         let is_quantized = self.arithmetic.is_some_and(Arithmetic::is_quantized);
         self.snr_db = difference.snr_db().filter(|_| is_quantized);
         self.top_agreement = difference.top_agreement;
@@ -274,7 +278,7 @@ impl Row {
         Some(words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
 
-    /// What its latencies can be compared with; nothing where it did not run.
+    /// The key of comparable latencies; none if it did not run.
     fn key(&self) -> Option<Key> {
         Some(Key {
             model_hash: self.model_hash.clone()?,
@@ -320,11 +324,11 @@ pub async fn check(
     }
     match Session::open(subject, target, options.settings).await {
         Err(refusal) => {
-            row.tell(&refusal.facts);
+            row.set_facts(&refusal.facts);
             row = row.ended(refusal.status(), refusal.reason);
         }
         Ok(session) => {
-            row.tell(session.facts());
+            row.set_facts(session.facts());
             match runs(subject, &session, options, &mut row).await {
                 Ok(()) => row.status = Status::Pass,
                 Err(failed) => row = row.ended(failed.status(), failed.reason),
@@ -340,7 +344,7 @@ pub async fn check(
     row
 }
 
-/// Runs a model and compares what every run gives: the first case so often as is asked for, every other one once.
+/// Runs a model and compares the outputs of every run: the first case as often as requested, every other one once.
 async fn runs(
     subject: &Subject,
     session: &Session,

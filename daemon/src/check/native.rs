@@ -11,7 +11,7 @@ use super::session::{Run, RunFailed};
 
 /// Most runs that wait for the thread.
 const RUNS_MAX: usize = 64;
-/// Bytes of weights that are handed over at once, as a page would get them.
+/// Bytes of weights per chunk, as in a page.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A loaded program. Dropping it ends the thread after its present run.
@@ -38,18 +38,18 @@ impl Native {
         backend: Backend,
     ) -> Result<(Native, Loaded), String> {
         let (runs, queue) = mpsc::channel(RUNS_MAX);
-        let (loaded, told) = oneshot::channel();
+        let (loaded, load_result) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("native-{backend}"))
             .spawn(move || {
                 match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime.block_on(own(program, blobs, backend, queue, loaded)),
-                    // Whoever waited may have gone.
+                    // The caller may have stopped waiting.
                     Err(error) => drop(loaded.send(Err(error.to_string()))),
                 }
             })
             .map_err(|error| format!("no thread can be had: {error}"))?;
-        let loaded = told.await.map_err(|_| panicked())??;
+        let loaded = load_result.await.map_err(|_| panicked())??;
         Ok((Native { runs }, loaded))
     }
 
@@ -81,7 +81,7 @@ async fn own(
         .await;
     let mut placement = match load {
         Ok(placement) => placement,
-        // Whoever waited may have gone, here and below.
+        // The caller may have stopped waiting, here and below.
         Err(error) => return drop(loaded.send(Err(error.to_string()))),
     };
     let load_ms = (now_us() - begin) as f64 / 1e3;

@@ -23,7 +23,7 @@ const BYTES_MAX: u64 = 4 << 30;
 const SETS_MAX: usize = 1024;
 /// How ONNX's folders of test data begin.
 const SET: &str = "test_data_set_";
-/// How a zip file begins, as `.npz` files are; with nothing in it, it begins with its end.
+/// The first bytes of a zip file (`.npz`), and of one without entries, which begins with its end record.
 const ZIP: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 
 /// One run of a model.
@@ -61,10 +61,10 @@ pub enum RecordedError {
     Place { path: PathBuf, file: String, count: usize, kind: &'static str },
 }
 
-/// Reads what `--io` names. `names` are asked for where tensors may be called as the model calls them, or be in its order.
+/// Reads what `--io` names. `names` is called only where tensors may have the model's own names or its order.
 ///
 /// # Errors
-/// Nothing that is known is there, or it is damaged or too large.
+/// There is no recording of a known format, or it is damaged or too large.
 pub fn read<E: From<RecordedError>>(
     path: &Path,
     names: impl FnOnce() -> Result<Names, E>,
@@ -77,7 +77,7 @@ pub fn read<E: From<RecordedError>>(
         sorted(path, archive(path, bytes)?, &names()?)?
     } else {
         let golden = Golden::parse(&bytes, &Names::default());
-        // Only where the file does not say it by prefixes is the model asked.
+        // The model's names are needed only if the file has no `in.` and `out.` prefixes.
         let golden = match golden {
             Err(GoldenError::Name { .. }) => Golden::parse(&bytes, &names()?),
             other => other,
@@ -120,7 +120,7 @@ fn archive(path: &Path, bytes: Vec<u8>) -> Result<Vec<ReferenceTensor>, Recorded
             return Err(broken(format!("{} is no array", file.name())));
         };
         let mut array = Vec::new();
-        // What the archive claims of its lengths is not believed.
+        // The lengths in the archive's headers are not trusted.
         let unpacked = file.take(left + 1).read_to_end(&mut array);
         let unpacked = unpacked.map_err(|error| broken(format!("{name}: {error}")))? as u64;
         left = left

@@ -1,4 +1,4 @@
-//! One model loaded on one target. Its numbers come from that target, or there are none.
+//! One model loaded on one target. All its numbers are measured on that target.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     browser::{Adapter, Build, Channel, Kind},
     catalog::Catalog,
     guardian,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::{Answer, AnswerError, Input, View},
 };
 
 /// Longest start of a browser, its page included.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Nobody measures while a probe runs.
+/// Longer than any check, so that no probe runs while something is measured.
 const NO_PROBES: Duration = Duration::from_secs(24 * 3600);
 
 /// What sessions are opened with.
@@ -31,48 +31,48 @@ pub struct Settings {
     pub adapter: Adapter,
     /// Longest load and longest run.
     pub timeout: Duration,
-    /// The processor that webnn is asked for.
+    /// The processor requested from webnn.
     pub device: Option<Device>,
     /// Whether nodes that webnn does not take run on cpu.
     pub split: bool,
 }
 
-/// What a target says of itself.
+/// What is known about a target.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The browser's name; of one that is only played by another, other than the target's.
+    /// The browser's name; it differs from the target's if another browser takes its place.
     pub name: Option<String>,
     /// The browser's own version; this program's where there is no browser.
     pub version: Option<String>,
     /// Its release channel.
     pub channel: Option<Channel>,
-    /// What the backend runs on, in the browser's words.
+    /// What the backend runs on, as the browser names it.
     pub adapter: Option<String>,
     /// Chromium's route to WebGPU, where one was taken.
     pub webgpu_adapter: Option<Adapter>,
     /// From the order to load until the model answers, in milliseconds.
     pub load_ms: Option<f64>,
-    /// The processor that webnn was asked for.
+    /// The processor requested from webnn.
     pub device: Option<Device>,
     /// Which nodes run elsewhere, if not all run on the backend.
     pub split: Option<Split>,
-    /// Backends that the page offers, once it has said so.
+    /// Backends that the page offers, once it has reported them.
     pub offers: Option<Vec<Backend>>,
 }
 
 /// Why there is no session.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// Whether the browser failed, so that it is not known what it would make of the model.
+    /// Whether the browser failed, so that it is not known whether it supports the model.
     pub is_failure: bool,
-    /// In the words of the browser, the driver or the runtime.
+    /// The message of the browser, the driver or the runtime.
     pub reason: String,
     /// What was known by then.
     pub facts: Facts,
 }
 
 impl Refusal {
-    /// What a row says of it.
+    /// The status of a row.
     pub fn status(&self) -> Status {
         if self.is_failure { Status::Fail } else { Status::Refused }
     }
@@ -92,9 +92,9 @@ pub struct Run {
 /// Why a run has no results.
 #[derive(Clone, Debug)]
 pub struct RunFailed {
-    /// Whether the inputs or their sizes are not taken: such a target is refused like one that does not load.
+    /// Whether the inputs or their sizes are not supported: the row is then refused, as if the model did not load.
     pub is_refused: bool,
-    /// In the words of whoever failed.
+    /// The message of the failed part.
     pub reason: String,
 }
 
@@ -115,7 +115,7 @@ impl RunFailed {
         error.to_string().into()
     }
 
-    /// What a row says of it.
+    /// The status of a row.
     pub fn status(&self) -> Status {
         if self.is_refused { Status::Refused } else { Status::Fail }
     }
@@ -152,7 +152,7 @@ impl Session {
         Ok(Session { target: target.clone(), settings, facts, host })
     }
 
-    /// What the target says of itself.
+    /// What is known about the target.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -177,7 +177,7 @@ impl Session {
         }
     }
 
-    /// An answer of the pool, if this target computed it at once.
+    /// The result of an answer, if this target computed it at the first attempt.
     fn owned(&self, answer: Answer) -> Result<Run, String> {
         let provenance = &answer.provenance;
         let is_own_browser = match &self.target.host {
@@ -205,7 +205,7 @@ impl Session {
         })
     }
 
-    /// Memory of the browser's processes (PSS), or of this process where it plays the browser, in bytes. Takes some 50 ms.
+    /// Memory of the browser's processes (PSS), or of this process if there is no browser process, in bytes. Takes some 50 ms.
     pub async fn memory_bytes(&self) -> Option<u64> {
         let root = match &self.host {
             Running::Native(_) => std::process::id(),
@@ -264,9 +264,10 @@ async fn pool(
     if let Some(sizes) = subject.sizes() {
         catalog.expect_sizes(model, sizes);
     }
-    let local = Local::start(&wishes(target, settings, build, simulated), Arc::new(catalog), 0)
-        .await
-        .map_err(|error| refused(error.to_string()))?;
+    let local =
+        Local::start(&local_options(target, settings, build, simulated), Arc::new(catalog), 0)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
     let over = |view: &View| ready_ms(view).is_some() || failure(view).is_some();
     let waited = tokio::time::timeout(START_MAX + settings.timeout, local.pool.wait_until(over));
     let view = waited.await.ok().flatten();
@@ -275,7 +276,7 @@ async fn pool(
         Some((None, Some(_))) => Ok((facts, Running::Pool(Box::new(local), model))),
         Some((failure, _)) => {
             local.stop().await;
-            // The page never told what it offers, so it was not asked to load anything.
+            // The page never reported what it offers, so no load was ordered.
             let is_failure = facts.offers.is_none();
             let kind = view.as_ref().and_then(|view| view.status.slots.first()?.last_failure_kind);
             let is_slow = is_failure && kind.is_some_and(|kind| kind.sort() == FailureSort::Time);
@@ -291,8 +292,13 @@ async fn pool(
     }
 }
 
-/// A pool of one browser and one backend in which nothing is tried twice: what fails here is what is to be told.
-fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -> Wishes {
+/// A pool of one browser and one backend without retries: a failure is the result of the check.
+fn local_options(
+    target: &Target,
+    settings: Settings,
+    build: &Build,
+    simulated: bool,
+) -> LocalOptions {
     let never = Budget { tries_max: 0, wait_max: Duration::ZERO };
     let fleet = Config {
         start_timeout: START_MAX,
@@ -309,7 +315,7 @@ fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -
         },
         ..Config::default()
     };
-    Wishes {
+    LocalOptions {
         simulated,
         backends: vec![target.backend],
         device: settings.device,
@@ -318,7 +324,7 @@ fn wishes(target: &Target, settings: Settings, build: &Build, simulated: bool) -
         timeout: settings.timeout,
         worker_timeout: Some(settings.timeout),
         fleet,
-        ..Wishes::of([build.clone()])
+        ..LocalOptions::of([build.clone()])
     }
 }
 
@@ -329,7 +335,7 @@ fn ready_ms(view: &View) -> Option<f64> {
     Some(loaded.load_us as f64 / 1e3)
 }
 
-/// What the slot's browser failed of, or why it refuses the model.
+/// Why the slot's browser failed, or why it refuses the model.
 fn failure(view: &View) -> Option<String> {
     let refused = view.status.models.iter().find_map(|model| model.unplaceable.clone());
     refused.or_else(|| view.status.slots.iter().find_map(|slot| slot.last_failure.clone()))
@@ -337,7 +343,7 @@ fn failure(view: &View) -> Option<String> {
 
 fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
     let browser = view.browsers.first();
-    let told = browser.and_then(|browser| browser.facts.as_ref());
+    let reported = browser.and_then(|browser| browser.facts.as_ref());
     let loaded = view.loaded.first();
     let reports = browser.map(|browser| browser.backends.as_slice()).unwrap_or_default();
     let offered = || {
@@ -345,9 +351,9 @@ fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
         of_backend.find_map(|report| Some(report.outcome.as_ref().ok()?.label()))
     };
     Facts {
-        name: told.filter(|facts| !facts.simulated).map(|facts| facts.name.clone()),
-        version: told.map(|facts| facts.version.clone()),
-        channel: told.filter(|facts| !facts.simulated).map(|facts| facts.channel),
+        name: reported.filter(|facts| !facts.simulated).map(|facts| facts.name.clone()),
+        version: reported.map(|facts| facts.version.clone()),
+        channel: reported.filter(|facts| !facts.simulated).map(|facts| facts.channel),
         adapter: loaded.map(|loaded| loaded.adapter.label()).or_else(offered),
         device: settings.device.filter(|_| target.backend == Backend::WebNn),
         split: loaded.and_then(|loaded| loaded.split.clone()),
@@ -365,7 +371,7 @@ fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
     }
 }
 
-/// What stands in the place of a browser's version where there is none.
+/// The version that is shown if there is no browser.
 fn own_version() -> String {
     format!("flotilla {}", env!("CARGO_PKG_VERSION"))
 }

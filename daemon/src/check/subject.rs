@@ -1,4 +1,4 @@
-//! A model that is to be checked: its program, what it is given, and what it must answer.
+//! A model to be checked: its program, inputs and right outputs.
 
 use std::{
     collections::BTreeMap,
@@ -17,36 +17,36 @@ use flotilla_reference::{
 
 use super::{
     finding::Finding,
-    inputs::{self, InputError, VALUE_BYTES_MAX},
     native::Native,
     recorded::{self, RecordedError},
 };
 use crate::{
     catalog::{self, ModelError, Purpose},
+    inputs::{self, InputError, VALUE_BYTES_MAX},
     reference::{self, Answers, Choice, OpenError, Source},
 };
 
-/// What helps where inputs that are made up are none that the model takes.
+/// What to do if the model does not accept generated inputs.
 const ADVICE: &str = "choose sizes of made-up inputs with --dim NAME=N, or name a file of inputs and outputs with --io";
 
-/// What a model is given.
+/// Inputs of a model and how its outputs are judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given {
-    /// The file or folder that holds inputs, and outputs if it says what is right. Without one inputs are made up.
+    /// The file or folder with recorded inputs and, optionally, outputs. Without one inputs are generated.
     pub io: Option<PathBuf>,
-    /// Sizes that dimensions of the inputs have for good, by name.
+    /// Fixed sizes of dimensions of the inputs, by name.
     pub dims: BTreeMap<String, i64>,
-    /// Seed of inputs that are made up.
+    /// Seed of generated inputs.
     pub seed: u64,
-    /// Who says what is right, instead of whom is preferred.
+    /// The reference to use instead of the preferred one.
     pub reference: Option<Choice>,
-    /// Whether somebody else is asked too.
+    /// Whether a second reference is computed, too.
     pub second_opinion: bool,
-    /// What may differ, where it is not the model's arithmetic that decides.
+    /// Allowed errors, instead of those of the model's arithmetic.
     pub allowance: Allowance,
 }
 
-/// What may differ, as far as somebody has said so.
+/// Allowed errors that were set by options.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Allowance {
     /// The arithmetic that decides.
@@ -58,7 +58,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// For a model with this ONNX form, if it can be had.
+    /// The tolerance for a model with this ONNX form, if there is one.
     fn tolerance(self, file: Option<&OnnxFile>) -> Tolerance {
         let Allowance { arithmetic, absolute, relative } = self;
         let precision = match file {
@@ -69,7 +69,7 @@ impl Allowance {
     }
 }
 
-/// One run: what the model is given and what it must answer.
+/// One run: inputs and right outputs.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Which of several recorded runs it is.
@@ -99,17 +99,17 @@ pub struct Subject {
     pub cases: Vec<Case>,
     /// Where the right outputs of the first case come from.
     pub source: Source,
-    /// The version of who says what is right; nothing for recorded outputs.
+    /// The version of the reference; none for recorded outputs.
     pub source_version: Option<String>,
-    /// Why nobody says it who is preferred.
+    /// Why a preferred reference was not used.
     pub source_reason: Option<String>,
     /// Where another reference does not agree with that one.
     pub findings: Vec<Finding>,
     /// What may differ.
     pub tolerance: Tolerance,
-    /// Sizes that dimensions of the inputs have for good, and those that were chosen for inputs that are made up.
+    /// Fixed sizes of dimensions of the inputs, and sizes that were chosen for generated inputs.
     pub dims: BTreeMap<String, i64>,
-    /// Token ids are below this, where the model's files say so.
+    /// Token ids are below this, if the model's files declare it.
     vocabulary: Option<u32>,
 }
 
@@ -146,10 +146,10 @@ pub enum SubjectError {
 }
 
 impl Subject {
-    /// Reads a model's folder or file and finds out what it must answer. Takes seconds.
+    /// Reads a model's folder or file and determines the right outputs. Takes seconds.
     ///
     /// # Errors
-    /// The model or its recorded inputs cannot be used, or nothing says what is right.
+    /// The model or its recorded inputs cannot be used, or there is no reference for it.
     pub async fn open(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
         let opening = {
             let (path, given) = (path.to_owned(), given.clone());
@@ -159,7 +159,7 @@ impl Subject {
         subject.answered(given).await
     }
 
-    /// Other inputs for the same program, with sizes for those of its dimensions that are open, and what it must answer.
+    /// The same program with other inputs, of these sizes where its dimensions are open, and their right outputs.
     ///
     /// # Errors
     /// As [`Subject::open`].
@@ -176,7 +176,7 @@ impl Subject {
         subject.answered(given).await
     }
 
-    /// With right outputs for every case that has none, or for all if somebody is chosen to say them.
+    /// Adds right outputs to every case that has none, or to all if a reference was chosen by option.
     async fn answered(mut self, given: &Given) -> Result<Subject, SubjectError> {
         for case in &self.cases {
             check_sizes(&self.program, &case.given)?;
@@ -194,7 +194,7 @@ impl Subject {
             for (&at, outputs) in asked.iter().zip(answers.outputs) {
                 self.cases[at].want = outputs;
             }
-            // What is recorded of the first case is what the row names; others may have to be asked for.
+            // The row names the source of the first case's outputs, even if other cases are computed by a reference.
             if asked.contains(&0) {
                 self.source = answers.source;
                 self.source_version = Some(answers.version);
@@ -216,7 +216,7 @@ impl Subject {
         reading.await.unwrap_or_else(|_| Err(OpenError::Nobody(vec!["reading it panicked".into()])))
     }
 
-    /// Asks for what some cases must answer.
+    /// Computes the right outputs of some cases with a reference.
     async fn ask(
         &self,
         file: Result<&OnnxFile, &OpenError>,
@@ -271,8 +271,8 @@ impl Subject {
         Ok(answers)
     }
 
-    /// Asks another reference for the first case and says where the two do not agree. `recorded` has outputs that were not
-    /// asked for: they are compared too.
+    /// Computes the first case with another reference and records where the two do not agree. `recorded` has outputs that were
+    /// not computed by the first one: they are compared, too.
     async fn compare_references(
         &mut self,
         file: OnnxFile,
@@ -312,7 +312,7 @@ impl Subject {
         self.cases.first().map(|case| case.inputs.as_slice()).unwrap_or_default()
     }
 
-    /// Types and shapes of the inputs, such as `input_ids:I64[1,8]`: what a time is measured for.
+    /// Types and shapes of the inputs, such as `input_ids:I64[1,8]`: the key of a measured time.
     pub fn shapes(&self) -> String {
         let ports = self.program.inputs.iter().zip(self.inputs());
         let shapes = ports.map(|(port, tensor)| {
@@ -359,7 +359,7 @@ fn with(fixed: &BTreeMap<String, i64>, chosen: BTreeMap<String, i64>) -> BTreeMa
     fixed.clone().into_iter().chain(chosen).collect()
 }
 
-/// Reads a model and what it is given; what is right is not known yet where no file says it.
+/// Reads a model and its inputs; right outputs are missing unless they are recorded.
 fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
     let recorded = match &given.io {
         Some(file) => Some((file, recorded::read(file, || names(path))?)),
@@ -405,7 +405,7 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
     })
 }
 
-/// What the model calls its inputs and outputs.
+/// The model's names of its inputs and outputs.
 fn names(path: &Path) -> Result<Names, SubjectError> {
     let file = reference::onnx(path)?;
     let owned = |name: &str| name.to_owned();
@@ -415,7 +415,7 @@ fn names(path: &Path) -> Result<Names, SubjectError> {
     })
 }
 
-/// Refuses inputs for which a value of the program is too large. Inputs that do not fit are told of where they are run.
+/// Refuses inputs for which a value of the program is too large. Inputs that do not fit are reported when they are run.
 fn check_sizes(program: &Program, given: &[ReferenceTensor]) -> Result<(), SubjectError> {
     let shapes: Vec<&[usize]> = given.iter().map(|tensor| tensor.shape.as_slice()).collect();
     let Ok(symbols) = program.bind(&shapes) else { return Ok(()) };
@@ -475,8 +475,8 @@ fn known_outputs(
     outputs.into_iter().map(one).collect()
 }
 
-/// Floats of 64 bits as those of 32 that a model has, and the other way around: NumPy's own are of 64. Every other tensor as it
-/// is.
+/// Converts between 32-bit and 64-bit floats to the type that the model has: NumPy's default is 64-bit. Other tensors are not
+/// changed.
 fn of_width(tensor: ReferenceTensor, dtype: DType) -> ReferenceTensor {
     let numbers = || tensor.numbers().into_iter();
     let bytes = match (tensor.dtype, dtype) {
@@ -487,15 +487,16 @@ fn of_width(tensor: ReferenceTensor, dtype: DType) -> ReferenceTensor {
     ReferenceTensor { dtype, bytes, ..tensor }
 }
 
-pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
-    Tensor::new(tensor.dtype, tensor.shape.clone(), tensor.bytes.clone())
-        .map_err(|source| SubjectError::Tensor { input: tensor.name.clone(), source })
+/// The input as it is sent to a page.
+fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, SubjectError> {
+    let wire = inputs::to_wire(tensor);
+    wire.map_err(|source| SubjectError::Tensor { input: tensor.name.clone(), source })
 }
 
 /// An error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    // A transparent error says what its cause says.
+    // A transparent error has the same message as its cause.
     causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
         if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
     })

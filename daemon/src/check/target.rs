@@ -4,15 +4,14 @@ use std::fmt;
 
 use flotilla_protocol::Backend;
 
-use crate::browser::{Build, Builds, SpecError, install};
+use crate::browser::{
+    Build, Builds, SpecError,
+    build::{NATIVE, NO_BROWSERS, SIMULATED},
+    install,
+};
 
-/// What is checked unless something else is asked for.
+/// The default hosts.
 pub const DEFAULT_HOSTS: [&str; 3] = ["chrome", "firefox", NATIVE];
-
-const NATIVE: &str = "native";
-const SIMULATED: &str = "simulated";
-/// Hosts that are no browsers; no build may have such a name.
-pub(crate) const NO_BROWSERS: [&str; 2] = [NATIVE, SIMULATED];
 
 /// Something that runs programs.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +86,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Every pair, browser by browser; what is named twice is taken once.
+/// Every pair, browser by browser; duplicates are removed.
 pub fn targets(hosts: &[Host], backends: &[Backend]) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     for host in hosts {

@@ -1,9 +1,9 @@
-//! Options that say where in a page models run.
+//! Options for the backends that models run on.
 
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use flotilla::local::Wishes;
+use flotilla::local::LocalOptions;
 use flotilla_fleet::Choice;
 use flotilla_protocol::{Backend, Device};
 use serde::Deserialize;
@@ -11,9 +11,9 @@ use serde::Deserialize;
 /// Which backends a command may use.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BackendOptions {
-    /// Backends in order of preference: webgpu, webnn, cpu; auto for all that the page offers. Of several the one is used
-    /// that is measured to be the fastest, and answers say so; the order decides between those that are about as fast.
-    /// Default: auto in browsers, cpu in simulated ones.
+    /// Backends in order of preference: webgpu, webnn, cpu; auto for all that the page offers. Of several the one is used that
+    /// is measured to be the fastest, and answers report it; the order decides between those that are about as fast. Default:
+    /// auto in browsers, cpu in simulated ones.
     #[arg(
         long,
         value_name = "BACKEND,..|auto",
@@ -24,7 +24,7 @@ pub(super) struct BackendOptions {
     /// How one of several backends is chosen.
     #[arg(long, value_enum, default_value = "measure")]
     choose: Choose,
-    /// The processor that webnn is asked for. The browser may use another one and does not say so.
+    /// The processor requested from webnn. The browser may use another one and does not report it.
     #[arg(long, value_name = "cpu|gpu|npu", value_parser = device, env = "FLOTILLA_DEVICE")]
     device: Option<Device>,
     /// The same and more as JSON: priority_list, device, fallback_to_simulation.
@@ -115,39 +115,40 @@ pub(super) fn device(name: &str) -> Result<Device, String> {
 }
 
 impl BackendOptions {
-    /// Says in the wishes which backends are used; without any in the options they are `default`.
-    pub(super) fn apply(&self, wishes: &mut Wishes, default: &[Backend]) {
+    /// Sets the backends to use; `default` if the options name none.
+    pub(super) fn apply(&self, local_options: &mut LocalOptions, default: &[Backend]) {
         let preferences = self.hardware_preferences.as_ref();
         let named = self.backends.as_ref().map(|backends| &backends.0);
         let list = named.or(preferences.and_then(|preferences| preferences.priority_list.as_ref()));
-        wishes.backends = list.map_or_else(|| default.to_vec(), Clone::clone);
-        wishes.choice = match self.choose {
+        local_options.backends = list.map_or_else(|| default.to_vec(), Clone::clone);
+        local_options.choice = match self.choose {
             Choose::Measure => Choice::Fastest,
             Choose::Order => Choice::First,
         };
         let preferred = preferences.and_then(|preferences| preferences.device().ok().flatten());
-        wishes.device = self.device.or(preferred);
-        wishes.fallback_to_simulation |=
+        local_options.device = self.device.or(preferred);
+        local_options.fallback_to_simulation |=
             preferences.is_some_and(|preferences| preferences.fallback_to_simulation);
-        wishes.speeds = Some(flotilla::pull::home_dir());
+        local_options.speeds = Some(flotilla::pull::home_dir());
     }
 
-    /// Whether nothing is said about backends.
+    /// Whether no option about backends was given.
     pub(super) fn is_default(&self) -> bool {
         self.backends.is_none() && self.hardware_preferences.is_none()
     }
 
-    /// The options that say the same.
+    /// The command line options for the same settings.
     #[cfg(feature = "fault-injection")]
-    pub(super) fn words(wishes: &Wishes) -> Vec<String> {
-        let backends: Vec<&str> = wishes.backends.iter().map(|backend| backend.name()).collect();
-        let choose = match wishes.choice {
+    pub(super) fn words(local_options: &LocalOptions) -> Vec<String> {
+        let backends: Vec<&str> =
+            local_options.backends.iter().map(|backend| backend.name()).collect();
+        let choose = match local_options.choice {
             Choice::Fastest => "measure",
             Choice::First => "order",
         };
         let mut words = vec!["--backends".to_owned(), backends.join(",")];
         words.extend(["--choose".to_owned(), choose.to_owned()]);
-        let device = wishes.device.map(|device| ["--device".to_owned(), device.to_string()]);
+        let device = local_options.device.map(|device| ["--device".to_owned(), device.to_string()]);
         words.extend(device.into_iter().flatten());
         words
     }

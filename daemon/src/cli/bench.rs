@@ -76,8 +76,8 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
             }
         };
         let line = progress::line();
-        let tell = |words: &str| line.set_message(words.to_owned());
-        rows.extend(bench::bench(&subject, &targets, &settings, &tell).await);
+        let report_progress = |words: &str| line.set_message(words.to_owned());
+        rows.extend(bench::bench(&subject, &targets, &settings, &report_progress).await);
         line.finish_and_clear();
     }
     if options.json {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{browser::Builds, catalog::Catalog, local::Wishes, reference::TextReference};
+use flotilla::{browser::Builds, catalog::Catalog, local::LocalOptions, reference::TextReference};
 use flotilla_fault_injection::{
     bert,
     campaign::{self, Plan, Target},
@@ -40,7 +40,7 @@ const START_MAX: Duration = Duration::from_secs(180);
 const MODEL: &str = "chaos-bert";
 /// Questions beyond the load's, for the time after the faults.
 const SPARE: usize = 64;
-/// Exit status when a fault did not happen: nothing is known about it then.
+/// Exit status if a fault did not happen: its recovery was then not tested.
 const MISSED: u8 = 2;
 
 #[derive(Args)]
@@ -81,13 +81,14 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Unless something else is asked for, a device is there to be lost.
-    fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
-        let mut wishes = self.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
+    /// By default webgpu is used, so that there is a device to lose.
+    fn local_options(&self, builds: &Builds) -> anyhow::Result<LocalOptions> {
+        let mut local_options =
+            self.pool.local_options_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
         if self.pool.backends.is_default() {
-            wishes.choice = Choice::First;
+            local_options.choice = Choice::First;
         }
-        Ok(wishes)
+        Ok(local_options)
     }
 }
 
@@ -192,7 +193,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
     Ok(verdict(&report))
 }
 
-/// Stands in front of a real driver until that ends.
+/// Runs in front of a real driver until that ends.
 pub(super) async fn faulty_driver(
     real: &Path,
     arguments: &[String],
@@ -202,7 +203,7 @@ pub(super) async fn faulty_driver(
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What scripts see: something was lost or wrong, or nothing is known about some fault, or all is well.
+/// The exit code: failure if the report is not sound, else [`MISSED`] if some fault did not happen, else success.
 fn verdict(report: &Report) -> ExitCode {
     if !report.is_sound() {
         ExitCode::FAILURE
@@ -233,7 +234,7 @@ fn run_name() -> anyhow::Result<String> {
     Ok(format!("chaos-{:016x}", u64::from_le_bytes(bytes)))
 }
 
-/// The model, and questions with what is right by the native reference.
+/// The model, and questions with the right answers of the native reference.
 fn ask_reference(plan: &Plan, model: &Path) -> anyhow::Result<(Catalog, Questions)> {
     let catalog = Catalog::open(&[model.to_owned()]);
     if let Some(reason) = catalog.broken.values().next() {
@@ -252,7 +253,7 @@ fn ask_reference(plan: &Plan, model: &Path) -> anyhow::Result<(Catalog, Question
     Ok((catalog, Questions::new(rows, answers)?))
 }
 
-/// Plays the plan and shows how far it is.
+/// Runs the plan and shows its progress.
 async fn play<T: Target>(
     target: Arc<T>,
     plan: Plan,

@@ -38,10 +38,10 @@ pub(super) struct Places {
     /// page offers, webgpu and cpu elsewhere.
     #[arg(long, value_name = "BACKEND,..")]
     backends: Option<Backends>,
-    /// The processor that webnn is asked for. The browser may use another one and does not say so.
+    /// The processor requested from webnn. The browser may use another one and does not report it.
     #[arg(long, value_name = "cpu|gpu|npu", value_parser = device)]
     device: Option<Device>,
-    /// Run the nodes that webnn does not take on cpu, and say which; without it such a model is refused.
+    /// Run the nodes that webnn does not support on cpu, and report which; without it such a model is refused.
     #[arg(long)]
     split: bool,
     /// Where Chromium's WebGPU adapter comes from.
@@ -60,7 +60,7 @@ impl Places {
         Ok(targets(&hosts?, backends))
     }
 
-    /// Whether webnn has a row only where a page offers it: few do, and nobody has asked for it.
+    /// Whether webnn has a row only if a page offers it: few pages do, and no option asks for it.
     pub(super) fn webnn_if_offered(&self) -> bool {
         self.backends.is_none()
     }
@@ -75,7 +75,7 @@ impl Places {
     }
 }
 
-/// What models are given, who says what is right, and how far their answers may be off.
+/// Inputs of the models, the reference, and how far answers may be off.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Inputs {
     #[command(flatten)]
@@ -83,14 +83,14 @@ pub(super) struct Inputs {
     /// Seed of inputs that are made up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Who says what is right. Default: recorded outputs, else onnxruntime, else tract, else our own kernels.
+    /// The source of the right results. Default: recorded outputs, else onnxruntime, else tract, else our own kernels.
     #[arg(long, value_enum, value_name = "WHO")]
     reference: Option<Choice>,
     /// The arithmetic whose rounding decides what may differ: f32, int4, f16, bf16, int8-static, int8-dynamic. Default: the
     /// coarsest that the model's operators and types have.
     #[arg(long, value_name = "CLASS")]
     tolerance: Option<Arithmetic>,
-    /// Largest error for each unit of an output's largest number, instead of what the arithmetic says.
+    /// Largest error for each unit of an output's largest number, instead of the arithmetic's bound.
     #[arg(long, value_parser = allowance)]
     rtol: Option<f64>,
     /// Largest error of any number, whatever its size. Default: 1e-5.
@@ -194,7 +194,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What is wrong with the paths, if anything.
+/// The error in the paths, if any.
 pub(super) fn wrong_usage(models: &[PathBuf], io: &[PathBuf]) -> Option<String> {
     if let Some(missing) = models.iter().chain(io).find(|path| !path.exists()) {
         return Some(format!("{} is not there", missing.display()));
@@ -263,7 +263,7 @@ async fn check_model(
     rows
 }
 
-/// Everything that is told about the rows.
+/// Prints and writes everything about the rows.
 fn report(rows: &[Row], options: &Options) -> anyhow::Result<()> {
     if options.json {
         super::embed::print_json(&serde_json::to_value(rows)?)?;
@@ -284,7 +284,7 @@ fn report(rows: &[Row], options: &Options) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "GitHub reads its commands there")]
 fn annotate(rows: &[Row], options: &Options) -> anyhow::Result<()> {
     for command in github::annotations(rows, options.strict) {
-        // Both streams are read for commands; with --json the one is for JSON alone.
+        // GitHub reads commands from both streams; with --json, stdout has only JSON.
         if options.json {
             eprintln!("{command}");
         } else {
@@ -330,8 +330,8 @@ fn print(rows: &[Row]) {
         }
     }
     for alike in rows.chunk_by(|a, b| a.model == b.model) {
-        let told = alike.iter().find_map(|row| Some((row, row.reference_name()?)));
-        if let Some((row, reference)) = told {
+        let with_reference = alike.iter().find_map(|row| Some((row, row.reference_name()?)));
+        if let Some((row, reference)) = with_reference {
             let reason = row.reference_reason.as_ref();
             let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
             println!("\n{} is compared with {reference}{reason}", row.model);
@@ -380,12 +380,14 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
-/// Such as `3.1e-7`; where numbers are rounded to 8 bits such as `1.6e-2, 36 dB, top 97 %`.
+/// Such as `3.1e-7`, `3.1e-7, 0.20 % off` if elements are off by more than 1 % of themselves; where numbers are rounded to 8 bits such as `1.6e-2, 36 dB, top 97 %`.
 fn rms_cell(row: &Row) -> String {
     let Some(rms) = row.rms_err else { return "-".to_owned() };
     let snr = row.snr_db.map(|snr| format!("{snr:.0} dB"));
     let top = row.top_agreement.map(|part| format!("top {:.0} %", (part * 100.0).floor()));
-    let words = [Some(format!("{rms:.1e}")), snr, top];
+    let off = row.elements_off.filter(|&part| part > 0.0);
+    let off = off.map(|part| format!("{:.2} % off", part * 100.0));
+    let words = [Some(format!("{rms:.1e}")), off, snr, top];
     words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

@@ -8,7 +8,7 @@ use flotilla::{
     browser::{Adapter, Builds},
     catalog::{Catalog, Model},
     embed::{self, Embedding, Text, cosine},
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     reference::TextReference,
 };
 use flotilla_fleet::Choice;
@@ -78,19 +78,20 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         let work = tokio::task::spawn_blocking(move || references(&catalog, &path));
         progress::spinner("running the native reference", work).await?
     };
-    // One run of each browser is shown, so it begins where it stays: what is measured beside it is for servers.
-    let mut wishes = options.pool.wishes_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
+    // A short run in each browser uses the first backend that works; measuring all backends is for servers.
+    let mut local_options =
+        options.pool.local_options_or(builds, &[Backend::WebGpu, Backend::Cpu])?;
     if options.pool.backends.is_default() {
-        wishes.choice = Choice::First;
+        local_options.choice = Choice::First;
     }
     let mut lines = Vec::new();
-    for build in &wishes.browsers {
-        let one = Wishes { browsers: vec![build.clone()], ..wishes.clone() };
+    for build in &local_options.browsers {
+        let one = LocalOptions { browsers: vec![build.clone()], ..local_options.clone() };
         let local = Local::start(&one, catalog.clone(), 0).await?;
-        let bars = tokio::spawn(progress::loads(local.pool.clone(), catalog.clone()));
+        let bars = tokio::spawn(progress::loads(local.pool.clone()));
         let line = match &expected {
             Ok(expected) => measure(&local, expected, options.rounds, &one).await,
-            // Local::start has already refused a catalog without models; this says why in full.
+            // Local::start has already refused a catalog without models; this is the full reason.
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
         local.stop().await;
@@ -140,7 +141,7 @@ async fn measure(
     local: &Local,
     expected: &Vectors,
     rounds: usize,
-    wishes: &Wishes,
+    local_options: &LocalOptions,
 ) -> anyhow::Result<Line> {
     let model = model(&local.catalog)?;
     let failed = |view: &flotilla::pool::View| {
@@ -159,7 +160,8 @@ async fn measure(
     let one = async |sentence: &str| -> anyhow::Result<(f64, Embedding)> {
         let begin = Instant::now();
         let texts = vec![Text::String(sentence.to_owned())];
-        let mut embeddings = embed::embed(&local.pool, model, texts, None, wishes.timeout).await?;
+        let mut embeddings =
+            embed::embed(&local.pool, model, texts, None, local_options.timeout).await?;
         Ok((begin.elapsed().as_secs_f64() * 1e3, embeddings.remove(0)))
     };
     let (first_ms, first) = one(SENTENCES[0]).await?;

@@ -6,7 +6,7 @@ use clap::Args;
 use flotilla::{
     browser::{Adapter, Build, Builds, adapter, install},
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::View,
     reference::library,
 };
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{PoolOptions, embed::print_json, progress, table};
 
-/// Longest wait for a browser to say what it offers.
+/// Longest wait for a browser to report what it offers.
 const START_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -71,18 +71,18 @@ async fn measure() -> anyhow::Result<()> {
         );
         return Ok(adapter::Measured::default().store()?);
     }
-    let tell =
+    let report =
         |route: Adapter, outcome: &Result<f64, flotilla::measure::MeasureError>| match outcome {
             Ok(ms) => eprintln!("chromium, {}: the probe took {ms:.1} ms", route.name()),
             Err(error) => eprintln!("chromium, {}: {error}", route.name()),
         };
     let measured =
-        progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&tell))
+        progress::spinner("timing chromium's routes", flotilla::measure::chromium_routes(&report))
             .await;
     Ok(measured.store()?)
 }
 
-/// What models are compared with.
+/// The reference that models are compared with.
 fn reference() -> Value {
     match library() {
         Ok(library) => json!({
@@ -106,7 +106,7 @@ fn pulled() -> Vec<String> {
     names
 }
 
-/// Starts one browser and asks its page what it offers.
+/// Starts one browser and reads what its page offers.
 async fn examine(build: &Build, simulated: bool, options: &PoolOptions) -> Value {
     let mut report = json!({ "browser": build, "simulated": simulated });
     if !simulated {
@@ -125,13 +125,13 @@ async fn examine(build: &Build, simulated: bool, options: &PoolOptions) -> Value
         report["webgpu_adapter"] = json!(adapter::decide(options.webgpu_adapter, build));
         report["measured"] = json!(adapter::Measured::load());
     }
-    let wishes = Wishes {
+    let local_options = LocalOptions {
         simulated,
         adapter: options.webgpu_adapter,
         fleet: flotilla_fleet::Config { restarts_max: 0, ..flotilla_fleet::Config::default() },
-        ..Wishes::of([build.clone()])
+        ..LocalOptions::of([build.clone()])
     };
-    let local = match Local::start(&wishes, Arc::new(Catalog::default()), 0).await {
+    let local = match Local::start(&local_options, Arc::new(Catalog::default()), 0).await {
         Ok(local) => local,
         Err(error) => {
             report["error"] = json!(error.to_string());

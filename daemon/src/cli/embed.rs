@@ -74,16 +74,16 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
 }
 
 async fn local(options: &Options, builds: &Builds) -> anyhow::Result<Value> {
-    let wishes = options.pool.wishes(builds)?;
+    let local_options = options.pool.local_options(builds)?;
     let paths = paths_or_pulled(options.model.clone().into_iter().collect())?;
     let catalog = progress::spinner(
         "importing the model",
         tokio::task::spawn_blocking(move || Catalog::open(&paths)),
     )
     .await?;
-    let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
-    let bars = tokio::spawn(progress::loads(local.pool.clone(), local.catalog.clone()));
-    let answer = embed_all(&local, options, wishes.timeout).await;
+    let local = Local::start(&local_options, Arc::new(catalog), 0).await?;
+    let bars = tokio::spawn(progress::loads(local.pool.clone()));
+    let answer = embed_all(&local, options, local_options.timeout).await;
     local.stop().await;
     bars.abort();
     answer

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use flotilla::{
     browser::{Adapter, Build, Builds, Kind, Names, SpecError},
     config::Config,
-    local::Wishes,
+    local::LocalOptions,
 };
 use flotilla_protocol::Backend;
 
@@ -66,19 +66,19 @@ enum Command {
     /// Fetch a model into the data folder.
     Pull(pull::Options),
     #[cfg(feature = "fault-injection")]
-    /// Let the fleet live in virtual time, with seeded faults, and check what must hold after every step.
+    /// Run the fleet in virtual time, with seeded faults, and check its invariants after every step.
     Simulate(simulate::Options),
     #[cfg(feature = "fault-injection")]
     /// Disturb a pool under load and account for every request.
     Chaos(chaos::Options),
     #[cfg(feature = "fault-injection")]
-    /// Stand in front of a driver and fail when told to (started by `chaos` itself).
+    /// Run in front of a driver and fail on command (started by `chaos` itself).
     #[command(hide = true)]
     FaultyDriver {
         /// The real driver.
         #[arg(long)]
         real: PathBuf,
-        /// Folder with what this one is told.
+        /// Folder with the commands to this process.
         #[arg(long)]
         control: PathBuf,
         /// The driver's arguments.
@@ -101,7 +101,7 @@ enum Command {
     },
 }
 
-/// Sizes that dimensions of models have for good.
+/// Fixed sizes of dimensions of models.
 #[derive(Args, Clone, Debug)]
 struct Dims {
     /// Fix a dimension of every model's inputs at a size, by the name that the model's file gives it, or INPUT_0 and so on for
@@ -117,7 +117,7 @@ impl Dims {
 }
 
 fn dim(text: &str) -> Result<(String, i64), String> {
-    // A name may have the sign in it, as an expression does.
+    // The name itself may contain `=`, as an expression does.
     let (name, size) = text.rsplit_once('=').ok_or("write NAME=N")?;
     match size.parse() {
         Ok(size) if (0..=i64::from(i32::MAX)).contains(&size) => Ok((name.to_owned(), size)),
@@ -145,25 +145,30 @@ struct PoolOptions {
 }
 
 impl PoolOptions {
-    fn wishes(&self, builds: &Builds) -> anyhow::Result<Wishes> {
-        self.wishes_or(builds, &Backend::ALL)
+    fn local_options(&self, builds: &Builds) -> anyhow::Result<LocalOptions> {
+        self.local_options_or(builds, &Backend::ALL)
     }
 
-    /// Browsers use these backends unless the options say something else.
-    fn wishes_or(&self, builds: &Builds, backends: &[Backend]) -> anyhow::Result<Wishes> {
+    /// Browsers use these backends unless the options name others.
+    fn local_options_or(
+        &self,
+        builds: &Builds,
+        backends: &[Backend],
+    ) -> anyhow::Result<LocalOptions> {
         let (browsers, simulated) = match (&self.browsers, &self.simulate) {
             (_, Some(names)) => (builds.named(names)?, true),
             (Some(names), None) => (builds.named(names)?, false),
             (None, None) => (installed()?, false),
         };
-        let mut wishes = Wishes {
+        let mut local_options = LocalOptions {
             simulated,
+            builds: builds.clone(),
             adapter: self.webgpu_adapter,
             timeout: Duration::from_secs(self.timeout),
-            ..Wishes::of(browsers)
+            ..LocalOptions::of(browsers)
         };
-        self.backends.apply(&mut wishes, if simulated { &[Backend::Cpu] } else { backends });
-        Ok(wishes)
+        self.backends.apply(&mut local_options, if simulated { &[Backend::Cpu] } else { backends });
+        Ok(local_options)
     }
 }
 
@@ -246,7 +251,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Guardian { .. } => Ok(ExitCode::SUCCESS),
         }
     });
-    // A load that blocks a thread must not keep a finished command.
+    // A load that blocks a thread must not delay the end of a finished command.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => code,
@@ -263,7 +268,7 @@ pub(crate) fn main() -> ExitCode {
 fn default_level(command: &Command) -> &'static str {
     match command {
         Command::Serve(_) => "info",
-        // What fails is the result, and the rows tell it.
+        // The rows already show what failed.
         Command::Check(_) | Command::Bench(_) => "error",
         _ => "warn",
     }

@@ -1,14 +1,13 @@
-//! Progress on standard error; nothing at all when that is no terminal.
+//! Progress bars on standard error; none if that is not a terminal.
 
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
-    sync::Arc,
     sync::LazyLock,
     time::Duration,
 };
 
-use flotilla::{catalog::Catalog, pool::Pool};
+use flotilla::pool::Pool;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// All bars, so that log lines can be written above them.
@@ -44,7 +43,7 @@ pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
-/// A line whose words change.
+/// A line whose text changes.
 pub(super) fn line() -> ProgressBar {
     let bar = BARS.add(ProgressBar::new_spinner());
     bar.enable_steady_tick(Duration::from_millis(100));
@@ -62,7 +61,7 @@ pub(super) async fn spinner<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Bars of all loads of a pool, until it ends.
-pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
+pub(super) async fn loads(pool: Pool) {
     if !std::io::stderr().is_terminal() {
         return;
     }
@@ -78,7 +77,8 @@ pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
                 .find(|view| view.browser == browser)
                 .and_then(|view| Some(view.facts.as_ref()?.name.as_str()))
                 .unwrap_or("browser");
-            let name = catalog.models.get(model.0 as usize).map_or("model", |model| &model.name);
+            let catalog = pool.catalog();
+            let name = catalog.by_id(model).map_or("model", |model| &model.name);
             let bar = bars
                 .entry(key)
                 .or_insert_with(|| bytes(&format!("{browser_name}: {name}"), total.max(1)));
@@ -92,7 +92,7 @@ pub(super) async fn loads(pool: Pool, catalog: Arc<Catalog>) {
             }
             keep
         });
-        // Later loads replace browsers that failed; a log line tells of them.
+        // Later loads replace browsers that failed; they only have a log line.
         view.loads.is_empty() && view.status.models.iter().all(|model| model.ready > 0)
     });
     // It ends with the pool at the latest.

@@ -1,15 +1,15 @@
-//! Options of whoever starts a pool that must lose nothing.
+//! Options for recovery, redundancy and recorded state.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use flotilla::{local::Wishes, store};
+use flotilla::{local::LocalOptions, store};
 use flotilla_fleet::Strategy;
 
-/// What is done so that nothing is lost.
+/// Options for recovery, redundancy and recorded state.
 #[derive(Args)]
 pub(super) struct Reliability {
-    /// How requests recover unless they say otherwise: progressive, immediate or coordinated.
+    /// How requests recover unless they choose otherwise: progressive, immediate or coordinated.
     #[arg(long, value_name = "STRATEGY", env = "FLOTILLA_RECOVERY_STRATEGY", default_value = "progressive", value_parser = strategy)]
     recovery_strategy: Strategy,
     /// Browsers that hold each model ready, and copies of what is recorded. Default: every browser, two copies. With 1
@@ -61,21 +61,21 @@ fn strategy(name: &str) -> Result<Strategy, String> {
 }
 
 impl Reliability {
-    pub(super) fn apply(&self, wishes: &mut Wishes) {
-        let fleet = &mut wishes.fleet;
+    pub(super) fn apply(&self, local_options: &mut LocalOptions) {
+        let fleet = &mut local_options.fleet;
         fleet.strategy = self.recovery_strategy;
         fleet.redundancy_factor = self.redundancy_factor;
         fleet.memory_bytes_max = self.worker_memory_mb.map(|mib| mib << 20);
         fleet.recycle_jobs = self.recycle_jobs;
         fleet.recycle_age = self.recycle_age.map(Duration::from_secs);
         fleet.probe_interval = Duration::from_secs(self.probe_interval.max(1));
-        wishes.worker_timeout = self.worker_timeout_secs.map(Duration::from_secs);
-        wishes.fallback_to_simulation = self.fallback_to_simulation;
-        wishes.idempotency_ttl = Duration::from_secs(self.idempotency_ttl_s);
+        local_options.worker_timeout = self.worker_timeout_secs.map(Duration::from_secs);
+        local_options.fallback_to_simulation = self.fallback_to_simulation;
+        local_options.idempotency_ttl = Duration::from_secs(self.idempotency_ttl_s);
         if !self.no_state {
             let sync_interval = Duration::from_millis(self.state_sync_interval);
             let state = store::Options::of(&flotilla::pull::home_dir());
-            wishes.state = Some(store::Options {
+            local_options.state = Some(store::Options {
                 sync_interval,
                 ..state.with_copies(self.state_copy.clone(), self.redundancy_factor)
             });

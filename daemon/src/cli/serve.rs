@@ -4,7 +4,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
-use flotilla::{browser::Builds, catalog::Catalog, local::Local};
+use flotilla::{
+    browser::Builds,
+    catalog::{Catalog, Serving},
+    local::Local,
+    weights::WeightFiles,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Dims, PoolOptions, progress, reliability::Reliability};
@@ -30,34 +35,46 @@ pub(super) struct Options {
     /// Longest wait of a request for others to join its batch while a browser is idle.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     batch_delay: u64,
+    /// Most GiB of models' weights that are kept in the data folder; what is served is kept whatever it takes.
+    #[arg(long, value_name = "GIB", default_value_t = 20)]
+    weights_cache: u64,
+    /// Most MiB of browsers' results that wait to be answered; browsers wait meanwhile.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    results_memory_mb: usize,
     #[command(flatten)]
     reliability: Reliability,
-    /// End with whoever holds the other end of standard input.
+    /// End when standard input is closed.
     #[arg(long, hide = true)]
     until_input_ends: bool,
 }
 
 pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<ExitCode> {
-    let mut wishes = options.pool.wishes(builds)?;
-    wishes.fleet.queue_max = options.queue;
-    wishes.fleet.batch_delay = Duration::from_millis(options.batch_delay);
-    options.reliability.apply(&mut wishes);
-    wishes.batching.rows_max = options.batch_rows.max(1);
+    let mut local_options = options.pool.local_options(builds)?;
+    local_options.fleet.queue_max = options.queue;
+    local_options.fleet.batch_delay = Duration::from_millis(options.batch_delay);
+    local_options.results_bytes_max = options.results_memory_mb.saturating_mul(1 << 20);
+    options.reliability.apply(&mut local_options);
+    local_options.batching.rows_max = options.batch_rows.max(1);
     let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be listened for")?;
     let mut terminate =
         signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let models = paths_or_pulled(options.models)?;
-    let dims = options.dims.by_name();
+    let weights = WeightFiles::new(
+        &flotilla::pull::home_dir(),
+        options.weights_cache.saturating_mul(1 << 30),
+    );
+    local_options.weights = Some(weights.clone());
+    let serving = Serving { dims: options.dims.by_name(), weights: Some(weights) };
     let catalog = progress::spinner(
         "importing models",
-        tokio::task::spawn_blocking(move || Catalog::open_fixed(&models, &dims)),
+        tokio::task::spawn_blocking(move || Catalog::open_for(&models, &serving)),
     )
     .await?;
-    let local = Local::start(&wishes, Arc::new(catalog), options.port).await?;
+    let local = Local::start(&local_options, Arc::new(catalog), options.port).await?;
     let names: Vec<&str> = local.catalog.models.iter().map(|model| model.name.as_str()).collect();
     tracing::info!("listening on http://{} for {}", local.address, names.join(", "));
     let pool = local.pool.clone();
-    let bars = tokio::spawn(progress::loads(pool.clone(), local.catalog.clone()));
+    let bars = tokio::spawn(progress::loads(pool.clone()));
     let ready = {
         let pool = pool.clone();
         let address = local.address;
@@ -76,7 +93,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            // First: whoever reads the line can rely on it.
+            // Before the log line, so that the line means that draining has begun.
             pool.drain().await;
             tracing::info!(
                 "ending: accepted requests are answered first; once more to end at once"
@@ -88,7 +105,7 @@ pub(super) async fn run(options: Options, builds: &Builds) -> anyhow::Result<Exi
         let handle = tokio::runtime::Handle::current();
         // A thread of its own: reading blocks, and must not keep the runtime from ending.
         std::thread::spawn(move || {
-            // An input that cannot be read has ended, too.
+            // An input that cannot be read counts as closed, too.
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             handle.block_on(pool.drain());
         });

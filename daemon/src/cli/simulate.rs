@@ -17,9 +17,9 @@ use serde::Serialize;
 
 /// Violations after which no further seeds are played.
 const VIOLATIONS_MAX: usize = 10;
-/// Browsers of a sized world, unless they are asked for.
+/// Default number of browsers if only the hours are given.
 const BROWSERS: u32 = 1000;
-/// Hours of a sized world, unless they are asked for.
+/// Default hours if only the number of browsers is given.
 const HOURS: f64 = 24.0;
 
 #[derive(Args)]
@@ -27,7 +27,7 @@ pub(super) struct Options {
     /// Browsers of the fleet. Without this and --hours each seed draws a small fleet with its own load and faults.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     browsers: Option<u32>,
-    /// Virtual hours to live.
+    /// Virtual hours to simulate.
     #[arg(long, value_name = "HOURS")]
     hours: Option<f64>,
     /// The first seed.
@@ -43,7 +43,7 @@ pub(super) struct Options {
     /// Odds are times per hour (for each browser, or for the fleet) or percent of the occasions.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// Print everything that was said, on stderr.
+    /// Print all events and actions, on stderr.
     #[arg(long)]
     trace: bool,
     /// Print only JSON. Fields named wall_s or *_per_s depend on the machine, all others on the seed alone.
@@ -87,7 +87,7 @@ struct Found {
     at_s: f64,
     event: u64,
     detail: String,
-    /// The line that plays it again.
+    /// The command that replays it.
     replay: String,
 }
 
@@ -132,7 +132,7 @@ impl Options {
         Ok(plan)
     }
 
-    /// The line that plays one seed again.
+    /// The command that replays one seed.
     fn replay(&self, seed: u64) -> String {
         let size = match self.size() {
             Some((browsers, hours)) => {
@@ -149,7 +149,7 @@ impl Options {
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    // Nothing waits for anything in virtual time: a thread of its own keeps the others free.
+    // The simulation never waits, so it has a thread of its own and does not block the others.
     tokio::task::spawn_blocking(move || simulate(&options)).await?
 }
 
@@ -247,11 +247,11 @@ fn print(output: &Output, json: bool) -> anyhow::Result<()> {
     );
     println!("virtual time to the answer: {}", quantiles(&report.latency));
     println!("faults: {}{}", report.faults_fired, listed(&report.faults));
-    for ((failure, rung), took) in &report.recoveries {
+    for ((failure, step), took) in &report.recoveries {
         println!(
             "requests recovered from {}, {}: {} times, {}",
             failure.words(),
-            rung.words(),
+            step.words(),
             took.count(),
             quantiles(took)
         );

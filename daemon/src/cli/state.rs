@@ -23,13 +23,13 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// Where the daemon keeps its state, told as to the daemon.
+/// Where the daemon keeps its state; the same options as the daemon's.
 #[derive(Args)]
 pub(super) struct Place {
-    /// Folder of the second copy of the state, if the daemon was told to keep it elsewhere.
+    /// Folder of the second copy of the state, if the daemon has that option.
     #[arg(long, value_name = "DIR", env = "FLOTILLA_STATE_COPY", global = true)]
     state_copy: Option<PathBuf>,
-    /// 1 if the daemon was told to keep a single copy.
+    /// 1 if the daemon keeps a single copy.
     #[arg(long, value_name = "N", env = "FLOTILLA_REDUNDANCY_FACTOR", global = true)]
     redundancy_factor: Option<u32>,
 }
@@ -64,7 +64,7 @@ fn partition(name: &str) -> Result<Partition, String> {
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let store = options.place.store();
-    // Files are read and written here; the runtime's threads are for what must not wait.
+    // Reading and writing files blocks, so it is not done on the runtime's threads.
     tokio::task::spawn_blocking(move || match options.command {
         Command::Verify => verify(&store, options.json),
         Command::Show { partition } => show(&store, partition, options.json),
@@ -140,7 +140,7 @@ fn show(
     Ok(shown(&snapshot))
 }
 
-/// Says what could not be shown.
+/// Reports what could not be shown.
 pub(super) fn shown(snapshot: &Snapshot) -> ExitCode {
     for finding in snapshot.findings() {
         eprintln!("flotilla: not shown: {finding}");

@@ -13,6 +13,7 @@ use axum::{
 };
 use base64::Engine as _;
 use flotilla_fleet::{Persistence, Policy, Strategy};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ struct Body {
     fallback_to_simulation: bool,
 }
 
-/// What a client wishes for the case that something fails.
+/// A client's options for failures.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct FaultTolerance {
@@ -89,13 +90,13 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let begin = Instant::now();
-    let wish = jobs::wish(request.headers())?;
+    let headers = jobs::job_headers(request.headers())?;
     let bytes = body(request, context.client_timeout).await?;
     let invalid = |reason: String| {
         let message = format!("the body is not the JSON object expected: {reason}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
     };
-    // A list of the fields' values would be taken for an object.
+    // serde would also accept a list of the fields' values in place of an object.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(invalid("it is a list".to_owned()));
     }
@@ -117,22 +118,22 @@ pub(super) async fn create(
     let rows = embed::tokenize(&model, texts, cut).await.map_err(api_error)?;
     let terms = Terms { timeout: context.timeout, policy, job: None, recorded: None };
     let body_hash = *blake3::hash(&bytes).as_bytes();
-    jobs::answer(&context, wish, Asked { model, rows, encoding, terms, body_hash, begin }).await
+    jobs::answer(&context, headers, Asked { model, rows, encoding, terms, body_hash, begin }).await
 }
 
-/// A model gives the dimensions that it has.
-fn check_dimensions(model: &Model, wish: Option<Scalar>) -> Result<(), ApiError> {
-    let Some(wish) = wish else { return Ok(()) };
+/// The requested dimensions must be the model's: vectors are not shortened.
+fn check_dimensions(model: &Model, requested: Option<Scalar>) -> Result<(), ApiError> {
+    let Some(requested) = requested else { return Ok(()) };
     let Some(size) = model.dimensions() else { return Ok(()) };
-    if matches!(&wish, Scalar::Number(number) if number.as_u64() == Some(size as u64)) {
+    if matches!(&requested, Scalar::Number(number) if number.as_u64() == Some(size as u64)) {
         return Ok(());
     }
-    let message = format!("model {} has {size} dimensions and cannot give {wish}", model.name);
+    let message = format!("model {} has {size} dimensions and cannot give {requested}", model.name);
     Err(ApiError::invalid("dimensions", "unsupported_dimensions", message))
 }
 
-fn policy(wish: FaultTolerance, fallback_to_simulation: bool) -> Result<Policy, ApiError> {
-    let recovery_timeout = match wish.recovery_timeout.map(Duration::try_from_secs_f64) {
+fn policy(requested: FaultTolerance, fallback_to_simulation: bool) -> Result<Policy, ApiError> {
+    let recovery_timeout = match requested.recovery_timeout.map(Duration::try_from_secs_f64) {
         None => None,
         Some(Ok(limit)) => Some(limit),
         Some(Err(_)) => {
@@ -143,12 +144,23 @@ fn policy(wish: FaultTolerance, fallback_to_simulation: bool) -> Result<Policy, 
             ));
         }
     };
-    let persistence = if wish.state_persistence { Persistence::Record } else { Persistence::None };
-    let strategy = wish.failover_strategy;
-    Ok(Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, task: None })
+    let persistence =
+        if requested.state_persistence { Persistence::Record } else { Persistence::None };
+    let strategy = requested.failover_strategy;
+    Ok(Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, lease: None })
 }
 
 /// The body, with an error in OpenAI's shape when it is too long or does not arrive within `limit`.
+/// A request's body as JSON.
+pub(super) async fn json_body<T: DeserializeOwned>(
+    request: Request,
+    limit: Duration,
+) -> Result<T, ApiError> {
+    let bytes = body(request, limit).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()))
+}
+
 pub(super) async fn body(request: Request, limit: Duration) -> Result<Bytes, ApiError> {
     let received = tokio::time::timeout(limit, Bytes::from_request(request, &())).await;
     let late = |_| {
@@ -177,20 +189,20 @@ fn model(context: &Context, name: Option<&Scalar>) -> Result<Arc<Model>, ApiErro
         }
         None => return Err(ApiError::invalid("model", "missing_model", "model is missing")),
     };
-    if let Some(model) = context.catalog.by_name(name) {
+    let catalog = context.pool.catalog();
+    if let Some(model) = catalog.by_name(name) {
         return Ok(model.clone());
     }
-    let served: Vec<&str> =
-        context.catalog.models.iter().map(|model| model.name.as_str()).collect();
-    let message = match context.catalog.broken.get(name) {
+    let served: Vec<&str> = catalog.models.iter().map(|model| model.name.as_str()).collect();
+    let message = match catalog.broken.get(name) {
         Some(reason) => format!("model {name} could not be loaded: {reason}"),
         None => format!("model {name:?} is not served here; served are: {}", served.join(", ")),
     };
     Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
 }
 
-fn encoding(wish: Option<&Scalar>) -> Result<Encoding, ApiError> {
-    match wish {
+fn encoding(requested: Option<&Scalar>) -> Result<Encoding, ApiError> {
+    match requested {
         None => Ok(Encoding::Float),
         Some(Scalar::Text(name)) if name == "float" => Ok(Encoding::Float),
         Some(Scalar::Text(name)) if name == "base64" => Ok(Encoding::Base64),
@@ -202,8 +214,8 @@ fn encoding(wish: Option<&Scalar>) -> Result<Encoding, ApiError> {
     }
 }
 
-fn truncation(wish: Option<&Scalar>) -> Result<Option<usize>, ApiError> {
-    match wish {
+fn truncation(requested: Option<&Scalar>) -> Result<Option<usize>, ApiError> {
+    match requested {
         None => Ok(None),
         Some(value) => {
             let number = match value {
@@ -257,7 +269,7 @@ pub(super) fn answer(
     let mut runs: Vec<(&Provenance, Vec<usize>)> = Vec::new();
     for (index, embedding) in embeddings.iter().enumerate() {
         let provenance: &Provenance = &embedding.provenance;
-        // Rows of one run share their account.
+        // Rows of one run share their provenance.
         match runs.iter_mut().find(|(run, _)| std::ptr::eq(*run, provenance)) {
             Some((_, indices)) => indices.push(index),
             None => runs.push((provenance, vec![index])),

@@ -34,12 +34,12 @@ impl ApiError {
         ApiError { param: Some(param), ..ApiError::new(StatusCode::BAD_REQUEST, code, message) }
     }
 
-    /// What was asked for is not there.
+    /// The requested thing does not exist.
     pub fn not_found(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// A route that is there, with a method that it has not.
+    /// The route exists, but not with this method.
     pub fn method(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
@@ -108,12 +108,14 @@ impl From<AnswerError> for ApiError {
                 RequestError::NotRecorded { .. } => {
                     (StatusCode::INSUFFICIENT_STORAGE, "not_recorded")
                 }
-                RequestError::TaskEnded { .. } => (StatusCode::BAD_GATEWAY, "browser_gone"),
+                RequestError::LeaseEnded { .. } => (StatusCode::BAD_GATEWAY, "browser_gone"),
                 RequestError::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
-                RequestError::UnknownModel => (StatusCode::NOT_FOUND, "model_not_found"),
+                RequestError::UnknownModel | RequestError::ModelRemoved { .. } => {
+                    (StatusCode::NOT_FOUND, "model_not_found")
+                }
             },
             AnswerError::PoolEnded => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
-            AnswerError::Shape(_) | AnswerError::Rows { .. } | AnswerError::Lost { .. } => {
+            AnswerError::Rows(_) | AnswerError::Lost { .. } => {
                 (StatusCode::BAD_GATEWAY, "wrong_result")
             }
         };

@@ -1,5 +1,5 @@
-//! Values of a client's JSON body, read without keeping more of them than is used: a list of numbers takes many times its text
-//! as [`serde_json::Value`]s.
+//! Values of a client's JSON body, read without keeping parts that are not used: as [`serde_json::Value`]s, a list of numbers
+//! takes many times the memory of its text.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ const ECHO_MAX: usize = 100;
 const EXPECTED: &str =
     "input must be a string, a list of strings, a list of token ids, or a list of such lists";
 
-/// A value that is to be short: of lists and objects only what they are is kept.
+/// A scalar value; of lists and objects only their kind is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Scalar {
     Null,
@@ -102,9 +102,9 @@ impl<'de> Deserialize<'de> for Scalar {
 pub(super) enum Inputs {
     /// `null`.
     Missing,
-    /// A string, strings, token ids, or lists of token ids; not none, and at most [`INPUTS_MAX`].
+    /// A string, strings, token ids, or lists of token ids: at least one, and at most [`INPUTS_MAX`].
     Texts(Vec<Text>),
-    /// Something else, in words.
+    /// Something else; the text describes it.
     Wrong(String),
 }
 
@@ -119,7 +119,7 @@ enum Item {
     Text(String),
     /// All are token ids; `None` if one is none.
     Tokens(Option<Vec<u32>>),
-    /// Texts and lists of tokens; the error is in words.
+    /// Texts and lists of tokens, or an error message.
     Texts(Result<Vec<Text>, String>),
     Scalar(Scalar),
 }
@@ -232,7 +232,7 @@ fn tokens<'de, A: SeqAccess<'de>>(
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(None);
             }
-            // Nothing was read yet.
+            // Nothing has been read yet.
             None => {}
         }
         next = match list.next_element::<Scalar>()? {

@@ -1,4 +1,4 @@
-//! What is served and how it fares: `/v1/models`, `/healthz`, `/api/pool`.
+//! What is served and its state: `/v1/models`, `/healthz`, `/api/pool`.
 
 use axum::{
     Json,
@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use flotilla_fleet::ServingPhase;
 use serde_json::{Value, json};
 
 use super::{Context, error::ApiError};
@@ -19,7 +20,8 @@ fn described(model: &Model) -> Value {
 }
 
 pub(super) async fn models(State(context): State<Context>) -> Json<Value> {
-    let data: Vec<Value> = context.catalog.models.iter().map(|model| described(model)).collect();
+    let catalog = context.pool.catalog();
+    let data: Vec<Value> = catalog.models.iter().map(|model| described(model)).collect();
     Json(json!({ "object": "list", "data": data }))
 }
 
@@ -27,7 +29,7 @@ pub(super) async fn model(
     State(context): State<Context>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    context.catalog.by_name(&name).map(|model| Json(described(model))).ok_or_else(|| {
+    context.pool.catalog().by_name(&name).map(|model| Json(described(model))).ok_or_else(|| {
         ApiError::new(
             StatusCode::NOT_FOUND,
             "model_not_found",
@@ -36,7 +38,7 @@ pub(super) async fn model(
     })
 }
 
-/// 200 only when every model that was asked for has a ready placement.
+/// 200 only if every model to be served has a ready placement.
 pub(super) async fn healthz(State(context): State<Context>) -> Response {
     let Some(view) = context.pool.view().await else {
         return ApiError::new(
@@ -46,18 +48,27 @@ pub(super) async fn healthz(State(context): State<Context>) -> Response {
         )
         .into_response();
     };
-    let models: Vec<Value> = context
-        .catalog
+    let catalog = context.pool.catalog();
+    let models: Vec<Value> = catalog
         .models
         .iter()
-        .zip(&view.status.models)
-        .map(|(model, status)| json!({ "id": model.name, "ready": status.ready, "error": status.unplaceable }))
-        .chain(context.catalog.broken.iter().map(|(name, reason)| json!({ "id": name, "ready": 0, "error": reason })))
+        .map(|model| {
+            let status = view.status.models.iter().find(|status| status.model == model.id);
+            let (ready, error) =
+                status.map_or((0, None), |status| (status.ready, status.unplaceable.as_ref()));
+            json!({ "id": model.name, "ready": ready, "error": error })
+        })
+        .chain(
+            catalog
+                .broken
+                .iter()
+                .map(|(name, reason)| json!({ "id": name, "ready": 0, "error": reason })),
+        )
         .collect();
     let is_ready = |model: &Value| model["ready"].as_u64() > Some(0);
     let all = !models.is_empty() && models.iter().all(is_ready);
     let status = match (all, view.status.phase) {
-        (_, "draining" | "drained") => "draining",
+        (_, ServingPhase::Draining | ServingPhase::Drained) => "draining",
         (true, _) => "ok",
         (false, _) if models.iter().any(|model| !is_ready(model) && !model["error"].is_null()) => {
             "degraded"
@@ -77,6 +88,7 @@ pub(super) async fn pool(State(context): State<Context>) -> Result<Json<Value>, 
 }
 
 fn described_pool(context: &Context, view: &View) -> Value {
+    let catalog = context.pool.catalog();
     let browsers: Vec<Value> = view
         .status
         .slots
@@ -98,7 +110,7 @@ fn described_pool(context: &Context, view: &View) -> Value {
                 .map(|placement| {
                     let loaded = view.loaded.iter().find(|loaded| loaded.placement == placement.placement);
                     json!({
-                        "model": context.catalog.models.get(placement.model.0 as usize).map(|model| &model.name),
+                        "model": catalog.by_id(placement.model).map(|model| &model.name),
                         "backend": placement.backend,
                         "state": placement.state,
                         "fallback": placement.fallback,
@@ -134,6 +146,7 @@ fn described_pool(context: &Context, view: &View) -> Value {
         "recording": view.status.recording,
         "browsers": browsers,
         "recoveries": view.recoveries,
+        "decisions": view.decisions,
         "state": view.store,
         "commit_failures": view.status.commit_failures,
     })

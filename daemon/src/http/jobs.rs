@@ -30,24 +30,24 @@ use crate::{
 
 /// Longest key that a client may choose.
 const KEY_BYTES_MAX: usize = 255;
-/// Time between two looks for the requests of a job that another client has just made.
+/// Time between two checks for the requests of a job that another client has just made.
 const ACCEPT_LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Most such looks. A job that has no open request after them waits for something else, such as a model that is not served.
+/// Most such checks. A job that has no open request after them waits for something else, such as a model that is not served.
 const ACCEPT_LOOKS_MAX: usize = 50;
 /// Header that names the request on every answer that was recorded.
 const REQUEST_ID: &str = "flotilla-request-id";
-/// Header of an answer that was given before, or to another who asked the same.
+/// Header of an answer that was sent before, or to another client with the same request.
 const REPLAYED: &str = "idempotent-replayed";
 
-/// What is wished for in the headers.
+/// Headers of a request that concern its job.
 #[derive(Debug, Default)]
-pub(super) struct Wish {
+pub(super) struct JobHeaders {
     key: Option<String>,
-    /// The client does not wait: it asks for the answer later.
+    /// The client does not wait: it gets the answer later by a second request.
     respond_async: bool,
 }
 
-/// What is kept of a request, so that its answer can be given again.
+/// What is stored with a job, so that its answer can be rebuilt.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     encoding: Encoding,
@@ -66,7 +66,7 @@ pub(super) struct Asked {
     pub(super) begin: Instant,
 }
 
-pub(super) fn wish(headers: &HeaderMap) -> Result<Wish, ApiError> {
+pub(super) fn job_headers(headers: &HeaderMap) -> Result<JobHeaders, ApiError> {
     let key = match headers.get("idempotency-key") {
         None => None,
         Some(value) => {
@@ -82,18 +82,18 @@ pub(super) fn wish(headers: &HeaderMap) -> Result<Wish, ApiError> {
     };
     let prefer = headers.get("prefer").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let respond_async =
-        prefer.split(',').any(|wish| wish.trim().eq_ignore_ascii_case("respond-async"));
-    Ok(Wish { key, respond_async })
+        prefer.split(',').any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"));
+    Ok(JobHeaders { key, respond_async })
 }
 
-/// Answers a request, recorded if its client wishes.
+/// Answers a request; it is recorded if its headers or policy ask for it.
 pub(super) async fn answer(
     context: &Context,
-    wish: Wish,
+    headers: JobHeaders,
     asked: Asked,
 ) -> Result<Response, ApiError> {
-    let is_recorded = wish.key.is_some()
-        || wish.respond_async
+    let is_recorded = headers.key.is_some()
+        || headers.respond_async
         || asked.terms.policy.persistence != Persistence::None;
     if !is_recorded {
         let Asked { model, rows, encoding, terms, begin, .. } = asked;
@@ -106,7 +106,7 @@ pub(super) async fn answer(
     let created = crate::store::now();
     let job = Job {
         id: JobId(format!("req_{}", crate::token::random())),
-        idempotency_key: wish.key,
+        idempotency_key: headers.key,
         body_hash: asked.body_hash,
         model: asked.model.name.clone(),
         created,
@@ -128,15 +128,15 @@ pub(super) async fn answer(
                 message,
             ));
         }
-        Claim::Existing(job) if wish.respond_async => {
+        Claim::Existing(job) if headers.respond_async => {
             return Ok(named(accepted(&job.id), &job.id, true));
         }
         Claim::Existing(job) => return replay(context, store, &job.id, asked.begin).await,
     }
-    if wish.respond_async {
+    if headers.respond_async {
         return run_async(context.clone(), asked, id).await;
     }
-    // In a task of its own: a client that goes away now must not leave a key that nothing is computed for.
+    // In a task of its own: if the client disconnects now, its key must not stay without a computation.
     let running = {
         let (context, id) = (context.clone(), id.clone());
         tokio::spawn(async move { run(&context, asked, id).await })
@@ -145,18 +145,18 @@ pub(super) async fn answer(
     Ok(named(response, &id, false))
 }
 
-/// Answers as soon as a request is recorded; from then on it is answered, whatever happens to client or daemon.
+/// Responds as soon as a request is recorded; from then on it is computed even if client or daemon end.
 async fn run_async(context: Context, mut asked: Asked, id: JobId) -> Result<Response, ApiError> {
-    let (recorded, mut told) = mpsc::channel(1);
+    let (recorded, mut confirmed) = mpsc::channel(1);
     asked.terms.recorded = Some(recorded);
     let running = {
         let id = id.clone();
         tokio::spawn(async move { run(&context, asked, id).await })
     };
-    if told.recv().await.is_some() {
+    if confirmed.recv().await.is_some() {
         return Ok(named(accepted(&id), &id, false));
     }
-    // It has ended before it was recorded: it was refused.
+    // It ended before it was recorded, so it was refused.
     running.await.map_err(unreadable)?.map(|response| named(response, &id, false))
 }
 
@@ -228,7 +228,8 @@ async fn replay(
         match outcome(context, &state, begin) {
             Some(Ok(answer)) => return Ok(named(Json(answer).into_response(), id, true)),
             Some(Err(error)) => return Ok(named(error.into_response(), id, true)),
-            // Whoever made the job may not have handed its requests to the pool yet, which then knows nothing to wait for.
+            // The handler that made the job may not have sent its requests to the pool yet, so there may be nothing to wait
+            // for.
             None => tokio::time::sleep(ACCEPT_LOOK_AGAIN).await,
         }
     }
@@ -258,8 +259,8 @@ fn outcome(context: &Context, state: &JobState, begin: Instant) -> Option<Result
 /// The answer from what was recorded of it.
 fn rebuild(context: &Context, state: &JobState, begin: Instant) -> Result<Value, ApiError> {
     let kept: Kept = serde_json::from_str(&state.job.answer).map_err(unreadable)?;
-    let model = context
-        .catalog
+    let catalog = context.pool.catalog();
+    let model = catalog
         .by_name(&state.job.model)
         .ok_or_else(|| unreadable(format!("model {} is not served any more", state.job.model)))?;
     let mut embeddings: Vec<Embedding> = state
@@ -274,7 +275,7 @@ fn rebuild(context: &Context, state: &JobState, begin: Instant) -> Result<Value,
             embed::embedding(model, &answer, tokens).map_err(embeddings::api_error)
         })
         .collect::<Result<_, ApiError>>()?;
-    // Rows of one run share their account, as they did when they were answered first.
+    // Rows of one run share their provenance, as in the first answer.
     for at in 1..embeddings.len() {
         let known =
             embeddings[..at].iter().find(|known| known.provenance == embeddings[at].provenance);

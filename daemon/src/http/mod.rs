@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -20,16 +20,18 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
 };
 
-use crate::{catalog::Catalog, http::error::ApiError, pool::Pool};
+use crate::{browser::Browsers, http::error::ApiError, pool::Pool, weights::WeightFiles};
 
+mod browsers;
 pub mod embeddings;
 pub mod error;
 mod given;
 mod health;
 mod jobs;
+mod models;
 mod runner;
 
-/// Most connections at once; further ones wait. Links of pages do not count once they stand.
+/// Most connections at once; further ones wait. Links of pages do not count once they are open.
 const CONNECTIONS_MAX: usize = 512;
 /// Wait after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -37,13 +39,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest request body.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// What every handler sees.
+/// The state of every handler.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Where requests run.
     pub pool: Pool,
-    /// What is served.
-    pub catalog: Arc<Catalog>,
+    /// Which browsers can be added.
+    pub browsers: Arc<Browsers>,
+    /// Where weights of models are kept that are added; in memory without.
+    pub weights: Option<WeightFiles>,
     /// Longest time from a request to its answer.
     pub timeout: Duration,
     /// How long recorded requests and their answers are kept.
@@ -71,7 +75,7 @@ pub enum BindError {
 /// Listens on the loopback interface; port 0 takes a free one.
 ///
 /// # Errors
-/// The port is in use or may not be had.
+/// The port is in use or not allowed.
 pub async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), BindError> {
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => BindError::InUse { port },
@@ -97,7 +101,7 @@ pub async fn serve(
     http.timer(TokioTimer::new()).header_read_timeout(context.client_timeout);
     let router = router(context, port);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    // Never sent on: the end of the first is the order to close, that of the second one says that all are closed.
+    // Nothing is sent on either: dropping the first is the order to close, the end of the second means that all are closed.
     let (closing, closed) = watch::channel(());
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let accepting = async {
@@ -107,7 +111,7 @@ pub async fn serve(
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Too many open files, say: what is open may end meanwhile.
+                    // For example too many open files: some may be closed meanwhile.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -148,6 +152,10 @@ fn router(context: Context, port: u16) -> Router {
         .route("/v1/models/{*name}", get(health::model))
         .route("/healthz", get(health::healthz))
         .route("/api/pool", get(health::pool))
+        .route("/api/browsers", post(browsers::create))
+        .route("/api/browsers/{slot}", delete(browsers::remove))
+        .route("/api/models", get(models::list).post(models::create))
+        .route("/api/models/{*name}", get(models::get).delete(models::remove))
         .route("/api/requests/{id}", get(jobs::get))
         .route("/runner/", get(runner::index))
         .route("/runner/failure", post(runner::failure))
@@ -170,8 +178,8 @@ async fn wrong_method(request: Request) -> ApiError {
     ApiError::method(format!("{} is not a method of {}", request.method(), request.uri().path()))
 }
 
-/// Lets through only requests that a local program or this daemon's own page makes: a web site open in the user's browser
-/// can reach this port, but not with another `Host` (DNS rebinding) nor without telling its `Origin`.
+/// Lets through only requests that a local program or this daemon's own page makes: a web site open in the user's browser can
+/// reach this port, but not with another `Host` (DNS rebinding) nor without its real `Origin`.
 async fn guard(State(port): State<u16>, request: Request, next: Next) -> Response {
     match check_origin(request.headers(), port) {
         Ok(()) => next.run(request).await,
@@ -183,7 +191,7 @@ fn check_origin(headers: &HeaderMap, port: u16) -> Result<(), String> {
     let mut own: Vec<String> =
         ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{port}")).into();
     if port == 80 {
-        // The port that clients do not write down.
+        // Clients omit the default port.
         own.extend(["127.0.0.1", "localhost", "[::1]"].map(str::to_owned));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

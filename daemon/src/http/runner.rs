@@ -7,19 +7,20 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use flotilla_program::BlobId;
 use flotilla_protocol::FRAME_BYTES_MAX;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 
 use super::{Context, embeddings, error::ApiError, fixed};
-use crate::link;
+use crate::{link, weights::Blob};
 
-/// What is read at once of a file that is served.
+/// Bytes per read of a served file.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes per read of a blob.
+const BLOB_CHUNK_BYTES: u64 = 256 << 10;
 
-/// Longest account of a failure that a page may give.
+/// Longest failure message of a page.
 const FAILURE_BYTES_MAX: usize = 4096;
 
 pub(super) async fn index(headers: HeaderMap) -> Result<Response, ApiError> {
@@ -96,47 +97,69 @@ pub(super) async fn extra(
     Ok((headers, Body::from_stream(chunks)).into_response())
 }
 
-/// A blob never changes under its name, so browsers may keep it for ever.
+/// A blob never changes under its name, so browsers may cache it permanently.
 pub(super) async fn blob(
     State(context): State<Context>,
     Path(blob): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let bytes = BlobId::from_hex(&blob)
-        .and_then(|id| context.catalog.blobs.get(&id))
+    let catalog = context.pool.catalog();
+    let found = BlobId::from_hex(&blob)
+        .and_then(|id| catalog.blobs.get(&id).cloned())
         .ok_or_else(|| ApiError::not_found(format!("there is no blob {blob}")))?;
-    let bytes = Bytes::from_owner(bytes.clone());
+    let length = found.bytes();
     let common = [
         fixed(header::CONTENT_TYPE, "application/octet-stream"),
         fixed(header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
         fixed(header::ACCEPT_RANGES, "bytes"),
         fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    let Some(wish) = headers.get(header::RANGE).and_then(|range| range.to_str().ok()) else {
-        return Ok((common, bytes).into_response());
+    let Some(requested) = headers.get(header::RANGE).and_then(|range| range.to_str().ok()) else {
+        let whole = [(header::CONTENT_LENGTH, length.to_string())];
+        return Ok((common, whole, streamed(found, 0, length)).into_response());
     };
-    match range(wish, bytes.len()) {
+    match range(requested, length) {
         Some((start, end)) => {
-            let part = format!("bytes {start}-{}/{}", end - 1, bytes.len());
-            let part = [(header::CONTENT_RANGE, part)];
-            Ok((StatusCode::PARTIAL_CONTENT, common, part, bytes.slice(start..end)).into_response())
+            let part = [
+                (header::CONTENT_RANGE, format!("bytes {start}-{}/{length}", end - 1)),
+                (header::CONTENT_LENGTH, (end - start).to_string()),
+            ];
+            let body = streamed(found, start, end);
+            Ok((StatusCode::PARTIAL_CONTENT, common, part, body).into_response())
         }
         None => Err(ApiError::new(
             StatusCode::RANGE_NOT_SATISFIABLE,
             "bad_range",
-            format!("range {wish:?} does not lie in a blob of {} bytes", bytes.len()),
+            format!("range {requested:?} does not lie in a blob of {length} bytes"),
         )),
     }
 }
 
+/// Bytes of a blob, read piece by piece.
+fn streamed(blob: Blob, start: u64, end: u64) -> Body {
+    let pieces = futures_util::stream::try_unfold((blob, start), move |(blob, at)| async move {
+        let length = (end - at).min(BLOB_CHUNK_BYTES);
+        if length == 0 {
+            return Ok(None);
+        }
+        let reading = tokio::task::spawn_blocking(move || {
+            let piece = blob.read(at, length as usize);
+            (blob, piece)
+        });
+        let (blob, piece) = reading.await.map_err(std::io::Error::other)?;
+        Ok::<_, std::io::Error>(Some((piece?, (blob, at + length))))
+    });
+    Body::from_stream(pieces)
+}
+
 /// A single range of RFC 9110, 14.1.2, as start and end (exclusive).
-fn range(wish: &str, length: usize) -> Option<(usize, usize)> {
-    let (first, last) = wish.strip_prefix("bytes=")?.split_once('-')?;
+fn range(requested: &str, length: u64) -> Option<(u64, u64)> {
+    let (first, last) = requested.strip_prefix("bytes=")?.split_once('-')?;
     let (start, end) = match (first, last) {
         ("", suffix) => (length.checked_sub(suffix.parse().ok()?)?, length),
         (first, "") => (first.parse().ok()?, length),
         (first, last) => {
-            (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(length))
+            (first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?.min(length))
         }
     };
     (start < end).then_some((start, end))
@@ -148,7 +171,7 @@ pub(super) async fn link(State(context): State<Context>, upgrade: WebSocketUpgra
     upgrade
         .max_message_size(FRAME_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
-        .on_upgrade(move |socket: ws::WebSocket| link::serve(socket, context.pool))
+        .on_upgrade(move |socket: ws::WebSocket| link::serve(socket, context.pool.inbox().clone()))
 }
 
 #[derive(Deserialize)]
@@ -157,15 +180,12 @@ struct PageFailure {
     error: String,
 }
 
-/// A page that could not start its runtime says why.
+/// Reports why a page could not start its runtime.
 pub(super) async fn failure(
     State(context): State<Context>,
     request: Request,
 ) -> Result<Json<()>, ApiError> {
-    let bytes = embeddings::body(request, context.client_timeout).await?;
-    let mut failure: PageFailure = serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
-    })?;
+    let mut failure: PageFailure = embeddings::json_body(request, context.client_timeout).await?;
     failure.error.truncate(failure.error.floor_char_boundary(FAILURE_BYTES_MAX));
     context.pool.page_failure(failure.token, failure.error).await;
     Ok(Json(()))
@@ -188,8 +208,8 @@ mod tests {
             ("bytes=0-18446744073709551615", None),
             ("lines=0-3", None),
         ];
-        for (wish, want) in table {
-            assert_eq!(range(wish, 10), want, "{wish}");
+        for (requested, want) in table {
+            assert_eq!(range(requested, 10), want, "{requested}");
         }
     }
 }

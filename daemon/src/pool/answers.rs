@@ -5,37 +5,44 @@ use std::sync::Arc;
 use flotilla_fleet::Attempt;
 use flotilla_protocol::{Backend, PlacementId, RequestId, RunId, RunReport};
 
-use super::{Answer, AnswerError, Chosen, Provenance, Reply, batch, state::State};
+use super::{AnswerError, Chosen, Provenance, Share, state::State};
+use crate::batch;
 
 impl State {
     pub(super) fn answer(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) {
         let kept = self.waiting.get_mut(&request).and_then(|waiting| waiting.kept.take());
         let answer = match kept {
-            // It was recorded, and by then the run's results may be gone.
+            // It was recorded; the run's results may have been freed meanwhile.
             Some(answer) => Ok(answer),
-            None => self.row(request, run, tried),
+            None => self.share(request, run, tried),
         };
         self.reply(request, answer);
     }
 
-    pub(super) fn row(&mut self, request: RequestId, run: RunId, tried: &[Attempt]) -> Reply {
+    pub(super) fn share(
+        &self,
+        request: RequestId,
+        run: RunId,
+        tried: &[Attempt],
+    ) -> Result<Share, AnswerError> {
         let lost = || AnswerError::Lost { run: run.to_string() };
         let flight = self.flights.get(&run).ok_or_else(lost)?;
-        let (outputs, provenance) = flight.done.as_ref().ok_or_else(lost)?;
+        let (results, provenance) = flight.done.as_ref().ok_or_else(lost)?;
         let index = flight.requests.iter().position(|&other| other == request).ok_or_else(lost)?;
-        let outputs = batch::row(outputs, index, flight.rows, flight.tensors)?;
+        let row = flight.rows.map(|rows| (index, rows));
         let provenance = match tried {
             [] => provenance.clone(),
-            // Rows of a run that were tried before have their own account.
+            // Rows that were tried before have their own provenance.
             tried => Arc::new(Provenance {
                 tried: Provenance::tried_words(tried),
                 ..Provenance::clone(provenance)
             }),
         };
-        Ok(Answer { outputs, provenance })
+        Ok(Share { results: results.clone(), row, provenance })
     }
 
-    /// Who computes on a placement. Asked before the core hears of the results: what it then orders may unload it.
+    /// Provenance of a placement's results. It is taken before the core gets the event, because the core's orders may unload
+    /// the placement.
     pub(super) fn provenance(
         &self,
         placement: PlacementId,
@@ -57,7 +64,7 @@ impl State {
             split: loaded.split.clone(),
             chosen: Chosen::from(&account),
             adapter: loaded.adapter.label(),
-            webgpu_adapter: Some(browser.wish.adapter).filter(|_| {
+            webgpu_adapter: Some(browser.desired.adapter).filter(|_| {
                 let is_chromium = facts.kind.is_chromium() && !facts.simulated;
                 is_chromium && entry.backend == Backend::WebGpu
             }),
@@ -70,11 +77,12 @@ impl State {
         })
     }
 
-    pub(super) fn reply(&mut self, request: RequestId, reply: Reply) {
+    pub(super) fn reply(&mut self, request: RequestId, reply: Result<Share, AnswerError>) {
         if let Some(waiting) = self.waiting.remove(&request) {
             self.unwatch(waiting.job.as_ref().map(|(job, _)| job), request);
-            // The client may have gone in this moment; its answer has nowhere to go.
+            // The client may have disconnected at this moment; its answer is then dropped.
             let _ = waiting.reply.send(reply);
+            batch::discard(waiting.input.bytes(), waiting.input);
         }
     }
 }

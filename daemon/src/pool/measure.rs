@@ -1,32 +1,25 @@
-//! What the core orders to find the fastest backend: inputs that are made up, and what is known from earlier daemons.
+//! Measurements for the fastest backend: generated inputs, and results of earlier daemons.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use flotilla_fleet::{Account, By, Event, Failure, FailureKind, ModelId};
-use flotilla_program::Program;
 use flotilla_protocol::{
-    Backend, BackendReport, BrowserId, Epoch, PlacementId, RunError, RunId, RunReport, Tensor,
-    ToPage,
+    Backend, BackendReport, BrowserId, Epoch, PlacementId, RunError, RunId, RunReport,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Input, batch,
-    speeds::Key,
-    state::{Measure, State},
+use super::{speeds::Key, state::State};
+use crate::{
+    batch,
+    link::{Inputs, Order, Results},
+    usual,
 };
-use crate::{catalog::Model, check};
 
-/// Length of the text that a model of text is measured with, in tokens; a shorter one where the model takes no more.
-const TOKENS: usize = 128;
-/// Seed of the inputs.
-const SEED: u64 = 0;
-
-/// Why a backend answers.
+/// Why a backend was chosen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
-    /// `only` (no other one is allowed and works), `order` (of the list), `speed` (measured to be the fastest),
-    /// `order_for_now` (until all are measured), `unmeasurable` (by order: no input can be made up).
+    /// `only` (no other one is allowed and works), `order` (of the list), `speed` (measured to be the fastest), `order_for_now`
+    /// (until all are measured), `unmeasurable` (by order: no input can be generated).
     pub by: String,
     /// The same with what was measured, for people.
     pub words: String,
@@ -95,49 +88,6 @@ impl From<&Account> for Chosen {
     }
 }
 
-/// An input of usual size, in the program's order: one text for a model of text.
-fn usual_input(model: &Model) -> Result<Vec<Tensor>, String> {
-    if let Some(assumption) = model.program.assumptions.first() {
-        let input = model.program.inputs.get(assumption.input as usize);
-        let name = input.map_or("an input", |port| port.name.as_str());
-        return Err(format!("{name} decides shapes"));
-    }
-    if super::takes_tokens(&model.program) {
-        let below = model.vocabulary.unwrap_or(2).max(1);
-        let ids = (0..usual_length(model)).map(|at| at as u32 * 7919 % below).collect();
-        let text = Input::Tokens(ids);
-        return batch::join(&model.program, &[&text]).map_err(|error| error.to_string());
-    }
-    let made = check::inputs::make(&model.program, model.vocabulary, &BTreeMap::new(), SEED)
-        .map_err(|error| error.to_string())?;
-    let tensors = made.inputs.iter().map(check::subject::to_wire).collect::<Result<_, _>>();
-    tensors.map_err(|error| error.to_string())
-}
-
-fn usual_length(model: &Model) -> usize {
-    let fixed = batch::FixedSizes::of(&model.program).length;
-    fixed.unwrap_or_else(|| model.tokens_max.clamp(1, TOKENS))
-}
-
-/// Rows of a run with one text.
-fn usual_rows(program: &Program) -> usize {
-    batch::FixedSizes::of(program).rows.unwrap_or(1)
-}
-
-/// Values of the program's symbols in runs of usual size, any for those that a run itself decides; empty where nobody knows.
-pub(super) fn usual_sizes(model: &Model) -> Vec<i64> {
-    let program = &model.program;
-    match &model.sizes {
-        Some(sizes) => sizes.clone(),
-        None if super::takes_tokens(program) => {
-            let shape = [usual_rows(program), usual_length(model)];
-            let bound = program.bind(&vec![&shape[..]; program.inputs.len()]);
-            bound.map(check::inputs::any).unwrap_or_default()
-        }
-        None => check::inputs::any(check::inputs::sizes(program, &BTreeMap::new())),
-    }
-}
-
 impl State {
     pub(super) fn measure(
         &mut self,
@@ -147,20 +97,23 @@ impl State {
         model: ModelId,
         measure: RunId,
     ) -> Result<(), Event> {
-        let tensors = match usual_input(&self.catalog.models[model.0 as usize]) {
-            Ok(tensors) => tensors,
-            Err(reason) => return Err(Event::Unmeasurable { model, reason }),
+        let Some(entry) = self.model(model) else {
+            let reason = "the model is not served any more".to_owned();
+            return Err(Event::Unmeasurable { model, reason });
         };
-        let wanted = batch::wanted(&self.catalog.models[model.0 as usize].program, &tensors);
-        if let Some(entry) = self.browsers.get_mut(&browser) {
-            entry.measures.insert(measure, Measure { model, wanted });
+        if let Some(reason) = usual::refusal(&entry) {
+            return Err(Event::Unmeasurable { model, reason });
         }
-        self.send(browser, &ToPage::Run { run: measure, placement, epoch }, &tensors)
+        if let Some(entry) = self.browsers.get_mut(&browser) {
+            entry.measures.insert(measure, model);
+        }
+        let inputs = Inputs::Usual(entry);
+        self.send(browser, Order::Run { run: measure, placement, epoch, inputs })
             .map_err(|failure| Event::MeasureFailed { browser, measure, failure })
     }
 
-    /// A run that measures and is under way, which it is no longer.
-    pub(super) fn take_measure(&mut self, browser: BrowserId, run: RunId) -> Option<Measure> {
+    /// Removes a measuring run and returns its model.
+    pub(super) fn take_measure(&mut self, browser: BrowserId, run: RunId) -> Option<ModelId> {
         self.browsers.get_mut(&browser)?.measures.remove(&run)
     }
 
@@ -168,14 +121,12 @@ impl State {
         &mut self,
         browser: BrowserId,
         measure: RunId,
-        of: &Measure,
         report: RunReport,
-        outputs: &[Tensor],
+        results: Results,
     ) {
-        let program = &self.catalog.models[of.model.0 as usize].program;
-        let is_text = super::takes_tokens(program);
-        let event = match batch::check(outputs, &of.wanted, usual_rows(program), !is_text) {
-            Ok(()) => {
+        let event = match results {
+            Ok(results) => {
+                batch::discard(batch::bytes(&results), results);
                 Event::Measured { browser, measure, took: Duration::from_micros(report.run_us) }
             }
             Err(wrong) => {
@@ -195,7 +146,7 @@ impl State {
         failure: Failure,
     ) {
         let event = match error {
-            // An input that is refused says nothing of the backend.
+            // A refused input says nothing about the backend's speed.
             RunError::Inputs { .. } | RunError::Node { .. } => Event::Unmeasurable {
                 model,
                 reason: format!("the input that was made up is refused: {error}"),
@@ -209,7 +160,7 @@ impl State {
         self.event(event);
     }
 
-    /// A measurement is kept for the next daemon, and what follows from it is told.
+    /// Stores a measurement for the next daemon, and logs the choice of backend that follows from it.
     pub(super) fn keep(
         &mut self,
         browser: BrowserId,
@@ -217,13 +168,16 @@ impl State {
         backend: Backend,
         took: Duration,
     ) {
-        let name = self.catalog.models[model.0 as usize].name.clone();
+        let Some(name) = self.model(model).map(|model| model.name.clone()) else { return };
         let run_ms = took.as_secs_f64() * 1e3;
         tracing::info!(%browser, model = name, %backend, run_ms, "backend measured");
-        if let Some(key) = self.speed_key(browser, model, backend)
-            && let Err(error) = self.speeds.keep(&name, key, took)
-        {
-            tracing::warn!(%error, "a measurement is not kept for the next start");
+        if let Some(key) = self.speed_key(browser, model, backend) {
+            match self.speeds.keep(&name, key, took) {
+                // Writing may be slow, so it is not done in the loop.
+                Ok(Some(line)) => drop(tokio::task::spawn_blocking(move || warn(line.write()))),
+                Ok(None) => {}
+                Err(error) => warn(Err(error)),
+            }
         }
         if let Some((chosen, account)) = self.fleet.chosen(browser, model)
             && account.by == By::Speed
@@ -235,7 +189,8 @@ impl State {
 
     /// What earlier daemons have measured in a browser like this one.
     pub(super) fn known_speeds(&self, browser: BrowserId) -> Vec<Event> {
-        let models = self.catalog.models.iter().map(|model| model.id);
+        let catalog = self.catalog.borrow();
+        let models = catalog.models.iter().map(|model| model.id);
         let each = models.flat_map(|model| Backend::ALL.map(|backend| (model, backend)));
         each.filter_map(|(model, backend)| {
             let took = self.speeds.took(&self.speed_key(browser, model, backend)?)?;
@@ -247,12 +202,13 @@ impl State {
     fn speed_key(&self, browser: BrowserId, model: ModelId, backend: Backend) -> Option<Key> {
         let entry = self.browsers.get(&browser)?;
         let facts = entry.facts.as_ref()?;
-        let terms = self.terms(model, backend);
+        let model = self.model(model)?;
+        let terms = self.terms(&model, backend);
         let report = offer(&entry.backends, backend, terms.device)?;
         let adapter = report.outcome.as_ref().ok()?.label();
         let is_chromium = facts.kind.is_chromium() && !facts.simulated;
         Some(Key {
-            program: self.hashes.get(model.0 as usize)?.clone(),
+            program: model.program_hash.clone(),
             browser: facts.name.clone(),
             browser_version: facts.version.clone(),
             simulated: facts.simulated,
@@ -261,13 +217,19 @@ impl State {
             rest: terms.rest,
             adapter,
             webgpu_adapter: (is_chromium && backend == Backend::WebGpu)
-                .then_some(entry.wish.adapter),
+                .then_some(entry.desired.adapter),
             flotilla: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }
 }
 
-/// What a page says of a backend, for the processor that is asked for.
+fn warn(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "a measurement is not kept for the next start");
+    }
+}
+
+/// A page's report on a backend, for the requested processor.
 pub(super) fn offer(
     reports: &[BackendReport],
     backend: Backend,
@@ -304,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_is_told_in_words() {
+    fn a_choice_is_described_in_words() {
         let ms = Duration::from_millis;
         let account = |by, measured| Account { by, measured, refused: Vec::new() };
         let measured = vec![(Backend::WebNn, ms(37)), (Backend::Cpu, ms(170))];

@@ -1,7 +1,7 @@
-//! The loop around the fleet core: turns what happens into its events and does what it orders.
+//! The loop around the fleet core: turns what happens into events for the core, and executes its actions.
 //!
-//! One task owns the core, the browsers' owners, their links and every waiting request. Everybody else holds a [`Pool`]
-//! and sends it commands. `select!` only builds an input; `State::receive` decides what becomes of it.
+//! One task owns the core, the browsers' owners, their links and every waiting request. Other tasks hold a [`Pool`] and send it
+//! commands. `select!` only builds an input; `State::receive` handles it.
 
 use std::{
     ops::Range,
@@ -14,12 +14,11 @@ use std::{
 };
 
 use flotilla_fleet::{
-    Attempt, Batching, Choice, Failure, FailureKind, ModelId, Policy, RequestError, Role, Status,
-    TaskId,
+    Attempt, Batching, Choice, Failure, FailureKind, LeaseId, ModelId, Policy, RequestError, Role,
+    SlotId, Status,
 };
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BrowserId, Device, Hello, PlacementId, RequestId, Split,
-    Tensor, TensorError,
+    AdapterInfo, Backend, BackendReport, BrowserId, Device, PlacementId, RequestId, Split, Tensor,
 };
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
@@ -27,17 +26,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     browser::{
-        Adapter, Channel, Facts, Wish,
+        Adapter, Channel, DesiredBrowser, Facts,
         fault::{Fault, FaultError},
         owner::{Limits, Outcome, Script},
     },
-    catalog::Catalog,
-    link::{Inbox, Outbox},
+    catalog::{Catalog, Model, ModelError, NewModel},
+    link::Inbox,
     store::{Health, JobId, Store},
 };
 
 mod answers;
-mod batch;
 mod measure;
 mod pages;
 mod perform;
@@ -49,43 +47,46 @@ mod state;
 mod tests;
 mod worker;
 
-pub(crate) use batch::{FixedSizes, single_row, takes_tokens};
+use crate::batch;
+pub use crate::batch::{BatchError, Input};
 pub use measure::{Chosen, MeasuredBackend, RefusedBackend};
 pub use record::Recorded;
 pub(crate) use record::decode_answer;
 pub use recoveries::RecoverySummary;
-use worker::Told;
+use worker::LeaseStatus;
 pub use worker::{PoolStatus, Worker, WorkerError};
 
 /// Most commands and reports that wait for the loop: the cancellations of a client's longest list, and then some.
 const QUEUE_MAX: usize = 4096;
 
-/// What a pool is made with.
+/// Options of a pool.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Browsers to keep.
-    pub wishes: Vec<Wish>,
+    pub browsers: Vec<DesiredBrowser>,
     /// Simulated browsers for requests that allow them as the last resort.
-    pub fallback: Vec<Wish>,
+    pub fallback: Vec<DesiredBrowser>,
     /// How closely browsers are watched.
     pub limits: Limits,
-    /// Whether real browsers' pages can be given faults on purpose.
+    /// Whether faults can be injected into real browsers' pages.
     pub takes_faults: bool,
     /// Longest time from this daemon's start to the answer of a request that an earlier one left open.
     pub resume_timeout: Duration,
-    /// Limits and budgets of the core; its slots are made from `wishes`.
+    /// Limits and budgets of the core; its slots are made from `browsers`.
     pub fleet: flotilla_fleet::Config,
     /// Which backend is used where several are allowed.
     pub choice: Choice,
-    /// The processor that webnn is asked for.
+    /// The processor requested from webnn.
     pub device: Option<Device>,
-    /// Where nodes run that webnn does not take; without it such programs are refused.
+    /// Where nodes run that webnn does not support; without it such programs are refused.
     pub rest: Option<Backend>,
-    /// Data folder in which it is kept what backends were measured; `None` for nowhere.
+    /// Data folder that stores the measured speeds of backends; `None` for none.
     pub speeds: Option<PathBuf>,
     /// How requests are joined.
     pub batching: Batching,
-    /// How often a page's main thread shows that it lives.
+    /// Most bytes of results that are decoded and wait for the pool, of all pages; pages wait meanwhile.
+    pub results_bytes_max: usize,
+    /// How often a page's main thread sends a heartbeat.
     pub heartbeat: Duration,
     /// The program that has the `guardian` subcommand.
     pub guardian: PathBuf,
@@ -95,13 +96,13 @@ pub struct Options {
 
 impl Options {
     /// The browser of each slot and what the slot is for, in the order of the core's slots.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (&Wish, Role)> {
-        let regular = self.wishes.iter().map(|wish| (wish, Role::Regular));
-        regular.chain(self.fallback.iter().map(|wish| (wish, Role::Fallback)))
+    pub(super) fn slots(&self) -> impl Iterator<Item = (&DesiredBrowser, Role)> {
+        let regular = self.browsers.iter().map(|desired| (desired, Role::Regular));
+        regular.chain(self.fallback.iter().map(|desired| (desired, Role::Fallback)))
     }
 }
 
-/// What is agreed about requests.
+/// Terms of requests: time limit, recovery policy, recording.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// Longest time to their answers.
@@ -110,7 +111,7 @@ pub struct Terms {
     pub policy: Policy,
     /// The recorded job that they are; they are then [`flotilla_fleet::Persistence::Record`].
     pub job: Option<JobId>,
-    /// Told once the job is recorded; dropped if it never is.
+    /// Receives a message once the job is recorded; dropped if it never is.
     pub recorded: Option<mpsc::Sender<()>>,
 }
 
@@ -120,30 +121,21 @@ impl From<Duration> for Terms {
     }
 }
 
-/// What a client wants computed.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// One row of token ids; may be joined with others into a batch.
-    Tokens(Vec<u32>),
-    /// All inputs of the program, in its order; runs alone.
-    Tensors(Vec<Tensor>),
-}
-
-/// Who computed an answer, and how long it took.
+/// Which browser and backend computed an answer, and how long it took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Name of the browser's build.
     pub browser: String,
     /// The browser's own version.
     pub browser_version: String,
-    /// Its release channel, as far as path or version tell.
+    /// Its release channel, if path or version show it.
     #[serde(default)]
     pub browser_channel: Channel,
     /// Name of the browser in this pool.
     pub browser_id: String,
     /// Where in the page it ran.
     pub backend: Backend,
-    /// The processor that webnn was asked for; where it computes, it does not say.
+    /// The processor requested from webnn; browsers do not report where they compute.
     #[serde(default)]
     pub device: Option<Device>,
     /// Which nodes ran elsewhere, if not all ran on the backend.
@@ -152,13 +144,13 @@ pub struct Provenance {
     /// Why this backend was used.
     #[serde(default)]
     pub chosen: Chosen,
-    /// What the backend ran on, in the browser's words.
+    /// What the backend ran on, as the browser names it.
     pub adapter: String,
-    /// Chromium's route to WebGPU, where one was taken; browsers say little or nothing of software adapters.
+    /// Chromium's route to WebGPU, where one was taken; browsers report little or nothing about software adapters.
     pub webgpu_adapter: Option<Adapter>,
     /// Why a preferred backend was not used; `None` when the first preference was.
     pub fallback: Option<String>,
-    /// Whether native code played the browser.
+    /// Whether the browser was simulated by native code.
     pub simulated: bool,
     /// In-page time of the run, in milliseconds.
     pub run_ms: f64,
@@ -175,7 +167,7 @@ pub struct Provenance {
 pub struct Answer {
     /// The program's outputs; for [`Input::Tokens`] only this row's part, with a batch dimension of 1.
     pub outputs: Vec<Tensor>,
-    /// Who computed them.
+    /// The browser and run that computed them.
     pub provenance: Arc<Provenance>,
 }
 
@@ -188,11 +180,21 @@ pub enum AnswerError {
     #[error("the pool has ended")]
     PoolEnded,
     #[error("a page's results do not have the declared shape: {0}")]
-    Shape(#[from] TensorError),
-    #[error("a page's results do not have the declared shape: {got} rows for {want} requests")]
-    Rows { got: usize, want: usize },
+    Rows(#[from] BatchError),
     #[error("results of run {run} are not there any more")]
     Lost { run: String },
+}
+
+/// Why the models that are served were not changed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum ModelChangeError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("model {name:?} is not served here")]
+    Unknown { name: String },
+    #[error("the pool has ended")]
+    PoolEnded,
 }
 
 /// A browser as it is now.
@@ -202,7 +204,7 @@ pub struct BrowserView {
     pub browser: BrowserId,
     /// What is known about it, once it runs.
     pub facts: Option<Facts>,
-    /// What its page offers, once it has said so.
+    /// Backends that its page offers, once it has reported them.
     pub backends: Vec<BackendReport>,
 }
 
@@ -217,10 +219,26 @@ pub struct View {
     pub loaded: Vec<Loaded>,
     /// Loads under way: model, verified bytes, total bytes.
     pub loads: Vec<(BrowserId, ModelId, u64, u64)>,
-    /// How the recorded state is; `None` where none is kept.
+    /// Health of the recorded state; `None` if none is kept.
     pub store: Option<Health>,
-    /// How failures were dealt with since the pool was started.
+    /// Recoveries since the pool was started.
     pub recoveries: Vec<RecoverySummary>,
+    /// How long the loop has taken for its latest inputs.
+    pub decisions: Decisions,
+}
+
+/// How long the pool's loop takes to handle an input: the core's decision and its orders. Every command to the pool waits
+/// behind this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Decisions {
+    /// Number of latest inputs in these figures.
+    pub inputs: usize,
+    /// Median, in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile by the nearest rank, in microseconds.
+    pub p99_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
 }
 
 /// A placement that is loaded.
@@ -232,7 +250,7 @@ pub struct Loaded {
     pub adapter: AdapterInfo,
     /// Which nodes run elsewhere, if not all run on its backend.
     pub split: Option<Split>,
-    /// The processor that webnn was asked for.
+    /// The processor requested from webnn.
     pub device: Option<Device>,
     /// From the order to load until it answered.
     pub load_us: u64,
@@ -245,13 +263,29 @@ pub(crate) enum Command {
         terms: Terms,
         requests: Vec<NewRequest>,
     },
+    AddModel {
+        new: Box<NewModel>,
+        reply: oneshot::Sender<Result<Arc<Model>, ModelError>>,
+    },
+    RemoveModel {
+        name: String,
+        reply: oneshot::Sender<bool>,
+    },
+    AddBrowser {
+        desired: DesiredBrowser,
+        reply: oneshot::Sender<Option<SlotId>>,
+    },
+    RemoveBrowser {
+        slot: SlotId,
+        reply: oneshot::Sender<bool>,
+    },
     WaitJob {
         job: JobId,
         reply: oneshot::Sender<()>,
     },
     Acquire {
         name: String,
-        reply: oneshot::Sender<(TaskId, watch::Receiver<Told>)>,
+        reply: oneshot::Sender<(LeaseId, watch::Receiver<LeaseStatus>)>,
         released: oneshot::Receiver<()>,
     },
     Migrate {
@@ -279,11 +313,6 @@ pub(crate) enum Command {
         reply: oneshot::Sender<View>,
     },
     Drain,
-    LinkHello {
-        hello: Hello,
-        outbox: Outbox,
-        reply: oneshot::Sender<Result<(BrowserId, u32), String>>,
-    },
     PageFailure {
         token: String,
         error: String,
@@ -298,11 +327,37 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct NewRequest {
     request: RequestId,
-    input: Input,
-    reply: oneshot::Sender<Reply>,
+    input: Arc<Input>,
+    reply: oneshot::Sender<Result<Share, AnswerError>>,
 }
 
 type Reply = Result<Answer, AnswerError>;
+
+/// A request's share of a run's results. The task that waits for it copies its rows: the loop copies no tensors.
+#[derive(Clone, Debug)]
+struct Share {
+    results: Arc<Vec<Tensor>>,
+    /// Index of the row and number of rows; `None` for one request of tensors, which gets all results.
+    row: Option<(usize, usize)>,
+    provenance: Arc<Provenance>,
+}
+
+impl Share {
+    /// Copies the rows and blocks meanwhile.
+    fn answer(self) -> Reply {
+        let Share { results, row, provenance } = self;
+        let outputs = match row {
+            Some((index, rows)) => batch::row(&results, index, rows)?,
+            None => Arc::unwrap_or_clone(results),
+        };
+        Ok(Answer { outputs, provenance })
+    }
+
+    /// Bytes that are copied, at most.
+    fn bytes(&self) -> usize {
+        batch::bytes(&self.results) / self.row.map_or(1, |(_, rows)| rows.max(1))
+    }
+}
 
 /// Handle of a running pool.
 #[derive(Clone, Debug)]
@@ -310,6 +365,7 @@ pub struct Pool {
     commands: mpsc::Sender<Command>,
     inbox: Inbox,
     changed: watch::Receiver<u64>,
+    served: watch::Receiver<Arc<Catalog>>,
     requests: Arc<AtomicU64>,
     store: Option<Store>,
 }
@@ -323,17 +379,17 @@ struct Cancel<'a> {
 impl Drop for Cancel<'_> {
     fn drop(&mut self) {
         if !self.requests.is_empty() {
-            // A full queue costs only that the requests are computed for nobody.
+            // If the queue is full, the requests are computed although no client waits.
             let _ = self.commands.try_send(Command::Cancel { requests: self.requests.clone() });
         }
     }
 }
 
-/// What ends when the pool has drained and every browser's processes are gone.
+/// A task that ends when the pool has drained and every browser's processes are gone.
 pub type Ended = tokio::task::JoinHandle<()>;
 
 impl Pool {
-    /// Starts browsers for a catalog's models. `origin` is where the runner page is served: `http://127.0.0.1:PORT`.
+    /// Starts browsers for a catalog's models; others can be added later. `origin` is where the runner page is served: `http://127.0.0.1:PORT`.
     /// `recorded` is the state that an earlier daemon left; without one nothing outlives this pool.
     pub fn start(
         options: Options,
@@ -342,10 +398,11 @@ impl Pool {
         recorded: Option<Recorded>,
     ) -> (Pool, Ended) {
         let (commands, command_queue) = mpsc::channel(QUEUE_MAX);
-        let (inbox, link_queue) = Inbox::new();
+        let (inbox, incoming) = Inbox::new(options.results_bytes_max);
         let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
         let (releases, release_queue) = mpsc::channel(QUEUE_MAX);
         let (change, changed) = watch::channel(0);
+        let (catalog, served) = watch::channel(catalog);
         let (mut recorded, mut requests, mut stored) = (recorded, 0, mpsc::channel(1).1);
         if let Some(Recorded { opened, .. }) = &mut recorded {
             requests = record::first_request(opened);
@@ -355,13 +412,46 @@ impl Pool {
         let state = state::State::new(options, catalog, origin, owners, change, releases, recorded);
         let queues = state::Queues {
             commands: command_queue,
-            links: link_queue,
+            links: incoming.reports,
+            greetings: incoming.greetings,
             owners: owner_queue,
             released: release_queue,
             stored,
         };
         let requests = Arc::new(AtomicU64::new(requests));
-        (Pool { commands, inbox, changed, requests, store }, tokio::spawn(state.run(queues)))
+        let pool = Pool { commands, inbox, changed, served, requests, store };
+        (pool, tokio::spawn(state.run(queues)))
+    }
+
+    /// The catalog that is served now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.served.borrow().clone()
+    }
+
+    /// Serves one more model: every browser begins to load it. Requests of an earlier daemon that wait for a model of this
+    /// name are accepted.
+    ///
+    /// # Errors
+    /// Another model has its name, or the pool has ended.
+    pub async fn add_model(&self, new: NewModel) -> Result<Arc<Model>, ModelChangeError> {
+        let (reply, added) = oneshot::channel();
+        let command = Command::AddModel { new: Box::new(new), reply };
+        self.commands.send(command).await.map_err(|_| ModelChangeError::PoolEnded)?;
+        Ok(added.await.map_err(|_| ModelChangeError::PoolEnded)??)
+    }
+
+    /// Stops serving a model: waiting requests for it fail, runs in flight are answered, then pages free it.
+    ///
+    /// # Errors
+    /// There is none of this name, or the pool has ended.
+    pub async fn remove_model(&self, name: &str) -> Result<(), ModelChangeError> {
+        let (reply, removed) = oneshot::channel();
+        let command = Command::RemoveModel { name: name.to_owned(), reply };
+        self.commands.send(command).await.map_err(|_| ModelChangeError::PoolEnded)?;
+        match removed.await.map_err(|_| ModelChangeError::PoolEnded)? {
+            true => Ok(()),
+            false => Err(ModelChangeError::Unknown { name: name.to_owned() }),
+        }
     }
 
     /// Where jobs are recorded, if anywhere.
@@ -378,10 +468,26 @@ impl Pool {
         }
     }
 
+    /// Launches one more browser, which loads every model. Nothing if there are [`BROWSERS_MAX`](crate::browser::BROWSERS_MAX) already; None once the pool
+    /// has ended.
+    pub async fn add_browser(&self, desired: DesiredBrowser) -> Option<Option<SlotId>> {
+        let (reply, added) = oneshot::channel();
+        self.commands.send(Command::AddBrowser { desired, reply }).await.ok()?;
+        added.await.ok()
+    }
+
+    /// Ends the browser of a slot once its runs have ended, and launches none in its place. Returns whether there was such a
+    /// slot; None once the pool has ended.
+    pub async fn remove_browser(&self, slot: SlotId) -> Option<bool> {
+        let (reply, removed) = oneshot::channel();
+        self.commands.send(Command::RemoveBrowser { slot, reply }).await.ok()?;
+        removed.await.ok()
+    }
+
     /// Moves a model from one browser to another: it is loaded there, that is recorded, and only then it is unloaded here.
     ///
     /// # Errors
-    /// What failed on the way; everything is as it was.
+    /// A step failed; the model stays where it was.
     pub async fn migrate(
         &self,
         model: ModelId,
@@ -395,30 +501,30 @@ impl Pool {
         moved.await.map_err(|_| ended())?
     }
 
-    /// Replaces a browser as soon as it has ended what it runs.
+    /// Replaces a browser as soon as its runs have ended.
     pub async fn recycle(&self, browser: BrowserId, reason: &str) {
         // A pool that has ended has no browser left.
         let command = Command::Recycle { browser, reason: reason.to_owned() };
         let _ = self.commands.send(command).await;
     }
 
-    /// Gives a browser a fault on purpose.
+    /// Injects a fault into a browser.
     ///
     /// # Errors
-    /// It cannot suffer that, or is not there.
+    /// The fault is not possible in this browser, or there is no such browser.
     pub async fn fault(&self, browser: BrowserId, fault: Fault) -> Result<(), FaultError> {
         let (reply, outcome) = oneshot::channel();
         let command = Command::Fault { browser, fault, reply };
         self.commands.send(command).await.map_err(|_| FaultError::NotTaken)?;
         let outcome = outcome.await.map_err(|_| FaultError::NotTaken)??;
-        // One that kills the browser is not answered by it.
+        // If the fault kills the browser, there is no reply.
         outcome.await.unwrap_or(Ok(()))
     }
 
     /// Computes one request, at the latest within `timeout`. Dropping the future cancels the request.
     ///
     /// # Errors
-    /// Refused, failed on every attempt, or past its deadline; the error says what was tried.
+    /// Refused, failed on every attempt, or past its deadline; the error lists the attempts.
     pub async fn run(&self, model: ModelId, input: Input, terms: impl Into<Terms>) -> Reply {
         self.run_all(model, vec![input], terms).await?.pop().ok_or(AnswerError::PoolEnded)
     }
@@ -435,9 +541,10 @@ impl Pool {
     ) -> Result<Vec<Answer>, AnswerError> {
         let count = inputs.len() as u64;
         let first = self.requests.fetch_add(count, Ordering::Relaxed);
-        let (requests, answers): (Vec<NewRequest>, Vec<oneshot::Receiver<Reply>>) = (first..)
+        let inputs: Vec<Arc<Input>> = inputs.into_iter().map(Arc::new).collect();
+        let (requests, answers): (Vec<NewRequest>, Vec<_>) = (first..)
             .map(RequestId)
-            .zip(inputs)
+            .zip(inputs.iter().cloned())
             .map(|(request, input)| {
                 let (reply, answer) = oneshot::channel();
                 (NewRequest { request, input, reply }, answer)
@@ -446,11 +553,14 @@ impl Pool {
         let command = Command::Run { model, terms: terms.into(), requests };
         self.commands.send(command).await.map_err(|_| AnswerError::PoolEnded)?;
         let mut cancel = Cancel { requests: first..first + count, commands: &self.commands };
-        let answers = answers
-            .into_iter()
-            .map(async |answer| answer.await.map_err(|_| AnswerError::PoolEnded)?);
+        let answers = answers.into_iter().map(async |answer| {
+            let share = answer.await.map_err(|_| AnswerError::PoolEnded)??;
+            batch::unblocked(share.bytes(), move || share.answer()).await
+        });
         let answers = try_join_all(answers).await?;
         cancel.requests = 0..0;
+        // Kept until here, so that the loop is never the last to drop them: freeing large inputs takes milliseconds.
+        drop(inputs);
         Ok(answers)
     }
 
@@ -461,7 +571,7 @@ impl Pool {
         view.await.ok()
     }
 
-    /// Waits until `enough` says yes of the pool, looking whenever something changes. `None` if the pool ends first.
+    /// Waits until `enough` returns true, checking whenever something changes. `None` if the pool ends first.
     pub async fn wait_until(&self, mut enough: impl FnMut(&View) -> bool) -> Option<View> {
         let mut changed = self.changed.clone();
         loop {
@@ -480,7 +590,7 @@ impl Pool {
         let _ = self.commands.send(Command::Drain).await;
     }
 
-    /// A page's failure to start its runtime, in its own words.
+    /// Reports that a page could not start its runtime, with the page's message.
     pub async fn page_failure(&self, token: String, error: String) {
         let _ = self.commands.send(Command::PageFailure { token, error }).await;
     }
@@ -489,7 +599,7 @@ impl Pool {
     /// the result.
     ///
     /// # Errors
-    /// The driver's words, or that there is no such browser.
+    /// The driver's error message, or that there is no such browser.
     pub async fn execute(
         &self,
         browser: BrowserId,
@@ -501,17 +611,6 @@ impl Pool {
         let gone = || format!("browser {browser} is not there");
         self.commands.send(Command::Execute { browser, script }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
-    }
-
-    pub(crate) async fn hello(
-        &self,
-        hello: Hello,
-        outbox: Outbox,
-    ) -> Result<(BrowserId, u32), String> {
-        let (reply, admitted) = oneshot::channel();
-        let command = Command::LinkHello { hello, outbox, reply };
-        self.commands.send(command).await.map_err(|_| "the pool has ended".to_owned())?;
-        admitted.await.map_err(|_| "the pool has ended".to_owned())?
     }
 
     /// Where links report.

@@ -1,22 +1,25 @@
-//! What comes from browsers: their owners' reports, their pages' links and messages.
+//! Inputs from browsers: reports of their owners, links and messages of their pages.
+
+use std::{borrow::Borrow, sync::Arc};
 
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Event, Failure, FailureKind};
 use flotilla_protocol::{
     Backend, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError, PlacementId, RunError,
-    RunId, RunReport, Tensor, ToPage, encode,
+    RunId, RunReport, Tensor,
 };
 
 use super::{
-    Loaded, batch, measure,
+    Loaded, measure,
     state::{Placement, State},
 };
 use crate::{
+    batch,
     browser::owner::OwnerReport,
-    link::{LinkId, LinkReport, Outbox},
+    link::{LinkId, LinkReport, Order, Outbox, Results},
 };
 
-/// Longest text of a console's line that is passed on.
+/// Longest console line that is logged.
 const CONSOLE_BYTES_MAX: usize = 16 << 10;
 
 impl State {
@@ -33,11 +36,10 @@ impl State {
             if token.as_deref() != Some(hello.token.as_str()) {
                 continue;
             }
-            // Single use: nobody else can open this link again.
+            // Single use: the link cannot be opened again with this token.
             *token = None;
             if hello.link == Link::Data {
-                let inspect = encode(&ToPage::Inspect, &[]).map_err(|error| error.to_string())?;
-                outbox.try_send(inspect.into()).map_err(|error| error.to_string())?;
+                outbox.try_send(Order::Inspect).map_err(|error| error.to_string())?;
             }
             *link = Some(outbox);
             return Ok((id, self.options.heartbeat.as_millis() as u32));
@@ -62,7 +64,7 @@ impl State {
                 self.check_up(browser);
             }
             OwnerReport::Memory { used_bytes } => {
-                // Kept with the task: when it is told why it lost the browser, that is gone.
+                // Kept with the task, because the browser is gone when the task gets the reason for its loss.
                 for task in self.tasks.values_mut().filter(|task| task.browser == Some(browser)) {
                     task.used_bytes = used_bytes;
                 }
@@ -72,7 +74,7 @@ impl State {
         }
     }
 
-    /// A browser is up when its session stands, its page is open, both links are too, and it has said what it offers.
+    /// A browser is up when its session, its page and both links are open and it has reported its backends.
     fn check_up(&mut self, browser: BrowserId) {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
         let complete = entry.facts.is_some()
@@ -99,7 +101,7 @@ impl State {
         self.event(Event::Together(events));
     }
 
-    /// The browser itself is of no more use.
+    /// The browser itself has failed.
     pub(super) fn down(&mut self, browser: BrowserId, failure: Failure) {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
         if std::mem::replace(&mut entry.down, true) {
@@ -109,7 +111,7 @@ impl State {
         self.event(Event::BrowserDown { browser, failure });
     }
 
-    /// The page is of no more use; its browser may be.
+    /// The page has failed; its browser may still work.
     pub(super) fn page_down(&mut self, browser: BrowserId, failure: Failure) {
         let Some(entry) = self.browsers.get(&browser) else { return };
         if let Some(pid) = entry.facts.as_ref().and_then(|facts| facts.pid)
@@ -131,22 +133,22 @@ impl State {
                     self.page_down(browser, Failure::new(FailureKind::ConnectionLost, words));
                 }
             }
-            LinkReport::Message { browser, id, message, tensors, room: _room } => {
+            LinkReport::Message { browser, id, message, results, room: _room } => {
                 if self.has_link(browser, id) {
-                    self.message(browser, message, tensors);
+                    self.message(browser, message, results);
                 }
             }
         }
     }
 
-    /// Whether a link is one of the browser's present page: what comes from another one says nothing about it.
+    /// Whether a link belongs to the browser's current page; reports of other links are ignored.
     fn has_link(&self, browser: BrowserId, id: LinkId) -> bool {
         self.browsers.get(&browser).is_some_and(|entry| {
             entry.control.iter().chain(&entry.data).any(|link| link.id() == id)
         })
     }
 
-    fn message(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
+    fn message(&mut self, browser: BrowserId, message: FromPage, results: Option<Results>) {
         match message {
             FromPage::Hello(_) => {
                 self.down(
@@ -178,14 +180,14 @@ impl State {
                 self.probes_failed(browser, backend, load_failure(&error));
             }
             FromPage::Loaded { placement, epoch, adapter, split, load_us } => {
-                let wished = self.options.device;
+                let requested = self.options.device;
                 if let Some(entry) = self.loading(browser, placement, epoch) {
                     tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
                     if let Some(split) = &split {
                         let (nodes, others) = (split.nodes, split.elsewhere.len());
                         tracing::info!(%browser, backend = %entry.backend, parts = split.parts, nodes, rest = %split.rest, others, "the model is split");
                     }
-                    let device = wished.filter(|_| entry.backend == Backend::WebNn);
+                    let device = requested.filter(|_| entry.backend == Backend::WebNn);
                     entry.ready = Some(Loaded { placement, adapter, split, device, load_us });
                     self.event(Event::PlacementReady { browser, placement, epoch });
                 }
@@ -196,12 +198,14 @@ impl State {
                 self.event(Event::PlacementFailed { browser, placement, epoch, failure });
             }
             FromPage::Ran { run, epoch, report } => {
+                let results =
+                    results.unwrap_or_else(|| Err("nobody has looked at them".to_owned()));
                 if self.take_probe(browser, run).is_some() {
-                    self.probed(browser, run, &tensors);
-                } else if let Some(measure) = self.take_measure(browser, run) {
-                    self.measured(browser, run, &measure, report, &tensors);
+                    self.probed(browser, run, results);
+                } else if self.take_measure(browser, run).is_some() {
+                    self.measured(browser, run, report, results);
                 } else {
-                    self.ran(browser, run, epoch, report, tensors);
+                    self.ran(browser, run, epoch, report, results);
                 }
             }
             FromPage::RunFailed { run, epoch, error } => {
@@ -210,8 +214,8 @@ impl State {
                 if let Some(backend) = self.take_probe(browser, run) {
                     self.forget_probe(browser, backend);
                     self.event(Event::ProbeFailed { browser, probe: run, failure });
-                } else if let Some(measure) = self.take_measure(browser, run) {
-                    self.measure_failed(browser, run, measure.model, &error, failure);
+                } else if let Some(model) = self.take_measure(browser, run) {
+                    self.measure_failed(browser, run, model, &error, failure);
                 } else if self.is_of(browser, run, epoch) {
                     self.event(Event::RunFailed { browser, run, epoch, failure });
                     self.flights.remove(&run);
@@ -225,7 +229,7 @@ impl State {
         }
     }
 
-    /// Passes a line of a page's console on, if it is not too long and they are not too many.
+    /// Logs a line of a page's console, up to limits of length and rate.
     fn console(&mut self, browser: BrowserId, level: Level, text: &str) {
         let now = self.begin.elapsed();
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
@@ -242,7 +246,7 @@ impl State {
         }
     }
 
-    /// A placement that a browser's page may report of in an epoch.
+    /// A placement that a browser's page may report about in an epoch.
     fn loading(
         &mut self,
         browser: BrowserId,
@@ -253,8 +257,8 @@ impl State {
         entry.filter(|entry| (entry.browser, entry.epoch) == (browser, epoch))
     }
 
-    /// Whether a browser's page may report of a run in an epoch. One that nobody waits for any more is left to the core, which
-    /// counts what a page is busy with.
+    /// Whether a browser's page may report about a run in an epoch. Abandoned runs are allowed, too: the core counts them to
+    /// know whether the page is busy.
     fn is_of(&self, browser: BrowserId, run: RunId, epoch: Epoch) -> bool {
         let Some(flight) = self.flights.get(&run) else { return true };
         let is_own = (flight.browser, flight.epoch) == (browser, epoch);
@@ -270,7 +274,7 @@ impl State {
         run: RunId,
         epoch: Epoch,
         report: RunReport,
-        outputs: Vec<Tensor>,
+        results: Results,
     ) {
         if !self.is_of(browser, run, epoch) {
             return;
@@ -278,33 +282,36 @@ impl State {
         let flight = self.flights.get(&run);
         let provenance = flight
             .and_then(|flight| self.provenance(flight.placement, report, flight.requests.len()));
-        let event = match self.flights.get_mut(&run) {
-            Some(flight) => {
-                match batch::check(&outputs, &flight.wanted, flight.rows, flight.tensors) {
-                    Ok(()) => {
-                        flight.done = provenance.map(|provenance| (outputs, provenance.into()));
-                        Event::RunDone { browser, run, epoch }
-                    }
-                    Err(wrong) => {
-                        tracing::warn!(%run, %wrong, "results are refused");
-                        let failure = Failure::new(FailureKind::WrongResult, wrong);
-                        Event::RunFailed { browser, run, epoch, failure }
-                    }
-                }
+        let event = match (self.flights.get_mut(&run), results) {
+            (Some(flight), Ok(results)) => {
+                let results = Arc::new(results);
+                flight.done = provenance.map(|provenance| (results, provenance.into()));
+                Event::RunDone { browser, run, epoch }
             }
-            None => Event::RunDone { browser, run, epoch },
+            (Some(_), Err(wrong)) => {
+                tracing::warn!(%run, %wrong, "results are refused");
+                let failure = Failure::new(FailureKind::WrongResult, wrong);
+                Event::RunFailed { browser, run, epoch, failure }
+            }
+            (None, results) => {
+                discard(results.unwrap_or_default());
+                Event::RunDone { browser, run, epoch }
+            }
         };
         self.event(event);
-        self.flights.remove(&run);
+        if let Some((results, _)) = self.flights.remove(&run).and_then(|flight| flight.done) {
+            discard(results);
+        }
     }
-    /// The backend of a probe that is under way, which it is no longer.
+
+    /// Removes a probe's run and returns its backend.
     fn take_probe(&mut self, browser: BrowserId, run: RunId) -> Option<Backend> {
         self.browsers.get_mut(&browser)?.probes.remove(&run)
     }
 
-    fn probed(&mut self, browser: BrowserId, run: RunId, outputs: &[Tensor]) {
-        let event = match probe::check(run, outputs) {
-            Ok(()) => Event::ProbeDone { browser, probe: run },
+    fn probed(&mut self, browser: BrowserId, run: RunId, results: Results) {
+        let event = match results {
+            Ok(_) => Event::ProbeDone { browser, probe: run },
             Err(wrong) => {
                 tracing::warn!(%browser, %wrong, "probe failed");
                 let failure = Failure::new(FailureKind::WrongResult, wrong);
@@ -332,12 +339,17 @@ impl State {
         }
     }
 
-    /// The probe's program is to be loaded again before it is run on a backend.
+    /// Forgets the probe's program on a backend, so that it is loaded again before the next probe.
     fn forget_probe(&mut self, browser: BrowserId, backend: Backend) {
         if let Some(entry) = self.browsers.get_mut(&browser) {
             entry.probe_epochs.remove(&backend);
         }
     }
+}
+
+/// Frees results, which takes milliseconds for large ones, unless another task still holds them.
+fn discard(results: impl Borrow<Vec<Tensor>> + Send + 'static) {
+    batch::discard(batch::bytes(results.borrow()), results);
 }
 
 fn load_failure(error: &LoadError) -> Failure {

@@ -1,25 +1,28 @@
-//! What the core orders, done.
+//! Executes the core's actions.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use flotilla_browser_runtime::probe;
-use flotilla_fleet::{Action, Event, Failure, FailureKind, ModelId, SlotId, TaskId};
+use flotilla_fleet::{Action, Event, Failure, FailureKind, LeaseId, ModelId, SlotId};
 use flotilla_protocol::{
-    Backend, BlobSource, BrowserId, Epoch, LoadTerms, PlacementId, RequestId, RunId, Tensor,
-    ToPage, encode,
+    Backend, BlobSource, BrowserId, Epoch, LoadTerms, PlacementId, RequestId, RunId,
 };
 use serde_json::json;
 
 use super::{
-    Input, batch, measure,
     state::{Browser, Console, Flight, Placement, State, Waiting},
-    worker::{self, Told},
+    worker::{self, LeaseStatus},
 };
-use crate::browser::owner::{Launch, Owner};
+use crate::{
+    batch::{self, Input},
+    browser::owner::{Launch, Owner},
+    catalog::Model,
+    link::{Inputs, Loadable, Order},
+    usual,
+};
 
 impl State {
-    /// Does what the core orders. An order that cannot be carried out becomes the event that says so.
+    /// Executes an action of the core. If that fails, returns the event to report.
     pub(super) fn perform(&mut self, action: Action) -> Result<(), Event> {
         match action {
             Action::Launch { browser, slot } => return self.launch(browser, slot),
@@ -39,8 +42,8 @@ impl State {
             }
             Action::Unload { browser, placement } => {
                 self.placements.remove(&placement);
-                if let Err(failure) = self.send(browser, &ToPage::Unload { placement }, &[]) {
-                    // What the page holds is freed with the page, which is about to be found out.
+                if let Err(failure) = self.send(browser, Order::Unload { placement }) {
+                    // The page is failing, which will be detected; its placements are freed with it.
                     tracing::debug!(%browser, %failure, "a placement could not be unloaded");
                 }
             }
@@ -53,14 +56,14 @@ impl State {
             Action::Answer { request, run, tried } => self.answer(request, run, &tried),
             Action::Fail { request, error } => self.reply(request, Err(error.into())),
             Action::Commit(transaction) => return self.commit(transaction),
-            Action::Acquired { task, browser } => self.acquired(task, browser),
-            Action::Revoked { task, failure } => self.revoked(task, failure),
+            Action::Acquired { lease: task, browser } => self.acquired(task, browser),
+            Action::Revoked { lease: task, failure } => self.revoked(task, failure),
             Action::Migrated { model, from, to, failure } => {
-                let name = self.catalog.models[model.0 as usize].name.clone();
+                let name = self.model(model).map(|model| model.name.clone()).unwrap_or_default();
                 let reason = failure.as_ref().map(ToString::to_string).unwrap_or_default();
                 self.audit("migrate", name, &reason, json!({ "from": from.0, "to": to.0 }));
                 if let Some(reply) = self.migrations.remove(&(model, from, to)) {
-                    // Whoever asked may have gone.
+                    // The caller may have stopped waiting.
                     let _ = reply.send(failure.map_or(Ok(()), Err));
                 }
             }
@@ -71,16 +74,16 @@ impl State {
     }
 
     fn launch(&mut self, browser: BrowserId, slot: SlotId) -> Result<(), Event> {
-        let Some((wish, _)) = self.options.slots().nth(slot.0 as usize) else {
+        let Some((desired, _)) = self.desired.get(slot.0 as usize) else {
             let words = format!("there is no slot {}", slot.0);
             let failure = Failure::new(FailureKind::DriverUnresponsive, words);
             return Err(Event::BrowserDown { browser, failure });
         };
-        let wish = wish.clone();
+        let desired = desired.clone();
         let tokens = (crate::token::random(), crate::token::random());
         let launch = Launch {
             browser,
-            wish: wish.clone(),
+            desired: desired.clone(),
             origin: self.origin.clone(),
             tokens: tokens.clone(),
             guardian: self.options.guardian.clone(),
@@ -89,7 +92,7 @@ impl State {
             takes_faults: self.options.takes_faults,
         };
         let entry = Browser {
-            wish,
+            desired,
             owner: Owner::launch(launch, self.owners.clone()),
             page: tokens.0.clone(),
             tokens: (Some(tokens.0), Some(tokens.1)),
@@ -106,7 +109,7 @@ impl State {
             probe_loads: 0,
             console: Console::default(),
         };
-        self.audit("launch", browser.to_string(), "", json!({ "kind": entry.wish.build }));
+        self.audit("launch", browser.to_string(), "", json!({ "kind": entry.desired.build }));
         self.browsers.insert(browser, entry);
         Ok(())
     }
@@ -114,13 +117,13 @@ impl State {
     fn kill(&mut self, browser: BrowserId, reason: &str) {
         let Some(entry) = self.browsers.remove(&browser) else { return };
         tracing::debug!(%browser, %reason, "browser is ended");
-        let name = entry.facts.as_ref().map_or(&entry.wish.build.name, |facts| &facts.name);
+        let name = entry.facts.as_ref().map_or(&entry.desired.build.name, |facts| &facts.name);
         self.audit("kill", browser.to_string(), reason, json!({ "kind": name }));
         self.forget_page(browser);
         self.ending.push(entry.owner.end());
     }
 
-    /// What a page held is gone: its placements, and the runs on them.
+    /// Forgets a page's placements and the runs on them.
     fn forget_page(&mut self, browser: BrowserId) {
         let placements = &self.placements;
         self.flights.retain(|_, flight| {
@@ -142,7 +145,7 @@ impl State {
         let tokens = (crate::token::random(), crate::token::random());
         entry.page = tokens.0.clone();
         entry.tokens = (Some(tokens.0.clone()), Some(tokens.1.clone()));
-        // Dropping the outboxes ends the old page's links, whatever it is busy with.
+        // Dropping the outboxes ends the old page's links even if it is busy.
         (entry.control, entry.data) = (None, None);
         entry.backends.clear();
         entry.probes.clear();
@@ -155,7 +158,6 @@ impl State {
     /// Loads the probe's program if the page does not hold it, and runs it.
     fn probe(&mut self, browser: BrowserId, backend: Backend, run: RunId) -> Result<(), Event> {
         let failed = |failure| Event::ProbeFailed { browser, probe: run, failure };
-        let broken = |words: String| failed(Failure::new(FailureKind::UnsupportedOperation, words));
         let placement = probe::placement(backend);
         let Some(entry) = self.browsers.get_mut(&browser) else {
             return Err(failed(Failure::new(FailureKind::BrowserExited, "it is not there")));
@@ -170,27 +172,27 @@ impl State {
         entry.probe_epochs.insert(backend, epoch);
         entry.probes.insert(run, backend);
         if !is_loaded {
-            let program = probe::program().to_bytes().map_err(|error| broken(error.to_string()))?;
             let blobs = BlobSource { url_prefix: format!("{}/blobs", self.origin) };
             let device = self.options.device.filter(|_| backend == Backend::WebNn);
             let terms = LoadTerms { device, ..LoadTerms::default() };
-            let load = ToPage::Load { placement, epoch, backend, program, blobs, terms };
-            self.send(browser, &load, &[]).map_err(failed)?;
+            let program = Loadable::Probe;
+            let load = Order::Load { placement, epoch, backend, program, blobs, terms };
+            self.send(browser, load).map_err(failed)?;
         }
-        let inputs = probe::inputs(run).map_err(|error| broken(error.to_string()))?;
-        self.send(browser, &ToPage::Run { run, placement, epoch }, &inputs).map_err(failed)
+        let inputs = Inputs::Probe;
+        self.send(browser, Order::Run { run, placement, epoch, inputs }).map_err(failed)
     }
 
-    fn acquired(&mut self, task: TaskId, browser: BrowserId) {
+    fn acquired(&mut self, task: LeaseId, browser: BrowserId) {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         entry.browser = Some(browser);
-        // The task may have given up waiting, and then its release is on its way.
-        let _ = entry.told.send(Told::Has(browser));
+        // The task may have stopped waiting; its release then follows.
+        let _ = entry.status.send(LeaseStatus::Granted(browser));
         let name = entry.name.clone();
         self.audit("acquire", browser.to_string(), "", json!({ "task": name }));
     }
 
-    fn revoked(&mut self, task: TaskId, failure: Failure) {
+    fn revoked(&mut self, task: LeaseId, failure: Failure) {
         let Some(entry) = self.tasks.remove(&task) else { return };
         let memory = (entry.used_bytes, self.options.fleet.memory_bytes_max.unwrap_or_default());
         let allowed = self.options.fleet.run_timeout;
@@ -204,8 +206,8 @@ impl State {
             memory,
             entry.browser.is_some(),
         );
-        // The task may have ended in this moment.
-        let _ = entry.told.send(Told::Over(over));
+        // The task may have ended at this moment.
+        let _ = entry.status.send(LeaseStatus::Ended(over));
     }
 
     fn place(
@@ -216,33 +218,33 @@ impl State {
         model: ModelId,
         backend: Backend,
     ) -> Result<(), Event> {
+        let failed = |failure| Event::PlacementFailed { browser, placement, epoch, failure };
+        let Some(served) = self.model(model) else {
+            let words = "the model is not served any more";
+            return Err(failed(Failure::new(FailureKind::UnsupportedOperation, words)));
+        };
         self.placements.insert(
             placement,
             Placement { browser, model, backend, epoch, ready: None, progress: (0, 0) },
         );
-        let load = ToPage::Load {
+        let load = Order::Load {
             placement,
             epoch,
             backend,
-            program: self.catalog.models[model.0 as usize].program_bytes.clone(),
             blobs: BlobSource { url_prefix: format!("{}/blobs", self.origin) },
-            terms: self.terms(model, backend),
+            terms: self.terms(&served, backend),
+            program: Loadable::Model(served),
         };
-        self.send(browser, &load, &[]).map_err(|failure| Event::PlacementFailed {
-            browser,
-            placement,
-            epoch,
-            failure,
-        })
+        self.send(browser, load).map_err(failed)
     }
 
-    /// What is wished for when a model is loaded on a backend.
-    pub(super) fn terms(&self, model: ModelId, backend: Backend) -> LoadTerms {
+    /// Terms of a model's load on a backend.
+    pub(super) fn terms(&self, model: &Model, backend: Backend) -> LoadTerms {
         let is_webnn = backend == Backend::WebNn;
         LoadTerms {
             device: self.options.device.filter(|_| is_webnn),
             rest: self.options.rest.filter(|_| is_webnn),
-            sizes: measure::usual_sizes(&self.catalog.models[model.0 as usize]),
+            sizes: usual::sizes(model),
         }
     }
 
@@ -268,45 +270,29 @@ impl State {
                 "a request of the run has no input".to_owned(),
             ));
         };
-        let program = &self.catalog.models[first.model.0 as usize].program;
-        let inputs: Vec<&Input> = waiting.iter().map(|waiting| &waiting.input).collect();
-        let tensors = batch::join(program, &inputs)
-            .map_err(|error| failed(FailureKind::UnsupportedOperation, error.to_string()))?;
-        let wanted = batch::wanted(program, &tensors);
-        let is_tensors = matches!(first.input, Input::Tensors(_));
-        let rows = batch::FixedSizes::of(program).rows.unwrap_or(requests.len());
-        self.send(browser, &ToPage::Run { run, placement, epoch }, &tensors)
-            .map_err(|failure| Event::RunFailed { browser, run, epoch, failure })?;
-        let flight = Flight {
-            browser,
-            placement,
-            epoch,
-            requests,
-            rows,
-            tensors: is_tensors,
-            wanted,
-            done: None,
+        let model = first.model.clone();
+        let rows = match &*first.input {
+            Input::Tensors(_) => None,
+            Input::Tokens(_) => {
+                Some(batch::FixedSizes::of(&model.program).rows.unwrap_or(requests.len()))
+            }
         };
-        self.flights.insert(run, flight);
+        let inputs = waiting.iter().map(|waiting| waiting.input.clone()).collect();
+        let inputs = Inputs::Requests { model, inputs };
+        self.send(browser, Order::Run { run, placement, epoch, inputs })
+            .map_err(|failure| Event::RunFailed { browser, run, epoch, failure })?;
+        self.flights.insert(run, Flight { browser, placement, epoch, requests, rows, done: None });
         Ok(())
     }
 
     /// Never waits: a page that does not take its frames in time has failed.
-    pub(super) fn send(
-        &self,
-        browser: BrowserId,
-        message: &ToPage,
-        tensors: &[Tensor],
-    ) -> Result<(), Failure> {
-        let frame: Bytes = encode(message, tensors)
-            .map_err(|error| Failure::new(FailureKind::UnsupportedOperation, error.to_string()))?
-            .into();
+    pub(super) fn send(&self, browser: BrowserId, order: Order) -> Result<(), Failure> {
         let outbox =
             self.browsers.get(&browser).and_then(|entry| entry.data.as_ref()).ok_or_else(|| {
                 Failure::new(FailureKind::ConnectionLost, "the browser has no data link")
             })?;
         outbox
-            .try_send(frame)
+            .try_send(order)
             .map_err(|error| Failure::new(FailureKind::ConnectionLost, error.to_string()))
     }
 }

@@ -1,6 +1,6 @@
-//! Requests that outlive the daemon: what the core wants recorded goes to the store, and comes back at the next start.
+//! Requests that outlive the daemon: the core's records go to the store and are read at the next start.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use flotilla_fleet::{
     Event, Persistence, Policy, Recovery,
@@ -14,7 +14,7 @@ use super::{
     state::{State, Waiting},
 };
 use crate::store::{
-    AuditEntry, Commit, JobId, OpenRequest, Opened, Payload, RecoveryEntry, Report, Store,
+    AuditEntry, Commit, Content, JobId, OpenRequest, Opened, Payload, RecoveryEntry, Report, Store,
 };
 
 /// A store and what it held.
@@ -22,11 +22,12 @@ use crate::store::{
 pub struct Recorded {
     /// Where transactions go.
     pub store: Store,
-    /// What it gave back when it was opened.
+    /// What it contained when it was opened.
     pub opened: Opened,
 }
 
-/// An input as it is kept, beside its tensors. The model is named: numbers of models do not outlive a daemon.
+/// The stored form of an input, without its tensors. The model is stored by name, because numbers of models are not kept by the
+/// next daemon.
 #[derive(Serialize, Deserialize)]
 struct StoredInput {
     model: String,
@@ -34,7 +35,7 @@ struct StoredInput {
     tokens: Option<Vec<u32>>,
 }
 
-/// The records that the core goes on from: those of requests that have ended are the store's alone.
+/// The records that the core starts from; those of ended requests stay only in the store.
 pub(super) fn records(opened: &Opened) -> Records {
     let open = opened
         .records
@@ -65,7 +66,7 @@ fn decode_input(bytes: &[u8]) -> Result<(String, Input), FrameError> {
 
 /// Bytes of an answer, for the store.
 fn encode_answer(answer: &Answer) -> Result<Vec<u8>, FrameError> {
-    // As text: what postcard writes does not say which fields it has, and provenance gets new ones.
+    // As JSON, because postcard does not write field names and provenance may get new fields.
     let provenance = serde_json::to_string(&*answer.provenance).unwrap_or_default();
     encode(&provenance, &answer.outputs)
 }
@@ -83,7 +84,7 @@ pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, String> {
 }
 
 impl State {
-    /// Gives the store a transaction. Without a store, what need not outlive the daemon counts as written.
+    /// Sends a transaction to the store. Without a store, transactions that need not outlive the daemon count as written.
     pub(super) fn commit(&mut self, transaction: Transaction) -> Result<(), Event> {
         let id = transaction.id;
         let failed = |reason: String| Event::CommitFailed { transaction: id, reason };
@@ -117,9 +118,11 @@ impl State {
             let job = waiting.job.clone();
             match outcome {
                 None => {
-                    let model = &self.catalog.models[waiting.model.0 as usize].name;
-                    let bytes =
-                        encode_input(model, &waiting.input).map_err(|error| error.to_string())?;
+                    let model = waiting.model.clone();
+                    let input = waiting.input.clone();
+                    let bytes = Content::new(move || {
+                        encode_input(&model.name, &input).map_err(|error| error.to_string())
+                    });
                     payloads.push(Payload::Input { request, job, bytes });
                 }
                 Some(Outcome::Answered) => {
@@ -128,12 +131,17 @@ impl State {
                         holds.then_some(run)
                     });
                     let run = run.ok_or("the results are gone")?;
-                    let answer =
-                        self.row(request, run, tried).map_err(|error| error.to_string())?;
-                    let bytes = encode_answer(&answer).map_err(|error| error.to_string())?;
+                    let share =
+                        self.share(request, run, tried).map_err(|error| error.to_string())?;
+                    let recorded = share.clone();
+                    let bytes = Content::new(move || {
+                        let answer =
+                            recorded.clone().answer().map_err(|error| error.to_string())?;
+                        encode_answer(&answer).map_err(|error| error.to_string())
+                    });
                     payloads.push(Payload::Results { request, job, bytes });
                     if let Some(waiting) = self.waiting.get_mut(&request) {
-                        waiting.kept = Some(answer);
+                        waiting.kept = Some(share);
                     }
                 }
                 Some(Outcome::Failed(_)) => {}
@@ -148,7 +156,7 @@ impl State {
                 for job in self.accepting.remove(&transaction).unwrap_or_default() {
                     let recorded = self.jobs.get_mut(&job).and_then(|job| job.recorded.take());
                     if let Some(recorded) = recorded {
-                        // There is room for the one that is ever sent; whoever waited may have gone.
+                        // There is room, because only one message is ever sent; the receiver may have stopped waiting.
                         let _ = recorded.try_send(());
                     }
                 }
@@ -177,37 +185,40 @@ impl State {
         }
         let deadline = self.now().after(self.options.resume_timeout);
         let mut events = Vec::new();
-        for OpenRequest { request, job, input } in open {
+        for OpenRequest { request, job, input: bytes } in open {
             let Some(Value::Request { rows, length, .. }) =
                 self.fleet.record_of(Key::request(request)).cloned()
             else {
                 continue;
             };
-            let Some(Ok((name, input))) = input.as_deref().map(decode_input) else {
+            let Some(Ok((name, input))) = bytes.as_deref().map(decode_input) else {
                 tracing::error!(%request, "the input of a recorded request cannot be read");
                 continue;
             };
-            let Some(model) = self.catalog.by_name(&name).map(|model| model.id) else {
-                tracing::warn!(%request, model = name, "a recorded request waits for a daemon that serves its model");
+            let Some(served) = self.catalog.borrow().by_name(&name).cloned() else {
+                tracing::warn!(%request, model = name, "a recorded request waits until its model is served");
+                self.left_open.push(OpenRequest { request, job, input: bytes });
                 continue;
             };
+            let model = served.id;
             self.watch(job.as_ref().map(|(job, _)| job), request);
             let (reply, _) = tokio::sync::oneshot::channel();
-            self.waiting.insert(request, Waiting { model, input, reply, job, kept: None });
+            let input = Arc::new(input);
+            self.waiting.insert(request, Waiting { model: served, input, reply, job, kept: None });
             let policy = Policy { persistence: Persistence::Recorded, ..Policy::default() };
             events.push(Event::Request { request, model, rows, length, deadline, policy });
         }
         self.event(Event::Together(events));
     }
 
-    /// A job has one more open request.
+    /// Counts one more open request of a job.
     pub(super) fn watch(&mut self, job: Option<&JobId>, request: RequestId) {
         if let Some(job) = job {
             self.jobs.entry(job.clone()).or_default().open.insert(request);
         }
     }
 
-    /// A request of a job has ended; whoever waits for the job hears of it when it was the last one.
+    /// Counts the end of a job's request; after the last one the tasks that wait for the job are woken.
     pub(super) fn unwatch(&mut self, job: Option<&JobId>, request: RequestId) {
         let Some(job) = job else { return };
         let Some(entry) = self.jobs.get_mut(job) else { return };

@@ -1,11 +1,11 @@
-//! How failures were dealt with, counted and timed since the pool was started.
+//! Recoveries from failures, counted and timed since the pool was started.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{FailureKind, Recovered, Recovery};
 use serde::Serialize;
 
-/// Most durations that are kept of a sort; older ones give way.
+/// Most durations that are kept of a sort; the oldest is dropped.
 const KEPT_MAX: usize = 4096;
 
 /// Recoveries of one sort.
@@ -30,13 +30,13 @@ pub struct RecoverySummary {
     pub failure: FailureKind,
     /// `request` or `browser`.
     pub of: &'static str,
-    /// The rung that a request took, or the repair of a browser.
+    /// The recovery step that a request took, or the repair of a browser.
     pub step: &'static str,
-    /// Times that it helped.
+    /// How often it succeeded.
     pub succeeded: u64,
-    /// Times that something else failed first.
+    /// How often another failure came first.
     pub failed: u64,
-    /// Median time from the failure to its end, in milliseconds, of the latest that helped.
+    /// Median time from the failure to its end, in milliseconds, of the latest that succeeded.
     pub p50_ms: f64,
     /// 95th percentile of the same.
     pub p95_ms: f64,
@@ -77,10 +77,10 @@ impl Recoveries {
     }
 }
 
-/// What recovered and by which step.
+/// Names of what recovered and of the step.
 pub(super) fn words(recovery: &Recovery) -> (&'static str, &'static str) {
     match recovery.what {
-        Recovered::Request(_, rung) => ("request", rung.name()),
+        Recovered::Request(_, step) => ("request", step.name()),
         Recovered::Browser(_, repair) => ("browser", repair.name()),
     }
 }
@@ -93,7 +93,7 @@ fn quantile_ms(sorted: &[Duration], quantile: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_fleet::{Rung, SlotId};
+    use flotilla_fleet::{RecoveryStep, SlotId};
     use flotilla_protocol::{BrowserId, RequestId};
 
     use super::*;
@@ -111,17 +111,17 @@ mod tests {
             });
         };
         for ms in 1..=20 {
-            add(Recovered::Request(RequestId(ms), Rung::Migrate), ms, true);
+            add(Recovered::Request(RequestId(ms), RecoveryStep::Migrate), ms, true);
         }
-        add(Recovered::Request(RequestId(21), Rung::Migrate), 500, false);
+        add(Recovered::Request(RequestId(21), RecoveryStep::Migrate), 500, false);
         add(Recovered::Browser(SlotId(0), flotilla_fleet::Repair::Replace), 7, true);
         let summaries = recoveries.summaries();
-        let told: Vec<_> = summaries
+        let reported: Vec<_> = summaries
             .iter()
             .map(|sort| (sort.of, sort.step, sort.succeeded, sort.failed, sort.p50_ms, sort.p95_ms))
             .collect();
         assert_eq!(
-            told,
+            reported,
             [("browser", "replace", 1, 0, 7.0, 7.0), ("request", "migrate", 20, 1, 10.0, 19.0)]
         );
     }

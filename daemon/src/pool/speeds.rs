@@ -1,5 +1,4 @@
-//! How long models take on each backend of each browser, as it was measured on this machine: so that what was found out
-//! once is not found out again.
+//! Measured times of models on each backend of each browser of this machine, stored so that they are not measured again.
 
 use std::{
     fs::OpenOptions,
@@ -13,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::browser::Adapter;
 
-/// File in the data folder: one JSON object per line and measurement. Of those that are of the same the last one counts.
+/// File in the data folder: one JSON object per line and measurement. Of several with the same key the last one counts.
 const FILE: &str = "backend-speeds.jsonl";
 
-/// What must be the same for a time to be true again.
+/// Key of a measurement: what must be equal for a time to be valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     /// blake3 over the program, which names its weights by their own hashes.
@@ -29,7 +28,7 @@ pub(super) struct Key {
     pub(super) device: Option<Device>,
     /// Where nodes run that the backend does not take.
     pub(super) rest: Option<Backend>,
-    /// What the backend runs on, in the browser's words.
+    /// What the backend runs on, as the browser names it.
     pub(super) adapter: String,
     /// Chromium's route to WebGPU.
     pub(super) webgpu_adapter: Option<Adapter>,
@@ -39,7 +38,7 @@ pub(super) struct Key {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Entry {
-    /// Name of the model, for whoever reads the file.
+    /// Name of the model, for people who read the file.
     model: String,
     #[serde(flatten)]
     key: Key,
@@ -55,8 +54,8 @@ pub(super) struct Speeds {
 }
 
 impl Speeds {
-    /// Reads what is known in a data folder; without one nothing is kept. Lines that cannot be read are told and passed
-    /// over: what they say is measured again.
+    /// Reads what is known in a data folder; without one nothing is kept. Lines that cannot be read are logged and skipped;
+    /// their values are measured again.
     pub(super) fn open(home: Option<&Path>) -> Speeds {
         let Some(path) = home.map(|home| home.join(FILE)) else { return Speeds::default() };
         let text = match std::fs::read_to_string(&path) {
@@ -90,17 +89,38 @@ impl Speeds {
         Duration::try_from_secs_f64(entry.run_ms / 1e3).ok()
     }
 
-    /// Keeps a measurement. The line is written whole, so that daemons that end at once do not spoil each other's.
+    /// Keeps a measurement and returns the line to be written, if any.
     ///
     /// # Errors
-    /// The data folder cannot be written; this daemon knows it all the same.
-    pub(super) fn keep(&mut self, model: &str, key: Key, took: Duration) -> std::io::Result<()> {
+    /// It cannot be written; this daemon still uses it.
+    pub(super) fn keep(
+        &mut self,
+        model: &str,
+        key: Key,
+        took: Duration,
+    ) -> std::io::Result<Option<Line>> {
         let entry = Entry { model: model.to_owned(), key, run_ms: took.as_secs_f64() * 1e3 };
-        let mut line = serde_json::to_vec(&entry)?;
-        line.push(b'\n');
+        let mut bytes = serde_json::to_vec(&entry)?;
+        bytes.push(b'\n');
         self.insert(entry);
-        let Some(path) = &self.path else { return Ok(()) };
-        OpenOptions::new().create(true).append(true).open(path)?.write_all(&line)
+        Ok(self.path.clone().map(|path| Line { path, bytes }))
+    }
+}
+
+/// A measurement's line in the file.
+#[derive(Debug)]
+pub(super) struct Line {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    /// Appends the line in one call, so that daemons that write at the same time do not mix their lines. Blocks.
+    ///
+    /// # Errors
+    /// The data folder cannot be written.
+    pub(super) fn write(&self) -> std::io::Result<()> {
+        OpenOptions::new().create(true).append(true).open(&self.path)?.write_all(&self.bytes)
     }
 }
 
@@ -126,9 +146,10 @@ mod tests {
         let mut speeds = Speeds::open(Some(home.path()));
         assert_eq!(speeds.took(&key("153")), None);
         for ms in [50, 40] {
-            speeds.keep("m", key("153"), Duration::from_millis(ms)).expect("written");
+            let line = speeds.keep("m", key("153"), Duration::from_millis(ms)).expect("a line");
+            line.expect("a line").write().expect("written");
         }
-        // What was cut off in the middle of a line costs that line alone.
+        // A partly written line is skipped; the other lines are kept.
         let path = home.path().join(FILE);
         let mut text = std::fs::read_to_string(&path).expect("written");
         text.push_str("{\"model\": \"m\", \"pro\n");

@@ -1,13 +1,14 @@
-//! What the pool's loop holds, and what it does with each input.
+//! State of the pool's loop and the handling of each input.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use flotilla_fleet::{
-    Event, Failure, FailureKind, Fleet, ModelId, Slot, TaskId, state::TransactionId,
+    BrowserStage, Choice, Event, Failure, FailureKind, Fleet, LeaseId, ModelId, RequestError, Role,
+    Slot, SlotId, state::TransactionId,
 };
 use flotilla_protocol::{
     Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, Tensor,
@@ -15,75 +16,82 @@ use flotilla_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Answer, BrowserView, Command, Input, Loaded, NewRequest, Options, PoolStatus, Provenance,
-    Recorded, Reply, View, batch, record, recoveries::Recoveries, speeds::Speeds, worker::Told,
+    AnswerError, BrowserView, Command, Decisions, Loaded, NewRequest, Options, PoolStatus,
+    Provenance, Recorded, Share, View, record, recoveries::Recoveries, speeds::Speeds,
+    worker::LeaseStatus,
 };
 use crate::{
+    batch::{self, Input},
     browser::{
-        Facts, Wish,
+        BROWSERS_MAX, DesiredBrowser, Facts,
         fault::FaultError,
         owner::{Owner, OwnerReport},
     },
-    catalog::Catalog,
-    link::{LinkReport, Outbox},
+    catalog::{Catalog, Model},
+    link::{Greeting, LinkReport, Outbox},
     store::{JobId, OpenRequest, Report, Store},
 };
 
-/// Lines of a page's console that are passed on in a second.
+/// Console lines of a page that are logged in a second.
 const CONSOLE_LINES_MAX: u32 = 50;
 
-/// Longest sleep of the loop when the core names no time.
+/// Number of latest inputs whose handling times are kept.
+const DECISIONS_KEPT: usize = 1024;
+
+/// Longest sleep of the loop when the core has no timeout.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 pub(super) struct Queues {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) links: mpsc::Receiver<LinkReport>,
+    pub(super) greetings: mpsc::Receiver<Greeting>,
     pub(super) owners: mpsc::Receiver<(BrowserId, OwnerReport)>,
-    pub(super) released: mpsc::Receiver<TaskId>,
-    /// What the store says; nothing ever without one.
+    pub(super) released: mpsc::Receiver<LeaseId>,
+    /// Reports of the store; never any without one.
     pub(super) stored: mpsc::Receiver<Report>,
 }
 
 pub(super) enum Received {
     Command(Command),
     Link(LinkReport),
+    Greeting(Greeting),
     Owner(BrowserId, OwnerReport),
-    Released(TaskId),
+    Released(LeaseId),
     Stored(Report),
     Time,
 }
 
 /// A browser from its launch to its kill.
 pub(super) struct Browser {
-    pub(super) wish: Wish,
+    pub(super) desired: DesiredBrowser,
     pub(super) owner: Owner,
     /// Tokens of the links that are not open yet: control, data.
     pub(super) tokens: (Option<String>, Option<String>),
-    /// The control link's token again: by it the page is known when it reports a failure over HTTP.
+    /// A copy of the control link's token: it identifies the page when it reports a failure over HTTP.
     pub(super) page: String,
     pub(super) control: Option<Outbox>,
     pub(super) data: Option<Outbox>,
     pub(super) facts: Option<Facts>,
     pub(super) backends: Vec<BackendReport>,
-    /// The page's address has been opened, since the last time that it was to be.
+    /// Whether the page's address has been opened since the last launch or reset.
     pub(super) opened: bool,
     pub(super) is_up: bool,
     pub(super) down: bool,
     /// Probes under way.
     pub(super) probes: BTreeMap<RunId, Backend>,
     /// Runs that measure and are under way.
-    pub(super) measures: BTreeMap<RunId, Measure>,
-    /// The present life of the probe's program on each backend that the page holds it on.
+    pub(super) measures: BTreeMap<RunId, ModelId>,
+    /// The epoch of the probe's program on each backend on which the page has loaded it.
     pub(super) probe_epochs: BTreeMap<Backend, Epoch>,
     /// Times that it was loaded.
     pub(super) probe_loads: u64,
     pub(super) console: Console,
 }
 
-/// How much of a page's console is passed on.
+/// Rate limit for logging a page's console.
 #[derive(Default)]
 pub(super) struct Console {
-    /// The present second, in seconds since the pool began.
+    /// The current second since the pool began.
     second: u64,
     /// Lines of that second.
     lines: u32,
@@ -91,7 +99,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Whether one more line is passed on at this time, and how many were dropped before it.
+    /// Whether one more line is logged at this time, and how many were dropped before it.
     pub(super) fn admits(&mut self, now: Duration) -> Option<u64> {
         if now.as_secs() != self.second {
             (self.second, self.lines) = (now.as_secs(), 0);
@@ -114,35 +122,26 @@ pub(super) struct Placement {
     pub(super) progress: (u64, u64),
 }
 
-/// A run whose time is measured.
-pub(super) struct Measure {
-    pub(super) model: ModelId,
-    /// What its results must be.
-    pub(super) wanted: Vec<batch::Wanted>,
-}
-
-/// A run that a page computes, or has computed.
+/// A run that a page computes or has computed.
 pub(super) struct Flight {
     pub(super) browser: BrowserId,
     pub(super) placement: PlacementId,
     pub(super) epoch: Epoch,
     pub(super) requests: Vec<RequestId>,
-    /// Rows that the page computes: those of the requests, and those that a program has more.
-    pub(super) rows: usize,
-    pub(super) tensors: bool,
-    /// What its results must be.
-    pub(super) wanted: Vec<batch::Wanted>,
-    pub(super) done: Option<(Vec<Tensor>, Arc<Provenance>)>,
+    /// Rows that the page computes: those of the requests, and padding rows up to the program's fixed number. None if the run
+    /// is one request of tensors.
+    pub(super) rows: Option<usize>,
+    pub(super) done: Option<(Arc<Vec<Tensor>>, Arc<Provenance>)>,
 }
 
 pub(super) struct Waiting {
-    pub(super) model: ModelId,
-    pub(super) input: Input,
-    pub(super) reply: oneshot::Sender<Reply>,
-    /// The job that it is a part of, and which.
+    pub(super) model: Arc<Model>,
+    pub(super) input: Arc<Input>,
+    pub(super) reply: oneshot::Sender<Result<Share, AnswerError>>,
+    /// Its job and its index in the job.
     pub(super) job: Option<(JobId, u32)>,
     /// Its answer, while that is being recorded.
-    pub(super) kept: Option<Answer>,
+    pub(super) kept: Option<Share>,
 }
 
 /// A client that has a browser for itself, or waits for one.
@@ -151,21 +150,23 @@ pub(super) struct Task {
     pub(super) since: Instant,
     pub(super) browser: Option<BrowserId>,
     pub(super) used_bytes: u64,
-    pub(super) told: watch::Sender<Told>,
+    pub(super) status: watch::Sender<LeaseStatus>,
 }
 
-/// What is open of a job, and who waits for its end: their senders are dropped with it.
+/// Open requests of a job, and the senders of the tasks that wait for its end; dropping them wakes those tasks.
 #[derive(Default)]
 pub(super) struct JobWatch {
     pub(super) open: BTreeSet<RequestId>,
     pub(super) waiting: Vec<oneshot::Sender<()>>,
-    /// Who waits for its record.
+    /// Receives a message once the job is recorded.
     pub(super) recorded: Option<mpsc::Sender<()>>,
 }
 
 pub(super) struct State {
     pub(super) options: Options,
-    pub(super) catalog: Arc<Catalog>,
+    /// The browser of each slot and what the slot is for. Slots that were removed keep their number.
+    pub(super) desired: Vec<(DesiredBrowser, Role)>,
+    pub(super) catalog: watch::Sender<Arc<Catalog>>,
     pub(super) origin: String,
     pub(super) fleet: Fleet,
     pub(super) begin: Instant,
@@ -175,47 +176,49 @@ pub(super) struct State {
     pub(super) placements: BTreeMap<PlacementId, Placement>,
     pub(super) flights: BTreeMap<RunId, Flight>,
     pub(super) waiting: BTreeMap<RequestId, Waiting>,
-    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) tasks: BTreeMap<LeaseId, Task>,
     pub(super) task_ids: u64,
-    released: mpsc::Sender<TaskId>,
+    released: mpsc::Sender<LeaseId>,
     pub(super) store: Option<Store>,
     /// Requests that an earlier daemon left open.
-    left_open: Vec<OpenRequest>,
+    pub(super) left_open: Vec<OpenRequest>,
     /// Jobs with open requests.
     pub(super) jobs: BTreeMap<JobId, JobWatch>,
     /// Jobs that each unconfirmed transaction records.
     pub(super) accepting: BTreeMap<TransactionId, BTreeSet<JobId>>,
     pub(super) recoveries: Recoveries,
     pub(super) speeds: Speeds,
-    /// blake3 over each model's program.
-    pub(super) hashes: Vec<String>,
-    /// Who waits for the end of a migration.
+    /// Replies to the callers that wait for a migration.
     pub(super) migrations:
         BTreeMap<(ModelId, BrowserId, BrowserId), oneshot::Sender<Result<(), Failure>>>,
     pub(super) ending: Vec<tokio::task::JoinHandle<()>>,
     pub(super) drained: bool,
+    /// How long the latest inputs took, in microseconds.
+    decisions: VecDeque<u64>,
     /// The kinds of events and actions that passed here.
     #[cfg(test)]
     pub(super) seen: std::collections::BTreeSet<&'static str>,
 }
 
+/// The core's slot for a desired browser.
+fn slot(desired: &DesiredBrowser, role: Role, choice: Choice) -> Slot {
+    Slot { kind: desired.build.to_string(), backends: desired.backends.clone(), choice, role }
+}
+
 impl State {
     pub(super) fn new(
         options: Options,
-        catalog: Arc<Catalog>,
+        catalog: watch::Sender<Arc<Catalog>>,
         origin: String,
         owners: mpsc::Sender<(BrowserId, OwnerReport)>,
         change: watch::Sender<u64>,
-        released: mpsc::Sender<TaskId>,
+        released: mpsc::Sender<LeaseId>,
         recorded: Option<Recorded>,
     ) -> State {
-        let slots = options.slots().map(|(wish, role)| Slot {
-            kind: wish.build.to_string(),
-            backends: wish.backends.clone(),
-            choice: options.choice,
-            role,
-        });
-        let slots = slots.collect();
+        let desired: Vec<(DesiredBrowser, Role)> =
+            options.slots().map(|(desired, role)| (desired.clone(), role)).collect();
+        let slots =
+            desired.iter().map(|(desired, role)| slot(desired, *role, options.choice)).collect();
         let config = flotilla_fleet::Config { slots, ..options.fleet.clone() };
         let (fleet, store, left_open) = match recorded {
             Some(Recorded { store, opened }) => {
@@ -225,12 +228,10 @@ impl State {
             None => (Fleet::new(config), None, Vec::new()),
         };
         let speeds = Speeds::open(options.speeds.as_deref());
-        let hash = |bytes: &Vec<u8>| blake3::hash(bytes).to_hex().to_string();
-        let hashes = catalog.models.iter().map(|model| hash(&model.program_bytes)).collect();
         State {
             options,
+            desired,
             speeds,
-            hashes,
             catalog,
             origin,
             fleet,
@@ -252,14 +253,16 @@ impl State {
             migrations: BTreeMap::new(),
             ending: Vec::new(),
             drained: false,
+            decisions: VecDeque::new(),
             #[cfg(test)]
             seen: std::collections::BTreeSet::new(),
         }
     }
 
-    /// The first events: browsers are launched, models are to be served, and what an earlier daemon left open goes on.
+    /// The first events: browsers are launched, models are to be served, and requests that an earlier daemon left open go on.
     pub(super) fn begin(&mut self) {
-        let models: Vec<ModelId> = self.catalog.models.iter().map(|model| model.id).collect();
+        let models: Vec<ModelId> =
+            self.catalog.borrow().models.iter().map(|model| model.id).collect();
         self.event(Event::Wake);
         for model in models {
             self.event(Event::ModelAdded { model, batching: self.options.batching });
@@ -280,12 +283,15 @@ impl State {
             let received = tokio::select! {
                 Some(command) = queues.commands.recv() => Received::Command(command),
                 Some(report) = queues.links.recv() => Received::Link(report),
+                Some(greeting) = queues.greetings.recv() => Received::Greeting(greeting),
                 Some((browser, report)) = queues.owners.recv() => Received::Owner(browser, report),
                 Some(task) = queues.released.recv() => Received::Released(task),
                 Some(report) = queues.stored.recv() => Received::Stored(report),
                 () = tokio::time::sleep(wake) => Received::Time,
             };
+            let begin = Instant::now();
             self.receive(received);
+            self.decided(begin.elapsed());
             self.ending.retain(|task| !task.is_finished());
         }
         for task in self.ending.drain(..) {
@@ -294,7 +300,7 @@ impl State {
             }
         }
         if let Some(store) = &self.store {
-            // What is still buffered; its confirmations are nobody's any more.
+            // Writes what is still buffered; nothing waits for its confirmations any more.
             let closing = store.close();
             tokio::pin!(closing);
             loop {
@@ -311,6 +317,29 @@ impl State {
         }
     }
 
+    /// A model that is served.
+    pub(super) fn model(&self, model: ModelId) -> Option<Arc<Model>> {
+        self.catalog.borrow().by_id(model).cloned()
+    }
+
+    fn decided(&mut self, took: Duration) {
+        if self.decisions.len() == DECISIONS_KEPT {
+            self.decisions.pop_front();
+        }
+        self.decisions.push_back(took.as_micros() as u64);
+    }
+
+    fn decisions(&self) -> Decisions {
+        let mut sorted: Vec<u64> = self.decisions.iter().copied().collect();
+        sorted.sort_unstable();
+        let rank = |percent: usize| {
+            let rank = (sorted.len() * percent).div_ceil(100).max(1);
+            sorted.get(rank - 1).copied().unwrap_or_default()
+        };
+        let (p50_us, p99_us, max_us) = (rank(50), rank(99), rank(100));
+        Decisions { inputs: sorted.len(), p50_us, p99_us, max_us }
+    }
+
     pub(super) fn now(&self) -> flotilla_fleet::Instant {
         flotilla_fleet::Instant(self.begin.elapsed())
     }
@@ -319,6 +348,11 @@ impl State {
         match received {
             Received::Command(command) => self.command(command),
             Received::Link(report) => self.link(report),
+            Received::Greeting(Greeting { hello, outbox, reply }) => {
+                let admitted = self.hello(&hello, outbox);
+                // A link whose task has gone is noticed when its outbox is used.
+                let _ = reply.send(admitted);
+            }
             Received::Owner(browser, report) => self.owner(browser, report),
             Received::Released(task) => {
                 if let Some(task) = self.tasks.remove(&task)
@@ -327,14 +361,14 @@ impl State {
                     let detail = serde_json::json!({ "task": task.name });
                     self.audit("release", browser.to_string(), "", detail);
                 }
-                self.event(Event::Release { task });
+                self.event(Event::Release { lease: task });
             }
             Received::Stored(report) => self.stored(report),
             Received::Time => self.event(Event::Wake),
         }
     }
 
-    /// Tells the core, and does what it orders.
+    /// Passes an event to the core and executes its actions.
     pub(super) fn event(&mut self, event: Event) {
         #[cfg(test)]
         super::tests::see_event(&mut self.seen, &event);
@@ -358,19 +392,28 @@ impl State {
             Command::Run { model, terms, requests } => {
                 let deadline = self.now().after(terms.timeout);
                 let mut events = Vec::with_capacity(requests.len());
-                let program = &self.catalog.models[model.0 as usize].program;
+                let Some(served) = self.model(model) else {
+                    for NewRequest { reply, .. } in requests {
+                        // The caller may have stopped waiting.
+                        let _ = reply.send(Err(RequestError::UnknownModel.into()));
+                    }
+                    return;
+                };
+                let program = &served.program;
                 let rows_max = self.options.batching.rows_max;
                 let weight = batch::weight(program, rows_max);
                 let length_min = batch::FixedSizes::of(program).length.unwrap_or(0);
                 for (index, NewRequest { request, input, reply }) in (0..).zip(requests) {
-                    let (rows, length) = match &input {
+                    let (rows, length) = match &*input {
                         Input::Tokens(ids) => (weight, ids.len().max(length_min) as u32),
                         // Fills a batch by itself, so nothing is joined to it.
                         Input::Tensors(_) => (rows_max, 1),
                     };
                     let job = terms.job.clone().map(|job| (job, index));
                     self.watch(job.as_ref().map(|(job, _)| job), request);
-                    self.waiting.insert(request, Waiting { model, input, reply, job, kept: None });
+                    let model_of_it = served.clone();
+                    let waiting = Waiting { model: model_of_it, input, reply, job, kept: None };
+                    self.waiting.insert(request, waiting);
                     let policy = terms.policy;
                     events.push(Event::Request { request, model, rows, length, deadline, policy });
                 }
@@ -379,36 +422,91 @@ impl State {
                 }
                 self.event(Event::Together(events));
             }
+            Command::AddModel { new, reply } => {
+                let mut catalog = Catalog::clone(&self.catalog.borrow());
+                let added = catalog.add(*new);
+                if let Ok(model) = &added {
+                    self.catalog.send_replace(Arc::new(catalog));
+                    self.audit("add_model", model.name.clone(), "", serde_json::json!({}));
+                    let batching = self.options.batching;
+                    self.event(Event::ModelAdded { model: model.id, batching });
+                    let left_open = std::mem::take(&mut self.left_open);
+                    self.resume(left_open);
+                }
+                // The caller may have stopped waiting.
+                let _ = reply.send(added);
+            }
+            Command::RemoveModel { name, reply } => {
+                let mut catalog = Catalog::clone(&self.catalog.borrow());
+                let removed = catalog.remove(&name);
+                if let Some(model) = &removed {
+                    // The core's next actions may still refer to it.
+                    if let Some(model) = model {
+                        self.event(Event::ModelRemoved { model: model.id });
+                    }
+                    self.catalog.send_replace(Arc::new(catalog));
+                    self.audit("remove_model", name, "", serde_json::json!({}));
+                }
+                // The caller may have stopped waiting.
+                let _ = reply.send(removed.is_some());
+            }
+            Command::AddBrowser { desired, reply } => {
+                if self.slots_kept() >= BROWSERS_MAX {
+                    // The caller may have stopped waiting.
+                    let _ = reply.send(None);
+                    return;
+                }
+                let id = SlotId(self.desired.len() as u32);
+                let added = slot(&desired, Role::Regular, self.options.choice);
+                self.audit("add_browser", desired.build.to_string(), "", serde_json::json!({}));
+                self.desired.push((desired, Role::Regular));
+                self.event(Event::SlotAdded { slot: added });
+                // The caller may have stopped waiting.
+                let _ = reply.send(Some(id));
+            }
+            Command::RemoveBrowser { slot, reply } => {
+                let status = self.fleet.status();
+                let mut kept =
+                    status.slots.iter().filter(|slot| slot.state != BrowserStage::Removed);
+                let is_there = kept.any(|status| status.slot == slot);
+                if is_there {
+                    let reason = "somebody has removed it".to_owned();
+                    self.audit("remove_browser", slot.0.to_string(), "", serde_json::json!({}));
+                    self.event(Event::SlotRemoved { slot, reason });
+                }
+                // The caller may have stopped waiting.
+                let _ = reply.send(is_there);
+            }
             Command::WaitJob { job, reply } => {
-                // A job without open requests has ended, which dropping the sender says.
+                // A job without open requests has ended; dropping the sender reports that.
                 if let Some(entry) = self.jobs.get_mut(&job) {
                     entry.waiting.push(reply);
                 }
             }
             Command::Acquire { name, reply, released } => {
                 self.task_ids += 1;
-                let task = TaskId(self.task_ids);
-                let (told, news) = watch::channel(Told::Waits);
+                let task = LeaseId(self.task_ids);
+                let (status, news) = watch::channel(LeaseStatus::Waiting);
                 let since = Instant::now();
-                let entry = Task { name, since, browser: None, used_bytes: 0, told };
+                let entry = Task { name, since, browser: None, used_bytes: 0, status };
                 self.tasks.insert(task, entry);
                 let releases = self.released.clone();
                 tokio::spawn(async move {
-                    // Nothing is ever sent: the end of the other side is the release.
+                    // Nothing is sent: dropping the other end is the release.
                     let _ = released.await;
                     // A pool that has ended has released everything.
                     let _ = releases.send(task).await;
                 });
-                // Whoever asked may have gone, and that is a release.
+                // The caller may have stopped waiting, which counts as a release.
                 let _ = reply.send((task, news));
                 let deadline = self.now().after(self.options.fleet.run_timeout);
-                self.event(Event::Acquire { task, deadline });
+                self.event(Event::Acquire { lease: task, deadline });
             }
             Command::Migrate { model, from, to, reply } => {
                 let key = (model, from, to);
                 if self.migrations.contains_key(&key) {
                     let words = "the model is on its way already";
-                    // Whoever asked may have gone.
+                    // The caller may have stopped waiting.
                     let _ = reply.send(Err(Failure::new(FailureKind::Overloaded, words)));
                     return;
                 }
@@ -417,7 +515,7 @@ impl State {
             }
             Command::Recycle { browser, reason } => self.event(Event::Recycle { browser, reason }),
             Command::Workers { reply } => {
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(self.workers());
             }
             Command::Fault { browser, fault, reply } => {
@@ -425,11 +523,11 @@ impl State {
                     Some(entry) => entry.owner.fault(fault),
                     None => Err(FaultError::NotTaken),
                 };
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(outcome);
             }
             Command::Cancel { requests } => {
-                // A request that is recorded goes on: its client may come back and ask for the answer.
+                // A request that is recorded goes on: its client may request the answer later.
                 let open: Vec<RequestId> = requests
                     .map(RequestId)
                     .filter(|request| {
@@ -437,7 +535,9 @@ impl State {
                     })
                     .collect();
                 for request in &open {
-                    self.waiting.remove(request);
+                    if let Some(waiting) = self.waiting.remove(request) {
+                        batch::discard(waiting.input.bytes(), waiting.input);
+                    }
                 }
                 if !open.is_empty() {
                     let events = open.into_iter().map(|request| Event::Cancel { request });
@@ -445,23 +545,18 @@ impl State {
                 }
             }
             Command::View { reply } => {
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = reply.send(self.view());
             }
             Command::Drain => self.event(Event::Drain),
             Command::Execute { browser, script } => {
                 let Some(entry) = self.browsers.get(&browser) else { return };
                 if let Err(script) = entry.owner.execute(script) {
-                    // Whoever asked may have gone.
+                    // The caller may have stopped waiting.
                     let _ = script
                         .reply
                         .send(Err("too many scripts wait, or the browser has ended".to_owned()));
                 }
-            }
-            Command::LinkHello { hello, outbox, reply } => {
-                let admitted = self.hello(&hello, outbox);
-                // A link whose task has gone is noticed when its outbox is used.
-                let _ = reply.send(admitted);
             }
             Command::PageFailure { token, error } => {
                 let browser = self.browsers.iter().find(|(_, browser)| browser.page == token);
@@ -490,19 +585,25 @@ impl State {
             .collect();
         let store = self.store.as_ref().map(Store::health);
         let recoveries = self.recoveries.summaries();
-        View { status: self.fleet.status(), browsers, loaded, loads, store, recoveries }
+        let (status, decisions) = (self.fleet.status(), self.decisions());
+        View { status, browsers, loaded, loads, store, recoveries, decisions }
+    }
+
+    /// Slots that were not removed.
+    fn slots_kept(&self) -> usize {
+        self.fleet.status().slots.iter().filter(|slot| slot.state != BrowserStage::Removed).count()
     }
 
     fn workers(&self) -> PoolStatus {
         let status = self.fleet.status();
         let free = status.slots.iter().filter(|slot| {
-            slot.state == "ready" && slot.task.is_none() && slot.recycling.is_none()
+            slot.state == BrowserStage::Ready && slot.lease.is_none() && slot.recycling.is_none()
         });
-        let holding = status.tasks.iter().filter_map(|task| self.tasks.get(task));
+        let holding = status.leases.iter().filter_map(|task| self.tasks.get(task));
         PoolStatus {
             available_workers: free.count(),
-            total_workers: self.options.wishes.len(),
-            active_tasks: status.tasks.len(),
+            total_workers: self.slots_kept() - self.options.fallback.len(),
+            active_tasks: status.leases.len(),
             active_task_ids: holding.map(|task| task.name.clone()).collect(),
         }
     }

@@ -1,11 +1,11 @@
-//! The pool with browsers whose pages the test plays: every message comes from here, so that what is rare in browsers happens.
+//! The pool with browsers whose pages the test plays: every message comes from here, so that rare cases can be tested.
 
 use std::{collections::BTreeSet, path::Path, time::Instant};
 
-use flotilla_fleet::{Action, Event, Persistence, Rung};
+use flotilla_fleet::{Action, Event, Persistence, RecoveryStep};
 use flotilla_protocol::{
-    AdapterInfo, Epoch, FromPage, Link, LoadError, PROTOCOL_VERSION, RunError, RunId, RunReport,
-    ToPage, decode,
+    AdapterInfo, Epoch, FromPage, Hello, Link, LoadError, PROTOCOL_VERSION, RunError, RunId,
+    RunReport, ToPage, decode,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     browser::{Kind, owner::OwnerReport},
-    link::{self, LinkReport, Outgoing},
+    link::{self, LinkReport, Outgoing, Runs},
 };
 
 /// Names of an enum's variants, and which of them a value is. A new variant does not compile before it is in the list.
@@ -31,10 +31,10 @@ macro_rules! variants {
 }
 
 variants!(
-    EVENTS, event_name, Event: Wake, Together, ModelAdded, BrowserUp, PageDown, BrowserDown, Heartbeat,
+    EVENTS, event_name, Event: Wake, Together, ModelAdded, ModelRemoved, BrowserUp, PageDown, BrowserDown, Heartbeat,
     Memory, ProbeDone, ProbeFailed, PlacementProgress, PlacementReady, PlacementFailed, Request,
     Cancel, RunDone, RunFailed, Measured, MeasureFailed, Unmeasurable, SpeedKnown, DeviceLost,
-    Committed, CommitFailed, Acquire, Release, Recycle, Migrate, Drain,
+    Committed, CommitFailed, Acquire, Release, Recycle, Migrate, Drain, SlotAdded, SlotRemoved,
 );
 variants!(
     ACTIONS, action_name, Action: Launch, Kill, Reset, Probe, Measure, Keep, Unload, Commit, Acquired,
@@ -53,23 +53,23 @@ pub(super) fn see_action(seen: &mut BTreeSet<&'static str>, action: &Action) {
 }
 
 const MODEL: ModelId = ModelId(0);
-/// Where nobody listens: the simulated browsers find no daemon, and the test plays their pages.
+/// An address without a server: the simulated browsers cannot connect, and the test plays their pages.
 const NOWHERE: &str = "http://127.0.0.1:9";
 const LONG: Duration = Duration::from_secs(1000);
 
 /// A pool and the pages of its browsers.
 struct Played {
     state: State,
-    /// What each page is sent on its data link.
-    pages: std::collections::BTreeMap<BrowserId, Outgoing>,
+    /// Messages to each page on its data link, and the runs that were ordered there.
+    pages: std::collections::BTreeMap<BrowserId, (Outgoing, Runs)>,
     requests: u64,
     _queues:
-        (mpsc::Receiver<(BrowserId, OwnerReport)>, watch::Receiver<u64>, mpsc::Receiver<TaskId>),
+        (mpsc::Receiver<(BrowserId, OwnerReport)>, watch::Receiver<u64>, mpsc::Receiver<LeaseId>),
 }
 
-type Answering = oneshot::Receiver<Reply>;
+type Answering = oneshot::Receiver<Result<Share, AnswerError>>;
 
-/// A run that a page was ordered.
+/// A run that was ordered from a page.
 struct Ordered {
     run: RunId,
     placement: PlacementId,
@@ -83,14 +83,14 @@ impl Played {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/bert");
         let catalog = Catalog::open(&[path]);
         assert!(catalog.broken.is_empty(), "{:?}", catalog.broken);
-        let wish = Wish {
+        let desired = DesiredBrowser {
             build: Kind::Chrome.into(),
             simulated: true,
             backends: vec![Backend::Cpu],
             adapter: Adapter::Hardware,
         };
         let mut options = Options {
-            wishes: vec![wish; browsers],
+            browsers: vec![desired; browsers],
             fallback: Vec::new(),
             limits: Limits::default(),
             takes_faults: false,
@@ -109,6 +109,7 @@ impl Played {
             speeds: None,
             batching: Batching { rows_max: 1, tokens_max: 512 },
             heartbeat: LONG,
+            results_bytes_max: 1 << 30,
             guardian: PathBuf::new(),
             data_dir_id: "0".repeat(32),
         };
@@ -118,7 +119,7 @@ impl Played {
         let (releases, release_queue) = mpsc::channel(QUEUE_MAX);
         let mut state = State::new(
             options,
-            Arc::new(catalog),
+            watch::channel(Arc::new(catalog)).0,
             NOWHERE.to_owned(),
             owners,
             change,
@@ -148,7 +149,7 @@ impl Played {
         self.state.browsers.keys().copied().collect()
     }
 
-    /// The browser's session stands, and its page opens both links and offers these backends.
+    /// Opens the browser's session; its page opens both links and offers these backends.
     fn open(&mut self, browser: BrowserId, offered: &[Backend]) {
         let facts = Facts {
             name: "chrome".to_owned(),
@@ -174,7 +175,7 @@ impl Played {
             let (outbox, outgoing) = link::outbox();
             self.state.hello(&hello, outbox).expect("a link");
             if link == Link::Data {
-                self.pages.insert(browser, outgoing);
+                self.pages.insert(browser, (outgoing, Runs::default()));
             }
         }
         let offers = offered.iter().map(|&backend| BackendReport {
@@ -185,22 +186,28 @@ impl Played {
         self.says(browser, FromPage::Backends(offers.collect()), Vec::new());
     }
 
-    /// What a page was sent since it was last looked at.
+    /// Messages to a page since the last call.
     fn sent(&mut self, browser: BrowserId) -> Vec<(ToPage, Vec<Tensor>)> {
-        let outgoing = self.pages.get_mut(&browser).expect("a page");
-        std::iter::from_fn(|| outgoing.frames.try_recv().ok())
-            .map(|frame| decode(&frame).expect("a frame"))
+        let (outgoing, runs) = self.pages.get_mut(&browser).expect("a page");
+        std::iter::from_fn(|| outgoing.orders.try_recv().ok())
+            .map(|order| {
+                let (frame, run) = link::frame(&order).expect("a frame");
+                run.into_iter().for_each(|run| runs.expect(run));
+                decode(&frame).expect("what was encoded")
+            })
             .collect()
     }
 
-    /// A page's message on its data link.
+    /// Sends a page's message on its data link.
     fn says(&mut self, browser: BrowserId, message: FromPage, tensors: Vec<Tensor>) {
-        let link = self.state.browsers[&browser].data.as_ref().expect("a data link").id();
+        let id = self.state.browsers[&browser].data.as_ref().expect("a data link").id();
+        let checks = self.pages.get_mut(&browser).and_then(|(_, runs)| runs.take(&message));
+        let results = checks.map(|checks| checks.check(tensors));
         let room = link::Room::default();
-        self.state.link(LinkReport::Message { browser, id: link, message, tensors, room });
+        self.state.link(LinkReport::Message { browser, id, message, results, room });
     }
 
-    /// The load that a page was ordered.
+    /// The load that was ordered from a page.
     fn load_order(&mut self, browser: BrowserId) -> (PlacementId, Epoch) {
         let mut orders = self.sent(browser).into_iter().filter_map(|(message, _)| match message {
             ToPage::Load { placement, epoch, .. } => Some((placement, epoch)),
@@ -221,18 +228,19 @@ impl Played {
         self.loaded(browser, order);
     }
 
-    /// A client asks.
+    /// Sends a client's request.
     fn ask(&mut self, terms: impl Into<Terms>) -> Answering {
         let (reply, answer) = oneshot::channel();
         self.requests += 1;
         let request = RequestId(self.requests);
-        let requests = vec![NewRequest { request, input: Input::Tokens(vec![1, 2, 3]), reply }];
+        let input = Arc::new(Input::Tokens(vec![1, 2, 3]));
+        let requests = vec![NewRequest { request, input, reply }];
         let command = Command::Run { model: MODEL, terms: terms.into(), requests };
         self.state.receive(Received::Command(command));
         answer
     }
 
-    /// The only run that a page was ordered.
+    /// The only run that was ordered from a page.
     fn run_order(&mut self, browser: BrowserId) -> Ordered {
         let mut runs =
             self.sent(browser).into_iter().filter_map(|(message, inputs)| match message {
@@ -248,7 +256,7 @@ impl Played {
 
     /// Results of the right types and shapes, all of whose numbers are `number`.
     fn results(&self, inputs: &[Tensor], number: f32) -> Vec<Tensor> {
-        let program = &self.state.catalog.models[0].program;
+        let program = &self.state.catalog.borrow().models[0].program;
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
         let symbols = program.bind(&shapes).expect("inputs that fit");
         let results = program.outputs.iter().map(|port| {
@@ -282,8 +290,8 @@ impl Played {
 }
 
 /// The numbers of an answer, which are all the same.
-fn number(answer: &Answer) -> f32 {
-    answer.outputs[0].to_f32().expect("floats")[0]
+fn number(answer: &Share) -> f32 {
+    answer.clone().answer().expect("rows").outputs[0].to_f32().expect("floats")[0]
 }
 
 fn out_of_memory() -> RunError {
@@ -298,15 +306,15 @@ async fn a_page_that_speaks_for_another_changes_nothing() {
     let (first, second) = (played.run_order(one), played.run_order(other));
     let before = format!("{:?}", played.state.fleet.status());
 
-    // Of the run, in its own words and in those of a failure.
+    // Results and a failure of the other browser's run.
     let wrong = played.results(&second.inputs, -1.0);
     played.ran(one, &second, wrong.clone());
     played.run_failed(one, &second, out_of_memory());
-    // Of its own run, in another life of the placement.
+    // Results and a failure of its own run, with another epoch.
     let stale = Ordered { epoch: Epoch(first.epoch.0 + 1), inputs: Vec::new(), ..first };
     played.ran(one, &stale, wrong);
     played.run_failed(one, &stale, out_of_memory());
-    // Of the other's placement.
+    // Reports about the other browser's placement.
     let (placement, epoch) = (second.placement, second.epoch);
     let error = LoadError::OutOfMemory { reason: "played".to_owned() };
     played.says(one, FromPage::LoadFailed { placement, epoch, error }, Vec::new());
@@ -372,11 +380,14 @@ async fn results_that_are_not_the_program_s_are_computed_elsewhere() {
         let answer = answer.try_recv().expect("an answer").expect("results");
         assert_eq!(number(&answer), 2.0, "{what}");
         let [tried] = answer.provenance.tried.as_slice() else { panic!("{what}: {answer:?}") };
-        assert!(tried.contains("wrong result") && tried.contains(Rung::Migrate.words()), "{tried}");
+        assert!(
+            tried.contains("wrong result") && tried.contains(RecoveryStep::Migrate.words()),
+            "{tried}"
+        );
     }
 }
 
-/// Lets the page answer the measurements that it is ordered.
+/// Answers the measurements that were ordered from the page.
 fn measure(played: &mut Played, browser: BrowserId) {
     loop {
         let orders = played.sent(browser);
@@ -405,12 +416,12 @@ fn measure(played: &mut Played, browser: BrowserId) {
 async fn every_event_and_every_action_passes_through_the_pool() {
     let mut seen = BTreeSet::new();
 
-    // Two backends, of which the faster one is looked for.
+    // Two backends: the faster one must be found.
     let mut played = Played::new(2, |options| {
         options.choice = Choice::Fastest;
         options.fleet.probe_interval = Duration::from_secs(10);
-        for wish in &mut options.wishes {
-            wish.backends = vec![Backend::Cpu, Backend::WebGpu];
+        for desired in &mut options.browsers {
+            desired.backends = vec![Backend::Cpu, Backend::WebGpu];
         }
     });
     let [one, other] = played.browsers()[..] else { panic!("two browsers") };
@@ -453,11 +464,11 @@ async fn every_event_and_every_action_passes_through_the_pool() {
     }
     seen.append(&mut played.state.seen);
 
-    // Measurements that fail and that cannot be had.
+    // Measurements that fail and that are not possible.
     for error in [out_of_memory(), RunError::Inputs { reason: "played".to_owned() }] {
         let mut played = Played::new(1, |options| {
             options.choice = Choice::Fastest;
-            options.wishes[0].backends = vec![Backend::Cpu, Backend::WebGpu];
+            options.browsers[0].backends = vec![Backend::Cpu, Backend::WebGpu];
         });
         let [one] = played.browsers()[..] else { panic!("one browser") };
         played.open(one, &[Backend::Cpu, Backend::WebGpu]);
@@ -489,7 +500,7 @@ async fn every_event_and_every_action_passes_through_the_pool() {
     played.state.receive(Received::Command(Command::Cancel { requests }));
     played.sent(one);
     played.sent(other);
-    // A record that nobody can keep, and a request that nobody answers in time.
+    // A record without a store, and a request that is not answered in time.
     let policy = Policy { persistence: Persistence::Record, ..Policy::default() };
     let mut answer = played.ask(Terms { policy, ..Terms::from(LONG) });
     assert!(answer.try_recv().expect("an answer").is_err());
@@ -506,7 +517,7 @@ async fn every_event_and_every_action_passes_through_the_pool() {
     played.state.page_down(one, Failure::new(FailureKind::PageCrashed, "played"));
     played.open(one, &[Backend::Cpu]);
     played.load(one);
-    // A client that has a browser for itself, until that is gone.
+    // A client that leases a browser until the browser is gone.
     let (reply, mut acquired) = oneshot::channel();
     let (_hold, released) = oneshot::channel();
     let acquire = Command::Acquire { name: "task".to_owned(), reply, released };
@@ -518,7 +529,25 @@ async fn every_event_and_every_action_passes_through_the_pool() {
     let rest = if held == one { other } else { one };
     let reason = "played".to_owned();
     played.state.receive(Received::Command(Command::Recycle { browser: rest, reason }));
-    // What waits is answered as the last.
+    // A model that goes while a request waits for it.
+    let mut late = played.ask(LONG);
+    let (reply, mut removed) = oneshot::channel();
+    let name = played.state.catalog.borrow().models[0].name.clone();
+    played.state.receive(Received::Command(Command::RemoveModel { name, reply }));
+    assert!(removed.try_recv().expect("a reply"));
+    assert!(late.try_recv().expect("an answer").is_err());
+    assert!(played.ask(LONG).try_recv().expect("an answer").is_err(), "of no model");
+    // A browser more, and one less.
+    let desired = played.state.desired[0].0.clone();
+    let (reply, mut added) = oneshot::channel();
+    played.state.receive(Received::Command(Command::AddBrowser { desired, reply }));
+    let slot = added.try_recv().expect("a reply").expect("room for it");
+    for is_there in [true, false] {
+        let (reply, mut removed) = oneshot::channel();
+        played.state.receive(Received::Command(Command::RemoveBrowser { slot, reply }));
+        assert_eq!(removed.try_recv().expect("a reply"), is_there);
+    }
+    // Waiting requests are answered before the end.
     played.state.receive(Received::Command(Command::Drain));
     played.state.receive(Received::Command(Command::Drain));
     assert!(played.state.drained);

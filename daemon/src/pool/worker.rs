@@ -1,15 +1,15 @@
-//! A browser for oneself: `pool.acquire_worker("task")` gives one until it is dropped.
+//! Leases of browsers: `pool.acquire_worker("task")` returns a browser for exclusive use until it is dropped.
 
 use std::time::Duration;
 
-use flotilla_fleet::{Failure, FailureKind, ModelId, Policy, RequestError, TaskId};
+use flotilla_fleet::{Failure, FailureKind, LeaseId, ModelId, Policy, RequestError};
 use flotilla_protocol::BrowserId;
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 
 use super::{Answer, AnswerError, Command, Input, Pool, Terms};
 
-/// Why a task has no browser, or no longer.
+/// Why a task has no browser or lost it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum WorkerError {
@@ -29,7 +29,7 @@ pub enum WorkerError {
     PoolEnded,
 }
 
-/// What the pool's workers are doing.
+/// Status of the pool's workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PoolStatus {
     /// Browsers that could be acquired now.
@@ -42,22 +42,22 @@ pub struct PoolStatus {
     pub active_task_ids: Vec<String>,
 }
 
-/// What the pool tells a waiting or working task.
+/// Status of a task's lease.
 #[derive(Clone, Debug)]
-pub(crate) enum Told {
-    Waits,
-    Has(BrowserId),
-    Over(WorkerError),
+pub(crate) enum LeaseStatus {
+    Waiting,
+    Granted(BrowserId),
+    Ended(WorkerError),
 }
 
-/// A task's browser. Nobody else's requests run on it; dropping this gives it back.
+/// A task's browser. No other requests run on it; dropping this releases it.
 #[derive(Debug)]
 pub struct Worker {
     pool: Pool,
-    task: TaskId,
+    task: LeaseId,
     browser: BrowserId,
-    told: watch::Receiver<Told>,
-    // Dropped with the worker: that is the release.
+    status: watch::Receiver<LeaseStatus>,
+    // Dropped with the worker, which releases the lease.
     _held: oneshot::Sender<()>,
 }
 
@@ -77,7 +77,7 @@ impl Worker {
         input: Input,
         timeout: Duration,
     ) -> Result<Answer, WorkerError> {
-        let policy = Policy { task: Some(self.task), ..Policy::default() };
+        let policy = Policy { lease: Some(self.task), ..Policy::default() };
         let terms = Terms { timeout, policy, job: None, recorded: None };
         match self.pool.run(model, input, terms).await {
             Ok(answer) => Ok(answer),
@@ -87,25 +87,25 @@ impl Worker {
 
     /// Waits until the browser is taken away.
     pub async fn lost(&self) -> WorkerError {
-        let mut told = self.told.clone();
-        let over = told.wait_for(|told| matches!(told, Told::Over(_))).await;
+        let mut status = self.status.clone();
+        let over = status.wait_for(|status| matches!(status, LeaseStatus::Ended(_))).await;
         match over.as_deref() {
-            Ok(Told::Over(error)) => error.clone(),
-            Ok(Told::Waits | Told::Has(_)) | Err(_) => WorkerError::PoolEnded,
+            Ok(LeaseStatus::Ended(error)) => error.clone(),
+            Ok(LeaseStatus::Waiting | LeaseStatus::Granted(_)) | Err(_) => WorkerError::PoolEnded,
         }
     }
 
-    /// What a failed computation says, once it is known whether the browser was taken away.
+    /// The error of a failed computation; if the lease has ended, the reason for that.
     async fn over(&self, error: AnswerError) -> WorkerError {
         match error {
-            AnswerError::Request(RequestError::TaskEnded { .. }) => self.lost().await,
+            AnswerError::Request(RequestError::LeaseEnded { .. }) => self.lost().await,
             other => WorkerError::Answer(other),
         }
     }
 }
 
 impl Pool {
-    /// Waits for a browser that nobody else uses and keeps it for a task, for at most `worker_timeout` altogether.
+    /// Waits for a free browser and leases it to a task, for at most `worker_timeout` altogether.
     ///
     /// # Errors
     /// None was free in time, or the pool has ended.
@@ -114,18 +114,18 @@ impl Pool {
         let (held, released) = oneshot::channel();
         let command = Command::Acquire { name: task.to_owned(), reply, released };
         self.commands.send(command).await.map_err(|_| WorkerError::PoolEnded)?;
-        let (task, mut told) = acquired.await.map_err(|_| WorkerError::PoolEnded)?;
-        let news = told.wait_for(|told| !matches!(told, Told::Waits)).await;
+        let (task, mut status) = acquired.await.map_err(|_| WorkerError::PoolEnded)?;
+        let news = status.wait_for(|status| !matches!(status, LeaseStatus::Waiting)).await;
         let browser = match news.as_deref() {
-            Ok(Told::Has(browser)) => *browser,
-            Ok(Told::Over(error)) => return Err(error.clone()),
-            Ok(Told::Waits) | Err(_) => return Err(WorkerError::PoolEnded),
+            Ok(LeaseStatus::Granted(browser)) => *browser,
+            Ok(LeaseStatus::Ended(error)) => return Err(error.clone()),
+            Ok(LeaseStatus::Waiting) | Err(_) => return Err(WorkerError::PoolEnded),
         };
         drop(news);
-        Ok(Worker { pool: self.clone(), task, browser, told, _held: held })
+        Ok(Worker { pool: self.clone(), task, browser, status, _held: held })
     }
 
-    /// What the workers are doing; `None` once the pool has ended.
+    /// Status of the workers; `None` once the pool has ended.
     pub async fn get_pool_status(&self) -> Option<PoolStatus> {
         let (reply, status) = oneshot::channel();
         self.commands.send(Command::Workers { reply }).await.ok()?;
@@ -133,7 +133,7 @@ impl Pool {
     }
 }
 
-/// What is told to a task whose browser is taken away.
+/// The error for a task whose browser is taken away.
 pub(super) fn over(
     task: String,
     failure: Failure,

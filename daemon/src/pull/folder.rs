@@ -34,7 +34,7 @@ pub(super) async fn copy(
         if let Some(parent) = copy.parent() {
             tokio::fs::create_dir_all(parent).await.map_err(PullError::io("make", parent))?;
         }
-        // A copy and not a link: who edits the source later must not change what is being served.
+        // A copy and not a link: later edits of the source must not change what is being served.
         tokio::fs::copy(&source, &copy).await.map_err(PullError::io("copy", &source))?;
         done += bytes;
         progress(done, Some(total));

@@ -10,19 +10,19 @@ use super::PullError;
 use super::folder::WEIGHTS;
 use super::transfer::{self, Program};
 
-/// Where models are looked for unless `HF_ENDPOINT` says otherwise.
+/// The hub that is used unless `HF_ENDPOINT` names another.
 const PUBLIC_HUB: &str = "https://huggingface.co";
 
-/// Whose models bare names are.
+/// The owner of models that are named without one.
 const DEFAULT_OWNER: &str = "sentence-transformers";
 
-/// A hub that has not answered by then is not there.
+/// A hub that has not answered by then counts as unreachable.
 const CONNECT_TIMEOUT_S: &str = "5";
 
-/// A transfer slower than a kilobyte a second for this long is dead.
+/// A transfer slower than a kilobyte a second for this long is aborted.
 const STALL_TIMEOUT_S: &str = "30";
 
-/// What is fetched beside the weights where the repository has it. Which of them a model needs, its importer knows.
+/// What is fetched beside the weights where the repository has it. The importer decides which of them it needs.
 const DESCRIPTIONS: [&str; 9] = [
     "config.json",
     "tokenizer.json",
@@ -45,7 +45,7 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// Accepts only what cannot change the meaning of the address or the path it becomes part of.
+    /// Accepts only characters that cannot change the meaning of the URL or path that the name becomes part of.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (owner, name) = text.split_once('/').unwrap_or((DEFAULT_OWNER, text));
         let plain = |part: &str| {
@@ -118,7 +118,7 @@ impl Hub<'_> {
         let headers = self.scratch.join("headers");
         let body = self.scratch.join("body");
         for stale in [&headers, &body] {
-            // What an earlier file left would be counted as this one's.
+            // Leftovers of an earlier file would be counted as this one's.
             if stale.exists() {
                 fs::remove_file(stale).map_err(PullError::io("remove", stale))?;
             }

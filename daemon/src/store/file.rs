@@ -1,4 +1,4 @@
-//! One SQLite file: opening, writing changes, and finding out what of it can be read.
+//! One SQLite file: opening, writing changes, and reading what is not damaged.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use super::row::{Change, Found, Row, Table, read};
 pub(super) const SCHEMA: i64 = 1;
 /// Longest wait for another process that reads or folds the write-ahead log.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// Most findings of SQLite's own check that are told.
+/// Most findings of SQLite's own check that are reported.
 const FINDINGS_MAX: usize = 20;
 
 /// Why a file could not be written or read.
@@ -37,11 +37,11 @@ impl From<rusqlite::Error> for FileError {
         let words = error.to_string();
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => FileError::Full(words),
-            // A malformed page, another file, or (`SQLITE_ERROR`) a table or column that is not there.
+            // A malformed page, not a database, or (`SQLITE_ERROR`) a missing table or column.
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
                 FileError::Damaged(words)
             }
-            // The operating system's errors, and misuse: making the files anew helps against neither.
+            // The operating system's errors, and misuse: recreating the files helps against neither.
             Some(_) => FileError::Refused(words),
             None if is_about_contents(&error) => FileError::Damaged(words),
             None => FileError::Refused(words),
@@ -49,7 +49,7 @@ impl From<rusqlite::Error> for FileError {
     }
 }
 
-/// Whether an error is that a value is not of the type that was written.
+/// Whether an error means that a value has another type than was written.
 fn is_about_contents(error: &rusqlite::Error) -> bool {
     matches!(
         error,
@@ -63,7 +63,7 @@ fn is_about_contents(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// What a file says it is.
+/// A file's identity, as stored in its table `meta`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) struct Meta {
     /// Version of its tables.
@@ -213,7 +213,7 @@ impl File {
         read(self)
     }
 
-    /// Forgets pages, so that the next reads come from the disk.
+    /// Drops cached pages, so that the next reads come from the disk.
     pub(super) fn forget_pages(&self) -> Result<(), FileError> {
         Ok(self.connection.execute_batch("PRAGMA shrink_memory")?)
     }
@@ -256,7 +256,7 @@ impl File {
         sync(path).map_err(|error| FileError::Refused(format!("{}: {error}", path.display())))
     }
 
-    /// Reads all of it as of one moment and says what is sound.
+    /// Reads the whole file as of one moment and finds its good and bad rows.
     pub(super) fn image(&mut self) -> Image {
         let mut image = Image::default();
         let snapshot = match self.connection.unchecked_transaction() {

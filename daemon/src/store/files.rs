@@ -23,7 +23,7 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// The path of a file that is wished for.
+    /// The path of a file; `None` if it is not kept.
     pub(super) fn of(&self, which: Which) -> Option<&Path> {
         match which {
             Which::First => Some(&self.first),
@@ -35,7 +35,7 @@ impl Paths {
 /// The second file.
 #[derive(Debug)]
 pub(super) enum Copy {
-    /// None is wished.
+    /// No copy is kept.
     None,
     /// It has all that the first has.
     InStep(File),
@@ -76,7 +76,7 @@ pub(super) struct Files {
     pub(super) first: File,
     pub(super) copy: Copy,
     pub(super) generation: i64,
-    /// Whether the first file says that its copy is not to be trusted.
+    /// Whether the first file records that the copy may not be used.
     disowned: bool,
 }
 
@@ -85,10 +85,11 @@ impl Files {
         Files { paths, first, copy, generation, disowned: false }
     }
 
-    /// Writes to the first file and then to the copy. What the copy refuses is not an error: it is behind from then on.
+    /// Writes to the first file and then to the copy. A failed write to the copy is not an error: the copy is behind from then
+    /// on.
     ///
     /// # Errors
-    /// The first file refuses; neither has anything of it.
+    /// The first file cannot be written; then neither file has any of the changes.
     pub(super) fn write(
         &mut self,
         journal: &[Change],
@@ -122,7 +123,7 @@ impl Files {
         Ok(())
     }
 
-    /// From the first write on that the copy misses, nothing may be taken from it again: what was removed would come back.
+    /// From the first write that the copy misses, nothing may be read from it again: removed rows would come back.
     fn disown(&self) -> Vec<Change> {
         match self.copy {
             Copy::InStep(_) => Vec::new(),
@@ -156,7 +157,7 @@ impl Files {
         }
     }
 
-    /// How the copy is.
+    /// Health of the copy.
     pub(super) fn copy_health(&self) -> CopyHealth {
         match &self.copy {
             Copy::None => CopyHealth::None,
@@ -188,7 +189,7 @@ impl Files {
         }
     }
 
-    /// Whether a row is still wrong: what was done about an earlier one may have removed it.
+    /// Whether a row is still bad: an earlier repair may have removed it.
     fn is_bad(&self, which: Which, table: Table, rowid: i64) -> Result<bool, FileError> {
         let file = match (which, &self.copy) {
             (Which::First, _) => &self.first,
@@ -200,8 +201,8 @@ impl Files {
         Ok(matches!(found.first(), Some(Found::Bad(..))))
     }
 
-    /// Puts a row right that was found wrong in one of the files, from the other file or else `known`; sets it aside if
-    /// neither has it.
+    /// Repairs a row that is bad in one of the files, from the other file or else from `known`; sets it aside if neither has
+    /// it.
     pub(super) fn repair(
         &mut self,
         which: Which,
@@ -238,7 +239,7 @@ impl Files {
             (Which::Copy, Copy::None | Copy::Behind { .. }) => {}
             (Which::First, _) => self.first.write(&[remove])?,
         }
-        // The other file's row of this key is wrong as well, if it is there.
+        // The other file's row of this key is bad as well, if there is one.
         let both = [Change::Delete(bad.table, key.to_vec()), Change::Put(aside)];
         self.write(&[], &both, Purpose::Upkeep)?;
         Ok(Some(finding(Remedy::SetAside)))
@@ -253,7 +254,7 @@ impl Files {
     }
 }
 
-/// Says that a row is not what was written.
+/// A finding: a row is not as it was written.
 pub(super) fn bad_row(which: Which, bad: &Row, remedy: Remedy) -> Finding {
     let record = match bad.table {
         Table::Records => super::journal::key_at(bad, 0).map(RecordName),
@@ -288,7 +289,7 @@ pub(super) fn set_aside_row(entry: &mut i64, which: Which, bad: &Row, reason: &s
     )
 }
 
-/// Where a file is made that is to take another one's place: its folder is there, and nothing is left of an earlier try.
+/// Prepares the path of a file that will replace another: its folder exists, and leftovers of an earlier try are removed.
 pub(super) fn new_beside(path: &Path) -> Result<PathBuf, FileError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(refused(path))?;
@@ -298,7 +299,7 @@ pub(super) fn new_beside(path: &Path) -> Result<PathBuf, FileError> {
     Ok(new)
 }
 
-/// The system's refusal, about a path.
+/// Makes a [`FileError`] of the system's error for a path.
 pub(super) fn refused(path: &Path) -> impl Fn(std::io::Error) -> FileError {
     move |error| FileError::Refused(format!("{}: {error}", path.display()))
 }
@@ -307,7 +308,7 @@ pub(super) fn refused(path: &Path) -> impl Fn(std::io::Error) -> FileError {
 pub(super) fn copy_from(first: &File, path: &Path) -> Result<File, FileError> {
     let new = new_beside(path)?;
     if let Err(error) = first.copy_to(&new) {
-        // The space it takes may be what the first file needs.
+        // The first file may need the space that it takes.
         file::remove(&new).map_err(refused(path))?;
         return Err(error);
     }
@@ -315,14 +316,14 @@ pub(super) fn copy_from(first: &File, path: &Path) -> Result<File, FileError> {
     File::open(path)
 }
 
-/// Puts a new file, which nobody has open, in another one's place.
+/// Replaces a file by a new one, which no process may have open.
 pub(super) fn replace(new: &Path, path: &Path) -> std::io::Result<()> {
     file::remove(path)?;
     std::fs::rename(new, path)?;
     file::sync(path)
 }
 
-/// Puts a new file in the place of one that is kept for whoever wants to look at it.
+/// Replaces a file by a new one and keeps the old one under another name, so that it can be examined.
 pub(super) fn replace_keeping(new: &Path, path: &Path, why: &str) -> std::io::Result<PathBuf> {
     let aside = put_aside(path, why)?;
     std::fs::rename(new, path)?;

@@ -1,6 +1,9 @@
-//! What clients may ask for again: jobs, and the inputs and results of their requests.
+//! What clients may request again: jobs, and the inputs and results of their requests.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use flotilla_fleet::state::{Outcome, Transaction};
 use flotilla_protocol::RequestId;
@@ -12,7 +15,7 @@ use super::{
     row::{Row, Table},
 };
 
-/// Name of a job, which a client may ask by.
+/// Name of a job, by which a client may request it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub String);
 
@@ -29,17 +32,17 @@ pub struct Job {
     pub id: JobId,
     /// The client's own name for it; no two jobs that have not expired share one.
     pub idempotency_key: Option<String>,
-    /// blake3 of what was asked, so that a key is not used for something else.
+    /// blake3 of what was asked, so that a key cannot be used for another request.
     pub body_hash: [u8; 32],
-    /// What it asks of.
+    /// Name of the model.
     pub model: String,
     /// When it came.
     pub created: SystemTime,
-    /// When it is forgotten.
+    /// When it expires and is removed.
     pub expires: SystemTime,
     /// How many requests it has.
     pub requests: u32,
-    /// What the HTTP interface needs to answer it again, as JSON.
+    /// Data of the HTTP interface for answering it again, as JSON.
     pub answer: String,
 }
 
@@ -75,18 +78,18 @@ impl Job {
     }
 }
 
-/// What becomes of a client's wish to make a job.
+/// The result of a client's attempt to make a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It is made; it is written with the first transaction that follows.
+    /// It was made; it is written with the first transaction that follows.
     New,
-    /// Its key is taken by this job, which asked for the same.
+    /// Its key belongs to this job, which has the same request.
     Existing(Job),
-    /// Its key is taken by this job, which asked for something else.
+    /// Its key belongs to this job, which has another request.
     Different(Job),
 }
 
-/// A job and how far it is.
+/// A job and its progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobState {
     /// The job.
@@ -108,26 +111,43 @@ pub struct JobRequest {
     pub results: Option<Vec<u8>>,
 }
 
+/// Bytes in the daemon's own format. The store's thread makes them, so that the thread that commits copies no tensors.
+#[derive(Clone)]
+pub struct Content(Arc<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>);
+
+impl Content {
+    /// The bytes that `make` returns. It may block; its error fails the transaction.
+    pub fn new(make: impl Fn() -> Result<Vec<u8>, String> + Send + Sync + 'static) -> Content {
+        Content(Arc::new(make))
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Content")
+    }
+}
+
 /// Bytes that belong to a request's record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Payload {
-    /// What it computes on.
+    /// The input.
     Input {
         /// The request.
         request: RequestId,
         /// The job and the request's place in it.
         job: Option<(JobId, u32)>,
-        /// In the daemon's own format.
-        bytes: Vec<u8>,
+        /// The bytes.
+        bytes: Content,
     },
-    /// What came out.
+    /// The results.
     Results {
         /// The request.
         request: RequestId,
         /// The job and the request's place in it.
         job: Option<(JobId, u32)>,
-        /// In the daemon's own format.
-        bytes: Vec<u8>,
+        /// The bytes.
+        bytes: Content,
     },
 }
 
@@ -135,7 +155,9 @@ pub(super) const INPUT: &str = "input";
 pub(super) const RESULTS: &str = "results";
 
 impl Payload {
-    pub(super) fn row(&self) -> Row {
+    /// # Errors
+    /// The bytes cannot be made.
+    pub(super) fn row(&self) -> Result<Row, String> {
         let (request, part, job, bytes) = match self {
             Payload::Input { request, job, bytes } => (request, INPUT, job, bytes),
             Payload::Results { request, job, bytes } => (request, RESULTS, job, bytes),
@@ -144,21 +166,14 @@ impl Payload {
             Some((job, index)) => (Cell::Text(job.0.clone()), number(u64::from(*index))),
             None => (Cell::Null, Cell::Null),
         };
-        Row::new(
-            Table::Payloads,
-            vec![
-                number(request.0),
-                Cell::Text(part.to_owned()),
-                job,
-                index,
-                Cell::Blob(bytes.clone()),
-            ],
-        )
+        let bytes = Cell::Blob((bytes.0)()?);
+        let cells = vec![number(request.0), Cell::Text(part.to_owned()), job, index, bytes];
+        Ok(Row::new(Table::Payloads, cells))
     }
 }
 
 /// A transaction and what is written with it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Commit {
     /// Changes of records.
     pub transaction: Transaction,
@@ -173,7 +188,7 @@ pub struct OpenRequest {
     pub request: RequestId,
     /// Its job and its place in it.
     pub job: Option<(JobId, u32)>,
-    /// What it computes on; `None` if that could be read from neither copy.
+    /// Its input; `None` if that could be read from neither copy.
     pub input: Option<Vec<u8>>,
 }
 

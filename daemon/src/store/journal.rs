@@ -1,7 +1,7 @@
 //! Transactions as rows, and back.
 //!
 //! A transaction is a `begin`, a `change` for each record and a `commit`, under consecutive sequence numbers. `begin` and
-//! `commit` both list the records, so that a change that was lost is known by name. What has no `commit` never happened.
+//! `commit` both list the records, so that the record of a lost change is known. A transaction without `commit` is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ impl Stored {
         )
     }
 
-    /// What the record says.
+    /// The record's value.
     ///
     /// # Errors
     /// It was written by a program that knew other records.
@@ -155,7 +155,7 @@ pub(super) fn fold(records: Vec<Row>, journal: Vec<Row>, damaged: bool) -> Folde
             step => {
                 part.begun |= step == Some(BEGIN);
                 part.committed |= step == Some(COMMIT);
-                // Names that cannot be parsed were written by another program; the changes speak for themselves.
+                // Names that cannot be parsed were written by another program; only its changes are used.
                 if let Some(Ok(names)) = row.text(6).map(serde_json::from_str) {
                     part.names = names;
                 }
@@ -164,7 +164,7 @@ pub(super) fn fold(records: Vec<Row>, journal: Vec<Row>, damaged: bool) -> Folde
     }
     let mut lost: BTreeMap<Key, (Version, TransactionId)> = BTreeMap::new();
     for (id, part) in parts {
-        // SQLite writes all rows of a transaction or none, so in a damaged journal one row vouches for the commit.
+        // SQLite writes all rows of a transaction or none, so in a damaged journal one row is enough to prove the commit.
         if !part.committed && !damaged {
             folded.rolled_back.push(id);
             continue;

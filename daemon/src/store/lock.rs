@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why the store is not ours.
+/// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum LockError {
@@ -23,14 +23,14 @@ fn holder_words(pid: Option<u32>) -> String {
     }
 }
 
-/// Held as long as it lives; the operating system lets go of it when the process ends, however it ends.
+/// The lock is held until this is dropped; the operating system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock of a store's folder, or says who has it.
+    /// Takes the lock of a store's folder; the error names the process that has it.
     pub(super) fn take(dir: &Path) -> Result<Lock, LockError> {
         let path = dir.join("lock");
         let refused = |source| LockError::Refused { path: path.clone(), source };
@@ -53,7 +53,7 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(refused(source)),
         }
-        // A full disk must not keep a daemon from its state: the number is only for the words above.
+        // A full disk must not prevent a daemon from opening its state: the process id is only for the error above.
         let note = (|| {
             file.set_len(0)?;
             file.rewind()?;
@@ -68,7 +68,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A process that is just being started shares the open file for a moment, so closing ours would not be enough.
+        // A process that is just being started shares the open file for a moment, so closing it here would not release the
+        // lock.
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the state's lock could not be given back");
         }

@@ -1,4 +1,4 @@
-//! Tables that are only added to: the audit trail, and failures with how they were dealt with.
+//! Tables that are only added to: the audit trail, and failures with their recoveries.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use super::{
     row::{Row, Table},
 };
 
-/// Something that was done to a browser, or to whatever else, and why.
+/// An action on a browser, model or other subject, and its reason.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AuditEntry {
     /// When.
@@ -53,7 +53,7 @@ impl AuditEntry {
     }
 }
 
-/// A failure and how it was dealt with.
+/// A failure and its recovery.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecoveryEntry {
     /// When it ended.

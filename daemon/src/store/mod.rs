@@ -34,7 +34,7 @@ use std::{
 use flotilla_fleet::state::{Key, Value, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use job::{Claim, Commit, Job, JobId, JobRequest, JobState, OpenRequest, Payload};
+pub use job::{Claim, Commit, Content, Job, JobId, JobRequest, JobState, OpenRequest, Payload};
 pub use lock::LockError;
 pub use log::{AuditEntry, RecoveryEntry};
 pub use recover::RecoverError;
@@ -44,7 +44,7 @@ pub use view::{RecordView, Snapshot, Verified, VerifiedFile, ViewError, duration
 use files::Paths;
 use writer::{Command, Writer};
 
-/// Most transactions, jobs and questions that wait for the writer.
+/// Most transactions, jobs and queries that wait for the writer.
 const QUEUE_MAX: usize = 1024;
 
 /// Where the state is and how it is kept.
@@ -84,8 +84,8 @@ impl Options {
         }
     }
 
-    /// The same with the copies that a daemon is told to keep: the second one in a folder of its own if one is given, none
-    /// where the redundancy factor is 1.
+    /// The same, with the copies that the options ask for: the second one in its own folder if one is given, none if the
+    /// redundancy factor is 1.
     pub fn with_copies(self, copy_dir: Option<PathBuf>, redundancy_factor: Option<u32>) -> Options {
         let copy_dir = match (copy_dir, redundancy_factor) {
             (Some(dir), _) => Some(dir),
@@ -119,7 +119,7 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
-/// Why the store does not take something on.
+/// Why the store does not accept a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// Its queue is full.
@@ -130,10 +130,10 @@ pub enum SubmitError {
     Closed,
 }
 
-/// Why a question to the store has no answer.
+/// Why a query to the store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// It was not taken on.
+    /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
     /// It could not be read.
@@ -152,7 +152,7 @@ pub struct Opened {
     pub open_requests: Vec<OpenRequest>,
     /// What was found wrong, and what was done about it.
     pub report: OpenReport,
-    /// What happens from now on. It must be read: the writer waits when it is full.
+    /// Reports from now on. They must be received: the writer waits when the channel is full.
     pub reports: mpsc::Receiver<Report>,
 }
 
@@ -174,13 +174,19 @@ impl Store {
         let lock = lock::Lock::take(&options.dir)?;
         let recovered = recover::recover(&options.paths(), options.pages_max)?;
         let (commands, queue) = sync_channel(QUEUE_MAX);
-        let (tell, reports) = mpsc::channel(QUEUE_MAX);
-        let (tell_health, health) = watch::channel(Health::default());
+        let (report_sender, reports) = mpsc::channel(QUEUE_MAX);
+        let (health_sender, health) = watch::channel(Health::default());
         let (records, transactions, report) =
             (recovered.records, recovered.transactions, recovered.report);
-        let mut writer =
-            Writer::new(options, recovered.files, transactions, &report, tell, tell_health)
-                .map_err(|error| OpenError::Read(error.to_string()))?;
+        let mut writer = Writer::new(
+            options,
+            recovered.files,
+            transactions,
+            &report,
+            report_sender,
+            health_sender,
+        )
+        .map_err(|error| OpenError::Read(error.to_string()))?;
         let unfinished = writer
             .forget_unfinished(&report)
             .map_err(|error| OpenError::Read(error.to_string()))?;
@@ -196,7 +202,7 @@ impl Store {
                 drop(queue);
                 drop(lock);
                 if let Some((reply, outcome)) = closed {
-                    // Whoever closed it may have gone.
+                    // The caller may have stopped waiting.
                     let _ = reply.send(outcome);
                 }
             })
@@ -229,10 +235,10 @@ impl Store {
         self.submit(Command::Recovery(entry))
     }
 
-    /// Makes a job, unless its key is taken by another one.
+    /// Makes a job, unless its key belongs to another one.
     ///
     /// # Errors
-    /// The store cannot be asked.
+    /// The store cannot be queried.
     pub async fn claim(&self, job: Job) -> Result<Claim, AskError> {
         self.ask(|reply| Command::Claim { job: Box::new(job), reply }).await
     }
@@ -240,12 +246,12 @@ impl Store {
     /// A job that has not expired, by its name.
     ///
     /// # Errors
-    /// The store cannot be asked.
+    /// The store cannot be queried.
     pub async fn job(&self, id: JobId) -> Result<Option<JobState>, AskError> {
         self.ask(|reply| Command::Job { id, reply }).await
     }
 
-    /// Unmakes a job whose requests were not accepted.
+    /// Removes a job whose requests were not accepted.
     ///
     /// # Errors
     /// The queue is full or the store closed.
@@ -261,7 +267,7 @@ impl Store {
         self.ask(|reply| Command::Flush { reply }).await
     }
 
-    /// Writes what waits and closes the files, whoever else has a handle; returns when another process can open them.
+    /// Writes what waits and closes the files, even if there are other handles; returns when another process can open them.
     ///
     /// # Errors
     /// It cannot be written, or the store is closed already.
@@ -269,7 +275,7 @@ impl Store {
         self.ask(|reply| Command::Close { reply }).await
     }
 
-    /// How the store is.
+    /// Health of the store.
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }

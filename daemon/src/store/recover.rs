@@ -1,4 +1,4 @@
-//! From whatever the two files are to one sound state in both.
+//! Recovery at opening: brings both files to one sound state, whatever their condition.
 //!
 //! Rows that verify in either file are joined, the newer version of a record winning; what verifies in neither is set aside.
 //! A file whose structure is damaged is made anew from all that could be read, and kept under another name. Then the journal is
@@ -41,7 +41,7 @@ pub enum RecoverError {
 /// Records as the fleet takes them.
 type Values = Vec<(Key, Version, Value)>;
 
-/// Both files, sound and in step, and what they say.
+/// Both files, sound and in step, and their contents.
 #[derive(Debug)]
 pub(super) struct Recovered {
     pub(super) files: Files,
@@ -121,14 +121,14 @@ fn refuse_newer(path: &Path, examined: &Examined) -> Result<(), RecoverError> {
     }
 }
 
-/// What the two files are to each other.
+/// How the two files relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// Either may have what the other lacks.
     Equal,
     /// The first went on without the copy, or there is none to use.
     FirstAhead,
-    /// The first is older than the copy: somebody put an old file in its place, or it is not there.
+    /// The first is older than the copy, for example restored from a backup, or it is missing.
     CopyAhead,
 }
 
@@ -175,7 +175,7 @@ fn sound_first(
     };
     let (mut file, mut image, gains) = match first {
         Examined::Read(read) if read.1.damage.is_empty() && standing != Standing::CopyAhead => {
-            (read.0, read.1, Gains::Told)
+            (read.0, read.1, Gains::Unexpected)
         }
         damaged => {
             let (file, image) = rebuild(paths, damaged, source, standing, &identity, report)?;
@@ -203,11 +203,11 @@ struct Identity {
     generation: i64,
 }
 
-/// Whether rows that a file gets from another one are news.
+/// Whether rows that a file gets from the other one are to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gains {
     /// The file should have had them.
-    Told,
+    Unexpected,
     /// The file is new.
     Expected,
 }
@@ -259,7 +259,7 @@ fn rebuild(
     Ok((file, image))
 }
 
-/// Says what became of the bad rows of a file that is made anew.
+/// Reports the bad rows of a file that is made anew.
 fn note_lost(
     file: &mut File,
     damaged: &Image,
@@ -285,7 +285,7 @@ fn absorb(
     let writing = target.begin()?;
     writing.apply(&changes)?;
     let mut lost = LostRows::default();
-    let told: BTreeSet<(Table, Vec<u8>)> =
+    let reported: BTreeSet<(Table, Vec<u8>)> =
         image.bad.iter().map(|(_, row)| (row.table, row.key())).collect();
     if let Some((source, theirs)) = source {
         let mut chunk = Vec::new();
@@ -296,7 +296,7 @@ fn absorb(
                 continue;
             }
             let Some(row) = source.row(*table, place.rowid)? else { continue };
-            if !told.contains(&(*table, key.clone())) {
+            if !reported.contains(&(*table, key.clone())) {
                 lost.note(&row, image);
             }
             chunk.push(Change::Put(row));
@@ -310,7 +310,7 @@ fn absorb(
         writing.apply(&chunk)?;
     }
     writing.commit()?;
-    if gains == Gains::Told {
+    if gains == Gains::Unexpected {
         report.findings.extend(lost.finding());
     }
     Ok(())
@@ -326,7 +326,7 @@ struct LostRows {
 impl LostRows {
     fn note(&mut self, row: &Row, image: &Image) {
         match row.table {
-            // What the copy has not folded yet is no loss.
+            // Journal rows that this file has already folded, and the copy has not, are not a loss.
             Table::Journal => {
                 let id = journal::transaction_of(row);
                 if id > image.meta.transactions {
@@ -395,7 +395,7 @@ fn judge(
     Ok(changes)
 }
 
-/// The copy with exactly what the first file has.
+/// Makes the copy contain exactly what the first file has.
 fn sound_copy(
     paths: &Paths,
     first: &File,
@@ -499,7 +499,7 @@ fn fold(
                     changes.push(Change::Put(stored.row(key)));
                 }
             }
-            // Nothing of the journal is left that could bring an older version back, so nothing has to stand for it.
+            // The journal is empty now, so no older version can come back, and the removed record needs no row.
             Ok(None) => {
                 changes.push(Change::Delete(Table::Records, journal::key_cells(key).into()))
             }
@@ -525,7 +525,7 @@ fn fold(
         });
     }
     forgive(report, &folded);
-    // A row that says what the file is may have been among the bad ones.
+    // Rows of the table `meta` may have been among the bad ones.
     changes.extend([
         Change::Put(meta_row("schema", Cell::Integer(SCHEMA))),
         Change::Put(meta_row("store", Cell::Text(identity.store.clone()))),

@@ -1,4 +1,4 @@
-//! What the store tells.
+//! Reports of the store.
 
 use std::path::PathBuf;
 
@@ -62,9 +62,9 @@ pub struct RecordName(pub Key);
 pub enum Remedy {
     /// Nothing: it was only looked at.
     None,
-    /// It is as it was written again.
+    /// It has its written value again.
     Repaired,
-    /// It is no longer part of the state; the table `set_aside` has what could be made out.
+    /// It is no longer part of the state; the table `set_aside` has what could be read of it.
     SetAside,
     /// The whole file was made anew from what is sound.
     Restored {
@@ -104,11 +104,11 @@ pub struct OpenReport {
     pub findings: Vec<Finding>,
 }
 
-/// How the second copy is.
+/// Health of the second copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CopyHealth {
-    /// None is wished.
+    /// No copy is kept.
     #[default]
     None,
     /// It has all that the first has.
@@ -120,7 +120,7 @@ pub enum CopyHealth {
     },
 }
 
-/// How the store is.
+/// Health of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Health {
     /// The second copy.

@@ -1,4 +1,4 @@
-//! Tables, and rows that know whether they are what was written.
+//! Tables, and rows with checksums.
 //!
 //! Every table has the same shape: columns of its own and a checksum over them and the table's name. So reading, checking,
 //! comparing two files and repairing one from the other is written once.
@@ -16,13 +16,13 @@ pub(super) enum Table {
     Journal,
     /// Inputs and results of recorded requests.
     Payloads,
-    /// What clients may ask for again.
+    /// Jobs: what clients may request again.
     Jobs,
-    /// Who did what and why.
+    /// The audit trail: actions and their reasons.
     Audit,
-    /// Failures and how they were dealt with.
+    /// Failures and their recoveries.
     Recoveries,
-    /// What could not be read and not be repaired.
+    /// Rows that could not be repaired.
     SetAside,
 }
 
@@ -197,7 +197,7 @@ pub(super) struct Row {
 pub(super) enum Found {
     /// As it was written.
     Good(i64, Row),
-    /// Not as it was written: its row number and what can be made out of it.
+    /// Not as it was written: its row number and what can be read of it.
     Bad(i64, Row),
 }
 
@@ -208,7 +208,7 @@ impl Row {
         Row { table, cells }
     }
 
-    /// What the row is named by, in bytes that sort it among its table's rows.
+    /// The row's key, as bytes that sort it among its table's rows.
     pub(super) fn key(&self) -> Vec<u8> {
         key_bytes(&self.cells[..self.table.key_columns()])
     }
@@ -365,15 +365,15 @@ pub(super) fn read(table: Table, answer: &rusqlite::Row<'_>) -> rusqlite::Result
     Ok(if is_good { Found::Good(rowid, row) } else { Found::Bad(rowid, row) })
 }
 
-/// Something that one of several files' tables is to be changed by.
+/// A change of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
-    /// A row is there, in place of one with the same key.
+    /// Writes a row, replacing one with the same key.
     Put(Row),
-    /// No row has this key.
+    /// Deletes the row with this key.
     Delete(Table, Vec<Cell>),
-    /// No row has this row number.
+    /// Deletes the row with this row number.
     DeleteRow(Table, i64),
-    /// The journal has nothing up to this sequence number.
+    /// Deletes the journal up to this sequence number.
     ForgetJournal(i64),
 }

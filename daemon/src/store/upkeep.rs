@@ -1,5 +1,5 @@
-//! What the writer does when nothing else is to be done: it folds the journal, verifies rows, forgets what has expired, and
-//! makes a copy anew that fell behind.
+//! Work of the writer when no command waits: it folds the journal, verifies rows, forgets what has expired, and makes a copy
+//! anew that fell behind.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use super::{
     writer::{Disk, Writer, payload_removal},
 };
 
-/// Time between two looks for what has expired.
+/// Time between two searches for what has expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Most jobs or log entries that are forgotten at once, so that a commit does not wait long.
 const SWEEP_MAX: usize = 256;
@@ -80,7 +80,8 @@ impl Writer {
             self.tombs = tombs;
             return Err(error);
         }
-        // A removed record keeps its row until the next time: a copy that misses this write still has the older record.
+        // A removed record keeps its row until the next checkpoint, because a copy that misses this write still has the older
+        // record.
         self.tombs = std::mem::take(&mut self.overlay)
             .into_iter()
             .filter(|(_, stored)| stored.body.is_none())
@@ -91,7 +92,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The same where there is nobody to tell: the journal stays, and with it everything that it says.
+    /// The same where no caller takes the error: it is logged, and the journal is kept.
     pub(super) fn checkpoint_or_warn(&mut self) {
         if let Err(error) = self.checkpoint() {
             tracing::warn!(%error, "the journal of the state cannot be folded");
@@ -157,7 +158,7 @@ impl Writer {
         self.files()?.write(&[], &changes, Purpose::Upkeep)?;
         self.note_copy(&was);
         if !forgotten.is_empty() {
-            self.tell(Report::Expired(forgotten));
+            self.send_report(Report::Expired(forgotten));
         }
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Writer {
                     Value::Configuration { .. }
                     | Value::Browser { .. }
                     | Value::Placement { .. }
-                    | Value::Plan { .. }
+                    | Value::Assignment { .. }
                     | Value::Session { .. },
                 )
                 | None => {
@@ -207,7 +208,7 @@ impl Writer {
         match suspect {
             Suspect::Bad { which, rowid, row } if row.table == Table::Journal => {
                 let finding = super::files::bad_row(which, &row, Remedy::Repaired);
-                // Everything that the journal says is known here, and is folded anyway sooner or later.
+                // All changes of the journal are in memory, too, and must be folded sooner or later anyway.
                 self.checkpoint()?;
                 let remove = Change::DeleteRow(Table::Journal, rowid);
                 self.files()?.write(&[], &[remove], Purpose::Upkeep)?;
@@ -252,8 +253,8 @@ enum Suspect {
     Missing { which: Which, row: Row },
 }
 
-/// Where the background verification is. It reads through connections of its own, so that it sees the disk and not what the
-/// writer's connections remember.
+/// Where the background verification is. It reads through connections of its own, so that it sees the disk and not the caches
+/// of the writer's connections.
 #[derive(Debug, Default)]
 pub(super) struct Walker {
     readers: Option<(File, Option<File>)>,
@@ -302,7 +303,7 @@ impl Walker {
             for found in rows {
                 match found {
                     Found::Bad(rowid, row) => suspects.push(Suspect::Bad { which, rowid, row }),
-                    // What the first file says of itself is not what its copy says.
+                    // The two files' `meta` rows may differ.
                     Found::Good(_, row) if table == Table::Meta => drop(row),
                     Found::Good(_, row) => {
                         let Some(other) = other else { continue };

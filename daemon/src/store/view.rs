@@ -1,4 +1,4 @@
-//! A store seen from outside of its daemon: read, verified or repaired by a command.
+//! Access to a store from outside its daemon: read, verified or repaired by a command.
 
 use std::{
     path::PathBuf,
@@ -21,7 +21,7 @@ use super::{
     row::{Found, Row, Table},
 };
 
-/// Why a store cannot be looked at.
+/// Why a store cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ViewError {
@@ -44,11 +44,11 @@ pub struct RecordView {
     pub version: Version,
     /// Which transaction wrote it.
     pub transaction: TransactionId,
-    /// What it says.
+    /// Its value.
     pub body: serde_json::Value,
 }
 
-/// What a store says at one moment; a daemon may go on writing it. Rows that are not what was written are read from the other
+/// A store's contents at one moment; a daemon may go on writing it. Rows that are not what was written are read from the other
 /// file.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -121,16 +121,16 @@ impl Snapshot {
 
     /// The records of a partition, or all.
     pub fn records(&self, partition: Option<Partition>) -> Vec<RecordView> {
-        let is_wished = |key: &Key| partition.is_none_or(|partition| partition == key.partition);
+        let is_wanted = |key: &Key| partition.is_none_or(|partition| partition == key.partition);
         let mut views = Vec::new();
-        for (key, stored) in self.folded.records.iter().filter(|(key, _)| is_wished(key)) {
+        for (key, stored) in self.folded.records.iter().filter(|(key, _)| is_wanted(key)) {
             let Some(body) = &stored.body else { continue };
             views.push(RecordView {
                 partition: key.partition,
                 id: key.id,
                 version: stored.version,
                 transaction: stored.transaction,
-                // A body that is no JSON is shown as the text that it is.
+                // A body that is not JSON is shown as text.
                 body: serde_json::from_str(body)
                     .unwrap_or_else(|_| serde_json::Value::String(body.clone())),
             });
@@ -146,7 +146,7 @@ impl Snapshot {
         self.since(Table::Audit, since, AuditEntry::from_row)
     }
 
-    /// Failures and how they were dealt with since a time, oldest first.
+    /// Failures and their recoveries since a time, oldest first.
     ///
     /// # Errors
     /// They cannot be read.
@@ -178,7 +178,7 @@ impl Snapshot {
     }
 }
 
-/// The rows that were found in the first of some files, bad ones as another of them has them. One that none has is told.
+/// The rows that were found in the first of some files, bad ones as another of them has them. A row that none has is a finding.
 fn good(sources: &[Source], found: Vec<Found>, findings: &mut Vec<Finding>) -> Vec<Row> {
     let mut rows = Vec::with_capacity(found.len());
     for found in found {
@@ -240,13 +240,13 @@ impl Verified {
 /// Checks every row of both files against its checksum and SQLite's structures against themselves. Changes nothing.
 ///
 /// # Errors
-/// There is no state, or its lock cannot be looked at.
+/// There is no state, or its lock cannot be checked.
 pub fn verify(options: &Options) -> Result<Verified, ViewError> {
     let paths = options.paths();
     if ![Which::First, Which::Copy].into_iter().filter_map(|w| paths.of(w)).any(|p| p.exists()) {
         return Err(ViewError::Absent { dir: options.dir.clone() });
     }
-    // Held while reading, so that no daemon starts to repair what is being looked at.
+    // Held while reading, so that no daemon starts to repair the files meanwhile.
     let lock = match Lock::take(&options.dir) {
         Ok(lock) => Some(lock),
         Err(LockError::Held { .. }) => None,

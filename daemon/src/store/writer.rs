@@ -1,7 +1,7 @@
 //! The thread that owns the files.
 //!
-//! It takes what waits, writes it as one group, and tells how that ended. Relaxed transactions are confirmed at once and wait
-//! for a critical one or for their time. In between it does [`super::upkeep`].
+//! It takes what waits, writes it as one group, and reports the outcome. Relaxed transactions are confirmed at once and written
+//! with the next critical one or after `sync_interval`. In between it does [`super::upkeep`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +35,7 @@ const PENDING_MAX: usize = QUEUE_MAX;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, AskError>>;
 
-/// What handles ask of the thread.
+/// Commands to the thread.
 #[derive(Debug)]
 pub(super) enum Command {
     Commit(Commit),
@@ -92,7 +92,7 @@ pub(super) struct Entries {
     pub(super) set_aside: i64,
 }
 
-/// What ends the loop: whoever closed the store is told once another process can open it.
+/// The result of the loop: the reply to the caller that closed the store, sent once another process can open it.
 pub(super) type Closed = Option<(Answer<()>, Result<(), AskError>)>;
 
 pub(super) struct Writer {
@@ -108,15 +108,15 @@ pub(super) struct Writer {
     /// Jobs among `pending`.
     claimed: BTreeMap<JobId, Job>,
     flushes: Vec<Answer<()>>,
-    /// When pending writes that nobody waits for are written.
+    /// When pending writes that no caller waits for are written.
     flush_at: Option<Instant>,
     pub(super) entries: Entries,
     pub(super) walker: Walker,
     pub(super) verify_at: Instant,
     pub(super) sweep_at: Instant,
-    tell: mpsc::Sender<Report>,
+    report_sender: mpsc::Sender<Report>,
     pub(super) health: Health,
-    tell_health: watch::Sender<Health>,
+    health_sender: watch::Sender<Health>,
 }
 
 impl Writer {
@@ -125,8 +125,8 @@ impl Writer {
         files: Files,
         transactions: u64,
         report: &OpenReport,
-        tell: mpsc::Sender<Report>,
-        tell_health: watch::Sender<Health>,
+        report_sender: mpsc::Sender<Report>,
+        health_sender: watch::Sender<Health>,
     ) -> Result<Writer, FileError> {
         let entries = entries(&files)?;
         let health = Health {
@@ -150,9 +150,9 @@ impl Writer {
             flush_at: None,
             entries,
             walker: Walker::default(),
-            tell,
+            report_sender,
             health,
-            tell_health,
+            health_sender,
         };
         writer.show_health();
         Ok(writer)
@@ -176,7 +176,7 @@ impl Writer {
                 self.write_pending();
             }
             if let Some(reply) = closed {
-                // What came in before the queue was closed was promised an end.
+                // Commands that came in before the queue was closed are still executed.
                 while let Ok(command) = queue.try_recv() {
                     self.take(command);
                 }
@@ -235,7 +235,7 @@ impl Writer {
             },
             Command::Flush { reply } => self.flushes.push(reply),
             Command::Close { reply } => {
-                // The store is being closed already by somebody else.
+                // The store is already being closed.
                 self.flushes.push(reply);
             }
             #[cfg(test)]
@@ -253,13 +253,23 @@ impl Writer {
         let changes = match journal::stored(&transaction) {
             Ok(changes) => changes,
             Err(error) => {
-                self.tell(Report::CommitFailed { transaction: id, reason: error.to_string() });
+                self.send_report(Report::CommitFailed {
+                    transaction: id,
+                    reason: error.to_string(),
+                });
                 return;
             }
         };
-        let mut rest: Vec<Change> = payloads.iter().map(|p| Change::Put(p.row())).collect();
+        let rows = payloads.iter().map(|payload| payload.row().map(Change::Put));
+        let mut rest: Vec<Change> = match rows.collect() {
+            Ok(rows) => rows,
+            Err(reason) => {
+                self.send_report(Report::CommitFailed { transaction: id, reason });
+                return;
+            }
+        };
         for (key, stored) in &changes {
-            // Nobody can ask for a request that is not there any more.
+            // Clients cannot ask again for a removed request, so its payloads are removed, too.
             if key.partition == Partition::Requests && stored.body.is_none() {
                 rest.extend(payload_removal(key.id));
             }
@@ -271,10 +281,10 @@ impl Writer {
                     Some(reason) => reason.clone(),
                     None => format!("{PENDING_MAX} writes wait already"),
                 };
-                self.tell(Report::CommitFailed { transaction: id, reason });
+                self.send_report(Report::CommitFailed { transaction: id, reason });
                 return;
             }
-            Durability::Relaxed => self.tell(Report::Committed(id)),
+            Durability::Relaxed => self.send_report(Report::Committed(id)),
         }
         self.pending.push(Pending::Commit {
             id,
@@ -320,7 +330,7 @@ impl Writer {
                 for pending in std::mem::take(&mut self.pending) {
                     match pending {
                         Pending::Commit { id, durability: Durability::Critical, .. } => {
-                            self.tell(Report::Committed(id));
+                            self.send_report(Report::Committed(id));
                         }
                         Pending::Commit { durability: Durability::Relaxed, .. }
                         | Pending::Rows(_) => {}
@@ -344,7 +354,10 @@ impl Writer {
         for pending in std::mem::take(&mut self.pending) {
             match pending {
                 Pending::Commit { id, durability: Durability::Critical, .. } => {
-                    self.tell(Report::CommitFailed { transaction: id, reason: reason.clone() });
+                    self.send_report(Report::CommitFailed {
+                        transaction: id,
+                        reason: reason.clone(),
+                    });
                 }
                 confirmed @ (Pending::Commit { durability: Durability::Relaxed, .. }
                 | Pending::Rows(_)) => self.pending.push(confirmed),
@@ -442,32 +455,32 @@ impl Writer {
             }
         }
         self.health.findings += 1;
-        self.tell(Report::Found(finding));
+        self.send_report(Report::Found(finding));
     }
 
-    /// Tells when the copy falls behind or catches up.
+    /// Reports when the copy falls behind or catches up.
     pub(super) fn note_copy(&mut self, was: &super::CopyHealth) {
         let Disk::Open(files) = &self.disk else { return };
         let now = files.copy_health();
         if *was != now {
             match &now {
                 super::CopyHealth::Behind { reason } => {
-                    self.tell(Report::CopyBehind(reason.clone()));
+                    self.send_report(Report::CopyBehind(reason.clone()));
                 }
-                super::CopyHealth::InStep => self.tell(Report::CopyInStep),
+                super::CopyHealth::InStep => self.send_report(Report::CopyInStep),
                 super::CopyHealth::None => {}
             }
             self.health.copy = now;
         }
     }
 
-    pub(super) fn tell(&self, report: Report) {
-        // Whoever listened may have gone; what is on disk is what counts.
-        let _ = self.tell.blocking_send(report);
+    pub(super) fn send_report(&self, report: Report) {
+        // The receiver may have been dropped; only what is on disk counts.
+        let _ = self.report_sender.blocking_send(report);
     }
 
     fn show_health(&self) {
-        self.tell_health.send_if_modified(|shown| {
+        self.health_sender.send_if_modified(|shown| {
             let is_new = *shown != self.health;
             if is_new {
                 shown.clone_from(&self.health);
@@ -555,7 +568,7 @@ impl Writer {
             let request = RequestId(payload.number(0));
             let outcome = match self.record(Key::request(request)).map_err(unreadable)? {
                 Some(Value::Request { outcome, .. }) => outcome,
-                // It is written together with its input, so it has been set aside, and nobody will ever end it.
+                // It is written together with its input, so it has been set aside, and the request will never end.
                 Some(_) | None => {
                     return Err(AskError::Read(format!("the record of {request} is lost")));
                 }
@@ -588,7 +601,7 @@ impl Writer {
         Ok(rows)
     }
 
-    /// What a record says, written or not yet folded.
+    /// A record's value, with changes that are not folded yet.
     pub(super) fn record(&mut self, key: Key) -> Result<Option<Value>, FileError> {
         let stored = match self.overlay.get(&key) {
             Some(stored) => Some(stored.clone()),
@@ -621,7 +634,7 @@ impl Writer {
         report: &OpenReport,
     ) -> Result<BTreeSet<Key>, FileError> {
         let mut forgotten = BTreeSet::new();
-        // Requests may be missing because their rows were set aside, and then the client must be told that.
+        // Requests may be missing because their rows were set aside, and then the client must get that error.
         if report.findings.iter().any(|finding| finding.remedy == Remedy::SetAside) {
             return Ok(forgotten);
         }
@@ -683,7 +696,7 @@ fn entries(files: &Files) -> Result<Entries, FileError> {
 }
 
 fn answer<T>(reply: Answer<T>, outcome: Result<T, AskError>) {
-    // Whoever asked may have gone.
+    // The caller may have stopped waiting.
     let _ = reply.send(outcome);
 }
 

@@ -1,4 +1,5 @@
-//! One direction of a link: which faults a frame meets, and when it goes on. No IO: frames and time come in as arguments.
+//! One direction of a link: which faults apply to a frame, and when it is passed on. No IO: frames and time come in as
+//! arguments.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ pub struct Rule {
     pub kind: Option<String>,
     /// Seed of what is random in it.
     pub seed: u64,
-    /// Told each time.
+    /// Reports each time.
     pub bell: Bell,
     pub(crate) left: Arc<AtomicU32>,
 }
@@ -76,7 +77,7 @@ impl Spot {
     }
 }
 
-/// What becomes of a lane after a frame.
+/// State of a lane after a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Open,
@@ -108,7 +109,7 @@ impl Lane {
         }
     }
 
-    /// Takes a frame in; `fired` receives the bells of the faults that it met.
+    /// Takes a frame in; `fired` receives the bells of the faults that applied.
     pub(super) fn pass(
         &mut self,
         now: Instant,
@@ -184,14 +185,14 @@ impl Lane {
         Some(entry.remove())
     }
 
-    /// When [`Lane::next`] is to be asked again, if nothing else happens.
+    /// When [`Lane::next`] must be called again, if nothing else happens.
     pub(super) fn wake(&self) -> Option<Instant> {
         let queued = self.queue.keys().next().map(|(due, _)| *due);
         let overtaken = self.overtaken.as_ref().map(|(until, _)| *until);
         queued.into_iter().chain(overtaken).min()
     }
 
-    /// Ends what lasts. What was swallowed stays swallowed.
+    /// Ends lasting faults. Frames that were dropped stay dropped.
     pub(super) fn heal(&mut self, now: Instant) {
         self.silent = false;
         self.release(now);
@@ -225,8 +226,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Frames `0, 1, 2` pass at once under a fault of so many frames: what comes out after how many milliseconds, how often
-    /// the fault was told, and what became of the lane.
+    /// Frames `0, 1, 2` pass at once under a fault of so many frames: what comes out after how many milliseconds, how often the
+    /// fault was reported, and the lane's state.
     fn play(how: LinkFault, frames: u32) -> (Vec<(u128, Vec<u8>)>, usize, Fate) {
         let (firings, _ledger) = Bell::channel();
         let rules = [Rule::new(how, frames, Bell::new(0, firings))];

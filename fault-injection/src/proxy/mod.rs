@@ -1,4 +1,4 @@
-//! A reverse proxy between pages and daemon: what a page fetches passes untouched, frames of its links meet faults.
+//! A reverse proxy between pages and daemon: a page's fetches pass unchanged, faults apply to frames of its links.
 //!
 //! Pages are given the proxy's address as the daemon's. `Host` and `Origin` are rewritten, so that the daemon's guard sees
 //! its own.
@@ -37,7 +37,7 @@ pub struct Proxy {
     server: Option<tokio::task::JoinHandle<()>>,
 }
 
-/// What every connection sees.
+/// State of every connection.
 #[derive(Clone, Debug)]
 struct Passage {
     forwarder: Forwarder,
@@ -48,7 +48,7 @@ impl Proxy {
     /// Takes a port. Connections wait until [`Proxy::serve`].
     ///
     /// # Errors
-    /// No port is to be had.
+    /// No port is free.
     pub async fn bind() -> std::io::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -56,7 +56,7 @@ impl Proxy {
         Ok(Proxy { address, listener: Some(listener), weather, server: None })
     }
 
-    /// What pages take for the daemon: `http://127.0.0.1:PORT`.
+    /// The daemon's address for pages: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -74,7 +74,7 @@ impl Proxy {
         }));
     }
 
-    /// Puts a fault in force until it has happened to as many frames as it says, or [`Proxy::heal`].
+    /// Puts a fault in force until it has happened to its number of frames, or until [`Proxy::heal`].
     pub fn arm(&self, rule: Rule) {
         self.weather.send_modify(|weather| weather.rules.push(rule));
     }
@@ -90,7 +90,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Links end with `weather`, whose sender goes now.
+        // Links end when `weather` is dropped, which happens now.
         if let Some(server) = &self.server {
             server.abort();
         }

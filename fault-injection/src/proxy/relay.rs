@@ -27,7 +27,7 @@ pub(super) async fn run(
     path: String,
     weather: watch::Receiver<Weather>,
 ) {
-    // Which link of which browser it is stands in the first frame.
+    // The first frame names the browser and the link.
     let first = loop {
         match page.recv().await {
             Some(Ok(ws::Message::Binary(frame))) => break frame,
@@ -69,7 +69,7 @@ pub(super) async fn run(
     let to_daemon = to_daemon
         .with(async |frame| Ok::<_, tungstenite::Error>(tungstenite::Message::Binary(frame)));
     let inward = stream::iter([Some(first)]).chain(from_page);
-    // Whichever ends first ends both sockets: a page or a daemon that is cut off notices on every link.
+    // The end of either direction closes both sockets: a page or a daemon that is cut off notices on every link.
     tokio::select! {
         () = carry(inward, to_daemon, lane(Toward::Daemon), weather.clone()) => {}
         () = carry(from_daemon, to_page, lane(Toward::Page), weather) => {}

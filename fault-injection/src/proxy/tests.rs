@@ -92,7 +92,7 @@ impl Setting {
         });
         let hello = encode(&hello, &[]).expect("a frame");
         say(&mut socket, hello.clone()).await;
-        assert_eq!(hear(&mut socket).await, Some(hello));
+        assert_eq!(receive(&mut socket).await, Some(hello));
         socket
     }
 }
@@ -103,7 +103,7 @@ async fn say(socket: &mut Socket, frame: Vec<u8>) {
     socket.send(message).await.expect("sent");
 }
 
-async fn hear(socket: &mut Socket) -> Option<Vec<u8>> {
+async fn receive(socket: &mut Socket) -> Option<Vec<u8>> {
     use futures_util::StreamExt;
     let message = tokio::time::timeout(WAIT_MAX, socket.next()).await.expect("in time");
     match message {
@@ -144,25 +144,25 @@ async fn faults_happen_to_frames_of_whom_they_name() {
         say(socket, ping(2)).await;
     }
     for nonce in [1, 1, 2] {
-        assert_eq!(hear(&mut chrome).await, Some(ping(nonce)));
+        assert_eq!(receive(&mut chrome).await, Some(ping(nonce)));
     }
     for nonce in [1, 2] {
-        assert_eq!(hear(&mut firefox).await, Some(ping(nonce)));
+        assert_eq!(receive(&mut firefox).await, Some(ping(nonce)));
     }
     let firing = setting.firings.recv().await.expect("told");
     assert_eq!(firing.moment, 7);
 
     setting.arm(LinkFault::Truncate, 1);
     say(&mut chrome, ping(3)).await;
-    assert_eq!(hear(&mut chrome).await.map(|frame| frame.len()), Some(ping(3).len() / 2));
+    assert_eq!(receive(&mut chrome).await.map(|frame| frame.len()), Some(ping(3).len() / 2));
     setting.firings.recv().await.expect("told");
 
     setting.arm(LinkFault::Drop, 1);
     say(&mut chrome, ping(4)).await;
-    assert_eq!(hear(&mut chrome).await, None, "the connection ends");
+    assert_eq!(receive(&mut chrome).await, None, "the connection ends");
     setting.firings.recv().await.expect("told");
     say(&mut firefox, ping(5)).await;
-    assert_eq!(hear(&mut firefox).await, Some(ping(5)), "others stay");
+    assert_eq!(receive(&mut firefox).await, Some(ping(5)), "others stay");
 }
 
 #[tokio::test]
@@ -173,20 +173,20 @@ async fn a_half_open_link_is_silent_until_it_is_healed() {
     say(&mut chrome, ping(1)).await;
     setting.firings.recv().await.expect("told");
     say(&mut chrome, ping(2)).await;
-    let silence = tokio::time::timeout(Duration::from_millis(200), hear(&mut chrome)).await;
+    let silence = tokio::time::timeout(Duration::from_millis(200), receive(&mut chrome)).await;
     assert!(silence.is_err(), "{silence:?}");
     setting.proxy.heal();
-    // The lane takes notice on its own time: frames until then are swallowed, too.
+    // The lane handles the change a little later: frames until then are dropped, too.
     let mut nonce = 10;
-    let heard = loop {
+    let received = loop {
         say(&mut chrome, ping(nonce)).await;
         nonce += 1;
-        let heard = tokio::time::timeout(Duration::from_millis(50), hear(&mut chrome)).await;
-        if let Ok(heard) = heard {
-            break heard;
+        let received = tokio::time::timeout(Duration::from_millis(50), receive(&mut chrome)).await;
+        if let Ok(received) = received {
+            break received;
         }
     };
-    let heard = heard.expect("the connection stayed");
-    assert_ne!(heard, ping(1));
-    assert_ne!(heard, ping(2));
+    let received = received.expect("the connection stayed");
+    assert_ne!(received, ping(1));
+    assert_ne!(received, ping(2));
 }

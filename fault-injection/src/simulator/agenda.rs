@@ -1,4 +1,4 @@
-//! What happens next.
+//! The events that are planned, in order of virtual time.
 
 use std::{
     cmp::Ordering,
@@ -8,13 +8,13 @@ use std::{
 use flotilla_fleet::Instant;
 use flotilla_protocol::BrowserId;
 
-use super::world::Happening;
+use super::world::Occurrence;
 
 struct Entry {
     at: Instant,
-    /// Of what is planned for the same moment, what was planned first happens first.
+    /// Order of planning; decides between entries of the same moment.
     planned: u64,
-    happening: Happening,
+    occurrence: Occurrence,
 }
 
 impl PartialEq for Entry {
@@ -32,15 +32,15 @@ impl PartialOrd for Entry {
 }
 
 impl Ord for Entry {
-    /// The earliest is the greatest: a heap gives its greatest first.
+    /// Reversed: `BinaryHeap` pops its greatest entry, and the earliest is wanted.
     fn cmp(&self, other: &Entry) -> Ordering {
         (other.at, other.planned).cmp(&(self.at, self.planned))
     }
 }
 
-/// Everything that is going to happen, in order of time.
+/// Every planned entry, in order of time.
 ///
-/// Heartbeats are most of it. They all come after the same interval, so in the order in which they were planned, and need
+/// Heartbeats are most of them. All come after the same interval, so they are due in the order of planning and need
 /// no heap.
 #[derive(Default)]
 pub(super) struct Agenda {
@@ -50,9 +50,9 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    pub(super) fn add(&mut self, at: Instant, happening: Happening) {
+    pub(super) fn add(&mut self, at: Instant, occurrence: Occurrence) {
         self.planned += 1;
-        self.heap.push(Entry { at, planned: self.planned, happening });
+        self.heap.push(Entry { at, planned: self.planned, occurrence });
     }
 
     /// Plans a heartbeat; `at` must not be before that of an earlier call.
@@ -68,20 +68,20 @@ impl Agenda {
     }
 
     /// Takes the next thing out.
-    pub(super) fn pop(&mut self) -> Option<(Instant, Happening)> {
+    pub(super) fn pop(&mut self) -> Option<(Instant, Occurrence)> {
         let other = self.heap.peek().map(|entry| entry.at);
         match self.beats.front() {
             Some(&(at, browser)) if other.is_none_or(|other| at <= other) => {
                 self.beats.pop_front();
-                Some((at, Happening::Beat(browser)))
+                Some((at, Occurrence::Beat(browser)))
             }
-            Some(_) | None => self.heap.pop().map(|entry| (entry.at, entry.happening)),
+            Some(_) | None => self.heap.pop().map(|entry| (entry.at, entry.occurrence)),
         }
     }
 
     /// Forgets what is not to be kept, and every heartbeat.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Happening) -> bool) {
-        self.heap.retain(|entry| keep(&entry.happening));
+    pub(super) fn retain(&mut self, keep: impl Fn(&Occurrence) -> bool) {
+        self.heap.retain(|entry| keep(&entry.occurrence));
         self.beats.clear();
     }
 

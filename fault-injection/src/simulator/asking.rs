@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flotilla_fleet::{
-    Attempt, Event, ModelId, Persistence, Policy, RequestError, Rung, Strategy, TaskId,
+    Attempt, Event, LeaseId, ModelId, Persistence, Policy, RecoveryStep, RequestError, Strategy,
     state::{Outcome, Value},
 };
 use flotilla_protocol::{RequestId, RunId};
@@ -14,14 +14,14 @@ use super::{
     invariants::{Invariant, Violation},
     pages::{FOREIGN, STALE},
     pool::RunState,
-    world::{Core, Happening, World},
+    world::{Core, Occurrence, World},
 };
 
 /// Requests that one client in ten sends together, at most and on average over all.
 const TOGETHER_MAX: u64 = 6;
 const REQUESTS_PER_CLIENT: f64 = 1.3;
-/// A request that waits for its first run and a browser that could run it may miss each other for this long, beside the
-/// time after which a browser is suspected: it may be promised to a task, or about to be replaced.
+/// Longest time that a request may wait for its first run while a browser could run it, beyond the time after which a
+/// browser is suspected: that browser may be promised to a client, or about to be replaced.
 const MISSED_MAX: Duration = Duration::from_secs(2);
 
 impl<C: Core> World<C> {
@@ -34,7 +34,7 @@ impl<C: Core> World<C> {
             && !self.is_draining()
         {
             let wait = self.random.wait(mean);
-            self.later(wait, Happening::Ask);
+            self.later(wait, Occurrence::Ask);
         }
         let many = if self.random.chance(10.0) { self.random.range(2, TOGETHER_MAX) } else { 1 };
         if !self.is_up() {
@@ -42,32 +42,31 @@ impl<C: Core> World<C> {
             return Ok(());
         }
         let events: Vec<Event> = (0..many).filter_map(|_| self.request(None)).collect();
-        self.tell_all(events)
+        self.send_all(events)
     }
 
     /// A client asks the browser that it has for itself.
-    pub(super) fn ask_task(&mut self, task: TaskId) -> Result<(), Violation> {
-        if self.pool.tasks.get(&task).is_none_or(|hold| hold.browser.is_none()) {
+    pub(super) fn request_on_lease(&mut self, lease: LeaseId) -> Result<(), Violation> {
+        if self.pool.leases.get(&lease).is_none_or(|hold| hold.browser.is_none()) {
             return Ok(());
         }
-        let event = self.request(Some(task));
-        self.tell_all(event.into_iter().collect())
+        let event = self.request(Some(lease));
+        self.send_all(event.into_iter().collect())
     }
 
-    pub(super) fn tell_all(&mut self, mut events: Vec<Event>) -> Result<(), Violation> {
+    pub(super) fn send_all(&mut self, mut events: Vec<Event>) -> Result<(), Violation> {
         match (events.len(), events.pop()) {
-            (1, Some(event)) => self.tell(event),
+            (1, Some(event)) => self.send(event),
             (_, Some(event)) => {
                 events.push(event);
-                self.tell(Event::Together(events))
+                self.send(Event::Together(events))
             }
             (_, None) => Ok(()),
         }
     }
 
-    fn request(&mut self, task: Option<TaskId>) -> Option<Event> {
-        let models: Vec<ModelId> = self.plan.models.keys().copied().collect();
-        let model = self.random.one_of(&models)?;
+    fn request(&mut self, lease: Option<LeaseId>) -> Option<Event> {
+        let model = self.wanted_model()?;
         let short = self.fault(What::DeadlineShort);
         let (from, to) = self.plan.load.patience;
         let patience = match short {
@@ -76,14 +75,22 @@ impl<C: Core> World<C> {
         };
         let rows = self.random.range(1, self.plan.load.rows_max) as u32;
         let length = self.random.range(1, self.plan.load.length_max) as u32;
-        let policy = self.policy(task);
+        let policy = self.policy(lease);
         let deadline = self.now.after(patience);
         let request = Request::new(self.now, (model, rows, length), deadline, policy);
-        Some(self.send(request))
+        Some(self.submit(request))
+    }
+
+    /// Mostly one that is served, and now and then one that was removed.
+    fn wanted_model(&mut self) -> Option<ModelId> {
+        let removed: Vec<ModelId> = self.pool.removed_models.iter().copied().collect();
+        let models: Vec<ModelId> = self.pool.models.keys().copied().collect();
+        let late = !removed.is_empty() && self.random.chance(5.0);
+        self.random.one_of(if late { &removed } else { &models })
     }
 
     /// Gives a request a number and puts it among the open ones.
-    fn send(&mut self, request: Request) -> Event {
+    fn submit(&mut self, request: Request) -> Event {
         self.clients.asked += 1;
         self.clients.tally.sent += 1;
         let id = RequestId(self.clients.asked);
@@ -91,12 +98,12 @@ impl<C: Core> World<C> {
         self.clients.accept(id, request);
         if self.fault(What::ClientCancels) {
             let delay = self.random.ms(0, 500);
-            self.later(delay, Happening::Tell(Event::Cancel { request: id }));
+            self.later(delay, Occurrence::Deliver(Event::Cancel { request: id }));
         }
         Event::Request { request: id, model, rows, length, deadline, policy }
     }
 
-    fn policy(&mut self, task: Option<TaskId>) -> Policy {
+    fn policy(&mut self, lease: Option<LeaseId>) -> Policy {
         let load = &self.plan.load;
         let (recorded, simulated, hasty) =
             (load.recorded_percent, load.simulated_percent, load.hasty_percent);
@@ -111,7 +118,7 @@ impl<C: Core> World<C> {
         let hasty = self.random.chance(hasty);
         let recovery_timeout = hasty.then(|| self.random.ms(500, 20_000));
         let fallback_to_simulation = self.random.chance(simulated);
-        Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, task }
+        Policy { persistence, strategy, recovery_timeout, fallback_to_simulation, lease }
     }
 
     pub(super) fn start_peak(&mut self) {
@@ -141,19 +148,19 @@ impl<C: Core> World<C> {
                 // Its client comes with the same key and is given what is on disk.
                 Some(Some(_)) => self.clients.tally.from_record += 1,
                 Some(None) => {}
-                // Nobody had promised anything yet, so its client asks anew.
+                // It was not recorded yet, so its client asks anew.
                 None => {
                     self.clients.tally.asked_again += 1;
                     let deadline = self.now.after(self.plan.load.patience.1);
                     let policy = Policy { persistence: Persistence::Record, ..orphan.policy };
                     let what = (orphan.model, orphan.rows, orphan.length);
                     let request = Request::new(self.now, what, deadline, policy);
-                    let event = self.send(request);
+                    let event = self.submit(request);
                     events.push(event);
                 }
             }
         }
-        self.tell_all(events)
+        self.send_all(events)
     }
 
     /// A client has gone. A request that is to be recorded goes on: its client may come back.
@@ -189,12 +196,12 @@ impl<C: Core> World<C> {
         self.judge.holds(Invariant::OneRun, request.run == Some(run), || {
             format!("{id} is answered from {run} and was in {:?}", request.run)
         })?;
-        let told = request.outcome == Some(Outcome::Answered);
-        let may = !request.persists() || told || request.refused || self.is_hurried();
+        let is_recorded = request.outcome == Some(Outcome::Answered);
+        let may = !request.persists() || is_recorded || request.refused || self.is_hurried();
         self.judge.holds(Invariant::RecordedFirst, may, || {
             format!("{id} is answered, and on disk its outcome is {:?}", request.outcome)
         })?;
-        let named = tried.iter().all(|attempt| attempt.rung.is_some());
+        let named = tried.iter().all(|attempt| attempt.step.is_some());
         self.judge.holds(Invariant::Budgets, named, || {
             format!("{id} is answered after an attempt that had no next one: {tried:?}")
         })?;
@@ -203,10 +210,10 @@ impl<C: Core> World<C> {
         let tally = &mut self.clients.tally;
         tally.answered += 1;
         tally.latency.add(took);
-        if let (Some(first), Some(Attempt { rung: Some(rung), .. })) = (tried.first(), tried.last())
+        if let (Some(first), Some(Attempt { step: Some(step), .. })) = (tried.first(), tried.last())
             && let Some((_, since)) = request.failed
         {
-            let recovered = tally.recoveries.entry((first.failure.kind, *rung)).or_default();
+            let recovered = tally.recoveries.entry((first.failure.kind, *step)).or_default();
             recovered.add(self.now.since(since));
         }
         match self.plan.promise {
@@ -227,9 +234,9 @@ impl<C: Core> World<C> {
         })?;
         let draining = self.is_draining();
         let known = self.clients.known.contains(&request.model);
-        // Its run may have been given up for slow, which the core alone knows the time of.
+        // Its run may have been given up as slow, at a time that only the core knows.
         let recovering = |limit: Duration| request.asked_at.after(limit) <= self.now;
-        let task_is_there = request.policy.task.is_some();
+        let has_lease = request.policy.lease.is_some();
         let (name, plausible, tried): (_, bool, &[Attempt]) = match error {
             RequestError::Overloaded { queued, limit } => ("overloaded", queued >= limit, &[]),
             RequestError::DeadlineExceeded { tried } => {
@@ -241,7 +248,10 @@ impl<C: Core> World<C> {
             RequestError::RecoveryTimeout { limit, tried } => {
                 ("recovery_timeout", recovering(*limit) && !tried.is_empty(), tried)
             }
-            RequestError::TaskEnded { tried } => ("task_ended", task_is_there, tried),
+            RequestError::LeaseEnded { tried } => ("task_ended", has_lease, tried),
+            RequestError::ModelRemoved { tried } => {
+                ("model_removed", self.pool.removed_models.contains(&request.model), tried)
+            }
             RequestError::Draining => ("draining", draining, &[]),
             RequestError::UnknownModel => ("unknown_model", !known, &[]),
         };
@@ -261,14 +271,14 @@ impl<C: Core> World<C> {
         }
     }
 
-    /// An error is an outcome too, unless the request was refused before anything was promised.
+    /// An error is recorded like an answer, unless the request was refused before it was recorded.
     fn check_recorded_failure(
         &mut self,
         id: RequestId,
         request: &Request,
         error: &RequestError,
     ) -> Result<(), Violation> {
-        let told = match &request.outcome {
+        let is_recorded = match &request.outcome {
             Some(Outcome::Failed(_)) => true,
             Some(Outcome::Answered) | None => false,
         };
@@ -282,9 +292,10 @@ impl<C: Core> World<C> {
             | RequestError::Failed { .. }
             | RequestError::Unplaceable { .. }
             | RequestError::RecoveryTimeout { .. }
-            | RequestError::TaskEnded { .. } => {
+            | RequestError::LeaseEnded { .. }
+            | RequestError::ModelRemoved { .. } => {
                 let refused_at_once = request.asked_at == self.now;
-                told || request.refused || refused_at_once || self.is_hurried()
+                is_recorded || request.refused || refused_at_once || self.is_hurried()
             }
         };
         self.judge.holds(Invariant::RecordedFirst, may || !request.persists(), || {
@@ -292,7 +303,7 @@ impl<C: Core> World<C> {
         })
     }
 
-    /// Attempts stay within the budgets of their rungs, and none is the fault of a report that is not the run's.
+    /// Attempts stay within the budgets of their steps, and none is the fault of a report that is not the run's.
     fn check_tried(
         &mut self,
         id: RequestId,
@@ -304,13 +315,15 @@ impl<C: Core> World<C> {
         self.judge.holds(Invariant::StaleReports, !stale, || {
             format!("a report of another epoch or browser cost {id} an attempt: {tried:?}")
         })?;
-        let taken = |of: Rung| tried.iter().filter(|attempt| attempt.rung == Some(of)).count();
+        let taken =
+            |of: RecoveryStep| tried.iter().filter(|attempt| attempt.step == Some(of)).count();
         let ladder = &self.plan.config.ladder;
-        // What a rung came to may have another name than what it was granted as, so the sum is what is bounded.
-        let within = tried.len() <= ladder.attempts_max() as usize && taken(Rung::Separate) <= 1;
+        // A step may be renamed when a browser takes the request, so only the sum is bounded.
+        let within =
+            tried.len() <= ladder.attempts_max() as usize && taken(RecoveryStep::Separate) <= 1;
         self.judge
             .holds(Invariant::Budgets, within, || format!("{id} was tried too often: {tried:?}"))?;
-        let simulated = taken(Rung::Simulate);
+        let simulated = taken(RecoveryStep::Simulate);
         let may = request.policy.fallback_to_simulation;
         self.judge.holds(Invariant::Fallback, simulated == 0 || may, || {
             format!("{id} went to a simulated browser {simulated} times: {:?}", request.policy)

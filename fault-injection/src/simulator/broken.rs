@@ -1,6 +1,6 @@
 //! Cores that are broken on purpose, each in one way: a simulator that does not find them out proves nothing.
 //!
-//! Each wraps the real core and distorts what it hears or orders.
+//! Each wraps the real core and distorts its events or its actions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use flotilla_fleet::{
-    FailureKind, Instant, ModelId, Persistence, Policy, Rung,
+    FailureKind, Instant, ModelId, Persistence, Policy, RecoveryStep,
     state::{Outcome, TransactionId},
 };
 use flotilla_protocol::{RequestId, RunId};
@@ -86,13 +86,13 @@ impl Request {
     fn is_fresh(&self) -> bool {
         !self.dispatched
             && !self.ends
-            && self.policy.task.is_none()
-            // It may be on its way to a simulated browser already when a real one comes back.
+            && self.policy.lease.is_none()
+            // It may already wait for a simulated browser when a real one comes back.
             && !self.policy.fallback_to_simulation
             && (!self.persists() || self.is_recorded)
     }
 
-    /// Whether the queue's limit is for it: an accepted request of an earlier daemon is always taken in.
+    /// Whether it counts for the queue's limit. A request that an earlier daemon accepted does not: it is always taken in.
     fn counts(&self) -> bool {
         !self.dispatched && !self.ends && self.policy.persistence != Persistence::Recorded
     }
@@ -107,7 +107,7 @@ pub(super) struct Clients {
     /// Those that wait for their first run, the oldest first.
     pub(super) fresh: BTreeMap<ModelId, BTreeSet<(Instant, RequestId)>>,
     pub(super) queued: u64,
-    /// Models that the core was told of.
+    /// Models that were added to the core.
     pub(super) known: BTreeSet<ModelId>,
     /// Requests that are recorded, or were about to be, when their daemon was killed.
     pub(super) orphans: BTreeMap<RequestId, Request>,
@@ -130,7 +130,7 @@ pub(super) struct Tally {
     pub(super) taken_over: u64,
     pub(super) asked_again: u64,
     pub(super) latency: Durations,
-    pub(super) recoveries: BTreeMap<(FailureKind, Rung), Durations>,
+    pub(super) recoveries: BTreeMap<(FailureKind, RecoveryStep), Durations>,
 }
 
 impl Clients {
@@ -243,7 +243,7 @@ impl Clients {
                 fresh.remove(&(request.since, id));
             }
         }
-        // What it waits for now is the disk, and no deadline makes that faster.
+        // It waits for the disk now, which has no deadline.
         self.deadlines.remove(&(request.deadline, id));
         Ok(())
     }
@@ -272,6 +272,15 @@ impl Clients {
             request.recording = None;
             request.refused = true;
         }
+    }
+
+    /// A request of one of these models that waits in the queue.
+    pub(super) fn waiting_for(&self, models: &BTreeSet<ModelId>) -> Option<RequestId> {
+        let waits = |request: &Request| {
+            let is_recording = request.recording.is_some() || request.ends || request.refused;
+            models.contains(&request.model) && request.run.is_none() && !is_recording
+        };
+        self.open.iter().find(|(_, request)| waits(request)).map(|(&id, _)| id)
     }
 
     /// The first request that has outlived its deadline.

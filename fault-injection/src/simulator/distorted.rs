@@ -1,10 +1,11 @@
-//! Cores that are broken on purpose by one distortion each: of what the fleet is made with, hears, orders or thinks of itself. With
+//! Cores that are broken on purpose by one distortion each: of the configuration, the events, the actions or the sizes. With
 //! [`super::broken`] there is one for each invariant: an invariant that none of them breaks proves nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use flotilla_fleet::{
-    Action, Attempt, Config, Event, Failure, FailureKind, Fleet, Instant, Rung, Sizes, Status,
+    Action, Attempt, Config, Event, Failure, FailureKind, Fleet, Instant, RecoveryStep, Sizes,
+    Status,
     state::{Records, Version},
 };
 use flotilla_protocol::{BrowserId, Epoch, PlacementId, RunId};
@@ -18,7 +19,7 @@ pub trait Distortion: Default {
         config
     }
 
-    /// What the fleet hears; `None` for nothing.
+    /// The event that the fleet takes in the place of another; `None` for none.
     fn event(&mut self, event: Event) -> Option<Event> {
         Some(event)
     }
@@ -50,9 +51,9 @@ pub struct Distorted<D> {
 }
 
 impl<D: Distortion> Distorted<D> {
-    fn heard(&mut self, event: Event) -> Option<Event> {
+    fn filtered(&mut self, event: Event) -> Option<Event> {
         let Event::Together(events) = event else { return self.distortion.event(event) };
-        let events = events.into_iter().filter_map(|event| self.heard(event));
+        let events = events.into_iter().filter_map(|event| self.filtered(event));
         Some(Event::Together(events.collect()))
     }
 }
@@ -66,8 +67,8 @@ impl<D: Distortion> Core for Distorted<D> {
 
     fn handle(&mut self, now: Instant, event: Event) {
         self.now = now;
-        // An event that is not heard is still a moment.
-        let event = self.heard(event).unwrap_or(Event::Wake);
+        // Time passes for an event that is filtered out too.
+        let event = self.filtered(event).unwrap_or(Event::Wake);
         self.fleet.handle(now, event);
     }
 
@@ -143,13 +144,13 @@ distortions! {
             Config { runs_in_flight_max: 1000, ..config }
         }
     }
-    /// Does not say by which rung a request came to its last attempt.
-    UnnamedRung {
+    /// Does not say by which step a request came to its last attempt.
+    UnnamedStep {
         fn action(&mut self, action: Action) -> Vec<Action> {
             vec![match action {
                 Action::Answer { request, run, mut tried } => {
                     if let Some(last) = tried.last_mut() {
-                        last.rung = None;
+                        last.step = None;
                     }
                     Action::Answer { request, run, tried }
                 }
@@ -196,19 +197,19 @@ distortions! {
             }]
         }
     }
-    /// Runs the requests of tasks anywhere.
-    SharesTasks {
+    /// Runs the requests of leases anywhere.
+    SharesLeases {
         fn event(&mut self, event: Event) -> Option<Event> {
             Some(match event {
                 Event::Request { request, model, rows, length, deadline, mut policy } => {
-                    policy.task = None;
+                    policy.lease = None;
                     Event::Request { request, model, rows, length, deadline, policy }
                 }
                 other => other,
             })
         }
     }
-    /// Tells no task that it has a browser.
+    /// Never reports to a client that it has a browser.
     KeepsBrowsers {
         fn action(&mut self, action: Action) -> Vec<Action> {
             match action {
@@ -238,13 +239,31 @@ distortions! {
             }
         }
     }
-    /// Does not hear of the deaths of browsers.
-    DeafToDeaths {
+    /// Ignores reports of failed browsers.
+    IgnoresFailures {
         fn event(&mut self, event: Event) -> Option<Event> {
             match event {
                 Event::BrowserDown { .. } | Event::PageDown { .. } => None,
                 other => Some(other),
             }
+        }
+    }
+    /// Goes on with models that were removed.
+    ServesRemovedModels {
+        fn event(&mut self, event: Event) -> Option<Event> {
+            Some(event).filter(|event| !matches!(event, Event::ModelRemoved { .. }))
+        }
+    }
+    /// Goes on with slots that were removed.
+    KeepsRemovedSlots {
+        fn event(&mut self, event: Event) -> Option<Event> {
+            Some(event).filter(|event| !matches!(event, Event::SlotRemoved { .. }))
+        }
+    }
+    /// Launches no browser in slots that were added.
+    IgnoresAddedSlots {
+        fn event(&mut self, event: Event) -> Option<Event> {
+            Some(event).filter(|event| !matches!(event, Event::SlotAdded { .. }))
         }
     }
     /// Counts one request too many.
@@ -271,8 +290,8 @@ distortions! {
             vec![match action {
                 Action::Answer { request, run, mut tried } => {
                     let failure = Failure::new(FailureKind::PageCrashed, "a defect on purpose");
-                    let rung = Some(Rung::Retry);
-                    tried.push(Attempt { browser: BrowserId(1), failure, rung });
+                    let step = Some(RecoveryStep::Retry);
+                    tried.push(Attempt { browser: BrowserId(1), failure, step });
                     Action::Answer { request, run, tried }
                 }
                 other => other,

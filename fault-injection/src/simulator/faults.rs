@@ -15,7 +15,7 @@ pub enum What {
     PageCrash,
     /// A link closes while page and browser live.
     SocketDrop,
-    /// A page says nothing any more, not even heartbeats.
+    /// A page sends nothing any more, not even heartbeats.
     Hang,
     /// A page loses its GPU device.
     DeviceLoss,
@@ -35,19 +35,19 @@ pub enum What {
     StartHangs,
     /// A load fails for want of memory.
     LoadFails,
-    /// A load stops without a word.
+    /// A load stops and reports nothing.
     LoadHangs,
     /// A backend refuses a model.
     LoadUnsupported,
     /// A run fails in one of the ways that a page reports.
     RunFails,
-    /// A page's worker never ends a run, though the page's heart beats.
+    /// A page's worker never ends a run, though the page sends heartbeats.
     RunHangs,
     /// A run takes seconds instead of milliseconds.
     RunSlow,
     /// A run's results are found wrong.
     WrongResult,
-    /// A probe gives a wrong answer, or says what is wrong.
+    /// A probe gives a wrong answer or a failure.
     ProbeFails,
     /// A probe gives no answer.
     ProbeHangs,
@@ -69,7 +69,7 @@ pub enum What {
     DeadlineShort,
 }
 
-/// Whose occasions a fault's likelihood counts.
+/// What a fault's rate refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// It strikes each living browser by the hour.
@@ -149,7 +149,7 @@ impl What {
         }
     }
 
-    /// Whose occasions its likelihood counts.
+    /// What its rate refers to.
     pub fn scope(self) -> Scope {
         match self {
             What::ProcessKilled

@@ -23,7 +23,7 @@ pub enum Invariant {
     RunLimits,
     /// No more requests wait for their first run than the queue may hold.
     QueueLimit,
-    /// No rung of the ladder is taken more often than its budget allows.
+    /// No step of the ladder is taken more often than its budget allows.
     Budgets,
     /// What is reported of an epoch that is over, or by a page that does not have it, counts for nothing.
     StaleReports,
@@ -33,21 +33,28 @@ pub enum Invariant {
     Deadline,
     /// No request waits for its first run while a browser with its model is idle.
     Starvation,
-    /// A request that is to be recorded runs only once it is, and its outcome is told only once that is.
+    /// A request that is to be recorded runs only once it is, and its outcome is reported only once that is recorded.
     RecordedFirst,
     /// No transaction overwrites a later version of a record.
     Versions,
-    /// A task's browser runs nothing else, and its requests run nowhere else.
+    /// The browser of a lease runs nothing else, and the lease's requests run nowhere else.
     Exclusive,
-    /// A task gets a browser or is told that it does not, in time.
-    Tasks,
+    /// A lease gets a browser, or its end is reported, in time.
+    #[serde(rename = "tasks")]
+    Leases,
     /// A simulated browser answers only who allows it.
     Fallback,
     /// A migration is asked for and ends once.
     Migrations,
     /// Measuring backends takes away nothing that answers, measures nothing twice, and only where it is asked for.
     Available,
-    /// A browser that was reported dead is killed, or gets a new page, at once.
+    /// Nothing is loaded or run for a model that was removed: who waits for it fails at once, and its placements go.
+    RemovedModels,
+    /// Nothing is launched or sent to a slot that was removed: its browser ends with its last run.
+    RemovedSlots,
+    /// A slot that was added gets its browser at once.
+    AddedSlots,
+    /// A browser that was reported to have failed is killed, or gets a new page, at once.
     DeadBrowsers,
     /// The core's own counts are those of the world.
     Counts,
@@ -65,7 +72,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every invariant, in order.
-    pub const ALL: [Invariant; 27] = [
+    pub const ALL: [Invariant; 30] = [
         Invariant::OneAnswer,
         Invariant::AnswerFromResults,
         Invariant::OneRun,
@@ -82,10 +89,13 @@ impl Invariant {
         Invariant::RecordedFirst,
         Invariant::Versions,
         Invariant::Exclusive,
-        Invariant::Tasks,
+        Invariant::Leases,
         Invariant::Fallback,
         Invariant::Migrations,
         Invariant::Available,
+        Invariant::RemovedModels,
+        Invariant::RemovedSlots,
+        Invariant::AddedSlots,
         Invariant::DeadBrowsers,
         Invariant::Counts,
         Invariant::Memory,
@@ -114,10 +124,13 @@ impl Invariant {
             Invariant::RecordedFirst => "recorded_first",
             Invariant::Versions => "versions",
             Invariant::Exclusive => "exclusive",
-            Invariant::Tasks => "tasks",
+            Invariant::Leases => "tasks",
             Invariant::Fallback => "fallback",
             Invariant::Migrations => "migrations",
             Invariant::Available => "available",
+            Invariant::RemovedModels => "removed_models",
+            Invariant::RemovedSlots => "removed_slots",
+            Invariant::AddedSlots => "added_slots",
             Invariant::DeadBrowsers => "dead_browsers",
             Invariant::Counts => "counts",
             Invariant::Memory => "memory",
@@ -137,7 +150,7 @@ pub struct Violation {
     pub invariant: Invariant,
     /// Virtual time.
     pub at: Instant,
-    /// How many events the core had been told.
+    /// How many events the core had taken.
     pub step: u64,
     /// What was seen instead.
     pub detail: String,

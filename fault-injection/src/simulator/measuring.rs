@@ -1,4 +1,4 @@
-//! Plays what a core does to find the fastest backend, and looks at what that may cost.
+//! Plays the measurements by which a core finds the fastest backend, and checks what they cost.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
     invariants::{Invariant, Violation},
     pages::{PLAYED, RUN_FAILURES},
     pool::{Life, Placed, Stage},
-    world::{Core, Happening, World},
+    world::{Core, Occurrence, World},
 };
 
 impl<C: Core> World<C> {
@@ -23,6 +23,7 @@ impl<C: Core> World<C> {
         model: ModelId,
         measure: RunId,
     ) -> Result<(), Violation> {
+        self.check_served(model, Some(id))?;
         let highest = self.pool.run_highest;
         self.judge
             .holds(Invariant::FreshIds, measure.0 > highest, || format!("{measure} again"))?;
@@ -39,7 +40,7 @@ impl<C: Core> World<C> {
         judge.holds(Invariant::KnownTarget, browser.life == Life::Up && fits, || {
             format!("{measure} is sent to {placement} in {epoch}, which is {placed:?} on {id}")
         })?;
-        let slot = self.plan.config.slots.get(browser.slot.0 as usize);
+        let slot = self.pool.specs.get(browser.slot.0 as usize);
         let is_chosen =
             slot.is_some_and(|slot| slot.choice == Choice::Fastest && slot.backends.len() > 1);
         judge.holds(Invariant::Available, is_chosen, || {
@@ -63,7 +64,7 @@ impl<C: Core> World<C> {
             }
             Some(None) | None => Event::Measured { browser: id, measure, took },
         };
-        self.later(delay, Happening::Page { browser: id, page, event });
+        self.later(delay, Occurrence::Page { browser: id, page, event });
         Ok(())
     }
 
@@ -83,12 +84,13 @@ impl<C: Core> World<C> {
         match recovery::repair(kind) {
             Repair::RenewDevice => self.lose_device_of(placement),
             Repair::Reload => self.lose_placement(placement),
-            // Whatever the core does about it, it says so.
+            // The core orders what follows from these.
             Repair::Nothing | Repair::ResetPage | Repair::Replace => {}
         }
     }
 
-    /// What answers is taken away only for what has been ready, for a migration, or because it has failed.
+    /// What answers is taken away only for what has been ready, for a migration, or because it has failed or its model was
+    /// removed.
     pub(super) fn check_unload(
         &mut self,
         id: BrowserId,
@@ -105,7 +107,8 @@ impl<C: Core> World<C> {
             }
         }
         let answers = placed.stage == Stage::Ready && placed.answers;
-        let allowed = !answers || followed || moves || placed.failed;
+        let is_removed = self.pool.removed_models.contains(&placed.model);
+        let allowed = !answers || followed || moves || placed.failed || is_removed;
         self.judge.holds(Invariant::Available, allowed, || {
             format!("{placement} is unloaded from {id}, where nothing has taken its place")
         })
@@ -113,8 +116,7 @@ impl<C: Core> World<C> {
 
     /// What earlier daemons have measured in browsers like this one.
     pub(super) fn known_speeds(&self, browser: BrowserId) -> Vec<Event> {
-        let slot = self.pool.browsers.get(&browser).map(|browser| browser.slot.0 as usize);
-        let Some(slot) = slot.and_then(|slot| self.plan.config.slots.get(slot)) else {
+        let Some(slot) = self.pool.spec(browser) else {
             return Vec::new();
         };
         let known = self.speeds.iter().filter(|((kind, ..), _)| *kind == slot.kind);
@@ -134,8 +136,7 @@ impl<C: Core> World<C> {
         backend: Backend,
         took: Duration,
     ) -> Result<(), Violation> {
-        let slot = self.pool.browsers.get(&id).map(|browser| browser.slot.0 as usize);
-        let slot = slot.and_then(|slot| self.plan.config.slots.get(slot));
+        let slot = self.pool.spec(id);
         let slot = self.judge.some(Invariant::KnownTarget, slot, || {
             format!("{id} was measured, which is not there")
         })?;

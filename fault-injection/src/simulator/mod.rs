@@ -3,6 +3,7 @@
 mod agenda;
 mod asking;
 pub mod broken;
+mod changes;
 mod clients;
 pub mod distorted;
 mod durations;

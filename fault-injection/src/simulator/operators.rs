@@ -1,14 +1,15 @@
-//! Plays those who operate the fleet: they want browsers for themselves, move models and replace browsers.
+//! Plays those who operate the fleet: they want browsers for themselves, move models, replace browsers, and add and remove
+//! models and slots.
 
 use std::time::Duration;
 
-use flotilla_fleet::{Event, Failure, ModelId, TaskId};
+use flotilla_fleet::{Event, Failure, LeaseId, ModelId};
 use flotilla_protocol::BrowserId;
 
 use super::{
     invariants::{Invariant, Violation},
-    pool::{Hold, Life, Stage},
-    world::{Core, Happening, World},
+    pool::{Lease, Life, Stage},
+    world::{Core, Occurrence, World},
 };
 
 /// What an operator may do.
@@ -17,9 +18,25 @@ enum Operation {
     Acquire,
     Migrate,
     Recycle,
+    AddModel,
+    RemoveModel,
+    AddSlot,
+    RemoveSlot,
 }
 
-const OPERATIONS: [Operation; 3] = [Operation::Acquire, Operation::Migrate, Operation::Recycle];
+/// What is done often is in the list twice.
+const OPERATIONS: [Operation; 10] = [
+    Operation::Acquire,
+    Operation::Acquire,
+    Operation::Migrate,
+    Operation::Migrate,
+    Operation::Recycle,
+    Operation::Recycle,
+    Operation::AddModel,
+    Operation::RemoveModel,
+    Operation::AddSlot,
+    Operation::RemoveSlot,
+];
 
 impl<C: Core> World<C> {
     /// An operator does something, and will again.
@@ -38,10 +55,14 @@ impl<C: Core> World<C> {
         match self.random.one_of(&OPERATIONS) {
             Some(Operation::Acquire) => self.acquire(),
             Some(Operation::Recycle) => match self.random.one_of(&up) {
-                Some(browser) => self.tell(Event::Recycle { browser, reason: "played".to_owned() }),
+                Some(browser) => self.send(Event::Recycle { browser, reason: "played".to_owned() }),
                 None => Ok(()),
             },
             Some(Operation::Migrate) => self.migrate(&up),
+            Some(Operation::AddModel) => self.add_model(),
+            Some(Operation::RemoveModel) => self.remove_model(),
+            Some(Operation::AddSlot) => self.add_slot(),
+            Some(Operation::RemoveSlot) => self.remove_slot(),
             None => Ok(()),
         }
     }
@@ -50,25 +71,25 @@ impl<C: Core> World<C> {
         let per_hour = self.plan.load.operations_per_hour;
         if let Ok(mean) = Duration::try_from_secs_f64(3600.0 / per_hour) {
             let wait = self.random.wait(mean);
-            self.later(wait, Happening::Operate);
+            self.later(wait, Occurrence::Operate);
         }
     }
 
     fn acquire(&mut self) -> Result<(), Violation> {
         self.operations += 1;
-        let task = TaskId(self.operations);
+        let lease = LeaseId(self.operations);
         let patience = self.random.ms(1000, 20_000);
         let deadline = self.now.after(patience);
-        self.pool.tasks.insert(task, Hold { deadline, browser: None });
+        self.pool.leases.insert(lease, Lease { deadline, browser: None });
         if self.random.chance(70.0) {
             let release = self.random.ms(500, 20_000);
-            self.later(release, Happening::Tell(Event::Release { task }));
+            self.later(release, Occurrence::Deliver(Event::Release { lease }));
         }
-        self.tell(Event::Acquire { task, deadline })
+        self.send(Event::Acquire { lease, deadline })
     }
 
     fn migrate(&mut self, up: &[BrowserId]) -> Result<(), Violation> {
-        let models: Vec<ModelId> = self.plan.models.keys().copied().collect();
+        let models: Vec<ModelId> = self.pool.models.keys().copied().collect();
         let Some(model) = self.random.one_of(&models) else { return Ok(()) };
         // Mostly what can be done, and now and then what cannot.
         let sensible = self.random.chance(90.0);
@@ -83,62 +104,66 @@ impl<C: Core> World<C> {
             return Ok(());
         }
         self.pool.migrations.insert(model, (from, to));
-        self.tell(Event::Migrate { model, from, to })
+        self.send(Event::Migrate { model, from, to })
     }
 
-    pub(super) fn acquired(&mut self, task: TaskId, id: BrowserId) -> Result<(), Violation> {
-        let hold = self.judge.some(Invariant::Tasks, self.pool.tasks.get_mut(&task), || {
-            format!("{task:?} gets {id}, and is over or was never asked")
+    pub(super) fn acquired(&mut self, lease: LeaseId, id: BrowserId) -> Result<(), Violation> {
+        let hold = self.judge.some(Invariant::Leases, self.pool.leases.get_mut(&lease), || {
+            format!("{lease:?} gets {id}, and is over or was never asked")
         })?;
         let before = hold.browser.replace(id);
         // How long it waited is no part of how long it may have the browser.
         hold.deadline = self.now.after(self.plan.config.run_timeout);
-        self.judge.holds(Invariant::Tasks, before.is_none(), || {
-            format!("{task:?} gets {id} and has {before:?}")
+        self.judge.holds(Invariant::Leases, before.is_none(), || {
+            format!("{lease:?} gets {id} and has {before:?}")
         })?;
         let there =
             self.judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
-                format!("{task:?} gets {id}, which is not there")
+                format!("{lease:?} gets {id}, which is not there")
             })?;
         let slot = there.slot;
-        let (life, runs, other) = (there.life, there.in_flight.len(), there.task.replace(task));
+        let is_desired = !self.pool.removed_slots.contains(&slot);
+        let (life, runs, other) = (there.life, there.in_flight.len(), there.lease.replace(lease));
         let free = life == Life::Up && runs == 0 && other.is_none();
         self.judge.holds(Invariant::Exclusive, free, || {
-            format!("{task:?} gets {id}, which is {life:?}, has {runs} runs and is {other:?}'s")
+            format!("{lease:?} gets {id}, which is {life:?}, has {runs} runs and is {other:?}'s")
+        })?;
+        self.judge.holds(Invariant::RemovedSlots, is_desired, || {
+            format!("{lease:?} gets {id} in {slot:?}, which was removed")
         })?;
         let may = self.plan.config.worker_slots.as_ref().is_none_or(|slots| slots.contains(&slot));
         self.judge.holds(Invariant::Exclusive, may, || {
-            format!("{task:?} gets {id} in {slot:?}, which is not for tasks")
+            format!("{lease:?} gets {id} in {slot:?}, which is not for leases")
         })?;
         for _ in 0..self.random.range(0, 3) {
             let delay = self.random.ms(1, 5000);
-            self.later(delay, Happening::AskTask(task));
+            self.later(delay, Occurrence::RequestOnLease(lease));
         }
         Ok(())
     }
 
-    pub(super) fn revoked(&mut self, task: TaskId, failure: &Failure) -> Result<(), Violation> {
-        let there = self.pool.tasks.remove(&task);
-        let hold = self.judge.some(Invariant::Tasks, there, || {
-            format!("{task:?} loses its browser ({failure}), and is over or was never asked")
+    pub(super) fn revoked(&mut self, lease: LeaseId, failure: &Failure) -> Result<(), Violation> {
+        let there = self.pool.leases.remove(&lease);
+        let hold = self.judge.some(Invariant::Leases, there, || {
+            format!("{lease:?} loses its browser ({failure}), and is over or was never asked")
         })?;
-        self.let_go(task, hold);
+        self.let_go(lease, hold);
         Ok(())
     }
 
-    /// A task is over, and the core is about to know.
-    pub(super) fn released(&mut self, task: TaskId) {
-        if let Some(hold) = self.pool.tasks.remove(&task) {
-            self.let_go(task, hold);
+    /// A lease is over, and the core is about to know.
+    pub(super) fn released(&mut self, lease: LeaseId) {
+        if let Some(hold) = self.pool.leases.remove(&lease) {
+            self.let_go(lease, hold);
         }
     }
 
-    fn let_go(&mut self, task: TaskId, hold: Hold) {
+    fn let_go(&mut self, lease: LeaseId, hold: Lease) {
         if let Some(id) = hold.browser
             && let Some(browser) = self.pool.browsers.get_mut(&id)
-            && browser.task == Some(task)
+            && browser.lease == Some(lease)
         {
-            browser.task = None;
+            browser.lease = None;
             self.pool.refresh_idle(id, self.now);
         }
     }
@@ -159,7 +184,7 @@ impl<C: Core> World<C> {
         self.migrations_done += 1;
         let is_there = self.pool.has_ready(to, model);
         self.judge.holds(Invariant::Migrations, is_there, || {
-            format!("{model:?} is said to be on {to} and is not ready there")
+            format!("{model:?} is reported to be on {to} and is not ready there")
         })?;
         if let Some(browser) = self.pool.browsers.get_mut(&from) {
             for placed in browser.placements.values_mut() {
@@ -172,17 +197,17 @@ impl<C: Core> World<C> {
         Ok(())
     }
 
-    /// Nobody waits for a browser, or keeps one, for longer than was said; who has lost his knows it.
-    pub(super) fn check_tasks(&mut self) -> Result<(), Violation> {
-        for task in std::mem::take(&mut self.pool.bereft) {
-            let there = self.pool.tasks.contains_key(&task);
-            self.judge.holds(Invariant::Tasks, !there, || {
-                format!("{task:?} has lost its browser and does not know")
+    /// No client waits for a browser, or keeps one, beyond its deadline; the loss of one is reported.
+    pub(super) fn check_leases(&mut self) -> Result<(), Violation> {
+        for lease in std::mem::take(&mut self.pool.leases_lost) {
+            let there = self.pool.leases.contains_key(&lease);
+            self.judge.holds(Invariant::Leases, !there, || {
+                format!("{lease:?} has lost its browser and does not know")
             })?;
         }
         let now = self.now;
-        let late = self.pool.tasks.iter().find(|(_, hold)| hold.deadline <= now);
-        let late = late.map(|(&task, &hold)| (task, hold));
-        self.judge.holds(Invariant::Tasks, late.is_none(), || format!("{late:?} is over its time"))
+        let late = self.pool.leases.iter().find(|(_, hold)| hold.deadline <= now);
+        let late = late.map(|(&lease, &hold)| (lease, hold));
+        self.judge.holds(Invariant::Leases, late.is_none(), || format!("{late:?} is over its time"))
     }
 }

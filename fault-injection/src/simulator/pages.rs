@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{
-    Batching, Event, Failure, FailureKind, FailureSort, Instant, ModelId, Repair, Role, SlotId,
-    TaskId, recovery,
+    Batching, Event, Failure, FailureKind, FailureSort, Instant, LeaseId, ModelId, Repair, Role,
+    SlotId, recovery,
 };
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
@@ -12,14 +12,14 @@ use super::{
     faults::{Scope, What},
     invariants::{Invariant, Violation},
     pool::{Browser, Life, Placed, Run, RunState, Stage},
-    world::{Core, Happening, World},
+    world::{Core, Occurrence, World},
 };
 
-/// Words of a failure that was reported in an epoch that is over.
+/// Detail of a failure that is reported in an epoch that is over.
 pub(super) const STALE: &str = "stale";
-/// And of what another browser's page reports of it.
+/// Detail of a failure that the page of another browser reports.
 pub(super) const FOREIGN: &str = "foreign";
-/// Words of every other failure.
+/// Detail of every other failure.
 pub(super) const PLAYED: &str = "played";
 /// A browser that slows down takes this many times as long, and no longer.
 const SLOWNESS_MAX: u32 = 50;
@@ -30,7 +30,7 @@ const MEMORY_GROWTH: u64 = 16 << 20;
 const MEMORY_BEATS: u64 = 6;
 /// Device losses that follow each other.
 const REPEATED_LOSSES: u64 = 3;
-/// What a run may fail of, as its page says.
+/// Failures of runs that pages report.
 pub(super) const RUN_FAILURES: [FailureKind; 6] = [
     FailureKind::DeviceLost,
     FailureKind::OutOfMemory,
@@ -43,7 +43,7 @@ pub(super) const RUN_FAILURES: [FailureKind; 6] = [
 /// Backends that have a device to be lost.
 const DEVICES: [Backend; 2] = [Backend::WebGpu, Backend::WebNn];
 
-/// What a probe may fail of.
+/// Failures of probes.
 const PROBE_FAILURES: [FailureKind; 3] =
     [FailureKind::WrongResult, FailureKind::DeviceLost, FailureKind::OutOfMemory];
 
@@ -53,6 +53,10 @@ impl<C: Core> World<C> {
         self.judge
             .holds(Invariant::FreshIds, id.0 > highest, || format!("browser id {id} again"))?;
         self.pool.browser_highest = id.0;
+        let is_desired = !self.pool.removed_slots.contains(&slot);
+        self.judge.holds(Invariant::RemovedSlots, is_desired, || {
+            format!("{id} is launched for {slot:?}, which was removed")
+        })?;
         let before = self.pool.slots.insert(slot, id);
         self.judge.holds(Invariant::OneOwner, before.is_none(), || {
             format!("{id} is launched for {slot:?}, which has {before:?}")
@@ -61,7 +65,7 @@ impl<C: Core> World<C> {
             slot,
             life: Life::Starting,
             page: 1,
-            heard_at: self.now,
+            heartbeat_at: self.now,
             silent: false,
             frozen: false,
             stuck: false,
@@ -70,7 +74,7 @@ impl<C: Core> World<C> {
             beats: 0,
             probe: None,
             measures: BTreeMap::new(),
-            task: None,
+            lease: None,
             placements: BTreeMap::new(),
             in_flight: Vec::new(),
             busy_until: self.now,
@@ -82,14 +86,14 @@ impl<C: Core> World<C> {
         if self.fault(What::StartFails) {
             let failure = Failure::new(FailureKind::DriverUnresponsive, PLAYED);
             let event = Event::BrowserDown { browser: id, failure };
-            self.later(delay, Happening::Page { browser: id, page: 1, event });
+            self.later(delay, Occurrence::Page { browser: id, page: 1, event });
         } else if !self.fault(What::StartHangs) {
             self.report_up(id, 1, delay);
             // Beats are planned in order of time, so the first one is counted from here.
             self.agenda.add_beat(self.now.after(self.plan.heartbeat), id);
             for fault in 0..self.plan.faults.len() {
                 if self.plan.faults[fault].what.scope() == Scope::Browser {
-                    self.expect_strike(fault, |fault| Happening::Strike { browser: id, fault });
+                    self.expect_strike(fault, |fault| Occurrence::Strike { browser: id, fault });
                 }
             }
         }
@@ -103,7 +107,7 @@ impl<C: Core> World<C> {
         let mut events = self.known_speeds(id);
         events.push(Event::BrowserUp { browser: id, backends, refused: Vec::new() });
         let event = Event::Together(events);
-        self.later(delay, Happening::Page { browser: id, page, event });
+        self.later(delay, Occurrence::Page { browser: id, page, event });
     }
 
     pub(super) fn beat(&mut self, id: BrowserId) -> Result<(), Violation> {
@@ -114,17 +118,17 @@ impl<C: Core> World<C> {
         // Memory is measured from outside, whatever the page does; not with every beat where nothing happens to it.
         let grown = browser.grows_since.map(|since| self.now.since(since).as_secs());
         let measured = match browser.life {
-            Life::Up | Life::Doomed => {
+            Life::Up | Life::Failed => {
                 grown.is_some() || browser.beats.is_multiple_of(MEMORY_BEATS)
             }
             Life::Starting => false,
         };
         let used_bytes = MEMORY_BASE + grown.unwrap_or(0) * MEMORY_GROWTH;
         if speaks {
-            self.tell(Event::Heartbeat { browser: id })?;
+            self.send(Event::Heartbeat { browser: id })?;
         }
         match measured {
-            true => self.tell(Event::Memory { browser: id, used_bytes }),
+            true => self.send(Event::Memory { browser: id, used_bytes }),
             false => Ok(()),
         }
     }
@@ -166,7 +170,7 @@ impl<C: Core> World<C> {
         let delay = self.random.ms(100, 1000);
         if self.fault(What::StartFails) {
             let failure = Failure::new(FailureKind::DriverUnresponsive, PLAYED);
-            self.later(delay, Happening::Tell(Event::BrowserDown { browser: id, failure }));
+            self.later(delay, Occurrence::Deliver(Event::BrowserDown { browser: id, failure }));
         } else if !frozen && !self.fault(What::StartHangs) {
             self.report_up(id, page, delay);
         }
@@ -198,7 +202,7 @@ impl<C: Core> World<C> {
         browser.probe = Some((probe, backend));
         let (page, stuck) = (browser.page, browser.stuck);
         let delay = self.random.ms(1, 100);
-        let from_page = |event| Happening::Page { browser: id, page, event };
+        let from_page = |event| Occurrence::Page { browser: id, page, event };
         if self.fault(What::ProbeFails)
             && let Some(kind) = self.random.one_of(&PROBE_FAILURES)
         {
@@ -224,7 +228,7 @@ impl<C: Core> World<C> {
     /// A browser's memory was measured; more than it may have is its end.
     pub(super) fn measured(&mut self, id: BrowserId, used_bytes: u64) {
         if self.plan.config.memory_bytes_max.is_some_and(|max| used_bytes > max) {
-            self.pool.doom(id, self.now);
+            self.pool.report_failed(id, self.now);
         }
     }
 
@@ -233,7 +237,7 @@ impl<C: Core> World<C> {
         if !self.pool.browsers.contains_key(&id) {
             return Ok(());
         }
-        self.expect_strike(index, |fault| Happening::Strike { browser: id, fault });
+        self.expect_strike(index, |fault| Occurrence::Strike { browser: id, fault });
         let fault = self.plan.faults[index];
         let Some(browser) = self.pool.browsers.get_mut(&id) else { return Ok(()) };
         if !fault.is_on(self.now) || browser.life != Life::Up {
@@ -244,10 +248,10 @@ impl<C: Core> World<C> {
         match fault.what {
             What::ProcessKilled => {
                 let failure = Failure::new(FailureKind::BrowserExited, PLAYED);
-                self.tell(Event::BrowserDown { browser: id, failure })
+                self.send(Event::BrowserDown { browser: id, failure })
             }
-            What::PageCrash => self.tell(page_down(FailureKind::PageCrashed)),
-            What::SocketDrop => self.tell(page_down(FailureKind::ConnectionLost)),
+            What::PageCrash => self.send(page_down(FailureKind::PageCrashed)),
+            What::SocketDrop => self.send(page_down(FailureKind::ConnectionLost)),
             What::MemoryGrows => {
                 browser.grows_since.get_or_insert(self.now);
                 Ok(())
@@ -264,7 +268,7 @@ impl<C: Core> World<C> {
             }
             What::DeviceLoss => {
                 let backend = self.random.one_of(&DEVICES).unwrap_or(Backend::WebGpu);
-                self.tell(Event::DeviceLost { browser: id, backend, reason: PLAYED.to_owned() })
+                self.send(Event::DeviceLost { browser: id, backend, reason: PLAYED.to_owned() })
             }
             What::DeviceLossRepeated => {
                 let page = browser.page;
@@ -273,7 +277,7 @@ impl<C: Core> World<C> {
                     let delay = self.random.ms(2000 * loss, 2000 * loss + 2000);
                     let reason = PLAYED.to_owned();
                     let event = Event::DeviceLost { browser: id, backend, reason };
-                    self.later(delay, Happening::Page { browser: id, page, event });
+                    self.later(delay, Occurrence::Page { browser: id, page, event });
                 }
                 Ok(())
             }
@@ -309,6 +313,7 @@ impl<C: Core> World<C> {
         model: ModelId,
         backend: Backend,
     ) -> Result<(), Violation> {
+        self.check_served(model, Some(id))?;
         let judge = &mut self.judge;
         let browser =
             judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
@@ -348,7 +353,7 @@ impl<C: Core> World<C> {
 
     /// Plays a load: progress, and then its end, if it has one.
     fn load(&mut self, browser: BrowserId, page: u32, placement: PlacementId, epoch: Epoch) {
-        let from_page = |event| Happening::Page { browser, page, event };
+        let from_page = |event| Occurrence::Page { browser, page, event };
         let failed = |kind| {
             let failure = Failure::new(kind, PLAYED);
             from_page(Event::PlacementFailed { browser, placement, epoch, failure })
@@ -359,7 +364,7 @@ impl<C: Core> World<C> {
         if self.fault(What::ForeignReport) {
             let other = BrowserId(browser.0 + 1);
             let ready = Event::PlacementReady { browser: other, placement, epoch };
-            self.later(delay / 2, Happening::Tell(ready));
+            self.later(delay / 2, Occurrence::Deliver(ready));
         }
         if self.fault(What::LoadUnsupported) {
             self.later(delay * 2, failed(FailureKind::UnsupportedOperation));
@@ -432,6 +437,7 @@ impl<C: Core> World<C> {
         self.judge.holds(Invariant::FreshIds, run.0 > highest, || format!("run id {run} again"))?;
         self.pool.run_highest = run.0;
         let model = self.check_batch(run, &requests)?;
+        self.check_desired(id)?;
         let judge = &mut self.judge;
         let browser =
             judge.some(Invariant::KnownTarget, self.pool.browsers.get_mut(&id), || {
@@ -459,13 +465,13 @@ impl<C: Core> World<C> {
         if browser.in_flight.is_empty() {
             browser.head_since = self.now;
         }
-        let (slot, task) = (browser.slot, browser.task);
+        let (slot, lease) = (browser.slot, browser.lease);
         browser.in_flight.push(run);
         let (depth, most) = (browser.in_flight.len(), self.plan.config.runs_in_flight_max as usize);
         judge.holds(Invariant::RunLimits, depth <= most, || {
             format!("{depth} runs on {id}, the limit is {most}")
         })?;
-        self.check_right(run, slot, task, &requests)?;
+        self.check_right(run, slot, lease, &requests)?;
         let waits = requests.len() as u32;
         let state = RunState::InFlight;
         let (is_slow, abandoned) = (false, false);
@@ -477,24 +483,20 @@ impl<C: Core> World<C> {
         Ok(())
     }
 
-    /// A browser runs what it is there for: a task's what the task asks, a simulated one what allows it.
+    /// A browser that is lent runs only the requests of its lease, a simulated one only requests that allow it.
     fn check_right(
         &mut self,
         run: RunId,
         slot: SlotId,
-        task: Option<TaskId>,
+        lease: Option<LeaseId>,
         requests: &[RequestId],
     ) -> Result<(), Violation> {
-        let simulated = self
-            .plan
-            .config
-            .slots
-            .get(slot.0 as usize)
-            .is_some_and(|slot| slot.role == Role::Fallback);
+        let simulated =
+            self.pool.specs.get(slot.0 as usize).is_some_and(|slot| slot.role == Role::Fallback);
         for &id in requests {
             let Some(policy) = self.clients.get(id).map(|request| request.policy) else { continue };
-            self.judge.holds(Invariant::Exclusive, policy.task == task, || {
-                format!("{id} of {:?} is in {run} on a browser of {task:?}", policy.task)
+            self.judge.holds(Invariant::Exclusive, policy.lease == lease, || {
+                format!("{id} of {:?} is in {run} on a browser of {lease:?}", policy.lease)
             })?;
             self.judge.holds(
                 Invariant::Fallback,
@@ -511,7 +513,7 @@ impl<C: Core> World<C> {
         for &id in ids {
             let (request, before) = self.clients.start_run(id, run, &mut self.judge)?;
             if let Some(before) = before {
-                // It was sent elsewhere without a word because its run is slow.
+                // Hedged: it was sent elsewhere because its run is slow.
                 let slow = self.is_slow_run(before);
                 self.judge.holds(Invariant::OneRun, slow, || {
                     format!("{id} is in {run} and in {before}, which is not slow")
@@ -526,7 +528,8 @@ impl<C: Core> World<C> {
             length = length.max(request.length);
         }
         let model = self.judge.some(Invariant::RunLimits, model, || format!("{run} is empty"))?;
-        let batching = self.plan.models.get(&model).copied();
+        self.check_served(model, None)?;
+        let batching = self.pool.models.get(&model).copied();
         let Batching { rows_max, tokens_max } =
             self.judge.some(Invariant::KnownTarget, batching, || format!("no {model:?}"))?;
         let fits = rows <= rows_max && rows * length <= tokens_max;
@@ -536,7 +539,7 @@ impl<C: Core> World<C> {
         Ok(model)
     }
 
-    /// Plays the page: runs one after the other, or fails, hangs, or says what is no longer asked.
+    /// Plays the page: it runs one after the other, fails, hangs, or reports in a wrong epoch.
     fn execute(&mut self, id: BrowserId, run: RunId, epoch: Epoch) {
         let slow = self.fault(What::RunSlow);
         let took = if slow { self.random.ms(1000, 20_000) } else { self.random.ms(5, 100) };
@@ -563,7 +566,7 @@ impl<C: Core> World<C> {
             epoch,
             failure: Failure::new(kind, words),
         };
-        let from_page = |event| Happening::Page { browser: id, page, event };
+        let from_page = |event| Occurrence::Page { browser: id, page, event };
         if self.fault(What::WrongResult) {
             self.later(delay, from_page(failed(epoch, FailureKind::WrongResult, PLAYED)));
             return;
@@ -578,7 +581,7 @@ impl<C: Core> World<C> {
         if self.fault(What::LateReport) {
             // Long after, and whatever has become of the page.
             let late = delay + self.random.ms(1000, 30_000);
-            self.later(late, Happening::Tell(done.clone()));
+            self.later(late, Occurrence::Deliver(done.clone()));
         } else {
             self.later(delay, from_page(done.clone()));
         }
@@ -589,10 +592,10 @@ impl<C: Core> World<C> {
             };
             self.later(
                 delay / 3,
-                Happening::Tell(Event::RunDone { browser: id, run, epoch: other }),
+                Occurrence::Deliver(Event::RunDone { browser: id, run, epoch: other }),
             );
             let stale = failed(other, FailureKind::PageCrashed, STALE);
-            self.later(delay / 3 * 2, Happening::Tell(stale));
+            self.later(delay / 3 * 2, Occurrence::Deliver(stale));
         }
         if self.fault(What::ForeignReport) {
             let browser = BrowserId(id.0 + 1);
@@ -605,10 +608,10 @@ impl<C: Core> World<C> {
                     failure: Failure::new(FailureKind::PageCrashed, FOREIGN),
                 },
             };
-            self.later(delay / 3, Happening::Tell(foreign));
+            self.later(delay / 3, Occurrence::Deliver(foreign));
         }
         if self.fault(What::DuplicateReport) {
-            self.later(delay * 2, Happening::Tell(done));
+            self.later(delay * 2, Occurrence::Deliver(done));
         }
     }
 
@@ -634,7 +637,7 @@ impl<C: Core> World<C> {
         let config = &self.plan.config;
         run.is_slow
             || browser.head_since.after(config.straggler_min) <= self.now
-            || browser.heard_at.after(config.suspect_after) <= self.now
+            || browser.heartbeat_at.after(config.suspect_after) <= self.now
     }
 
     pub(super) fn run_failed(&mut self, by: BrowserId, id: RunId, epoch: Epoch, failure: &Failure) {
@@ -648,7 +651,7 @@ impl<C: Core> World<C> {
         match recovery::repair(failure.kind) {
             Repair::RenewDevice => self.lose_device_of(placement),
             Repair::Reload => self.lose_placement(placement),
-            // Whatever the core does about it, it says so.
+            // The core orders what follows from these.
             Repair::Nothing | Repair::ResetPage | Repair::Replace => {}
         }
     }
@@ -705,7 +708,7 @@ impl<C: Core> World<C> {
 
     pub(super) fn abandon(&mut self, id: RunId) -> Result<(), Violation> {
         if self.pool.lost.contains(&id) {
-            // Both follow from the same event, and neither is wrong.
+            // The run was lost and abandoned by the same event.
             return Ok(());
         }
         let run = self.judge.some(Invariant::Abandoned, self.pool.runs.get_mut(&id), || {
@@ -755,10 +758,10 @@ impl<C: Core> World<C> {
                 RunState::Done => self.check_done(id)?,
             }
         }
-        for id in std::mem::take(&mut self.pool.doomed) {
-            let kept = self.pool.browsers.get(&id).is_some_and(|there| there.life == Life::Doomed);
+        for id in std::mem::take(&mut self.pool.reported_failed) {
+            let kept = self.pool.browsers.get(&id).is_some_and(|there| there.life == Life::Failed);
             self.judge.holds(Invariant::DeadBrowsers, !kept, || {
-                format!("{id} was reported to be of no more use and goes on")
+                format!("{id} was reported to have failed and goes on")
             })?;
         }
         Ok(())
@@ -781,7 +784,7 @@ impl<C: Core> World<C> {
             self.judge.holds(Invariant::OneAnswer, is_slow, || {
                 format!("{id} has results, and {request} still waits for them")
             })?;
-            // It had left the run without a word.
+            // It had left the run when that was hedged.
             self.clients.lose_run(request, id, FailureKind::DeadlineExceeded, self.now);
         }
         if waits == 0 {
@@ -794,24 +797,22 @@ impl<C: Core> World<C> {
     pub(super) fn is_free(&self, id: BrowserId, patience: Duration) -> bool {
         let Some(browser) = self.pool.browsers.get(&id) else { return false };
         let is_regular = self
-            .plan
-            .config
-            .slots
+            .pool
+            .specs
             .get(browser.slot.0 as usize)
             .is_some_and(|slot| slot.role == Role::Regular);
-        // One that is not heard of for a while is suspected, and rightly gets no work.
-        let heard: Instant = browser.heard_at.after(self.plan.config.suspect_after);
+        // One without a heartbeat for a while is suspected, and rightly gets no work.
+        let suspected_at: Instant = browser.heartbeat_at.after(self.plan.config.suspect_after);
         is_regular
             && browser.life == Life::Up
-            && browser.task.is_none()
-            && heard > self.now
+            && browser.lease.is_none()
+            && suspected_at > self.now
             && browser.idle_since.is_some_and(|since| since.after(patience) < self.now)
     }
 
     pub(super) fn check_pool_memory(&mut self, open: u64) -> Result<(), Violation> {
-        let most = self.plan.config.slots.len() as u64
-            * u64::from(self.plan.config.runs_in_flight_max)
-            + open;
+        let most =
+            self.pool.specs.len() as u64 * u64::from(self.plan.config.runs_in_flight_max) + open;
         let runs = self.pool.runs.len() as u64;
         self.judge.holds(Invariant::Memory, runs <= most, || {
             format!("{runs} runs are known, the limit is {most}")

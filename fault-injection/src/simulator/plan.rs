@@ -10,7 +10,7 @@ use super::{
     random::Random,
 };
 
-/// Everything about a world but its chances.
+/// Everything about a world except its random numbers.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The core's.
@@ -23,9 +23,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Between two heartbeats of a browser.
     pub heartbeat: Duration,
-    /// When the world is told to drain.
+    /// When the drain begins.
     pub end: Duration,
-    /// How long after that it is told so again.
+    /// How long after that a second drain is ordered.
     pub second_drain: Option<Duration>,
     /// What clients can count on.
     pub promise: Option<Promise>,
@@ -33,7 +33,7 @@ pub struct Plan {
     pub sweep_every: u64,
 }
 
-/// Who asks, and for what.
+/// The load: how many requests, of what size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// Requests per second, on average.
@@ -52,7 +52,7 @@ pub struct Load {
     pub simulated_percent: f64,
     /// Percent of the requests that limit the time of their recovery.
     pub hasty_percent: f64,
-    /// How often an operator acquires, migrates or recycles something.
+    /// How often an operator acquires, migrates, recycles, adds or removes something.
     pub operations_per_hour: f64,
 }
 
@@ -65,35 +65,35 @@ pub struct Promise {
     pub within: Duration,
 }
 
-/// What kind of world a seed draws.
+/// Which faults a seed's world has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weather {
-    /// Nothing goes wrong.
-    Calm,
-    /// Much goes wrong, and then nothing any more.
-    Clearing,
-    /// Everything may go wrong until the end.
-    Storm,
+enum Outlook {
+    /// No faults.
+    NoFaults,
+    /// Many faults, which end at some moment.
+    Healing,
+    /// Faults until the end.
+    Faults,
 }
 
 impl Plan {
     /// A small world that is drawn from a seed: fleet, load and faults.
     ///
-    /// Some are calm and some clear up, and these promise answers.
+    /// Some have no faults and in some all faults end; these promise answers.
     pub fn drawn(seed: u64) -> Plan {
-        // Not the world's own chances, which are drawn from the seed as it is.
+        // Other numbers than those of the world, which are drawn from the seed itself.
         let mut random = Random::new(!seed);
-        let weather = match seed % 8 {
-            0 => Weather::Calm,
-            1 | 2 => Weather::Clearing,
-            _ => Weather::Storm,
+        let outlook = match seed % 8 {
+            0 => Outlook::NoFaults,
+            1 | 2 => Outlook::Healing,
+            _ => Outlook::Faults,
         };
         let mut plan = Plan::small(&mut random);
-        match weather {
-            Weather::Calm => plan.promise(Instant(plan.load.from), plan.load.patience.0),
-            Weather::Clearing => plan.clear_up(&mut random),
-            Weather::Storm => {
-                plan.faults = storm(&mut random);
+        match outlook {
+            Outlook::NoFaults => plan.promise(Instant(plan.load.from), plan.load.patience.0),
+            Outlook::Healing => plan.heal(&mut random),
+            Outlook::Faults => {
+                plan.faults = all_faults(&mut random);
                 plan.load.operations_per_hour = random.range(0, 1000) as f64;
             }
         }
@@ -224,11 +224,11 @@ impl Plan {
         self.promise = Some(Promise { from, within });
     }
 
-    /// Everything that can be repaired goes wrong for a minute.
-    fn clear_up(&mut self, random: &mut Random) {
+    /// Every fault that can be repaired, for a minute.
+    fn heal(&mut self, random: &mut Random) {
         let (healed, settled) = (Duration::from_secs(60), Duration::from_secs(150));
         self.promise(Instant(settled), Duration::from_secs(3));
-        // Nothing is given up for good, so all must come back.
+        // Slots and backends are never given up, so every browser must come back.
         self.config.restarts_max = 100;
         self.config.load_restarts_max = 100;
         self.end = settled + random.ms(10_000, 60_000);
@@ -263,7 +263,8 @@ impl Plan {
     }
 }
 
-fn slot(index: u64, choice: Choice) -> Slot {
+/// A slot of one of three kinds.
+pub(super) fn slot(index: u64, choice: Choice) -> Slot {
     let backends = match index % 3 {
         0 => vec![Backend::WebGpu, Backend::Cpu],
         1 => vec![Backend::Cpu],
@@ -272,8 +273,8 @@ fn slot(index: u64, choice: Choice) -> Slot {
     Slot { kind: format!("kind{}", index % 3), backends, choice, role: Role::Regular }
 }
 
-/// Every fault, some more and some less; some storms are breezes, some have no good moment.
-fn storm(random: &mut Random) -> Vec<Fault> {
+/// Every fault at a random rate, scaled by a random severity of the whole world.
+fn all_faults(random: &mut Random) -> Vec<Fault> {
     let worst = random.range(1, 30) as f64;
     What::ALL
         .into_iter()
@@ -284,7 +285,7 @@ fn storm(random: &mut Random) -> Vec<Fault> {
         .collect()
 }
 
-/// How much of a storm's strength a fault gets: by the hour, or in percent.
+/// The weight of a fault in the world's severity: by the hour, or in percent.
 fn severity(what: What) -> f64 {
     match what {
         What::ProcessKilled | What::PageCrash | What::SocketDrop | What::DeviceLoss => 10.0,

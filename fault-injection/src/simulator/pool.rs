@@ -1,8 +1,8 @@
-//! What the world knows of browsers, placements and runs: what the core was told and what it ordered, no more.
+//! What the world knows of browsers, placements and runs: only what follows from the core's events and actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_fleet::{Instant, ModelId, SlotId, TaskId};
+use flotilla_fleet::{Batching, Instant, LeaseId, ModelId, Slot, SlotId};
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
 /// How far a placement is.
@@ -49,8 +49,8 @@ impl Placed {
 pub(super) enum Life {
     Starting,
     Up,
-    /// Reported to be of no more use, and neither killed nor given a new page yet.
-    Doomed,
+    /// Reported to have failed, and neither killed nor given a new page yet.
+    Failed,
 }
 
 /// A browser that was launched and not killed.
@@ -60,8 +60,8 @@ pub(super) struct Browser {
     pub(super) life: Life,
     /// Counts its pages.
     pub(super) page: u32,
-    pub(super) heard_at: Instant,
-    /// The page says nothing any more.
+    pub(super) heartbeat_at: Instant,
+    /// The page sends nothing any more.
     pub(super) silent: bool,
     /// The process does nothing any more, so that a new page does not come either.
     pub(super) frozen: bool,
@@ -75,8 +75,8 @@ pub(super) struct Browser {
     pub(super) probe: Option<(RunId, Backend)>,
     /// Runs that measure, and where.
     pub(super) measures: BTreeMap<RunId, PlacementId>,
-    /// The task that has it for itself.
-    pub(super) task: Option<TaskId>,
+    /// The client that has it for itself.
+    pub(super) lease: Option<LeaseId>,
     pub(super) placements: BTreeMap<PlacementId, Placed>,
     pub(super) in_flight: Vec<RunId>,
     pub(super) busy_until: Instant,
@@ -103,15 +103,15 @@ pub(super) struct Run {
     pub(super) requests: Vec<RequestId>,
     /// How many of them still wait for it.
     pub(super) waits: u32,
-    /// It took so long, or its browser was so silent, that requests may have left it without a word.
+    /// It took so long, or its browser was silent for so long, that its requests may have been hedged.
     pub(super) is_slow: bool,
     pub(super) state: RunState,
     pub(super) abandoned: bool,
 }
 
-/// A task's hold on a browser, or its wish for one.
+/// A client's hold on a browser, or its wait for one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hold {
+pub(super) struct Lease {
     pub(super) deadline: Instant,
     pub(super) browser: Option<BrowserId>,
 }
@@ -120,6 +120,16 @@ pub(super) struct Hold {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     pub(super) browsers: BTreeMap<BrowserId, Browser>,
+    /// Every slot by its index, with those that were added and removed.
+    pub(super) specs: Vec<Slot>,
+    pub(super) removed_slots: BTreeSet<SlotId>,
+    /// Those of them that still have a browser.
+    pub(super) ending_slots: BTreeSet<SlotId>,
+    /// The slot that this step has added, if it is to have a browser at once.
+    pub(super) added_slot: Option<SlotId>,
+    /// Models that are served, or about to be.
+    pub(super) models: BTreeMap<ModelId, Batching>,
+    pub(super) removed_models: BTreeSet<ModelId>,
     pub(super) slots: BTreeMap<SlotId, BrowserId>,
     /// Who has each placement.
     pub(super) owners: BTreeMap<PlacementId, BrowserId>,
@@ -128,27 +138,27 @@ pub(super) struct Pool {
     pub(super) runs: BTreeMap<RunId, Run>,
     /// Browsers that run nothing, by the models that are ready there.
     pub(super) idle: BTreeMap<ModelId, BTreeSet<BrowserId>>,
-    /// What each task has, or waits for.
-    pub(super) tasks: BTreeMap<TaskId, Hold>,
+    /// Every lease that is not over.
+    pub(super) leases: BTreeMap<LeaseId, Lease>,
     /// Models on their way, from where to where.
     pub(super) migrations: BTreeMap<ModelId, (BrowserId, BrowserId)>,
     pub(super) browser_highest: u64,
     pub(super) run_highest: u64,
     /// Runs that this step has changed.
     pub(super) touched: Vec<RunId>,
-    /// Browsers that this step has reported to be of no more use.
-    pub(super) doomed: Vec<BrowserId>,
+    /// Browsers that this step has reported to have failed.
+    pub(super) reported_failed: Vec<BrowserId>,
     /// Runs that this step has ended with their browser or page.
     pub(super) lost: Vec<RunId>,
-    /// Tasks whose browser this step has taken away.
-    pub(super) bereft: Vec<TaskId>,
+    /// Leases whose browser this step has taken away.
+    pub(super) leases_lost: Vec<LeaseId>,
 }
 
 impl Pool {
-    /// Whether a page is there and able to say something.
+    /// Whether a page is there and able to send something.
     pub(super) fn speaks(&self, browser: BrowserId, page: u32) -> bool {
         self.browsers.get(&browser).is_some_and(|browser| {
-            browser.page == page && !browser.silent && browser.life != Life::Doomed
+            browser.page == page && !browser.silent && browser.life != Life::Failed
         })
     }
 
@@ -157,21 +167,21 @@ impl Pool {
             && browser.life == Life::Starting
         {
             browser.life = Life::Up;
-            browser.heard_at = now;
+            browser.heartbeat_at = now;
         }
     }
 
-    pub(super) fn doom(&mut self, id: BrowserId, now: Instant) {
+    pub(super) fn report_failed(&mut self, id: BrowserId, now: Instant) {
         if let Some(browser) = self.browsers.get_mut(&id) {
-            browser.life = Life::Doomed;
-            self.doomed.push(id);
+            browser.life = Life::Failed;
+            self.reported_failed.push(id);
             self.refresh_idle(id, now);
         }
     }
 
-    pub(super) fn hear(&mut self, browser: BrowserId, now: Instant) {
+    pub(super) fn heartbeat(&mut self, browser: BrowserId, now: Instant) {
         if let Some(browser) = self.browsers.get_mut(&browser) {
-            browser.heard_at = now;
+            browser.heartbeat_at = now;
         }
     }
 
@@ -195,7 +205,7 @@ impl Pool {
     pub(super) fn refresh_idle(&mut self, id: BrowserId, now: Instant) {
         let Some(browser) = self.browsers.get_mut(&id) else { return };
         let free = browser.life == Life::Up && browser.in_flight.is_empty();
-        // One model may have an earlier placement here that is gone, so the ready ones have the last word.
+        // A model may have an earlier placement here that is gone, so ready ones are entered after all are taken out.
         for placed in browser.placements.values() {
             if let Some(idle) = self.idle.get_mut(&placed.model) {
                 idle.remove(&id);
@@ -221,10 +231,29 @@ impl Pool {
         browser.idle_since = None;
         browser.probe = None;
         browser.measures.clear();
-        if let Some(task) = browser.task.take() {
-            self.bereft.push(task);
+        if let Some(lease) = browser.lease.take() {
+            self.leases_lost.push(lease);
         }
         std::mem::take(&mut browser.in_flight)
+    }
+
+    /// The slot of a browser, as it is configured.
+    pub(super) fn spec(&self, browser: BrowserId) -> Option<&Slot> {
+        self.specs.get(self.browsers.get(&browser)?.slot.0 as usize)
+    }
+
+    /// A placement of a model that was removed, on which nothing runs any more. One that could not be loaded is none.
+    pub(super) fn unused_placement_of_removed(&self) -> Option<(BrowserId, PlacementId)> {
+        let is_on = |run, id| self.runs.get(run).is_some_and(|run| run.placement == id);
+        self.browsers.iter().find_map(|(&browser, there)| {
+            let mut placed = there.placements.iter();
+            let unused = placed.find(|&(&id, placed)| {
+                self.removed_models.contains(&placed.model)
+                    && placed.stage != Stage::Gone
+                    && !there.in_flight.iter().any(|run| is_on(run, id))
+            });
+            unused.map(|(&id, _)| (browser, id))
+        })
     }
 
     /// Whether a model is ready on a browser.

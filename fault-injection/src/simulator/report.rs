@@ -1,8 +1,8 @@
-//! Plays worlds and says what came of them.
+//! Plays worlds and reports the results.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe};
 
-use flotilla_fleet::{FailureKind, Repair, Rung};
+use flotilla_fleet::{FailureKind, RecoveryStep, Repair};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -14,14 +14,14 @@ use super::{
     world::{Core, World},
 };
 
-/// What came of one world, or of many: the same for the same seeds and plans.
+/// The results of one world, or of many: the same for the same seeds and plans.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Worlds that were played.
     pub worlds: u64,
     /// Virtual time in seconds.
     pub virtual_s: f64,
-    /// Events that cores were told.
+    /// Events that cores took.
     pub events: u64,
     /// Actions that they ordered.
     pub actions: u64,
@@ -32,7 +32,8 @@ pub struct Report {
     /// What the store did.
     pub transactions: Transactions,
     /// Clients that wanted a browser for themselves.
-    pub tasks: u64,
+    #[serde(rename = "tasks")]
+    pub leases: u64,
     /// Models that were moved from one browser to another.
     pub migrations: u64,
     /// Virtual time from a request to its answer.
@@ -41,9 +42,9 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// Of all kinds.
     pub faults_fired: u64,
-    /// Virtual time from a request's first failure to its answer, by what failed first and by the rung that helped.
+    /// Virtual time from a request's first failure to its answer, by what failed first and by the step that helped.
     #[serde(serialize_with = "as_rows")]
-    pub recoveries: BTreeMap<(FailureKind, Rung), Durations>,
+    pub recoveries: BTreeMap<(FailureKind, RecoveryStep), Durations>,
     /// Virtual time from a browser's failure to its next ready placement, by what failed and by the repair that helped.
     #[serde(serialize_with = "as_repairs")]
     pub repairs: BTreeMap<(FailureKind, Repair), Durations>,
@@ -51,7 +52,7 @@ pub struct Report {
     pub invariants: BTreeMap<&'static str, u64>,
     /// Of all invariants.
     pub invariants_checked: u64,
-    /// Digest of everything that was said.
+    /// Digest of every event and action.
     #[serde(serialize_with = "as_hex")]
     pub trace: u64,
 }
@@ -97,7 +98,7 @@ pub struct Played {
     pub report: Report,
     /// The invariant that ended it, if one did.
     pub violation: Option<Violation>,
-    /// What was said.
+    /// Its events and actions.
     pub trace: Trace,
 }
 
@@ -158,7 +159,7 @@ impl Report {
                 confirmed: world.store.confirmed,
                 refused: world.store.refused,
             },
-            tasks: world.operations,
+            leases: world.operations,
             migrations: world.migrations_done,
             latency: tally.latency.clone(),
             faults_fired: faults.values().sum(),
@@ -190,7 +191,7 @@ impl Report {
         }
         self.transactions.confirmed += other.transactions.confirmed;
         self.transactions.refused += other.transactions.refused;
-        self.tasks += other.tasks;
+        self.leases += other.leases;
         self.migrations += other.migrations;
         merge_counts(&mut self.invariants, &other.invariants);
         self.invariants_checked += other.invariants_checked;
@@ -228,18 +229,19 @@ fn merge_counts(into: &mut BTreeMap<&'static str, u64>, other: &BTreeMap<&'stati
 #[derive(Serialize)]
 struct Row<'a> {
     failure: FailureKind,
-    rung: Rung,
+    #[serde(rename = "rung")]
+    step: RecoveryStep,
     #[serde(flatten)]
     took: &'a Durations,
 }
 
 fn as_rows<S: Serializer>(
-    recoveries: &BTreeMap<(FailureKind, Rung), Durations>,
+    recoveries: &BTreeMap<(FailureKind, RecoveryStep), Durations>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(recoveries.iter().map(|(&(failure, rung), took)| Row {
+    serializer.collect_seq(recoveries.iter().map(|(&(failure, step), took)| Row {
         failure,
-        rung,
+        step,
         took,
     }))
 }

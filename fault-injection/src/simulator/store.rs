@@ -17,7 +17,7 @@ use super::{
     clients::Request,
     faults::What,
     invariants::{Invariant, Violation},
-    world::{Core, Happening, World},
+    world::{Core, Occurrence, World},
 };
 
 /// How long the store keeps the outcome of a request.
@@ -68,7 +68,7 @@ impl Store {
                 Value::Configuration { .. }
                 | Value::Browser { .. }
                 | Value::Placement { .. }
-                | Value::Plan { .. }
+                | Value::Assignment { .. }
                 | Value::Session { .. },
             )
             | None => None,
@@ -168,7 +168,7 @@ impl<C: Core> World<C> {
             true => Event::CommitFailed { transaction: id, reason: "played".to_owned() },
             false => Event::Committed { transaction: id },
         };
-        self.agenda.add(at, Happening::Tell(event));
+        self.agenda.add(at, Occurrence::Deliver(event));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What was said, as text or as its digest.
+//! Events and actions, as text or as their digest.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -7,7 +7,7 @@ use flotilla_fleet::{Action, Event, Instant};
 /// FNV-1a's 64-bit prime.
 const PRIME: u64 = 0x0100_0000_01b3;
 
-/// Everything that the core was told and ordered, in order.
+/// Every event that the core took and every action that it ordered, in order.
 ///
 /// A long life's text would not fit into memory, so its digest (after FNV-1a, 64 bits) is what is always kept.
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ impl Digest {
         self.0 = (self.0 ^ word).wrapping_mul(PRIME).rotate_left(29);
     }
 
-    fn debug(&mut self, said: &impl Debug) {
-        write!(self, "{said:?}").expect("a digest takes every text");
+    fn debug(&mut self, value: &impl Debug) {
+        write!(self, "{value:?}").expect("a digest takes every text");
     }
 }
 
@@ -43,7 +43,7 @@ impl Trace {
         Trace { digest: Digest(0xcbf2_9ce4_8422_2325), text: keep_text.then(Vec::new) }
     }
 
-    /// The digest of all that was said.
+    /// The digest of all events and actions.
     pub fn digest(&self) -> u64 {
         self.digest.0
     }

@@ -1,11 +1,11 @@
-//! The loop in virtual time: what happens is told to the core, what the core orders is played, and what must hold is looked
-//! at after every step.
+//! The loop in virtual time: sends events to the core, plays the actions that it orders, and checks the invariants after every
+//! step.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_fleet::{
-    Action, Config, Event, FailureKind, Fleet, Instant, ModelId, Recovered, Repair, Sizes, Status,
-    TaskId, state::Records,
+    Action, Config, Event, FailureKind, Fleet, Instant, LeaseId, ModelId, Recovered, Repair, Sizes,
+    Status, state::Records,
 };
 use flotilla_protocol::{Backend, BrowserId};
 
@@ -22,7 +22,7 @@ use super::{
     trace::Trace,
 };
 
-/// Events at one moment after which time is thought to stand still.
+/// Steps without progress of time after which the core is taken to spin.
 const STEPS_AT_ONCE_MAX: u64 = 100_000;
 /// Longest time from a drain to its end; every request's deadline is sooner.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
@@ -30,7 +30,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3600);
 const AGENDA_PER_BROWSER_MAX: usize = 64;
 const AGENDA_BASE: usize = 10_000;
 
-/// What decides: the fleet, or something that is to be found out as broken.
+/// The core under test: the fleet, or one that is broken on purpose.
 pub trait Core {
     /// A core that takes over what an earlier one recorded.
     fn start(config: Config, records: Records) -> Self;
@@ -40,7 +40,7 @@ pub trait Core {
     fn poll_action(&mut self) -> Option<Action>;
     /// When to be woken if nothing else happens before.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// What it thinks of itself.
+    /// Its status.
     fn status(&self) -> Status;
     /// How much it holds.
     fn sizes(&self) -> Sizes;
@@ -74,9 +74,9 @@ impl Core for Fleet {
 
 /// What happens next in the world.
 #[derive(Clone, Debug)]
-pub(super) enum Happening {
+pub(super) enum Occurrence {
     /// A message that is on its way, whatever becomes of its sender.
-    Tell(Event),
+    Deliver(Event),
     /// A message that its page sends if that page still is there and able to.
     Page { browser: BrowserId, page: u32, event: Event },
     /// A heartbeat.
@@ -88,7 +88,7 @@ pub(super) enum Happening {
     /// A client comes.
     Ask,
     /// A client asks the browser that it has for itself.
-    AskTask(TaskId),
+    RequestOnLease(LeaseId),
     /// An operator does something.
     Operate,
     /// A new daemon goes on with what is recorded.
@@ -99,21 +99,21 @@ pub(super) enum Happening {
     Drain,
 }
 
-impl Happening {
+impl Occurrence {
     /// Whether it happens although the daemon that it was planned under was killed.
     fn outlives_daemon(&self) -> bool {
         match self {
-            Happening::Ask
-            | Happening::Operate
-            | Happening::StrikeFleet { .. }
-            | Happening::Restart
-            | Happening::Drain => true,
-            Happening::Tell(_)
-            | Happening::Page { .. }
-            | Happening::Beat(_)
-            | Happening::AskTask(_)
-            | Happening::TakeOver
-            | Happening::Strike { .. } => false,
+            Occurrence::Ask
+            | Occurrence::Operate
+            | Occurrence::StrikeFleet { .. }
+            | Occurrence::Restart
+            | Occurrence::Drain => true,
+            Occurrence::Deliver(_)
+            | Occurrence::Page { .. }
+            | Occurrence::Beat(_)
+            | Occurrence::RequestOnLease(_)
+            | Occurrence::TakeOver
+            | Occurrence::Strike { .. } => false,
         }
     }
 }
@@ -122,7 +122,7 @@ impl Happening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// `hurried` once it was said again.
+    /// `hurried` once it was ordered a second time.
     Draining {
         since: Instant,
         hurried: bool,
@@ -144,7 +144,7 @@ pub struct World<C> {
     pub(super) pool: Pool,
     pub(super) clients: Clients,
     pub(super) store: Store,
-    /// What the present daemon has found on disk, and whose clients come back for what they asked of the one before.
+    /// Open requests that the present daemon found on disk, and those of the one before whose clients come back.
     pub(super) inheritance: Inheritance,
     pub(super) judge: Judge,
     pub(super) fired: Fired,
@@ -154,9 +154,11 @@ pub struct World<C> {
     steps_at_once: u64,
     /// Times that the daemon was started.
     daemons: u64,
-    /// Tasks that were asked for.
+    /// Leases that were asked for.
     pub(super) operations: u64,
     pub(super) migrations_done: u64,
+    /// Models that were ever added beside those of the plan.
+    pub(super) models_added: u32,
     /// What was measured, by kind of browser.
     pub(super) speeds: BTreeMap<(String, ModelId, Backend), Duration>,
     /// Repairs of browsers that helped, by what had failed.
@@ -190,20 +192,21 @@ impl<C: Core> World<C> {
             daemons: 0,
             operations: 0,
             migrations_done: 0,
+            models_added: 0,
             speeds: BTreeMap::new(),
             repairs: BTreeMap::new(),
             plan,
         };
         for fault in 0..world.plan.faults.len() {
             if world.plan.faults[fault].what.scope() == Scope::Fleet {
-                world.expect_strike(fault, |fault| Happening::StrikeFleet { fault });
+                world.expect_strike(fault, |fault| Occurrence::StrikeFleet { fault });
             }
         }
         let (from, end) = (world.plan.load.from, world.plan.end);
-        world.agenda.add(Instant(from), Happening::Ask);
-        world.agenda.add(Instant(end), Happening::Drain);
+        world.agenda.add(Instant(from), Occurrence::Ask);
+        world.agenda.add(Instant(end), Occurrence::Drain);
         if let Some(pause) = world.plan.second_drain {
-            world.agenda.add(Instant(end + pause), Happening::Drain);
+            world.agenda.add(Instant(end + pause), Occurrence::Drain);
         }
         world.expect_operation();
         world.start_daemon();
@@ -226,7 +229,7 @@ impl<C: Core> World<C> {
         self.now
     }
 
-    /// How many events the core was told.
+    /// How many events the core took.
     pub fn events(&self) -> u64 {
         self.judge.step
     }
@@ -241,12 +244,12 @@ impl<C: Core> World<C> {
         self.daemons
     }
 
-    /// What was said.
+    /// Its events and actions.
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// Whether it was said twice that it is to end.
+    /// Whether a drain was ordered twice.
     pub(super) fn is_hurried(&self) -> bool {
         match self.phase {
             Phase::Serving | Phase::Drained => false,
@@ -261,8 +264,8 @@ impl<C: Core> World<C> {
         }
     }
 
-    pub(super) fn later(&mut self, delay: Duration, happening: Happening) {
-        self.agenda.add(self.now.after(delay), happening);
+    pub(super) fn later(&mut self, delay: Duration, occurrence: Occurrence) {
+        self.agenda.add(self.now.after(delay), occurrence);
     }
 
     /// Whether a fault of an occasion happens now.
@@ -281,11 +284,11 @@ impl<C: Core> World<C> {
     pub(super) fn expect_strike(
         &mut self,
         fault: usize,
-        happening: impl FnOnce(usize) -> Happening,
+        occurrence: impl FnOnce(usize) -> Occurrence,
     ) {
         if let Some(mean) = self.plan.faults[fault].mean() {
             let wait = self.random.wait(mean);
-            self.later(wait, happening(fault));
+            self.later(wait, occurrence(fault));
         }
     }
 
@@ -300,16 +303,16 @@ impl<C: Core> World<C> {
             }
             (Some(next), Some(wake)) if wake <= next => {
                 self.go_to(wake);
-                self.tell(Event::Wake)?;
+                self.send(Event::Wake)?;
             }
             (None, Some(wake)) => {
                 self.go_to(wake);
-                self.tell(Event::Wake)?;
+                self.send(Event::Wake)?;
             }
             (Some(_), _) => {
-                if let Some((at, happening)) = self.agenda.pop() {
+                if let Some((at, occurrence)) = self.agenda.pop() {
                     self.go_to(at);
-                    self.happen(happening)?;
+                    self.occur(occurrence)?;
                 }
             }
         }
@@ -332,43 +335,43 @@ impl<C: Core> World<C> {
         self.judge.now = at;
     }
 
-    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
-        match happening {
-            Happening::Tell(event) => self.tell(event),
-            Happening::Page { browser, page, event } => match self.pool.speaks(browser, page) {
-                true => self.tell(event),
+    fn occur(&mut self, occurrence: Occurrence) -> Result<(), Violation> {
+        match occurrence {
+            Occurrence::Deliver(event) => self.send(event),
+            Occurrence::Page { browser, page, event } => match self.pool.speaks(browser, page) {
+                true => self.send(event),
                 false => Ok(()),
             },
-            Happening::Beat(browser) => self.beat(browser),
-            Happening::Strike { browser, fault } => self.strike(browser, fault),
-            Happening::StrikeFleet { fault } => self.strike_fleet(fault),
-            Happening::Ask => self.ask(),
-            Happening::AskTask(task) => self.ask_task(task),
-            Happening::Operate => self.operate(),
-            Happening::TakeOver => self.take_over(),
-            Happening::Restart => {
+            Occurrence::Beat(browser) => self.beat(browser),
+            Occurrence::Strike { browser, fault } => self.strike(browser, fault),
+            Occurrence::StrikeFleet { fault } => self.strike_fleet(fault),
+            Occurrence::Ask => self.ask(),
+            Occurrence::RequestOnLease(lease) => self.request_on_lease(lease),
+            Occurrence::Operate => self.operate(),
+            Occurrence::TakeOver => self.take_over(),
+            Occurrence::Restart => {
                 self.start_daemon();
                 Ok(())
             }
-            Happening::Drain if self.core.is_none() => {
-                // Nobody to be told; whoever is started next is.
-                self.later(Duration::from_secs(1), Happening::Drain);
+            Occurrence::Drain if self.core.is_none() => {
+                // No daemon runs; the next one gets the order.
+                self.later(Duration::from_secs(1), Occurrence::Drain);
                 Ok(())
             }
-            Happening::Drain => {
+            Occurrence::Drain => {
                 self.phase = match self.phase {
                     Phase::Serving => Phase::Draining { since: self.now, hurried: false },
                     Phase::Draining { since, .. } => Phase::Draining { since, hurried: true },
                     Phase::Drained => Phase::Drained,
                 };
-                self.tell(Event::Drain)
+                self.send(Event::Drain)
             }
         }
     }
 
     fn strike_fleet(&mut self, index: usize) -> Result<(), Violation> {
         let fault = self.plan.faults[index];
-        self.expect_strike(index, |fault| Happening::StrikeFleet { fault });
+        self.expect_strike(index, |fault| Occurrence::StrikeFleet { fault });
         if !fault.is_on(self.now) || self.is_draining() || self.core.is_none() {
             return Ok(());
         }
@@ -415,9 +418,9 @@ impl<C: Core> World<C> {
         self.clients.lose_daemon();
         let first_is_written = self.random.chance(50.0);
         self.store.crash(first_is_written, self.now);
-        self.agenda.retain(Happening::outlives_daemon);
+        self.agenda.retain(Occurrence::outlives_daemon);
         let pause = self.random.ms(500, 5000);
-        self.later(pause, Happening::Restart);
+        self.later(pause, Occurrence::Restart);
     }
 
     fn start_daemon(&mut self) {
@@ -425,16 +428,18 @@ impl<C: Core> World<C> {
         let core = C::start(self.plan.config.clone(), self.store.restore());
         self.wake = core.poll_timeout();
         self.core = Some(core);
+        self.pool.specs.clone_from(&self.plan.config.slots);
+        self.pool.models.clone_from(&self.plan.models);
         let models: Vec<_> =
             self.plan.models.iter().map(|(&model, &batching)| (model, batching)).collect();
         let slowest = self.plan.load.from.as_millis() as u64;
         for (model, batching) in models {
             let delay = self.random.ms(0, slowest);
-            self.later(delay, Happening::Tell(Event::ModelAdded { model, batching }));
+            self.later(delay, Occurrence::Deliver(Event::ModelAdded { model, batching }));
         }
         self.inheritance = (self.store.open(), std::mem::take(&mut self.clients.orphans));
         // Models first: without them there is nothing to go on with.
-        self.later(self.plan.load.from, Happening::TakeOver);
+        self.later(self.plan.load.from, Occurrence::TakeOver);
     }
 
     /// Whether there is a daemon to talk to.
@@ -442,12 +447,12 @@ impl<C: Core> World<C> {
         self.core.is_some()
     }
 
-    /// Tells the core and plays everything that it orders.
-    pub(super) fn tell(&mut self, event: Event) -> Result<(), Violation> {
+    /// Sends an event to the core and plays every action that it orders.
+    pub(super) fn send(&mut self, event: Event) -> Result<(), Violation> {
         let Some(mut core) = self.core.take() else { return Ok(()) };
         self.judge.step += 1;
         self.trace.event(self.now, &event);
-        self.witness(&event)?;
+        self.note(&event)?;
         core.handle(self.now, event);
         while let Some(action) = core.poll_action() {
             self.actions += 1;
@@ -461,22 +466,23 @@ impl<C: Core> World<C> {
         self.check(sizes, status)
     }
 
-    /// What the core is about to know, the world takes for granted from now on.
-    fn witness(&mut self, event: &Event) -> Result<(), Violation> {
+    /// Notes what follows for the world from an event that the core is about to take.
+    fn note(&mut self, event: &Event) -> Result<(), Violation> {
         match event {
             Event::Together(events) => {
                 for event in events {
-                    self.witness(event)?;
+                    self.note(event)?;
                 }
             }
-            Event::ModelAdded { model, .. } => {
-                self.clients.known.insert(*model);
-            }
+            Event::ModelAdded { model, batching } => self.model_added(*model, *batching),
+            Event::ModelRemoved { model } => self.model_removed(*model),
+            Event::SlotAdded { slot } => self.slot_added(slot),
+            Event::SlotRemoved { slot, .. } => self.slot_removed(*slot),
             Event::BrowserUp { browser, .. } => self.pool.up(*browser, self.now),
             Event::PageDown { browser, .. } | Event::BrowserDown { browser, .. } => {
-                self.pool.doom(*browser, self.now);
+                self.pool.report_failed(*browser, self.now);
             }
-            Event::Heartbeat { browser } => self.pool.hear(*browser, self.now),
+            Event::Heartbeat { browser } => self.pool.heartbeat(*browser, self.now),
             Event::Memory { browser, used_bytes } => self.measured(*browser, *used_bytes),
             Event::ProbeDone { browser, probe } => self.probed(*browser, *probe, None),
             Event::ProbeFailed { browser, probe, failure } => {
@@ -500,7 +506,7 @@ impl<C: Core> World<C> {
             }
             Event::Committed { transaction } => self.committed(*transaction)?,
             Event::CommitFailed { transaction, .. } => self.commit_failed(*transaction),
-            Event::Release { task } => self.released(*task),
+            Event::Release { lease } => self.released(*lease),
             Event::Wake
             | Event::PlacementProgress { .. }
             | Event::Unmeasurable { .. }
@@ -530,8 +536,8 @@ impl<C: Core> World<C> {
             }
             Action::Unload { browser, placement } => self.unload(browser, placement),
             Action::Commit(transaction) => self.commit(transaction),
-            Action::Acquired { task, browser } => self.acquired(task, browser),
-            Action::Revoked { task, failure } => self.revoked(task, &failure),
+            Action::Acquired { lease, browser } => self.acquired(lease, browser),
+            Action::Revoked { lease, failure } => self.revoked(lease, &failure),
             Action::Migrated { model, from, to, failure } => {
                 self.migrated(model, (from, to), failure.as_ref())
             }
@@ -570,7 +576,8 @@ impl<C: Core> World<C> {
     fn check(&mut self, sizes: Sizes, status: Option<Status>) -> Result<(), Violation> {
         self.check_runs()?;
         self.check_requests()?;
-        self.check_tasks()?;
+        self.check_leases()?;
+        self.check_slots()?;
         let (wake, now) = (self.wake, self.now);
         self.judge.holds(Invariant::Progress, wake.is_none_or(|wake| wake > now), || {
             format!("the core wants to be woken at {wake:?}, and it is {now:?}")
@@ -589,7 +596,8 @@ impl<C: Core> World<C> {
             format!("the core has {} open requests, the world {open}", sizes.requests)
         })?;
         let config = &self.plan.config;
-        let (slots, models) = (config.slots.len(), self.plan.models.len());
+        let models = self.pool.models.len() + self.pool.removed_models.len();
+        let slots = self.pool.specs.len();
         let runs_max = slots * config.runs_in_flight_max as usize;
         // Each may have one whose place was taken and that ends its runs.
         let placements_max = 2 * slots * models;
@@ -610,19 +618,20 @@ impl<C: Core> World<C> {
         })
     }
 
-    /// What is too much to be looked at after every step.
+    /// Checks that are too slow for every step.
     fn sweep(&mut self, status: &Status) -> Result<(), Violation> {
         let open = self.clients.open();
-        let told = [status.queued, status.running, status.recording];
-        let sum: u64 = told.into_iter().map(u64::from).sum();
+        let counts = [status.queued, status.running, status.recording];
+        let sum: u64 = counts.into_iter().map(u64::from).sum();
         self.judge.holds(Invariant::Counts, sum == open, || {
-            format!("the core counts {told:?} that wait, run and are recorded, the world {open}")
+            format!("the core counts {counts:?} that wait, run and are recorded, the world {open}")
         })?;
         let agenda = self.agenda.len();
         let limit = AGENDA_BASE + status.slots.len() * AGENDA_PER_BROWSER_MAX + open as usize;
         self.judge.holds(Invariant::Memory, agenda <= limit, || {
             format!("{agenda} things are planned, the limit is {limit}")
         })?;
+        self.check_changes(status)?;
         self.check_pool_memory(open)
     }
 
@@ -638,8 +647,8 @@ impl<C: Core> World<C> {
         })?;
         // Whatever still arrives changes nothing and gives no more orders.
         let Some(mut core) = self.core.take() else { return Ok(()) };
-        while let Some((at, happening)) = self.agenda.pop() {
-            let (Happening::Tell(event) | Happening::Page { event, .. }) = happening else {
+        while let Some((at, occurrence)) = self.agenda.pop() {
+            let (Occurrence::Deliver(event) | Occurrence::Page { event, .. }) = occurrence else {
                 continue;
             };
             let refused = matches!(event, Event::Request { .. });

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
+use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId};
 
 use super::{
-    Fleet, Phase,
-    browsers::{BrowserState, Live},
-    ladder::Target,
-    placements::Placement,
-    requests::{Request, RequestState},
-    runs::Run,
+    assignments::Assignments,
+    escalation::Target,
+    leases::Leases,
+    live::Live,
+    requests::{Request, Requests},
+    runs::{Run, Runs},
+    slots::Slots,
+    speed::Speeds,
 };
-use crate::event::{Action, Batching, Instant, ModelId, SlotId, TaskId};
+use crate::{
+    config::Config,
+    event::{Batching, Instant, LeaseId, ModelId, SlotId},
+};
 
 /// A browser that failed is avoided for this long.
 const DISTRUST: Duration = Duration::from_secs(30);
@@ -26,31 +31,38 @@ const PADDING_FACTOR_MAX: u64 = 2;
 const PADDING_FREE_TOKENS: u64 = 256;
 /// How many waiting requests are looked at for each row of a batch, to find some of similar length.
 const LOOKAHEAD_PER_ROW: usize = 4;
-/// How many browsers are compared for a run. In a larger fleet every run begins to look at another place, which is as good
-/// as looking everywhere: so many choices are hardly ever all bad ones.
+/// How many browsers are compared for a run. In a larger fleet every run begins to look at another slot: a choice among so
+/// many is hardly worse than one among all.
 const CANDIDATES_MAX: usize = 64;
 
 /// A ready placement with room for a run.
 #[derive(Clone, Copy)]
 struct Candidate {
-    berth: usize,
+    slot: usize,
     browser: BrowserId,
     placement: PlacementId,
     epoch: Epoch,
     backend: Backend,
     idle: bool,
-    /// Until the runs that are there are expected to have ended.
+    /// Expected time until its present runs have ended.
     backlog: Duration,
     /// 1, or more for a browser that failed lately or that loads a model.
     factor: u32,
     loads: bool,
 }
 
-/// A run that is decided but not ordered.
-struct Draft {
-    candidate: Candidate,
-    model: ModelId,
-    batch: Batch,
+/// Decides on runs, and changes nothing.
+pub(super) struct Dispatcher<'a> {
+    pub(super) now: Instant,
+    pub(super) config: &'a Config,
+    /// Whether requests may wait for others to join them: not while the fleet ends.
+    pub(super) may_wait: bool,
+    pub(super) slots: &'a Slots,
+    pub(super) assignments: &'a Assignments,
+    pub(super) requests: &'a Requests,
+    pub(super) runs: &'a Runs,
+    pub(super) leases: &'a Leases,
+    pub(super) speeds: &'a Speeds,
 }
 
 /// Requests that run together.
@@ -66,9 +78,9 @@ struct Batch {
 impl Batch {
     fn of(request: &Request) -> Batch {
         Batch {
-            requests: vec![request.id],
-            rows: request.rows.into(),
-            length: request.length.into(),
+            requests: vec![request.id()],
+            rows: request.rows().into(),
+            length: request.length().into(),
             tokens: request.tokens(),
         }
     }
@@ -79,64 +91,54 @@ impl Batch {
 
     /// Adds a request if the batch stays within its limits and the padding is worth it.
     fn join(&mut self, other: &Request, rows_max: u64, tokens_max: u64) {
-        let rows = self.rows + u64::from(other.rows);
-        let length = self.length.max(other.length.into());
+        let rows = self.rows + u64::from(other.rows());
+        let length = self.length.max(other.length().into());
         let tokens = self.tokens + other.tokens();
         let padded = rows * length;
         let dense = padded <= PADDING_FREE_TOKENS || padded <= PADDING_FACTOR_MAX * tokens;
         if rows <= rows_max && padded <= tokens_max && dense {
-            self.requests.push(other.id);
+            self.requests.push(other.id());
             (self.rows, self.length, self.tokens) = (rows, length, tokens);
         }
     }
 }
 
-impl Fleet {
-    /// Dispatches until no waiting request has a browser with room, or all that have wait for company.
-    pub(super) fn dispatch_all(&mut self) {
-        self.refresh();
-        while let Some(draft) = self.next_draft() {
-            self.dispatch(draft);
-            self.refresh();
-        }
+impl Dispatcher<'_> {
+    /// The next run: that of the oldest request that has a browser. `None` when no waiting request has a browser with room,
+    /// or all that have wait for others to join them. Models take turns by the age of their oldest request.
+    pub(super) fn next(&self) -> Option<Run> {
+        self.requests.queue().models().into_iter().find_map(|model| self.next_of(model))
     }
 
-    /// When a request has waited for company long enough.
-    pub(super) fn batch_timeout(&self) -> Option<Instant> {
-        if self.phase != Phase::Serving || self.config.batch_delay.is_zero() {
+    /// When a request has waited long enough for others to join it.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        if !self.may_wait || self.config.batch_delay.is_zero() {
             return None;
         }
-        self.queue
+        self.requests
+            .queue()
             .models()
             .into_iter()
-            .flat_map(|model| {
-                self.queue
-                    .of(model)
-                    .filter_map(|id| self.requests.get(&id))
-                    .find(|request| request.is_plain())
-            })
-            .map(|request| request.arrived_at.after(self.config.batch_delay))
-            // One that is overdue waits for a browser, not for time.
+            .flat_map(|model| self.requests.waiting(model).find(|request| request.is_plain()))
+            .map(|request| request.arrived_at().after(self.config.batch_delay))
+            // After that time it waits for a browser, which no timer brings.
             .filter(|&at| at > self.now)
             .min()
     }
 
-    /// The run of the oldest request that has a browser; models take turns by the age of their oldest request.
-    fn next_draft(&self) -> Option<Draft> {
-        self.queue.models().into_iter().find_map(|model| self.draft(model))
-    }
-
-    fn draft(&self, model: ModelId) -> Option<Draft> {
-        let batching = *self.models.get(&model)?;
+    fn next_of(&self, model: ModelId) -> Option<Run> {
+        let batching = self.assignments.batching(model)?;
+        let from = self.runs.last_id() as usize % self.slots.len().max(1);
         let open: Vec<Candidate> = self
-            .index
-            .open(model, self.run_ids as usize % self.berths.len().max(1))
+            .slots
+            .open(model, from)
             .take(CANDIDATES_MAX)
-            .filter_map(|berth| self.candidate(berth, model, None))
+            .filter_map(|slot| self.candidate(slot, model, None))
             .collect();
-        // Requests that wait for a certain browser come first, but for those of tasks, which may be anywhere.
-        let only_some = open.is_empty() && self.tasks.is_empty();
-        for seed in self.queue.of(model).filter_map(|id| self.requests.get(&id)) {
+        // Requests that wait for a certain browser come first in the queue, except those of leases. So where no browser is
+        // open and there are no leases, none behind the first plain request can run.
+        let only_some = open.is_empty() && self.leases.is_empty();
+        for seed in self.requests.waiting(model) {
             if only_some && seed.is_plain() {
                 return None;
             }
@@ -151,73 +153,73 @@ impl Fleet {
             }
             let rows_max = self.fair_rows(model, &usable, best, seed).min(batching.rows_max.into());
             let batch = self.join(seed, rows_max, batching);
-            return Some(Draft { candidate: usable[best], model, batch });
+            return Some(self.run(&usable[best], model, batch));
         }
         None
     }
 
+    fn run(&self, candidate: &Candidate, model: ModelId, batch: Batch) -> Run {
+        let tokens = batch.padded_tokens();
+        Run {
+            slot: candidate.slot,
+            browser: candidate.browser,
+            placement: candidate.placement,
+            epoch: candidate.epoch,
+            model,
+            backend: candidate.backend,
+            tokens,
+            joined: batch.requests.len() > 1,
+            requests: batch.requests,
+            expected: self.expected(candidate, model, tokens),
+            sent_at: self.now,
+            beside_load: candidate.loads,
+        }
+    }
+
     /// The browsers that a request may run on, of those that have room.
     fn usable(&self, seed: &Request, open: &[Candidate]) -> Vec<Candidate> {
-        let at = |berth: Option<usize>| {
-            let candidate = |berth| self.candidate(berth, seed.model, seed.policy.task);
-            berth.and_then(candidate).into_iter().collect()
+        let at = |slot: Option<usize>| {
+            let candidate = |slot| self.candidate(slot, seed.model(), seed.policy().lease);
+            slot.and_then(candidate).into_iter().collect()
         };
         let those = |fit: &dyn Fn(&Candidate) -> bool| {
             open.iter().copied().filter(|candidate| fit(candidate)).collect()
         };
-        if let Some(task) = seed.policy.task {
-            return at(self.held_by(task));
+        if let Some(lease) = seed.policy().lease {
+            return at(self.leases.held_by(lease));
         }
         match seed.target() {
             Target::Any => open.to_vec(),
             Target::Elsewhere => those(&|candidate| !seed.failed_on(candidate.browser)),
-            Target::Newer => {
-                let horizon = seed.climb.map_or(0, |climb| climb.horizon);
-                those(&|candidate| candidate.browser.0 > horizon)
-            }
-            Target::Browser(browser) => at(self.homes.get(&browser).copied()),
-            Target::Slot(berth) => at(Some(berth)),
-            Target::Fallback => {
-                let fallbacks = (0..self.berths.len()).filter(|&berth| self.is_fallback(berth));
-                fallbacks.filter_map(|berth| self.candidate(berth, seed.model, None)).collect()
-            }
+            Target::Newer { than } => those(&|candidate| candidate.browser.0 > than),
+            Target::Browser(browser) => at(self.slots.home(browser)),
+            Target::Slot(slot) => at(Some(slot)),
+            Target::Fallback => self
+                .slots
+                .fallbacks()
+                .filter_map(|slot| self.candidate(slot, seed.model(), None))
+                .collect(),
         }
     }
 
-    /// Models that a berth's browser could take a run of, from whoever asks.
-    pub(super) fn open_for(&self, berth: usize) -> Vec<ModelId> {
-        let state = &self.berths[berth].state;
-        let Some(live) = state.usable().filter(|live| live.task.is_none()) else {
-            return Vec::new();
-        };
-        if live.runs.len() >= self.config.runs_in_flight_max as usize || self.is_fallback(berth) {
-            return Vec::new();
-        }
-        let is_ready = |(_, placement): &(&ModelId, &Placement)| placement.ready_on().is_some();
-        live.placements.iter().filter(is_ready).map(|(&model, _)| model).collect()
-    }
-
-    /// A berth's browser, if it is ready to run a model, has room, and is there for the task or for everybody.
-    fn candidate(&self, berth: usize, model: ModelId, task: Option<TaskId>) -> Option<Candidate> {
-        let state = self.berths.get(berth)?;
-        let BrowserState::Ready(live) = &state.state else { return None };
-        if live.recycling.is_some() || live.runs.len() >= self.config.runs_in_flight_max as usize {
+    /// A slot's browser, if it is ready to run a model, has room, and is there for the client or for everybody.
+    fn candidate(&self, slot: usize, model: ModelId, lease: Option<LeaseId>) -> Option<Candidate> {
+        let state = self.slots.get(slot);
+        let live = state.usable()?;
+        if live.runs().len() >= self.config.runs_in_flight_max as usize || live.lease() != lease {
             return None;
         }
-        if live.task != task {
-            return None;
-        }
-        let placement = live.placements.get(&model)?;
+        let placement = live.placement(model)?;
         let backend = placement.ready_on()?;
-        let distrusted = state.failed_at.is_some_and(|at| self.now.since(at) < DISTRUST);
+        let distrusted = state.failed_at().is_some_and(|at| self.now.since(at) < DISTRUST);
         let loads = live.loads();
         Some(Candidate {
-            berth,
-            browser: live.browser,
-            placement: placement.id,
-            epoch: placement.epoch,
+            slot,
+            browser: live.browser(),
+            placement: placement.id(),
+            epoch: placement.epoch(),
             backend,
-            idle: live.runs.is_empty(),
+            idle: live.runs().is_empty(),
             backlog: self.backlog(live),
             factor: if distrusted { DISTRUST_FACTOR } else { 1 }
                 * if loads { LOADING_FACTOR } else { 1 },
@@ -226,27 +228,29 @@ impl Fleet {
     }
 
     fn backlog(&self, live: &Live) -> Duration {
+        let runs = live.runs();
         let expected: Duration =
-            live.runs.iter().filter_map(|run| self.runs.get(run)).map(|run| run.expected).sum();
+            runs.iter().filter_map(|run| self.runs.get(run)).map(|run| run.expected).sum();
         let elapsed =
-            if live.runs.is_empty() { Duration::ZERO } else { self.now.since(live.head_since) };
-        let measuring = live.trial.as_ref().map_or(Duration::ZERO, |trial| trial.expected());
-        // One that is overdue is expected to take as long again: an optimist would queue behind a hang.
+            if runs.is_empty() { Duration::ZERO } else { self.now.since(runs.head_since()) };
+        let measuring = live.measurement().map_or(Duration::ZERO, |each| each.expected());
+        // An overdue run is assumed to need as long again as it has taken so far.
         measuring + if elapsed > expected { elapsed } else { expected - elapsed }
     }
 
     fn expected(&self, candidate: &Candidate, model: ModelId, tokens: u64) -> Duration {
-        let slot = SlotId(candidate.berth as u32);
+        let slot = SlotId(candidate.slot as u32);
         self.speeds.predict(model, slot, candidate.backend, tokens).saturating_mul(candidate.factor)
     }
 
     /// A request waits for others while a batch of them would not be full and its delay is not over.
     fn waits_for_company(&self, seed: &Request, batching: Batching) -> bool {
-        self.phase == Phase::Serving
+        let queue = self.requests.queue();
+        self.may_wait
             && seed.is_plain()
-            && seed.arrived_at.after(self.config.batch_delay) > self.now
-            && self.queue.rows(seed.model) < u64::from(batching.rows_max)
-            && self.queue.tokens(seed.model) < u64::from(batching.tokens_max)
+            && seed.arrived_at().after(self.config.batch_delay) > self.now
+            && queue.rows(seed.model()) < u64::from(batching.rows_max)
+            && queue.tokens(seed.model()) < u64::from(batching.tokens_max)
     }
 
     /// How many of the waiting rows one browser takes: its share by speed where others are idle too.
@@ -267,8 +271,8 @@ impl Fleet {
             1.0 / expected.as_secs_f64().max(1e-9)
         };
         let all: f64 = candidates.iter().filter(|candidate| candidate.idle).map(speed).sum();
-        let share = self.queue.rows(model) as f64 * speed(&candidates[best]) / all;
-        // Less a trifle, or a share that is whole but for its last bit would be one row more.
+        let share = self.requests.queue().rows(model) as f64 * speed(&candidates[best]) / all;
+        // Subtracts an epsilon so that rounding cannot add a row.
         (share - 1e-6).ceil().max(1.0) as u64
     }
 
@@ -281,65 +285,16 @@ impl Fleet {
             return batch;
         }
         let mut others: Vec<&Request> = self
-            .queue
-            .of(seed.model)
-            .filter_map(|id| self.requests.get(&id))
-            .filter(|other| other.id != seed.id && other.is_plain())
+            .requests
+            .waiting(seed.model())
+            .filter(|other| other.id() != seed.id() && other.is_plain())
             .take(LOOKAHEAD_PER_ROW.saturating_mul(batching.rows_max as usize))
             .collect();
-        // Stable, so that of the equally long the oldest comes first.
-        others.sort_by_key(|other| other.length.abs_diff(seed.length));
+        // The sort is stable: of requests of the same length the oldest comes first.
+        others.sort_by_key(|other| other.length().abs_diff(seed.length()));
         for other in others {
             batch.join(other, rows_max, batching.tokens_max.into());
         }
         batch
-    }
-
-    fn dispatch(&mut self, draft: Draft) {
-        let Draft { candidate, model, batch } = draft;
-        self.run_ids += 1;
-        let id = RunId(self.run_ids);
-        for request in &batch.requests {
-            let Some(request) = self.requests.get_mut(request) else { continue };
-            if let RequestState::Queued(place) = request.state {
-                self.queue.remove(place, request);
-            }
-            request.state = RequestState::Running(id);
-        }
-        for &request in &batch.requests {
-            self.name_rung(request, candidate.browser, candidate.berth);
-        }
-        let tokens = batch.padded_tokens();
-        let Candidate { berth, browser, placement, epoch, backend, idle, loads, .. } = candidate;
-        let run = Run {
-            berth,
-            browser,
-            placement,
-            epoch,
-            model,
-            backend,
-            tokens,
-            requests: batch.requests.clone(),
-            joined: batch.requests.len() > 1,
-            expected: self.expected(&candidate, model, tokens),
-            sent_at: self.now,
-            beside_load: loads,
-        };
-        self.runs.insert(id, run);
-        let now = self.now;
-        if let Some(live) = self.berth_mut(berth).state.live_mut() {
-            if idle {
-                live.head_since = now;
-                live.hedged_at = None;
-            }
-            live.runs.push_back(id);
-        }
-        self.actions.push_back(Action::Dispatch {
-            browser,
-            placement,
-            epoch,
-            run: id,
-            requests: batch.requests,
-        });
     }
 }

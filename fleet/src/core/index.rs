@@ -1,12 +1,10 @@
-//! What is known about berths without looking at each: a fleet of a thousand browsers must not pay for all of them with
-//! every event.
+//! Index over slots, so that an event costs O(changed slots) and not O(all slots).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Fleet;
 use crate::event::{Instant, ModelId};
 
-/// Kept in step with the berths by [`Fleet::refresh`], which looks only at those that were touched.
+/// Which slots have changed, when each has something to do, and which are open for a model.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Changed since the last refresh.
@@ -15,43 +13,57 @@ pub(super) struct Index {
     unrecorded: BTreeSet<usize>,
     timers: BTreeSet<(Instant, usize)>,
     due: Vec<Option<Instant>>,
-    /// Berths that could take a run of each model.
+    /// Slots that could take a run of each model.
     open: BTreeMap<ModelId, BTreeSet<usize>>,
-    /// What each berth is open for.
+    /// What each slot is open for.
     open_for: Vec<Vec<ModelId>>,
 }
 
 impl Index {
-    /// Every berth is yet to be looked at.
-    pub(super) fn new(berths: usize) -> Index {
+    /// Every slot is yet to be looked at.
+    pub(super) fn new(slots: usize) -> Index {
         Index {
-            touched: (0..berths).collect(),
-            unrecorded: (0..berths).collect(),
-            due: vec![None; berths],
-            open_for: vec![Vec::new(); berths],
+            touched: (0..slots).collect(),
+            unrecorded: (0..slots).collect(),
+            due: vec![None; slots],
+            open_for: vec![Vec::new(); slots],
             ..Index::default()
         }
     }
 
-    pub(super) fn touch(&mut self, berth: usize) {
-        self.touched.insert(berth);
+    /// One more slot, which is yet to be looked at.
+    pub(super) fn add(&mut self) {
+        self.touch(self.due.len());
+        self.due.push(None);
+        self.open_for.push(Vec::new());
     }
 
-    /// The earliest time at which a berth has something to do.
+    pub(super) fn touch(&mut self, slot: usize) {
+        self.touched.insert(slot);
+    }
+
+    /// Slots that were changed since they were taken last. They are to be recorded too.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<usize> {
+        let touched = std::mem::take(&mut self.touched);
+        self.unrecorded.extend(&touched);
+        touched
+    }
+
+    /// The earliest time at which a slot has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.timers.first().map(|&(at, _)| at)
     }
 
-    /// Berths that were changed, or whose time has come.
+    /// Slots that were changed, or whose time has come.
     pub(super) fn pending(&self, now: Instant) -> Vec<usize> {
-        let due = self.timers.iter().take_while(|&&(at, _)| at <= now).map(|&(_, berth)| berth);
+        let due = self.timers.iter().take_while(|&&(at, _)| at <= now).map(|&(_, slot)| slot);
         let mut pending: Vec<usize> = self.touched.iter().copied().chain(due).collect();
         pending.sort_unstable();
         pending.dedup();
         pending
     }
 
-    /// Berths that could take a run, `from` and those after it first.
+    /// Slots that could take a run, `from` and those after it first.
     pub(super) fn open(&self, model: ModelId, from: usize) -> impl Iterator<Item = usize> + '_ {
         self.open
             .get(&model)
@@ -63,38 +75,27 @@ impl Index {
         std::mem::take(&mut self.unrecorded)
     }
 
-    fn set(&mut self, berth: usize, due: Option<Instant>, open_for: Vec<ModelId>) {
-        if self.due[berth] != due {
-            if let Some(at) = self.due[berth] {
-                self.timers.remove(&(at, berth));
+    /// When a slot has something to do, and which models it could take a run of.
+    pub(super) fn set(&mut self, slot: usize, due: Option<Instant>, open_for: Vec<ModelId>) {
+        if self.due[slot] != due {
+            if let Some(at) = self.due[slot] {
+                self.timers.remove(&(at, slot));
             }
             if let Some(at) = due {
-                self.timers.insert((at, berth));
+                self.timers.insert((at, slot));
             }
-            self.due[berth] = due;
+            self.due[slot] = due;
         }
-        if self.open_for[berth] != open_for {
-            for model in &self.open_for[berth] {
+        if self.open_for[slot] != open_for {
+            for model in &self.open_for[slot] {
                 if let Some(open) = self.open.get_mut(model) {
-                    open.remove(&berth);
+                    open.remove(&slot);
                 }
             }
             for &model in &open_for {
-                self.open.entry(model).or_default().insert(berth);
+                self.open.entry(model).or_default().insert(slot);
             }
-            self.open_for[berth] = open_for;
-        }
-    }
-}
-
-impl Fleet {
-    /// Brings the index up to date with every touched berth.
-    pub(super) fn refresh(&mut self) {
-        for berth in std::mem::take(&mut self.index.touched) {
-            let due = self.berth_timeout(&self.berths[berth]);
-            let open_for = self.open_for(berth);
-            self.index.set(berth, due, open_for);
-            self.index.unrecorded.insert(berth);
+            self.open_for[slot] = open_for;
         }
     }
 }

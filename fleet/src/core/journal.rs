@@ -4,18 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_protocol::{PlacementId, RequestId};
 
-use super::{
-    Fleet,
-    browsers::{Berth, BrowserState},
-    placements::Stage,
-    requests::{Ending, Request, RequestState},
-};
 use crate::{
-    event::{Action, ModelId, RequestError, SlotId},
-    recovery::{Failure, FailureKind},
+    event::{ModelId, SlotId},
     state::{
-        Conflict, Draft, Durability, Key, Outcome, Partition, Records, Transaction, TransactionId,
-        Value,
+        Conflict, Draft, Durability, Key, Partition, Records, Transaction, TransactionId, Value,
     },
 };
 
@@ -24,23 +16,22 @@ use crate::{
 pub(super) enum Pending {
     /// Requests that may run once they are recorded.
     Accept(Vec<RequestId>),
-    /// Requests whose end may be told once it is recorded.
+    /// Requests whose end is reported once it is recorded.
     End(Vec<RequestId>),
-    /// A migration.
-    Plan(ModelId),
+    /// A migration of the model.
+    Assignment(ModelId),
 }
 
 /// The records, and what is to be written next.
 #[derive(Debug)]
 pub(super) struct Journal {
-    pub(super) records: Records,
+    records: Records,
     pending: BTreeMap<TransactionId, Pending>,
     accepting: Vec<RequestId>,
     ending: Vec<RequestId>,
-    plans_changed: BTreeSet<ModelId>,
+    assignments_changed: BTreeSet<ModelId>,
     placements_gone: Vec<PlacementId>,
-    /// Transactions that could not be written.
-    pub(super) failures: u64,
+    failures: u64,
 }
 
 impl Journal {
@@ -50,27 +41,32 @@ impl Journal {
             pending: BTreeMap::new(),
             accepting: Vec::new(),
             ending: Vec::new(),
-            plans_changed: BTreeSet::new(),
+            assignments_changed: BTreeSet::new(),
             placements_gone: Vec::new(),
             failures: 0,
         }
     }
 
-    pub(super) fn prepare(
-        &mut self,
-        draft: Draft,
-        durability: Durability,
-        pending: Pending,
-    ) -> Result<Transaction, Conflict> {
-        let transaction = self.records.prepare(draft, durability)?;
-        self.pending.insert(transaction.id, pending);
-        Ok(transaction)
+    pub(super) fn records(&self) -> &Records {
+        &self.records
     }
 
-    pub(super) fn plan_changed(&mut self, model: ModelId) {
-        self.plans_changed.insert(model);
+    /// Transactions that are not confirmed.
+    pub(super) fn open(&self) -> usize {
+        self.pending.len()
     }
 
+    /// Transactions that could not be written.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// The slots of a model are to be recorded.
+    pub(super) fn assignment_changed(&mut self, model: ModelId) {
+        self.assignments_changed.insert(model);
+    }
+
+    /// A placement's record is to be removed.
     pub(super) fn placement_gone(&mut self, placement: PlacementId) {
         self.placements_gone.push(placement);
     }
@@ -80,251 +76,158 @@ impl Journal {
         self.accepting.push(request);
     }
 
-    /// The request's end is to be recorded before it is told.
+    /// The request's end is to be recorded before it is reported.
     pub(super) fn end(&mut self, request: RequestId) {
         self.ending.push(request);
     }
 
-    /// Transactions that are not confirmed.
-    pub(super) fn open(&self) -> usize {
-        self.pending.len()
+    /// Requests that are to be recorded before they run.
+    pub(super) fn take_accepted(&mut self) -> Vec<RequestId> {
+        std::mem::take(&mut self.accepting)
     }
-}
 
-impl Fleet {
-    /// Records what the fleet is made with, and that browsers and placements of an earlier fleet are no more.
-    pub(super) fn record_start(&mut self) {
-        let records = &self.journal.records;
+    /// Requests whose end is to be recorded.
+    pub(super) fn take_ended(&mut self) -> Vec<RequestId> {
+        std::mem::take(&mut self.ending)
+    }
+
+    /// Records what the fleet is made with, and that browsers and placements of an earlier fleet are gone.
+    pub(super) fn start(&mut self, configuration: Value) -> Option<Transaction> {
+        let records = &self.records;
         let mut draft = Draft::default();
-        for partition in [Partition::Browsers, Partition::Placements, Partition::Plans] {
+        for partition in [Partition::Browsers, Partition::Placements, Partition::Assignments] {
             let left: Vec<Key> = records.of(partition).map(|(key, ..)| key).collect();
             for key in left {
                 draft.remove(records, key);
             }
         }
-        let configuration = Value::Configuration {
-            slots: self.config.slots.iter().map(|slot| slot.kind.clone()).collect(),
-            recovery_strategy: self.config.strategy.name().to_owned(),
-            redundancy_factor: self.config.redundancy_factor,
-        };
-        let key = Key { partition: Partition::Configuration, id: 0 };
-        if records.get(key) != Some(&configuration) {
-            draft.write(records, key, configuration);
-        }
-        self.commit_relaxed(draft);
+        configure(records, &mut draft, configuration);
+        self.commit_relaxed(draft)
     }
 
-    /// Writes what this event has changed.
-    pub(super) fn record(&mut self) {
-        self.record_accepted();
-        self.record_ended();
-        self.record_berths();
+    /// Records what the fleet is made with, where that has changed.
+    pub(super) fn configure(&mut self, configuration: Value) -> Option<Transaction> {
+        let mut draft = Draft::default();
+        configure(&self.records, &mut draft, configuration);
+        self.commit_relaxed(draft)
     }
 
-    fn record_accepted(&mut self) {
-        let accepted = std::mem::take(&mut self.journal.accepting);
-        self.record_requests(accepted, Pending::Accept, |_| None);
-    }
-
-    fn record_ended(&mut self) {
-        let ended = std::mem::take(&mut self.journal.ending);
-        let outcome = |request: &Request| match &request.state {
-            RequestState::Ending(Ending::Answer(_)) => Some(Outcome::Answered),
-            RequestState::Ending(Ending::Fail(error)) => Some(Outcome::Failed(error.clone())),
-            RequestState::Accepting { .. } | RequestState::Queued(_) | RequestState::Running(_) => {
-                None
-            }
-        };
-        self.record_requests(ended, Pending::End, outcome);
-    }
-
-    fn record_requests(
+    /// Records requests.
+    ///
+    /// # Errors
+    /// A record is held by another transaction. Only this component writes requests, and each waits for its last record,
+    /// so that is not expected.
+    pub(super) fn record_requests(
         &mut self,
-        ids: Vec<RequestId>,
-        pending: impl Fn(Vec<RequestId>) -> Pending,
-        outcome: impl Fn(&Request) -> Option<Outcome>,
-    ) {
+        values: Vec<(RequestId, Value)>,
+        pending: Pending,
+    ) -> Result<Option<Transaction>, Conflict> {
+        if values.is_empty() {
+            return Ok(None);
+        }
         let mut draft = Draft::default();
-        let ids: Vec<RequestId> =
-            ids.into_iter().filter(|id| self.requests.contains_key(id)).collect();
-        for id in &ids {
-            let Some(request) = self.requests.get(id) else { continue };
-            let value = Value::Request {
-                model: request.model,
-                rows: request.rows,
-                length: request.length,
-                tried: request.tried.clone(),
-                outcome: outcome(request),
-            };
-            draft.write(&self.journal.records, Key::request(*id), value);
+        for (id, value) in values {
+            draft.write(&self.records, Key::request(id), value);
         }
-        if draft.is_empty() {
-            return;
-        }
-        match self.journal.prepare(draft, Durability::Critical, pending(ids.clone())) {
-            Ok(transaction) => self.actions.push_back(Action::Commit(transaction)),
-            // Only this code writes requests, and each waits for its last record; so this is told and not hidden.
-            Err(conflict) => self.not_recorded(pending(ids), &conflict.to_string()),
-        }
+        self.prepare(draft, pending).map(Some)
     }
 
-    /// Writes the state of every berth that changed.
-    pub(super) fn record_berths(&mut self) {
-        self.refresh();
+    /// Records which slots are to hold a model once its migration has ended.
+    ///
+    /// # Errors
+    /// The record is held by another transaction.
+    pub(super) fn record_migration(
+        &mut self,
+        model: ModelId,
+        slots: Vec<SlotId>,
+    ) -> Result<Transaction, Conflict> {
         let mut draft = Draft::default();
-        let records = &self.journal.records;
-        for placement in self.journal.placements_gone.drain(..) {
+        draft.write(&self.records, assignment_key(model), Value::Assignment { model, slots });
+        self.prepare(draft, Pending::Assignment(model))
+    }
+
+    /// Records what has changed of slots, placements and assignments.
+    pub(super) fn record_changes(
+        &mut self,
+        changed: Vec<(Key, Value)>,
+        slots_of: impl Fn(ModelId) -> Option<Vec<SlotId>>,
+    ) -> Option<Transaction> {
+        let mut draft = Draft::default();
+        let records = &self.records;
+        for placement in self.placements_gone.drain(..) {
             let key = Key { partition: Partition::Placements, id: placement.0 };
             if records.get(key).is_some() {
                 draft.remove(records, key);
             }
         }
-        for index in self.index.take_unrecorded() {
-            let berth = &self.berths[index];
-            let key = Key { partition: Partition::Browsers, id: index as u64 };
-            let value = browser_value(&self.config.slots[index].kind, berth);
+        for (key, value) in changed {
             if records.get(key) != Some(&value) {
                 draft.write(records, key, value);
             }
-            let Some(live) = berth.state.live() else { continue };
-            let left =
-                live.left.iter().filter_map(|each| Some((&self.placed.get(&each.id)?.1, each)));
-            for (&model, placement) in live.placements.iter().chain(left) {
-                let key = Key { partition: Partition::Placements, id: placement.id.0 };
-                let value = Value::Placement {
-                    browser: live.browser,
-                    model,
-                    backend: placement.backend(),
-                    epoch: placement.epoch,
-                    state: stage_name(&placement.stage).to_owned(),
-                };
-                if records.get(key) != Some(&value) {
-                    draft.write(records, key, value);
-                }
-            }
         }
         let mut held = BTreeSet::new();
-        for model in std::mem::take(&mut self.journal.plans_changed) {
-            let key = Key { partition: Partition::Plans, id: model.0.into() };
-            if self.journal.records.is_held(key) {
+        for model in std::mem::take(&mut self.assignments_changed) {
+            let key = assignment_key(model);
+            if self.records.is_held(key) {
                 held.insert(model);
                 continue;
             }
-            let slots = self.plans.get(&model).into_iter().flatten();
-            let slots = slots.map(|&slot| SlotId(slot as u32)).collect();
-            draft.write(&self.journal.records, key, Value::Plan { model, slots });
+            match slots_of(model) {
+                Some(slots) => {
+                    draft.write(&self.records, key, Value::Assignment { model, slots });
+                }
+                None if self.records.get(key).is_some() => draft.remove(&self.records, key),
+                None => {}
+            }
         }
-        self.journal.plans_changed = held;
-        self.commit_relaxed(draft);
+        self.assignments_changed = held;
+        self.commit_relaxed(draft)
+    }
+
+    /// A transaction is as durable as it must be; gives what has waited for it.
+    pub(super) fn committed(&mut self, id: TransactionId) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        self.records.commit(id);
+        if let Pending::End(requests) = &pending {
+            for &request in requests {
+                self.records.forget(Key::request(request));
+            }
+        }
+        Some(pending)
+    }
+
+    /// A transaction could not be written; gives what has waited for it.
+    pub(super) fn commit_failed(&mut self, id: TransactionId) -> Option<Pending> {
+        self.failures += 1;
+        self.records.rollback(id);
+        self.pending.remove(&id)
+    }
+
+    fn prepare(&mut self, draft: Draft, pending: Pending) -> Result<Transaction, Conflict> {
+        let transaction = self.records.prepare(draft, Durability::Critical)?;
+        self.pending.insert(transaction.id, pending);
+        Ok(transaction)
     }
 
     /// A transaction that nothing waits for: memory has changed already, the store follows.
-    fn commit_relaxed(&mut self, draft: Draft) {
+    fn commit_relaxed(&mut self, draft: Draft) -> Option<Transaction> {
         if draft.is_empty() {
-            return;
+            return None;
         }
         // Nothing else holds these records: they are written here only, and taken over at once.
-        if let Ok(transaction) = self.journal.records.prepare(draft, Durability::Relaxed) {
-            self.journal.records.commit(transaction.id);
-            self.actions.push_back(Action::Commit(transaction));
-        }
-    }
-
-    pub(super) fn committed(&mut self, id: TransactionId) {
-        let Some(pending) = self.journal.pending.remove(&id) else { return };
-        self.journal.records.commit(id);
-        match pending {
-            Pending::Accept(requests) => {
-                for request in requests {
-                    self.recorded(request);
-                }
-            }
-            Pending::End(requests) => {
-                for request in requests {
-                    self.journal.records.forget(Key::request(request));
-                    self.tell_end(request);
-                }
-            }
-            Pending::Plan(model) => {
-                let is_its = self
-                    .migrations
-                    .get(&model)
-                    .is_some_and(|migration| migration.transaction == Some(id));
-                if is_its {
-                    self.finish_migration(model);
-                }
-                // Whatever became of it meanwhile is what the next record says.
-                self.journal.plan_changed(model);
-            }
-        }
-    }
-
-    pub(super) fn commit_failed(&mut self, id: TransactionId, reason: &str) {
-        self.journal.failures += 1;
-        self.journal.records.rollback(id);
-        if let Some(pending) = self.journal.pending.remove(&id) {
-            self.not_recorded(pending, reason);
-        }
-    }
-
-    fn not_recorded(&mut self, pending: Pending, reason: &str) {
-        match pending {
-            Pending::Accept(requests) => {
-                for id in requests {
-                    let Some(request) = self.forget(id) else { continue };
-                    let error = match request.state {
-                        RequestState::Accepting { doomed: Some(error) } => error,
-                        RequestState::Accepting { doomed: None }
-                        | RequestState::Queued(_)
-                        | RequestState::Running(_)
-                        | RequestState::Ending(_) => {
-                            RequestError::NotRecorded { reason: reason.to_owned() }
-                        }
-                    };
-                    self.actions.push_back(Action::Fail { request: id, error });
-                }
-            }
-            // A right answer is not kept from its client because a disk is full.
-            Pending::End(requests) => {
-                for request in requests {
-                    self.tell_end(request);
-                }
-            }
-            Pending::Plan(model) => {
-                let words = format!("the new plan could not be recorded: {reason}");
-                self.undo_migration(model, Failure::new(FailureKind::Overloaded, words));
-            }
-        }
+        let transaction = self.records.prepare(draft, Durability::Relaxed).ok()?;
+        self.records.commit(transaction.id);
+        Some(transaction)
     }
 }
 
-fn browser_value(kind: &str, berth: &Berth) -> Value {
-    let state = match &berth.state {
-        BrowserState::Wanted => "wanted",
-        BrowserState::Starting { .. } => "starting",
-        BrowserState::Ready(_) => "ready",
-        BrowserState::Suspect { .. } => "suspect",
-        BrowserState::Recovering { .. } => "recovering",
-        BrowserState::Retired { .. } => "retired",
-        BrowserState::Stopped => "stopped",
-    };
-    Value::Browser {
-        browser: berth.state.browser(),
-        kind: kind.to_owned(),
-        state: state.to_owned(),
-        failed_starts: berth.failed_starts,
-        last_failure: berth.last_failure.as_ref().map(ToString::to_string),
+fn configure(records: &Records, draft: &mut Draft, configuration: Value) {
+    let key = Key { partition: Partition::Configuration, id: 0 };
+    if records.get(key) != Some(&configuration) {
+        draft.write(records, key, configuration);
     }
 }
 
-/// Name of a placement's stage, as in records and status.
-pub(super) fn stage_name(stage: &Stage) -> &'static str {
-    match stage {
-        Stage::Waiting { .. } => "waiting",
-        Stage::Loading { .. } => "loading",
-        Stage::Staged { .. } => "staged",
-        Stage::Ready { .. } => "ready",
-        Stage::Leaving { .. } => "leaving",
-        Stage::Refused => "refused",
-    }
+fn assignment_key(model: ModelId) -> Key {
+    Key { partition: Partition::Assignments, id: model.0.into() }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_protocol::RequestId;
 
-use super::{ladder::Target, requests::Request};
+use super::{escalation::Target, requests::Request};
 use crate::event::ModelId;
 
 /// A request's place in the queue: those that a browser has lost before come first, then in order of arrival.
@@ -24,7 +24,7 @@ struct Line {
     tokens: u64,
 }
 
-/// All waiting requests. Its bound is the admission's business: requests that come back are always taken in.
+/// All waiting requests. Whoever accepts requests bounds it: those that come back from a browser are always taken in.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     lines: BTreeMap<ModelId, Line>,
@@ -56,9 +56,9 @@ impl Queue {
     }
 
     pub(super) fn insert(&mut self, place: Place, request: &Request) {
-        let line = self.lines.entry(request.model).or_default();
-        if line.waiting.insert(place, request.id).is_none() {
-            line.rows += u64::from(request.rows);
+        let line = self.lines.entry(request.model()).or_default();
+        if line.waiting.insert(place, request.id()).is_none() {
+            line.rows += u64::from(request.rows());
             line.tokens += request.tokens();
             self.len += 1;
             self.fallback += u32::from(request.target() == Target::Fallback);
@@ -66,15 +66,15 @@ impl Queue {
     }
 
     pub(super) fn remove(&mut self, place: Place, request: &Request) {
-        let Some(line) = self.lines.get_mut(&request.model) else { return };
+        let Some(line) = self.lines.get_mut(&request.model()) else { return };
         if line.waiting.remove(&place).is_some() {
-            line.rows -= u64::from(request.rows);
+            line.rows -= u64::from(request.rows());
             line.tokens -= request.tokens();
             self.len -= 1;
             self.fallback -= u32::from(request.target() == Target::Fallback);
         }
         if line.waiting.is_empty() {
-            self.lines.remove(&request.model);
+            self.lines.remove(&request.model());
         }
     }
 

@@ -1,25 +1,15 @@
-//! Runs in flight and how they end.
+//! Runs in flight.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
-use super::Fleet;
-use crate::{
-    event::{Action, Instant, ModelId, SlotId},
-    recovery::Failure,
-};
-
-/// Failed runs in a row after which a browser is replaced, whatever each failure was.
-const RUN_FAILURES_MAX: u32 = 3;
-/// Weight of a run in its browser's slowness, and the most that one counts for: one outlier is none of the browser's doing.
-const SLOWNESS_WEIGHT: f64 = 0.1;
-const SLOWNESS_CAP: f64 = 10.0;
+use crate::event::{Instant, ModelId};
 
 /// An execution that a page has not ended. It stays known when nobody waits for it, because the page is busy with it.
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) berth: usize,
+    pub(super) slot: usize,
     pub(super) browser: BrowserId,
     pub(super) placement: PlacementId,
     pub(super) epoch: Epoch,
@@ -37,128 +27,68 @@ pub(super) struct Run {
     pub(super) beside_load: bool,
 }
 
-impl Fleet {
-    pub(super) fn run_done(&mut self, browser: BrowserId, id: RunId, epoch: Epoch) {
-        let Some((run, took)) = self.end_run(browser, id, epoch) else { return };
-        let slot = SlotId(run.berth as u32);
-        let mut slowness = None;
-        if !run.beside_load {
-            slowness = self.speeds.slowness(run.model, slot, run.backend, run.tokens, took);
-            self.speeds.learn(run.model, slot, run.backend, run.tokens, took);
-        }
-        let now = self.now;
-        let berth = self.berth_mut(run.berth);
-        berth.resets = 0;
-        if let Some(live) = berth.state.live_mut() {
-            Fleet::proved(live, now);
-            live.jobs += 1;
-            if let Some(slowness) = slowness {
-                live.slowness += SLOWNESS_WEIGHT * (slowness.min(SLOWNESS_CAP) - live.slowness);
-            }
-        }
-        for request in run.requests {
-            self.answer(request, id);
-        }
-        self.unload_left(run.berth);
+/// Every run in flight, and the ids of runs.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    by_id: BTreeMap<RunId, Run>,
+    /// The highest id given away, to a run, a probe or a measurement.
+    last_id: u64,
+}
+
+impl Runs {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
     }
 
-    pub(super) fn run_failed(
-        &mut self,
-        browser: BrowserId,
-        id: RunId,
-        epoch: Epoch,
-        failure: &Failure,
-    ) {
-        let Some(run) = self.current_run(browser, id, epoch) else { return };
-        let (index, model, backend) = (run.berth, run.model, run.backend);
-        let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        // The page says which run it was at, so this one is first in line whatever was thought.
-        live.runs.retain(|&other| other != id);
-        live.runs.push_front(id);
-        // Inputs and sizes that are refused are the request's, and are not counted against the browser.
-        if !failure.kind.is_refusal() {
-            live.run_failures += 1;
-        }
-        if live.run_failures >= RUN_FAILURES_MAX {
-            self.browser_down(index, failure.clone());
-        } else {
-            self.repair(index, Some(model), backend, failure.clone());
-        }
-        // A repair that took the run with it has sent its requests up the ladder.
-        if let Some((run, _)) = self.end_run(browser, id, epoch) {
-            if !failure.kind.is_refusal() {
-                self.distrust(index, failure);
-            }
-            for request in run.requests {
-                self.climb(request, run.browser, failure, run.joined);
-            }
-        }
-        self.unload_left(index);
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(super) fn get(&self, id: RunId) -> Option<&Run> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Whether a run is on a placement.
+    pub(super) fn is_on(&self, id: RunId, placement: PlacementId) -> bool {
+        self.by_id.get(&id).is_some_and(|run| run.placement == placement)
     }
 
     /// A run that is in flight on this browser and in this epoch.
     ///
     /// One that is not known belongs to a browser that was killed, to a life of a placement that is over, or was
-    /// reported before. An answer in another epoch than the run's, or from another browser, is not the run's answer. All are dropped.
-    fn current_run(&self, browser: BrowserId, id: RunId, epoch: Epoch) -> Option<&Run> {
-        let run = self.runs.get(&id)?;
-        if (run.browser, run.epoch) != (browser, epoch) {
-            return None;
-        }
-        Some(run)
+    /// reported before. An answer in another epoch than the run's, or from another browser, is not the run's answer. All
+    /// give `None`.
+    pub(super) fn current(&self, browser: BrowserId, id: RunId, epoch: Epoch) -> Option<&Run> {
+        self.by_id.get(&id).filter(|run| (run.browser, run.epoch) == (browser, epoch))
     }
 
-    /// Removes a run that its page has ended, and says how long the page was busy with it.
-    fn end_run(&mut self, browser: BrowserId, id: RunId, epoch: Epoch) -> Option<(Run, Duration)> {
-        self.current_run(browser, id, epoch)?;
-        let run = self.runs.remove(&id)?;
-        let live = self.berth_mut(run.berth).state.live_mut()?;
-        let busy_since = if live.runs.front() == Some(&id) { live.head_since } else { run.sent_at };
-        self.unlist(run.berth, &[id]);
-        Some((run, self.now.since(busy_since)))
+    pub(super) fn next_id(&mut self) -> RunId {
+        self.last_id += 1;
+        RunId(self.last_id)
     }
 
-    /// Takes runs off a browser's list; the clock of the one that is now the first starts.
-    pub(super) fn unlist(&mut self, berth: usize, gone: &[RunId]) {
-        let now = self.now;
-        let Some(live) = self.berth_mut(berth).state.live_mut() else { return };
-        let head = live.runs.front().copied();
-        live.runs.retain(|run| !gone.contains(run));
-        if live.runs.front().copied() != head {
-            live.head_since = now;
-            live.hedged_at = None;
-        }
+    pub(super) fn start(&mut self, id: RunId, run: Run) {
+        self.by_id.insert(id, run);
     }
 
-    /// Ends runs whose browser or placement is gone.
-    ///
-    /// A page executes in order, so only `head`, the first run of its browser, can have caused or met the failure: its
-    /// requests climb the ladder, those of the others had no try yet and go back to the queue as they came.
-    pub(super) fn lose_runs(
-        &mut self,
-        lost: Vec<RunId>,
-        head: Option<RunId>,
-        browser: BrowserId,
-        failure: &Failure,
-    ) {
-        for id in lost {
-            let Some(run) = self.runs.remove(&id) else { continue };
-            for request in run.requests {
-                if head == Some(id) {
-                    self.climb(request, browser, failure, run.joined);
-                } else {
-                    self.requeue(request);
-                }
-            }
-        }
+    /// Takes a run out that has ended or is lost.
+    pub(super) fn end(&mut self, id: RunId) -> Option<Run> {
+        self.by_id.remove(&id)
     }
 
-    /// A request no longer waits for its run, which is abandoned if nobody else does.
-    pub(super) fn leave(&mut self, id: RunId, request: RequestId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+    /// A request no longer waits for its run; true if nobody else does, so that the run is to be abandoned.
+    pub(super) fn leave(&mut self, id: RunId, request: RequestId) -> bool {
+        let Some(run) = self.by_id.get_mut(&id) else { return false };
         run.requests.retain(|&other| other != request);
-        if run.requests.is_empty() {
-            self.actions.push_back(Action::Abandon { run: id });
-        }
+        run.requests.is_empty()
+    }
+
+    /// The fleet ends, and every run with it.
+    pub(super) fn clear(&mut self) {
+        self.by_id.clear();
     }
 }

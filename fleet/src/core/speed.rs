@@ -8,7 +8,7 @@ use crate::event::{ModelId, SlotId};
 
 /// Weight that a sample keeps when the next one arrives: the last ten or so count.
 const DECAY: f64 = 0.9;
-/// The same of the line that stands for what is usual: some hundreds of samples count.
+/// The same for usual times, which change slowly: some hundreds of samples count.
 const USUAL_DECAY: f64 = 0.998;
 /// Service time per token of a model that nobody has run yet. Only orders browsers; never shown.
 const GUESS_SECONDS: f64 = 1e-4;
@@ -26,7 +26,7 @@ struct Line {
 
 impl Line {
     fn learn(&mut self, tokens: f64, seconds: f64, decay: f64) {
-        // The first run pays for pipelines and caches; it stands for itself only until there is another.
+        // The first run pays for pipelines and caches, so the second one replaces it.
         if self.samples == 1 {
             *self = Line { samples: 1, ..Line::default() };
         }
@@ -38,14 +38,14 @@ impl Line {
         self.tokens_seconds = self.tokens_seconds * decay + tokens * seconds;
     }
 
-    /// Whether it knows more than a first run.
+    /// Whether it has learned more than a first run.
     fn is_settled(&self) -> bool {
         self.samples > 1
     }
 
     fn predict(&self, tokens: f64) -> f64 {
         let spread = self.weight * self.tokens_squared - self.tokens * self.tokens;
-        // Runs of all but one size say nothing about the fixed cost.
+        // Runs of nearly the same size do not separate the fixed cost from the cost per token.
         if spread > 1e-3 * self.tokens * self.tokens {
             let slope = (self.weight * self.tokens_seconds - self.tokens * self.seconds) / spread;
             let fixed = (self.seconds - slope * self.tokens) / self.weight;
@@ -60,7 +60,7 @@ impl Line {
     }
 }
 
-/// What is known of every model on every slot and backend. Kept by slot, so that a replaced browser is no stranger.
+/// Service times of every model on every slot and backend. Kept by slot, so that they outlive its browsers.
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
     lines: BTreeMap<(ModelId, SlotId, Backend), Line>,
@@ -89,6 +89,14 @@ impl Speeds {
         }
     }
 
+    /// A model is no longer served.
+    pub(super) fn forget_model(&mut self, model: ModelId) {
+        self.lines.retain(|&(of, ..), _| of != model);
+        self.usual.retain(|&(of, ..), _| of != model);
+        self.of_backend.retain(|&(of, _), _| of != model);
+        self.of_model.remove(&model);
+    }
+
     /// How much longer than usual a run took.
     pub(super) fn slowness(
         &self,
@@ -112,7 +120,7 @@ impl Speeds {
     ) -> Duration {
         let tokens = tokens as f64;
         let own = self.lines.get(&(model, slot, backend));
-        // A slot that was slow once, at its first run, would never be asked again if it were judged by that.
+        // First runs are slow. A slot that is predicted by its first run alone would get no second one.
         let seconds = own
             .filter(|line| line.is_settled())
             .or_else(|| self.of_backend.get(&(model, backend)))
@@ -168,7 +176,7 @@ mod tests {
         }
         assert_eq!(ms(&speeds, Backend::WebGpu), 10);
         assert_eq!(ms(&speeds, Backend::Cpu), 50);
-        // Its own first run is no reason not to ask it again.
+        // Its own first run, which is slow, does not count against it.
         speeds.learn(MODEL, THERE, Backend::Cpu, 100, Duration::from_millis(3000));
         assert_eq!(ms(&speeds, Backend::Cpu), 50);
     }

@@ -1,95 +1,67 @@
-//! Time-outs, probes and limits: what is noticed of a browser that says nothing itself.
+//! What is wrong with a browser that reports nothing itself, found from time-outs, probes and limits.
 
-use std::mem;
-
-use flotilla_protocol::{Backend, BrowserId, RunId};
+use flotilla_protocol::Backend;
 
 use super::{
-    Fleet, Phase,
-    browsers::{Berth, BrowserState, Live},
-    placements::Placement,
+    live::Live,
+    measurements::Overdue,
+    placement::Placement,
+    runs::Runs,
+    slot::{BrowserState, SlotState},
+    slots::Slots,
 };
 use crate::{
-    event::{Action, Instant},
-    recovery::{Failure, FailureKind, FailureSort, Rung},
+    config::Config,
+    event::Instant,
+    recovery::{Failure, FailureKind},
 };
 
-/// Probes in a row that may fail before a browser is repaired; one may have met a busy machine.
-const PROBE_FAILURES_MAX: u32 = 2;
 /// Above this share of its limit a browser's memory is reason enough to replace it at a good moment.
 const MEMORY_SOFT: f64 = 0.85;
 /// A browser whose runs lately took this many times longer than usual is replaced at a good moment.
 const SLOWNESS_MAX: f64 = 4.0;
 /// Runs that must have been measured before slowness counts.
-pub(super) const SLOWNESS_JOBS_MIN: u64 = 50;
+const SLOWNESS_JOBS_MIN: u64 = 50;
 
 /// What is to be done about a browser.
-enum Finding {
+pub(super) enum Finding {
     Replace(Failure),
     Reset(Failure),
+    /// Its requests are to go to other browsers where these are ready.
     Hedge,
     Probe(Backend),
     ProbeFailed(Failure),
+    /// It is to be replaced at a good moment.
     Recycle(String),
+    /// It was to be replaced, and has nothing to do any more.
     Recycled,
 }
 
-impl Fleet {
-    /// Looks at every browser that was touched or whose time has come, and acts on what it finds.
-    pub(super) fn watch_browsers(&mut self) {
-        for index in self.index.pending(self.now) {
-            self.index.touch(index);
-            self.suspect(index);
-            if let Some(finding) = self.finding(index) {
-                self.act_on(index, finding);
-            }
-        }
-    }
+/// Looks at browsers, and changes nothing.
+pub(super) struct Watch<'a> {
+    pub(super) now: Instant,
+    pub(super) config: &'a Config,
+    /// Whether browsers may be recycled: not while the fleet ends.
+    pub(super) may_recycle: bool,
+    pub(super) slots: &'a Slots,
+    pub(super) runs: &'a Runs,
+}
 
-    fn act_on(&mut self, index: usize, finding: Finding) {
-        match finding {
-            Finding::Replace(failure) => self.browser_down(index, failure),
-            Finding::Reset(failure) => self.page_down(index, failure),
-            Finding::Hedge => self.hedge(index),
-            Finding::Probe(backend) => self.probe(index, backend),
-            Finding::ProbeFailed(failure) => self.probe_gave(index, failure),
-            Finding::Recycle(reason) => self.recycle(index, reason),
-            Finding::Recycled => self.replace_recycled(index),
-        }
-    }
-
-    /// A browser that missed heartbeats gets no new work, and its requests go elsewhere if they can.
-    fn suspect(&mut self, index: usize) {
-        let (now, config) = (self.now, &self.config);
-        let BrowserState::Ready(live) = &self.berths[index].state else { return };
-        if live.heard_at.after(config.suspect_after) > now {
-            return;
-        }
-        // Counted from now, so that a daemon that was itself asleep gives its browsers a chance to be heard.
-        let until = now.after(config.heartbeat_timeout.saturating_sub(config.suspect_after));
-        let state = &mut self.berths[index].state;
-        *state = match mem::take(state) {
-            BrowserState::Ready(live) => BrowserState::Suspect { live, until },
-            other => other,
-        };
-        self.index.touch(index);
-        self.hedge(index);
-    }
-
-    fn finding(&self, index: usize) -> Option<Finding> {
-        let (now, config) = (self.now, &self.config);
-        let late = |what: String| Failure::new(FailureKind::DeadlineExceeded, what);
-        let berth = &self.berths[index];
-        match &berth.state {
+impl Watch<'_> {
+    pub(super) fn finding(&self, index: usize) -> Option<Finding> {
+        let (now, config) = (self.now, self.config);
+        let slot = self.slots.get(index);
+        match slot.state() {
             BrowserState::Starting { until, .. } if *until <= now => {
-                let (what, limit) = match berth.resets {
+                let (what, limit) = match slot.resets() {
                     0 => ("start", config.start_timeout),
                     _ => ("new page", config.reset_timeout),
                 };
                 return Some(Finding::Replace(late(format!("{what}, after {limit:?}"))));
             }
             BrowserState::Suspect { live, until } if *until <= now => {
-                let words = format!("no heartbeat for {:?}", now.since(live.heard_at));
+                let words =
+                    format!("no heartbeat for {:?}", now.since(live.health().heartbeat_at()));
                 return Some(Finding::Replace(Failure::new(FailureKind::ConnectionLost, words)));
             }
             BrowserState::Starting { .. }
@@ -98,63 +70,77 @@ impl Fleet {
             | BrowserState::Wanted
             | BrowserState::Recovering { .. }
             | BrowserState::Retired { .. }
-            | BrowserState::Stopped => {}
+            | BrowserState::Stopped
+            | BrowserState::Removed => {}
         }
-        let live = berth.state.live()?;
-        if let Some(run) = live.runs.front()
-            && live.head_since.after(config.run_timeout) <= now
+        let live = slot.live()?;
+        if let Some(run) = live.runs().head()
+            && live.runs().head_since().after(config.run_timeout) <= now
         {
             let words = format!("run {run}, after {:?}", config.run_timeout);
             return Some(Finding::Reset(late(words)));
         }
-        let load = live
-            .placements
-            .values()
-            .find(|placement| placement.load_until().is_some_and(|until| until <= now));
-        if let Some(load) = load {
+        let overdue_load = live
+            .placements()
+            .find(|(_, placement)| placement.load_until().is_some_and(|until| until <= now));
+        if let Some((_, load)) = overdue_load {
             let words =
-                format!("load of {} without progress, after {:?}", load.id, config.load_timeout);
+                format!("load of {} without progress, after {:?}", load.id(), config.load_timeout);
             return Some(Finding::Replace(late(words)));
         }
-        if let Some((failure, is_run)) = self.trial_overdue(live) {
-            return Some(if is_run { Finding::Reset(failure) } else { Finding::Replace(failure) });
+        match live.measurement().and_then(|measurement| measurement.overdue(now)) {
+            Some(Overdue::Load(placement)) => {
+                let limit = config.load_timeout;
+                let words = format!("load of {placement} without progress, after {limit:?}");
+                return Some(Finding::Replace(late(words)));
+            }
+            Some(Overdue::Run(run)) => {
+                let words = format!("run {run}, which measures, after {:?}", config.run_timeout);
+                return Some(Finding::Reset(late(words)));
+            }
+            None => {}
         }
-        if live.recycling.is_some() && live.runs.is_empty() && live.task.is_none() {
+        // A lease keeps a browser that is to be recycled, but not one whose slot was removed.
+        let is_kept = live.lease().is_some() && !slot.is_removed();
+        if live.recycling().is_some() && live.runs().is_empty() && !is_kept {
             return Some(Finding::Recycled);
         }
-        if self.hedge_at(live).is_some_and(|at| at <= now) {
+        if hedge_at(live, config, self.runs).is_some_and(|at| at <= now) {
             return Some(Finding::Hedge);
         }
-        self.probe_finding(live).or_else(|| self.recycle_finding(index, berth, live))
+        self.probe_finding(live).or_else(|| self.recycle_finding(index, slot, live))
     }
 
     fn probe_finding(&self, live: &Live) -> Option<Finding> {
-        match live.probe {
-            Some((_, _, until)) if until <= self.now => {
+        match live.health().probe() {
+            Some(probe) if probe.until <= self.now => {
                 let words = format!("probe, after {:?}", self.config.probe_timeout);
-                Some(Finding::ProbeFailed(Failure::new(FailureKind::DeadlineExceeded, words)))
+                Some(Finding::ProbeFailed(late(words)))
             }
             Some(_) => None,
-            None if self.probe_at(live)? <= self.now => Some(Finding::Probe(probe_backend(live)?)),
+            None if probe_at(live, self.config)? <= self.now => {
+                Some(Finding::Probe(live.probe_backend()?))
+            }
             None => None,
         }
     }
 
     /// Reasons to replace a browser that still works. Only one at a time, and only while others can do its work.
-    fn recycle_finding(&self, index: usize, berth: &Berth, live: &Live) -> Option<Finding> {
-        let config = &self.config;
-        if live.recycling.is_some() || live.task.is_some() || self.phase != Phase::Serving {
+    fn recycle_finding(&self, index: usize, slot: &SlotState, live: &Live) -> Option<Finding> {
+        let config = self.config;
+        if live.recycling().is_some() || live.lease().is_some() || !self.may_recycle {
             return None;
         }
+        let health = live.health();
         let soft = |max: u64| (max as f64 * MEMORY_SOFT) as u64;
-        let reason = if config.recycle_jobs.is_some_and(|max| live.jobs >= max) {
-            format!("{} runs served", live.jobs)
-        } else if config.recycle_age.is_some_and(|age| berth.launched_at.after(age) <= self.now) {
-            format!("in use for {:?}", self.now.since(berth.launched_at))
-        } else if config.memory_bytes_max.is_some_and(|max| live.used_bytes > soft(max)) {
-            format!("{} of memory used", mib(live.used_bytes))
-        } else if live.slowness > SLOWNESS_MAX && live.jobs >= SLOWNESS_JOBS_MIN {
-            format!("runs take {:.1} times longer than usual", live.slowness)
+        let reason = if config.recycle_jobs.is_some_and(|max| health.jobs() >= max) {
+            format!("{} runs served", health.jobs())
+        } else if config.recycle_age.is_some_and(|age| slot.launched_at().after(age) <= self.now) {
+            format!("in use for {:?}", self.now.since(slot.launched_at()))
+        } else if config.memory_bytes_max.is_some_and(|max| health.used_bytes() > soft(max)) {
+            format!("{} of memory used", mib(health.used_bytes()))
+        } else if health.slowness() > SLOWNESS_MAX && health.jobs() >= SLOWNESS_JOBS_MIN {
+            format!("runs take {:.1} times longer than usual", health.slowness())
         } else {
             return None;
         };
@@ -163,175 +149,88 @@ impl Fleet {
 
     /// Whether every model that is ready here is ready on another browser too, which is not slower than usual.
     fn others_serve_all(&self, index: usize, live: &Live) -> bool {
-        live.placements.iter().filter(|(_, placement)| placement.ready_on().is_some()).all(
-            |(&model, _)| {
-                self.index.open(model, 0).any(|other| {
+        live.placements().filter(|(_, placement)| placement.ready_on().is_some()).all(
+            |(model, _)| {
+                self.slots.open(model, 0).any(|other| {
                     other != index
-                        && self.berths[other]
-                            .state
+                        && self
+                            .slots
+                            .get(other)
                             .usable()
-                            .is_some_and(|other| other.slowness < SLOWNESS_MAX / 2.0)
+                            .is_some_and(|other| other.health().slowness() < SLOWNESS_MAX / 2.0)
                 })
             },
         )
     }
+}
 
-    /// Sends the requests of a browser that keeps them waiting to others, where others are ready. The browser may still
-    /// end its runs; their results are dropped.
-    fn hedge(&mut self, index: usize) {
-        let now = self.now;
-        let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        live.hedged_at = Some(now);
-        let browser = live.browser;
-        let runs: Vec<RunId> = live.runs.iter().copied().collect();
-        let waited = now.since(live.head_since);
-        let head = runs.first().copied();
-        for id in runs {
-            let Some(run) = self.runs.get(&id) else { continue };
-            let (model, joined, requests) = (run.model, run.joined, run.requests.clone());
-            for request in requests {
-                if !self.is_ready_elsewhere(model, request, browser) {
-                    continue;
-                }
-                if head == Some(id) {
-                    let words = format!("no answer for {waited:?}");
-                    let failure = Failure::new(FailureKind::DeadlineExceeded, words);
-                    if self.could_take(request, Rung::Migrate) {
-                        self.leave(id, request);
-                        self.climb(request, browser, &failure, joined);
-                    }
-                } else {
-                    self.leave(id, request);
-                    self.requeue(request);
-                }
-            }
+/// When a slot next needs a look or a launch.
+pub(super) fn next_due(
+    slot: &SlotState,
+    now: Instant,
+    config: &Config,
+    runs: &Runs,
+) -> Option<Instant> {
+    let (live, heartbeat) = match slot.state() {
+        BrowserState::Starting { until, .. } => return Some(*until),
+        BrowserState::Recovering { relaunch_at } => return Some(*relaunch_at),
+        // A fallback that nobody wants is not woken for.
+        BrowserState::Retired { until, .. } => return Some(*until).filter(|&at| at > now),
+        BrowserState::Wanted | BrowserState::Stopped | BrowserState::Removed => return None,
+        BrowserState::Ready(live) => {
+            (live, live.health().heartbeat_at().after(config.suspect_after))
         }
-    }
+        BrowserState::Suspect { live, until } => (live, *until),
+    };
+    let run = live.runs().head().map(|_| live.runs().head_since().after(config.run_timeout));
+    let load = live.placements().filter_map(|(_, each)| Placement::load_until(each)).min();
+    let probe = match live.health().probe() {
+        Some(probe) => Some(probe.until),
+        None => probe_at(live, config),
+    };
+    // After that time it waits until others can do its work, which no timer brings.
+    let age = config
+        .recycle_age
+        .map(|age| slot.launched_at().after(age))
+        .filter(|&at| live.recycling().is_none() && at > now);
+    let measurement = live.measurement().and_then(|measurement| measurement.due(now));
+    [Some(heartbeat), run, load, probe, age, measurement, hedge_at(live, config, runs)]
+        .into_iter()
+        .flatten()
+        .min()
+}
 
-    /// When the first run of a browser has taken suspiciously long, and its requests are looked at once more after that.
-    fn hedge_at(&self, live: &Live) -> Option<Instant> {
-        let run = self.runs.get(live.runs.front()?)?;
-        if run.requests.is_empty() {
-            return None;
+/// When the first run of a browser has taken suspiciously long, and its requests are looked at once more after that.
+fn hedge_at(live: &Live, config: &Config, runs: &Runs) -> Option<Instant> {
+    let run = runs.get(live.runs().head()?)?;
+    if run.requests.is_empty() {
+        return None;
+    }
+    match live.runs().hedged_at() {
+        Some(at) => Some(at.after(config.straggler_min)),
+        None => {
+            let patience = run.expected.saturating_mul(config.straggler_factor);
+            Some(live.runs().head_since().after(patience.max(config.straggler_min)))
         }
-        match live.hedged_at {
-            Some(at) => Some(at.after(self.config.straggler_min)),
-            None => {
-                let patience = run.expected.saturating_mul(self.config.straggler_factor);
-                Some(live.head_since.after(patience.max(self.config.straggler_min)))
-            }
-        }
-    }
-
-    /// When a browser that runs and loads nothing is to be probed.
-    fn probe_at(&self, live: &Live) -> Option<Instant> {
-        let waits = live.probe.is_none() && live.is_idle() && probe_backend(live).is_some();
-        let interval = match live.probe_failures {
-            0 => self.config.probe_interval,
-            // Soon again: it decides whether the browser is repaired.
-            _ => self.config.probe_interval / 10,
-        };
-        waits.then(|| live.proved_at.after(interval))
-    }
-
-    fn probe(&mut self, index: usize, backend: Backend) {
-        self.run_ids += 1;
-        let probe = RunId(self.run_ids);
-        let until = self.now.after(self.config.probe_timeout);
-        let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        live.probe = Some((probe, backend, until));
-        let browser = live.browser;
-        self.actions.push_back(Action::Probe { browser, backend, probe });
-    }
-
-    pub(super) fn probe_done(&mut self, browser: BrowserId, probe: RunId) {
-        let Some(index) = self.probed(browser, probe) else { return };
-        let now = self.now;
-        if let Some(live) = self.berth_mut(index).state.live_mut() {
-            live.probe = None;
-            Fleet::proved(live, now);
-        }
-    }
-
-    pub(super) fn probe_failed(&mut self, browser: BrowserId, probe: RunId, failure: Failure) {
-        if let Some(index) = self.probed(browser, probe) {
-            self.probe_gave(index, failure);
-        }
-    }
-
-    /// The berth of a probe that is under way.
-    fn probed(&self, browser: BrowserId, probe: RunId) -> Option<usize> {
-        let &index = self.homes.get(&browser)?;
-        let (under_way, ..) = self.berths[index].state.live()?.probe?;
-        (under_way == probe).then_some(index)
-    }
-
-    fn probe_gave(&mut self, index: usize, failure: Failure) {
-        self.distrust(index, &failure);
-        let now = self.now;
-        let Some(live) = self.berth_mut(index).state.live_mut() else { return };
-        let Some((_, backend, _)) = live.probe.take() else { return };
-        live.proved_at = now;
-        live.probe_failures += 1;
-        // Numbers do not get right by asking again.
-        let sort = failure.kind.sort();
-        if live.probe_failures >= PROBE_FAILURES_MAX || sort == FailureSort::Numbers {
-            self.repair(index, None, backend, failure);
-        } else if sort == FailureSort::Device {
-            self.device_lost(index, backend, failure);
-        }
-    }
-
-    pub(super) fn memory(&mut self, browser: BrowserId, used_bytes: u64) {
-        let Some(&index) = self.homes.get(&browser) else { return };
-        if let Some(max) = self.config.memory_bytes_max
-            && used_bytes > max
-        {
-            let words = format!("{} used, {} allowed", mib(used_bytes), mib(max));
-            self.browser_down(index, Failure::new(FailureKind::MemoryLimitExceeded, words));
-            return;
-        }
-        if let Some(live) = self.berth_mut(index).state.live_mut() {
-            live.used_bytes = used_bytes;
-        }
-    }
-
-    /// When [`Fleet::watch_browsers`] or [`Fleet::launch_due`] next have something to do for a berth.
-    pub(super) fn berth_timeout(&self, berth: &Berth) -> Option<Instant> {
-        let (live, heartbeat) = match &berth.state {
-            BrowserState::Starting { until, .. } => return Some(*until),
-            BrowserState::Recovering { relaunch_at } => return Some(*relaunch_at),
-            // A fallback that nobody wants is not woken for.
-            BrowserState::Retired { until, .. } => return Some(*until).filter(|&at| at > self.now),
-            BrowserState::Wanted | BrowserState::Stopped => return None,
-            BrowserState::Ready(live) => (live, live.heard_at.after(self.config.suspect_after)),
-            BrowserState::Suspect { live, until } => (live, *until),
-        };
-        let run = live.runs.front().map(|_| live.head_since.after(self.config.run_timeout));
-        let load = live.placements.values().filter_map(Placement::load_until).min();
-        let probe = match live.probe {
-            Some((_, _, until)) => Some(until),
-            None => self.probe_at(live),
-        };
-        // One that is overdue waits for others to be able to do its work.
-        let age = self
-            .config
-            .recycle_age
-            .map(|age| berth.launched_at.after(age))
-            .filter(|&at| live.recycling.is_none() && at > self.now);
-        let trial = live.trial.as_ref().and_then(|trial| trial.due(self.now));
-        [Some(heartbeat), run, load, probe, age, trial, self.hedge_at(live)]
-            .into_iter()
-            .flatten()
-            .min()
     }
 }
 
-/// The backend that a probe of a browser is to run on: one that its work runs on.
-fn probe_backend(live: &Live) -> Option<Backend> {
-    live.placements.values().find_map(Placement::ready_on)
+/// When a browser that runs and loads nothing is to be probed.
+fn probe_at(live: &Live, config: &Config) -> Option<Instant> {
+    let health = live.health();
+    let waits = health.probe().is_none() && live.is_idle() && live.probe_backend().is_some();
+    let interval = match health.probe_failures() {
+        0 => config.probe_interval,
+        // Soon again: it decides whether the browser is repaired.
+        _ => config.probe_interval / 10,
+    };
+    waits.then(|| health.proved_at().after(interval))
 }
 
-fn mib(bytes: u64) -> String {
+fn late(what: String) -> Failure {
+    Failure::new(FailureKind::DeadlineExceeded, what)
+}
+
+pub(super) fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

@@ -1,14 +1,15 @@
-//! Single decisions: what is told, what is ordered.
+//! Single decisions: events in, actions out.
 
 use std::time::Duration;
 
 use expect_test::expect;
 use flotilla_fleet::{
-    Budget, Config, Event, Failure, FailureKind, Instant, Ladder, ModelId, Persistence, Policy,
-    RequestError, Role, Slot, Strategy, TaskId, state::TransactionId,
+    Batching, Budget, Config, Event, Failure, FailureKind, Instant, Ladder, LeaseId, ModelId,
+    Persistence, Policy, RequestError, Role, Slot, Strategy, state::TransactionId,
 };
+mod changes;
+mod measurements;
 mod script;
-mod trials;
 
 use flotilla_protocol::{Backend, BrowserId, RequestId, RunId};
 use script::{DEADLINE_MS, MODEL, Script, many_tries, no_tries, slots};
@@ -39,7 +40,7 @@ fn a_refused_backend_gives_way_to_the_next_and_the_reason_is_kept() {
         dispatch x1 to b1 p2 e1: r1
     "#]]);
     let status = script.fleet.status();
-    expect![[r#"[PlacementStatus { placement: PlacementId(2), model: ModelId(1), backend: Cpu, state: "ready", fallback: Some("webgpu: unsupported operation: x"), account: Account { by: Only, measured: [], refused: [(WebGpu, "unsupported operation: x")] } }]"#]].assert_eq(&format!("{:?}", status.slots[0].placements));
+    expect![[r#"[PlacementStatus { placement: PlacementId(2), model: ModelId(1), backend: Cpu, state: Ready, fallback: Some("webgpu: unsupported operation: x"), account: Account { by: Only, measured: [], refused: [(WebGpu, "unsupported operation: x")] } }]"#]].assert_eq(&format!("{:?}", status.slots[0].placements));
 }
 
 #[test]
@@ -283,14 +284,14 @@ fn a_lost_device_is_renewed_once_and_then_costs_the_page() {
         reason: "x".to_owned(),
     };
     let mut script = Script::ready(slots(1));
-    script.ask(1, 10).failed(1, 1, FailureKind::DeviceLost).tell(lost()).check(expect![[r#"
+    script.ask(1, 10).failed(1, 1, FailureKind::DeviceLost).send(lost()).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         place p1 e2 of model 1 on b1 webgpu
     "#]]);
     script.done(1, 1).loaded(1, 2).check(expect![[r#"
         dispatch x2 to b1 p1 e2: r1
     "#]]);
-    script.tell(lost()).check(expect![[r#"
+    script.send(lost()).check(expect![[r#"
         reset b1: device lost: x
     "#]]);
 }
@@ -363,7 +364,7 @@ fn a_silent_browser_is_suspect_and_gets_nothing_then_is_replaced() {
         ..slots(1)
     });
     script.at(5_000).ask(1, 10).check(expect![""]);
-    script.tell(Event::Heartbeat { browser: BrowserId(1) }).check(expect![[r#"
+    script.send(Event::Heartbeat { browser: BrowserId(1) }).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
     "#]]);
     script.at(10_000).at(15_000).check(expect![[r#"
@@ -417,7 +418,7 @@ fn requests_of_the_same_moment_share_a_run() {
         deadline,
         policy: Policy::default(),
     });
-    script.tell(Event::Together(requests.collect())).check(expect![[r#"
+    script.send(Event::Together(requests.collect())).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1 r2 r3
     "#]]);
 }
@@ -484,7 +485,7 @@ fn the_faster_browser_is_preferred_until_it_fails() {
 #[test]
 fn a_drain_answers_what_was_accepted_and_a_second_one_does_not_wait() {
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
-    script.ask(1, 10).ask(2, 10).tell(Event::Drain).ask(3, 10).done(1, 1).check(expect![[r#"
+    script.ask(1, 10).ask(2, 10).send(Event::Drain).ask(3, 10).done(1, 1).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         fail r3: the daemon is shutting down
         answer r1 from x1
@@ -496,7 +497,7 @@ fn a_drain_answers_what_was_accepted_and_a_second_one_does_not_wait() {
         drained
     "#]]);
     let mut script = Script::ready(slots(1));
-    script.ask(1, 10).tell(Event::Drain).tell(Event::Drain).check(expect![[r#"
+    script.ask(1, 10).send(Event::Drain).send(Event::Drain).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         abandon x1
         fail r1: the daemon is shutting down
@@ -521,9 +522,9 @@ fn the_queue_is_bounded_and_unknown_models_are_refused() {
     script
         .ask(1, 1)
         .ask(2, 1)
-        .tell(Event::Cancel { request: RequestId(1) })
+        .send(Event::Cancel { request: RequestId(1) })
         .ask(3, 1)
-        .tell(unknown);
+        .send(unknown);
     script.check(expect![[r#"
         fail r2: queue is full: 1 requests wait, the limit is 1
         fail r9: model is not known
@@ -577,19 +578,19 @@ fn recorded(request: u64) -> Event {
 #[test]
 fn a_recorded_request_runs_after_its_record_and_is_answered_after_its_outcome_s() {
     let mut script = Script::ready(slots(1));
-    script.tell(recorded(7));
+    script.send(recorded(7));
     let first = last_commit(&script);
     script.check(expect![[r#"
         commit transaction 5: requests/7
     "#]]);
-    script.tell(commit(first)).done(1, 1);
+    script.send(commit(first)).done(1, 1);
     let second = last_commit(&script);
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r7
         commit transaction 6: requests/7
     "#]]);
-    script.tell(commit(first)).check(expect![[""]]);
-    script.tell(commit(second)).check(expect![[r#"
+    script.send(commit(first)).check(expect![[""]]);
+    script.send(commit(second)).check(expect![[r#"
         answer r7 from x1
     "#]]);
 }
@@ -601,18 +602,18 @@ fn a_request_that_cannot_be_recorded_is_refused_and_a_right_answer_is_given_all_
         reason: "disk is full".to_owned(),
     };
     let mut script = Script::ready(slots(1));
-    script.tell(recorded(1));
+    script.send(recorded(1));
     let first = last_commit(&script);
     script.orders.clear();
-    script.tell(fails(first)).check(expect![[r#"
+    script.send(fails(first)).check(expect![[r#"
         fail r1: the request could not be recorded: disk is full
     "#]]);
-    script.tell(recorded(2));
+    script.send(recorded(2));
     let second = last_commit(&script);
-    script.tell(commit(second)).done(1, 1);
+    script.send(commit(second)).done(1, 1);
     let third = last_commit(&script);
     script.orders.clear();
-    script.tell(fails(third)).check(expect![[r#"
+    script.send(fails(third)).check(expect![[r#"
         answer r2 from x1
     "#]]);
 }
@@ -624,14 +625,14 @@ fn a_closed_link_costs_the_page_and_not_the_process() {
         browser: BrowserId(1),
         failure: Failure::new(FailureKind::ConnectionLost, "x"),
     };
-    script.ask(1, 10).tell(closed()).up(1).loaded(2, 1).check(expect![[r#"
+    script.ask(1, 10).send(closed()).up(1).loaded(2, 1).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         reset b1: connection lost: x
         place p2 e1 of model 1 on b1 webgpu
         dispatch x2 to b1 p2 e1: r1
     "#]]);
     // The next one without an answer in between costs the process.
-    script.tell(closed()).check(expect![[r#"
+    script.send(closed()).check(expect![[r#"
         kill b1: connection lost: x
         launch b2 in slot 0
     "#]]);
@@ -644,7 +645,7 @@ fn a_request_goes_where_its_model_is_ready_rather_than_wait_for_a_new_page() {
         dispatch x1 to b1 p1 e1: r1
     "#]]);
     let failure = Failure::new(FailureKind::PageCrashed, "x");
-    script.tell(Event::PageDown { browser: BrowserId(1), failure }).check(expect![[r#"
+    script.send(Event::PageDown { browser: BrowserId(1), failure }).check(expect![[r#"
         reset b1: page crashed: x
         dispatch x2 to b2 p2 e1: r1
     "#]]);
@@ -654,9 +655,9 @@ fn a_request_goes_where_its_model_is_ready_rather_than_wait_for_a_new_page() {
 fn a_coordinated_request_waits_for_its_own_slot() {
     let mut script = Script::ready(slots(2));
     let strategy = Some(Strategy::Coordinated);
-    script.tell(ask_with(1, Policy { strategy, ..Policy::default() }));
+    script.send(ask_with(1, Policy { strategy, ..Policy::default() }));
     let failure = Failure::new(FailureKind::PageCrashed, "x");
-    script.tell(Event::PageDown { browser: BrowserId(1), failure }).up(1).loaded(3, 1);
+    script.send(Event::PageDown { browser: BrowserId(1), failure }).up(1).loaded(3, 1);
     script.done(2, 1).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         reset b1: page crashed: x
@@ -667,7 +668,7 @@ fn a_coordinated_request_waits_for_its_own_slot() {
 }
 
 #[test]
-fn a_rung_that_no_browser_takes_in_time_gives_way_to_the_next() {
+fn a_recovery_step_that_no_browser_takes_in_time_gives_way_to_the_next() {
     let ladder = Ladder {
         reset: Budget { tries_max: 1, wait_max: Duration::from_secs(5) },
         ..Ladder::default()
@@ -675,7 +676,7 @@ fn a_rung_that_no_browser_takes_in_time_gives_way_to_the_next() {
     let never = Duration::from_secs(500);
     let mut script = Script::ready(Config { ladder, reset_timeout: never, ..slots(1) });
     let failure = Failure::new(FailureKind::PageCrashed, "x");
-    script.ask(1, 10).tell(Event::PageDown { browser: BrowserId(1), failure });
+    script.ask(1, 10).send(Event::PageDown { browser: BrowserId(1), failure });
     script.at(4_999).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         reset b1: page crashed: x
@@ -696,7 +697,7 @@ fn simulation_is_the_last_resort_of_those_who_allow_it() {
         launch b1 in slot 0
     "#]]);
     let fallback_to_simulation = true;
-    script.tell(ask_with(1, Policy { fallback_to_simulation, ..Policy::default() }));
+    script.send(ask_with(1, Policy { fallback_to_simulation, ..Policy::default() }));
     script.ask(2, 10).down(1, FailureKind::DriverUnresponsive).up(2).loaded(1, 1).done(1, 1);
     script.check(expect![[r#"
         kill b1: driver unresponsive: x
@@ -712,7 +713,7 @@ fn simulation_is_the_last_resort_of_those_who_allow_it() {
 fn recovery_ends_when_the_request_says() {
     let mut script = Script::ready(slots(1));
     let recovery_timeout = Some(Duration::from_secs(2));
-    script.tell(ask_with(1, Policy { recovery_timeout, ..Policy::default() }));
+    script.send(ask_with(1, Policy { recovery_timeout, ..Policy::default() }));
     script.down(1, FailureKind::BrowserExited).at(2_000).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         kill b1: browser exited: x
@@ -742,7 +743,7 @@ fn a_browser_that_computes_nothing_right_is_found_out_by_its_probe() {
     };
     let mut script = Script::ready(config);
     let browser = BrowserId(1);
-    script.at(10_000).tell(Event::ProbeDone { browser, probe: RunId(1) });
+    script.at(10_000).send(Event::ProbeDone { browser, probe: RunId(1) });
     script.at(20_000).at(22_000).at(23_000).at(25_000).check(expect![[r#"
         probe x1 b1 webgpu
         probe x2 b1 webgpu
@@ -751,7 +752,7 @@ fn a_browser_that_computes_nothing_right_is_found_out_by_its_probe() {
     "#]]);
     script.up(1).loaded(2, 1).at(35_000);
     let failure = Failure::new(FailureKind::WrongResult, "x");
-    script.tell(Event::ProbeFailed { browser, probe: RunId(4), failure }).check(expect![[r#"
+    script.send(Event::ProbeFailed { browser, probe: RunId(4), failure }).check(expect![[r#"
         place p2 e1 of model 1 on b1 webgpu
         probe x4 b1 webgpu
         kill b1: wrong result: x
@@ -764,7 +765,7 @@ fn memory_over_the_limit_costs_the_browser_at_once_and_near_it_at_a_good_moment(
     let mut script = Script::ready(Config { memory_bytes_max: Some(100 << 20), ..slots(2) });
     let memory =
         |browser, mib: u64| Event::Memory { browser: BrowserId(browser), used_bytes: mib << 20 };
-    script.ask(1, 10).tell(memory(1, 90)).ask(2, 10).check(expect![[r#"
+    script.ask(1, 10).send(memory(1, 90)).ask(2, 10).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
         dispatch x2 to b2 p2 e1: r2
     "#]]);
@@ -773,28 +774,28 @@ fn memory_over_the_limit_costs_the_browser_at_once_and_near_it_at_a_good_moment(
         kill b1: recycled: 90 MiB of memory used
         launch b3 in slot 0
     "#]]);
-    script.tell(memory(2, 101)).check(expect![[r#"
+    script.send(memory(2, 101)).check(expect![[r#"
         kill b2: memory limit exceeded: 101 MiB used, 100 MiB allowed
         launch b4 in slot 1
     "#]]);
 }
 
 #[test]
-fn a_task_has_a_browser_for_itself() {
+fn a_lease_has_a_browser_for_itself() {
     let mut script = Script::ready(slots(2));
-    let (first, second) = (TaskId(1), TaskId(2));
+    let (first, second) = (LeaseId(1), LeaseId(2));
     let deadline = Instant(Duration::from_secs(60));
-    script.ask(1, 10).tell(Event::Acquire { task: first, deadline });
-    script.tell(Event::Acquire { task: second, deadline }).ask(2, 10).done(1, 1).ask(3, 10);
+    script.ask(1, 10).send(Event::Acquire { lease: first, deadline });
+    script.send(Event::Acquire { lease: second, deadline }).ask(2, 10).done(1, 1).ask(3, 10);
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
-        task 1 has b2
+        lease 1 has b2
         answer r1 from x1
-        task 2 has b1
+        lease 2 has b1
     "#]]);
-    let task = Some(second);
-    script.tell(ask_with(4, Policy { task, ..Policy::default() }));
-    script.tell(Event::Release { task: first }).check(expect![[r#"
+    let lease = Some(second);
+    script.send(ask_with(4, Policy { lease, ..Policy::default() }));
+    script.send(Event::Release { lease: first }).check(expect![[r#"
         dispatch x2 to b1 p1 e1: r4
         dispatch x3 to b2 p2 e1: r2 r3
     "#]]);
@@ -802,8 +803,34 @@ fn a_task_has_a_browser_for_itself() {
         kill b1: browser exited: x
         abandon x2
         fail r4: the browser of this task is gone
-        task 2 has no browser: browser exited: x
+        lease 2 has no browser: browser exited: x
         launch b3 in slot 0
+    "#]]);
+}
+
+#[test]
+fn a_promised_browser_that_has_to_load_again_is_open_to_others_meanwhile() {
+    let other = ModelId(2);
+    let mut script = Script::new(slots(1));
+    let batching = Batching { rows_max: 8, tokens_max: 512 };
+    script.send(Event::ModelAdded { model: other, batching });
+    script.up(1).loaded(1, 1).loaded(2, 1).ask(1, 10).ask(2, 10);
+    let deadline = Instant(Duration::from_millis(DEADLINE_MS));
+    script.send(Event::Acquire { lease: LeaseId(1), deadline }).ask(3, 10);
+    let model = ModelId(3);
+    script.send(Event::ModelAdded { model, batching }).done(1, 1).done(2, 1).done(3, 1);
+    script.loaded(3, 1).check(expect![[r#"
+        launch b1 in slot 0
+        place p1 e1 of model 1 on b1 webgpu
+        place p2 e1 of model 2 on b1 webgpu
+        dispatch x1 to b1 p1 e1: r1
+        dispatch x2 to b1 p1 e1: r2
+        place p3 e1 of model 3 on b1 webgpu
+        answer r1 from x1
+        dispatch x3 to b1 p1 e1: r3
+        answer r2 from x2
+        answer r3 from x3
+        lease 1 has b1
     "#]]);
 }
 
@@ -830,11 +857,11 @@ fn a_migration_unloads_only_after_it_is_recorded_and_undoes_what_fails() {
     script.orders.clear();
     let migrate = || Event::Migrate { model: MODEL, from: BrowserId(1), to: BrowserId(2) };
     let before = script.fleet.status().slots;
-    script.tell(migrate()).loaded(2, 1);
+    script.send(migrate()).loaded(2, 1);
     let third = last_commit(&script);
     let transaction = TransactionId(third);
     script.ask(1, 10).done(1, 1);
-    script.tell(Event::CommitFailed { transaction, reason: "disk is full".to_owned() });
+    script.send(Event::CommitFailed { transaction, reason: "disk is full".to_owned() });
     script.check(expect![[r#"
         place p2 e1 of model 1 on b2 webgpu
         commit transaction 7: plans/1
@@ -847,9 +874,9 @@ fn a_migration_unloads_only_after_it_is_recorded_and_undoes_what_fails() {
         slots.iter().map(|slot| slot.placements.clone()).collect::<Vec<_>>()
     };
     assert_eq!(placements(&script.fleet.status().slots), placements(&before), "as before");
-    script.tell(migrate()).loaded(3, 1);
+    script.send(migrate()).loaded(3, 1);
     let last = last_commit(&script);
-    script.tell(commit(last)).ask(2, 10).check(expect![[r#"
+    script.send(commit(last)).ask(2, 10).check(expect![[r#"
         place p3 e1 of model 1 on b2 webgpu
         commit transaction 11: plans/1
         unload p1 from b1

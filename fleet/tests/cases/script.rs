@@ -1,4 +1,4 @@
-//! A fleet that is told things, and what it orders in words.
+//! A fleet that takes events, and its actions in words.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -14,7 +14,7 @@ pub(super) const MODEL: ModelId = ModelId(1);
 const NOBODY: BrowserId = BrowserId(0);
 pub(super) const DEADLINE_MS: u64 = 100_000;
 
-/// A fleet and the orders that it gave since they were last looked at.
+/// A fleet and the actions that it ordered since the last check.
 pub(super) struct Script {
     pub(super) fleet: Fleet,
     pub(super) now_ms: u64,
@@ -65,7 +65,7 @@ impl Script {
             placed: BTreeMap::new(),
             dispatched: BTreeMap::new(),
         };
-        script.tell(Event::ModelAdded {
+        script.send(Event::ModelAdded {
             model: MODEL,
             batching: Batching { rows_max: 8, tokens_max: 512 },
         });
@@ -84,7 +84,7 @@ impl Script {
         script
     }
 
-    pub(super) fn tell(&mut self, event: Event) -> &mut Script {
+    pub(super) fn send(&mut self, event: Event) -> &mut Script {
         self.fleet.handle(Instant(Duration::from_millis(self.now_ms)), event);
         while let Some(action) = self.fleet.poll_action() {
             if let Action::Place { browser, placement, .. } = &action {
@@ -103,7 +103,7 @@ impl Script {
 
     pub(super) fn at(&mut self, ms: u64) -> &mut Script {
         self.now_ms = ms;
-        self.tell(Event::Wake)
+        self.send(Event::Wake)
     }
 
     pub(super) fn up(&mut self, browser: u64) -> &mut Script {
@@ -111,7 +111,7 @@ impl Script {
     }
 
     pub(super) fn up_with(&mut self, browser: u64, backends: &[Backend]) -> &mut Script {
-        self.tell(Event::BrowserUp {
+        self.send(Event::BrowserUp {
             browser: BrowserId(browser),
             backends: backends.to_vec(),
             refused: Vec::new(),
@@ -119,7 +119,7 @@ impl Script {
     }
 
     pub(super) fn down(&mut self, browser: u64, kind: FailureKind) -> &mut Script {
-        self.tell(Event::BrowserDown {
+        self.send(Event::BrowserDown {
             browser: BrowserId(browser),
             failure: Failure::new(kind, "x"),
         })
@@ -128,7 +128,7 @@ impl Script {
     pub(super) fn loaded(&mut self, placement: u64, epoch: u64) -> &mut Script {
         let (placement, epoch) = (PlacementId(placement), Epoch(epoch));
         let browser = self.placed.get(&placement).copied().unwrap_or(NOBODY);
-        self.tell(Event::PlacementReady { browser, placement, epoch })
+        self.send(Event::PlacementReady { browser, placement, epoch })
     }
 
     pub(super) fn load_failed(
@@ -140,7 +140,7 @@ impl Script {
         let (placement, epoch) = (PlacementId(placement), Epoch(epoch));
         let browser = self.placed.get(&placement).copied().unwrap_or(NOBODY);
         let failure = Failure::new(kind, "x");
-        self.tell(Event::PlacementFailed { browser, placement, epoch, failure })
+        self.send(Event::PlacementFailed { browser, placement, epoch, failure })
     }
 
     pub(super) fn ask(&mut self, request: u64, length: u32) -> &mut Script {
@@ -149,7 +149,7 @@ impl Script {
 
     pub(super) fn ask_until(&mut self, request: u64, length: u32, deadline_ms: u64) -> &mut Script {
         let deadline = Instant(Duration::from_millis(deadline_ms));
-        self.tell(Event::Request {
+        self.send(Event::Request {
             request: RequestId(request),
             model: MODEL,
             rows: 1,
@@ -162,13 +162,13 @@ impl Script {
     pub(super) fn done(&mut self, run: u64, epoch: u64) -> &mut Script {
         let (run, epoch) = (RunId(run), Epoch(epoch));
         let browser = self.dispatched.get(&run).copied().unwrap_or(NOBODY);
-        self.tell(Event::RunDone { browser, run, epoch })
+        self.send(Event::RunDone { browser, run, epoch })
     }
 
     pub(super) fn failed(&mut self, run: u64, epoch: u64, kind: FailureKind) -> &mut Script {
         let (run, epoch) = (RunId(run), Epoch(epoch));
         let browser = self.dispatched.get(&run).copied().unwrap_or(NOBODY);
-        self.tell(Event::RunFailed { browser, run, epoch, failure: Failure::new(kind, "x") })
+        self.send(Event::RunFailed { browser, run, epoch, failure: Failure::new(kind, "x") })
     }
 
     pub(super) fn check(&mut self, want: Expect) -> &mut Script {
@@ -177,7 +177,7 @@ impl Script {
     }
 }
 
-/// What is worth reading of an action; records that nothing waits for and reports of recoveries have their own tests.
+/// An action in one line; records that nothing waits for and reports of recoveries have their own tests.
 fn words(action: &Action) -> Option<String> {
     let list = |ids: &[RequestId]| {
         ids.iter().fold(String::new(), |mut list, id| {
@@ -212,8 +212,10 @@ fn words(action: &Action) -> Option<String> {
                 format!("commit {}:{keys}", transaction.id)
             }
         },
-        Action::Acquired { task, browser } => format!("task {} has {browser}", task.0),
-        Action::Revoked { task, failure } => format!("task {} has no browser: {failure}", task.0),
+        Action::Acquired { lease, browser } => format!("lease {} has {browser}", lease.0),
+        Action::Revoked { lease, failure } => {
+            format!("lease {} has no browser: {failure}", lease.0)
+        }
         Action::Migrated { model, from, to, failure } => {
             format!("model {} from {from} to {to}: {failure:?}", model.0)
         }

@@ -1,4 +1,4 @@
-//! Positions of extremes. Long lines are divided into parts whose extremes are compared.
+//! Positions of extremes. Long lines are divided into parts, and the extremes of the parts are compared.
 
 use flotilla_program::{ArgReduce, DType};
 
@@ -14,11 +14,12 @@ use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 /// Most elements that one invocation compares.
 const LENGTH_MAX: usize = 8192;
 
-/// Which of a node's shaders: one that compares elements, and one that compares those that it has found.
+/// Which of a node's shaders: one compares elements, the other compares the elements that the first one
+/// found.
 const FIND: usize = 0;
 const JOIN: usize = 1;
 
-/// Lines, their length, and the product of the dimensions behind them.
+/// Number of lines, their length, and the product of the dimensions after them.
 fn geometry(op: &ArgReduce, call: &Call<'_>) -> Result<[usize; 3], String> {
     let (input, axis) = (call.input(0), op.axis as usize);
     let mut shape = input.to_vec();
@@ -165,7 +166,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Long lines; those of integers have several extremes.
+/// Long lines; lines of integers have several equal extremes.
 #[cfg(not(target_arch = "wasm32"))]
 fn long(shape: &[usize], axis: u32, dtype: DType, largest: bool, last: bool) -> Case {
     use flotilla_program::Op;

@@ -14,10 +14,11 @@ use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
 /// Wider heads do not fit the registers of an invocation.
 const HEAD_DIM_MAX: i64 = 256;
-/// Most keys that one invocation goes through.
+/// Most keys that one invocation processes.
 const KEYS_MAX: usize = 4096;
 
-/// Which of a node's shaders: one that answers queries, whole or in part, and one that joins the parts.
+/// Which of a node's shaders: one that answers queries, completely or for a part of the keys, and one that
+/// joins the parts.
 const ANSWER: usize = 0;
 const JOIN: usize = 1;
 
@@ -56,7 +57,7 @@ fn head_dim(op: &Attention, signature: &Signature<'_>) -> Option<i64> {
     (op.heads > 0 && width % i64::from(op.heads) == 0).then(|| width / i64::from(op.heads))
 }
 
-/// Neighbouring queries that fit the registers of an invocation together.
+/// Number of neighbouring queries that fit the registers of an invocation together.
 fn queries_per_invocation(head_dim: u32) -> u32 {
     if head_dim <= 32 { 2 } else { 1 }
 }
@@ -117,7 +118,7 @@ fn accumulate(head_dim: u32, units: u32) -> String {
     })
 }
 
-/// A repeated query writes its result twice. Parts are left unscaled, with their maximum and sum behind them.
+/// A repeated query writes its result twice. Parts are stored unscaled, followed by their maximum and sum.
 fn store(head_dim: u32, units: u32, element: &str) -> String {
     let number = queries_per_invocation(head_dim);
     let whole = lines(number, |query| {
@@ -152,7 +153,7 @@ fn row_units(units: u32, element: &str) -> u32 {
     if element == "f32" { units + 2 } else { units + 1 }
 }
 
-/// How the numbers of a head are read.
+/// How a shader reads the numbers of a head.
 fn reading(head_dim: u32) -> (&'static str, u32, &'static str) {
     if head_dim.is_multiple_of(4) {
         ("vec4<f32>", head_dim / 4, "dot")
@@ -393,7 +394,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 Array::noise(seed + 2, &[batch, keys, width]),
             ];
             if let Some(shape) = mask {
-                // Some keys are hidden the way exported models hide them.
+                // Some keys are hidden in the way of exported models.
                 let hidden = Array::noise(seed + 3, &shape)
                     .map(|x| if x > 0.4 { f64::from(f32::MIN) } else { x });
                 arrays.push(Array { numbers: hidden.numbers, ..hidden });

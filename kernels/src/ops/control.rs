@@ -1,4 +1,4 @@
-//! Operators that run regions; whoever executes a program does so itself, and no kernel is asked.
+//! Operators that run regions. The executor of a program runs them itself, without a kernel.
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
@@ -69,7 +69,7 @@ fn scaled(factor: f32, term: f32) -> flotilla_program::Op {
     ])
 }
 
-/// Branches with results of different lengths; behind them something that has their length.
+/// Branches with results of different lengths, followed by an operator on such a result.
 #[cfg(not(target_arch = "wasm32"))]
 fn branches(condition: f64) -> Case {
     use flotilla_program::{DType, If, Op, Slice, SymbolSource, ValueId};
@@ -97,7 +97,7 @@ fn branches(condition: f64) -> Case {
     sketch.case(after, &Array::f32(&[want.len()], want), Tolerance::Exact)
 }
 
-/// Turns that double a carried value, each of which is collected after the number of the turn is added.
+/// A loop that doubles a carried value. Each value is collected after the iteration's number is added.
 #[cfg(not(target_arch = "wasm32"))]
 fn collected(turns: usize) -> Case {
     use flotilla_program::{Binary, DType, Loop, Op, Step, SymbolSource};
@@ -130,7 +130,7 @@ fn collected(turns: usize) -> Case {
     sketch.case(all, &Array::f32(&[turns, 2], want.collect()), Tolerance::Exact)
 }
 
-/// A carried value that is longer after each turn.
+/// A carried value that becomes longer in each iteration.
 #[cfg(not(target_arch = "wasm32"))]
 fn growing(turns: usize) -> Case {
     use flotilla_program::{Concat, DType, Loop, Op, SymbolSource, dim::Dim};
@@ -154,7 +154,7 @@ fn growing(turns: usize) -> Case {
     sketch.case(last, &Array::f32(&[turns + 1], vec![7.0; turns + 1]), Tolerance::Exact)
 }
 
-/// A loop that ends when what it computes is large, with a branch in it.
+/// A loop, with a branch in it, that ends when its result is large.
 #[cfg(not(target_arch = "wasm32"))]
 fn until_large() -> Case {
     use flotilla_program::{Binary, DType, If, Loop, Op, Step};
@@ -193,7 +193,7 @@ fn until_large() -> Case {
     sketch.case(last, &Array::f32(&[], vec![want]), Tolerance::Close)
 }
 
-/// As many elements as there are positive ones.
+/// As many elements as the input has positive ones.
 #[cfg(not(target_arch = "wasm32"))]
 fn counted() -> Case {
     use flotilla_program::{
@@ -223,7 +223,7 @@ fn counted() -> Case {
     sketch.case(taken, &Array::of(DType::I32, &[want.len()], want), Tolerance::Exact)
 }
 
-/// A shape that an input says, with its numbers as elements beside it.
+/// A shape that is an input; its numbers are also used as elements.
 #[cfg(not(target_arch = "wasm32"))]
 fn given_sizes() -> Case {
     use flotilla_program::{DType, Op, Step, SymbolSource, dim::Dim};

@@ -1,5 +1,5 @@
-//! Sums and products of everything up to an element. Long lines are divided into parts: what all parts before one come to is
-//! known before it is gone along.
+//! Running sums and products. Long lines are divided into parts: the total of all parts before a part is computed before the
+//! elements of the part.
 
 use flotilla_program::{Cumulative, DType};
 
@@ -11,10 +11,10 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most elements that one invocation goes along.
+/// Most elements that one invocation processes.
 const LENGTH_MAX: usize = 8192;
 
-/// Which of a node's shaders: along whole lines, what parts come to, what all parts before one come to, and along parts.
+/// Which of a node's shaders: over whole lines, totals of parts, totals of all parts before one, and over parts.
 const WHOLE: usize = 0;
 const TOTALS: usize = 1;
 const BEFORE: usize = 2;
@@ -40,7 +40,7 @@ impl Kernel for Cumulative {
         };
         let (first, join) = if self.product { ("1", "*") } else { ("0", "+") };
         let Cumulative { exclusive, reverse, .. } = *self;
-        // What the line has before a part, whether elements or the whole are written, and the two flags.
+        // The total of the line before a part, whether elements or the total are written, and the two flags.
         let shader = |name: &str, before: bool, totals: bool, exclusive: bool, reverse: bool| {
             let (put, finish) = match totals {
                 false => ("output[at] = total;", ""),
@@ -110,7 +110,7 @@ fn finish(index: u32, total: Element) {{ {finish} }}
                 along(self, geometry, x.f32(), output, 0.0, |a, b| a + f64::from(b), narrow);
             }
         } else {
-            // Sums and products that wrap around have the same bits with and without a sign.
+            // Sums and products that wrap around have the same bits for signed and unsigned integers.
             let (first, join): (u32, fn(u32, u32) -> u32) =
                 if self.product { (1, u32::wrapping_mul) } else { (0, u32::wrapping_add) };
             along(self, geometry, x.words(), output, first, join, |x| x);
@@ -235,7 +235,7 @@ fn long(op: Cumulative, shape: &[usize], dtype: DType) -> Case {
     }
     let name = format!("cumulative/{op:?} of {dtype:?} {shape:?}");
     let expected = Array::of(dtype, shape, numbers);
-    // Sums are rounded where they are largest.
+    // Sums have their largest rounding error where they are largest.
     let tolerance = if dtype == DType::F32 { Tolerance::Scaled } else { Tolerance::Exact };
     Sketch::single(&name, Op::Cumulative(op), &[&input], &expected, tolerance)
 }

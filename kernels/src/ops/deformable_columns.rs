@@ -1,4 +1,5 @@
-//! The elements that a deformable convolution multiplies: read between the places of a grid, where offsets point.
+//! The elements that a deformable convolution multiplies: read by interpolation at the positions given by the
+//! offsets.
 
 use flotilla_program::{DType, DeformableColumns};
 
@@ -7,7 +8,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-/// What the shapes of a call say.
+/// Sizes from the shapes of a call.
 struct Geometry {
     channels: usize,
     size: [usize; 2],
@@ -152,7 +153,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let taps = (kernel[0] * kernel[1]) as usize;
             let groups = offset_groups as usize;
             let x = Array::noise(4300, &shape);
-            // Most offsets stay near their place, some leave the image on either side.
+            // Most offsets stay near their place; some leave the image on either side.
             let offset = Array::noise(4301, &[shape[0], 2 * groups * taps, out[0], out[1]])
                 .map(|x| f64::from((x * x * x * 9.0) as f32));
             let weights = Array::noise(4302, &[shape[0], groups * taps, out[0], out[1]]);
@@ -166,7 +167,7 @@ pub(crate) fn cases() -> Vec<Case> {
                         + offset.at(&[n, 2 * pair + axis, oy, ox])
                 };
                 let (y, x_at) = (at(0, oy), at(1, ox));
-                // Every element counts by how near it lies: the tent function in both directions.
+                // Every element is weighted by its distance: the tent function in both directions.
                 let mut sum = 0.0;
                 for h in 0..shape[2] {
                     for w in 0..shape[3] {

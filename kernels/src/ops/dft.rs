@@ -11,7 +11,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most elements that one invocation sums up.
+/// Most elements that one invocation adds.
 const LENGTH_MAX: usize = 8192;
 
 /// Which of a node's shaders.

@@ -1,4 +1,4 @@
-//! Places of what a running count has counted.
+//! Positions of the elements that a running count has counted.
 
 use flotilla_program::DType;
 
@@ -7,7 +7,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-/// The operator carries nothing.
+/// The operator has no attributes.
 pub(crate) struct FirstAbove;
 
 /// How many numbers there are.

@@ -1,4 +1,4 @@
-//! Slices of a tensor, picked by index; embeddings.
+//! Slices of a tensor, selected by index; embeddings.
 
 use flotilla_program::Gather;
 

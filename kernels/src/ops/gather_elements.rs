@@ -1,4 +1,4 @@
-//! Single elements, picked by position along a dimension.
+//! Single elements, selected by position along a dimension.
 
 use flotilla_program::GatherElements;
 

@@ -1,4 +1,4 @@
-//! Slices, picked by tuples of indices.
+//! Slices, selected by tuples of indices.
 
 use flotilla_program::GatherNd;
 

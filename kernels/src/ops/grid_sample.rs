@@ -34,7 +34,8 @@ fn geometry(call: &Call<'_>) -> Result<Geometry, String> {
     Ok(Geometry { channels, sizes, points: points.iter().product() })
 }
 
-/// Elements that are weighted in each dimension, and how many lie before the one that is nearest below.
+/// Number of elements that are weighted in each dimension, and how many of them are before the nearest
+/// element below.
 fn taps(interpolation: Interpolation) -> (i64, i64) {
     match interpolation {
         Interpolation::Nearest => (1, 0),
@@ -43,7 +44,7 @@ fn taps(interpolation: Interpolation) -> (i64, i64) {
     }
 }
 
-/// Mirrored at `low` and `high` until it lies between them.
+/// Mirrors at `low` and `high` until the position lies between them.
 fn reflected(x: f32, low: f32, high: f32) -> f32 {
     let range = high - low;
     if range <= 0.0 {
@@ -55,7 +56,7 @@ fn reflected(x: f32, low: f32, high: f32) -> f32 {
     if turns % 2.0 == 0.0 { low + rest } else { high - rest }
 }
 
-/// Where a coordinate of -1..1 lies among `size` elements.
+/// Position of a coordinate of -1..1 among `size` elements.
 fn position(op: &GridSample, at: f32, size: usize) -> f32 {
     let length = size as f32;
     let (x, low, high) = if op.align_corners {
@@ -70,11 +71,11 @@ fn position(op: &GridSample, at: f32, size: usize) -> f32 {
         Outside::Reflection if x < low || x > high => reflected(x, low, high),
         Outside::Reflection => x,
     };
-    // Farther out there is nothing but what is outside anyway.
+    // Positions farther out give the same result.
     x.clamp(-3.0, length + 2.0)
 }
 
-/// The element that stands at a position, `None` if it is a zero.
+/// The element at a position, `None` if it is a zero.
 fn element(op: &GridSample, at: i64, size: usize) -> Option<usize> {
     let last = size as i64 - 1;
     if (0..=last).contains(&at) {
@@ -282,7 +283,7 @@ fn naive(
         x if x < 2.0 => -0.75 * x.powi(3) + 3.75 * x.powi(2) - 6.0 * x + 3.0,
         _ => 0.0,
     };
-    // Every element that can count, with a weight of 0 where it does not.
+    // Every element that may have a weight; it is 0 for most.
     (-40..40)
         .map(|tap| {
             let distance = position - f64::from(tap);

@@ -11,10 +11,11 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most units that one invocation goes through, three times. A unit is an element, or four of them where rows divide so.
+/// Most units that one invocation processes, three times each. A unit is an element, or four of them if the size of a row
+/// is a multiple of four.
 const LENGTH_MAX: usize = 4096;
 
-/// Which of a node's shaders: for whole rows, for parts, for parts of parts, and for results from what was found of rows.
+/// Which of a node's shaders: for whole rows, for parts, for parts of parts, and for results from the joined parts.
 const WHOLE: usize = 0;
 const PARTS: usize = 1;
 const JOIN: usize = 2;

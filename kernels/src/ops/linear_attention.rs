@@ -1,5 +1,5 @@
-//! Attention that carries a state through the sequence instead of comparing all pairs of positions. A launch carries it as
-//! far as one invocation may go.
+//! Attention that carries a state through the sequence instead of comparing all pairs of positions. A launch processes as
+//! many positions as one invocation may.
 
 use flotilla_program::{DType, LinearAttention};
 
@@ -26,7 +26,7 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// Elements of the answers of one batch; the states lie behind them.
+    /// Elements of the answers of one batch; the states follow them.
     fn answers(&self) -> usize {
         self.length * self.heads * self.value_dim
     }
@@ -250,7 +250,7 @@ impl Kernel for LinearAttention {
         let output: &mut [f32] = bytemuck::cast_slice_mut(output);
         let (keys, columns) = (at.key_dim, at.value_dim);
         let group = at.heads / at.key_heads;
-        // Sums over a long sequence stay exact.
+        // Sums over a long sequence must stay exact.
         let mut state = vec![0.0f64; keys * columns];
         let mut written = vec![0.0f64; columns];
         let mut sums = vec![0.0f64; columns];
@@ -310,7 +310,7 @@ impl Kernel for LinearAttention {
     }
 }
 
-/// The recurrence as it is written down, one whole state per position.
+/// The recurrence by its definition, with one whole state per position.
 #[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &LinearAttention, inputs: &[&Array]) -> Array {
     let places = places(op);
@@ -425,7 +425,7 @@ pub(crate) fn cases() -> Vec<Case> {
             }
             if let Some(per_head) = rate_per_head {
                 let width = if per_head { key_heads } else { 1 };
-                // A state that is corrected by more than twice what it holds would grow without end.
+                // A state that is corrected by more than twice its value would grow without limit.
                 let small = |x: f64| f64::from((x.abs() * 4.0 / keys.max(4) as f64) as f32);
                 arrays.push(noise(5, &[batches, length, width]).map(small));
             }

@@ -1,4 +1,4 @@
-//! Functions of one operand: on the cpu as branch-free code that vectorizes, in WGSL where the language's own are
+//! Functions of one operand: on the cpu as branch-free code that vectorizes, in WGSL where the language's own functions are
 //! missing or too inexact.
 
 mod circular;
@@ -12,7 +12,7 @@ use flotilla_program::Unary;
 pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away this number rounds to the nearest integer without a call.
+    // Adding and subtracting this number rounds to the nearest integer without a call.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.7);
     let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
@@ -24,7 +24,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.0 / 6.0;
     let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    // Two factors, because 2^128 is not a number.
+    // Two factors, because 2^128 is not a finite number.
     let half = (n as i32) >> 1;
     let scale = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
     let result = p * scale(half) * scale(n as i32 - half);
@@ -79,7 +79,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     let clamped = x.clamp(-ERF_END, ERF_END);
     let square = clamped * clamped;
     let near = clamped * horner(square, ERF_P) / horner(square, ERF_Q);
-    // A rounding less than 1 would be multiplied by large numbers.
+    // A result one rounding below 1 would later be multiplied by large numbers.
     if x.abs() >= ERF_END { 1.0f32.copysign(x) } else { near }
 }
 
@@ -216,8 +216,8 @@ pub(crate) fn wgsl(unary: Unary, name: &str, ty: &str) -> String {
     format!("{before}fn {name}(x: {ty}) -> {ty} {{\n    {body}\n}}\n")
 }
 
-/// `result`, or `x` where that is no number, which WGSL's `clamp` may have lost. A compiler may assume that there are no such
-/// numbers, so bits are compared.
+/// `result`, or `x` if that is NaN, which WGSL's `clamp` may have lost. A compiler may assume that there are no NaNs, so bits
+/// are compared.
 fn or_nan(result: &str, ty: &str) -> String {
     let bits = if ty == "f32" { "u32" } else { "vec4<u32>" };
     format!("select({result}, x, (bitcast<{bits}>(x) & {bits}(0x7fffffffu)) > {bits}(0x7f800000u))")

@@ -1,8 +1,8 @@
-//! Elements as unsigned numbers that order as the elements do.
+//! Elements as unsigned numbers with the same order as the elements.
 
 use flotilla_program::DType;
 
-/// The number of an element. Zeros of both signs are equal, and NaN with a positive sign is over everything.
+/// The number of an element. Zeros of both signs are equal, and NaN with a positive sign is above everything.
 pub(super) fn key(dtype: DType, word: u32) -> u32 {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::F64 => {

@@ -22,7 +22,7 @@ fn before(op: &Pad, call: &Call<'_>) -> Result<Vec<i32>, String> {
     call.numbers(&op.before)?.into_iter().map(narrow).collect()
 }
 
-/// Where an element comes from, `None` if it is a new one.
+/// The position that an element is copied from, `None` if it is a new one.
 fn source(mode: PadMode, position: i64, size: i64) -> Option<i64> {
     match mode {
         PadMode::Constant => (0..size).contains(&position).then_some(position),
@@ -92,7 +92,7 @@ impl Kernel for Pad {
             PadMode::Reflect | PadMode::Edge | PadMode::Wrap => Some(0),
         };
         let fill = fill.ok_or("there is no element to pad with")?;
-        // The distance in the input of each position in each dimension.
+        // The offset in the input for each position in each dimension.
         let offsets: Vec<Vec<Option<usize>>> = (0..sizes.len())
             .map(|axis| {
                 let offset = |position: usize| {
@@ -142,7 +142,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .map(|(name, mode, shape, before, out)| {
             let input = Array::noise(4100, shape);
             let fill = Array::f32(&[], vec![0.25]);
-            // A walk of single steps, which turns at the ends or starts anew.
+            // A walk in single steps, which turns at the ends or starts again.
             let walk = |mut position: i64, size: i64| -> Option<usize> {
                 while mode != PadMode::Constant && !(0..size).contains(&position) {
                     position = match mode {

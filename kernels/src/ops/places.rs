@@ -1,9 +1,9 @@
-//! Where index tensors point: the places of single elements, and of slices named by tuples of indices.
+//! The positions that index tensors name: of single elements, and of slices named by tuples of indices.
 
 use super::{Launch, Operand};
 use crate::call::strides;
 
-/// Places in a tensor that an index tensor names, one per element that is moved.
+/// Positions in a tensor that an index tensor names, one per moved element.
 pub(super) trait Places {
     /// How many elements are moved.
     fn total(&self) -> usize;
@@ -14,19 +14,19 @@ pub(super) trait Places {
     /// Iterations of the shader's `place_of`.
     fn iterations(&self) -> usize;
 
-    /// The place that the element moved at `flat` has.
+    /// The position of the element that is moved at `flat`.
     ///
     /// # Errors
     /// An index out of range.
     fn at(&self, flat: usize, indices: &[i32]) -> Result<usize, String>;
 }
 
-/// One invocation per element that is moved out of input 0 by the indices in input 1.
+/// One invocation per element that is gathered from input 0 by the indices in input 1.
 pub(super) fn gather_launch(places: &impl Places) -> Launch {
     Launch::new(0, 2, places.params(), places.total(), places.iterations())
 }
 
-/// Moves elements out of operand 0 by the indices in operand 1.
+/// Gathers elements of operand 0 by the indices in operand 1.
 pub(super) fn gather(
     places: &impl Places,
     operands: &[Operand<'_>],
@@ -53,10 +53,10 @@ fn lanes(numbers: &[usize]) -> impl Iterator<Item = u32> {
     (0..8).map(|axis| numbers.get(axis).map_or(0, |&number| number as u32))
 }
 
-/// Every element keeps its position but for one dimension, which the index tensor says.
+/// Every element keeps its position except in one dimension, where the index tensor gives it.
 pub(super) struct ElementPlaces {
     shape: Vec<usize>,
-    /// Of the tensor that is pointed into; 0 for the indexed dimension.
+    /// Strides of the indexed tensor; 0 for the indexed dimension.
     strides: Vec<usize>,
     size: usize,
     stride: usize,
@@ -148,7 +148,7 @@ impl TuplePlaces {
         })
     }
 
-    /// The shape of what is moved.
+    /// The shape of the moved elements.
     pub(super) fn moved(data: &[usize], indices: &[usize], batch_dims: u32) -> Vec<usize> {
         let (depth, picks) =
             indices.split_last().map_or((0, &[][..]), |(&depth, picks)| (depth, picks));

@@ -1,4 +1,4 @@
-//! Windows that slide over the spatial dimensions and keep their maximum, sum or mean. Large windows are divided into
+//! Windows that slide over the spatial dimensions and give their maximum, sum or mean. Large windows are divided into
 //! parts.
 
 use flotilla_program::{DType, Pool, PoolKind, ReduceKind};
@@ -13,7 +13,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most elements of a window that one invocation goes through; each may be an iteration of three loops.
+/// Most elements of a window that one invocation processes; each may be an iteration of three loops.
 const LENGTH_MAX: usize = 4096;
 
 /// Which of a node's shaders: for whole windows, for parts of them, for results from parts, and for means from sums.
@@ -37,7 +37,7 @@ fn taps(op: &Pool) -> usize {
     op.kernel.iter().map(|&size| size as usize).product()
 }
 
-/// The first element behind the padding, along each of three dimensions.
+/// The first element after the padding, along each of three dimensions.
 fn ends(op: &Pool, call: &Call<'_>, sliding: &Sliding) -> Result<[i64; 3], String> {
     let after = call.numbers(&op.pads_after)?;
     let missing = 3 - after.len().min(3);
@@ -218,7 +218,7 @@ struct Pooling<'a> {
 }
 
 impl Pooling<'_> {
-    /// Gives `see` the flat index of each element of the input under a place, in row-major order.
+    /// Calls `see` with the flat index of each element of the input under a place, in row-major order.
     fn visit(&self, place: usize, mut see: impl FnMut(usize)) {
         let sliding = &self.sliding;
         let place = position(place, sliding.output);
@@ -233,7 +233,7 @@ impl Pooling<'_> {
         }
     }
 
-    /// Elements under a place, those of the padding included.
+    /// Number of elements under a place, those of the padding included.
     fn padded_count(&self, place: usize) -> usize {
         let sliding = &self.sliding;
         let place = position(place, sliding.output);
@@ -300,7 +300,7 @@ impl Pooling<'_> {
     }
 }
 
-/// What a [`Pool`] must give, from the elements and paddings under each place.
+/// The expected result of a [`Pool`], from the elements and paddings under each place.
 #[cfg(not(target_arch = "wasm32"))]
 fn expected(op: &Pool, x: &Array, out: &[usize], dtype: DType) -> Array {
     let spatial = x.shape.len() - 2;
@@ -409,7 +409,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }
     }
     for size in LONG {
-        // A line of the next size above, so that the window has two places.
+        // A line of the next larger size, so that the window has two places.
         let kind = if size % 2 == 0 { PoolKind::Max } else { PoolKind::Mean };
         let window = Window { strides: vec![1], dilations: vec![1], pads: window::fixed(&[0]) };
         let op = Pool { kind, kernel: vec![size as u32], window, pads_after: window::fixed(&[0]) };

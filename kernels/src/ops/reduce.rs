@@ -1,4 +1,5 @@
-//! Sums, means and extremes over dimensions: neighbouring dimensions at a time, and long lines in parts.
+//! Sums, means and extremes over dimensions. Neighbouring dimensions are reduced together, and long
+//! lines in parts.
 
 use flotilla_program::{DType, Reduce, ReduceKind};
 
@@ -11,7 +12,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most elements that one invocation joins, four in an iteration.
+/// Most elements that one invocation joins, four per iteration.
 const LENGTH_MAX: usize = 16_384;
 
 /// Lines along a dimension: elements are `[outer, size, inner]`.
@@ -28,7 +29,8 @@ impl Lines {
     }
 }
 
-/// What is reduced one after the other: each run of neighbouring dimensions, from the last to the first.
+/// The reductions that are done one after the other: each run of neighbouring dimensions, from the last
+/// to the first.
 fn runs(op: &Reduce, call: &Call<'_>) -> Result<Vec<Lines>, String> {
     let mut shape = call.input(0).to_vec();
     let is_reduced = |axis: usize| op.axes.contains(&(axis as u32));
@@ -79,18 +81,18 @@ fn finish(x: Element) -> Element {{ return {last}; }}
     Shader::new("Reduce", &[("x", element)], element, &body)
 }
 
-/// Reductions of one kind and type, all by the same two shaders, which may be one.
+/// Reductions of one kind and type with the same two shaders, which may be one.
 pub(super) struct Reduction {
-    /// The shader for what is given.
+    /// The shader for the input.
     pub(super) first: usize,
-    /// The shader for what it has made of that.
+    /// The shader for the results of `first`.
     pub(super) later: usize,
-    /// What the reduction of nothing gives, as a word.
+    /// The result for an empty line, as a word.
     pub(super) none: u32,
 }
 
 impl Reduction {
-    /// Reduces lines of `from` into `to`; results are multiplied by `factor` where the kind is a mean.
+    /// Reduces lines of `from` into `to`; results are multiplied by `factor` if the kind is a mean.
     pub(super) fn launches(
         &self,
         from: Memory,
@@ -209,7 +211,7 @@ fn reduce(kind: ReduceKind, dtype: DType, lines: Lines, x: &[u32], output: &mut 
             let (x, output) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(output));
             fold(lines, x, output, first as i32, join, |x| x);
         }
-        // Sums and products that wrap around have the same bits with and without a sign.
+        // Sums and products that wrap around have the same bits for signed and unsigned integers.
         _ => {
             let join: fn(u32, u32) -> u32 = match kind {
                 ReduceKind::Sum | ReduceKind::Mean => u32::wrapping_add,
@@ -253,7 +255,7 @@ fn floats(kind: ReduceKind, lines: Lines, x: &[f32], output: &mut [f32], first: 
     }
 }
 
-/// What the reduction of nothing gives, as a word. Source: ONNX operators, "ReduceMax" and its like.
+/// The result for an empty line, as a word. Source: ONNX operators, "ReduceMax" and its like.
 fn first(kind: ReduceKind, dtype: DType) -> u32 {
     match (kind, dtype) {
         (ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumOfSquares, _) => 0,
@@ -269,7 +271,8 @@ fn first(kind: ReduceKind, dtype: DType) -> u32 {
     }
 }
 
-/// Joins the elements of each line, one row of lines after the other, so that memory is read as it lies.
+/// Joins the elements of each line, one row of lines after the other, so that memory is read in its
+/// order.
 fn fold<T: Copy, A: Copy>(
     lines: Lines,
     x: &[T],
@@ -405,7 +408,7 @@ fn long(
 
     let noise = Array::noise(3701, shape);
     let input = match (dtype, kind) {
-        // Each factor but 1 is a rounding more.
+        // Each factor except 1 adds a rounding.
         (DType::F32, ReduceKind::Product) => {
             noise.map(|x| if x.abs() > 0.99 { f64::from((x * x * x + 0.05) as f32) } else { 1.0 })
         }

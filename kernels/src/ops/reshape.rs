@@ -1,4 +1,4 @@
-//! The same elements under another shape; nothing runs.
+//! The same elements under another shape; no kernel runs.
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};

@@ -7,7 +7,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, Sketch, Tolerance};
 
-/// Samples of a cell in one dimension where a region is so large that their numbers are not exact any more.
+/// Samples of a cell in one dimension if a region is so large that the number of samples is not exact any more.
 const SAMPLES_OF_A_REGION_MAX: f32 = 16_777_216.0;
 /// Most samples of a cell that one launch takes.
 const SAMPLES_MAX: usize = 8192;
@@ -58,7 +58,7 @@ fn cells(op: &RoiAlign, from: f32, to: f32, cells: usize) -> (f32, f32, usize) {
 
 /// Samples of one dimension that may lie inside of an image; all others lie outside.
 fn near(start: f32, step: f32, samples: usize, size: usize) -> std::ops::Range<usize> {
-    // All samples of a region without extent lie in one place.
+    // All samples of an empty region have the same position.
     if step.abs() <= 1e-30 {
         return 0..samples;
     }
@@ -71,8 +71,8 @@ fn near(start: f32, step: f32, samples: usize, size: usize) -> std::ops::Range<u
     first..last.max(first)
 }
 
-/// Most samples of one dimension that [`near`] may find in an image of this size. Where their number follows from the region,
-/// they lie nearly 1 apart, unless they are few: then at least 1/2.
+/// Most samples of one dimension that [`near`] may find in an image of this size. If their number follows from the region,
+/// their distance is nearly 1, or at least 1/2 if they are few.
 fn near_max(op: &RoiAlign, size: usize) -> usize {
     const FEW: usize = 64;
     if op.samples > 0 {
@@ -82,7 +82,7 @@ fn near_max(op: &RoiAlign, size: usize) -> usize {
     (2 * (size + 1) + 5).min(apart.max(FEW))
 }
 
-/// The two elements around a place of one dimension, and how far it is from the first.
+/// The two elements around a position in one dimension, and its distance from the first.
 fn around(at: f32, size: usize) -> (usize, usize, f32) {
     let inside = at.max(0.0);
     let low = inside as usize;
@@ -193,7 +193,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let op = RoiAlign { samples, scale, half_pixel, max };
         case(name, op, [6, 7], &corners)
     });
-    // Cells of more samples than one launch takes, parts of them outside.
+    // Cells with more samples than one launch takes, some of them outside of the image.
     let wide =
         [(0, false), (0, true), (150, false), (150, true)].into_iter().map(|(samples, max)| {
             let corners =
@@ -223,7 +223,7 @@ fn case(name: &str, op: RoiAlign, [height, width]: [usize; 2], corners: &[[f64; 
         let &[region, channel, cell_y, cell_x] = index else { return f64::NAN };
         let plane =
             &data.numbers[(batches.numbers[region] as usize * 3 + channel) * height * width..];
-        // Places of one dimension that are sampled for a cell.
+        // Positions in one dimension that are sampled for a cell.
         let places = |from: usize, cell: usize, cells: usize| -> Vec<f64> {
             let move_by = if half_pixel { 0.5 } else { 0.0 };
             let at = |corner| regions.at(&[region, corner]) * f64::from(scale) - move_by;
@@ -244,7 +244,7 @@ fn case(name: &str, op: RoiAlign, [height, width]: [usize; 2], corners: &[[f64; 
                     continue;
                 }
                 let (y, x) = (y.clamp(0.0, last_row), x.clamp(0.0, last_column));
-                // A place on the last row lies between that row and itself.
+                // A position on the last row lies between that row and itself.
                 let (top, left) = (y.floor(), x.floor());
                 for (down, right) in [(0., 0.), (0., 1.), (1., 0.), (1., 1.)] {
                     let (row, column) = (top + down, left + right);

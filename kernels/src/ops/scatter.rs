@@ -1,4 +1,4 @@
-//! Updates put into a copy of a tensor, element by element or slice by slice.
+//! Updates written into a copy of a tensor, element by element or slice by slice.
 
 use flotilla_program::{Combine, DType, ScatterElements, ScatterNd};
 
@@ -11,8 +11,8 @@ use crate::call::{Call, Signature, strides};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, Sketch, Tolerance};
 
-/// Most times that an exchange is tried: one fails only when another invocation's has succeeded since, and where the number
-/// of iterations matters (see [`super::shader::ITERATIONS_MAX`]), fewer than this run at once.
+/// Most tries of an exchange. One fails only if another invocation's has succeeded since. On adapters where the number of
+/// iterations matters (see [`super::shader::ITERATIONS_MAX`]), fewer invocations than this run at once.
 const CONTENDERS_MAX: usize = 4096;
 
 fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
@@ -28,7 +28,8 @@ fn supports(combine: Combine, signature: &Signature<'_>) -> Result<(), String> {
     }
 }
 
-/// Joins what is there with an update: exchanges it for what they become until no other update has come between.
+/// Joins the present value with an update: it exchanges the value for the joined one until no other update has come
+/// between.
 fn exchanged(element: &str, joined: &str) -> String {
     format!(
         "var seen = atomicLoad(&output[at]);
@@ -44,7 +45,7 @@ fn exchanged(element: &str, joined: &str) -> String {
     )
 }
 
-/// Several updates may fall on one place at once, so that they are joined by atomic operations.
+/// Several updates may be applied to one place at the same time, so they are joined by atomic operations.
 fn shader(name: &str, places: &str, combine: Combine, dtype: DType) -> Shader {
     let element = match dtype {
         DType::F32 => "f32",
@@ -198,7 +199,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let typed = |array: Array| {
                 if dtype == DType::F32 { array } else { integers(dtype, array) }
             };
-            // Replaced places are named once, joined ones several times.
+            // A replaced place is named once, a joined one several times.
             let (along, tuples): (&[i32], &[i32]) = if combine == Combine::Replace {
                 (&[1, -1, 0, 2, 0, 1], &[2, 0, -1, 2])
             } else {

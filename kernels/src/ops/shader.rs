@@ -1,4 +1,4 @@
-//! WGSL with its bindings, and what to dispatch.
+//! WGSL with its bindings, and dispatches.
 
 /// Invocations per workgroup: enough to fill the vectors of any adapter, few enough that small products still give
 /// every core of a software adapter several workgroups.
@@ -14,7 +14,7 @@ const GROUPS_MAX: u32 = 65535;
 
 /// A compute shader with the entry point `main`.
 ///
-/// Binding 0 is the uniform `params`, then come the buffers that are read, then the one that is written.
+/// Binding 0 is the uniform `params`, followed by the buffers that are read, then by the one that is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shader {
     /// For labels and messages.
@@ -26,8 +26,8 @@ pub struct Shader {
 }
 
 impl Shader {
-    /// Declares the bindings and puts `body` behind them. `reads` and `output` name buffers and their element types;
-    /// `body` declares `struct Params` and `main`, which starts with `let index = index_of(id, groups);`.
+    /// Declares the bindings and appends `body`. `reads` and `output` name buffers and their element types; `body`
+    /// declares `struct Params` and `main`, which starts with `let index = index_of(id, groups);`.
     pub(crate) fn new(name: &str, reads: &[(&str, &str)], output: &str, body: &str) -> Shader {
         let mut wgsl = String::from("@group(0) @binding(0) var<uniform> params: Params;\n");
         for (index, (name, element)) in reads.iter().enumerate() {
@@ -58,10 +58,10 @@ pub enum Memory {
     Scratch(Scratch),
 }
 
-/// A buffer that lives while its node is computed. Its contents are undefined until a launch of the node writes them.
+/// A buffer that exists while its node is computed. Its contents are undefined until a launch of the node writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scratch {
-    /// Tells a node's buffers apart.
+    /// Distinguishes a node's buffers.
     pub index: usize,
     /// Its size in 32-bit words; the same wherever the buffer is bound.
     pub words: u64,
@@ -72,9 +72,9 @@ pub struct Scratch {
 pub struct Launch {
     /// Index into the node's shaders.
     pub shader: usize,
-    /// What is bound to be read, in the shader's order.
+    /// The buffers that are read, in the shader's order.
     pub reads: Vec<Memory>,
-    /// What is bound to be written; the shader may read it, too. It is not among `reads`.
+    /// The buffer that is written; the shader may read it, too. It is not among `reads`.
     pub writes: Memory,
     /// Contents of `Params`.
     pub params: Vec<u32>,
@@ -116,7 +116,7 @@ impl Launch {
     /// Refuses more than [`ITERATIONS_MAX`] iterations of one invocation.
     ///
     /// # Errors
-    /// The number and the limit, in words.
+    /// The number and the limit, as text.
     pub fn check(&self) -> Result<(), String> {
         if self.iterations > ITERATIONS_MAX {
             let got = self.iterations;
@@ -130,7 +130,7 @@ impl Launch {
     /// Workgroups in two dimensions, because one holds only 65,535.
     ///
     /// # Errors
-    /// More than two dimensions hold.
+    /// More than two dimensions allow.
     pub fn groups(&self) -> Result<[u32; 3], String> {
         let groups = self.invocations.div_ceil(u64::from(WORKGROUP));
         let rows = groups.div_ceil(u64::from(GROUPS_MAX)).max(1);

@@ -1,4 +1,4 @@
-//! Numbers that shapes are made of, as elements.
+//! Numbers that shapes are computed from, as elements.
 
 use flotilla_program::{DType, Sizes};
 

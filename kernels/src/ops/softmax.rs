@@ -11,7 +11,7 @@ use crate::call::{Call, Signature};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// Most elements that one invocation goes through; it does so three times.
+/// Most elements that one invocation processes; it does so three times.
 const LENGTH_MAX: usize = 4096;
 
 /// Which of a node's shaders: for whole lines, for parts, for parts of parts, and for results from the sums of lines.

@@ -1,4 +1,4 @@
-//! Copies between strided views; what operators that only move elements come down to.
+//! Copies between strided views, which implement all operators that only move elements.
 
 use super::{Launch, Memory, Shader};
 use crate::call::strides;
@@ -30,7 +30,7 @@ impl View {
         }
     }
 
-    /// The same view with dimensions of 1 dropped and neighbours that lie one after the other joined.
+    /// The same view without dimensions of 1 and with contiguous neighbouring dimensions joined.
     fn simplified(&self) -> View {
         let mut simple = View {
             shape: Vec::new(),

@@ -1,4 +1,4 @@
-//! Sums on the cpu that stay exact however long they are.
+//! Sums on the cpu that stay exact for any length.
 
 /// The sum of `function` over all values: eight `f64` lanes, which vectorize.
 #[inline(always)]
@@ -19,7 +19,7 @@ mod tests {
 
     #[test]
     fn long_sums_are_exact() {
-        // Their f32 sum is 13106.4, and wrong by 0.006 when it is taken one by one.
+        // Their f32 sum is 13106.4, with an error of 0.006 if they are added one by one.
         let sum = sum(&vec![0.1; 1 << 17], f64::from);
         assert!((sum - f64::from(0.1f32) * f64::from(1 << 17)).abs() < 1e-6, "{sum}");
     }

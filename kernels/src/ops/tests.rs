@@ -1,4 +1,4 @@
-//! Every shader of every table is valid WGSL, and every launch keeps to the rules.
+//! Every shader of every table is valid WGSL, and every launch obeys the limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ fn every_launch_of_the_tables_keeps_to_the_rules() {
     for case in cases() {
         let program = &case.program;
         let shapes = Shapes::new(program, Vec::new()).unwrap();
-        // Shapes that a run decides are not known here.
+        // Data-dependent shapes are not known here.
         let has_kernel = |node: &&Node| {
             let decided = |id: &ValueId| shapes.is_known(*id);
             node.op.regions().is_empty() && node.outputs.iter().all(decided)
@@ -130,8 +130,8 @@ fn long_sums_on_the_cpu_are_exact_to_a_millionth() {
     for case in cases().iter().filter(|case| case.expected[0].dtype == DType::F32) {
         let elements = case.inputs.iter().map(|input| input.shape.iter().product::<usize>());
         let op = &case.program.nodes[0].op;
-        // Those of several steps add up the errors of their activations, factors those of each other, and samples those of
-        // where they lie.
+        // Operators of several steps add the errors of their activations, products those of their factors, and samples
+        // those of their positions.
         let is_product = matches!(op, Op::Reduce(reduce) if reduce.kind == flotilla_program::ReduceKind::Product);
         let adds_up = matches!(op, Op::Recurrent(_) | Op::Triangular | Op::RoiAlign(_));
         if elements.max() < Some(1 << 14) || is_product || adds_up {

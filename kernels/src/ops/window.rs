@@ -1,4 +1,4 @@
-//! Windows that slide over one to three spatial dimensions, which kernels see as three.
+//! Windows that slide over one to three spatial dimensions, which kernels treat as three.
 
 use flotilla_program::Window;
 #[cfg(not(target_arch = "wasm32"))]
@@ -9,7 +9,7 @@ use crate::call::Call;
 /// Most spatial dimensions.
 pub(super) const SPATIAL_MAX: usize = 3;
 
-/// The fields of a shader's `Params` that [`Sliding::params`] fills: sizes have their product as fourth element.
+/// The fields of a shader's `Params` that [`Sliding::params`] fills; the fourth element of sizes is their product.
 pub(super) const FIELDS: &str = "    input_size: vec4<u32>,
     output_size: vec4<u32>,
     kernel_size: vec4<u32>,
@@ -18,7 +18,7 @@ pub(super) const FIELDS: &str = "    input_size: vec4<u32>,
     pads: vec4<i32>,
 ";
 
-/// A window with its sizes; what has fewer dimensions than three got leading ones of 1.
+/// A window with its sizes; if it has fewer than three dimensions, leading dimensions of 1 are added.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sliding {
     pub(super) input: [usize; SPATIAL_MAX],
@@ -29,7 +29,7 @@ pub(super) struct Sliding {
     pub(super) pads: [i64; SPATIAL_MAX],
 }
 
-/// Refuses a window that is not one of as many dimensions as a value of this rank has spatial ones.
+/// Refuses a window whose number of dimensions differs from the spatial dimensions of a value of this rank.
 pub(super) fn check(window: &Window, rank: usize) -> Result<(), String> {
     let spatial = rank.saturating_sub(2);
     if !(1..=SPATIAL_MAX).contains(&spatial) {
@@ -50,7 +50,7 @@ pub(super) fn check(window: &Window, rank: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Paddings of a case, which are numbers.
+/// Paddings of a case, which are fixed numbers.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn fixed(pads: &[i32]) -> Vec<Dim> {
     pads.iter().map(|&pad| i64::from(pad).into()).collect()
@@ -95,7 +95,7 @@ impl Sliding {
         self.kernel.iter().product()
     }
 
-    /// Index along `axis` of the element that a place of the window has at a tap, when it lies inside of the input.
+    /// Index along `axis` of the element at a tap of the window's place, if it lies inside of the input.
     pub(super) fn source(&self, axis: usize, place: usize, tap: usize) -> Option<usize> {
         let at = (place * self.strides[axis] + tap * self.dilations[axis]) as i64 - self.pads[axis];
         usize::try_from(at).ok().filter(|&at| at < self.input[axis])

@@ -5,7 +5,7 @@ use flotilla_program::{Binary, Expr, Op, Step, Unary, ValueId};
 
 /// Constants of a formula may be rounded, to fewer digits than a float has.
 const TOLERANCE: f32 = 1e-4;
-/// Most factors of a product that is looked at.
+/// Most factors of a product that are examined.
 const FACTORS_MAX: usize = 4;
 /// Factor of the cube in the approximation of GELU.
 /// Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2.

@@ -22,7 +22,7 @@ pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
     found
 }
 
-/// From the reshape that joins the heads, back to queries, keys, values and mask.
+/// From the reshape that joins the heads, finds queries, keys, values and mask.
 fn recognize(formula: &Formula<'_>, output: ValueId) -> Option<(Attention, Vec<ValueId>)> {
     let joined = formula.produced(output, |op| matches!(op, Op::Reshape).then_some(()))?.1[0];
     let context = transposed(formula, joined, &SWAP_HEADS)?;
@@ -76,7 +76,7 @@ fn scores(formula: &Formula<'_>, id: ValueId) -> Option<(ValueId, f32, Option<Va
     None
 }
 
-/// The operator broadcasts its mask itself.
+/// The operand of a mask's broadcast: the operator broadcasts its mask itself.
 fn unbroadcast(formula: &Formula<'_>, mask: ValueId) -> ValueId {
     match formula.produced(mask, |op| matches!(op, Op::Broadcast).then_some(())) {
         Some((_, inputs)) if formula.draft.shape(inputs[0]).len() == 4 => inputs[0],
@@ -103,7 +103,7 @@ fn transposed(formula: &Formula<'_>, id: ValueId, wanted: &[u32]) -> Option<Valu
 }
 
 /// The packed source `[batch, seq, heads * head_dim]`, the number of heads and the factor of
-/// `factor * reshape(source)`, where the factor may stand on either side of the reshape.
+/// `factor * reshape(source)`. The factor may be on either side of the reshape.
 fn split(formula: &Formula<'_>, id: ValueId) -> Option<(ValueId, u32, f32)> {
     let (id, outer) = formula.scaled(id).unwrap_or((id, 1.0));
     let (_, inputs) = formula.produced(id, |op| matches!(op, Op::Reshape).then_some(()))?;

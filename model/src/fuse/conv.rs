@@ -1,4 +1,4 @@
-//! A convolution takes over the factors, terms and activation that follow it; factors and terms of whole channels go into
+//! Fuses the factors, terms and activation that follow a convolution into it. Factors and terms of whole channels go into
 //! its weights and its bias.
 
 use crate::graph::{Data, Draft, Formula, Links, Origin, Uses};
@@ -53,7 +53,7 @@ struct Absorbed {
 enum Change {
     Activation(Unary),
     Residual(ValueId),
-    /// New weights and a new bias, where they change.
+    /// New weights and a new bias, if they change.
     Constants {
         weights: Option<Vec<f32>>,
         bias: Option<Vec<f32>>,
@@ -178,7 +178,7 @@ fn floats(draft: &Draft, id: ValueId) -> Option<Vec<f32>> {
         return None;
     }
     let data = draft.constant(id)?;
-    // Narrow ones are not made wide for good.
+    // Narrow weights are not converted to wide ones.
     if data.dtype != DType::F32 {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Chains of element-wise expressions become one, when what lies between is used nowhere else.
+//! Chains of element-wise expressions become one, if the values between them are used nowhere else.
 
 use crate::graph::{Draft, Links, Uses};
 use flotilla_program::{Expr, Op, Step, StepId, ValueId};
@@ -63,7 +63,7 @@ fn inline_scalars(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
         .filter(|(_, scalar)| scalar.is_none())
         .map(|(&input, _)| input)
         .collect();
-    // What is left must still say the result's shape.
+    // The other operands must still determine the result's shape.
     let rank = draft.shape(node.outputs[0]).len();
     if !inputs.iter().any(|&input| draft.shape(input).len() == rank) {
         return false;
@@ -105,7 +105,7 @@ struct Joined {
 }
 
 impl Joined {
-    /// Appends an expression and gives the step of its result, where `known` says which step an input has become.
+    /// Appends an expression and returns the step of its result; `known` gives the step that an input has become.
     fn add(&mut self, expr: &Expr, inputs: &[ValueId], known: Option<(usize, StepId)>) -> StepId {
         let mut places: Vec<StepId> = Vec::with_capacity(expr.steps.len());
         for (index, step) in expr.steps.iter().enumerate() {

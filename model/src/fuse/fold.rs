@@ -1,4 +1,5 @@
-//! Constants are reordered, repeated and computed with here, once, instead of in every run.
+//! Computes with constants once, here, instead of in every run: reorders, repeats and operators on
+//! them.
 
 use crate::graph::{
     Data, Draft, Origin, Uses,
@@ -6,10 +7,10 @@ use crate::graph::{
 };
 use flotilla_program::{Node, Op, ValueId, WORD_BYTES, dim::Dim};
 
-/// Larger constants are not multiplied by broadcasting.
+/// Larger constants are not enlarged by broadcasting.
 const BROADCAST_BYTES_MAX: usize = 4096;
 
-/// Larger constants are not computed with.
+/// Larger constants are not used in computations.
 const COMPUTED_BYTES_MAX: usize = 64 << 20;
 
 pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
@@ -29,7 +30,7 @@ pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
     folded
 }
 
-/// What a node gives whose operands are constants.
+/// The result of a node whose operands are constants.
 fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
     let to = fixed(draft.shape(output))?;
     let constants: Option<Vec<&Data>> =
@@ -51,7 +52,7 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
             return (bytes <= BROADCAST_BYTES_MAX)
                 .then(|| data.reordered(|bytes, width| broadcast(bytes, &shapes[0], &to, width)));
         }
-        // These would store what costs nothing to compute, or make more of it.
+        // These would store results that cost nothing to compute, or enlarge them.
         (Op::Range(_) | Op::Sizes(_) | Op::If(_) | Op::Loop(_), _) => return None,
         _ => {}
     }
@@ -74,7 +75,7 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
         .zip(&words)
         .map(|((input, shape), words)| Words { dtype: draft.value(*input).dtype, shape, words })
         .collect();
-    // What cannot be computed here fails where it runs.
+    // A node that cannot be computed here fails where it runs.
     let result = compute(&node.op, &operands, draft.value(output).dtype, &to).ok()?;
     Some(Data::of_words(draft.value(output).dtype, &result))
 }

@@ -1,4 +1,4 @@
-//! Lookups whose places are known become slices and reshapes, which say so.
+//! Lookups with known indices become slices and reshapes.
 //!
 //! PyTorch exports a mask as a lookup of all of its elements at `row * length + position`, and the first token as a lookup
 //! at 0.
@@ -9,7 +9,7 @@ use flotilla_program::{
     dim::{Dim, Term},
 };
 
-/// What a lookup finds.
+/// The elements that a lookup reads.
 enum Places {
     /// The element of this index.
     One(i64),
@@ -44,13 +44,13 @@ fn places(draft: &Draft, links: &Links, node: &Node) -> Option<Places> {
     let Op::Gather(gather) = &node.op else { return None };
     let &[data, indices] = node.inputs.as_slice() else { return None };
     let size = draft.shape(data).get(gather.axis as usize)?;
-    // What is constant is looked up once.
+    // A lookup in a constant is folded elsewhere.
     if matches!(draft.value(data).origin, Origin::Constant(_)) {
         return None;
     }
     if let Some(Step::Int(index)) = draft.scalar_step(indices) {
         let index = i64::from(index);
-        // Something else than the first element may be missing, which a lookup does not mind everywhere.
+        // An element other than the first may not exist, which some backends accept in a lookup.
         let there = size.as_fixed().map_or(index == 0, |size| (0..size).contains(&index));
         return there.then_some(Places::One(index));
     }
@@ -58,14 +58,14 @@ fn places(draft: &Draft, links: &Links, node: &Node) -> Option<Places> {
     (counted == Some(Term::of(size))).then_some(Places::All)
 }
 
-/// Integers that a sum of multiples of their own indices gives: the factor of each dimension's index, and what is added.
+/// Integers that are a linear function of their own indices: the factor of each dimension's index, and the constant term.
 #[derive(Clone)]
 struct Linear {
     factors: Vec<Term>,
     start: Term,
 }
 
-/// How many there are of integers that count from 0 in row-major order; `None` for others.
+/// The number of integers that count from 0 in row-major order; `None` for others.
 fn counts_up(shape: &[Dim], linear: &Linear) -> Option<Term> {
     let mut count = Term::ONE;
     for (dim, factor) in shape.iter().zip(&linear.factors).rev() {
@@ -139,7 +139,7 @@ fn sum(draft: &Draft, links: &Links, node: &Node, expr: &Expr, rank: usize) -> O
     steps.pop()
 }
 
-/// An operand's integers under the result's rank: along a dimension of 1 they are repeated.
+/// An operand's integers at the result's rank; along a dimension of 1 they are repeated.
 fn repeated(shape: &[Dim], linear: Linear, rank: usize) -> Option<Linear> {
     let mut factors = vec![Term::ZERO; rank.checked_sub(shape.len())?];
     factors.extend(

@@ -86,7 +86,7 @@ fn normalization(formula: &Formula<'_>, normalized: ValueId) -> Option<(ValueId,
     })
 }
 
-/// The value that holds `1 / sqrt(..)`, as long as it is one.
+/// The value of `1 / sqrt(..)`, if it is a single value.
 fn inverse_root(formula: &Formula<'_>, factor: ValueId) -> Option<ValueId> {
     let node = formula.links.producer(formula.draft, factor)?;
     let Op::Elementwise(expr) = &node.op else { return None };
@@ -146,7 +146,7 @@ fn square_of(formula: &Formula<'_>, id: ValueId) -> Option<ValueId> {
     }
 }
 
-/// What a value is the mean of, over its last dimension: a mean, or a sum divided by the dimension.
+/// The operand of a mean over the last dimension: a mean, or a sum divided by the dimension.
 fn mean_over_last(formula: &Formula<'_>, id: ValueId) -> Option<ValueId> {
     let of = |id: ValueId, wanted: ReduceKind| {
         let (axes, inputs) = formula.produced(id, |op| match op {
@@ -165,7 +165,7 @@ fn mean_over_last(formula: &Formula<'_>, id: ValueId) -> Option<ValueId> {
     ((factor * length - 1.0).abs() <= RECIPROCAL_TOLERANCE).then_some(source)
 }
 
-/// Whether a constant has `length` elements along its last dimension and no other.
+/// Whether a constant has `length` elements along its last dimension, and only 1 along the others.
 pub(super) fn is_row(draft: &Draft, id: ValueId, length: &Dim) -> bool {
     let Some((last, lead)) = draft.shape(id).split_last() else { return false };
     draft.constant(id).is_some()
@@ -173,7 +173,7 @@ pub(super) fn is_row(draft: &Draft, id: ValueId, length: &Dim) -> bool {
         && lead.iter().all(|dim| dim.as_fixed() == Some(1))
 }
 
-/// A row constant with its leading dimensions taken away.
+/// A row constant without its leading dimensions.
 pub(super) fn flattened(draft: &mut Draft, id: ValueId) -> ValueId {
     let value = draft.value(id).clone();
     if value.shape.len() == 1 {

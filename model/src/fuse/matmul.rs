@@ -1,4 +1,4 @@
-//! A product takes over the scale, bias, activation and residual that follow it.
+//! Fuses the scale, bias, activation and residual that follow a product into it.
 
 use super::layer_norm::{flattened, is_row};
 use crate::graph::{Draft, Formula, Links, Uses};

@@ -1,8 +1,8 @@
 //! Rewrites of a drafted program that change its speed and not its results, a file per rule.
 //!
-//! A rule looks at one block of the draft through [`Formula`](crate::graph::Formula), rewrites the last node of what it
-//! recognizes in place (its operands are all computed by then) and leaves the others to be dropped when nothing uses
-//! them any more. Each is run until it finds nothing.
+//! A rule reads one block of the draft through [`Formula`](crate::graph::Formula) and rewrites the last node of a
+//! pattern in place, because all operands of the pattern are computed by then. The other nodes of the pattern are
+//! dropped when nothing uses them any more. Each rule is run until it finds nothing.
 
 mod activation;
 mod attention;
@@ -17,10 +17,10 @@ mod views;
 
 use crate::graph::{Draft, Uses, drop_dead_nodes};
 
-/// One rule: how often it has rewritten something in the block that is worked on.
+/// One rule: returns how often it has rewritten something in the current block.
 type Rule = fn(&mut Draft, &Uses) -> usize;
 
-/// In the order in which they run: the first ones bring different spellings into one form, the last one takes what
+/// In the order in which they run: the first ones bring different spellings into one form, the last one handles what
 /// the others have left.
 const RULES: [(&str, Rule); 13] = [
     ("fold", fold::apply),
@@ -38,7 +38,7 @@ const RULES: [(&str, Rule); 13] = [
     ("elementwise", elementwise::apply),
 ];
 
-/// Bounds a rule that would never be content; a program has far fewer places to rewrite.
+/// Limit for a rule that would never stop; a program has far fewer places to rewrite.
 const REWRITES_MAX: usize = 1 << 20;
 
 /// Applies every rule.

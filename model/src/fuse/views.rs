@@ -1,4 +1,4 @@
-//! Chains of reshapes and transpositions become one each; those that do nothing disappear.
+//! Chains of reshapes and transpositions become one each; those without effect are removed.
 
 use crate::graph::{Draft, Links, Uses};
 use flotilla_program::{Op, SymbolSource, Transpose, ValueId};
@@ -12,7 +12,7 @@ pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
     rewrites + skip_identities(draft)
 }
 
-/// Lets a node read past another one of its kind.
+/// Makes a node read the operand of another node of its kind.
 fn shorten(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
     let node = &draft.nodes[index];
     let Some(&input) = node.inputs.first() else { return false };
@@ -30,7 +30,7 @@ fn shorten(draft: &mut Draft, links: &mut Links, index: usize) -> bool {
     true
 }
 
-/// Users of a node that does nothing use its operand instead.
+/// Users of a node without effect use its operand instead.
 fn skip_identities(draft: &mut Draft) -> usize {
     let mut replaced: Vec<(ValueId, ValueId)> = Vec::new();
     for node in &draft.nodes {
@@ -51,7 +51,7 @@ fn skip_identities(draft: &mut Draft) -> usize {
     if replaced.is_empty() {
         return 0;
     }
-    // Earlier nodes come first, so an operand that is itself replaced is looked up in what is known so far.
+    // Earlier nodes come first, so an operand that was itself replaced is already in the map.
     let mut resolved: std::collections::HashMap<ValueId, ValueId> =
         std::collections::HashMap::new();
     for &(output, input) in &replaced {

@@ -1,4 +1,4 @@
-//! NumPy's file of one array. Source: NumPy's documentation, `numpy.lib.format`.
+//! NumPy's file format of one array. Source: NumPy's documentation, `numpy.lib.format`.
 
 use flotilla_program::DType;
 
@@ -7,10 +7,10 @@ use crate::tensor::ReferenceTensor;
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest description of an array; it has a type and a few numbers.
 const HEADER_MAX: usize = 1 << 16;
-/// Most dimensions; NumPy has no more.
+/// Most dimensions; NumPy allows no more.
 const RANK_MAX: usize = 64;
 
-/// Why bytes are no array.
+/// Why bytes are not an array.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum NpyError {
@@ -28,7 +28,7 @@ pub enum NpyError {
     Shape { shape: Vec<u64> },
 }
 
-/// Reads an array. Big-endian numbers are turned around, and Fortran's order is made C's.
+/// Reads an array. Big-endian numbers become little-endian, and Fortran's order becomes C's.
 ///
 /// # Errors
 /// Damaged bytes, or a type that no model has.
@@ -79,7 +79,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<ReferenceTensor, NpyError> {
     Ok(ReferenceTensor { name: name.to_owned(), dtype, shape, bytes })
 }
 
-/// Elements of Fortran's order, in which the first index runs fastest, in C's.
+/// Converts elements from Fortran's order, in which the first index changes fastest, to C's.
 fn transposed(elements: &[Vec<u8>], shape: &[usize]) -> Vec<Vec<u8>> {
     let mut index = vec![0usize; shape.len()];
     let mut ordered = Vec::with_capacity(elements.len());
@@ -115,7 +115,7 @@ impl Header {
         };
         let descr = after("descr").ok_or_else(broken)?;
         let quoted = descr.strip_prefix('\'').and_then(|rest| rest.split_once('\''));
-        // A description that is no text is one of several fields.
+        // A description that is not a text is one of several fields.
         let (descr, _) = quoted.ok_or_else(|| NpyError::Type { dtype: "records".to_owned() })?;
         let fortran = match after("fortran_order").ok_or_else(broken)? {
             rest if rest.starts_with("True") => true,
@@ -178,7 +178,7 @@ mod tests {
         let numbers: Vec<i16> = vec![1, 2, 3, 4, 5, 6];
         let little: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let big: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
-        // What Fortran has in memory for [[1, 2, 3], [4, 5, 6]].
+        // [[1, 2, 3], [4, 5, 6]] as Fortran stores it in memory.
         let columns: Vec<u8> =
             [1i16, 4, 2, 5, 3, 6].iter().flat_map(|number| number.to_le_bytes()).collect();
         for (descr, fortran, data) in

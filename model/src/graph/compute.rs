@@ -1,4 +1,4 @@
-//! Operators computed here, with the same kernels that pages have.
+//! Computes operators during import, with the same kernels that pages have.
 
 use flotilla_kernels::{Call, Operand, Shapes, Signature, kernel};
 use flotilla_program::{DType, Node, Op, Program, Source, Value, ValueId, dim::Dim};
@@ -14,7 +14,7 @@ pub(crate) struct Words<'a> {
 /// The words of an operator's result, of a storage type and a shape.
 ///
 /// # Errors
-/// What does not fit, in words.
+/// What does not fit, as text.
 pub(crate) fn compute(
     op: &Op,
     inputs: &[Words<'_>],

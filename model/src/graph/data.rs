@@ -6,7 +6,7 @@ use flotilla_program::{DType, WORD_BYTES};
 
 use crate::weights::OWN_BLOB_BYTES_MIN;
 
-/// Elements of a type, little-endian and row-major. A page stores narrow ones as they are until they are loaded.
+/// Elements of a type, little-endian and row-major. A page keeps narrow ones unchanged until they are loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Data {
     pub(crate) dtype: DType,
@@ -21,7 +21,7 @@ impl Data {
     /// Words of a storage type.
     pub(crate) fn of_words(dtype: DType, words: &[u32]) -> Data {
         let stored = dtype.storage();
-        // A truth is stored as a byte.
+        // A truth value is stored as a byte.
         let bytes: Vec<u8> = match stored.wire_bytes() {
             1 => words.iter().map(|&word| u8::from(word != 0)).collect(),
             _ => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
@@ -33,7 +33,7 @@ impl Data {
         self.bytes.len() / self.dtype.wire_bytes()
     }
 
-    /// Words of the storage type, of a type that is not wider than those.
+    /// Words of the storage type, for a type that is not wider.
     pub(crate) fn words(&self) -> Cow<'_, [u8]> {
         match self.dtype.wire_bytes() {
             WORD_BYTES => Cow::Borrowed(&self.bytes),
@@ -51,13 +51,13 @@ impl Data {
             .collect()
     }
 
-    /// The same with its elements moved around by `order`, which is told their width in bytes.
+    /// The same with its elements moved by `order`, which gets their width in bytes.
     pub(crate) fn reordered(&self, order: impl FnOnce(&[u8], usize) -> Vec<u8>) -> Data {
         Data::new(self.dtype, order(&self.bytes, self.dtype.wire_bytes()))
     }
 
-    /// In the form in which a page stores it: 64 bits become 32, where all elements fit; the upper halves of large tensors
-    /// stay alone where the lower ones are empty, as a model of BF16 has them in F32.
+    /// In the form in which a page stores it: 64 bits become 32 if all elements fit. Of a large tensor whose lower halves
+    /// are zero only the upper halves are stored, as for a BF16 model that is stored in F32.
     pub(crate) fn stored(&self) -> Data {
         match self.dtype {
             DType::I64 => {

@@ -1,4 +1,4 @@
-//! The last step: what nothing needs is dropped, the rest renumbered, and constants are packed into blobs.
+//! The last step: unused parts are dropped, the rest is renumbered, and constants are packed into blobs.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -9,13 +9,13 @@ use flotilla_program::{
     dim::{Dim, Symbol},
 };
 
-/// What of a draft is needed.
+/// The parts of a draft that are needed.
 struct Live<'d> {
     draft: &'d Draft,
     values: Vec<bool>,
     symbols: Vec<bool>,
     regions: Vec<bool>,
-    /// By block (the nodes of no region, then each region's): which nodes are.
+    /// By block (the nodes of no region, then each region's): which nodes are needed.
     nodes: Vec<Vec<bool>>,
 }
 
@@ -34,7 +34,7 @@ impl<'d> Live<'d> {
         for value in draft.results() {
             live.value(value);
         }
-        // Clients fix the sizes of inputs, whatever becomes of them.
+        // Clients fix the sizes of inputs, whether they are used or not.
         for port in &draft.inputs {
             [Some(port.value), port.high].into_iter().flatten().for_each(|value| live.value(value));
         }
@@ -63,7 +63,7 @@ impl<'d> Live<'d> {
         }
     }
 
-    /// Goes through a block from its end: what a node needs comes before it.
+    /// Processes a block from its end: what a node needs comes before it.
     fn block(&mut self, block: usize, nodes: &'d [Node]) {
         for (index, node) in nodes.iter().enumerate().rev() {
             if !node.outputs.iter().any(|output| self.values[output.index()]) {
@@ -104,7 +104,7 @@ pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
     }
 }
 
-/// New numbers of what is kept, in the order of execution.
+/// New numbers of the values that are kept, in the order of execution.
 #[derive(Default)]
 struct Numbers {
     values: BTreeMap<ValueId, ValueId>,
@@ -144,11 +144,12 @@ enum Pending {
     Constant(Placed, DType),
 }
 
-/// Makes the program. Consumes the draft so that each constant can be freed as soon as it is in a blob.
+/// Makes the program. It consumes the draft, so that each constant can be freed as soon as it is in a
+/// blob.
 pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramError> {
     drop_dead_nodes(&mut draft);
     let mut symbols_live = Live::of(&draft).symbols;
-    // A check is about nodes that are there if all it mentions is.
+    // The node of a check exists if everything that the check mentions exists.
     draft.checks.retain(|check| {
         let mut mentioned = check.left.symbols().into_iter().chain(check.right.symbols());
         mentioned.all(|symbol| symbols_live[symbol.0 as usize])
@@ -172,7 +173,7 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
     let mut program = Program::new(std::mem::take(&mut draft.name));
     let mut new_symbols: Vec<Symbol> = Vec::new();
     for (info, live) in draft.symbols.iter().zip(&mut symbols_live) {
-        // What decides a symbol is there, for it is needed.
+        // The value that decides a symbol exists, because it is needed.
         new_symbols.push(Symbol(program.symbols.len() as u32));
         if *live {
             program.symbols.push(info.clone());

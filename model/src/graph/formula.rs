@@ -1,11 +1,11 @@
-//! A draft's values read as formulas.
+//! Reads a draft's values as formulas.
 
 use std::collections::HashMap;
 
 use super::Draft;
 use flotilla_program::{Binary, Expr, Node, Op, Step, Unary, ValueId};
 
-/// How many nodes and results of all blocks use each value, and what decides symbols.
+/// How many nodes and results of all blocks use each value, and which values decide symbols.
 pub(crate) struct Uses(HashMap<ValueId, usize>);
 
 impl Uses {
@@ -19,14 +19,14 @@ impl Uses {
     }
 }
 
-/// Who computes and who uses each value of the block that is worked on. Nodes are changed through [`Links::rewrite`] while it
-/// is held. It holds what the block has: a program may have thousands of blocks.
+/// For the current block: which node computes each value, and how often it is used. While it is held, nodes are changed
+/// through [`Links::rewrite`]. It stores only what is in the block, because a program may have thousands of blocks.
 pub(crate) struct Links<'u> {
     producers: HashMap<ValueId, usize>,
-    /// Uses when the pass over all blocks began. A rule reads past the nodes of its own block alone, so that another block
-    /// cannot come to use a value of this one meanwhile.
+    /// Uses when the pass over all blocks began. A rule skips only nodes of its own block, so no other block can start to use
+    /// a value of this one meanwhile.
     before: &'u Uses,
-    /// How many there are since for values whose uses were changed.
+    /// Current number of uses, for values whose uses were changed.
     changed: HashMap<ValueId, usize>,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Formula<'d> {
 }
 
 impl Formula<'_> {
-    /// `f(a)` as an element-wise node of its own.
+    /// `f(a)` as a separate element-wise node.
     pub(crate) fn unary(&self, id: ValueId, function: Unary) -> Option<ValueId> {
         let node = self.links.producer(self.draft, id)?;
         let Op::Elementwise(Expr { steps }) = &node.op else { return None };
@@ -93,7 +93,7 @@ impl Formula<'_> {
         }
     }
 
-    /// Whichever single function of one operand computes a value.
+    /// The function of one operand that computes a value, if it is a single one.
     pub(crate) fn any_unary(&self, id: ValueId) -> Option<(Unary, ValueId)> {
         let node = self.links.producer(self.draft, id)?;
         let Op::Elementwise(Expr { steps }) = &node.op else { return None };
@@ -105,7 +105,7 @@ impl Formula<'_> {
         }
     }
 
-    /// `f(a, b)` as an element-wise node of its own.
+    /// `f(a, b)` as a separate element-wise node.
     pub(crate) fn binary(&self, id: ValueId, function: Binary) -> Option<(ValueId, ValueId)> {
         let node = self.links.producer(self.draft, id)?;
         let Op::Elementwise(Expr { steps }) = &node.op else { return None };
@@ -117,7 +117,7 @@ impl Formula<'_> {
         }
     }
 
-    /// Both readings of a commutative `f(a, b)`.
+    /// Both orders of operands of a commutative `f(a, b)`.
     pub(crate) fn either(&self, id: ValueId, function: Binary) -> Vec<(ValueId, ValueId)> {
         self.binary(id, function).map_or_else(Vec::new, |(a, b)| vec![(a, b), (b, a)])
     }
@@ -148,7 +148,7 @@ impl Formula<'_> {
             .find_map(|(a, constant)| Some((a, self.draft.uniform_float(constant)?)))
     }
 
-    /// The node that computes a value, when its operator is the one asked for.
+    /// The node that computes a value, if it has the given operator.
     pub(crate) fn produced<T>(
         &self,
         id: ValueId,
@@ -159,7 +159,7 @@ impl Formula<'_> {
     }
 }
 
-/// Dimension of one head, when `width` splits evenly.
+/// Dimension of one head, if `width` is a multiple of the number of heads.
 pub(crate) fn head_dim(width: i64, heads: u32) -> Option<i64> {
     (heads > 0 && width % i64::from(heads) == 0).then(|| width / i64::from(heads))
 }

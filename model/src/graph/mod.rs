@@ -1,4 +1,4 @@
-//! A program under construction: like [`Program`](flotilla_program::Program), but its constants still carry their data.
+//! A program that is being built: like [`Program`](flotilla_program::Program), but its constants still contain their data.
 
 pub(crate) mod compute;
 mod data;
@@ -27,7 +27,7 @@ pub(crate) enum Origin {
 pub(crate) struct DraftValue {
     /// Its storage type.
     pub(crate) dtype: DType,
-    /// What the model says of its elements, which may be wider or narrower.
+    /// The element type in the model, which may be wider or narrower.
     pub(crate) element: DType,
     pub(crate) shape: Vec<Dim>,
     pub(crate) origin: Origin,
@@ -39,7 +39,7 @@ pub(crate) struct Draft {
     pub(crate) name: String,
     pub(crate) symbols: Vec<SymbolInfo>,
     pub(crate) values: Vec<DraftValue>,
-    /// The nodes of the block that is worked on: those of no region, unless [`Draft::enter`] has put a region's here.
+    /// The nodes of the current block: those of no region, unless [`Draft::enter`] has put a region's here.
     pub(crate) nodes: Vec<Node>,
     pub(crate) regions: Vec<Region>,
     pub(crate) inputs: Vec<Port>,
@@ -47,7 +47,7 @@ pub(crate) struct Draft {
     pub(crate) assumptions: Vec<Assumption>,
     pub(crate) bounds: Vec<InputBound>,
     pub(crate) checks: Vec<Check>,
-    /// Checks of what decided how the model is read: they are there even if nothing else needs their numbers.
+    /// Checks of assumptions on how the model is read: they are kept even if nothing else needs their numbers.
     pub(crate) decisive: Vec<Check>,
 }
 
@@ -73,12 +73,12 @@ impl Draft {
         Symbol(self.symbols.len() as u32 - 1)
     }
 
-    /// Puts a region's nodes where the others were, or back.
+    /// Swaps the current nodes with a region's, or back.
     pub(crate) fn swap(&mut self, region: usize) {
         std::mem::swap(&mut self.nodes, &mut self.regions[region].nodes);
     }
 
-    /// What a slice leaves of a dimension is the dimension, where each run is checked for it.
+    /// Replaces the size of a slice by the whole dimension, if each run checks that they are equal.
     pub(crate) fn assume_checks(&mut self) {
         let mut known: Vec<(Dim, Dim)> = Vec::new();
         for check in &self.checks {
@@ -103,12 +103,13 @@ impl Draft {
         }
     }
 
-    /// Values that a run gives back.
+    /// Values that a run returns.
     pub(crate) fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.outputs.iter().flat_map(|port| [Some(port.value), port.high]).flatten()
     }
 
-    /// What is used without being an input of a node in `nodes`: results, what other blocks read, and what decides symbols.
+    /// Values that are used without being an input of a node in `nodes`: results, values that other blocks read, and values
+    /// that decide symbols.
     pub(crate) fn outside_uses(&self) -> impl Iterator<Item = ValueId> + '_ {
         let regions = self.regions.iter().flat_map(|region| {
             let inputs = region.nodes.iter().flat_map(|node| &node.inputs);
@@ -121,7 +122,7 @@ impl Draft {
         self.results().chain(regions).chain(decide)
     }
 
-    /// Appends a node with one output and gives the output.
+    /// Appends a node with one output and returns the output.
     pub(crate) fn add_node(
         &mut self,
         name: &str,

@@ -1,13 +1,14 @@
-//! A model's files become a program: [`load`].
+//! Makes a program of a model's files: [`load`].
 
 mod hf;
 mod onnx;
-mod resolver;
 
 use std::collections::BTreeMap;
 
 use prost::Message as _;
 
+use crate::resolver::Recorder;
+pub use crate::resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 use crate::{
     fuse,
     graph::{Draft, finish},
@@ -18,13 +19,11 @@ use crate::{
 use flotilla_program::{Program, ProgramError};
 pub use hf::HfError;
 pub use onnx::OnnxError;
-use resolver::Recorder;
-pub use resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 
-/// Where an import can be stopped and looked at.
+/// The phases at which an import can be stopped for inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// A program with an operator or a few for each of the model's.
+    /// A program with one or a few operators for each of the model's.
     Imported,
     /// The program that runs.
     Fused,
@@ -56,12 +55,12 @@ pub struct LoadOptions {
     pub name: String,
     /// Where to stop: [`Phase::Imported`] leaves the program unfused.
     pub phase: Phase,
-    /// Sizes of dimensions of the inputs, by the name that the file gives them or, without one, by the input's name and the
+    /// Sizes of dimensions of the inputs, by the file's name or, if a dimension has no name, by the input's name and the
     /// number of the dimension (`x_0`).
     pub dims: BTreeMap<String, i64>,
-    /// Inputs of a run, by name. They say what the file leaves open: the rank of an input that it does not declare, the values
-    /// of what must be known when a model is loaded (the program is made for these values then), which of two readings is
-    /// meant. Sizes stay open.
+    /// Inputs of a run, by name. They decide what the file leaves open: the rank of an input that it does not declare, the
+    /// values that must be known when a model is loaded (the program is then made for these values), and which of two readings
+    /// is meant. Sizes stay open.
     pub examples: BTreeMap<String, ReferenceTensor>,
 }
 
@@ -77,7 +76,7 @@ impl LoadOptions {
     }
 }
 
-/// What a model is for, as far as its files say.
+/// The family of a model, as far as its files show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Text in, one vector per text out.
@@ -94,15 +93,15 @@ pub enum Family {
 pub struct ImportedModel {
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Its family.
     pub family: Family,
     /// What to compute.
     pub program: Program,
     /// The program's constants.
     pub weights: Weights,
-    /// What token numbers it takes, where it takes any.
+    /// The limits of its token numbers, if it takes any.
     pub limits: TokenLimits,
-    /// Turns text into token ids, when there is a tokenizer.
+    /// Turns text into token ids, if there is a tokenizer.
     pub text: Option<TextEncoder>,
     /// Every file that was read, as it was read.
     pub files: Vec<FileRecord>,
@@ -114,7 +113,7 @@ pub enum ImportError {
     /// Neither kind of model is in the directory.
     #[error("no model here: there is neither model.onnx nor config.json with model.safetensors")]
     NoModel,
-    /// A file could not be had.
+    /// A file could not be read.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// The ONNX file is unusable.
@@ -123,25 +122,25 @@ pub enum ImportError {
     /// The Hugging Face directory is unusable.
     #[error("the Hugging Face directory cannot be imported")]
     Hf(#[from] HfError),
-    /// What was made of the model is no program.
+    /// The program made of the model is not valid.
     #[error("the model has become a bad program")]
     Program(#[from] ProgramError),
     /// The tokenizer is unusable.
     #[error("the tokenizer cannot be used")]
     Text(#[from] TextError),
-    /// The import gave up on the model.
+    /// The import panicked on the model.
     #[error("the import panicked on this model: {what}")]
     Panic {
-        /// Its words.
+        /// The panic's message.
         what: String,
     },
 }
 
-/// Imports a model: a Hugging Face directory where there is a `modules.json`, else `model.onnx` where there is one, else
-/// a Hugging Face directory without pooling.
+/// Imports a model: a Hugging Face directory if there is a `modules.json`, else `model.onnx` if there is one, else a Hugging
+/// Face directory without pooling.
 ///
 /// # Errors
-/// A missing, damaged or hostile file, or an operator that cannot be had.
+/// A missing, damaged or hostile file, or an operator that is not supported.
 pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedModel, ImportError> {
     let recorder = Recorder::new(resolver);
     let (mut draft, family) = guarded(|| import(&recorder, options))?;
@@ -171,7 +170,7 @@ pub fn explain(resolver: &dyn Resolver, options: &LoadOptions) -> Result<String,
 pub enum OnnxForm {
     /// In a file of the folder, of this name.
     File(&'static str),
-    /// In these bytes, for the folder has another form.
+    /// In these bytes, because the folder has another format.
     Bytes(Vec<u8>),
 }
 
@@ -186,7 +185,7 @@ pub fn onnx_form(resolver: &dyn Resolver) -> Result<OnnxForm, ImportError> {
     guarded(|| Ok(OnnxForm::Bytes(hf::model(resolver)?.0.encode_to_vec())))
 }
 
-/// With modules.json there is a pooling that an exported encoder does not have.
+/// A `modules.json` means pooling, which an exported encoder does not have.
 fn is_onnx(resolver: &dyn Resolver) -> bool {
     resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES)
 }
@@ -202,7 +201,7 @@ fn import(resolver: &dyn Resolver, options: &LoadOptions) -> Result<(Draft, Fami
     Ok((onnx::read(model, options)?, family))
 }
 
-/// The import is careful, but a hostile file may still make it or a library panic; that must not take the daemon with it.
+/// The import is careful, but a hostile file may still make it or a library panic; that must not end the daemon.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ImportError>) -> Result<T, ImportError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();

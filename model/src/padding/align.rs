@@ -1,4 +1,4 @@
-//! Which dimensions of operands and result belong together.
+//! Finds which dimensions of operands and result correspond.
 
 use super::{
     Guard, Limit, Padding,
@@ -11,7 +11,7 @@ use flotilla_program::{
     dim::{Dim, Symbol, Term},
 };
 
-/// A node, and what is known of its operands.
+/// A node, and the facts about its operands.
 pub(super) struct Site<'a> {
     program: &'a Program,
     pub(super) symbol: Symbol,
@@ -23,32 +23,32 @@ pub(super) struct Site<'a> {
 /// For each dimension of the result, the dimension of each operand whose index is the same.
 pub(super) struct Aligned {
     axes: Vec<Vec<Option<usize>>>,
-    /// Operands' dimensions whose padding cannot be seen.
+    /// Operands' dimensions whose padding does not affect the result.
     settled: Vec<(usize, usize)>,
-    /// Dimensions of the result that may be padded where no operand is; their padding lies behind everything else.
+    /// Dimensions of the result that may be padded although no operand is; their padding comes after everything else.
     made: Vec<usize>,
 }
 
 impl Aligned {
-    /// Nothing belongs together yet.
+    /// No dimensions correspond yet.
     pub(super) fn none(rank: usize, operands: usize) -> Aligned {
         Aligned { axes: vec![vec![None; operands]; rank], settled: Vec::new(), made: Vec::new() }
     }
 
-    /// A dimension of the result is an operand's.
+    /// A dimension of the result corresponds to an operand's.
     pub(super) fn pair(&mut self, output: usize, input: usize, axis: usize) {
         if let Some(found) = self.axes.get_mut(output).and_then(|inputs| inputs.get_mut(input)) {
             *found = Some(axis);
         }
     }
 
-    /// The padding of an operand's dimension cannot be seen.
+    /// The padding of an operand's dimension does not affect the result.
     pub(super) fn settle(&mut self, input: usize, axis: usize) {
         self.settled.push((input, axis));
     }
 
-    /// A dimension of the result may be padded where no operand is: those of its elements that are no padding are the same
-    /// however long it is.
+    /// A dimension of the result may be padded although no operand is: those of its elements that are not padding are the
+    /// same for any length.
     pub(super) fn make(&mut self, output: usize) {
         self.made.push(output);
     }
@@ -111,8 +111,8 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Demands of the mask that hides these scores that it keeps something in each row; `place` is the dimension along
-    /// which they are hidden, counted from the last one.
+    /// Requires that the mask that hides these scores keeps something in each row; `place` is the dimension along which
+    /// they are hidden, counted from the last one.
     pub(super) fn hide(&mut self, fill: &Fill, place: usize) -> Result<(), String> {
         let mask = fill.hiding().ok_or("no mask hides its padding")?.clone();
         if mask.place() != Some(place) {
@@ -129,13 +129,13 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    /// What the result is made of, if that is operands of at least this; else data.
+    /// The `Made` of the result: data, unless all operands are of at least this kind.
     pub(super) fn made(&self, least: Made) -> Made {
         let made = self.operands.iter().map(|state| state.made).min().unwrap_or(Made::Sizes);
         if made >= least { made } else { Made::Data }
     }
 
-    /// Operands and result have the same last dimensions, and shorter ones are repeated.
+    /// Operands and result have the same last dimensions; operands of lower rank are repeated.
     pub(super) fn broadcast(&self) -> Aligned {
         let rank = self.output().len();
         let mut aligned = Aligned::none(rank, self.operands.len());
@@ -149,7 +149,7 @@ impl<'a> Site<'a> {
         aligned
     }
 
-    /// The result, where `fill` says what elements are, given what the operands' elements are.
+    /// The result, where `fill` computes the elements from the operands' elements.
     pub(super) fn aligned(
         &self,
         aligned: &Aligned,
@@ -212,7 +212,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Refuses padding of an operand that has no place in the result.
+    /// Refuses padding of an operand that does not correspond to a dimension of the result.
     fn check_settled(&self, aligned: &Aligned) -> Result<(), String> {
         for (input, state) in self.operands.iter().enumerate() {
             for axis in (0..state.axes.len()).filter(|&axis| state.axis(axis).is_some()) {

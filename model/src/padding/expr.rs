@@ -1,4 +1,4 @@
-//! Element-wise expressions over what is known of their operands.
+//! Element-wise expressions over the facts about their operands.
 
 use super::{
     fill::{Fill, HIDING_GAP, Kept, Kind, Mask},
@@ -6,7 +6,7 @@ use super::{
 };
 use flotilla_program::{Binary, DType, Expr, Step, StepId, Test, Unary};
 
-/// What a step's result is: everywhere, and in the places that are looked at.
+/// The facts about a step's result: everywhere, and in the places that are examined.
 #[derive(Clone, Debug)]
 struct Found {
     dtype: DType,
@@ -14,7 +14,8 @@ struct Found {
     here: Fill,
 }
 
-/// The result of an expression in some places; for each operand, its type, what it is everywhere and what in these places.
+/// The result of an expression in some places; for each operand, its type, its facts everywhere and its facts in these
+/// places.
 pub(super) fn evaluate(expr: &Expr, operands: &[(DType, Fill, Fill)]) -> Option<Fill> {
     let mut known: Vec<Found> = Vec::with_capacity(expr.steps.len());
     for step in &expr.steps {
@@ -81,7 +82,7 @@ fn of_kind(dtype: DType, kind: Kind) -> Found {
     Found { dtype, everywhere: Fill::Kind(kind), here: Fill::Kind(kind) }
 }
 
-/// All that is known of a result where nothing is.
+/// All facts about a result when nothing is known.
 pub(super) fn any(dtype: DType) -> Fill {
     Fill::Kind(if dtype == DType::F32 { Kind::Any } else { Kind::Finite })
 }
@@ -91,7 +92,7 @@ fn is_comparison(function: Binary) -> bool {
     matches!(function, Eq | Ne | Lt | Le | Gt | Ge)
 }
 
-/// A function of a word that is known, applied to what is known of it elsewhere too.
+/// A function of a known word, applied also to the facts about it elsewhere.
 fn mapped(word: u32, kept: &Kept, function: impl Fn(u32) -> Option<u32>) -> Option<Fill> {
     let mapped = function(word)?;
     let kept = match kept {
@@ -139,7 +140,7 @@ fn unary_kind(function: Unary, kind: Kind) -> Kind {
             kind.max(Kind::Ordinary)
         }
         Relu | Abs | Square | Softplus if kind.is_finite() => Kind::Finite,
-        // Infinite or undefined somewhere, or growing too fast.
+        // Infinite or undefined for some numbers, or growing too fast.
         Neg | Abs | Sign | Square | Sqrt | Rsqrt | Recip | Exp | Ln | Sin | Cos | Tan | Tanh
         | Sigmoid | Silu | GeluErf | GeluTanh | Erf | Relu | Floor | Ceil | Round | Not | Acos
         | Acosh | Asin | Asinh | Atan | Atanh | Cosh | Sinh | Softplus => Kind::Any,
@@ -154,7 +155,7 @@ fn cast(from: DType, to: DType, a: &Fill) -> Fill {
     }
     Fill::Kind(match (from, to) {
         (DType::Bool, to) if to.is_float() => Kind::NonNegative,
-        // A wider number than a half holds becomes infinite.
+        // A number that a half does not hold becomes infinite.
         (DType::F32, DType::F16 | DType::BF16) if a.kind(from) <= Kind::Ordinary => a.kind(from),
         (DType::F32, DType::F32) => a.kind(from),
         (DType::F32, to) if to.is_float() => Kind::Any,
@@ -182,7 +183,7 @@ fn test(asked: Test, a: &Found, fill: &Fill) -> Fill {
     }
 }
 
-/// What a function of two operands is elsewhere; beside each operand, what it is in padded places.
+/// The facts about a function of two operands elsewhere; each operand comes with its facts in padded places.
 fn both(
     (a, one): (&Kept, u32),
     (b, other): (&Kept, u32),
@@ -216,7 +217,7 @@ fn both(
     }
 }
 
-/// Zero in padded places; where the mask keeps an ordinary factor, its product with an ordinary number.
+/// Zero in padded places; where the mask keeps an ordinary factor, that factor times an ordinary number.
 fn vanishing(zero: &Fill, other: Kind) -> Fill {
     let mask = match zero {
         Fill::Known { kept: Kept::At(mask, one), .. }
@@ -278,7 +279,7 @@ fn binary(function: Binary, a: &Found, b: &Found, x: &Fill, y: &Fill, same: bool
     hidden.unwrap_or_else(|| Fill::Kind(binary_kind(function, x, y, kind, other, same)))
 }
 
-/// A score with a mask added, or a hidden score with an ordinary number.
+/// A score plus a mask, or a hidden score plus an ordinary number.
 fn hidden_sum(hidden: &Fill, everywhere: Kind) -> Option<Fill> {
     let (mask, gap) = hidden.lowered()?;
     let masked = matches!(hidden, Fill::Hidden { .. }) || gap >= HIDING_GAP;
@@ -373,7 +374,7 @@ fn select(condition: &Fill, a: &Found, b: &Found, of: impl Fn(&Found) -> &Fill) 
             if let Some(one) = there {
                 return Fill::Known { word, kept: Kept::At(mask.clone(), one) };
             }
-            // An ordinary number there whatever the mask is elsewhere.
+            // It is an ordinary number there, whatever the mask is elsewhere.
             let ordinary = dtype == DType::F32 && real.everywhere.kind(dtype) <= Kind::Ordinary;
             let kept = if ordinary { Kept::Number(mask.clone()) } else { Kept::Unknown };
             Fill::Known { word, kept }

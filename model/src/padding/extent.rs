@@ -1,9 +1,9 @@
-//! Which places along a dimension become padding.
+//! Finds which places along a dimension become padding.
 
 use flotilla_program::dim::{Dim, Symbol, Term};
 
-/// A dimension that the symbol enlarges, as `outer x own x inner` places in row-major order: those whose middle index is
-/// not below what `own` really is are padding. With `outer` 1 these are the last ones.
+/// A dimension that the symbol enlarges, as `outer x own x inner` places in row-major order: places whose middle index is
+/// at least the real size of `own` are padding. With `outer` 1 these are the last ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) outer: Term,
@@ -12,13 +12,13 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// With the padding behind everything else; `None` for a dimension that the symbol does not enlarge.
+    /// With the padding at the end; `None` for a dimension that the symbol does not enlarge.
     pub(super) fn suffix(dim: &Dim, symbol: Symbol) -> Option<Extent> {
         let (own, inner) = Term::of(dim).split(symbol);
         (own != Term::ONE).then_some(Extent { outer: Term::ONE, own, inner })
     }
 
-    /// Whether the padding lies behind everything else.
+    /// Whether the padding is at the end.
     pub(super) fn is_suffix(&self) -> bool {
         self.outer == Term::ONE
     }
@@ -28,22 +28,22 @@ impl Extent {
         self.outer == Term::ONE && self.inner == Term::ONE
     }
 
-    /// How long the dimension is.
+    /// The length of the dimension.
     pub(super) fn whole(&self) -> Term {
         self.outer.times(&self.own).times(&self.inner)
     }
 }
 
-/// Where the enlarged dimensions of a tensor lie under another shape; `None` where that is no such product, or two of them
+/// The enlarged dimensions of a tensor under another shape; `None` if the shape is not such a product, or two of them
 /// become one.
 ///
-/// Row-major order stays, so both shapes are the same sequence of enlarged parts with fixed products between them.
+/// Row-major order is kept, so both shapes are the same sequence of enlarged parts with fixed products between them.
 pub(super) fn reshaped(
     from: &[(Term, Option<&Extent>)],
     to: &[Dim],
     symbol: Symbol,
 ) -> Option<Vec<Option<(usize, Extent)>>> {
-    // For each enlarged part, the product of what lies between it and the one before; then what is behind the last.
+    // For each enlarged part, the product between it and the one before; then the product after the last.
     let mut between = vec![Term::ONE];
     let mut opened: Vec<(usize, &Term)> = Vec::new();
     for (axis, (whole, extent)) in from.iter().enumerate() {
@@ -79,7 +79,7 @@ pub(super) fn reshaped(
     (next == opened.len() && passed == *between.last()?).then_some(extents)
 }
 
-/// Whether a dimension never shrinks when the symbol grows, and never jumps, as one that broadcasts does.
+/// Whether a dimension never shrinks when the symbol grows, and never jumps as a broadcast dimension does.
 pub(super) fn grows(dim: &Dim, symbol: Symbol) -> bool {
     let each = |dims: &[Dim]| dims.iter().all(|dim| grows(dim, symbol));
     match dim {

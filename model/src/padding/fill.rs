@@ -1,4 +1,4 @@
-//! What is known of the elements in padded places.
+//! Facts about the elements in padded places.
 
 use std::rc::Rc;
 
@@ -6,9 +6,9 @@ use flotilla_program::DType;
 
 /// A mask's zero hides a score if it is lower than its one by at least this.
 ///
-/// `exp` of less than -104 is exactly 0 in F32, so a score that is lower than a row's largest by that much has no share in a
-/// softmax. Exports add -1e4, -65504, -1e9 or the lowest F32 to scores of tens or hundreds; the smallest of these leaves
-/// scores a range of 9,896 in which they may differ.
+/// `exp` of less than -104 is exactly 0 in F32, so a score that is lower than a row's largest by that much contributes
+/// nothing to a softmax. Exports add -1e4, -65504, -1e9 or the lowest F32 to scores of tens or hundreds; the smallest of
+/// these leaves scores a range of 9,896 in which they may differ.
 pub(super) const HIDING_GAP: f32 = 1e4;
 
 /// Numbers beyond this may overflow when two of them are added, as the lowest F32 of masks does.
@@ -17,22 +17,22 @@ const HUGE: f32 = 1e38;
 /// An exponent of less than this gives exactly 0: half of the smallest subnormal F32 is `exp(-103.98)`.
 pub(super) const EXP_ZERO: f32 = -104.0;
 
-/// Kinds of numbers, each among those after it. Words that are not F32 are [`Kind::Finite`].
+/// Kinds of numbers; each is a subset of the ones after it. Words that are not F32 are [`Kind::Finite`].
 ///
-/// What goes in is taken to be finite, weights included, and arithmetic not to overflow.
+/// Inputs and weights are assumed to be finite, and arithmetic not to overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// Ordinary and over 0.
     Positive,
     /// Ordinary and not below 0.
     NonNegative,
-    /// Made without a number of the magnitude that masks have.
+    /// Computed without a number of the magnitude of masks.
     Ordinary,
-    /// Possibly with one.
+    /// Possibly computed with one.
     Finite,
     /// Finite, or negative infinity.
     NotAbove,
-    /// Infinite or not a number, perhaps.
+    /// Possibly infinite or NaN.
     Any,
 }
 
@@ -55,25 +55,25 @@ impl Kind {
     }
 }
 
-/// An input whose elements are 0 in padded places, and where its dimensions lie in a value that is made of it.
+/// An input whose elements are 0 in padded places, and the positions of its dimensions in a value that is computed from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mask {
     /// Index in the program's inputs.
     pub(super) input: u32,
     /// The padded dimension.
     pub(super) axis: u32,
-    /// For each dimension of the input, its dimension in the value, counted from the last one, which is 1; `None` where
-    /// the input's is 1.
+    /// For each dimension of the input, its dimension in the value, counted from the last one, which is 1; `None` where the
+    /// input's dimension is 1.
     pub(super) places: Rc<[Option<usize>]>,
 }
 
 impl Mask {
-    /// Where the padded dimension lies in the value, counted from the last one.
+    /// The position of the padded dimension in the value, counted from the last one.
     pub(super) fn place(&self) -> Option<usize> {
         self.places.get(self.axis as usize).copied().flatten()
     }
 
-    /// With its dimensions elsewhere; `None` where one of them has no place any more.
+    /// The mask after its dimensions have moved; `None` if one of them has no position any more.
     pub(super) fn moved(&self, to: impl Fn(usize) -> Option<usize>) -> Option<Mask> {
         let places = self.places.iter().map(|place| match place {
             Some(place) => to(*place).map(Some),
@@ -83,7 +83,7 @@ impl Mask {
     }
 }
 
-/// What an element is that is not padding.
+/// The facts about an element that is not padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     /// The same word.
@@ -96,17 +96,17 @@ pub(super) enum Kept {
     Unknown,
 }
 
-/// What the elements in some places are.
+/// The facts about the elements in some places.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Fill {
     /// This word, of a value's or step's type.
     Known {
         /// The word.
         word: u32,
-        /// What it is elsewhere.
+        /// The facts about it elsewhere.
         kept: Kept,
     },
-    /// In every place an ordinary number where the mask's element is one, and one that is lower by `gap` where it is zero.
+    /// In every place an ordinary number if the mask's element is one, and a number lower by `gap` if it is zero.
     Hidden {
         /// The mask.
         mask: Mask,
@@ -153,7 +153,7 @@ impl Fill {
         self.word().map(f32::from_bits).is_some_and(|x| x.is_finite() && x.abs() > HUGE)
     }
 
-    /// What holds of both.
+    /// The facts that hold for both.
     pub(super) fn or(&self, other: &Fill, dtype: DType) -> Fill {
         match (self.word(), other.word()) {
             _ if self == other => self.clone(),
@@ -162,7 +162,7 @@ impl Fill {
         }
     }
 
-    /// The same after elements have been put elsewhere: [`Mask::moved`], or nothing of a mask.
+    /// The same after elements have been moved: [`Mask::moved`], or without a mask.
     pub(super) fn moved(&self, dtype: DType, to: impl Fn(usize) -> Option<usize>) -> Fill {
         let kept = |word: u32, kept: Option<Kept>| {
             let kept = kept.unwrap_or(Kept::Unknown);
@@ -183,7 +183,7 @@ impl Fill {
         }
     }
 
-    /// What still holds in these places when nothing is known of the others.
+    /// The facts that still hold in these places when nothing is known of the others.
     pub(super) fn without_mask(&self, dtype: DType) -> Fill {
         match self.word() {
             Some(word) => Fill::Known { word, kept: Kept::Unknown },
@@ -191,7 +191,7 @@ impl Fill {
         }
     }
 
-    /// By how much these numbers are lower than ordinary ones, and the mask that lets those be.
+    /// By how much these numbers are lower than ordinary ones, and the mask that lowers them.
     pub(super) fn lowered(&self) -> Option<(&Mask, f32)> {
         match self {
             Fill::Hidden { mask, gap } => Some((mask, *gap)),
@@ -201,7 +201,7 @@ impl Fill {
         }
     }
 
-    /// The mask that hides these numbers well enough for a softmax or a maximum of them.
+    /// The mask that hides these numbers well enough for a softmax or a maximum.
     pub(super) fn hiding(&self) -> Option<&Mask> {
         self.lowered().filter(|(_, gap)| *gap >= HIDING_GAP).map(|(mask, _)| mask)
     }

@@ -1,5 +1,5 @@
-//! Operators that look elements up by index. An index in a padded place must be in range too: what a backend does with one
-//! that is not may be an error.
+//! Operators that look elements up by index. An index in a padded place must be in range, too, because a backend may fail
+//! on one that is not.
 
 use super::{
     align::{Aligned, Site},
@@ -23,7 +23,7 @@ pub(super) fn gather(site: &mut Site<'_>, gather: &Gather) -> Result<State, Stri
     }
     check_range(site, 1, along)?;
     let dtype = data.dtype;
-    // What the data of a run pick is an embedding; what positions pick may be a mask.
+    // A lookup by data of a run is an embedding; a lookup by positions may give a mask.
     let embeds = indices.made == Made::Data;
     let state = site.aligned(&aligned, |fills| match &fills[0] {
         Fill::Known { word, .. } => Fill::Known { word: *word, kept: Kept::Unknown },
@@ -38,21 +38,21 @@ pub(super) fn gather(site: &mut Site<'_>, gather: &Gather) -> Result<State, Stri
     Ok(State { made, ..state })
 }
 
-/// Whether every index that is padding finds something along a dimension of the data.
+/// Whether every index that is padding is in range along a dimension of the data.
 fn check_range(site: &mut Site<'_>, input: usize, axis: usize) -> Result<(), String> {
     let indices = site.operand(input)?;
     let size = site.shape(0).get(axis).cloned().unwrap_or(Dim::Fixed(0));
     if let (Some(below), Some(size)) = (&indices.below, size.as_fixed())
         && indices.is_open()
     {
-        // Of what is no padding nothing is asked: it is the same as without.
+        // Indices that are not padding need no check: they are the same as without padding.
         site.limit(below, size);
         return Ok(());
     }
     let size = size.as_fixed().unwrap_or(1);
     for open in indices.axes.iter().flatten() {
         let word = open.fill.word().map(|word| i64::from(word as i32));
-        // What constants and sizes alone make of a larger size is what the model itself looks up for that.
+        // If the indices depend only on constants and sizes, the model itself looks up the same ones for the larger size.
         if indices.made == Made::Data && !word.is_some_and(|word| (0..size).contains(&word)) {
             return Err("an index in its padding may be out of range".to_owned());
         }
@@ -60,7 +60,7 @@ fn check_range(site: &mut Site<'_>, input: usize, axis: usize) -> Result<(), Str
     Ok(())
 }
 
-/// Each line along `axis` is apart, in all operands alike.
+/// Each line along `axis` is independent, in all operands alike.
 pub(super) fn elements(site: &mut Site<'_>, axis: u32) -> Result<State, String> {
     let along = axis as usize;
     let rank = site.output().len();
@@ -82,7 +82,7 @@ pub(super) fn elements(site: &mut Site<'_>, axis: u32) -> Result<State, String> 
     })
 }
 
-/// Each item of the batch is apart.
+/// Each item of the batch is independent.
 pub(super) fn tuples(site: &mut Site<'_>, gather: &GatherNd) -> Result<State, String> {
     let indices = site.operand(1)?;
     let mut aligned = Aligned::none(site.output().len(), 2);

@@ -1,17 +1,18 @@
 //! Whether a symbol may be larger than it is: inputs are padded, results are cut, and nothing else changes.
 //!
-//! Graphs of fixed shapes serve many sizes if the inputs of a run are padded with zero words up to the size that a graph
-//! was built for. That is right only if no element of a result that is kept depends on the padding. This analysis
-//! interprets a program abstractly: of each value it knows which dimensions have *padded places* and what the elements in
-//! them are (`fill`): a known word, a score that a mask hides, or some kind of number. Operators that treat each place
-//! apart carry that along; operators that mix along a padded dimension are allowed only where the padding cannot be seen:
-//! sums over zeros, products with zeros, a softmax over hidden scores, maxima over negative infinity. Everything else is
-//! [`Mixed`], as is whatever sees how long a padded dimension is. A wrong `Mixed` costs speed, a wrong permission would be
-//! a wrong answer, so what is not proved is refused.
+//! Graphs of fixed shapes serve many sizes if the inputs of a run are padded with zero words up to the size for which a
+//! graph was built. That is right only if no element of a result that is kept depends on the padding. This analysis is an
+//! abstract interpretation of a program: for each value it tracks which dimensions have *padded places* and what the
+//! elements in them are (`fill`): a known word, a score that a mask hides, or some kind of number. Operators that treat
+//! each place independently carry these facts along. Operators that mix elements along a padded dimension are allowed only
+//! if the padding cannot change the result: sums over zeros, products with zeros, a softmax over hidden scores, maxima
+//! over negative infinity. Everything else is [`Mixed`], including every operator whose result depends on the length of a
+//! padded dimension. A wrong `Mixed` costs speed, a wrong permission would give a wrong answer, so everything that is not
+//! proved is refused.
 //!
-//! Two things are taken for granted. Inputs and weights are finite and arithmetic on them does not overflow: padding that
-//! became infinite could turn a product with zero into something else (a result that is not finite is refused by whoever
-//! reads it). And a number that a model's own mask is added to is of the magnitude that the mask was made for.
+//! Two things are assumed. First, inputs and weights are finite and arithmetic on them does not overflow: padding that
+//! became infinite could turn a product with zero into something else (a result that is not finite is refused by its
+//! reader). Second, a number to which a model's own mask is added has the magnitude for which the mask was made.
 
 mod align;
 mod expr;
@@ -44,16 +45,16 @@ pub struct Mixed {
     pub symbol: String,
     /// Name of the node, or of the input or output.
     pub node: String,
-    /// Why, in words.
+    /// Why, as text.
     pub reason: String,
 }
 
 /// Which symbols of a program may be padded together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paddings {
-    /// These, all or any of them. The guards are about inputs without any padding.
+    /// These, all or any of them. The guards apply to inputs without any padding.
     pub allowed: Vec<Padding>,
-    /// These not.
+    /// These may not be padded.
     pub refused: Vec<Mixed>,
 }
 
@@ -75,10 +76,10 @@ pub fn padding(program: &Program, symbol: Symbol) -> Result<Padding, Mixed> {
     Ok(found)
 }
 
-/// Which symbols may be padded together.
+/// The symbols that may be padded together.
 ///
-/// One after the other is padded in the end, and the guards of each are about what the ones before have left: so none
-/// of these may have padded a mask that is still to be looked at.
+/// They are padded one after the other, and the guards of each apply to inputs that the earlier ones may have padded. So
+/// none of these may pad a mask that a later guard reads.
 pub fn paddings(program: &Program) -> Paddings {
     let mut paddings = Paddings::default();
     let mut open = Vec::new();
@@ -89,7 +90,7 @@ pub fn paddings(program: &Program) -> Paddings {
         }
     }
     while !open.is_empty() {
-        // The next one must not touch a mask of those that come after it.
+        // The next one must not pad a mask of those that come after it.
         let free = (0..open.len()).find(|&next| {
             let later = open.iter().enumerate().filter(|&(index, _)| index != next);
             let mut guards = later.flat_map(|(_, padding)| &padding.guards);
@@ -125,14 +126,14 @@ struct Analysis<'p> {
 }
 
 impl Analysis<'_> {
-    /// What a check of a size means for larger ones.
+    /// The conditions on larger sizes that follow from a check of a size.
     fn limits(&self, check: &Check) -> Result<Vec<Limit>, Refusal> {
         let refusal = || (check.node.clone(), "it checks the size".to_owned());
         let Some((Dim::Min(dims), whole)) = check.cut() else { return Err(refusal()) };
         let others = dims.iter().filter(|dim| *dim != whole);
         let limits = others.map(|other| match (whole, other.as_fixed()) {
             (_, Some(most)) => Ok(Some(Limit { dim: whole.clone(), most })),
-            // What must not be less than a number becomes no less.
+            // A number that must not be less than a constant only grows.
             (Dim::Fixed(_), None) if *other == Dim::Symbol(self.symbol) => Ok(None),
             _ => Err(refusal()),
         });
@@ -203,7 +204,7 @@ impl Analysis<'_> {
         Ok(())
     }
 
-    /// Refuses a dimension that is not the old one and something behind it when the symbol grows.
+    /// Refuses a dimension that, when the symbol grows, is not the old one followed by new elements.
     fn check_shape(&self, name: &str, shape: &[Dim]) -> Result<(), Refusal> {
         match shape.iter().find(|dim| !grows(dim, self.symbol)) {
             Some(dim) => {
@@ -215,7 +216,8 @@ impl Analysis<'_> {
     }
 }
 
-/// Constants do not change. One of several dimensions may be a mask, and one of a single element the number of one.
+/// Constants do not change. A constant of several dimensions may be a mask, and one of a single element may be the number
+/// of a mask.
 fn constant(dtype: DType, shape: &[Dim]) -> State {
     let long = shape.iter().filter(|dim| dim.as_fixed() != Some(1)).count();
     let kind = match dtype {
@@ -246,7 +248,7 @@ fn one(dtype: DType) -> u32 {
     if dtype == DType::F32 { 1f32.to_bits() } else { 1 }
 }
 
-/// What is known of a node's result; why not, if it mixes padding into other elements.
+/// The facts about a node's result, or the reason if it mixes padding into other elements.
 fn transfer(site: &mut Site<'_>) -> Result<State, String> {
     let node = site.node;
     match &node.op {
@@ -279,7 +281,7 @@ fn transfer(site: &mut Site<'_>) -> Result<State, String> {
         Op::TopK(top) => windows::lines(site, top.axis),
         Op::ArgReduce(reduce) => windows::lines(site, reduce.axis),
         Op::Recurrent(recurrent) => windows::recurrent(site, recurrent),
-        // Of these each item of the batch, row or matrix is apart, if anything is.
+        // In these, each item of the batch, row or matrix is independent, if anything is.
         Op::DeformableColumns(_) | Op::GridSample(_) => windows::items(site, &[0, 1, 2]),
         Op::Suppress(_) => windows::items(site, &[0, 1, 2]),
         Op::LinearAttention(_) => {

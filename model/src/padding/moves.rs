@@ -1,4 +1,4 @@
-//! Operators that treat each element apart or put it elsewhere.
+//! Operators that treat each element independently or move it.
 
 use super::{
     align::{Aligned, Site},
@@ -34,7 +34,7 @@ pub(super) fn elementwise(site: &Site<'_>, expr: &Expr) -> Result<State, String>
     Ok(State { below: below(site, expr), ..state })
 }
 
-/// What all results of an expression are less than, if none can be negative.
+/// An upper limit for all results of an expression, if none can be negative.
 fn below(site: &Site<'_>, expr: &Expr) -> Option<Dim> {
     let minus_one = |dim: &Dim| Dim::Sum(vec![dim.clone(), Dim::Fixed(-1)]);
     let mut known: Vec<(DType, Option<Dim>)> = Vec::with_capacity(expr.steps.len());
@@ -110,7 +110,7 @@ pub(super) fn reshape(site: &Site<'_>) -> Result<State, String> {
         .collect();
     let extents = reshaped(&parts, to, site.symbol)
         .ok_or("its padding would not stay apart under the other shape")?;
-    // Dimensions that are not 1 in their order; a mask's rows stay rows if these are the same.
+    // Dimensions other than 1 in their order; a mask's rows stay rows if these are the same.
     let long = |shape: &[Dim]| -> Vec<(usize, Term)> {
         let terms = shape.iter().map(Term::of).enumerate();
         terms.filter(|(_, term)| *term != Term::ONE).collect()
@@ -136,7 +136,7 @@ pub(super) fn broadcast(site: &Site<'_>) -> Result<State, String> {
     Ok(State { below: x.below.clone(), made: x.made, ..state })
 }
 
-/// Padding along the dimension that grows stays behind everything if only the last operand has it.
+/// Padding along the joined dimension stays at the end if only the last operand has it.
 pub(super) fn concat(site: &Site<'_>, concat: &Concat) -> Result<State, String> {
     let (along, rank) = (concat.axis as usize, site.output().len());
     site.operand(0)?;
@@ -191,7 +191,7 @@ pub(super) fn slice(site: &mut Site<'_>, slice: &Slice) -> Result<State, String>
         Some(open) if !open.extent.is_suffix() => {
             return Err("its padding is not behind everything".to_owned());
         }
-        // Elements that are no padding come from such ones: they were there before.
+        // Elements that are not padding come from elements that are not padding: they existed before.
         Some(open) => {
             aligned.settle(0, along);
             if grows {
@@ -242,7 +242,8 @@ pub(super) fn range(site: &Site<'_>, range: &Range) -> Result<State, String> {
     Ok(State { below, ..state })
 }
 
-/// Elements around a padded dimension would lie behind its padding; around another one they change nothing.
+/// New elements around a padded dimension would come after its padding; around another dimension they
+/// change nothing.
 pub(super) fn pad(site: &Site<'_>, pad: &Pad) -> Result<State, String> {
     let x = site.operand(0)?;
     let rank = site.output().len();
@@ -253,7 +254,7 @@ pub(super) fn pad(site: &Site<'_>, pad: &Pad) -> Result<State, String> {
         if before.as_fixed() == Some(0) && same
             || x.axis(axis).is_none() && !site.output()[axis].mentions(site.symbol)
         {
-            // A dimension that is not padded may get longer; the result's length is its own.
+            // A dimension that is not padded may become longer; the result has its own length.
             if x.axis(axis).is_some() {
                 aligned.pair(axis, 0, axis);
             }

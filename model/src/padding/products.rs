@@ -76,7 +76,7 @@ fn added(sum: &Fill, kind: Kind) -> Fill {
     Fill::Kind(sum.kind(F32).max(kind).max(Kind::Ordinary))
 }
 
-/// After the activation and the residual, which comes last.
+/// The facts after the activation and the residual, which comes last.
 fn finished(
     site: &Site<'_>,
     sum: Fill,
@@ -175,7 +175,7 @@ pub(super) fn layer_norm(site: &Site<'_>, norm: &LayerNorm) -> Result<State, Str
     })
 }
 
-/// Whether the elements in padded places change nothing of a reduction.
+/// Whether the elements in padded places do not change a reduction.
 fn is_neutral(kind: ReduceKind, dtype: DType, fill: &Fill) -> bool {
     let word = fill.word();
     let float = |number: f32| word == Some(number.to_bits());
@@ -190,7 +190,7 @@ fn is_neutral(kind: ReduceKind, dtype: DType, fill: &Fill) -> bool {
         (ReduceKind::Min, DType::I32) => word == Some(i32::MAX as u32),
         (ReduceKind::Min, DType::Bool) => word == Some(1),
         (ReduceKind::Min, _) => word == Some(u32::MAX),
-        // It is divided by how many there are.
+        // It is divided by the number of elements.
         (ReduceKind::Mean, _) => false,
     }
 }
@@ -203,7 +203,7 @@ pub(super) fn reduce(site: &mut Site<'_>, reduce: &Reduce) -> Result<State, Stri
         if !reduce.axes.contains(&(axis as u32)) {
             aligned.pair(axis, 0, axis);
         } else if let Some(open) = x.axis(axis) {
-            // Of hidden numbers none is the largest where the mask keeps one.
+            // No hidden number is the largest if the mask keeps one.
             let hidden = reduce.kind == ReduceKind::Max && dtype == F32;
             if hidden && open.fill.hiding().is_some() {
                 site.hide(&open.fill, site.output().len() - axis)?;
@@ -234,7 +234,8 @@ pub(super) fn reduce(site: &mut Site<'_>, reduce: &Reduce) -> Result<State, Stri
     })
 }
 
-/// A running sum sees what comes before: padding behind everything does not show, unless it goes backwards.
+/// A running sum depends on the elements before: padding at the end does not affect it, unless the sum goes
+/// backwards.
 pub(super) fn cumulative(site: &Site<'_>, cumulative: &Cumulative) -> Result<State, String> {
     let x = site.operand(0)?;
     let along = cumulative.axis as usize;

@@ -1,4 +1,4 @@
-//! What is known of a value.
+//! The facts about a value.
 
 use super::{
     extent::Extent,
@@ -9,33 +9,34 @@ use flotilla_program::{
     dim::{Dim, Symbol},
 };
 
-/// A dimension with padding, and what the elements are whose index along it is padding, whatever their other indices.
+/// A dimension with padding, and the facts about the elements whose index along it is padding, whatever their other
+/// indices.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     pub(super) extent: Extent,
     pub(super) fill: Fill,
 }
 
-/// What elements are made of.
+/// From what elements are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Made {
-    /// What a run is given.
+    /// From the inputs of a run.
     Data,
-    /// Each is one of [`Made::Sizes`]; what a run is given may say which.
+    /// Each is one of [`Made::Sizes`]; the inputs of a run may select which.
     Picked,
-    /// Constants and sizes alone, so that padding is what a run of the larger size would have there.
+    /// From constants and sizes alone, so that padding is what a run of the larger size would have there.
     Sizes,
 }
 
-/// What is known of a value.
+/// The facts about a value.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) dtype: DType,
-    /// Its elements that are no padding; the same as without padding.
+    /// Its elements that are not padding; the same as without padding.
     pub(super) real: Fill,
     /// For each dimension, its padding if it has some.
     pub(super) axes: Vec<Option<Axis>>,
-    /// What its elements are made of, padding included.
+    /// From what its elements are computed, padding included.
     pub(super) made: Made,
     /// Of integers: none is negative, and each is less than this.
     pub(super) below: Option<Dim>,
@@ -62,7 +63,7 @@ impl State {
         kinds.max().unwrap_or(Kind::Any)
     }
 
-    /// What holds of every element.
+    /// The facts that hold for every element.
     pub(super) fn everywhere(&self) -> Fill {
         let fills = self.axes.iter().flatten().map(|axis| &axis.fill);
         if fills.clone().all(|fill| *fill == self.real) {
@@ -71,7 +72,8 @@ impl State {
         Fill::Kind(self.kind())
     }
 
-    /// What the elements are whose index along a dimension is padding, or all of them where the dimension has none.
+    /// The facts about the elements whose index along a dimension is padding, or about all of them if the dimension
+    /// has none.
     pub(super) fn along(&self, axis: Option<usize>) -> Fill {
         match axis.and_then(|axis| self.axis(axis)) {
             Some(axis) => axis.fill.clone(),

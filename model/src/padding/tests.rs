@@ -24,7 +24,7 @@ fn sum(dims: &[Dim]) -> Dim {
     Dim::Sum(dims.to_vec())
 }
 
-/// A program over the symbols `B` and `S` that is put together value by value.
+/// A program over the symbols `B` and `S` that is built value by value.
 struct Sketch(Program);
 
 impl Sketch {
@@ -76,7 +76,7 @@ impl Sketch {
         self.node(op, inputs, DType::F32, shape)
     }
 
-    /// An input without padding's magnitude: noise after a layer normalization, `[B, S, width]`.
+    /// An input without numbers of the magnitude of masks: noise after a layer normalization, `[B, S, width]`.
     fn tokens(&mut self, width: i64) -> ValueId {
         let x = self.input(DType::F32, &[B, S, fixed(width)]);
         let gamma = self.constant(DType::F32, &[width]);
@@ -84,7 +84,7 @@ impl Sketch {
         self.f32(op, &[x, gamma, gamma], &[B, S, fixed(width)])
     }
 
-    /// What lets a program be checked: its last value is its output.
+    /// Completes the program for a check: its last value becomes its output.
     fn finished(mut self) -> Program {
         let value = ValueId(self.0.values.len() as u32 - 1);
         let dtype = self.0.values[value.index()].dtype;
@@ -93,7 +93,8 @@ impl Sketch {
         self.0
     }
 
-    /// `None` where the sizes may be padded without a guard, the guards' inputs, or the reason of the refusal.
+    /// An empty list if the sizes may be padded without a guard, the guards' inputs, or the reason of the
+    /// refusal.
     fn length(self) -> Result<Vec<u32>, String> {
         answer(&self.finished(), Symbol(1))
     }
@@ -151,7 +152,7 @@ fn chosen(lowest: f32) -> Vec<Step> {
     ]
 }
 
-/// Attention of tokens to each other under a mask that an expression makes of an input `[B, S]`.
+/// Attention of tokens to each other under a mask that an expression computes from an input `[B, S]`.
 fn attention(steps: Option<Vec<Step>>) -> Sketch {
     let mut sketch = Sketch::new();
     let x = sketch.tokens(8);
@@ -180,7 +181,7 @@ fn a_mask_hides_keys_if_it_is_low_enough() {
     for steps in [chosen(-100.0), chosen(-9999.0), additive(-1000.0), additive(1e9)] {
         assert_eq!(attention(Some(steps)).length(), no_mask);
     }
-    // A zero of the mask keeps what is to be hidden.
+    // A zero of the mask keeps the elements that must be hidden.
     let inverted = vec![
         Step::Input(0),
         Step::Cast(DType::Bool, 0),
@@ -189,7 +190,7 @@ fn a_mask_hides_keys_if_it_is_low_enough() {
         Step::Select(1, 3, 2),
     ];
     assert_eq!(attention(Some(inverted)).length(), no_mask);
-    // Every score is low, those of tokens that are kept too.
+    // Every score is low, also those of tokens that are kept.
     let shifted = vec![
         Step::Input(0),
         Step::Cast(DType::F32, 0),
@@ -233,7 +234,7 @@ fn a_softmax_over_hidden_scores_has_no_share_for_padding() {
     };
     assert_eq!(scores(&row, filled).length(), Ok(vec![1]));
     assert_eq!(scores(&row, filled).batch(), Ok(vec![]));
-    // With a mask for each query the rows of padded queries would be masked whole.
+    // With a mask for each query, the rows of padded queries would be masked completely.
     assert_eq!(
         scores(&wide, filled).length(),
         Err("whole rows of its mask are padding".to_owned())
@@ -243,7 +244,7 @@ fn a_softmax_over_hidden_scores_has_no_share_for_padding() {
         scores(&[B, S, fixed(1)], filled).length(),
         Err("no mask hides its padding".to_owned())
     );
-    // Scaled after the mask: the distance shrinks with it.
+    // Scaled after the mask: the distance becomes smaller with it.
     let scaled = |factor: f32| {
         move |sketch: &mut Sketch, scores: ValueId, mask: ValueId| {
             let mut steps = additive(-1e9);
@@ -284,7 +285,7 @@ fn after(op: Op, shape: &[Dim]) -> Sketch {
     sketch
 }
 
-/// The same, with zeros where there is padding.
+/// The same, with zeros in the padding.
 fn after_zeros(op: Op, shape: &[Dim]) -> Sketch {
     let mut sketch = Sketch::new();
     let x = sketch.tokens(4);
@@ -344,7 +345,7 @@ fn zeros_stay_zeros_unless_something_is_added() {
         sketch.f32(reduce(ReduceKind::Sum, 1), &[x], &pooled);
         assert_eq!(sketch.length().is_ok(), allowed, "{function:?}");
     }
-    // What may be infinite is not zero when it is multiplied by zero.
+    // A number that may be infinite does not become zero when it is multiplied by zero.
     for (function, allowed) in [(Unary::Tanh, true), (Unary::Recip, false), (Unary::Ln, false)] {
         let mut sketch = after(unary(function), &[B, S, fixed(4)]);
         let x = ValueId(sketch.0.values.len() as u32 - 1);
@@ -381,19 +382,19 @@ fn slices_take_what_was_there_before() {
     let one = [B, fixed(1), fixed(4)];
     assert_eq!(after(slice(fixed(0), 1), &one).length(), Ok(vec![]));
     assert_eq!(after(slice(fixed(3), 1), &one).length(), Ok(vec![]));
-    // The last one is another one in a longer sequence.
+    // The last element is another one in a longer sequence.
     let last = sum(&[S, fixed(-1)]);
     assert!(after(slice(last.clone(), 1), &one).length().is_err());
     assert!(after(slice(last.clone(), -1), &[B, S, fixed(4)]).length().is_err());
     assert_eq!(after(slice(fixed(1), 1), &[B, last.clone(), fixed(4)]).length(), Ok(vec![]));
-    // Zeros behind, but one of them is another element when the last one is left out.
+    // There are zeros at the end, but one of them becomes another element if the last one is left out.
     for (start, allowed) in [(1, true), (0, false)] {
         let mut sketch = after_zeros(slice(fixed(start), 1), &[B, last.clone(), fixed(4)]);
         let x = ValueId(sketch.0.values.len() as u32 - 1);
         sketch.f32(reduce(ReduceKind::Sum, 1), &[x], &one);
         assert_eq!(sketch.length().is_ok(), allowed, "from {start}");
     }
-    // A table of positions limits how many there may be.
+    // A table of positions limits the number of positions.
     let mut sketch = Sketch::new();
     let x = sketch.tokens(4);
     let table = sketch.constant(DType::F32, &[1, 64, 4]);
@@ -418,7 +419,7 @@ fn padding_stays_apart_under_another_shape() {
     assert_eq!(back(&[rows.clone(), fixed(4)], &whole).batch(), Ok(vec![]));
     assert_eq!(back(&[B, S, fixed(2), fixed(2)], &whole).length(), Ok(vec![]));
     assert_eq!(back(&[B, product(&[S, fixed(4)])], &whole).length(), Ok(vec![]));
-    // The other way round its rows are mixed.
+    // In the other order its rows are mixed.
     let turned = [S, B, fixed(4)];
     assert!(back(&[rows.clone(), fixed(4)], &turned).length().is_err());
     // A result whose padding lies between its elements cannot be cut.
@@ -429,7 +430,7 @@ fn padding_stays_apart_under_another_shape() {
     assert_eq!(after(Op::Reshape, &[rows, fixed(4)]).batch(), Ok(vec![]));
     let op = Op::Transpose(Transpose { perm: vec![1, 0, 2] });
     assert_eq!(after(op, &turned).length(), Ok(vec![]));
-    // Four sequences are no fourth of one.
+    // Four sequences are not a fourth of one.
     assert!(after(Op::Reshape, &[B, fixed(4), S]).length().is_err());
 }
 
@@ -449,7 +450,7 @@ fn lookups_stay_in_range() {
     let outside = Err("an index in its padding may be out of range".to_owned());
     assert_eq!(lookup(10, plus(10)).length(), outside);
     assert_eq!(lookup(10, plus(-1)).batch(), outside);
-    // Which token is the first depends on where the sequence is looked up.
+    // Which token is the first depends on the position of the lookup.
     let mut sketch = Sketch::new();
     let x = sketch.tokens(4);
     let place = sketch.input(DType::I32, &[]);
@@ -539,7 +540,7 @@ fn a_guard_looks_at_each_row() {
 fn symbols_are_padded_together_where_no_mask_is_in_the_way() {
     let program = attention(Some(chosen(f32::MIN))).finished();
     let allowed = paddings(&program).allowed;
-    // The length first: its guard is about a mask that padding the batch gives rows of zeros.
+    // The length comes first: its guard reads a mask that gets rows of zeros if the batch is padded.
     assert_eq!(allowed.iter().map(|padding| padding.symbol.0).collect::<Vec<_>>(), [1, 0]);
     let program = attention(None).finished();
     let paddings = paddings(&program);

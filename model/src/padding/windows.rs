@@ -1,4 +1,4 @@
-//! Operators that see windows, lines or whole items: what is apart from what.
+//! Operators over windows, lines or whole items: which parts are independent.
 
 use super::{
     align::{Aligned, Site},
@@ -10,7 +10,7 @@ use flotilla_program::{Conv, DType, Dft, Pool, PoolKind, Recurrent};
 
 const F32: DType = DType::F32;
 
-/// What lies outside of its input is 0 for a convolution, so padding with zeros behind it changes nothing.
+/// Elements outside of its input are 0 for a convolution, so padding with zeros at the end changes nothing.
 pub(super) fn conv(site: &Site<'_>, conv: &Conv) -> Result<State, String> {
     let (x, rank) = (site.operand(0)?, site.output().len());
     site.operand(1)?;
@@ -66,12 +66,12 @@ pub(super) fn pool(site: &Site<'_>, pool: &Pool) -> Result<State, String> {
     })
 }
 
-/// Each line of the first operand along `axis` is apart.
+/// Each line of the first operand along `axis` is independent.
 pub(super) fn lines(site: &Site<'_>, axis: u32) -> Result<State, String> {
     apart(site, &[axis as usize])
 }
 
-/// Each line along the transformed dimension is apart; the last dimension is the parts of a number.
+/// Each line along the transformed dimension is independent; the last dimension is the parts of a number.
 pub(super) fn dft(site: &Site<'_>, dft: &Dft) -> Result<State, String> {
     apart(site, &[dft.axis as usize, site.output().len().saturating_sub(1)])
 }
@@ -81,7 +81,8 @@ pub(super) fn matrices(site: &Site<'_>) -> Result<State, String> {
     apart(site, &[rank.saturating_sub(1), rank.saturating_sub(2)])
 }
 
-/// The first operand's dimensions are the result's, and each index of those that are not `together` is apart.
+/// The first operand's dimensions are the result's, and each index of those that are not `together` is
+/// independent.
 fn apart(site: &Site<'_>, together: &[usize]) -> Result<State, String> {
     let rank = site.output().len();
     let mut aligned = Aligned::none(rank, site.operands.len());
@@ -92,7 +93,7 @@ fn apart(site: &Site<'_>, together: &[usize]) -> Result<State, String> {
     site.aligned(&aligned, |_| expr::any(dtype))
 }
 
-/// Each index of the first dimension is apart, in these operands alike.
+/// Each index of the first dimension is independent, in these operands alike.
 pub(super) fn items(site: &Site<'_>, inputs: &[usize]) -> Result<State, String> {
     let mut aligned = Aligned::none(site.output().len(), site.operands.len());
     inputs.iter().for_each(|&input| aligned.pair(0, input, 0));
@@ -100,7 +101,7 @@ pub(super) fn items(site: &Site<'_>, inputs: &[usize]) -> Result<State, String> 
     site.aligned(&aligned, |_| expr::any(dtype))
 }
 
-/// Each sequence of the batch is apart; the last row of the result is behind all steps.
+/// Each sequence of the batch is independent; the last row of the result comes after all steps.
 pub(super) fn recurrent(site: &Site<'_>, recurrent: &Recurrent) -> Result<State, String> {
     let mut aligned = Aligned::none(site.output().len(), site.operands.len());
     aligned.pair(1, 0, 1);

@@ -47,7 +47,7 @@ fn float_unary(function: Unary, x: f32) -> Option<f32> {
     representable(exact)
 }
 
-/// Not a number is no known word, and what is subnormal may be flushed to zero.
+/// NaN is not a known word, and a subnormal number may be flushed to zero.
 fn representable(x: f32) -> Option<f32> {
     (!x.is_nan() && !x.is_subnormal()).then_some(x)
 }
@@ -87,7 +87,7 @@ pub(super) fn binary(function: Binary, dtype: DType, a: u32, b: u32) -> Option<u
     }
 }
 
-/// The answer of a comparison, `Some(None)` where there is none; `None` for another function.
+/// The result of a comparison, `Some(None)` if it has none; `None` for another function.
 fn compared(function: Binary, dtype: DType, a: u32, b: u32) -> Option<Option<bool>> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let wanted: &[std::cmp::Ordering] = match function {
@@ -123,7 +123,7 @@ pub(super) fn cast(from: DType, to: DType, word: u32) -> Option<u32> {
     if to == DType::F32 && number.abs() <= f64::from(1 << 24) {
         return Some((number as f32).to_bits());
     }
-    // What fits seven bits and is whole has the same value in every type.
+    // An integer of at most seven bits has the same value in every type.
     let small = (0.0..128.0).contains(&number) && number.fract() == 0.0;
     small.then(|| if to.is_float() { (number as f32).to_bits() } else { number as u32 })
 }

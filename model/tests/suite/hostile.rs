@@ -1,4 +1,4 @@
-//! Damaged and hostile model files: a typed error that says what is wrong, and never a panic.
+//! Damaged and hostile model files: a typed error that names the fault, and never a panic.
 
 use flotilla_model::import::{
     HfError, ImportError, LoadOptions, MemoryResolver, OnnxError, ResolveError, load,
@@ -45,7 +45,8 @@ fn a_cut_onnx_file_is_refused() {
 #[test]
 fn flipped_bits_in_an_onnx_file_do_not_panic() {
     let whole = small("bert", &["model.onnx"]).files["model.onnx"].clone();
-    // A step that is prime to the file's structure spreads the flips over all kinds of fields.
+    // A step without common factors with the file's structure spreads the flips over all kinds of
+    // fields.
     for at in (0..whole.len()).step_by(1511) {
         let mut damaged = whole.clone();
         damaged[at] ^= 1 << (at % 8);

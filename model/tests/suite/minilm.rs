@@ -1,4 +1,4 @@
-//! all-MiniLM-L6-v2: tokens as PyTorch has them, and a program as it should be.
+//! all-MiniLM-L6-v2: tokens as in PyTorch, and the expected program.
 
 use flotilla_model::import::{Family, LoadOptions, load};
 use serde::Deserialize;

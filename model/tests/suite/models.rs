@@ -7,7 +7,7 @@ use std::{
 
 use flotilla_model::import::MemoryResolver;
 
-/// Files of a small model that is kept with the sources.
+/// Files of a small model that is stored with the sources.
 pub(crate) fn small(name: &str, files: &[&str]) -> MemoryResolver {
     folder(&repository().join("tests/models").join(name), files)
 }
@@ -36,7 +36,7 @@ pub(crate) fn minilm() -> Option<MemoryResolver> {
     Some(folder(&folder_path, &files))
 }
 
-/// A file that lies beside the small models.
+/// A file next to the small models.
 pub(crate) fn read(path: &str) -> Vec<u8> {
     fs::read(repository().join("tests/models").join(path)).expect("kept with the sources")
 }

@@ -1,4 +1,4 @@
-//! Which symbols of whole models may be padded.
+//! The symbols of whole models that may be padded.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ fn check(resolver: &MemoryResolver, want: &Expect) {
     want.assert_eq(&text(&model.program));
 }
 
-/// What may be padded, in the order in which it is, and why the rest may not.
+/// The symbols that may be padded, in their order, and why the others may not.
 fn text(program: &Program) -> String {
     let paddings = flotilla_model::padding::paddings(program);
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The programs that models become.
+//! The programs that are made of models.
 
 use expect_test::expect;
 use flotilla_model::import::{ImportedModel, LoadOptions, MemoryResolver, Phase, explain, load};
@@ -75,7 +75,7 @@ fn onnx_models_fuse() {
         Reshape 1
     "#]]
     .assert_eq(&counts(&roberta));
-    // Normalizations, shortcuts and activations have gone into the convolutions.
+    // Normalizations, shortcuts and activations are fused into the convolutions.
     let resnet = imported(&small("resnet", &["model.onnx"]), Phase::Fused).program;
     expect![[r#"
         Conv 6

@@ -1,10 +1,10 @@
-//! Between which numbers a dimension lies, as far as that follows from its symbols' bounds.
+//! Lower and upper bounds of a dimension, as far as they follow from its symbols' bounds.
 
 use std::cmp::Ordering;
 
 use super::{Dim, Symbol};
 
-/// What is known of symbols: the least and the largest value of each.
+/// Bounds of symbols: the least and the largest value of each.
 #[derive(Clone, Copy)]
 pub struct Bounds<'a> {
     of_symbol: &'a dyn Fn(Symbol) -> (i64, i64),
@@ -13,7 +13,7 @@ pub struct Bounds<'a> {
 /// Most terms of a sum in which remainders are looked for.
 const TERMS_MAX: usize = 16;
 
-/// A bound that says nothing.
+/// No bound.
 const NONE: (i64, i64) = (i64::MIN, i64::MAX);
 
 impl<'a> Bounds<'a> {
@@ -54,7 +54,7 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// Of a sum that has a remainder in it: `x - n * (x / n)` is not negative and less than `n`.
+    /// Bounds of a sum that contains a remainder: `x - n * (x / n)` is not negative and less than `n`.
     fn remainder(&self, terms: &[Dim]) -> Option<(i64, i64)> {
         if !(2..=TERMS_MAX).contains(&terms.len()) {
             return None;
@@ -71,7 +71,7 @@ impl<'a> Bounds<'a> {
                 _ => return None,
             };
             let n = factor.checked_abs().filter(|n| *n > 0 && by > 0 && by % n == 0)?;
-            // `x` itself may be a quotient, of which `x / n` is made in one step.
+            // `x` itself may be a quotient; then `x / n` is one quotient.
             let x = if by == n { (**dividend).clone() } else { dividend.over(by / n) };
             let x = if factor < 0 { x } else { -x };
             let rest = terms.iter().filter(|other| *other != term).cloned();
@@ -85,7 +85,8 @@ impl<'a> Bounds<'a> {
         })
     }
 
-    /// How two compare whatever their symbols are; of those that may be equal too, either order is said.
+    /// How two dimensions compare for all values of their symbols. If they may also be equal, either
+    /// order is returned.
     pub fn order(&self, a: &Dim, b: &Dim) -> Option<Ordering> {
         let (low, high) = self.of(&(a - b));
         let ((a_low, a_high), (b_low, b_high)) = (self.of(a), self.of(b));
@@ -98,7 +99,7 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// Whether two are never equal.
+    /// Whether two dimensions are never equal.
     pub fn differ(&self, a: &Dim, b: &Dim) -> bool {
         let (low, high) = self.of(&(a - b));
         let ((a_low, a_high), (b_low, b_high)) = (self.of(a), self.of(b));

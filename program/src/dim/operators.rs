@@ -7,7 +7,7 @@ use std::{
 
 use super::{Bounds, Dim, polynomial::normal};
 
-/// What can be taken for a dimension.
+/// What can be converted to a dimension.
 pub trait ToDim {
     /// The dimension.
     fn to_dim(&self) -> Dim;
@@ -39,7 +39,7 @@ macro_rules! numbers {
 numbers!(i64, i32, u32, usize);
 
 impl Dim {
-    /// The normal form: expressions that are seen to be equal are equal values.
+    /// The normal form: expressions that are recognized as equal are equal values.
     #[must_use]
     pub fn normalized(&self) -> Dim {
         normal(self)
@@ -190,7 +190,7 @@ impl<'d> Sum<&'d Dim> for Dim {
 }
 
 impl Dim {
-    /// The same with something else in the place of each symbol.
+    /// The same expression with each symbol replaced.
     #[must_use]
     pub fn substituted(&self, of: &impl Fn(super::Symbol) -> Dim) -> Dim {
         self.replaced(&|dim| match dim {
@@ -199,7 +199,7 @@ impl Dim {
         })
     }
 
-    /// The same with something else in the place of each part for which there is something.
+    /// The same expression with each part replaced for which there is a replacement.
     #[must_use]
     pub fn replaced(&self, of: &impl Fn(&Dim) -> Option<Dim>) -> Dim {
         if let Some(other) = of(self) {

@@ -1,7 +1,7 @@
-//! Normal forms: equal expressions, as far as that can be seen, become equal values.
+//! Normal forms: equal expressions become equal values, as far as equality is recognized.
 //!
-//! A dimension is a polynomial over atoms, which are symbols and whatever is no sum and no product of others (quotients,
-//! extremes, comparisons), each in normal form itself.
+//! A dimension is a polynomial over atoms. Atoms are symbols and everything that is neither a sum nor a product of
+//! others (quotients, extremes, comparisons), each in normal form itself.
 
 use super::{Dim, Term, floor_quotient};
 
@@ -202,7 +202,7 @@ impl Polynomial {
         match monomials.len() {
             0 => Dim::Fixed(0),
             1 => dim(monomials.swap_remove(0)),
-            // The number comes last, as it is usually written.
+            // The number comes last, as usual.
             _ => {
                 if monomials[0].0.is_empty() {
                     monomials.rotate_left(1);
@@ -245,7 +245,7 @@ fn quotient(dividend: &Polynomial, by: &Polynomial) -> Polynomial {
     computed.unwrap_or_else(|| atom(dividend, by))
 }
 
-/// What a positive number divides is taken out of the rounding: `(b t + r) / b = t + r / b`.
+/// Terms that the positive divisor divides are moved out of the rounding: `(b t + r) / b = t + r / b`.
 fn by_number(dividend: &Polynomial, by: i64) -> Option<Polynomial> {
     let (mut whole, mut rest, mut number) = (Vec::new(), Vec::new(), 0);
     for (atoms, factor) in &dividend.monomials {
@@ -287,7 +287,7 @@ fn by_number(dividend: &Polynomial, by: i64) -> Option<Polynomial> {
     whole.plus(&Polynomial::atom(part))
 }
 
-/// What a monomial divides is taken out of the rounding.
+/// Terms that the monomial divides are moved out of the rounding.
 fn by_monomial(dividend: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
     let [single] = by.monomials.as_slice() else { return None };
     let (mut whole, mut rest) = (Vec::new(), Vec::new());
@@ -305,7 +305,7 @@ fn by_monomial(dividend: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
     Polynomial::from_monomials(whole)?.plus(&Polynomial::atom(part))
 }
 
-/// The quotient, where nothing is left of the division.
+/// The quotient, if the division has no remainder.
 fn exact(dividend: &Polynomial, by: &Polynomial) -> Option<Polynomial> {
     let leading = by.monomials.last()?;
     let (mut rest, mut result) = (dividend.clone(), Vec::new());
@@ -328,7 +328,7 @@ fn divisor(mut a: i64, mut b: i64) -> i64 {
     a.saturating_abs().max(1)
 }
 
-/// The smallest or largest of several; what differs from another one by a number is decided.
+/// The smallest or largest of several. If two differ by a number only, one of them is dropped.
 fn extreme(dims: &[Dim], of: fn(Vec<Dim>) -> Dim, wins: fn(i64) -> bool) -> Polynomial {
     let is_same =
         |dim: &Dim| std::mem::discriminant(dim) == std::mem::discriminant(&of(Vec::new()));

@@ -2,7 +2,8 @@
 
 use super::{Dim, Symbol, polynomial::Polynomial};
 
-/// A product in normal form, so that equal dimensions are equal values: a number and sorted parts that are no products.
+/// A product in normal form, so that equal dimensions are equal values: a number and sorted factors that are not
+/// products.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
     factor: i64,
@@ -10,12 +11,13 @@ pub struct Term {
 }
 
 impl Term {
-    /// No product at all.
+    /// The product that is 0.
     pub const ZERO: Term = Term { factor: 0, parts: Vec::new() };
     /// The empty product.
     pub const ONE: Term = Term { factor: 1, parts: Vec::new() };
 
-    /// A dimension as a product: what is in all terms of a sum is taken out of it, as in `2 S T + 2 T = 2 T (S + 1)`.
+    /// A dimension as a product: factors common to all terms of a sum are taken out of it, as in
+    /// `2 S T + 2 T = 2 T (S + 1)`.
     pub fn of(dim: &Dim) -> Term {
         Polynomial::of(dim).into_term()
     }
@@ -36,7 +38,7 @@ impl Term {
         Term { factor, parts }
     }
 
-    /// The quotient, where it is a product again.
+    /// The quotient, if it is a product again.
     pub fn over(&self, other: &Term) -> Option<Term> {
         let mut parts = self.parts.clone();
         for part in &other.parts {
@@ -59,7 +61,7 @@ impl Term {
         }
     }
 
-    /// What depends on the symbol, and the rest, which keeps the number.
+    /// The part that depends on the symbol, and the rest, which keeps the number.
     pub fn split(&self, symbol: Symbol) -> (Term, Term) {
         let (own, rest) = self.parts.iter().cloned().partition(|part| part.mentions(symbol));
         (Term { factor: 1, parts: own }, Term { factor: self.factor, parts: rest })

@@ -105,3 +105,15 @@ fn the_top_result_must_be_right_unless_it_is_a_tie() {
     let other = compared(&got, &want).wrong.expect("another one is on top").to_string();
     assert!(other.contains("at 1, it should be at 0"), "{other}");
 }
+
+#[test]
+fn small_elements_beside_large_ones_are_counted() {
+    let want = [1e4, 1.0, 1.0, 1e-6];
+    let compared =
+        |got: &[f32]| compare(&[x(got)], &[x(&want)], &Tolerance::default()).expect("comparable");
+    let same = compared(&want);
+    assert_eq!(same.elements_off, 0.0);
+    // Within the tolerance of the largest number, and yet wrong.
+    let off = difference(&[1e4, 1.02, 1.005, 2e-6], &want);
+    assert_eq!((off.elements_off, off.wrong), (0.25, None));
+}

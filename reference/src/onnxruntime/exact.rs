@@ -1,9 +1,9 @@
-//! Nodes that onnxruntime computes with less than the file says, rewritten so that it does not.
+//! Rewrites nodes that onnxruntime computes less exactly than the file specifies.
 //!
-//! Without VNNI, its products of unsigned activations and signed 8-bit weights add pairs of products in 16 bits, and saturate.
-//! Weights that are shifted into unsigned numbers, with their zero points, have the same products and another kernel. Source:
-//! onnxruntime's documentation, "Quantize ONNX models", on U8U8 and U8S8. A `MatMulNBits` may round its activations to 8 bits
-//! where the file allows that (`accuracy_level`); a reference does not.
+//! Without VNNI, onnxruntime's products of unsigned activations and signed 8-bit weights add pairs of products in 16 bits, and
+//! saturate. Weights that are shifted into unsigned numbers, with their zero points, have the same products and use another
+//! kernel. Source: onnxruntime's documentation, "Quantize ONNX models", on U8U8 and U8S8. A `MatMulNBits` may round its
+//! activations to 8 bits where the file allows that (`accuracy_level`); a reference does not.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, tensor_
 
 use crate::OnnxFile;
 
-/// What is put behind the name of a tensor that was shifted.
+/// Appended to the name of a tensor that was shifted.
 const SHIFTED: &str = "/unsigned";
 /// `accuracy_level` for F32.
 const F32_ACCURACY: i64 = 1;
@@ -23,7 +23,7 @@ struct Product {
     op: &'static str,
     weights: usize,
     zero_point: usize,
-    /// The zero point of the activations, where these must be unsigned for an implementation to exist.
+    /// The zero point of the activations, if these must be unsigned for an implementation to exist.
     unsigned: Option<usize>,
 }
 
@@ -66,16 +66,16 @@ fn is_nbits(node: &NodeProto) -> bool {
 
 struct Rewriting<'f> {
     file: &'f OnnxFile,
-    /// Constants and types of the graphs around the present one, the outermost first.
+    /// Constants and types of the graphs around the current one, the outermost first.
     outer: Vec<Scope>,
     has_changed: bool,
 }
 
-/// What is known of the values of a graph by their names.
+/// Facts about the values of a graph, by name.
 #[derive(Default)]
 struct Scope {
     constants: HashMap<String, TensorProto>,
-    /// Values that are unsigned 8-bit integers, whoever gives them.
+    /// Values that are unsigned 8-bit integers, whatever computes them.
     unsigned: HashSet<String>,
 }
 
@@ -112,7 +112,7 @@ impl Rewriting<'_> {
         }
         let Some(weights) = self.shift(input(product.weights)) else { return };
         let zero_point = match input(product.zero_point) {
-            // Without one it is 0.
+            // Without a zero point it is 0.
             "" => Some(TensorProto {
                 name: format!("zero{SHIFTED}"),
                 data_type: DataType::Uint8 as i32,
@@ -159,7 +159,7 @@ impl Rewriting<'_> {
 impl Scope {
     fn of(graph: &GraphProto) -> Scope {
         let mut scope = Scope::default();
-        // What is an input too may be given another value.
+        // A constant that is also an input may get another value.
         let is_input = |name: &str| graph.input.iter().any(|input| input.name == name);
         for tensor in graph.initializer.iter().filter(|tensor| !is_input(&tensor.name)) {
             scope.add(&tensor.name, tensor);

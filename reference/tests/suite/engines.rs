@@ -79,7 +79,7 @@ fn every_type_comes_back_as_it_went_in() {
                 }
             }
         }
-        // Of 64 bits every one is kept.
+        // All 64 bits are kept.
         let doubles = |name: &str, values: [f64; 2]| {
             tensor(name, DType::F64, &[2], values.map(f64::to_le_bytes).concat())
         };
@@ -179,7 +179,7 @@ fn broken_files_are_errors() {
     assert!(matches!(read(none, &[]), Err(FileError::Length { .. })));
     let outside = whole().external("w", &[2], &[("location", "../secret")]).bytes();
     assert!(matches!(read(outside, &[]), Err(FileError::Resolve(_))));
-    // What can be read and is no model is the engines' to refuse.
+    // The engines refuse a file that can be read but is not a valid model.
     let unknown = whole().node("Frobnicate", &["y"], &["z"], &[]);
     let unknown = unknown.output("z", DataType::Float, &["2"]).file();
     let cyclic = Model::default().input("x", DataType::Float, &["2"]);
@@ -219,7 +219,7 @@ fn products_of_unsigned_and_signed_integers_do_not_saturate() {
         let model = Model::default().input("a", DataType::Uint8, &["1", &port]);
         model.constant("b", DataType::Int8, &[depth, 1], &weights)
     };
-    // Without zero points, and with one that changes nothing.
+    // Without zero points, and with a zero point that changes nothing.
     let model = begin().node("MatMulInteger", &["a", "b"], &["y"], &[]);
     let bare = model.output("y", DataType::Int32, &["1", "1"]).file();
     let model = begin().constant("za", DataType::Uint8, &[], &[0]);

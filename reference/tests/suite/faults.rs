@@ -1,5 +1,5 @@
-//! Right and wrong kernels in each arithmetic. Every network here is computed by this file in several ways, with one kernel at
-//! fault in each wrong one; what engines answer is among the right ones.
+//! Right and wrong kernels in each arithmetic. This file computes every network in several ways; each wrong way has one kernel
+//! with a fault. The engines' answers must be among the right ones.
 
 use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::DType;
@@ -32,7 +32,7 @@ impl Numbers {
     }
 }
 
-/// `[rows, depth] x [depth, columns]`, with these sums.
+/// `[rows, depth] x [depth, columns]`, with this way of adding.
 fn product(
     a: &[f32],
     b: &[f32],
@@ -67,15 +67,15 @@ fn half_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
 }
 
-/// What is compared: the file, its input and output, what is right, and other ways to compute it.
+/// What is compared: the file, its input and output, the right result, and other ways to compute it.
 struct Trial {
     file: OnnxFile,
     arithmetic: Arithmetic,
     input: ReferenceTensor,
     right: Vec<f32>,
-    /// By what they do; each must pass.
+    /// Right ways by name; each must pass.
     also_right: Vec<(&'static str, Vec<f32>)>,
-    /// By what is at fault; each must fail.
+    /// Wrong ways by the name of their fault; each must fail.
     wrong: Vec<(&'static str, Vec<f32>)>,
 }
 
@@ -110,7 +110,7 @@ impl Trial {
         for engine in engines() {
             let inputs = std::slice::from_ref(&self.input);
             let answer = engine.open(&self.file).and_then(|mut it| it.run(inputs, Wanted::All));
-            // tract does not know every operator, and its sums of half precision are not kept in single precision.
+            // tract does not have every operator, and it does not keep sums of half precision in single precision.
             let Ok(mut answer) = answer else { continue };
             if is_half && engine.name() == "tract" {
                 continue;

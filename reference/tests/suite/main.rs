@@ -1,4 +1,4 @@
-//! What engines answer, and what may differ from it.
+//! Tests of the engines' answers and of the allowed differences.
 
 mod engines;
 mod faults;

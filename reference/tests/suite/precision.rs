@@ -1,4 +1,4 @@
-//! What files say of the arithmetic that they are computed in.
+//! The arithmetic that is derived from files.
 
 use flotilla_reference::{Arithmetic, OnnxFile};
 use tract_onnx::pb::tensor_proto::DataType;
@@ -50,7 +50,7 @@ fn eight_bits_are_static_or_dynamic() {
     let model = model.output("y", float, &["n", "4"]).output("s", float, &[]);
     let file = model.output("z", DataType::Uint8, &[]).file();
     assert_eq!(of(&file, "y"), (Arithmetic::Int8Dynamic, 1));
-    // The scale is computed as the file says, the zero point is rounded.
+    // The scale is computed in the file's type, the zero point is rounded.
     let precision = file.precision(None);
     assert_eq!((precision.roundings("s"), precision.roundings("z")), (0, 1));
     assert_eq!(precision.of_output("s"), Arithmetic::F32);
@@ -61,7 +61,7 @@ fn eight_bits_are_static_or_dynamic() {
     let model = model.node("DequantizeLinear", &["q", "s", "z"], &["y"], &[]);
     let file = model.output("y", float, &["n", "4"]).file();
     assert_eq!(of(&file, "y"), (Arithmetic::Int8Static, 1));
-    // Weights alone that are widened again round nothing.
+    // Weights alone that are widened again do not round anything.
     let model = begin(float).constant("s", float, &[], &1f32.to_le_bytes());
     let model = model.constant("w", DataType::Int8, &[4], &[0; 4]);
     let model = model.node("DequantizeLinear", &["w", "s"], &["v"], &[]);

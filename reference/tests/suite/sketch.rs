@@ -1,4 +1,4 @@
-//! Files that tests write, and who runs them.
+//! Files that tests write, and the engines that run them.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! `browser-runtime` in a real browser: one page that loads, runs and forgets one program after the other.
+//! `browser-runtime` in a real browser: one page that loads, runs and unloads one program after the other.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use flotilla::browser::{
-    Adapter, Build, Kind, Wish, adapter,
+    Adapter, Build, DesiredBrowser, Kind, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_program::{BlobId, Program};
@@ -18,7 +18,7 @@ use flotilla_protocol::{
 };
 use flotilla_tests::{
     place,
-    runner::{Heard, PageLink, Runner},
+    runner::{PageLink, Received, Runner},
 };
 use tokio::sync::mpsc;
 
@@ -26,7 +26,7 @@ use crate::outcome::{Failure, RuntimeName, Stage};
 
 /// Longest start of a browser.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Longest end of one.
+/// Longest end of a browser.
 const END_MAX: Duration = Duration::from_secs(20);
 /// The one placement of a page.
 const PLACEMENT: PlacementId = PlacementId(1);
@@ -41,9 +41,9 @@ pub struct Browser {
     runtime: tokio::runtime::Runtime,
     runner: Runner,
     page: Option<Page>,
-    /// How many were started; names tokens.
+    /// How many were started; used in the names of tokens.
     started: u32,
-    /// How many programs were loaded and run; names epochs and runs.
+    /// How many programs were loaded and run; used as the numbers of epochs and runs.
     served: u64,
 }
 
@@ -53,17 +53,17 @@ struct Page {
     data: PageLink,
 }
 
-/// Why there is no answer: the page is of no more use.
+/// Why there is no answer: the page cannot be used any more.
 struct Gone(String);
 
-/// What a page answers, or how far it came before it was gone.
+/// What a page answers, or the stage at which it was lost.
 type Answered<T> = Result<Result<T, Failure>, (Stage, Gone)>;
 
 impl Browser {
     /// Starts the browser of a runtime.
     ///
     /// # Errors
-    /// As [`Browser::start`]; the runtime is in no browser.
+    /// As [`Browser::start`]; or the runtime does not run in a browser.
     pub fn of(runtime: RuntimeName, limit: Duration) -> anyhow::Result<Browser> {
         match runtime {
             RuntimeName::ChromeWebgpu => Browser::start(Kind::Chrome, Backend::WebGpu, limit),
@@ -81,7 +81,7 @@ impl Browser {
     /// Starts a browser; `limit` is the longest time for a load and for a run.
     ///
     /// # Errors
-    /// It does not start, or the backend is not there, in its own words.
+    /// It does not start, or the backend is not available; the error has the browser's message.
     pub fn start(
         build: impl Into<Build>,
         backend: Backend,
@@ -93,9 +93,9 @@ impl Browser {
         let mut browser =
             Browser { build, backend, limit, runtime, runner, page: None, started: 0, served: 0 };
         let mut page = browser.open().map_err(anyhow::Error::msg)?;
-        let said = page.data.try_say(&ToPage::Inspect, &[]).map_err(Gone);
-        let reports = said.and_then(|()| {
-            page.hear(START_MAX, |message, _| match message {
+        let sent = page.data.try_send(&ToPage::Inspect, &[]).map_err(Gone);
+        let reports = sent.and_then(|()| {
+            page.receive(START_MAX, |message, _| match message {
                 FromPage::Backends(reports) => Some(reports),
                 _ => None,
             })
@@ -114,7 +114,7 @@ impl Browser {
     /// Loads a program, runs it with each of some inputs, and unloads it.
     ///
     /// # Errors
-    /// The page's own refusals and failures; that it hung or died.
+    /// Refusals and failures from the page; a page that hung or died.
     pub fn run(
         &mut self,
         program: &Program,
@@ -141,7 +141,7 @@ impl Browser {
         }
     }
 
-    /// Ends the browser and waits until nothing of it is left.
+    /// Ends the browser and waits until no process of it is left.
     pub fn end(mut self) {
         if let Some(page) = self.page.take() {
             self.close(page);
@@ -171,9 +171,9 @@ impl Browser {
             blobs: BlobSource { url_prefix: self.runner.blob_prefix() },
             terms: terms.clone(),
         };
-        let told = page.data.try_say(&order, &[]).map_err(Gone);
-        let heard = told.and_then(|()| {
-            page.hear(self.limit, |message, _| match message {
+        let sent = page.data.try_send(&order, &[]).map_err(Gone);
+        let received = sent.and_then(|()| {
+            page.receive(self.limit, |message, _| match message {
                 FromPage::Loaded { epoch: loaded, .. } if loaded == epoch => Some(Ok(())),
                 FromPage::LoadFailed { epoch: failed, error, .. } if failed == epoch => {
                     let stage = match error {
@@ -185,7 +185,7 @@ impl Browser {
                 _ => None,
             })
         });
-        heard.map_err(|gone| (Stage::Load, gone))
+        received.map_err(|gone| (Stage::Load, gone))
     }
 
     fn compute(&mut self, page: &mut Page, runs: &[Vec<Tensor>]) -> Answered<Vec<Vec<Tensor>>> {
@@ -194,9 +194,9 @@ impl Browser {
         for (inputs, at) in runs.iter().zip(0..) {
             let run = RunId(at);
             let order = ToPage::Run { run, placement: PLACEMENT, epoch };
-            let told = page.data.try_say(&order, inputs).map_err(Gone);
-            let heard = told.and_then(|()| {
-                page.hear(self.limit, |message, outputs| match message {
+            let sent = page.data.try_send(&order, inputs).map_err(Gone);
+            let received = sent.and_then(|()| {
+                page.receive(self.limit, |message, outputs| match message {
                     FromPage::Ran { run: done, .. } if done == run => Some(Ok(outputs)),
                     FromPage::RunFailed { run: failed, error, .. } if failed == run => {
                         let stage = match error {
@@ -208,7 +208,7 @@ impl Browser {
                     _ => None,
                 })
             });
-            match heard.map_err(|gone| (Stage::Run, gone))? {
+            match received.map_err(|gone| (Stage::Run, gone))? {
                 Ok(outputs) => done.push(outputs),
                 Err(failure) => {
                     failed = Some(failure);
@@ -216,7 +216,7 @@ impl Browser {
                 }
             }
         }
-        let unload = page.data.try_say(&ToPage::Unload { placement: PLACEMENT }, &[]);
+        let unload = page.data.try_send(&ToPage::Unload { placement: PLACEMENT }, &[]);
         unload.map_err(|words| (Stage::Run, Gone(words)))?;
         Ok(failed.map_or(Ok(done), Err))
     }
@@ -227,7 +227,7 @@ impl Browser {
         let (sender, mut reports) = mpsc::channel(REPORTS_MAX);
         let launch = Launch {
             browser: BrowserId(u64::from(self.started)),
-            wish: Wish {
+            desired: DesiredBrowser {
                 build: self.build.clone(),
                 simulated: false,
                 backends: vec![self.backend],
@@ -251,7 +251,7 @@ impl Browser {
             other => return Err(format!("{} did not start: {other:?}", self.build)),
         }
         let (control, data) = self.runner.try_page(&tokens, START_MAX)?;
-        // Heartbeats that nobody reads would fill the link.
+        // Unread heartbeats would fill the link.
         std::thread::spawn(move || drain(control));
         Ok(Page { owner, reports, data })
     }
@@ -267,24 +267,24 @@ impl Browser {
 }
 
 impl Page {
-    /// Waits for a message that `pick` takes.
-    fn hear<T>(
+    /// Waits for a message that `pick` accepts.
+    fn receive<T>(
         &mut self,
         limit: Duration,
         mut pick: impl FnMut(FromPage, Vec<Tensor>) -> Option<T>,
     ) -> Result<T, Gone> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.data.hear(deadline) {
-                Heard::Message(message, tensors) => {
+            match self.data.receive(deadline) {
+                Received::Message(message, tensors) => {
                     if let Some(picked) = pick(*message, tensors) {
                         return Ok(picked);
                     }
                 }
-                Heard::Nothing => return Err(Gone(format!("no answer within {limit:?}"))),
-                Heard::End(words) => return Err(Gone(words)),
+                Received::Nothing => return Err(Gone(format!("no answer within {limit:?}"))),
+                Received::End(words) => return Err(Gone(words)),
             }
-            // What an owner tells of its memory is of no interest, but it must not wait to be heard.
+            // Reports on memory are not used, but they are read so that the owner does not wait.
             while let Ok((_, report)) = self.reports.try_recv() {
                 if let OwnerReport::Failed(failure) = report {
                     return Err(Gone(failure.detail));
@@ -296,13 +296,13 @@ impl Page {
 
 fn drain(mut control: PageLink) {
     loop {
-        match control.hear(Instant::now() + START_MAX) {
-            Heard::Message(message, _) => {
+        match control.receive(Instant::now() + START_MAX) {
+            Received::Message(message, _) => {
                 if let FromPage::Console { level, text } = *message {
                     eprintln!("page: {level:?}: {text}");
                 }
             }
-            Heard::Nothing | Heard::End(_) => return,
+            Received::Nothing | Received::End(_) => return,
         }
     }
 }

@@ -11,10 +11,10 @@ use flotilla_program::DType;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-/// Where the index lies in the folder of cases.
+/// The name of the index in the folder of cases.
 const INDEX: &str = "index.json";
 
-/// What `export.py` wrote.
+/// The index that `export.py` wrote.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Index {
     /// Version of the onnx package.
@@ -37,11 +37,11 @@ pub enum Kind {
     PytorchConverted,
     /// Real networks with made-up weights.
     Light,
-    /// Files inside packages of others.
+    /// Files inside packages.
     Packaged,
 }
 
-/// What a case is made of, nested graphs and functions included.
+/// The contents of a case, nested graphs and functions included.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Facts {
     /// onnx's name; cases that are not of the generator have `@` and their kind at the end.
@@ -79,7 +79,7 @@ pub struct Array {
     pub bytes: Vec<u8>,
 }
 
-/// Inputs and what must come out.
+/// Inputs and expected outputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DataSet {
     /// In alphabetical order.
@@ -92,7 +92,7 @@ impl Index {
     /// Reads the index of a folder of cases.
     ///
     /// # Errors
-    /// There is none, or it is not one.
+    /// There is none, or it is not an index.
     pub fn read(cases: &Path) -> anyhow::Result<Index> {
         let path = cases.join(INDEX);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -101,7 +101,7 @@ impl Index {
 }
 
 impl Facts {
-    /// Of a file that is known by its name alone, with its data sets.
+    /// The facts of a file that is known by its name alone, with its data sets.
     pub fn of_file(name: &str, data: Vec<String>) -> Facts {
         Facts {
             name: name.to_owned(),
@@ -128,7 +128,7 @@ impl Facts {
     /// One of [`Facts::data`].
     ///
     /// # Errors
-    /// The file is not there, or it holds what no port takes.
+    /// The file is not there, or it has a type that no port takes.
     pub fn data_set(&self, cases: &Path, file: &str) -> anyhow::Result<DataSet> {
         data_set(&read(cases.join(&self.name).join(file))?)
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_port_takes_is_told() {
+    fn what_no_port_takes_is_reported() {
         for head in [
             r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
             r#"{"in.x":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#,

@@ -1,4 +1,4 @@
-//! How results are compared with what the suite expects.
+//! Compares results with the suite's expected ones.
 
 use flotilla_program::DType;
 use flotilla_protocol::Tensor;
@@ -7,8 +7,10 @@ use crate::case::Array;
 
 /// Absolute part of the tolerance.
 const ABSOLUTE: f64 = 1e-5;
-/// Part of the tolerance that is relative to the largest expected number of the tensor: of halves the distance between two of
-/// them, because the suite rounds between all steps to what we round at the end.
+/// An element is off if it is by more than this part of itself.
+const ELEMENT_RELATIVE: f64 = 0.01;
+/// Part of the tolerance relative to the largest expected number of the tensor. For halves it is the distance between two of
+/// them, because the suite rounds between all steps and we round only at the end.
 fn relative(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 1.0 / 1024.0,
@@ -17,12 +19,14 @@ fn relative(dtype: DType) -> f64 {
     }
 }
 
-/// Compares a result with what is expected: the same type and shape, integers equal, floating-point numbers a and expected
-/// ones b with `|a-b| <= 1e-5 + 1e-4 max|b|` (of halves one unit in the last place of the largest), where infinities and NaN only equal themselves.
+/// Compares a result with the expected one: the same type and shape, integers equal, floating-point numbers a and expected ones b
+/// with `|a-b| <= 1e-5 + 1e-4 max|b|` (for halves one unit in the last place of the largest), where infinities and NaN only equal
+/// themselves. Returns the part of the elements that are off by more than 1 % of themselves and by more than 1e-5: an element
+/// that is small beside the largest may be within the tolerance and wrong.
 ///
 /// # Errors
-/// The difference, in words.
-pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
+/// The difference, as text.
+pub fn compare(got: &Tensor, want: &Array) -> Result<f64, String> {
     let name = &want.name;
     if got.dtype != want.dtype {
         return Err(format!("{name} is {:?}, {:?} expected", got.dtype, want.dtype));
@@ -37,12 +41,16 @@ pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
     let largest =
         wanted.iter().filter(|number| number.is_finite()).fold(0.0f64, |max, b| max.max(b.abs()));
     let bound = if want.dtype.is_float() { ABSOLUTE + relative(want.dtype) * largest } else { 0.0 };
-    let differs = |a: f64, b: f64| {
+    let differs = |index: usize, bound: f64| {
+        let (a, b) = (got[index], wanted[index]);
         !(a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (a - b).abs() <= bound))
     };
-    let wrong: Vec<usize> =
-        (0..wanted.len()).filter(|&index| differs(got[index], wanted[index])).collect();
-    let Some(&first) = wrong.first() else { return Ok(()) };
+    let wrong: Vec<usize> = (0..wanted.len()).filter(|&index| differs(index, bound)).collect();
+    let Some(&first) = wrong.first() else {
+        let bound = |index: usize| ABSOLUTE.max(ELEMENT_RELATIVE * wanted[index].abs());
+        let off = (0..wanted.len()).filter(|&index| differs(index, bound(index))).count();
+        return Ok(off as f64 / wanted.len().max(1) as f64);
+    };
     Err(format!(
         "{name} has {} at element {first}, {} expected ({} of {} differ)",
         got[first],
@@ -52,7 +60,7 @@ pub fn compare(got: &Tensor, want: &Array) -> Result<(), String> {
     ))
 }
 
-/// Every integer that occurs in the suite is one that 53 bits hold.
+/// Every integer in the suite fits 53 bits.
 fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
         bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
@@ -77,7 +85,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    fn check(got: &[f32], want: &[f32]) -> Result<(), String> {
+    fn check(got: &[f32], want: &[f32]) -> Result<f64, String> {
         let bytes = want.iter().flat_map(|number| number.to_le_bytes()).collect();
         let want = Array { name: "y".into(), dtype: DType::F32, shape: vec![want.len()], bytes };
         compare(&Tensor::from_f32(vec![got.len()], got).expect("a tensor"), &want)
@@ -85,20 +93,20 @@ mod tests {
 
     #[test]
     fn the_tolerance_is_that_of_the_largest_number() {
-        assert_eq!(check(&[0.009, 100.0], &[0.0, 100.0]), Ok(()));
+        assert_eq!(check(&[0.009, 100.0], &[0.0, 100.0]), Ok(0.5), "small beside the largest");
         assert!(check(&[0.011, 100.0], &[0.0, 100.0]).is_err());
-        assert_eq!(check(&[9e-6], &[0.0]), Ok(()));
+        assert_eq!(check(&[9e-6], &[0.0]), Ok(0.0));
         assert!(check(&[1.1e-5], &[0.0]).is_err());
     }
 
     #[test]
     fn infinities_and_nan_equal_themselves_only() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);
-        assert_eq!(check(&[inf, -inf, nan], &[inf, -inf, nan]), Ok(()));
+        assert_eq!(check(&[inf, -inf, nan], &[inf, -inf, nan]), Ok(0.0));
         for (got, want) in [(inf, -inf), (nan, 1.0), (1.0, nan), (3e38, inf), (inf, 3e38)] {
             assert!(check(&[got], &[want]).is_err(), "{got} {want}");
         }
-        // An infinity does not widen the tolerance of its neighbours.
+        // An infinity does not increase the tolerance of its neighbours.
         assert!(check(&[inf, 1.1], &[inf, 1.0]).is_err());
     }
 
@@ -111,7 +119,7 @@ mod tests {
             bytes: bytes.to_vec(),
         };
         let got = Tensor::from_i64(vec![1], &[100_000]).expect("a tensor");
-        assert_eq!(compare(&got, &want(DType::I64, &100_000i64.to_le_bytes())), Ok(()));
+        assert_eq!(compare(&got, &want(DType::I64, &100_000i64.to_le_bytes())), Ok(0.0));
         assert!(compare(&got, &want(DType::I64, &100_001i64.to_le_bytes())).is_err());
         assert!(compare(&got, &want(DType::I32, &100_000i32.to_le_bytes())).is_err());
         let got = Tensor::from_i64(vec![1, 1], &[100_000]).expect("a tensor");

@@ -1,5 +1,5 @@
-//! The table of cases that are known to fail, and why. A failure that is not in it fails the run, and so does a case that is in it
-//! and does not fail.
+//! The table of cases that are known to fail, and why. A failure that is not in the table fails the run, and so does a case that
+//! is in the table and does not fail.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pub struct Entry {
     pub cases: Regex,
     /// Why.
     pub reason: String,
-    /// As it stands in the table.
+    /// The pattern as written in the table.
     pattern: String,
 }
 
@@ -39,12 +39,12 @@ pub struct Surprises {
     pub failures: Vec<String>,
     /// Cases that are in the table and do not fail.
     pub passes: Vec<String>,
-    /// Entries that no case has the name of.
+    /// Entries that match no case.
     pub unused: Vec<String>,
 }
 
 impl Surprises {
-    /// Whether all is as the table says.
+    /// Whether the results are as in the table.
     pub fn is_empty(&self) -> bool {
         self.failures.is_empty() && self.passes.is_empty() && self.unused.is_empty()
     }
@@ -54,16 +54,16 @@ impl Expected {
     /// The committed table.
     ///
     /// # Errors
-    /// A line that is no entry.
+    /// A line that is not an entry.
     pub fn committed() -> anyhow::Result<Expected> {
         Expected::parse(TABLE)
     }
 
-    /// Lines of `RUNTIMES CASES REASON`: runtimes with commas between them or `all`, a regular expression that matches whole
-    /// names, and words. Empty lines and those that begin with `#` say nothing.
+    /// Lines of `RUNTIMES CASES REASON`: runtimes separated by commas or `all`, a regular expression that matches whole names,
+    /// and a text. Empty lines and those that begin with `#` are ignored.
     ///
     /// # Errors
-    /// A line that is no entry.
+    /// A line that is not an entry.
     pub fn parse(text: &str) -> anyhow::Result<Expected> {
         let entry = |line: &str| -> Option<Entry> {
             let (runtimes, rest) = line.split_once(char::is_whitespace)?;
@@ -99,12 +99,12 @@ impl Expected {
         Some(&entry.reason)
     }
 
-    /// Compares with results; `whole` says that these are all cases, so that every entry must be about one of them.
+    /// Compares with results; `whole` means that these are all cases, so that every entry must match one of them.
     pub fn surprises(&self, runtime: RuntimeName, judged: &[Judged], whole: bool) -> Surprises {
         let mut surprises = Surprises::default();
-        for Judged { facts, outcome, .. } in judged {
+        for Judged { facts, verdict } in judged {
             let expected = self.reason(runtime, &facts.name).is_some();
-            match outcome {
+            match &verdict.outcome {
                 Outcome::Failed(failure) if !expected => surprises
                     .failures
                     .push(format!("{}: {}: {}", facts.name, failure.stage, failure.reason)),
@@ -125,12 +125,12 @@ impl Expected {
         surprises
     }
 
-    /// A table of these results, by reason: what the committed one says of a case is kept, else it is what the run said.
+    /// A table of these results, by reason: reasons of the committed table are kept, others come from the run.
     pub fn written_anew(&self, results: &[(RuntimeName, Vec<Judged>)]) -> String {
         let mut failures: Vec<(String, String, Vec<RuntimeName>)> = Vec::new();
         for (runtime, judged) in results {
-            for Judged { facts, outcome, .. } in judged {
-                let Outcome::Failed(failure) = outcome else { continue };
+            for Judged { facts, verdict } in judged {
+                let Outcome::Failed(failure) = &verdict.outcome else { continue };
                 let reason = self.reason(*runtime, &facts.name).map_or_else(
                     || format!("{}: {}", failure.stage, failure.reason),
                     str::to_owned,
@@ -168,7 +168,7 @@ mod tests {
 
     fn judged(name: &str, outcome: Outcome) -> Judged {
         let facts = Facts { kind: Kind::Node, ..Facts::of_file(name, Vec::new()) };
-        Judged { facts, outcome, from_example: false }
+        Judged { facts, verdict: outcome.into() }
     }
 
     fn failed() -> Outcome {

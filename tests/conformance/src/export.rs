@@ -1,4 +1,4 @@
-//! Makes the files of the cases with packages for Python, in virtual environments below the target folder.
+//! Makes the files of the cases with Python packages, in virtual environments below the target folder.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use crate::case::Facts;
 /// The folder of cases; exported if it is not there or was made by another exporter.
 ///
 /// # Errors
-/// Python, its packages or the folder cannot be had.
+/// Python, its packages or the folder are not available.
 pub fn cases() -> anyhow::Result<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
     let venv = Venv::locked("conformance", &sources.join("requirements.txt"), &[])?;
@@ -29,7 +29,7 @@ pub fn cases() -> anyhow::Result<PathBuf> {
     Ok(cases)
 }
 
-/// Models inside packages, with what native onnxruntime made of recorded inputs: name, and path in the folder of packages.
+/// Models inside packages, with native onnxruntime's results for recorded inputs: name, and path in the folder of packages.
 const PACKAGED: [(&str, &str); 4] = [
     ("rapidocr-v2-cls", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
     ("rapidocr-v4-det", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
@@ -37,7 +37,7 @@ const PACKAGED: [(&str, &str); 4] = [
     ("silero-vad-sequence", "silero_vad/data/silero_vad_16k_sequence.onnx"),
 ];
 
-/// A part of the zoo as a folder of cases: files that nobody here wrote. The packages are installed without what they depend on.
+/// A part of the zoo as a folder of cases: files that others wrote. The packages are installed without their dependencies.
 ///
 /// # Errors
 /// As [`cases`].
@@ -59,12 +59,12 @@ pub fn packaged() -> anyhow::Result<(PathBuf, Vec<Facts>)> {
         all.push(Facts::of_file(name, data));
     }
     files.sort();
-    // The list of packages has their versions.
+    // The versions are in the list of packages.
     let mut of = venv.installed.clone();
     for (from, _) in files.iter().filter(|(from, _)| from.starts_with(&sources)) {
         of.extend(fs::read(from).with_context(|| format!("cannot read {}", from.display()))?);
     }
-    // Another run may be reading what is there.
+    // Another run may be reading the existing files.
     let copied = Stamp { path: venv.folder.join("cases.stamp"), of };
     if !copied.holds(&cases) {
         for (from, to) in &files {
@@ -76,11 +76,11 @@ pub fn packaged() -> anyhow::Result<(PathBuf, Vec<Facts>)> {
     Ok((cases, all))
 }
 
-/// A virtual environment for Python that nobody else makes or changes meanwhile.
+/// A Python virtual environment that no other process makes or changes meanwhile.
 struct Venv {
-    /// Where it lies.
+    /// Its folder.
     folder: PathBuf,
-    /// The list of what is in it.
+    /// The list of its packages.
     installed: Vec<u8>,
     _lock: File,
 }
@@ -90,7 +90,7 @@ impl Venv {
     fn locked(name: &str, requirements: &Path, options: &[&str]) -> anyhow::Result<Venv> {
         let folder = target().join(name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // Two runs may come here at once.
+        // Two runs may get here at the same time.
         let lock = File::create(folder.join("lock")).context("cannot make a lock file")?;
         lock.lock().context("cannot lock the folder")?;
         let of = fs::read(requirements)
@@ -127,7 +127,7 @@ pub fn target() -> PathBuf {
         .map_or_else(|| workspace.unwrap_or(Path::new(".")).join("target"), PathBuf::from)
 }
 
-/// A file that says what something was made of.
+/// A file that records from what something was made.
 struct Stamp {
     path: PathBuf,
     of: Vec<u8>,

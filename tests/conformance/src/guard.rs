@@ -1,4 +1,4 @@
-//! Work that may panic or hang, in a thread that can be given up.
+//! Runs work that may panic or hang in a thread that can be abandoned.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -7,17 +7,17 @@ use std::{
     time::Duration,
 };
 
-/// Name of the threads, by which their panics are kept from stderr: they are told as outcomes.
+/// Name of the threads, by which their panics are kept from stderr: they are reported as outcomes.
 const THREAD: &str = "guarded case";
-/// Code that is not optimized needs much stack for graphs that are walked recursively.
+/// Code without optimization needs a large stack for graphs that are walked recursively.
 const STACK_BYTES: usize = 64 << 20;
 
 /// Why there is no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// It did not end in time; its thread is left behind.
+    /// It did not end in time; its thread is abandoned.
     TimedOut(Duration),
-    /// It panicked, in these words.
+    /// It panicked with this message.
     Panicked(String),
 }
 
@@ -31,7 +31,7 @@ impl std::fmt::Display for Broken {
 }
 
 type Work<I, O> = dyn FnMut(I) -> O;
-/// Where a thread's inputs go, and where its outputs or last words come from.
+/// The channel of a thread's inputs, and the channel of its outputs or panic messages.
 type Ends<I, O> = (mpsc::SyncSender<I>, mpsc::Receiver<Result<O, String>>);
 
 /// Calls of one kind, each within a time limit.
@@ -42,7 +42,8 @@ pub struct Guard<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Guard<I, O> {
-    /// `make` is called in the thread, again after each failure: what panicked or hung is not used any more.
+    /// `make` is called in the thread, and again after each failure: a value that panicked or hung is not
+    /// used any more.
     pub fn new(
         limit: Duration,
         make: impl Fn() -> Box<Work<I, O>> + Send + Sync + 'static,
@@ -93,7 +94,7 @@ fn start<I: Send + 'static, O: Send + 'static>(
         for input in received {
             let call = || work.get_or_insert_with(|| make())(input);
             let result = catch_unwind(AssertUnwindSafe(call)).map_err(words);
-            // What panicked may not be usable, not even to be dropped.
+            // A value that panicked may not be usable, not even to be dropped.
             let ends = result.is_err();
             if sender.send(result).is_err() || ends {
                 std::mem::forget(work);
@@ -101,7 +102,7 @@ fn start<I: Send + 'static, O: Send + 'static>(
             }
         }
     };
-    // A thread that cannot be had shows as a channel that nobody holds.
+    // If the thread cannot be started, the channel has no holder.
     let _ = thread::Builder::new().name(THREAD.to_owned()).stack_size(STACK_BYTES).spawn(body);
     (inputs, outputs)
 }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_and_the_next_call_works() {
+    fn a_panic_is_reported_and_the_next_call_works() {
         let mut guard = guard(Duration::from_secs(60));
         assert_eq!(guard.call("count"), Ok(1));
         assert_eq!(guard.call("count"), Ok(2));
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_is_told_and_left_behind() {
+    fn a_hang_is_reported_and_left_behind() {
         let limit = Duration::from_millis(50);
         assert_eq!(guard(limit).call("hang"), Err(Broken::TimedOut(limit)));
     }

@@ -1,6 +1,6 @@
-//! The ONNX backend test suite as yardstick: its cases are exported by `export.py`, [`scope`] says which of them count, and
-//! each is imported and lowered natively and then run by `browser-runtime`, natively or inside a real browser. What tract
-//! would compute is never looked at.
+//! The ONNX backend test suite as a yardstick. Its cases are exported by `export.py`, and [`scope`] decides which of them
+//! count. Each is imported and lowered natively and then run by `browser-runtime`, natively or inside a real browser.
+//! Results of tract are never used.
 
 #[cfg(feature = "browsers")]
 pub mod browser;

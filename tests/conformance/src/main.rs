@@ -1,4 +1,4 @@
-//! Runs the ONNX backend test suite: `docs/conformance.md` says how.
+//! Runs the ONNX backend test suite: see `docs/conformance.md`.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use flotilla_conformance::{
 use flotilla_protocol::Backend;
 use regex::Regex;
 
-/// Most unexpected failures that are shown without being asked for.
+/// Most unexpected failures that are printed unless all are requested.
 const SHOWN_MAX: usize = 20;
 
 /// Runs the ONNX backend test suite.
@@ -106,15 +106,15 @@ fn main() -> anyhow::Result<ExitCode> {
     } else {
         for (report, (runtime, surprises)) in reports.iter().zip(&surprises) {
             say(&report.text(arguments.list_failures));
-            tell(*runtime, surprises, arguments.list_failures);
+            print_surprises(*runtime, surprises, arguments.list_failures);
         }
     }
     let as_expected = surprises.iter().all(|(_, surprises)| surprises.is_empty());
     Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is not as the table of expected failures says, unless all failures were listed already.
-fn tell(runtime: RuntimeName, surprises: &Surprises, listed: bool) {
+/// Prints the differences from the table of expected failures, unless all failures were listed already.
+fn print_surprises(runtime: RuntimeName, surprises: &Surprises, listed: bool) {
     let Surprises { failures, passes, unused } = surprises;
     if !failures.is_empty() {
         eprintln!("{runtime}: {} unexpected failures", failures.len());

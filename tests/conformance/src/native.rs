@@ -8,7 +8,7 @@ use crate::{
     prepare::Trial,
 };
 
-/// Loads and runs one program after the other; nothing of one is left for the next. Stays on the thread that made it.
+/// Loads and runs one program after the other; no state is kept between them. Stays on the thread that made it.
 pub struct Native {
     runtime: Runtime,
     backend: Backend,
@@ -20,7 +20,7 @@ impl Native {
         Native { runtime: Runtime::native(Options::default()), backend }
     }
 
-    /// Why the backend is not there, if it is not.
+    /// Why the backend is not available, if it is not.
     pub fn missing(&mut self) -> Option<String> {
         let reports = pollster::block_on(self.runtime.inspect());
         reports.into_iter().find(|report| report.backend == self.backend)?.outcome.err()
@@ -29,7 +29,7 @@ impl Native {
     /// Loads and runs.
     ///
     /// # Errors
-    /// The runtime's own refusals and failures.
+    /// Refusals and failures of the runtime.
     pub fn run(&mut self, trial: &Trial) -> Result<Vec<Tensor>, Failure> {
         let blobs = trial.blobs.iter().map(|(&id, bytes)| (id, bytes.to_vec())).collect();
         let mut blobs = MemoryBlobs { blobs, chunk_bytes: 0 };

@@ -57,7 +57,7 @@ impl Failure {
         let mut source = error.source();
         while let Some(cause) = source {
             let cause_words = cause.to_string();
-            // A transparent error says what its cause says.
+            // A transparent error has its cause's message.
             if !words.ends_with(&cause_words) {
                 words = format!("{words}: {cause_words}");
             }
@@ -74,7 +74,7 @@ pub enum Outcome {
     Passed,
     /// Every output is right, and no kernel had to run: outputs are inputs under another shape, or constants.
     NoKernel,
-    /// The backend does not have an operator, and said so before anything ran.
+    /// The backend does not have an operator, and refused it before anything ran.
     Refused(Failure),
     /// An output is wrong or was never computed.
     Failed(Failure),

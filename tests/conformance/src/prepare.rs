@@ -1,4 +1,4 @@
-//! A case becomes programs with their inputs, natively, whatever runtime will run them.
+//! Makes programs with their inputs from a case, natively, for any runtime.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -32,7 +32,7 @@ pub struct Trial {
     source: Source,
 }
 
-/// What a trial is made from.
+/// The source of a trial.
 #[derive(Clone, Debug)]
 struct Source {
     name: String,
@@ -40,10 +40,10 @@ struct Source {
     set: Arc<DataSet>,
 }
 
-/// Imports a case, once per data set, without its inputs if that is possible, as by a user.
+/// Imports a case, once per data set; without its inputs if that is possible, as for a user.
 ///
 /// # Errors
-/// What could not be read, imported or lowered.
+/// A file that could not be read, imported or lowered.
 pub fn prepare(cases: &Path, facts: &Facts) -> Result<Vec<Trial>, Failure> {
     let unread = |error: anyhow::Error| Failure::new(Stage::Read, format!("{error:#}"));
     if let Some(reason) = &facts.no_data {
@@ -104,11 +104,12 @@ impl Source {
 }
 
 impl Trial {
-    /// Compares results with what is expected.
+    /// Compares results with the expected ones. Returns the part of the elements that are off, the largest of all outputs
+    /// ([`compare`]).
     ///
     /// # Errors
     /// The first difference.
-    pub fn verify(&self, outputs: &[Tensor]) -> Result<(), Failure> {
+    pub fn verify(&self, outputs: &[Tensor]) -> Result<f64, Failure> {
         let wrong = |reason: String| Failure::new(Stage::Compare, reason);
         if outputs.len() != self.expected.len() {
             return Err(wrong(format!(
@@ -117,20 +118,36 @@ impl Trial {
                 self.expected.len()
             )));
         }
-        outputs
-            .iter()
-            .zip(&self.expected)
-            .try_for_each(|(output, expected)| compare(output, expected).map_err(wrong))
+        outputs.iter().zip(&self.expected).try_fold(0.0, |off: f64, (output, expected)| {
+            Ok(off.max(compare(output, expected).map_err(wrong)?))
+        })
     }
 }
 
-/// Runs every data set and compares. The second result is whether the case needs its inputs as an example when it is loaded:
-/// a program that is made without them and refuses to run with them is made again with them.
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether it needs its inputs as an example when it is loaded.
+    pub from_example: bool,
+    /// The part of an output's elements that are off although the output is within its tolerance ([`compare`]).
+    pub elements_off: f64,
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Verdict {
+        Verdict { outcome, from_example: false, elements_off: 0.0 }
+    }
+}
+
+/// Runs every data set and compares. A program that is made without the case's inputs and refuses to run with them is made
+/// again with them as an example.
 pub fn judge(
     trials: Result<Vec<Trial>, Failure>,
     mut run: impl FnMut(&Trial) -> Result<Vec<Tensor>, Failure>,
-) -> (Outcome, bool) {
-    let mut needs_example = false;
+) -> Verdict {
+    let (mut from_example, mut elements_off) = (false, 0.0f64);
     let outcome = trials.and_then(|trials| {
         let mut kernels = 0;
         for trial in trials {
@@ -144,8 +161,9 @@ pub fn judge(
                 trial = with_example;
                 ran = run(&trial);
             }
-            needs_example |= trial.from_example;
-            ran.and_then(|outputs| trial.verify(&outputs))?;
+            from_example |= trial.from_example;
+            let off = ran.and_then(|outputs| trial.verify(&outputs))?;
+            elements_off = elements_off.max(off);
             kernels += computing_nodes(&trial.program);
         }
         Ok(if kernels == 0 { Outcome::NoKernel } else { Outcome::Passed })
@@ -156,5 +174,5 @@ pub fn judge(
             Outcome::Failed(failure)
         }
     });
-    (outcome, needs_example)
+    Verdict { outcome, from_example, elements_off }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::report::Report;
 
-/// Marks in the README between which the table stands.
+/// Markers in the README around the table.
 const BEGIN: &str =
     "<!-- conformance: written by `cargo xtask conformance --readme README.md` -->\n";
 const END: &str = "<!-- end of conformance -->";
@@ -29,10 +29,10 @@ pub fn table(reports: &[Report]) -> String {
     table
 }
 
-/// Puts the table in the place of the one that the file has.
+/// Replaces the table in the file.
 ///
 /// # Errors
-/// The file cannot be read or written, or has no place for it.
+/// The file cannot be read or written, or has no markers.
 pub fn replace(readme: &Path, table: &str) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(readme).with_context(|| format!("cannot read {}", readme.display()))?;

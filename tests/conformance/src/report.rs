@@ -1,4 +1,4 @@
-//! What a run says: counts, and every failure with its stage and reason.
+//! The report of a run: counts, and every failure with its stage and reason.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,15 +10,16 @@ use serde::Serialize;
 use crate::{
     case::Facts,
     outcome::{Failure, Outcome, RuntimeName, Stage},
+    prepare::Verdict,
     scope::Rule,
     suite::{Judged, Suite},
 };
 
-/// One runtime's results. `in_scope` is `passed + failed`: a case in which no kernel ran shows nothing about a runtime, so it
-/// is neither, and is counted for itself, as is one that the backend refused.
+/// One runtime's results. `in_scope` is `passed + failed`. A case in which no kernel ran shows nothing about a runtime, so it
+/// is neither and is counted separately, like a case that the backend refused.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The runtime.
     pub runtime: &'static str,
     /// Cases that count.
     pub in_scope: usize,
@@ -40,7 +41,9 @@ pub struct Report {
     pub refusals: Vec<Line>,
     /// The cases in which no kernel ran.
     pub without_kernel: Vec<String>,
-    /// Cases that need inputs as an example when they are loaded: what a model must know of them then.
+    /// Passed cases of which elements are off by more than 1 % of themselves, and the largest part of an output's elements that is.
+    pub elements_off: BTreeMap<String, f64>,
+    /// Cases that need inputs as an example when they are loaded, because a model must know their values then.
     pub from_example: Vec<String>,
 }
 
@@ -82,7 +85,7 @@ impl Line {
 }
 
 impl Report {
-    /// Of the results of a suite.
+    /// The report of the results of a suite.
     pub fn new(runtime: RuntimeName, suite: &Suite, judged: &[Judged]) -> Report {
         let mut rules: BTreeMap<&str, usize> =
             Rule::ALL.iter().map(|rule| (rule.name(), 0)).collect();
@@ -92,7 +95,10 @@ impl Report {
         let (mut passed, mut failures, mut refusals) = (0, Vec::new(), Vec::new());
         let mut without_kernel = Vec::new();
         let mut examples = Vec::new();
-        for Judged { facts, outcome, from_example } in judged {
+        let mut elements_off = BTreeMap::new();
+        for Judged { facts, verdict } in judged {
+            let Verdict { outcome, from_example, elements_off: off } = verdict;
+            elements_off.extend((*off > 0.0).then(|| (facts.name.clone(), *off)));
             examples.extend(from_example.then(|| facts.name.clone()));
             match outcome {
                 Outcome::Passed => passed += 1,
@@ -113,6 +119,7 @@ impl Report {
             failures,
             refusals,
             without_kernel,
+            elements_off,
             from_example: examples,
         }
     }
@@ -129,7 +136,7 @@ impl Report {
         100.0 * self.passed as f64 / self.in_scope.max(1) as f64
     }
 
-    /// For a person; `list` adds every failure.
+    /// As text for people; `list` adds every failure.
     pub fn text(&self, list: bool) -> String {
         let mut text = String::new();
         if list {
@@ -140,6 +147,9 @@ impl Report {
             }
             if !self.without_kernel.is_empty() {
                 let _ = writeln!(text, "no kernel ran: {}", self.without_kernel.join(" "));
+            }
+            for (case, part) in &self.elements_off {
+                let _ = writeln!(text, "{case}: {:.1} % of the elements are off", part * 100.0);
             }
             if !self.from_example.is_empty() {
                 let _ = writeln!(text, "loaded with an example: {}", self.from_example.join(" "));
@@ -164,10 +174,11 @@ impl Report {
             .collect();
         let _ = write!(
             text,
-            "out of scope: {} ({}); loaded with an example of their inputs: {}",
+            "out of scope: {} ({}); loaded with an example of their inputs: {}; passed with elements off by more than 1 % of themselves: {}",
             self.out_of_scope,
             rules.join(", "),
-            self.from_example.len()
+            self.from_example.len(),
+            self.elements_off.len()
         );
         text
     }
@@ -211,8 +222,11 @@ mod tests {
             .zip(outcomes)
             .map(|(facts, outcome)| Judged {
                 facts: facts.clone(),
-                outcome,
-                from_example: facts.name == "a",
+                verdict: Verdict {
+                    from_example: facts.name == "a",
+                    elements_off: if facts.name == "a" { 0.25 } else { 0.0 },
+                    ..outcome.into()
+                },
             })
             .collect();
         let report = Report::new(RuntimeName::NativeCpu, &suite, &judged);
@@ -234,6 +248,8 @@ mod tests {
             "float64 1",
             "1 refused",
             "loaded with an example: a",
+            "a: 25.0 % of the elements are off",
+            "themselves: 1",
         ] {
             assert!(text.contains(words), "{words:?} is not in {text}");
         }

@@ -1,13 +1,13 @@
-//! Which cases count: each rule says why a case cannot, from its facts alone and never from what happens when it runs.
+//! Which cases count: each rule excludes cases by their facts alone and never by what happens when they run.
 
 use crate::case::Facts;
 
-/// Fewest cases of onnx's generator that must be left by the rules.
+/// Fewest cases of onnx's generator that the rules must leave.
 pub const NODE_CASES_MIN: usize = 1500;
 
 /// Domain of the operators that train (ONNX, "Operators-preview.training").
 const TRAINING_DOMAIN: &str = "ai.onnx.preview.training";
-/// Operators whose results are drawn (ONNX, "Operators").
+/// Operators with random results (ONNX, "Operators").
 const RANDOM: [&str; 6] = [
     "Bernoulli",
     "Multinomial",
@@ -20,7 +20,7 @@ const RANDOM: [&str; 6] = [
 /// Why a case is out of scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// Text is no tensor of numbers.
+    /// Text is not a tensor of numbers.
     Strings,
     /// Lists of tensors, and dictionaries.
     Sequences,
@@ -30,22 +30,22 @@ pub enum Rule {
     Sparse,
     /// Optimizers and gradients.
     Training,
-    /// Results that are drawn cannot be compared.
+    /// Random results cannot be compared.
     Random,
     /// WGSL has no 64-bit floating point.
     Float64,
-    /// WGSL has no complex numbers, and neither has a port.
+    /// WGSL has no complex numbers, and ports have none either.
     Complex,
     /// Floating point of 8 bits and fewer, which WGSL does not have.
     Float8,
     /// Integers of less than a byte, which WGSL does not have.
     Int4,
-    /// 64-bit integers that do not fit into the 32 bits of WGSL's.
+    /// 64-bit integers that do not fit the 32 bits of WGSL.
     WideIntegers,
 }
 
 impl Rule {
-    /// In the order in which they are asked; a case counts for the first that it breaks.
+    /// In the order in which they are checked; a case counts for the first one that it breaks.
     pub const ALL: [Rule; 11] = [
         Rule::Strings,
         Rule::Sequences,
@@ -90,7 +90,7 @@ impl Rule {
                         operator.contains("Sequence") && operator != "ReverseSequence"
                     })
             }
-            // These operators also take plain tensors, which says nothing about tensors.
+            // These operators also take plain tensors, and are then not about optionals.
             Rule::Optionals => {
                 has_kind("optional")
                     || facts.operators.iter().any(|operator| operator.starts_with("Optional"))

@@ -1,4 +1,5 @@
-//! Runs cases on a runtime, each within its time limit, so that one that hangs, panics or kills a page costs no other.
+//! Runs cases on a runtime, each within its time limit, so that one that hangs, panics or kills a page does not affect
+//! others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +22,11 @@ use crate::{
     guard::Guard,
     native::Native,
     outcome::{Failure, Outcome, Stage},
-    prepare::{judge, prepare},
+    prepare::{Verdict, judge, prepare},
     scope::{Rule, excluded_by},
 };
 
-/// Most cases that are prepared ahead of a browser; real networks take hundreds of megabytes each.
+/// Most cases that are prepared in advance for a browser; real networks take hundreds of megabytes each.
 #[cfg(feature = "browsers")]
 const PREPARED_MAX: usize = 1;
 
@@ -34,9 +35,9 @@ const PREPARED_MAX: usize = 1;
 pub struct Suite {
     /// The folder of cases.
     pub cases: PathBuf,
-    /// Those that are in scope.
+    /// The cases in scope.
     pub in_scope: Vec<Facts>,
-    /// The others, with the rule that says so.
+    /// The other cases, with the rule that excludes each.
     pub out_of_scope: Vec<(Facts, Rule)>,
 }
 
@@ -46,13 +47,11 @@ pub struct Judged {
     /// The case.
     pub facts: Facts,
     /// How it ended.
-    pub outcome: Outcome,
-    /// Whether it needs its inputs as an example when it is loaded.
-    pub from_example: bool,
+    pub verdict: Verdict,
 }
 
 impl Suite {
-    /// The cases of an index that `wanted` takes by name.
+    /// The cases of an index whose names `wanted` accepts.
     pub fn new(cases: &Path, index: Index, wanted: impl Fn(&str) -> bool) -> Suite {
         let mut suite =
             Suite { cases: cases.to_owned(), in_scope: Vec::new(), out_of_scope: Vec::new() };
@@ -68,7 +67,7 @@ impl Suite {
         suite
     }
 
-    /// A selection that has every operator: of each, the first case that is about as few operators as can be.
+    /// A selection that has every operator: for each, the first of the cases with about the fewest operators.
     pub fn one_per_operator(&self) -> Suite {
         let mut simplest: BTreeMap<&str, &Facts> = BTreeMap::new();
         for facts in &self.in_scope {
@@ -88,7 +87,7 @@ impl Suite {
         }
     }
 
-    /// Runs what is in scope on a native backend, `threads` cases at a time.
+    /// Runs the cases in scope on a native backend, `threads` cases at a time.
     pub fn run_native(
         &self,
         backend: Backend,
@@ -110,10 +109,10 @@ impl Suite {
         let work = || {
             let mut guard = guard();
             while let Some(facts) = self.in_scope.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let (outcome, from_example) = guard.call(facts.clone()).unwrap_or_else(|broken| {
-                    (Outcome::Failed(Failure::new(Stage::Run, broken)), false)
+                let verdict = guard.call(facts.clone()).unwrap_or_else(|broken| {
+                    Outcome::Failed(Failure::new(Stage::Run, broken)).into()
                 });
-                let one = Judged { facts: facts.clone(), outcome, from_example };
+                let one = Judged { facts: facts.clone(), verdict };
                 progress(&one);
                 if let Ok(mut judged) = judged.lock() {
                     judged.push(one);
@@ -130,7 +129,7 @@ impl Suite {
         judged
     }
 
-    /// Runs what is in scope in a browser, which is ended. While a case runs there, the next one is prepared here.
+    /// Runs the cases in scope in a browser and ends it. While a case runs there, the next one is prepared here.
     #[cfg(feature = "browsers")]
     pub fn run_browser(
         &self,
@@ -158,13 +157,13 @@ impl Suite {
         std::thread::scope(|scope| {
             scope.spawn(prepare_all);
             for (facts, trials) in prepared {
-                let (outcome, from_example) = judge(trials, |trial| {
+                let verdict = judge(trials, |trial| {
                     let runs = std::slice::from_ref(&trial.inputs);
                     let terms = LoadTerms::default();
                     let results = browser.run(&trial.program, &trial.blobs, &terms, runs)?;
                     Ok(results.into_iter().next().unwrap_or_default())
                 });
-                let one = Judged { facts, outcome, from_example };
+                let one = Judged { facts, verdict };
                 progress(&one);
                 judged.push(one);
             }

@@ -1,4 +1,4 @@
-//! Small models of our own, whose dimensions are symbols or decided by data, on the native runtimes.
+//! Small models of our own, with symbolic or data-dependent dimensions, on the native runtimes.
 #![expect(clippy::print_stdout, reason = "a skipped runtime is said so")]
 
 use std::{path::Path, time::Duration};
@@ -14,10 +14,11 @@ use flotilla_protocol::Backend;
 /// Longest time for one case.
 const CASE_MAX: Duration = Duration::from_secs(60);
 
-/// Every case passes, but for those whose integers a page has no room for: these are refused, with the node's name.
+/// Every case passes, except those with integers that are too large for a page: these are refused, with the node's
+/// name.
 fn check(backend: Backend) {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/dynamic");
-    // The rules are about the cases of others; sequences whose length is known are meant to work.
+    // The rules are for the cases of the suite; sequences with a known length are expected to work.
     let in_scope = Index::read(&cases).expect("an index").cases;
     let suite = Suite { cases, in_scope, out_of_scope: Vec::new() };
     if let Some(reason) = Native::new(backend).missing() {
@@ -29,7 +30,7 @@ fn check(backend: Backend) {
     for case in judged {
         let name = &case.facts.name;
         if name.ends_with("_beyond_32_bits") {
-            let refusal = match &case.outcome {
+            let refusal = match &case.verdict.outcome {
                 Outcome::Failed(failure) if failure.stage == Stage::Run => failure.reason.as_str(),
                 outcome => panic!("{name}: {outcome:?}"),
             };
@@ -39,7 +40,7 @@ fn check(backend: Backend) {
             );
             continue;
         }
-        assert_eq!(case.outcome, Outcome::Passed, "{name}");
+        assert_eq!(case.verdict.outcome, Outcome::Passed, "{name}");
     }
 }
 

@@ -20,7 +20,7 @@ use flotilla_tests::skip::{has_browsers, skip};
 /// Longest time for one case.
 const CASE_MAX: Duration = Duration::from_secs(60);
 
-/// All cases; `None` where Python or its packages cannot be had.
+/// All cases; `None` if Python or its packages are not available.
 fn suite() -> Option<Suite> {
     match export::cases() {
         Ok(cases) => {
@@ -34,7 +34,7 @@ fn suite() -> Option<Suite> {
     }
 }
 
-/// Fails unless every case ended as the table of expected failures says.
+/// Fails unless every case ended as in the table of expected failures.
 fn check(runtime: RuntimeName, suite: &Suite, judged: &[Judged], whole: bool) {
     let report = Report::new(runtime, suite, judged);
     eprintln!("{}", report.text(false));
@@ -114,7 +114,7 @@ fn browser_chrome_cpu_passes_a_selection() {
     check_browser(RuntimeName::ChromeCpu, Kind::Chrome, Backend::Cpu);
 }
 
-/// The files of packages; `None` where they cannot be had.
+/// The files of packages; `None` if they are not available.
 fn packaged() -> Option<Suite> {
     match export::packaged() {
         Ok((cases, in_scope)) => Some(Suite { cases, in_scope, out_of_scope: Vec::new() }),
@@ -129,7 +129,7 @@ fn packaged() -> Option<Suite> {
 fn expect_right(judged: &[Judged]) {
     assert!(!judged.is_empty(), "there are files");
     for case in judged {
-        assert_eq!(case.outcome, Outcome::Passed, "{}", case.facts.name);
+        assert_eq!(case.verdict.outcome, Outcome::Passed, "{}", case.facts.name);
     }
 }
 

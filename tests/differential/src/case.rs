@@ -21,10 +21,10 @@ const OPSETS: [i64; 26] = [
 ];
 /// Fewest and most nodes of a graph, constants apart.
 const NODES: (i64, i64) = (3, 20);
-/// Families that are asked in vain before a graph is done.
+/// Families that may fail to add a node before a graph is finished.
 const VAIN_MAX: usize = 120;
 
-/// What the generator says of a value.
+/// The generator's claims about a value.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Type of its elements.
@@ -38,7 +38,7 @@ pub struct Claim {
 /// A graph and the inputs of its runs.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What it was made from.
+    /// Its seed.
     pub seed: u64,
     /// The file.
     pub model: ModelProto,
@@ -46,9 +46,9 @@ pub struct Case {
     pub runs: Vec<Vec<ReferenceTensor>>,
     /// Whether it is imported without an example of its inputs.
     pub is_blind: bool,
-    /// Whether it may have integers that we bound.
+    /// Whether it may have integers to which we give bounds.
     pub is_wide: bool,
-    /// What is known of its values.
+    /// The claims about its values.
     pub claims: BTreeMap<String, Claim>,
 }
 
@@ -84,7 +84,7 @@ impl Case {
         self.model.encode_to_vec()
     }
 
-    /// Operators that it is made of, graphs within included.
+    /// Its operators, subgraphs included.
     pub fn operators(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         if let Some(graph) = &self.model.graph {
@@ -95,7 +95,7 @@ impl Case {
         names
     }
 
-    /// Nodes that are no constants, graphs within included.
+    /// Number of nodes that are not constants, subgraphs included.
     pub fn nodes(&self) -> usize {
         let mut count = 0;
         if let Some(graph) = &self.model.graph {
@@ -109,12 +109,12 @@ fn computing(nodes: &[NodeProto]) -> usize {
     nodes.iter().filter(|node| node.op_type != "Constant").count()
 }
 
-/// The graphs within a node.
+/// The subgraphs of a node.
 pub fn bodies(attributes: &[AttributeProto]) -> impl Iterator<Item = &GraphProto> {
     attributes.iter().filter_map(|attribute| attribute.g.as_ref())
 }
 
-/// Every node, those of graphs within included.
+/// Every node, those of subgraphs included.
 pub fn visit(graph: &GraphProto, each: &mut impl FnMut(&NodeProto)) {
     for node in &graph.node {
         each(node);
@@ -124,7 +124,7 @@ pub fn visit(graph: &GraphProto, each: &mut impl FnMut(&NodeProto)) {
     }
 }
 
-/// What a node reads, graphs within included.
+/// The values that a node reads, subgraphs included.
 pub fn reads(node: &NodeProto) -> HashSet<String> {
     let mut names: HashSet<String> = node.input.iter().cloned().collect();
     for body in bodies(&node.attribute) {

@@ -1,4 +1,4 @@
-//! A graph in the making: values, nodes, inputs with their numbers for each run.
+//! A graph that is being generated: values, nodes, inputs with their numbers for each run.
 
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
@@ -12,11 +12,11 @@ use crate::{
 const ELEMENTS_MAX: usize = 1500;
 /// Most dimensions of a value.
 const RANK_MAX: usize = 6;
-/// Longest row of integers that is followed number by number.
+/// Longest row of integers whose numbers are tracked one by one.
 const NUMBERS_MAX: usize = 8;
-/// How often something is looked for that is made by chance.
+/// Most tries of a random search.
 const TRIES: usize = 24;
-/// Names of dimensions, which mean nothing.
+/// Names of dimensions, without a meaning.
 const SYMBOLS: [&str; 18] = [
     "N",
     "batch",
@@ -47,17 +47,17 @@ impl Var {
     pub const NONE: Var = Var(u32::MAX);
 }
 
-/// What a node gives.
+/// The type, shape and facts of a result.
 pub type Given = (Type, Vec<Dim>, Facts);
 
-/// How elements are drawn.
+/// How random elements are generated.
 #[derive(Clone, Debug)]
 pub enum Spread {
     /// Multiples of 2 to the power of minus this.
     Grid(i32, f64, f64),
     /// Any floats.
     Plain(f64, f64),
-    /// These, in each run.
+    /// These numbers, in each run.
     Exactly([Vec<f64>; RUNS]),
 }
 
@@ -77,40 +77,40 @@ impl Spread {
 /// An input of the graph.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// Its value, whose data are what runs give it.
+    /// Its value; its data are the inputs of the runs.
     pub var: Var,
     /// Its shape in the file.
     pub declared: Vec<Declared>,
 }
 
-/// A graph in the making.
+/// A graph that is being generated.
 #[derive(Debug)]
 pub struct Graph {
-    /// What decides.
+    /// The random number generator.
     pub rng: Random,
     /// Version of the operator set.
     pub opset: i64,
     /// Whether it cannot be loaded without an example of its inputs.
     pub needs_example: bool,
-    /// Whether numbers may need 64 bits in places where we do not have them.
+    /// Whether numbers may need 64 bits where we do not support them.
     pub is_wide: bool,
-    /// Share of floats that are of half precision, in percent.
+    /// Percentage of floats that have half precision.
     pub halves: usize,
     pub(crate) nodes: Vec<NodeProto>,
     pub(crate) initializers: Vec<TensorProto>,
     pub(crate) inputs: Vec<Input>,
     pub(crate) values: Vec<Value>,
-    /// What nodes that follow may read.
+    /// Values that later nodes may read.
     pub(crate) visible: Vec<Var>,
     symbols: Vec<(Dim, String)>,
     opened: u32,
     named: usize,
-    /// How many graphs this one is within.
+    /// Nesting depth of this graph.
     pub(crate) depth: usize,
 }
 
 impl Graph {
-    /// Nothing yet.
+    /// An empty graph.
     pub fn new(rng: Random, opset: i64) -> Graph {
         Graph {
             rng,
@@ -130,12 +130,12 @@ impl Graph {
         }
     }
 
-    /// What is known of a value.
+    /// A value with its facts.
     pub fn value(&self, var: Var) -> &Value {
         &self.values[var.0 as usize]
     }
 
-    /// A value by the order in which they were made.
+    /// A value by its position in the order of creation.
     pub(crate) fn var(&self, index: usize) -> Var {
         Var(index as u32)
     }
@@ -155,17 +155,17 @@ impl Graph {
         self.value(var).rank()
     }
 
-    /// What is known of its elements.
+    /// The facts about its elements.
     pub fn facts(&self, var: Var) -> Facts {
         self.value(var).facts.clone()
     }
 
-    /// Its name in the file; empty for one that is left out.
+    /// Its name in the file; empty for an operand that is left out.
     pub fn name(&self, var: Var) -> String {
         if var == Var::NONE { String::new() } else { self.value(var).name.clone() }
     }
 
-    /// Does work that may be impossible; then nothing is left of it.
+    /// Does work that may fail; then its changes are undone.
     pub fn attempt<T>(&mut self, work: impl FnOnce(&mut Graph) -> Option<T>) -> Option<T> {
         let lengths = [
             self.nodes.len(),
@@ -202,7 +202,7 @@ impl Graph {
         var
     }
 
-    /// A dimension that data decide, which is at most this.
+    /// A data-dependent dimension of at most this size.
     pub fn open_dim(&mut self, most: usize) -> Dim {
         self.opened += 1;
         Dim::Open { id: self.opened, most }
@@ -261,7 +261,7 @@ impl Graph {
         Some(self.node(op, inputs, attributes, vec![(of, shape, facts)])?[0])
     }
 
-    /// Wires a graph within this one: its values are not seen outside. `work` gives the results.
+    /// Adds a subgraph; its values are not visible outside. `work` returns the results.
     pub fn within(
         &mut self,
         parameters: Vec<ValueInfoProto>,
@@ -294,7 +294,7 @@ impl Graph {
         Some((graph, results))
     }
 
-    /// Results of a graph must be made by its own nodes.
+    /// Results of a graph must come from its own nodes.
     fn as_own_results(&mut self, results: Vec<Var>) -> Option<Vec<Var>> {
         let mut own = Vec::new();
         for var in results {
@@ -311,20 +311,20 @@ impl Graph {
         self.one("Identity", &[var], vec![], (of, shape, facts))
     }
 
-    /// A parameter of a graph within this one.
+    /// A parameter of this subgraph.
     pub fn parameter(&mut self, of: Type, shape: Vec<Dim>, facts: Facts) -> Var {
         let name = self.fresh_name("p");
         self.add(Value { name, of, shape, facts, data: None, is_constant: false, is_list: false })
     }
 
-    /// How a value is declared, with its rank or without.
+    /// The declaration of a value, with its rank or without.
     pub fn port(&self, var: Var, ranked: bool) -> ValueInfoProto {
         let value = self.value(var);
         let shape = vec![Declared::Nothing; value.rank()];
         proto::port(&value.name, value.of, ranked.then_some(shape.as_slice()))
     }
 
-    /// Something that earlier nodes gave, an input or a constant; rather one of the last.
+    /// A result of an earlier node, an input or a constant; preferably a recent one.
     pub fn find(&mut self, want: impl Fn(&Value) -> bool) -> Option<Var> {
         let fitting: Vec<Var> =
             self.visible.iter().copied().filter(|&var| want(self.value(var))).collect();
@@ -336,7 +336,7 @@ impl Graph {
         }
     }
 
-    /// A value of one of these types that is as wanted: one that is there, or a new input.
+    /// A value of one of these types that satisfies `want`: an existing one, or a new input.
     pub fn value_of(&mut self, types: &[Type], want: impl Fn(&Value) -> bool) -> Option<Var> {
         if self.rng.percent(88)
             && let Some(var) = self.find(|value| types.contains(&value.of) && want(value))
@@ -365,7 +365,7 @@ impl Graph {
         None
     }
 
-    /// Numbers as models have them.
+    /// Typical numbers of models.
     pub fn usual(&mut self, of: Type) -> Spread {
         match of {
             Type::F32 => match self.rng.below(10) {
@@ -391,8 +391,8 @@ impl Graph {
         }
     }
 
-    /// Whether sums or products of many numbers of a type are to be had. Of 64-bit integers they are rare: we may bound what
-    /// they are made of.
+    /// Whether sums or products of many numbers of a type may be used. For 64-bit integers they are rare, because we may bound
+    /// their operands.
     pub fn sums(&mut self, of: Type) -> Option<()> {
         if of == Type::I64 {
             if self.rng.percent(75) {
@@ -421,12 +421,12 @@ impl Graph {
         dim
     }
 
-    /// Such dimensions.
+    /// A shape of such dimensions.
     pub fn any_shape(&mut self, rank: usize) -> Vec<Dim> {
         (0..rank).map(|_| self.any_dim()).collect()
     }
 
-    /// The name of a dimension of these sizes; sometimes a second one.
+    /// The name of a dimension with these sizes; sometimes a second one.
     fn symbol(&mut self, dim: Dim) -> String {
         let known: Vec<&(Dim, String)> =
             self.symbols.iter().filter(|(known, _)| known.equals(dim)).collect();
@@ -445,7 +445,7 @@ impl Graph {
         name
     }
 
-    /// Draws elements.
+    /// Generates elements.
     fn drawn(&mut self, of: Type, count: usize, spread: &Spread, run: usize) -> Vec<f64> {
         match spread {
             Spread::Exactly(numbers) => {
@@ -486,7 +486,7 @@ impl Graph {
         }
     }
 
-    /// A new input; dimensions that are no numbers of the file get names.
+    /// A new input; dimensions that are not numbers of the file get names.
     pub fn input(&mut self, of: Type, shape: Vec<Dim>, spread: Spread) -> Option<Var> {
         let mut data: [Vec<f64>; RUNS] = Default::default();
         for (run, data) in data.iter_mut().enumerate() {
@@ -548,7 +548,7 @@ impl Graph {
         }))
     }
 
-    /// A constant of floats that may be infinite or no numbers, which nothing but its user sees.
+    /// A constant of floats that may be infinite or NaN, which only its user reads.
     pub fn odd_constant(&mut self, sizes: &[usize], numbers: &[f64]) -> Var {
         let (of, name) = (Type::F32, self.fresh_name("c"));
         self.initializers.push(proto::tensor(&name, of, sizes, numbers));
@@ -580,12 +580,12 @@ impl Graph {
         Some(var)
     }
 
-    /// Says how far a value may be off that nothing else is made of.
+    /// Sets the error of a value on which nothing else depends.
     pub fn set_error(&mut self, var: Var, error: f64) {
         self.values[var.0 as usize].facts.error = error;
     }
 
-    /// Keeps values from other nodes.
+    /// Hides values from other nodes.
     pub fn hide(&mut self, vars: &[Var]) {
         self.visible.retain(|var| !vars.contains(var));
     }
@@ -601,7 +601,7 @@ impl Graph {
         self.constant(Type::I64, &[numbers.len()], spread)
     }
 
-    /// The same of any size, of which nothing else is made.
+    /// The same for numbers of any size, on which nothing else depends.
     pub fn exact_row(&mut self, numbers: &[i64]) -> Option<Var> {
         let (of, name) = (Type::I64, self.fresh_name("c"));
         let raw_data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -631,7 +631,7 @@ impl Graph {
         }
     }
 
-    /// The same, from the file if that is possible, else an input of fixed sizes; for what the importer must know the sizes of.
+    /// The same, from the file if possible, else an input of fixed sizes; for operands whose sizes the importer must know.
     pub fn weights(&mut self, of: Type, sizes: &[usize], spread: Spread) -> Option<Var> {
         if self.rng.percent(75) {
             return self.constant(of, sizes, spread);
@@ -640,7 +640,7 @@ impl Graph {
         self.input(of, shape, spread)
     }
 
-    /// A value whose elements lie between these: one that is there, or one that is clipped.
+    /// A value whose elements are in this range: the value itself, or a clipped one.
     pub fn clipped(&mut self, var: Var, low: f64, high: f64) -> Option<Var> {
         let facts = self.facts(var);
         if facts.within(low, high) {

@@ -1,4 +1,4 @@
-//! A case in our hands and in onnxruntime's.
+//! Runs a case on our engine and on onnxruntime.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
     limits,
 };
 
-/// Allowed for what is not exact, however small the numbers are.
+/// Allowed error of results that are not exact, however small the numbers are.
 const ABSOLUTE: f64 = 1e-5;
 
 /// Longest load and longest run in a browser.
@@ -39,9 +39,9 @@ const RUN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// onnxruntime's results are not what the generator says they must be.
+    /// onnxruntime's results contradict the generator's claims.
     Generator,
-    /// We refuse the graph, for a reason that is no limit.
+    /// We refuse the graph, and the reason is not a known limit.
     Import,
     /// The backend does not have an operator.
     Refuse,
@@ -66,7 +66,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// A failure and its words.
+/// A failure and its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// How far the case came.
@@ -86,7 +86,7 @@ impl Failure {
         let mut source = error.source();
         while let Some(cause) = source {
             let cause_words = cause.to_string();
-            // A transparent error says what its cause says.
+            // A transparent error has its cause's message.
             if !words.ends_with(&cause_words) {
                 words = format!("{words}: {cause_words}");
             }
@@ -107,18 +107,18 @@ impl fmt::Display for Failure {
 pub enum Outcome {
     /// Both have the same results.
     Agrees,
-    /// onnxruntime does not take the graph, in its own words.
+    /// onnxruntime does not take the graph; its message.
     NotTaken(String),
-    /// A limit of ours.
+    /// A known limit of ours.
     Refused(&'static str),
-    /// Somebody is wrong.
+    /// One of the engines is wrong.
     Failed(Failure),
 }
 
 /// The library of `FLOTILLA_ONNXRUNTIME`, or the one of the user's data folder.
 ///
 /// # Errors
-/// There is none, or it cannot be loaded, in words.
+/// There is none, or it cannot be loaded; as text.
 pub fn library() -> Result<OnnxRuntime, String> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let home =
@@ -149,7 +149,7 @@ impl Judge {
     /// Starts what is needed.
     ///
     /// # Errors
-    /// The runtime is not there, in its own words.
+    /// The runtime is not available; its message.
     pub fn new(library: OnnxRuntime, runtime: RuntimeName) -> anyhow::Result<Judge> {
         let native = |backend| {
             let mut runtime = Runtime::native(Options::default());
@@ -171,7 +171,7 @@ impl Judge {
         Ok(Judge { engine: Engine::OnnxRuntime(library), place })
     }
 
-    /// Ends what was started.
+    /// Ends the started processes.
     pub fn end(self) {
         match self.place {
             Place::Native(..) => {}
@@ -207,7 +207,7 @@ impl Judge {
             let words = panic.downcast_ref::<String>().cloned();
             let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             let words = format!("it panicked: {}", words.unwrap_or_default());
-            // What was interrupted is not used again.
+            // An interrupted runtime is not used again.
             match &mut self.place {
                 Place::Native(runtime, _) => *runtime = Runtime::native(Options::default()),
                 #[cfg(feature = "browsers")]
@@ -235,7 +235,7 @@ impl Judge {
     /// onnxruntime's results of each run.
     ///
     /// # Errors
-    /// It does not take the graph, in its own words.
+    /// It does not take the graph; its message.
     pub fn answers(
         &self,
         case: &Case,
@@ -311,7 +311,7 @@ impl Place {
             #[cfg(feature = "browsers")]
             Place::Browser(browser) => {
                 use flotilla_conformance::outcome::Stage as Reached;
-                // What WebNN does not have runs beside it, as a user may wish.
+                // Operators that WebNN does not have run on another backend, as a user may allow.
                 let terms = LoadTerms { rest: Some(Backend::Cpu), ..LoadTerms::default() };
                 browser.run(program, blobs, &terms, runs).map_err(|failure| {
                     let stage = match failure.stage {
@@ -326,7 +326,7 @@ impl Place {
     }
 }
 
-/// Where a result is not what the generator says.
+/// Where a result contradicts the generator's claims.
 fn contradiction(claim: &Claim, tensor: &ReferenceTensor, run: usize) -> Option<String> {
     if tensor.dtype != claim.of.dtype() {
         return Some(format!("{:?} comes, {:?} is claimed", tensor.dtype, claim.of));

@@ -1,9 +1,9 @@
-//! Random small ONNX graphs, computed by us and by onnxruntime, which shares nothing with us.
+//! Random small ONNX graphs, computed by our engine and by onnxruntime, which shares no code with it.
 //!
-//! A seed makes a [`Case`](case::Case): a well-typed graph and the inputs of two runs, whose sizes differ. The generator keeps
-//! count of shapes, of ranges and of how far two right engines may be apart, and makes nothing whose results hang by a
-//! rounding error: what compares, rounds or orders floats is given exact ones. [`Judge`](judge::Judge) imports the graph as a
-//! user does, loads it once, runs it for each set of inputs and compares. What fails is made small by [`shrink`].
+//! A seed makes a [`Case`](case::Case): a well-typed graph and the inputs of two runs with different sizes. The generator
+//! tracks shapes, ranges and how far two right engines may differ. It makes nothing whose results depend on a rounding error:
+//! operators that compare, round or order floats get exact ones. [`Judge`](judge::Judge) imports the graph as a user does,
+//! loads it once, runs it for each set of inputs and compares. A case that fails is reduced by [`shrink`].
 
 pub mod case;
 mod families;

@@ -1,21 +1,21 @@
-//! What we say no to on purpose. A graph that is refused for another reason is a failure.
+//! The known limits of our engine. A graph that is refused for another reason is a failure.
 
 use crate::{
     case::Case,
     judge::{Failure, Stage},
 };
 
-/// A limit, and how its refusals are told.
+/// A limit, and how its refusals are recognized.
 struct Limit {
-    /// In a few words.
+    /// A short name.
     name: &'static str,
-    /// What stands in the reason.
+    /// Text in the reason of a refusal.
     says: &'static str,
-    /// Which cases may be refused so.
+    /// Which cases may be refused by it.
     of: fn(&Case) -> bool,
 }
 
-/// Every limit; the first that fits counts.
+/// Every limit; the first match counts.
 const LIMITS: &[Limit] = &[
     Limit {
         name: "constants beyond 32 bits that are summed, ordered or carried by a loop",
@@ -29,11 +29,11 @@ const LIMITS: &[Limit] = &[
     },
 ];
 
-/// The limit that a refusal tells of.
+/// The limit of a refusal.
 pub fn of_failure(case: &Case, failure: &Failure) -> Option<&'static str> {
     if failure.stage == Stage::Refuse {
         return Some("the backend does not have an operator");
     }
-    let tells = |limit: &&Limit| (limit.of)(case) && failure.reason.contains(limit.says);
-    LIMITS.iter().find(tells).map(|limit| limit.name)
+    let applies = |limit: &&Limit| (limit.of)(case) && failure.reason.contains(limit.says);
+    LIMITS.iter().find(applies).map(|limit| limit.name)
 }

@@ -1,4 +1,4 @@
-//! `flotilla-differential`: random graphs, computed by us and by onnxruntime.
+//! `flotilla-differential`: random graphs, computed by our engine and by onnxruntime.
 #![expect(clippy::print_stdout, reason = "this program's results are what it prints")]
 
 use std::{
@@ -25,9 +25,9 @@ use flotilla_differential::{
     text,
 };
 
-/// Longest time for one graph, made small included.
+/// Longest time for one graph, its reduction included.
 const CASE_MAX: Duration = Duration::from_secs(300);
-/// Code that is not optimized needs much stack for graphs that are walked recursively.
+/// Code without optimization needs a large stack for graphs that are walked recursively.
 const STACK_BYTES: usize = 64 << 20;
 
 #[derive(Parser)]
@@ -56,7 +56,7 @@ struct Arguments {
     whole: bool,
 }
 
-/// A case that was judged, with the smallest one that fails like it.
+/// A case that was judged, with the smallest one that fails in the same way.
 struct Judged {
     case: Case,
     outcome: Outcome,
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all went well.
+/// Whether no graph failed.
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let library = library().map_err(anyhow::Error::msg)?;
     let (first, count) = match arguments.replay {
@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             format!("a graph below seed {} hangs or ended its thread", next.load(Ordering::Relaxed))
         })??;
         tally.add(&one.case, &one.outcome);
-        tell(arguments, &one)?;
+        print_judged(arguments, &one)?;
     }
     drop(judged);
     for thread in threads {
@@ -135,7 +135,7 @@ fn judge_seed(judge: &mut Judge, seed: u64, whole: bool) -> Judged {
     Judged { case, outcome, smallest }
 }
 
-fn tell(arguments: &Arguments, one: &Judged) -> anyhow::Result<()> {
+fn print_judged(arguments: &Arguments, one: &Judged) -> anyhow::Result<()> {
     let seed = one.case.seed;
     if arguments.replay.is_some() {
         println!("{}", text::shown(&one.case));
@@ -154,7 +154,7 @@ fn tell(arguments: &Arguments, one: &Judged) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a case as ONNX's suite has them: a model, and a folder of inputs for each run.
+/// Writes a case in the format of ONNX's suite: a model, and a folder of inputs for each run.
 fn keep(folder: &Path, case: &Case) -> anyhow::Result<()> {
     let write = |path: PathBuf, bytes: Vec<u8>| {
         let parent = path.parent().unwrap_or(folder);

@@ -96,18 +96,18 @@ pub fn file_of(input: &ReferenceTensor) -> Vec<u8> {
     tensor.encode_to_vec()
 }
 
-/// What a file says of a dimension.
+/// A dimension in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Declared {
     /// A number.
     Number(usize),
     /// A name.
     Name(String),
-    /// Nothing.
+    /// No number and no name.
     Nothing,
 }
 
-/// An input or output; without a shape nothing is said of it.
+/// An input or output; without a shape, none is declared.
 pub fn port(name: &str, of: Type, shape: Option<&[Declared]>) -> ValueInfoProto {
     let dim = |declared: &Declared| Dimension {
         value: match declared {

@@ -1,4 +1,4 @@
-//! Numbers that look drawn and are the same for the same seed.
+//! Pseudo-random numbers that are the same for the same seed.
 
 /// SplitMix64. Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17.
 #[derive(Clone, Debug)]
@@ -18,12 +18,12 @@ impl Random {
         word ^ (word >> 31)
     }
 
-    /// From 0 to `count - 1`; 0 of none.
+    /// From 0 to `count - 1`; 0 if `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
         if count == 0 { 0 } else { (self.next() % count as u64) as usize }
     }
 
-    /// Both ends may come.
+    /// From `low` to `high`, both included.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
         let span = high.saturating_sub(low).max(0) as u64;
         low.saturating_add((self.next() % span.saturating_add(1)) as i64)
@@ -34,7 +34,7 @@ impl Random {
         (self.next() >> 40) as f64 / f64::from(1 << 24)
     }
 
-    /// True in so many of a hundred cases.
+    /// True with this probability in percent.
     pub fn percent(&mut self, share: usize) -> bool {
         self.below(100) < share
     }
@@ -44,7 +44,7 @@ impl Random {
         of[self.below(of.len())]
     }
 
-    /// In another order.
+    /// The numbers below `count` in random order.
     pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
         for at in (1..count).rev() {

@@ -1,4 +1,4 @@
-//! A case that fails becomes the smallest that fails in the same way.
+//! Reduces a failing case to the smallest one that fails in the same way.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,10 +12,10 @@ use crate::{
     proto::{self, Declared},
 };
 
-/// Rounds of making it smaller.
+/// Most rounds of reduction.
 const ROUNDS_MAX: usize = 6;
 
-/// The smallest case that fails at the same stage, and how.
+/// The smallest case that fails at the same stage, and its failure.
 pub fn smallest(judge: &mut Judge, case: &Case, failure: &Failure) -> (Case, Failure) {
     let mut found = (case.clone(), failure.clone());
     for _ in 0..ROUNDS_MAX {
@@ -69,7 +69,7 @@ fn single_output(judge: &mut Judge, found: &mut (Case, Failure)) {
             return;
         }
     }
-    // They fail together only: as few as possible.
+    // They fail only together: keep as few as possible.
     let mut at = 0;
     while let Some(graph) = found.0.model.graph.as_ref().filter(|graph| at < graph.output.len()) {
         let mut outputs = graph.output.clone();
@@ -94,7 +94,7 @@ fn with_output(case: &Case, output: ValueInfoProto) -> Case {
     pruned(&smaller)
 }
 
-/// A value that comes earlier, as the only output.
+/// An earlier value as the only output.
 fn earlier_output(judge: &mut Judge, found: &mut (Case, Failure)) {
     let Some(graph) = &found.0.model.graph else { return };
     let names: Vec<String> = graph.node.iter().flat_map(|node| node.output.clone()).collect();
@@ -151,7 +151,7 @@ fn cut_inputs(judge: &mut Judge, found: &mut (Case, Failure)) {
     }
 }
 
-/// What onnxruntime has for every value, in each run.
+/// onnxruntime's numbers for every value, in each run.
 fn values(judge: &Judge, case: &Case) -> Option<BTreeMap<String, Vec<ReferenceTensor>>> {
     let mut whole = case.clone();
     let graph = whole.model.graph.as_mut()?;
@@ -173,7 +173,7 @@ fn values(judge: &Judge, case: &Case) -> Option<BTreeMap<String, Vec<ReferenceTe
     Some(values)
 }
 
-/// Without what no output needs.
+/// Without the nodes that no output needs.
 fn pruned(case: &Case) -> Case {
     let mut smaller = case.clone();
     let Some(graph) = &mut smaller.model.graph else { return smaller };

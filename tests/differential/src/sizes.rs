@@ -1,4 +1,4 @@
-//! Rows of integers that say shapes, as constants, as inputs, or computed from the shapes of other values as exporters do.
+//! Rows of integers for shapes: as constants, as inputs, or computed from the shapes of other values as exporters do.
 
 use crate::{
     graph::{Graph, Spread, Var},
@@ -9,10 +9,10 @@ use crate::{
 /// An integer in each run.
 pub(crate) type Number = [i64; RUNS];
 
-/// Largest integer of the arithmetic of shapes.
+/// Largest integer in shape arithmetic.
 const NUMBER_MAX: i64 = 4096;
 
-/// Where a number comes from.
+/// The source of a number.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// A dimension of a value.
@@ -21,7 +21,7 @@ enum Source {
     Element(Var, usize),
 }
 
-/// How a number is made of others.
+/// How a number is computed from others.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Fixed(i64),
@@ -68,7 +68,7 @@ fn facts(numbers: &[Number]) -> Facts {
 }
 
 impl Graph {
-    /// What a row or scalar holds in each run.
+    /// The numbers of a row or scalar in each run.
     pub fn known(&self, var: Var) -> Option<Vec<Number>> {
         let rows = self.value(var).facts.numbers.as_ref()?;
         (rows[0].len() == rows[RUNS - 1].len())
@@ -124,7 +124,7 @@ impl Graph {
         row.or_else(|| self.attempt(|g| g.row_of_shape(wanted)))
     }
 
-    /// The same of sizes.
+    /// The same for sizes.
     pub fn row_of_dims(&mut self, dims: &[Dim]) -> Option<Var> {
         let wanted = numbers(dims)?;
         self.row_of(&wanted)
@@ -138,7 +138,7 @@ impl Graph {
         }
     }
 
-    /// The shape of a value that has this one, or a part of it.
+    /// The shape of a value whose shape is this row, or a part of it.
     fn row_of_shape(&mut self, wanted: &[Number]) -> Option<Var> {
         let starts = |shape: &[Dim]| -> Vec<usize> {
             let Some(sizes) = numbers(shape) else { return Vec::new() };
@@ -217,7 +217,7 @@ impl Graph {
         for &var in self.visible.iter().rev().take(24) {
             let value = self.value(var);
             if !value.shape.iter().all(|dim| matches!(dim, Dim::Fixed(_))) {
-                // How many numbers there are must be seen.
+                // The importer must be able to tell how many numbers there are.
                 let dims = value.shape.iter().enumerate();
                 sources.extend(dims.filter_map(|(axis, dim)| {
                     let sizes = dim.sizes()?.map(|size| size as i64);
@@ -241,9 +241,9 @@ impl Graph {
         sources
     }
 
-    /// One of the ways to a number.
+    /// One of the ways to compute a number.
     fn way(&mut self, wanted: Number) -> Option<Way> {
-        // What may be a marker must be seen to be one.
+        // A number that may be a marker must be recognizable as one.
         if wanted.iter().all(|one| *one == wanted[0] && *one <= 0) {
             return Some(Way::Fixed(wanted[0]));
         }
@@ -375,7 +375,7 @@ impl Graph {
         self.integer_node(op, &[a, b], &[wanted], rank)
     }
 
-    /// Times a factor as a float, rounded down, as exporters scale sizes.
+    /// The number times a factor as a float, rounded down, as exporters scale sizes.
     fn through_floats(
         &mut self,
         a: Var,

@@ -1,4 +1,4 @@
-//! What many cases came to.
+//! Totals of many cases.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -14,15 +14,15 @@ pub struct Tally {
     pub graphs: usize,
     /// Those that were loaded once, without an example, and run for two sets of sizes.
     pub blind: usize,
-    /// Those that both engines agree on.
+    /// Graphs on which both engines agree.
     pub agreed: usize,
-    /// How many graphs held an operator that both took.
+    /// In how many graphs that both engines took each operator occurs.
     pub operators: BTreeMap<String, usize>,
     /// Graphs that onnxruntime does not take, by reason.
     pub not_taken: BTreeMap<String, Vec<u64>>,
     /// Graphs that we refuse on purpose, by limit.
     pub refused: BTreeMap<&'static str, Vec<u64>>,
-    /// What failed.
+    /// The failures.
     pub failures: Vec<(u64, Failure)>,
 }
 
@@ -88,7 +88,7 @@ impl Tally {
     }
 }
 
-/// A reason with its numbers left out, so that equal ones meet.
+/// A reason without its numbers, so that equal reasons are counted together.
 fn without_names(reason: &str) -> String {
     let mut short = String::new();
     for letter in reason.chars().take(400) {

@@ -1,4 +1,4 @@
-//! A case as text that a person reads.
+//! A case as text for people.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tract_onnx::pb::{
 
 use crate::case::Case;
 
-/// Most elements that are written.
+/// Most elements that are printed.
 const ELEMENTS_MAX: usize = 40;
 
 /// Everything about a case.

@@ -1,4 +1,4 @@
-//! What the generator knows of each value of a graph: its type, its shape in each run, and between which numbers its elements lie.
+//! The facts of the generator about each value of a graph: its type, its shape in each run, and the range of its elements.
 
 use flotilla_program::DType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -6,7 +6,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 /// How many runs a graph is made for; the sizes of their inputs differ.
 pub const RUNS: usize = 2;
 
-/// Element types of ONNX that graphs are made of.
+/// ONNX's element types that graphs use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Type {
@@ -24,7 +24,7 @@ impl Type {
     pub const ALL: [Type; 7] =
         [Type::F32, Type::F16, Type::I8, Type::U8, Type::I32, Type::I64, Type::Bool];
 
-    /// The same to the program.
+    /// The same type in a program.
     pub fn dtype(self) -> DType {
         match self {
             Type::F32 => DType::F32,
@@ -37,7 +37,7 @@ impl Type {
         }
     }
 
-    /// The same in a file.
+    /// The same type in a file.
     pub fn in_file(self) -> DataType {
         match self {
             Type::F32 => DataType::Float,
@@ -50,17 +50,17 @@ impl Type {
         }
     }
 
-    /// Whether its elements need not be whole.
+    /// Whether its elements may be fractions.
     pub fn is_float(self) -> bool {
         matches!(self, Type::F32 | Type::F16)
     }
 
-    /// Whether its elements are whole numbers.
+    /// Whether its elements are integers.
     pub fn is_integer(self) -> bool {
         !self.is_float() && self != Type::Bool
     }
 
-    /// Between which numbers elements are kept: integers that never wrap around, floats far from infinity.
+    /// The range of elements: integers that never wrap around, floats far from infinity.
     pub fn range(self) -> (f64, f64) {
         match self {
             Type::F32 => (-65536.0, 65536.0),
@@ -73,7 +73,7 @@ impl Type {
         }
     }
 
-    /// The number of this type that is the nearest.
+    /// The nearest number of this type.
     pub fn nearest(self, number: f64) -> f64 {
         match self {
             Type::F16 => half::f16::from_f64(number).to_f64(),
@@ -90,12 +90,12 @@ impl Type {
         }
     }
 
-    /// By how much a result may be off for each unit of its size: rounding to the nearest.
+    /// Rounding error of a result for each unit of its size: rounding to the nearest.
     pub fn roundoff(self) -> f64 {
         2f64.powi(-self.digits())
     }
 
-    /// An element may be off by so much: of numbers that are less certain nothing would be learned.
+    /// Largest allowed error of an element: less certain numbers would show nothing.
     fn error_max(self) -> f64 {
         match self {
             Type::F16 => 0.25,
@@ -107,11 +107,11 @@ impl Type {
 /// A dimension in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dim {
-    /// A number in the file, or of numbers in the file.
+    /// A number in the file, or computed from numbers in the file.
     Fixed(usize),
-    /// Sizes that only a run has; they may be equal.
+    /// Sizes that are known only in a run; they may be equal.
     Sizes([usize; RUNS]),
-    /// A number that data decide, which the generator does not know.
+    /// A data-dependent number, which the generator does not know.
     Open {
         /// The same for dimensions that are equal.
         id: u32,
@@ -121,7 +121,7 @@ pub enum Dim {
 }
 
 impl Dim {
-    /// Its size in each run, where that is known.
+    /// Its size in each run, if that is known.
     pub fn sizes(self) -> Option<[usize; RUNS]> {
         match self {
             Dim::Fixed(size) => Some([size; RUNS]),
@@ -160,7 +160,7 @@ impl Dim {
         matches!(self, Dim::Open { .. })
     }
 
-    /// A dimension that is made of others; `None` where one is open, or where it would be negative.
+    /// A dimension computed from others; `None` if one is open, or if it would be negative.
     pub fn of(dims: &[Dim], number: impl Fn(&[i64]) -> i64) -> Option<Dim> {
         let sizes: Vec<[usize; RUNS]> =
             dims.iter().map(|dim| dim.sizes()).collect::<Option<_>>()?;
@@ -195,7 +195,7 @@ pub fn count_most(shape: &[Dim]) -> usize {
     (0..RUNS).map(of_run).max().unwrap_or(0)
 }
 
-/// The common shape of two operands, where they have one in every run.
+/// The common shape of two operands, if they have one in every run.
 pub fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
     let rank = a.len().max(b.len());
     let at = |shape: &[Dim], axis: usize| {
@@ -227,23 +227,23 @@ fn broadcast_dim(a: Dim, b: Dim) -> Option<Dim> {
     Some(Dim::Sizes(sizes))
 }
 
-/// What is known of the elements of a value.
+/// The facts about the elements of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
     /// No element is smaller.
     pub low: f64,
     /// No element is larger.
     pub high: f64,
-    /// How far two right engines may be from what is exact.
+    /// How far two right engines may be from the exact number.
     pub error: f64,
     /// Every element is a multiple of 2 to the power of minus this; sums and products of such floats are exact in any order.
     pub grid: Option<i32>,
-    /// The elements themselves, of a few integers.
+    /// The elements themselves, if they are a few integers.
     pub numbers: Option<[Vec<i64>; RUNS]>,
 }
 
 impl Facts {
-    /// Exact numbers, of which no more is known.
+    /// Exact numbers, of which only the range is known.
     pub fn between(low: f64, high: f64) -> Facts {
         Facts { low, high, error: 0.0, grid: None, numbers: None }
     }
@@ -258,17 +258,17 @@ impl Facts {
         Facts::whole(0.0, 1.0)
     }
 
-    /// Numbers that two right engines compute a little differently.
+    /// Numbers that two right engines compute slightly differently.
     pub fn about(low: f64, high: f64, error: f64) -> Facts {
         Facts { error: error.max(f64::from(f32::MIN_POSITIVE)), ..Facts::between(low, high) }
     }
 
-    /// These numbers, elsewhere.
+    /// The same numbers at other positions.
     pub fn moved(&self) -> Facts {
         Facts { numbers: None, ..self.clone() }
     }
 
-    /// Whether any two right engines have the same bits.
+    /// Whether any two right engines give the same bits.
     pub fn is_exact(&self) -> bool {
         self.error == 0.0
     }
@@ -283,7 +283,7 @@ impl Facts {
         low <= self.low && self.high <= high
     }
 
-    /// Of elements that are some of the one and some of the other.
+    /// The facts about elements of which some are from one value and some from the other.
     pub fn or(&self, other: &Facts) -> Facts {
         Facts {
             low: self.low.min(other.low),
@@ -307,17 +307,17 @@ impl Facts {
         }
     }
 
-    /// Of sums.
+    /// The facts about sums.
     pub fn plus(&self, other: &Facts) -> Facts {
         self.joined(other, self.low + other.low, self.high + other.high)
     }
 
-    /// Of differences.
+    /// The facts about differences.
     pub fn minus(&self, other: &Facts) -> Facts {
         self.joined(other, self.low - other.high, self.high - other.low)
     }
 
-    /// Of products.
+    /// The facts about products.
     pub fn times(&self, other: &Facts) -> Facts {
         let corners = [
             self.low * other.low,
@@ -335,7 +335,7 @@ impl Facts {
         .computed()
     }
 
-    /// Of sums of at most so many.
+    /// The facts about sums of at most this many.
     pub fn sum(&self, count: usize) -> Facts {
         let count = count as f64;
         let (low, high) = (self.low.min(0.0) * count, self.high.max(0.0) * count);
@@ -349,8 +349,8 @@ impl Facts {
         Facts { low, high, error, grid: self.grid, numbers: None }.computed()
     }
 
-    /// What an element type makes of it: rounding, and whether it is kept. `None` where numbers may become too large or too
-    /// uncertain.
+    /// The facts after conversion to an element type: with rounding, and if it can be used. `None` if numbers may become too
+    /// large or too uncertain.
     pub fn settled(mut self, of: Type) -> Option<Facts> {
         let (low, high) = of.range();
         if of == Type::Bool || of.is_integer() {
@@ -388,13 +388,13 @@ pub struct Value {
     pub of: Type,
     /// Its shape.
     pub shape: Vec<Dim>,
-    /// What is known of its elements.
+    /// The facts about its elements.
     pub facts: Facts,
-    /// Its elements in each run, where the generator made them.
+    /// Its elements in each run, if the generator made them.
     pub data: Option<[Vec<f64>; RUNS]>,
     /// Whether its elements are in the file.
     pub is_constant: bool,
-    /// Whether it is a sequence of tensors, of which nothing else is known.
+    /// Whether it is a sequence of tensors, about which nothing else is known.
     pub is_list: bool,
 }
 
@@ -414,7 +414,7 @@ impl Value {
         self.is_sized() && self.shape.iter().all(|dim| dim.least() > 0)
     }
 
-    /// Whether any two right engines have the same bits.
+    /// Whether any two right engines give the same bits.
     pub fn is_exact(&self) -> bool {
         self.facts.is_exact()
     }

@@ -12,13 +12,13 @@ use flotilla_differential::{
 };
 use flotilla_reference::OnnxRuntime;
 
-/// How many graphs are judged here; `cargo xtask differential` judges as many as one likes.
+/// How many graphs are judged here; `cargo xtask differential` judges more.
 const GRAPHS: u64 = 150;
-/// Of so many graphs in a hundred onnxruntime may say no.
+/// Largest percentage of graphs that onnxruntime may not take.
 const NOT_TAKEN_MAX: f64 = 2.0;
-/// Fewest operators of such a part.
+/// Fewest operators in these graphs.
 const OPERATORS_MIN: usize = 100;
-/// Code that is not optimized needs much stack for graphs that are walked recursively.
+/// Code without optimization needs a large stack for graphs that are walked recursively.
 const STACK_BYTES: usize = 64 << 20;
 
 fn here() -> Option<OnnxRuntime> {
@@ -77,7 +77,7 @@ fn a_failure_becomes_small() {
     let Some(library) = here() else { return };
     with_stack(move || {
         let mut judge = Judge::new(library, RuntimeName::NativeCpu).expect("the cpu is there");
-        // A claim that does not hold about one of many results.
+        // A wrong claim about one of many results.
         let mut case = (0..)
             .map(Case::of_seed)
             .find(|case| case.nodes() > 15 && judge.judge(case) == Outcome::Agrees)

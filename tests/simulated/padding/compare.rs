@@ -1,4 +1,4 @@
-//! Programs with the exact sizes and padded up, on the native cpu.
+//! Runs programs with the exact sizes and padded, on the native cpu.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,7 +25,7 @@ impl Random {
     }
 }
 
-/// A program with what it needs to run on the native cpu.
+/// A program with everything to run it on the native cpu.
 pub(crate) struct Subjects {
     pub(crate) name: String,
     pub(crate) program: Program,
@@ -84,7 +84,8 @@ pub(crate) fn sizes(shape: &[Dim], symbols: &[i64]) -> Vec<usize> {
     shape.iter().map(|dim| dim.eval(symbols).expect("known") as usize).collect()
 }
 
-/// A tensor's elements in the first places of another shape, zeros elsewhere; or those of its elements that fit.
+/// A tensor's elements in the first places of another shape, zeros elsewhere; elements that do not fit are
+/// dropped.
 pub(crate) fn refit(tensor: &Tensor, shape: &[usize]) -> Tensor {
     let width = tensor.dtype.wire_bytes();
     let mut bytes = vec![0; shape.iter().product::<usize>() * width];
@@ -111,7 +112,7 @@ pub(crate) struct Agreement {
     pub(crate) same_bits: usize,
     /// Largest difference, as a part of the largest magnitude in its tensor.
     pub(crate) worst: f32,
-    /// Largest magnitude of all; infinite also where something is not a number.
+    /// Largest magnitude of all; infinite if something is NaN.
     pub(crate) largest: f32,
 }
 
@@ -130,7 +131,7 @@ impl Failed {
     }
 }
 
-/// Runs inputs as they are and padded, and compares what is no padding.
+/// Runs inputs unpadded and padded, and compares the elements that are not padding.
 pub(crate) async fn compare(
     placement: &mut Placement,
     program: &Program,
@@ -162,7 +163,7 @@ pub(crate) async fn compare(
             agreement.elements += 1;
             agreement.same_bits += usize::from(want.to_bits() == got.to_bits());
             let difference = (want - got).abs() / largest;
-            // Not a number is a difference like any other.
+            // NaN counts as a difference.
             let difference = if difference.is_nan() { f32::INFINITY } else { difference };
             agreement.worst = agreement.worst.max(difference);
         }
@@ -170,7 +171,7 @@ pub(crate) async fn compare(
     Ok(agreement)
 }
 
-/// Real sizes and larger ones for those of the symbols that are padded.
+/// Real sizes, and larger ones for the symbols that are padded.
 pub(crate) fn chosen(
     program: &Program,
     padded: &[&Padding],

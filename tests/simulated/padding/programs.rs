@@ -1,4 +1,4 @@
-//! Random programs: what the analysis allows changes nothing.
+//! Random programs: paddings that the analysis allows change nothing.
 
 use flotilla_program::{Guard, dim::Symbol};
 
@@ -7,14 +7,14 @@ use super::{
     random,
 };
 
-/// How many random programs are looked at.
+/// How many random programs are run.
 const PROGRAMS: u64 = 3000;
-/// Differences in random programs, which may subtract nearly equal numbers, are larger than that if padding is seen.
+/// If padding affects a random program, differences are larger than this, even when it subtracts nearly equal numbers.
 const SEEN: f32 = 1e-3;
-/// Results of this magnitude say nothing: what the analysis takes for granted does not hold of them.
+/// Results of this magnitude show nothing: the assumptions of the analysis do not hold for them.
 const MAGNITUDE_MAX: f32 = 1e4;
 
-/// What came of padding one symbol of random programs.
+/// The results of padding one symbol of random programs.
 #[derive(Debug, Default)]
 struct Tally {
     same: usize,
@@ -35,7 +35,8 @@ impl Tally {
     }
 }
 
-/// An analysis that allowed more than it does would be caught here: of the programs that it refuses, many see padding.
+/// An analysis that allowed too much would be detected here: of the programs that it refuses, many are affected by
+/// padding.
 #[test]
 fn random_programs_that_are_allowed_do_not_see_padding() {
     let executor = tokio::runtime::Runtime::new().expect("a runtime");

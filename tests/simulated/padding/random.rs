@@ -16,7 +16,8 @@ const ONE: Dim = Dim::Fixed(1);
 pub(crate) const MASK: u32 = 1;
 /// Elements of the tables that indices look up.
 const ROWS: i64 = 200;
-/// What masks add; ordinary numbers here may be larger than the smallest that the analysis trusts.
+/// The numbers that masks add; ordinary numbers here may be larger than the smallest that the
+/// analysis trusts.
 const LOWEST: [f32; 3] = [-1e9, f32::MIN, f32::NEG_INFINITY];
 
 /// A program of this many random nodes.
@@ -31,7 +32,7 @@ pub(crate) fn program(nodes: usize, random: &mut Random) -> Subjects {
     let embedded = maker.embedded();
     maker.floats.push(embedded);
     for _ in 0..nodes {
-        // What does not fit is tried again, in another way.
+        // A node that does not fit is tried again, in another way.
         let made = (0..20).find_map(|_| maker.step());
         maker.floats.extend(made);
     }
@@ -57,7 +58,7 @@ struct Maker<'r> {
     program: Program,
     blob: Vec<u8>,
     random: &'r mut Random,
-    /// Values that further nodes may take.
+    /// Values that later nodes may read.
     floats: Vec<ValueId>,
 }
 
@@ -241,7 +242,7 @@ impl Maker<'_> {
         Some(self.f32(Op::Transpose(Transpose { perm }), &[x], &turned))
     }
 
-    /// Two neighbours become one, one of two becomes two again, or there is one more of 1.
+    /// Joins two neighbouring dimensions, splits one with two factors again, or adds one of size 1.
     fn reshape(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
@@ -307,7 +308,7 @@ impl Maker<'_> {
         Some(self.f32(Op::Slice(Slice { axis: axis as u32, start, stride }), &[x], &shape))
     }
 
-    /// Something that goes along a dimension.
+    /// An operator along a dimension.
     fn along(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
@@ -334,7 +335,7 @@ impl Maker<'_> {
         Some(self.f32(op, &[x, gamma, beta], &shape))
     }
 
-    /// The mask as `[B, 1, 1, S]` or so, of floats.
+    /// The mask as `[B, 1, 1, S]` or similar, of floats.
     fn mask(&mut self, shape: &[Dim]) -> ValueId {
         let mask = self.program.inputs[MASK as usize].value;
         let viewed = self.node(Op::Reshape, &[mask], DType::I32, shape);

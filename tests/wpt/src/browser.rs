@@ -1,4 +1,4 @@
-//! One page of the browser that has WebNN, and the server that it comes from.
+//! One page of the browser that has WebNN, and its server.
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
@@ -10,9 +10,12 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use flotilla::browser::{
-    Adapter, Build, Wish, adapter,
-    owner::{Launch, Limits, Owner, OwnerReport},
+use flotilla::{
+    browser::{
+        Adapter, Build, DesiredBrowser, adapter,
+        owner::{Launch, Limits, Owner, OwnerReport},
+    },
+    guardian,
 };
 use flotilla_protocol::{Backend, BrowserId};
 use flotilla_tests::place;
@@ -31,10 +34,10 @@ const START_MAX: Duration = Duration::from_secs(60);
 const END_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for a case. Two of them add 36 million numbers.
 const CASE_MAX: Duration = Duration::from_secs(60);
-/// Most reports of the browser's owner, and most words of the page, that wait.
+/// Most reports of the browser's owner, and most messages of the page, that wait.
 const REPORTS_MAX: usize = 64;
 
-/// What a run has shown.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Run {
     /// Name and version of the browser.
@@ -43,47 +46,38 @@ pub struct Run {
     pub judged: Vec<Judged>,
 }
 
-/// What the page tells.
+/// A message of the page.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "tell", rename_all = "lowercase")]
-enum Told {
+enum Report {
     Outcome { index: usize, outcome: Outcome, reason: String },
     Broken { reason: String },
 }
 
-/// What the server has for the page.
+/// The state of the server for the page.
 struct Served {
     files: BTreeMap<&'static str, (&'static str, Vec<u8>)>,
-    told: mpsc::Sender<Told>,
+    page_reports: mpsc::Sender<Report>,
 }
-
-/// Room that the browser needs for its temporary files, bytes: it keeps constants of the two largest cases, 144 MB, in a file,
-/// and refuses them ("Buffer size is over inline limit") where the disk has hardly more.
-const ROOM_MIN: u64 = 512 << 20;
 
 /// Runs the cases one after the other in one page of `chrome-webnn`.
 ///
 /// # Errors
 /// The page has not been built; the disk for temporary files is nearly full; the browser does not start, dies or hangs.
 pub async fn run(cases: &[Case]) -> anyhow::Result<Run> {
-    let place = std::env::temp_dir();
-    let disk = rustix::fs::statvfs(&place).with_context(|| format!("{}", place.display()))?;
-    let room = disk.f_bavail * disk.f_frsize;
+    // Two cases have constants of more than 100 MB.
     ensure!(
-        room >= ROOM_MIN,
-        "{} has room for {} MB, and the browser needs {} MB for its files",
-        place.display(),
-        room / 1_000_000,
-        ROOM_MIN / 1_000_000
+        guardian::place_with_room().is_some(),
+        "the disk for temporary files is too full, and so is /dev/shm: the browser would refuse large constants"
     );
-    let (told, mut words) = mpsc::channel(REPORTS_MAX);
+    let (page_reports, mut words) = mpsc::channel(REPORTS_MAX);
     let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
     let origin = format!("http://{}", listener.local_addr()?);
-    let served = Arc::new(Served { files: files(cases)?, told });
+    let served = Arc::new(Served { files: files(cases)?, page_reports });
     let router = Router::new()
         .route("/runner/", get(index))
         .route("/runner/{file}", get(file))
-        .route("/runner/tell", post(tell))
+        .route("/runner/tell", post(take_report))
         .with_state(served);
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
 
@@ -102,7 +96,7 @@ async fn live(
     build: &Build,
     cases: &[Case],
     reports: &mut mpsc::Receiver<(BrowserId, OwnerReport)>,
-    words: &mut mpsc::Receiver<Told>,
+    words: &mut mpsc::Receiver<Report>,
 ) -> anyhow::Result<Run> {
     let begun = timeout(START_MAX, reports.recv()).await;
     let version = match begun.context("the browser does not start")? {
@@ -111,30 +105,31 @@ async fn live(
     };
     let mut judged = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        let told = timeout(CASE_MAX, next(reports, words)).await;
-        let told = told.with_context(|| format!("{} takes longer than {CASE_MAX:?}", case.name))?;
-        match told.with_context(|| case.name.clone())? {
-            Told::Outcome { index: of, outcome, reason } => {
+        let report = timeout(CASE_MAX, next(reports, words)).await;
+        let report =
+            report.with_context(|| format!("{} takes longer than {CASE_MAX:?}", case.name))?;
+        match report.with_context(|| case.name.clone())? {
+            Report::Outcome { index: of, outcome, reason } => {
                 ensure!(of == index, "case {of} is told and {index} is awaited");
                 judged.push(Judged::new(case, outcome, reason));
             }
-            Told::Broken { reason } => bail!("the page is broken at {}: {reason}", case.name),
+            Report::Broken { reason } => bail!("the page is broken at {}: {reason}", case.name),
         }
     }
     Ok(Run { browser: format!("{build} {version}"), judged })
 }
 
-/// The page's next words, unless the browser fails before.
+/// The page's next message, unless the browser fails before.
 async fn next(
     reports: &mut mpsc::Receiver<(BrowserId, OwnerReport)>,
-    words: &mut mpsc::Receiver<Told>,
-) -> anyhow::Result<Told> {
+    words: &mut mpsc::Receiver<Report>,
+) -> anyhow::Result<Report> {
     loop {
         tokio::select! {
-            told = words.recv() => return told.context("the server has ended"),
+            report = words.recv() => return report.context("the server has ended"),
             report = reports.recv() => match report {
                 Some((_, OwnerReport::Failed(failure))) => bail!("{}", failure.detail),
-                // What it tells of memory is of no interest here.
+                // Reports on memory are not used here.
                 Some(_) => {}
                 None => bail!("the browser's owner has ended"),
             },
@@ -145,7 +140,7 @@ async fn next(
 fn launch(build: &Build, origin: String) -> Launch {
     Launch {
         browser: BrowserId(1),
-        wish: Wish {
+        desired: DesiredBrowser {
             build: build.clone(),
             simulated: false,
             backends: vec![Backend::WebNn],
@@ -188,10 +183,10 @@ async fn file(State(served): State<Arc<Served>>, Path(name): Path<String>) -> im
     }
 }
 
-async fn tell(State(served): State<Arc<Served>>, Json(told): Json<Told>) -> StatusCode {
-    match served.told.send(told).await {
+async fn take_report(State(served): State<Arc<Served>>, Json(report): Json<Report>) -> StatusCode {
+    match served.page_reports.send(report).await {
         Ok(()) => StatusCode::NO_CONTENT,
-        // Nobody listens any more: the run has ended.
+        // The run has ended, so nothing receives it.
         Err(_) => StatusCode::GONE,
     }
 }

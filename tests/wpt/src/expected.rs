@@ -8,7 +8,7 @@ use crate::outcome::{Judged, Outcome};
 
 /// The table as it is committed.
 const TABLE: &str = include_str!("../expected.txt");
-/// Between the parts of a line; names of cases have spaces and commas.
+/// Separator of the parts of a line; names of cases have spaces and commas.
 const SEPARATOR: &str = " | ";
 
 /// Cases that do not pass, by name.
@@ -19,15 +19,15 @@ impl Expected {
     /// The committed table.
     ///
     /// # Errors
-    /// A line that is no entry.
+    /// A line that is not an entry.
     pub fn committed() -> anyhow::Result<Expected> {
         Expected::parse(TABLE)
     }
 
-    /// Lines of `OUTCOME | CASE | REASON`. Empty lines and those that begin with `#` say nothing.
+    /// Lines of `OUTCOME | CASE | REASON`. Empty lines and those that begin with `#` are ignored.
     ///
     /// # Errors
-    /// A line that is no entry, says `passed`, has no reason, or is about a case that another one is about.
+    /// A line that is not an entry, has the outcome `passed`, has no reason, or repeats a case.
     pub fn parse(text: &str) -> anyhow::Result<Expected> {
         let mut entries = BTreeMap::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -38,7 +38,7 @@ impl Expected {
         Ok(Expected(entries))
     }
 
-    /// How a run differs from the table, a line for each difference. `is_whole` says that all cases were run, so that
+    /// The differences of a run from the table, a line for each. `is_whole` means that all cases were run, so that
     /// entries without a case are differences too.
     pub fn differences(&self, judged: &[Judged], is_whole: bool) -> Vec<String> {
         let mut left = self.0.clone();
@@ -57,7 +57,7 @@ impl Expected {
     }
 }
 
-/// What the table would have to say of these cases, with the browser's words as reasons.
+/// The table for these results, with the browser's messages as reasons.
 pub fn written_anew(judged: &[Judged]) -> String {
     let left = judged.iter().filter(|judged| judged.outcome != Outcome::Passed);
     left.map(|Judged { case, outcome, reason, .. }| {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told() {
+    fn every_difference_is_reported() {
         let table =
             "# what\n\nfailed | a [1, 2] | it rounds\nunsupported | b | no int8\nfailed | c | so\n";
         let expected = Expected::parse(table).expect("a table");

@@ -1,4 +1,4 @@
-//! Runs web-platform-tests' WebNN cases: `docs/conformance.md` says how.
+//! Runs web-platform-tests' WebNN cases: see `docs/conformance.md`.
 
 use std::{fs, process::ExitCode};
 
@@ -37,7 +37,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let run = browser::run(&cases).await?;
     let report = Report::new(run.browser, &run.judged);
     let text = serde_json::to_string_pretty(&report)? + "\n";
-    // A part of the cases would be taken for all of them.
+    // A part of the cases would be mistaken for all of them.
     if cases.len() == all {
         let summary = place::target().join("wpt").join("summary.json");
         fs::write(&summary, &text).with_context(|| format!("{}", summary.display()))?;

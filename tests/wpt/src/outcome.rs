@@ -14,7 +14,7 @@ pub enum Outcome {
     Passed,
     /// With other numbers, or not at all.
     Failed,
-    /// The browser says that it lacks what the case needs.
+    /// The browser reports that it lacks what the case needs.
     Unsupported,
 }
 
@@ -27,12 +27,12 @@ pub struct Judged {
     pub case: String,
     /// How it ended.
     pub outcome: Outcome,
-    /// The browser's words, or the largest difference.
+    /// The browser's message, or the largest difference.
     pub reason: String,
 }
 
 impl Judged {
-    /// What the page has told of a case.
+    /// The page's result for a case.
     pub fn new(case: &Case, outcome: Outcome, reason: String) -> Judged {
         Judged { operator: case.operator.clone(), case: case.name.clone(), outcome, reason }
     }

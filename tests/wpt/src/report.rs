@@ -1,4 +1,4 @@
-//! What a run has shown, as text and as JSON.
+//! The results of a run, as text and as JSON.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -44,7 +44,7 @@ impl Counts {
 }
 
 impl Report {
-    /// Counts what a browser has told.
+    /// Counts the results of a browser.
     pub fn new(browser: String, judged: &[Judged]) -> Report {
         let mut total = Counts::default();
         let mut operators: BTreeMap<String, Counts> = BTreeMap::new();

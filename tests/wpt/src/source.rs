@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use flotilla_tests::place;
 use serde_json::Value;
 
-/// Which package, which version and which hash.
+/// The package, its version and its hash.
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
 /// The folder of its source.
 const UNPACKED: &str = "pywebnn-0.5.12";
@@ -23,7 +23,7 @@ const CASES: &str = "tests/wpt_data/conformance";
 pub struct Case {
     /// The W3C name of its operator.
     pub operator: String,
-    /// As web-platform-tests calls it; no two cases have the same.
+    /// Its name in web-platform-tests; names are unique.
     pub name: String,
     /// `name` and `graph`, as the page reads them.
     pub json: Value,
@@ -32,7 +32,7 @@ pub struct Case {
 /// All cases, by file.
 ///
 /// # Errors
-/// Python, pip or the package cannot be had; the package is not what it was.
+/// Python, pip or the package is not available; the package has changed.
 pub fn cases() -> anyhow::Result<Vec<Case>> {
     let folder = unpacked()?.join(CASES);
     let entries = fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))?;
@@ -66,7 +66,7 @@ fn read(file: &Path, cases: &mut Vec<Case>) -> anyhow::Result<()> {
 fn unpacked() -> anyhow::Result<PathBuf> {
     let folder = place::target().join("wpt");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // Two runs may come here at once.
+    // Two runs may get here at the same time.
     let lock = File::create(folder.join("lock")).context("cannot make a lock file")?;
     lock.lock().context("cannot lock the folder of cases")?;
     let source = folder.join("source");
@@ -80,7 +80,7 @@ fn unpacked() -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&source)?;
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, REQUIREMENTS)?;
-    // Not every system's Python has pip, but every one can make an environment that has.
+    // Not every system's Python has pip, but every one can make an environment that has it.
     let venv = folder.join("venv");
     succeed(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
     let mut pip = Command::new(venv.join("bin").join("python"));

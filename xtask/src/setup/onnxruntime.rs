@@ -1,4 +1,4 @@
-//! onnxruntime's shared library, which says what models must answer: out of a Python package, once, into the user's data folder.
+//! onnxruntime's shared library, the reference for models: unpacked once from a Python package into the user's data folder.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,8 +14,8 @@ use crate::workspace::{Workspace, run as run_visibly};
 
 /// Its name, and its folder's.
 pub(super) const NAME: &str = "onnxruntime";
-/// Says in the unpacked folder how long each file is. Hashes are checked when it is unpacked: setup must be quick when there is
-/// nothing to do.
+/// The file in the unpacked folder with the length of each file. Hashes are checked when it is unpacked: setup must be quick
+/// when there is nothing to do.
 const STAMP: &str = "flotilla.json";
 /// The wheels of one version of Python; which one does not matter for the library.
 const PYTHON: [&str; 6] = ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"];
@@ -37,7 +37,7 @@ impl Onnxruntime {
         }
     }
 
-    /// Why it cannot be had on this machine whatever is installed.
+    /// Why it cannot be used on this machine; `None` if it can.
     pub(super) fn impossible(&self) -> Option<String> {
         let is_known = env::consts::OS == "linux" && self.platform().is_some();
         (!is_known).then(|| {
@@ -54,7 +54,7 @@ impl Onnxruntime {
         }
     }
 
-    /// Whether the pinned files are there whole.
+    /// Whether the pinned files are complete.
     pub(super) fn is_installed(&self) -> anyhow::Result<bool> {
         let folder = self.libraries.join(NAME);
         let Ok(text) = fs::read(folder.join(STAMP)) else { return Ok(false) };
@@ -67,7 +67,8 @@ impl Onnxruntime {
         Ok(stamp.keys().eq(self.files()?.iter()) && stamp.iter().all(is_whole))
     }
 
-    /// Lets pip bring the wheel and unpacks it. All is done in a folder beside the target, which gets its name when it is whole.
+    /// Downloads the wheel with pip and unpacks it. It works in a folder beside the target, which is renamed when it is
+    /// complete.
     pub(super) fn install(&self, console: &Console) -> anyhow::Result<()> {
         let Some(platform) = self.platform() else { bail!("there is no wheel for this machine") };
         fs::create_dir_all(&self.libraries)

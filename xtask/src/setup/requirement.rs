@@ -1,4 +1,4 @@
-//! What a machine must have, why, and how one sees that it has it.
+//! What a machine must have, why, and how that is detected.
 
 use std::env;
 use std::fmt;
@@ -26,13 +26,13 @@ pub(super) struct Requirement {
 pub(super) enum Source {
     /// A package of Debian and its descendants.
     Package(&'static str),
-    /// A package that not every release has, and that is better to have.
+    /// A package that not every release has, and that is useful but optional.
     PackageIfOffered(&'static str),
     /// A program in Cargo's registry.
     Crate(&'static str),
 }
 
-/// How it is recognized.
+/// How it is detected.
 #[derive(Debug)]
 enum Probe {
     /// One of these files or, where there is no slash, programs on `PATH` or among our tools.
@@ -117,7 +117,7 @@ impl Requirement {
             Probe::Program(names) => names.iter().any(|name| machine.has_program(name)),
             Probe::DescriptionIn(folders) => folders.iter().any(|folder| machine.has_json(folder)),
             Probe::PythonModule(module) => {
-                // Cheaper than starting the module: it is asked on every setup.
+                // Cheaper than importing the module, because it is checked on every setup.
                 let search = format!(
                     "import importlib.util as u, sys; sys.exit(u.find_spec('{module}') is None)"
                 );

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// Everything that is told at the end.
+/// Everything that is reported at the end.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Tally {
     steps: Vec<Step>,

@@ -18,7 +18,6 @@ const KERNELS: &str = "flotilla-kernels";
 const MODEL: &str = "flotilla-model";
 const REFERENCE: &str = "flotilla-reference";
 const RUNTIME: &str = "flotilla-browser-runtime";
-const PLANNER: &str = "flotilla-shard-planner";
 const FLEET: &str = "flotilla-fleet";
 const DAEMON: &str = "flotilla";
 const WEB: &str = "flotilla-web";
@@ -31,7 +30,7 @@ const WPT: &str = "flotilla-wpt";
 const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 18] = [
+const LAYERS: [Layer; 17] = [
     Layer {
         name: PROGRAM,
         may_use: &[],
@@ -60,13 +59,8 @@ const LAYERS: [Layer; 18] = [
     Layer { name: WEB, may_use: &[], why: "it is only files" },
     Layer { name: WEBNN, may_use: &[], why: "it declares a browser's API and nothing of ours" },
     Layer {
-        name: PLANNER,
-        may_use: &[MODEL],
-        why: "a plan is a function of a model and of numbers",
-    },
-    Layer {
         name: FLEET,
-        may_use: &[PLANNER, PROTOCOL],
+        may_use: &[PROTOCOL],
         why: "it decides and does nothing, so it knows nobody who does",
     },
     Layer {
@@ -76,19 +70,18 @@ const LAYERS: [Layer; 18] = [
     },
     Layer {
         name: DAEMON,
-        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, WEB, PLANNER, FLEET, RUNTIME, FAULTS],
+        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, WEB, FLEET, RUNTIME, FAULTS],
         why: "it carries out what fleet decides",
     },
     Layer {
         name: FAULTS,
-        may_use: &[PROTOCOL, MODEL, WEB, PLANNER, FLEET, RUNTIME],
+        may_use: &[PROTOCOL, MODEL, WEB, FLEET, RUNTIME],
         why: "it surrounds the others with faults and must not be needed by them",
     },
     Layer {
         name: TESTS,
         may_use: &[
-            PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, WEB, PLANNER, FLEET, RUNTIME, DAEMON,
-            FAULTS,
+            PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, WEB, FLEET, RUNTIME, DAEMON, FAULTS,
         ],
         why: "only other tests depend on tests",
     },

@@ -1,8 +1,8 @@
-//! Kinds of failures are matched, never compared: a new kind must not go by what an `==` had in mind.
+//! Kinds of failures are matched, never compared: a new kind must not silently fall into the other branch of an `==`.
 
 use super::{Source, Violation};
 
-/// What names a kind.
+/// The prefix of a kind's name.
 const KIND: &str = concat!("FailureKind", "::");
 
 pub(super) fn check(source: &Source) -> Vec<Violation> {

@@ -1,11 +1,11 @@
-//! The crates that decide have no clock, no chance, no files and no sockets.
+//! The crates that decide use no clock, no randomness, no files and no sockets.
 
 use super::{Source, Violation};
 
 /// Their folders.
 const PURE: [&str; 6] = ["program", "protocol", "kernels", "model", "fleet", "shard-planner"];
 
-/// What they may not name, and where it comes from instead.
+/// Names that they may not use, and where the value comes from instead.
 const FORBIDDEN: [(&str, &str); 11] = [
     ("tokio", "it is sans-IO: the daemon runs it"),
     ("std::fs", "bytes come in as `&[u8]`"),
@@ -78,7 +78,7 @@ fn flatten(import: &str) -> String {
     paths + &word
 }
 
-/// Whether `name` stands in `text` and is not the end of a longer word.
+/// Whether `name` occurs in `text` and is not the end of a longer word.
 fn contains_word(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {
         let before = text[..at].chars().next_back();

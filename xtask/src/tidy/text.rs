@@ -4,14 +4,14 @@ use std::path::{Component, Path};
 
 use super::{Source, Violation};
 
-/// A file this long has more than one subject.
+/// Longest file in lines; a longer one has more than one subject.
 const LINES_MAX: usize = 999;
 
-/// What people read and write; data and generated files may be long.
+/// Extensions of files that people write; data and generated files may be longer.
 const WRITTEN: [&str; 11] =
     ["rs", "wgsl", "ts", "js", "mjs", "css", "html", "py", "md", "sh", "toml"];
 
-/// Names that say nothing about what is in a module, so that everything ends up there.
+/// Names that do not describe a module's contents, so that everything ends up there.
 const VAGUE_NAMES: [&str; 7] = ["utils", "util", "helpers", "helper", "common", "manager", "misc"];
 
 /// Addresses of package registries: a clone must build through whatever mirror its owner has set up. They are put

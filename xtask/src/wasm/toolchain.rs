@@ -27,7 +27,7 @@ const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 /// Every engine that has WebGPU has these vectors; what is checked here is known before a page is loaded.
 const RUSTFLAGS: &str = "-C target-feature=+simd128";
 
-/// rustup's servers must have sent the target by then, or are taken to be out of reach.
+/// Longest wait for rustup's servers; after that they count as unreachable.
 const ADD_TARGET_MAX: Duration = Duration::from_secs(120);
 
 /// How wasm is compiled on this machine.
@@ -63,10 +63,10 @@ impl Toolchain {
         cargo
             .args(["--target", TARGET])
             .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", RUSTFLAGS);
-        // These would take the place of the target's own flags.
+        // These would replace the target's own flags.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::Debian { linker } = self {
-            // Two compilers in one folder would take turns in throwing away what the other has built.
+            // In one folder each of the two compilers would discard what the other has built.
             cargo.arg("--target-dir").arg(self.target_dir(workspace));
             cargo.args(["-Z", "build-std=std,panic_abort"]);
             cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
@@ -75,7 +75,7 @@ impl Toolchain {
         cargo
     }
 
-    /// What that build leaves.
+    /// The wasm file of that build.
     pub(super) fn wasm(&self, workspace: &Workspace, package: &str) -> PathBuf {
         let file = format!("{}.wasm", package.replace('-', "_"));
         self.target_dir(workspace).join(TARGET).join("wasm").join(file)
@@ -135,8 +135,8 @@ fn sysroot(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// Asks rustup for the target. The inner error says why it cannot be had; it is remembered, because on a machine that
-/// does not reach rustup's servers every later setup would wait for the same answer.
+/// Installs the target with rustup. The inner error is the reason why that failed; it is stored, because on a machine that
+/// cannot reach rustup's servers every later setup would wait for the same failure.
 pub(crate) fn add_target(
     workspace: &Workspace,
     console: &Console,
@@ -162,7 +162,7 @@ pub(crate) fn add_target(
     Ok(outcome)
 }
 
-/// Runs a program that says on stderr what goes wrong, and ends it when its time is over.
+/// Runs a program that reports errors on stderr, and ends it when its time is over.
 fn run_at_most(mut command: Command, limit: Duration) -> Result<(), String> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("cannot start it: {error}"))?;
@@ -180,12 +180,14 @@ fn run_at_most(mut command: Command, limit: Duration) -> Result<(), String> {
         }
     });
     let deadline = Instant::now() + limit;
-    let mut told = String::new();
+    let mut message = String::new();
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            // The first error says what happened; what follows are its causes.
-            Ok(line) if line.starts_with("error") && !told.starts_with("error") => told = line,
-            Ok(line) if told.is_empty() => told = line,
+            // The first error is what happened; its causes follow.
+            Ok(line) if line.starts_with("error") && !message.starts_with("error") => {
+                message = line
+            }
+            Ok(line) if message.is_empty() => message = line,
             Ok(_) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -198,7 +200,7 @@ fn run_at_most(mut command: Command, limit: Duration) -> Result<(), String> {
     }
     match child.wait() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(if told.is_empty() { status.to_string() } else { told }),
+        Ok(status) => Err(if message.is_empty() { status.to_string() } else { message }),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_heard_and_ended() {
+    fn output_is_read_and_the_program_ended() {
         let long = Duration::from_secs(60);
         assert_eq!(run_at_most(shell("echo info: fine >&2"), long), Ok(()));
         let refused =

@@ -1,4 +1,4 @@
-//! Constants on their way into memory.
+//! Loads constants into memory.
 
 use std::rc::Rc;
 
@@ -12,13 +12,13 @@ use crate::{
 };
 use flotilla_kernels::{PackedMatrix, Signature, kernel};
 
-/// As which matrix a constant is packed.
+/// The matrix shape for which a constant is packed.
 #[derive(Clone, Copy, Default)]
 enum Packed {
     #[default]
     Never,
     As([usize; 2]),
-    /// The same elements are matrices of several shapes, none of which is packed.
+    /// The same elements are used as matrices of several shapes, so none is packed.
     Not,
 }
 
@@ -39,7 +39,7 @@ impl Packed {
     }
 }
 
-/// How a constant is wanted.
+/// The form in which kernels need a constant.
 #[derive(Clone, Copy, Default)]
 struct Wanted {
     plain: bool,
@@ -54,7 +54,7 @@ impl Wanted {
     }
 }
 
-/// Takes constants in and packs each as soon as it is complete.
+/// Receives constants and packs each as soon as it is complete.
 pub(crate) struct Loading {
     flow: Flow,
     wanted: Vec<Wanted>,
@@ -109,7 +109,7 @@ impl Loading {
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
         let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
-        // Nobody else has it before it is complete.
+        // Nothing else holds it before it is complete.
         let words = Rc::make_mut(&mut memory.words);
         put(words, &mut self.missing[constant], offset, bytes)?;
         if self.missing[constant] == 0 {

@@ -18,7 +18,7 @@ use flotilla_kernels::{Call, Operand, PackedMatrix, Shapes, Signature, kernel};
 /// Most vectors that are kept for later values.
 const POOL_MAX: usize = 64;
 
-/// A constant's memory: plain words when some kernel reads them, packed when some kernel wants that.
+/// A constant's memory: plain words if some kernel reads them, packed if some kernel needs that.
 #[derive(Default)]
 struct Constant {
     words: Rc<Vec<u32>>,
@@ -38,7 +38,7 @@ pub(crate) struct CpuModel {
 #[derive(Default)]
 struct Pool(Vec<Vec<u32>>);
 
-/// What the cpu backend says about itself.
+/// The adapter information of the cpu backend.
 pub(crate) fn adapter() -> AdapterInfo {
     let simd = if cfg!(target_feature = "simd128") { "simd128" } else { std::env::consts::ARCH };
     AdapterInfo {
@@ -52,7 +52,7 @@ pub(crate) fn adapter() -> AdapterInfo {
 }
 
 impl CpuModel {
-    /// Executes the program; `inputs` are in the order of [`Program::given`]; what it gives back is in the order of
+    /// Executes the program; `inputs` are in the order of [`Program::given`], results in the order of
     /// [`Program::results`].
     pub(crate) async fn run(
         &mut self,
@@ -171,7 +171,7 @@ impl Machine for CpuMachine<'_> {
 }
 
 impl Pool {
-    /// A vector of this length, by preference one that is large enough already.
+    /// A vector of this length, preferably one that is large enough already.
     fn take(&mut self, length: usize) -> Vec<u32> {
         let fitting = self.0.iter().enumerate().filter(|(_, words)| words.capacity() >= length);
         let best = fitting.min_by_key(|(_, words)| words.capacity()).map(|(index, _)| index);
@@ -183,7 +183,7 @@ impl Pool {
         words
     }
 
-    /// Keeps a vector that nobody else has.
+    /// Keeps a vector that nothing else holds.
     fn give(&mut self, words: Rc<Vec<u32>>) {
         if self.0.len() < POOL_MAX {
             self.0.extend(Rc::try_unwrap(words));

@@ -1,11 +1,11 @@
-//! What an adapter says about itself.
+//! Information about an adapter.
 
 use flotilla_protocol::AdapterInfo;
 
 /// Asks for an adapter.
 ///
 /// # Errors
-/// The browser's words of refusal.
+/// The browser's message of refusal.
 pub(super) async fn request() -> Result<wgpu::Adapter, String> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::BROWSER_WEBGPU | wgpu::Backends::VULKAN;
@@ -17,7 +17,7 @@ pub(super) async fn request() -> Result<wgpu::Adapter, String> {
     instance.request_adapter(&options).await.map_err(|error| error.to_string())
 }
 
-/// The adapter's names, features and limits; empty where it says nothing.
+/// The adapter's names, features and limits; empty where it reports none.
 pub(super) async fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     let features =
         [(wgpu::Features::SHADER_F16, "shader-f16"), (wgpu::Features::SUBGROUP, "subgroups")]
@@ -35,7 +35,8 @@ async fn names(adapter: &wgpu::Adapter) -> AdapterInfo {
     AdapterInfo { device: info.name, description: info.driver_info, ..AdapterInfo::default() }
 }
 
-/// wgpu passes only the description on, so the page asks its browser for the same adapter once more.
+/// wgpu passes only the description on, so the page requests the same adapter from its browser once
+/// more.
 #[cfg(target_arch = "wasm32")]
 async fn names(adapter: &wgpu::Adapter) -> AdapterInfo {
     use js_sys::{Function, Object, Promise, Reflect};

@@ -1,4 +1,4 @@
-//! The device, its pipelines, and what goes wrong with it.
+//! The device, its pipelines and its errors.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,14 +14,14 @@ use super::adapter;
 use crate::backend::DeviceLoss;
 use flotilla_kernels::{Shader, WORKGROUP};
 
-/// Most turns of the page's event loop between a map's refusal and the loss that explains it.
+/// Most turns of the page's event loop between the failure of a map and the loss that explains it.
 #[cfg(target_arch = "wasm32")]
 const LOSS_TURNS_MAX: u32 = 50;
 
-/// What callbacks of the device leave behind.
+/// State that callbacks of the device set.
 #[derive(Debug, Default)]
 struct Condition {
-    /// Set before this runtime gives the device up, so that the loss that follows is not reported.
+    /// Set before this runtime destroys the device on purpose, so that the loss that follows is not reported.
     closing: bool,
     lost: Option<String>,
     /// An error that no scope caught.
@@ -99,7 +99,7 @@ pub(crate) struct Gpu {
     pipelines: RefCell<HashMap<Shader, Rc<Pipeline>>>,
     layouts: RefCell<HashMap<usize, wgpu::BindGroupLayout>>,
     created: Cell<u32>,
-    /// Firefox looks after a pending map only every 100 ms, unless something is submitted.
+    /// Firefox checks a pending map only every 100 ms, unless something is submitted.
     #[cfg_attr(
         not(target_arch = "wasm32"),
         expect(dead_code, reason = "native code polls the device itself")
@@ -129,7 +129,7 @@ impl Gpu {
                 format!("{reason:?}: {message}")
             };
             if !seen.closing && seen.lost.is_none() {
-                // A full queue means that the loss before this one was not read yet; it says the same.
+                // A full queue means that an earlier loss was not read yet; both have the same consequence.
                 let backend = Backend::WebGpu;
                 let _ = losses.clone().try_send(DeviceLoss {
                     backend,
@@ -169,10 +169,10 @@ impl Gpu {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner).lost.clone()
     }
 
-    /// Destroys the device without saying that this was meant, so that it counts as lost.
+    /// Destroys the device without marking it as closing, so that it counts as lost.
     pub(crate) fn destroy(&self) {
         self.device.destroy();
-        // A browser tells of the loss by itself; native callbacks are made here.
+        // A browser reports the loss itself; native callbacks are called here.
         #[cfg(not(target_arch = "wasm32"))]
         if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
             self.condition
@@ -188,7 +188,7 @@ impl Gpu {
         self.created.get()
     }
 
-    /// Starts to catch errors; [`Scopes::end`] says what was caught.
+    /// Starts to catch errors; [`Scopes::end`] returns what was caught.
     pub(crate) fn scopes(&self) -> Scopes {
         let push = |filter| self.device.push_error_scope(filter);
         Scopes {
@@ -219,7 +219,7 @@ impl Gpu {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                // Every buffer is written whole before it is read, so workgroups need no zeros either.
+                // Every buffer is written completely before it is read, so workgroup memory needs no zeros either.
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
@@ -256,8 +256,8 @@ impl Gpu {
         layouts.entry(reads).or_insert_with(make).clone()
     }
 
-    /// Dispatches every pipeline that has not run yet once, with nothing to do: a browser's driver may compile only
-    /// then. Waits until the device has answered.
+    /// Dispatches every pipeline that has not run yet once, with no work: a browser's driver may compile only then. Waits
+    /// until the device has answered.
     pub(crate) async fn warm(&self) -> Result<(), GpuError> {
         let buffer = |usage| {
             self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -306,7 +306,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Forgets pipelines that were never warm: one of them is invalid.
+    /// Drops pipelines that were never warm: one of them is invalid.
     pub(crate) fn forget_cold(&self) {
         self.pipelines.borrow_mut().retain(|_, pipeline| pipeline.warm.get());
     }
@@ -332,7 +332,7 @@ impl Gpu {
         }
     }
 
-    /// Waits for `future` while giving a browser that needs it something to look at, unless the device is lost meanwhile.
+    /// Waits for `future` and submits empty work for a browser that needs it, until the device is lost.
     #[cfg(target_arch = "wasm32")]
     async fn nudged<T>(&self, mut future: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
         use futures_util::future::{Either, select};
@@ -349,8 +349,9 @@ impl Gpu {
         future.await
     }
 
-    /// The loss of the device where that is behind an error: buffers that become invalid and maps that are refused are told
-    /// before the loss, in words that do not say why. Every error is asked this once, where it leaves the backend.
+    /// Replaces an error by the loss of the device if that is its cause: buffers that become invalid and maps that fail are
+    /// reported before the loss, with messages that do not name the cause. Every error passes through here once, where it
+    /// leaves the backend.
     pub(crate) async fn explained(&self, error: GpuError) -> GpuError {
         match error {
             GpuError::Validation(_) | GpuError::Internal(_) => {
@@ -362,7 +363,7 @@ impl Gpu {
         }
     }
 
-    /// Gives the browser time to tell that the device is lost.
+    /// Gives the browser time to report that the device is lost.
     #[cfg(target_arch = "wasm32")]
     async fn await_loss(&self) {
         for _ in 0..LOSS_TURNS_MAX {
@@ -373,7 +374,7 @@ impl Gpu {
         }
     }
 
-    /// What the device's callbacks have seen.
+    /// The error that the device's callbacks have recorded.
     fn error(&self) -> Option<GpuError> {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         condition.lost.clone().map(GpuError::Lost).or_else(|| condition.uncaptured.take())
@@ -383,7 +384,7 @@ impl Gpu {
         self.error().unwrap_or(other)
     }
 
-    /// Workgroups that one dispatch may have are checked where launches are made; this checks the adapter once.
+    /// The number of workgroups in a dispatch is checked where launches are made; this checks the adapter once.
     pub(crate) fn check_adapter(&self) -> Result<(), String> {
         let limits = &self.limits;
         let needs: [(&str, u32, u32); 3] = [
@@ -427,7 +428,7 @@ impl Scopes {
         let validation = self.validation.pop();
         let internal = self.internal.pop();
         async move {
-            // An error of memory leaves invalid objects behind, which fail validation only after it.
+            // An out-of-memory error leaves invalid objects, which then fail validation.
             let caught = [memory.await, validation.await, internal.await];
             caught.into_iter().flatten().next().map_or(Ok(()), |error| Err(error.into()))
         }

@@ -1,17 +1,17 @@
-//! Which nodes the page computes itself although a program runs on its device.
+//! Decides which nodes the page computes itself although a program runs on its device.
 //!
-//! A number that decides a size or a branch is needed in the page. Reading it back from the device costs a wait for everything
-//! that the device has to do, so what such a number is made of is computed in the page wherever that is there already.
+//! A number that decides a size or a branch is needed in the page. Reading it back from the device means waiting for all work
+//! of the device. So the page computes the nodes that lead to such a number, if their inputs are already in the page.
 
 use flotilla_program::{Node, Op, Program, Source, SymbolSource, ValueId};
 
-/// Most bytes of a constant that the page keeps too.
+/// Most bytes of a constant of which the page keeps a copy.
 const CONSTANT_BYTES_MAX: u64 = 64 << 10;
 
-/// Most elements of an input of floats, which may be an image, and of what regions make.
+/// Most elements of an input of floats, which may be an image, and of results of regions.
 const ELEMENTS_MAX: i64 = 4096;
 
-/// What the page computes itself.
+/// The nodes that the page computes itself.
 pub(crate) struct HostNodes {
     /// By value.
     host: Vec<bool>,
@@ -69,7 +69,7 @@ impl HostNodes {
         self.needed[constant.index()]
     }
 
-    /// Takes back that values are there which need others that are not; whether there was one.
+    /// Removes values from the set that need values outside of it; whether there was one.
     fn withdraw(&mut self, program: &Program) -> bool {
         let mut changed = false;
         let mut expect = |host: &mut Vec<bool>, value: ValueId, is_there: bool| {
@@ -110,7 +110,7 @@ impl HostNodes {
         changed
     }
 
-    /// Goes back from values to everything that they are made of in the page.
+    /// Marks everything in the page that these values are computed from.
     fn need(&mut self, program: &Program, mut values: Vec<ValueId>) {
         while let Some(value) = values.pop() {
             let index = value.index();
@@ -160,7 +160,7 @@ fn elements(program: &Program, value: ValueId) -> Option<i64> {
     shape.iter().try_fold(1i64, |n, dim| n.checked_mul(dim.as_fixed()?))
 }
 
-/// Whether one thread does it in time that does not count.
+/// Whether one thread computes it in negligible time.
 fn is_light(op: &Op) -> bool {
     match op {
         Op::Elementwise(_)

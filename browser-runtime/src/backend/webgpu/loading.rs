@@ -1,4 +1,4 @@
-//! Constants on their way into GPU buffers.
+//! Loads constants into GPU buffers.
 
 use std::rc::Rc;
 
@@ -16,13 +16,13 @@ use flotilla_kernels::{Signature, kernel};
 pub(crate) struct Loading {
     gpu: Rc<Gpu>,
     buffers: Vec<wgpu::Buffer>,
-    /// Constants that the page computes with itself, as far as they have come, and how many of their bytes have not.
+    /// Constants that the page itself computes with, as far as they have arrived, and how many of their bytes are missing.
     words: Vec<Option<(Vec<u32>, u64)>>,
     work: Pipelines,
 }
 
 impl Loading {
-    /// Creates everything that the program needs whatever the shapes of its runs, and warms it. On a shared device that is done
+    /// Creates everything that the program needs for any shapes of its runs, and warms it. On a shared device this is done
     /// pipeline by pipeline, because a driver compiles in the order of the queue, and runs would wait for all of it.
     pub(crate) async fn new(
         gpu: Rc<Gpu>,
@@ -86,7 +86,7 @@ async fn warm_stepwise(gpu: &Gpu, program: &Program) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// Refuses what this adapter cannot bind, naming the node.
+/// Refuses bindings that are too large for this adapter, naming the node.
 fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result<(), LoadError> {
     let limit = gpu.limits.max_storage_buffer_binding_size;
     for node in program.all_nodes() {
@@ -142,7 +142,7 @@ impl Sink for Loading {
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {
-        // Writes wait in memory of their own for a submit.
+        // Writes occupy memory of their own until a submit.
         self.gpu.queue.submit([]);
         #[cfg(not(target_arch = "wasm32"))]
         let _ = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());

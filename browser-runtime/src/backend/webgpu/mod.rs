@@ -12,7 +12,7 @@ pub(crate) use gpu::Gpu;
 pub(crate) use loading::Loading;
 pub(crate) use model::GpuModel;
 
-/// What the backend would run on, or the browser's words of refusal.
+/// What the backend would run on, or the browser's message of refusal.
 pub(crate) async fn inspect() -> Result<flotilla_protocol::AdapterInfo, String> {
     Ok(adapter::describe(&adapter::request().await?).await)
 }

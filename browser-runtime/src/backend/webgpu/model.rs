@@ -21,10 +21,10 @@ use crate::{
 };
 use flotilla_kernels::{Call, Operand, Shapes, Signature, kernel};
 
-/// Plans that are kept; the one used longest ago makes room.
+/// Most plans that are kept; the least recently used one is dropped.
 const PLANS_MAX: usize = 8;
 
-/// Plans that are kept of a program that is executed in several stretches.
+/// Most plans that are kept for a program that is executed in several stretches (sequences of nodes).
 const STRETCH_PLANS_MAX: usize = 256;
 
 /// Buffers that are kept to read results from.
@@ -37,20 +37,20 @@ pub(crate) struct GpuModel {
     work: Pipelines,
     constants: Constants,
     buffers: Vec<wgpu::Buffer>,
-    /// Words of the constants that the page computes with.
+    /// Words of the constants that the page itself computes with.
     words: Vec<Option<Rc<Vec<u32>>>>,
     memory: DeviceMemory,
     created_at_load: u32,
 }
 
-/// What may be broken after a run that failed.
+/// State that may be invalid after a run that failed.
 struct DeviceMemory {
     pool: Pool,
     plans: VecDeque<Plan>,
     stagings: Vec<wgpu::Buffer>,
 }
 
-/// What nodes are computed with.
+/// The pipelines of all nodes.
 pub(crate) struct Pipelines {
     pub(crate) host: HostNodes,
     /// By block and node.
@@ -116,8 +116,8 @@ impl GpuModel {
         self.gpu.created() - self.created_at_load
     }
 
-    /// Executes the program, in one submit wherever nothing that it computes decides what follows; `inputs` are in the order of
-    /// [`Program::given`]; what it gives back is in the order of [`Program::results`].
+    /// Executes the program. It takes one submit if no computed value decides what follows. `inputs` are in the order of
+    /// [`Program::given`], results in the order of [`Program::results`].
     pub(crate) async fn run(
         &mut self,
         program: &Program,
@@ -146,7 +146,7 @@ impl GpuModel {
         };
         drop(machine);
         let result = match caught {
-            // What the device refused comes first: the rest may be of its making.
+            // The device's refusal comes first: the other error may be its consequence.
             Err(error) => Err(self.gpu.explained(error).await.into_run(&program.name)),
             Ok(()) => result,
         };
@@ -158,7 +158,7 @@ impl GpuModel {
     }
 }
 
-/// What a run does not change.
+/// Parts that a run does not change.
 #[derive(Clone, Copy)]
 struct Context<'m> {
     gpu: &'m Gpu,
@@ -175,12 +175,12 @@ struct GpuMachine<'m> {
     memory: &'m mut DeviceMemory,
     /// By root.
     values: Vec<Memory>,
-    /// What is recorded and not submitted.
+    /// Commands that are recorded and not submitted.
     encoder: Option<wgpu::CommandEncoder>,
     scopes: Option<Scopes>,
 }
 
-/// Where a value lies: in the page, on the device, or both.
+/// Where a value is stored: in the page, on the device, or both.
 #[derive(Clone, Default)]
 struct Memory {
     host: Option<Rc<Vec<u32>>>,
@@ -191,7 +191,7 @@ struct Memory {
 struct Device {
     id: BufferId,
     buffer: wgpu::Buffer,
-    /// Of what is not a constant.
+    /// For a value that is not a constant.
     _lease: Option<Rc<Lease>>,
 }
 
@@ -241,7 +241,7 @@ impl GpuMachine<'_> {
     fn uploaded(&mut self, name: &str, words: &[u32]) -> Result<Device, RunError> {
         let bytes = 4 * words.len() as u64;
         check_bytes(self.context.gpu, name, "result", bytes)?;
-        // What is written goes before everything that is not submitted yet, and the buffer may be in use there.
+        // A write is executed before everything that is not submitted yet, and the buffer may be in use there.
         self.submit();
         let lease = self.memory.pool.take(bytes);
         if !words.is_empty() {
@@ -250,7 +250,7 @@ impl GpuMachine<'_> {
         Ok(lease.into())
     }
 
-    /// The memory of a root, on the device too.
+    /// The memory of a root, also on the device.
     fn on_device(&mut self, name: &str, root: ValueId) -> Result<Device, RunError> {
         let memory = self.context.memory(&self.values, root);
         if let Some(device) = memory.device {
@@ -265,7 +265,7 @@ impl GpuMachine<'_> {
         Ok(device)
     }
 
-    /// The buffers of what the device makes in a stretch, after a plan for it is in front.
+    /// The buffers of the values that the device computes in a stretch, after a plan for it is in front.
     fn plan(
         &mut self,
         shapes: &Shapes,

@@ -1,4 +1,5 @@
-//! What to dispatch for a stretch of nodes: made once, used again wherever shapes and buffers are the same.
+//! The dispatches for a stretch of nodes (a sequence without read-backs): made once and reused while shapes and
+//! buffers are the same.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,7 @@ use flotilla_kernels::{Call, Launch, Memory, Scratch, Shapes, Signature, kernel}
 /// Bytes between the parameters of two launches (WebGPU, `minUniformBufferOffsetAlignment`).
 const PARAMS_STRIDE: usize = 256;
 
-/// A dispatch with everything bound.
+/// A dispatch with its bindings.
 #[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) pipeline: Rc<Pipeline>,
@@ -27,34 +28,34 @@ pub(crate) struct Step {
     pub(crate) groups: [u32; 3],
 }
 
-/// What decides a plan.
+/// What selects a plan.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Key {
     /// Which stretch.
     pub(crate) stretch: (usize, usize),
     pub(crate) symbols: Vec<Option<i64>>,
-    /// The buffers that it is given.
+    /// The buffers of its inputs.
     pub(crate) given: Vec<BufferId>,
 }
 
-/// Everything of a stretch but what it is given.
+/// Everything of a stretch but its inputs.
 pub(crate) struct Plan {
     pub(crate) key: Key,
     pub(crate) steps: Vec<Step>,
-    /// Buffers that it uses, with their sizes; in front those of `made`.
+    /// Buffers that it uses, with their sizes; those of `made` come first.
     buffers: Vec<(u64, BufferId)>,
-    /// Roots that are there afterwards.
+    /// Roots that have values afterwards.
     made: Vec<ValueId>,
 }
 
-/// What a plan is made of.
+/// What a plan is made from.
 pub(crate) struct Parts<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) program: &'a Program,
     pub(crate) shapes: &'a Shapes,
     pub(crate) flow: &'a Flow,
     pub(crate) pool: &'a Pool,
-    /// Buffers of what is there before it, by root.
+    /// Buffers of the values that exist before it, by root.
     pub(crate) given: &'a dyn Fn(ValueId) -> Option<wgpu::Buffer>,
 }
 
@@ -122,20 +123,20 @@ impl Plan {
         Ok(Plan { key, steps, buffers, made: leases.into_keys().collect() })
     }
 
-    /// Takes the buffers that it uses, if they are free, and gives those of the roots that are there afterwards.
+    /// Takes the buffers that it uses, if they are free, and returns those of the roots that have values afterwards.
     pub(crate) fn begin(&self, pool: &Pool) -> Option<Vec<(ValueId, Lease)>> {
         let leases = pool.take_again(&self.buffers)?;
         Some(self.made.iter().copied().zip(leases).collect())
     }
 }
 
-/// Where values lie while the plan is being made.
+/// Where values are stored while the plan is being made.
 struct Places<'a> {
     parts: &'a Parts<'a>,
     leases: BTreeMap<ValueId, Lease>,
     /// Every buffer that was taken, with its size.
     used: Vec<(u64, BufferId)>,
-    /// Scratch of the node in the making, by its index.
+    /// Scratch memory of the node that is being planned, by its index.
     scratch: Vec<(usize, Lease)>,
 }
 
@@ -152,7 +153,7 @@ impl Places<'_> {
         Ok(buffer)
     }
 
-    /// Memory of the node in the making; the same for the same index.
+    /// Scratch memory of the node that is being planned; the same for the same index.
     fn scratch(&mut self, node: &str, scratch: Scratch) -> Result<wgpu::Buffer, RunError> {
         if let Some((_, lease)) = self.scratch.iter().find(|(index, _)| *index == scratch.index) {
             return Ok(lease.buffer.clone());
@@ -185,7 +186,7 @@ pub(crate) fn check_bytes(gpu: &Gpu, node: &str, what: &str, bytes: u64) -> Resu
 }
 
 /// Writes all parameters into one buffer and binds each launch to its part. Equal launches of a node share theirs: a
-/// recurrent layer has as many as its sequence has steps.
+/// recurrent layer has as many launches as its sequence has steps.
 fn bind(parts: &Parts<'_>, launches: &[Bound<'_>]) -> Result<Vec<Step>, RunError> {
     let gpu = parts.gpu;
     let stride = PARAMS_STRIDE.max(gpu.limits.min_uniform_buffer_offset_alignment as usize);

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
-/// Smallest class: what one element of any shader's array needs, and some.
+/// Smallest class: more than one element of any shader's array needs.
 const CLASS_BYTES_MIN: u64 = 256;
 
 /// Number of a buffer of a pool.
@@ -10,16 +10,17 @@ const CLASS_BYTES_MIN: u64 = 256;
 pub(crate) struct BufferId(u64);
 
 impl BufferId {
-    /// What a constant's buffer is called, which is in no pool.
+    /// The id of a constant's buffer, which is in no pool.
     pub(crate) fn of_constant(constant: usize) -> BufferId {
         BufferId(u64::MAX - constant as u64)
     }
 }
 
-/// The buffers that nobody has.
+/// The buffers that are free.
 #[derive(Default)]
 struct Free {
-    /// By class, then by number: of two that fit the older one is taken, so that equal runs take equal buffers.
+    /// By class, then by number: of two that fit, the older one is taken, so that equal runs take equal
+    /// buffers.
     classes: BTreeMap<u64, BTreeMap<BufferId, wgpu::Buffer>>,
     made: u64,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Pool {
     binding_bytes_max: u64,
 }
 
-/// A buffer, until this is dropped.
+/// A buffer in use, until this is dropped.
 pub(crate) struct Lease {
     pub(crate) id: BufferId,
     pub(crate) buffer: wgpu::Buffer,
@@ -64,7 +65,7 @@ impl Pool {
         Lease { id, buffer, free: self.free.clone() }
     }
 
-    /// These buffers, if nobody has any of them. Each is given with its size.
+    /// These buffers, if all of them are free. Each is given with its size.
     pub(crate) fn take_again(&self, wanted: &[(u64, BufferId)]) -> Option<Vec<Lease>> {
         let mut free = self.free.borrow_mut();
         let is_free = |(class, id): &(u64, BufferId)| {

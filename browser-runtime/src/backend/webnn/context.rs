@@ -1,4 +1,4 @@
-//! A context: what the browser computes with, and what it says when it is lost.
+//! A context of the browser, and its loss.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,12 +28,13 @@ pub(crate) struct Context {
 
 #[derive(Default)]
 struct Condition {
-    /// Set before this runtime gives the context up, so that the loss that follows is not reported.
+    /// Set before this runtime destroys the context on purpose, so that the loss that follows is not
+    /// reported.
     closing: Cell<bool>,
     lost: RefCell<Option<String>>,
 }
 
-/// What the backend would run on, or the browser's words of refusal.
+/// What the backend would run on, or the browser's message of refusal.
 pub(crate) async fn inspect(device: Option<Device>) -> Result<AdapterInfo, String> {
     let context = create(device).await?;
     let info = describe(device, &context);
@@ -51,7 +52,7 @@ async fn create(device: Option<Device>) -> Result<MlContext, String> {
     Ok(JsFuture::from(promise).await.map_err(words)?.unchecked_into())
 }
 
-/// The device is what was asked for: a browser may compute elsewhere and not say so.
+/// The device is the requested one: a browser may compute elsewhere without reporting it.
 fn describe(device: Option<Device>, context: &MlContext) -> AdapterInfo {
     let device = device.map_or("any device".to_owned(), |device| device.to_string());
     let layout = Reflect::get(&context.op_support_limits(), &"preferredInputLayout".into());
@@ -88,7 +89,8 @@ impl Context {
             if !seen.closing.get() && seen.lost.borrow().is_none() {
                 let loss =
                     DeviceLoss { backend: Backend::WebNn, generation, reason: reason.clone() };
-                // A full queue means that the loss before this one was not read yet; it says the same.
+                // A full queue means that an earlier loss was not read yet; both have the same
+                // consequence.
                 let _ = losses.clone().try_send(loss);
             }
             seen.lost.borrow_mut().get_or_insert(reason);
@@ -98,12 +100,12 @@ impl Context {
         Ok(Context { ml, limits, info, condition })
     }
 
-    /// The browser's words, once the context is lost.
+    /// The browser's message, once the context is lost.
     pub(crate) fn lost(&self) -> Option<String> {
         self.condition.lost.borrow().clone()
     }
 
-    /// The loss that explains a failure; it may be told after the failure.
+    /// The loss that explains a failure; it may be reported after the failure.
     pub(crate) async fn await_loss(&self) -> Option<String> {
         for _ in 0..LOSS_TURNS_MAX {
             if let Some(reason) = self.lost() {
@@ -114,7 +116,7 @@ impl Context {
         None
     }
 
-    /// Loses the context as a crash would: nobody has marked it as given up.
+    /// Loses the context as a crash would: it is not marked as closing.
     pub(crate) fn destroy(&self) {
         self.ml.destroy();
     }
@@ -127,7 +129,7 @@ impl Drop for Context {
     }
 }
 
-/// An exception in the browser's words.
+/// The browser's message of an exception.
 pub(super) fn words(error: JsValue) -> String {
     error.as_string().unwrap_or_else(|| String::from(js_sys::Object::from(error).to_string()))
 }

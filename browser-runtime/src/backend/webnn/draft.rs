@@ -1,6 +1,7 @@
 //! A graph before it is built: operations over operands whose shapes are known, checked against the context's limits.
 //!
-//! It knows nothing of a browser, so that what a program becomes can be tested anywhere; `emit` says it to the browser.
+//! It does not depend on a browser, so that the lowering of a program can be tested anywhere; `emit` builds it in the
+//! browser.
 
 use super::limits::Limits;
 
@@ -201,7 +202,7 @@ pub(crate) struct Window2d {
     pub(crate) dilations: [u32; 2],
 }
 
-/// What makes an operand.
+/// How an operand is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Operation {
     /// The run's input of this index.
@@ -293,7 +294,7 @@ pub(crate) enum Operation {
     },
 }
 
-/// An operation and what it gives.
+/// An operation and the operand that it gives.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Operand {
     pub(crate) operation: Operation,
@@ -313,7 +314,7 @@ impl<'a> Draft<'a> {
         Draft { limits, operands: Vec::new() }
     }
 
-    /// Every operand, each after those it is made of.
+    /// Every operand, each after its own operands.
     pub(crate) fn into_operands(self) -> Vec<Operand> {
         self.operands
     }
@@ -326,7 +327,7 @@ impl<'a> Draft<'a> {
         &self.operands[id.0].shape
     }
 
-    /// The number that an operand is, if it is a scalar of the draft.
+    /// The value of an operand, if it is a scalar of the draft.
     pub(crate) fn known(&self, id: Id) -> Option<f64> {
         match self.operands[id.0].operation {
             Operation::Scalar(value) => Some(value),
@@ -334,7 +335,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Refuses what an operator does not take.
+    /// Refuses an operand that an operator does not take.
     fn check(&self, operator: &str, operand: &str, id: Id) -> Result<(), String> {
         self.limits.check(operator, operand, self.ty(id), self.shape(id))
     }
@@ -360,7 +361,7 @@ impl<'a> Draft<'a> {
         self.push("constant", Operation::Constant(index), ty, shape.to_vec())
     }
 
-    /// Elements that the draft itself brings, one word each.
+    /// Elements that are part of the draft itself, one word each.
     pub(crate) fn data(&mut self, words: Vec<u32>, ty: Type, shape: &Shape) -> Result<Id, String> {
         self.push("constant", Operation::Data(words), ty, shape.to_vec())
     }
@@ -429,9 +430,10 @@ impl<'a> Draft<'a> {
         if ty == Type::Float32 {
             return Ok(reshaped);
         }
-        // In Chromium 153 (TensorFlow Lite) a reshaped tensor shares its memory with the tensor that it is made of, and sums,
-        // differences, products and quotients of integers are written over their first operand, although the other tensor
-        // may be read later. An operator that copies keeps the two apart. Floats go to XNNPACK, which does not do so.
+        // In Chromium 153 (TensorFlow Lite) a reshaped tensor shares its memory with the original tensor, and sums,
+        // differences, products and quotients of integers are written over their first operand, although the other tensor may
+        // be read later. An operator that copies keeps the two apart. Floats go to XNNPACK, which does not overwrite
+        // operands.
         self.push("expand", Operation::Expand(reshaped), ty, shape.to_vec())
     }
 

@@ -1,4 +1,4 @@
-//! Says a draft to the browser's builder.
+//! Builds a draft with the browser's builder.
 
 use flotilla_webnn::{
     MlArgMinMaxOptions, MlConv2dOptions, MlConvTranspose2dOptions, MlCumulativeSumOptions,
@@ -14,7 +14,7 @@ use super::{
     lower::Lowered,
 };
 
-/// Where a draft's constants come from.
+/// The source of a draft's constants.
 pub(super) trait ConstantSource {
     fn constant(
         &self,
@@ -24,7 +24,7 @@ pub(super) trait ConstantSource {
     ) -> Result<MlOperand, JsValue>;
 }
 
-/// A graph's shell: what it is to be built with.
+/// The parts from which a graph is built.
 pub(super) struct Emitted {
     /// `MLNamedOperands`; the names are [`output_name`]s.
     pub(super) outputs: Object,
@@ -67,7 +67,8 @@ pub(super) fn descriptor(operand: &Operand) -> MlOperandDescriptor {
     MlOperandDescriptor::new(operand.ty.name(), &operand.shape)
 }
 
-/// Emits what the results need of a draft. A result that is an input or a constant becomes one by `identity`.
+/// Emits the operands that the results need. A result that is an input or a constant becomes an output by
+/// `identity`.
 pub(super) fn emit(
     builder: &MlGraphBuilder,
     lowered: &Lowered,
@@ -117,7 +118,7 @@ pub(super) fn emit(
     Ok(Emitted { outputs, inputs })
 }
 
-/// What an operation is made of.
+/// The operands of an operation.
 fn sources(operation: &Operation) -> Vec<Id> {
     match *operation {
         Operation::Input(_)
@@ -294,7 +295,7 @@ impl Emitter<'_> {
         .and_then(|made| self.checked(operand, made))
     }
 
-    /// The browser's own idea of what an operation gives must be the draft's.
+    /// The type and shape that the browser infers for an operation must be the draft's.
     fn checked(&self, operand: &Operand, made: MlOperand) -> Result<MlOperand, JsValue> {
         if made.shape() == operand.shape && made.data_type() == operand.ty.name() {
             return Ok(made);

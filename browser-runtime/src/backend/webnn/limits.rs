@@ -1,10 +1,10 @@
-//! What a context says that it can do: `opSupportLimits()`.
+//! The limits of a context: `opSupportLimits()`.
 
 use std::collections::BTreeMap;
 
 use super::draft::{Shape, Type};
 
-/// What one operand of an operator may be.
+/// The types and ranks that one operand of an operator may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OperandLimits {
     /// Bit `Type as u32` is set for each type that is taken.
@@ -23,8 +23,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Refuses an operand that an operator does not take. An operand that a context says nothing about is taken: the
-    /// context checks it again when the graph is built.
+    /// Refuses an operand that an operator does not take. An operand for which the context has no limits is
+    /// accepted: the context checks it again when the graph is built.
     pub(crate) fn check(
         &self,
         operator: &str,
@@ -58,7 +58,7 @@ impl Limits {
     }
 }
 
-/// The limits as the browser gives them, by way of a function that reads a property.
+/// The browser's limits, read by a function that reads a property.
 #[cfg(target_arch = "wasm32")]
 impl Limits {
     pub(crate) fn read(limits: &js_sys::Object) -> Limits {

@@ -1,4 +1,4 @@
-//! Constants on their way to the context.
+//! Loads constants into the context.
 
 use std::rc::Rc;
 
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::weights::{Constants, Sink, memory_bytes, put};
 
-/// A constant: in the context where it takes constants for good, else in memory, from where every graph gets its own.
+/// A constant: in the context if it takes constant tensors, else in memory, from which it is copied into every graph.
 #[derive(Default)]
 pub(super) struct Held {
     words: Vec<u32>,
     tensor: Option<MlTensor>,
 }
 
-/// What a constant is used as.
+/// How a constant is used.
 struct Use {
     ty: Type,
     shape: Vec<u32>,
@@ -32,7 +32,7 @@ struct Use {
     alone: bool,
 }
 
-/// Takes constants in.
+/// Receives constants.
 pub(crate) struct Loading {
     context: Rc<Context>,
     held: Vec<Held>,
@@ -69,7 +69,7 @@ impl Loading {
         NnModel::new(self.context, program, constants, self.held)
     }
 
-    /// Gives the context a constant that is complete and used in one way, and keeps no copy of it.
+    /// Moves a constant that is complete and used in one way into the context, without a copy in memory.
     async fn give(&mut self, constant: usize) -> Result<(), JsValue> {
         let (Some(used), held) = (&self.uses[constant], &mut self.held[constant]) else {
             return Ok(());
@@ -94,7 +94,7 @@ impl Sink for Loading {
     async fn flush(&mut self) -> Result<(), LoadError> {
         for constant in 0..self.held.len() {
             let is_complete = self.missing[constant] == 0 && !self.held[constant].words.is_empty();
-            // A context that refuses one refuses all: then the words stay.
+            // A context that refuses one constant refuses all: then the words are kept.
             if self.takes_constants && is_complete {
                 self.takes_constants = self.give(constant).await.is_ok();
             }

@@ -1,7 +1,7 @@
 //! The webnn backend: programs as graphs of the browser's own neural-network interface.
 //!
-//! A program is lowered to a [`draft`](draft::Draft) for one set of shapes, and the draft is built by the browser. What the
-//! context does not take is known from its limits before anything is built. Source: W3C, "Web Neural Network API".
+//! A program is lowered to a [`draft`](draft::Draft) for one set of shapes, and the browser builds the draft. The context's
+//! limits decide what is refused before anything is built. Source: W3C, "Web Neural Network API".
 
 mod draft;
 mod limits;

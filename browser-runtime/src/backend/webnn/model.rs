@@ -27,13 +27,13 @@ use crate::{
 };
 use flotilla_kernels::Shapes;
 
-/// What is refused where the browser does not say which of its nodes it means.
+/// Named as refused if the browser does not name the node.
 const WHOLE_GRAPH: &str = "the whole graph";
 
-/// Most graphs that are kept; the one used longest ago makes room.
+/// Most graphs that are kept; the least recently used one is dropped.
 const GRAPHS_MAX: usize = 8;
 
-/// Most bytes of constants that the kept graphs hold together, for each has its own; two are always kept.
+/// Most bytes of constants that the kept graphs hold together, because each has its own copy; two are always kept.
 const GRAPH_BYTES_MAX: u64 = 512 << 20;
 
 /// A loaded program.
@@ -46,10 +46,10 @@ struct Inner {
     deciding: Vec<bool>,
     constants: Constants,
     held: RefCell<Vec<Held>>,
-    /// The one used last is in front.
+    /// The most recently used one is in front.
     graphs: RefCell<VecDeque<Rc<Graph>>>,
     graphs_max: usize,
-    /// Whether a graph is being built beside other work.
+    /// Whether a graph is being built while other work goes on.
     building: Cell<bool>,
     built: Cell<u32>,
 }
@@ -57,9 +57,9 @@ struct Inner {
 /// A graph for one set of shapes, with the tensors of its inputs and outputs.
 struct Graph {
     symbols: Vec<Option<i64>>,
-    /// None where no result has elements.
+    /// `None` if no result has elements.
     graph: Option<MlGraph>,
-    /// How many results the program has; those without elements are no outputs of the graph.
+    /// How many results the program has; those without elements are not outputs of the graph.
     results: usize,
     inputs: Vec<Bound>,
     outputs: Vec<Bound>,
@@ -82,13 +82,13 @@ pub(crate) enum GraphError {
     /// A node that the context does not take at these sizes.
     #[error("WebNN does not take {0}")]
     Node(RefusedNode),
-    /// The browser's words, or ours where it was not asked.
+    /// The browser's message, or ours if the browser was not asked.
     #[error("{0}")]
     Refused(String),
 }
 
 impl GraphError {
-    /// `program` is the name of what was to be built: the browser does not say which of its nodes it refuses.
+    /// `program` is the name of what was to be built: the browser does not name the node that it refuses.
     pub(crate) fn into_load(self, program: &str) -> LoadError {
         match self {
             GraphError::Lost(reason) => LoadError::DeviceLost { reason },
@@ -137,7 +137,7 @@ impl NnModel {
         held: Vec<Held>,
     ) -> NnModel {
         let bytes: u64 = constants.refs.iter().map(memory_bytes).sum();
-        // Nodes whose sizes a run decides are none of WebNN's.
+        // Nodes whose sizes a run decides do not run on WebNN.
         let mut deciding: Vec<bool> =
             program.symbols.iter().map(|info| info.source == SymbolSource::Input).collect();
         for node in &program.nodes {
@@ -168,22 +168,22 @@ impl NnModel {
         self.ready().iter().any(|ready| ready == symbols)
     }
 
-    /// Whether these shapes say every size of a graph.
+    /// Whether these shapes determine every size of a graph.
     pub(crate) fn has_sizes(&self, shapes: &Shapes) -> bool {
         let mut symbols = self.0.deciding.iter().zip(shapes.symbols());
         symbols.all(|(decides, size)| !decides || size.is_some())
     }
 
-    /// The symbols that there are graphs for, of a program whose runs decide none.
+    /// The symbols for which graphs exist, of a program without data-dependent symbols.
     pub(crate) fn ready(&self) -> Vec<Vec<i64>> {
         let graphs = self.0.graphs.borrow();
         graphs.iter().filter_map(|graph| graph.symbols.iter().copied().collect()).collect()
     }
 
-    /// Makes a graph for these shapes, unless there is one.
+    /// Makes a graph for these shapes, unless it exists.
     ///
     /// # Errors
-    /// What the browser refuses.
+    /// The browser's refusal.
     pub(crate) async fn prepare(&self, shapes: &Shapes) -> Result<(), GraphError> {
         let symbols = self.0.symbols(shapes);
         if !self.0.graphs.borrow().iter().any(|graph| graph.symbols == symbols) {
@@ -196,8 +196,8 @@ impl NnModel {
         Ok(())
     }
 
-    /// Makes a graph for these shapes while other work goes on; one at a time, and none in the place of another: graphs
-    /// that serve each other's sizes would else be built in turns for ever.
+    /// Makes a graph for these shapes while other work goes on. One is built at a time, and none replaces another one:
+    /// graphs that serve each other's sizes would otherwise be rebuilt in turns forever.
     pub(crate) fn prepare_later(&self, shapes: Shapes) {
         let is_full = self.0.graphs.borrow().len() >= self.0.graphs_max;
         if is_full || self.0.building.replace(true) {
@@ -206,15 +206,14 @@ impl NnModel {
         let inner = self.0.clone();
         spawn_local(async move {
             if let Err(error) = inner.build(&shapes).await {
-                // Whoever needs the graph builds it again and gets the error.
+                // The run that needs the graph builds it again and gets the error.
                 web_sys::console::warn_1(&format!("{}: {error}", inner.program.name).into());
             }
             inner.building.set(false);
         });
     }
 
-    /// Executes the program; `inputs` are in the order of [`Program::given`]; what it gives back is in the order of
-    /// [`Program::results`].
+    /// Executes the program; `inputs` are in the order of [`Program::given`], results in the order of [`Program::results`].
     pub(crate) async fn run(
         &mut self,
         shapes: &mut Shapes,
@@ -241,7 +240,7 @@ impl Inner {
         symbols.map(|(&decides, size)| size.filter(|_| decides)).collect()
     }
 
-    /// The graph for these symbols, which is now the one used last.
+    /// The graph for these symbols, which becomes the most recently used one.
     fn graph(&self, symbols: &[Option<i64>]) -> Option<Rc<Graph>> {
         let mut graphs = self.graphs.borrow_mut();
         let index = graphs.iter().position(|graph| graph.symbols == symbols)?;
@@ -296,7 +295,7 @@ impl Inner {
         }
     }
 
-    /// What an exception means: the context may have been lost.
+    /// Finds the cause of an exception: the context may have been lost.
     async fn failure(&self, error: JsValue) -> GraphError {
         let is_operational = js_sys::Error::from(error.clone()).name() == "InvalidStateError";
         let reason = match self.context.lost() {
@@ -310,8 +309,8 @@ impl Inner {
     }
 }
 
-/// The browser's words, and what they mean where they name no cause: Chromium's TensorFlow Lite backend keeps weights beyond
-/// some 128 MB in a file of the folder for temporary files, and takes none where that disk has hardly any room.
+/// The browser's message, with an explanation if it names no cause: Chromium's TensorFlow Lite backend keeps weights of more
+/// than some 128 MB in a file of the folder for temporary files, and fails if that disk is almost full.
 fn explained(words: String) -> String {
     if words.contains("over inline limit") {
         return format!(

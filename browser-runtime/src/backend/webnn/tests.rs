@@ -1,4 +1,4 @@
-//! What programs become, without a browser.
+//! Tests of lowering, without a browser.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{deciding::define_input_elements, ports::to_words, weights::Constants};
 use flotilla_kernels::{Shapes, suite};
 
-/// What Chromium 153 with LiteRT answers.
+/// The limits of Chromium 153 with LiteRT.
 fn chromium() -> Limits {
     let text = include_str!("limits-chromium153.json");
     let answer: BTreeMap<String, Value> = serde_json::from_str(text).expect("an object");
@@ -36,13 +36,13 @@ fn chromium() -> Limits {
     Limits { operators: operators.collect(), tensor_bytes_max }
 }
 
-/// The cases that are refused, with the reason; what is not listed is built by a browser and verified there.
+/// The cases that are refused, with the reason; the others are built and verified in a browser.
 #[test]
 fn what_is_refused_of_the_kernel_suite() {
     let limits = chromium();
     let mut told = String::new();
     let everywhere = |case: &suite::Case| case.scope == suite::Scope::Everywhere;
-    for case in suite::cases().into_iter().filter(everywhere) {
+    for case in flotilla_kernels::cases().into_iter().filter(everywhere) {
         let program = &case.program;
         let given: Vec<&[usize]> = case.inputs.iter().map(|input| input.shape.as_slice()).collect();
         let symbols = program.bind(&given).expect("inputs that fit");

@@ -35,17 +35,17 @@ use crate::cli::{
 
 /// Longest wait for a new daemon to listen.
 const LISTEN_MAX: Duration = Duration::from_secs(120);
-/// Longest wait for an ordered end.
+/// Longest wait for the daemon to end after it was ordered to.
 const END_MAX: Duration = Duration::from_secs(60);
-/// Time between two looks at what drivers have told.
+/// Time between two reads of what drivers have reported.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Last lines of the daemon that are told when it does not start.
+/// Number of the daemon's last lines in the error if it does not start.
 const WORDS_MAX: usize = 5;
 /// Most orders that wait for the daemon's owner.
 const ORDERS_MAX: usize = 64;
 /// The first copy of the store, below the data folder.
 const STORE: &str = "state/state.sqlite";
-/// What of it is not in the file itself yet.
+/// Its write-ahead log, with what is not in the file itself yet.
 const STORE_LOG: &str = "state/state.sqlite-wal";
 
 /// How the daemon is started, again and again.
@@ -85,16 +85,16 @@ impl Child {
                 .with_context(|| format!("{} cannot be made", made.display()))?;
         }
         let program = std::env::current_exe().context("this program's own file")?;
-        let wishes = options.wishes(builds)?;
+        let local_options = options.local_options(builds)?;
         let control = Control::new(&drivers);
         let environment = vec![("FLOTILLA_HOME".to_owned(), home.clone())];
         let is_driver_fault = |fault: &Fault| matches!(fault.what, What::Driver { .. });
         let has_faulty_drivers = scenario.faults.iter().any(is_driver_fault);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let mut config = Config::default();
-        for build in &wishes.browsers {
+        for build in &local_options.browsers {
             *counts.entry(&build.name).or_default() += 1;
-            if !wishes.simulated && !config.browsers.contains_key(&build.name) {
+            if !local_options.simulated && !config.browsers.contains_key(&build.name) {
                 let mut installed = install::find(build)?;
                 if has_faulty_drivers {
                     let name = format!("driver-of-{}", build.name);
@@ -107,7 +107,7 @@ impl Child {
         }
         let list: Vec<String> =
             counts.iter().map(|(name, count)| format!("{name}={count}")).collect();
-        // The daemon has a data folder of its own: what is found in this one it could not find.
+        // The daemon has a data folder of its own, so it would not find the files of this one.
         let configured = folder.join(config::FILE);
         std::fs::write(&configured, toml::to_string(&config)?)
             .with_context(|| format!("{} cannot be written", configured.display()))?;
@@ -118,14 +118,14 @@ impl Child {
             "--until-input-ends".to_owned(),
             "--models".to_owned(),
             model.display().to_string(),
-            if wishes.simulated { "--simulate" } else { "--browsers" }.to_owned(),
+            if local_options.simulated { "--simulate" } else { "--browsers" }.to_owned(),
             list.join(","),
             "--webgpu-adapter".to_owned(),
-            wishes.adapter.name().to_owned(),
+            local_options.adapter.name().to_owned(),
             "--timeout".to_owned(),
             options.pool.timeout.to_string(),
         ];
-        words.extend(BackendOptions::words(&wishes));
+        words.extend(BackendOptions::words(&local_options));
         let limits = [
             ("--redundancy-factor", options.redundancy.map(u64::from)),
             ("--worker-memory-mb", scenario.worker_memory_mb),
@@ -165,7 +165,7 @@ impl Child {
 /// A daemon that runs.
 struct Serving {
     process: tokio::process::Child,
-    /// Where it listens, or its last words.
+    /// Its address, or its last lines.
     listening: Option<oneshot::Receiver<Result<SocketAddr, String>>>,
 }
 
@@ -185,12 +185,12 @@ impl Recipe {
             .kill_on_drop(true)
             .spawn()?;
         let stderr = process.stderr.take().ok_or_else(|| std::io::Error::other("no output"))?;
-        let (tell, listening) = oneshot::channel();
-        tokio::spawn(follow(BufReader::new(stderr), tell));
+        let (address_sender, listening) = oneshot::channel();
+        tokio::spawn(follow(BufReader::new(stderr), address_sender));
         Ok(Serving { process, listening: Some(listening) })
     }
 
-    /// What happens to the store while nobody has it open.
+    /// Damages the store while no process has it open.
     fn damage(&self, how: DaemonFault) -> std::io::Result<()> {
         match how {
             DaemonFault::Kill => Ok(()),
@@ -217,34 +217,34 @@ impl Recipe {
     }
 }
 
-/// Reads what the daemon writes, so that it never waits for a reader, and tells where it listens.
+/// Reads the daemon's output, so that it never blocks on a full pipe, and reports the address that it listens on.
 async fn follow(
     output: impl tokio::io::AsyncBufRead + Unpin,
-    tell: oneshot::Sender<Result<SocketAddr, String>>,
+    address_sender: oneshot::Sender<Result<SocketAddr, String>>,
 ) {
     let mut lines = output.lines();
     let mut words: Vec<String> = Vec::new();
-    let mut tell = Some(tell);
-    // Bytes that are no text end the reading as the output's end does.
+    let mut address_sender = Some(address_sender);
+    // Bytes that are not text end the reading, like the end of the output.
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::debug!("daemon: {line}");
         let address = line
             .split_once("listening on http://")
             .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
         if let Some(address) = address
-            && let Some(tell) = tell.take()
+            && let Some(address_sender) = address_sender.take()
         {
-            // Whoever waits only for the first start has gone.
-            let _ = tell.send(Ok(address));
+            // Only the first start has a receiver.
+            let _ = address_sender.send(Ok(address));
         }
         if words.len() == WORDS_MAX {
             words.remove(0);
         }
         words.push(line);
     }
-    if let Some(tell) = tell {
+    if let Some(address_sender) = address_sender {
         tracing::warn!("a daemon ended before it listened: {}", words.join(" | "));
-        let _ = tell.send(Err(words.join(" | ")));
+        let _ = address_sender.send(Err(words.join(" | ")));
     }
 }
 
@@ -264,7 +264,7 @@ async fn own(recipe: Recipe, mut serving: Serving, mut orders: mpsc::Receiver<Or
                     Ok(again) => serving = again,
                     Err(error) => tracing::error!(%error, "the daemon cannot be started again"),
                 }
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 let _ = done.send(result.map_err(|error| error.to_string()));
             }
             Order::Stop { done } => {
@@ -336,7 +336,7 @@ impl Target for Child {
                 match for_ms {
                     Some(for_ms) => {
                         let limit = Duration::from_millis(*for_ms);
-                        // The end of the time is the end of the fault, and no failure of it.
+                        // The fault ends with the time limit, which is not a failure.
                         let _ = tokio::time::timeout(limit, watching).await;
                         self.control.disarm().map_err(|error| failed(error.to_string()))?;
                     }
@@ -359,7 +359,7 @@ impl Target for Child {
     }
 }
 
-/// Rings for every command that a driver failed, for ever.
+/// Reports every command that a driver failed, in an endless loop.
 async fn watch(control: Control, bell: Bell) {
     loop {
         match control.take_fired() {

@@ -11,7 +11,7 @@ use flotilla::{
         fault::{Fault, FaultError},
     },
     catalog::Catalog,
-    local::{Local, Wishes},
+    local::{Local, LocalOptions},
     pool::Pool,
 };
 use flotilla_fault_injection::{
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::chaos::Options;
 
-/// Longest wait for a page to do itself harm.
+/// Longest wait for a fault in a page to happen.
 const PAGE_MAX: Duration = Duration::from_secs(15);
 
 /// A pool in this process.
@@ -34,7 +34,7 @@ pub(super) struct Own {
     daemon: Daemon,
     proxy: Option<Proxy>,
     pool: Pool,
-    /// Its end is the order to stop.
+    /// Dropping it is the order to stop.
     stop: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -49,12 +49,12 @@ impl Own {
         if scenario.faults.iter().any(|fault| matches!(fault.what, What::Link { .. })) {
             proxy = Some(Proxy::bind().await?);
         }
-        let mut wishes: Wishes = options.wishes(builds)?;
-        wishes.fleet.redundancy_factor = options.redundancy;
-        wishes.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
-        wishes.takes_faults = true;
-        wishes.page_origin = proxy.as_ref().map(Proxy::url);
-        let local = Local::start(&wishes, Arc::new(catalog), 0).await?;
+        let mut local_options: LocalOptions = options.local_options(builds)?;
+        local_options.fleet.redundancy_factor = options.redundancy;
+        local_options.fleet.memory_bytes_max = scenario.worker_memory_mb.map(|mib| mib << 20);
+        local_options.takes_faults = true;
+        local_options.page_origin = proxy.as_ref().map(Proxy::url);
+        let local = Local::start(&local_options, Arc::new(catalog), 0).await?;
         if let Some(proxy) = &mut proxy {
             proxy.serve(local.address);
         }
@@ -65,7 +65,7 @@ impl Own {
         tokio::spawn(async move {
             let done = stopped.recv().await;
             local.stop().await;
-            // Whoever ordered it may have gone.
+            // The caller may have stopped waiting.
             let _ = done.map(|done| done.send(()));
         });
         Ok(Own { daemon, proxy, pool, stop })
@@ -81,8 +81,8 @@ impl Own {
     }
 }
 
-/// What a browser must suffer so that it happens; `None` where it is not the browser's to do.
-fn suffering(what: &What, is_simulated: bool) -> Option<Fault> {
+/// The browser fault that makes it happen; `None` if it is not a fault of a browser.
+fn browser_fault(what: &What, is_simulated: bool) -> Option<Fault> {
     match what {
         What::Page { how } => Some(match *how {
             PageFault::Crash => Fault::Crash,
@@ -137,7 +137,7 @@ impl Target for Own {
             .and_then(|browser| browser.name.as_deref()?.strip_prefix('b')?.parse().ok())
             .map(BrowserId)
             .ok_or_else(|| Refused::Failed("the browser has no name".to_owned()))?;
-        let fault = suffering(what, browser.is_some_and(|browser| browser.is_simulated))
+        let fault = browser_fault(what, browser.is_some_and(|browser| browser.is_simulated))
             .ok_or_else(|| {
                 Refused::NotApplicable(format!("a simulated browser cannot suffer {what}"))
             })?;
@@ -153,6 +153,6 @@ impl Target for Own {
     }
 
     async fn heal(&self) {
-        // What pages suffer ends with them, and that is the pool's to bring about.
+        // Faults in pages end with the pages, which the pool replaces.
     }
 }

@@ -8,7 +8,7 @@ use flotilla_fault_injection::{
     proxy::Proxy,
 };
 
-/// A daemon that was here before.
+/// A daemon that was already running.
 pub(super) struct Remote {
     daemon: Daemon,
 }

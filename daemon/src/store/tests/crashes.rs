@@ -14,7 +14,7 @@ use super::{
     confirmed, quiet, says, transaction, write,
 };
 
-/// Where the child finds its store.
+/// Environment variable with the folder of the child's store.
 const DIR: &str = "FLOTILLA_STORE_TEST_DIR";
 /// Pairs of records that the child writes in turn.
 const PAIRS: u64 = 5;
@@ -58,12 +58,12 @@ fn check(step: Step, count: u32) {
         .unwrap();
     let context = format!("{}:{count}", step.name());
     assert_eq!(output.status.signal(), Some(9), "{context}: the crash must happen: {output:?}");
-    let told = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     let last = |is_counted: fn(u64) -> bool| {
-        let ids = told.lines().filter_map(|line| line.split("confirmed ").nth(1)?.parse().ok());
+        let ids = printed.lines().filter_map(|line| line.split("confirmed ").nth(1)?.parse().ok());
         ids.filter(|&id: &u64| is_counted(id)).max().unwrap_or(0)
     };
-    let (last_critical, last_told) = (last(is_critical), last(|_| true));
+    let (last_critical, last_printed) = (last(is_critical), last(|_| true));
 
     let (store, opened) = Store::open(quiet(dir.path())).unwrap();
     assert!(opened.report.findings.is_empty(), "{context}: {:?}", opened.report);
@@ -73,7 +73,7 @@ fn check(step: Step, count: u32) {
         written >= last_critical,
         "{context}: {last_critical} was confirmed, {written} is there"
     );
-    assert!(written <= last_told + 2, "{context}: nobody asked for {written} yet");
+    assert!(written <= last_printed + 2, "{context}: nobody asked for {written} yet");
     // Exactly the transactions up to the last one, each whole.
     let mut expected = Vec::new();
     for side in [0, 100] {

@@ -1,4 +1,4 @@
-//! Flipped bits and torn files: what was confirmed is read right, or it is said to be lost. Never anything else.
+//! Flipped bits and torn files: what was confirmed is read correctly or reported as lost, never anything else.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ impl Seeded {
     }
 }
 
-/// Folders as a killed daemon and as a closed one leave them, and what their records say.
+/// Folders as a killed daemon and as a closed one leave them, and the values of their records.
 struct Left {
     killed: PathBuf,
     closed: PathBuf,
@@ -77,7 +77,7 @@ fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        // The shared memory beside a file is made anew by whoever opens it.
+        // The shared memory beside a file is recreated when the file is opened.
         if !entry.file_name().to_string_lossy().ends_with("-shm") {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
@@ -135,7 +135,7 @@ async fn flips_in_one(bits: usize, seed: u64, tries: u64) {
             .collect();
         let opened = open(&case).await;
         assert_eq!(says(&opened), left.says, "turn {turn}, {flips:?}: {:?}", opened.report);
-        // And for the next life it is as if nothing had been.
+        // And when it is opened again, nothing is found.
         let again = open(&case).await;
         assert_eq!(says(&again), left.says, "turn {turn}, {flips:?}, second opening");
         assert!(again.report.findings.is_empty(), "turn {turn}, {flips:?}: {:?}", again.report);
@@ -170,7 +170,7 @@ async fn bits_that_flip_in_both_files_are_never_believed() {
         }
         let opened = open(&case).await;
         let says = says(&opened);
-        // Nothing is made up: each record is one that was written, and an older or missing one is not passed over in silence.
+        // Nothing is invented: each record is one that was written, and an older or missing one is reported.
         for (id, version, text) in &says {
             assert_eq!(*text, what(*id, *version), "turn {turn}");
         }

@@ -6,20 +6,25 @@ use flotilla_fleet::state::Outcome;
 use flotilla_protocol::RequestId;
 
 use super::{
-    super::{Claim, JobId, Options, Payload, Report, Store},
+    super::{Claim, Content, JobId, Options, Payload, Report, Store},
     confirmed, job, next, quiet, request,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+fn content(bytes: &[u8]) -> Content {
+    let bytes = bytes.to_vec();
+    Content::new(move || Ok(bytes.clone()))
+}
+
 fn input(request: u64, job: &str, bytes: &[u8]) -> Payload {
     let job = Some((JobId(job.to_owned()), 0));
-    Payload::Input { request: RequestId(request), job, bytes: bytes.to_vec() }
+    Payload::Input { request: RequestId(request), job, bytes: content(bytes) }
 }
 
 fn results(request: u64, job: &str, bytes: &[u8]) -> Payload {
     let job = Some((JobId(job.to_owned()), 0));
-    Payload::Results { request: RequestId(request), job, bytes: bytes.to_vec() }
+    Payload::Results { request: RequestId(request), job, bytes: content(bytes) }
 }
 
 #[tokio::test]
@@ -28,7 +33,7 @@ async fn a_key_names_one_job() {
     let (store, mut opened) = Store::open(quiet(dir.path())).unwrap();
     let first = job("j1", Some("key"), "embed this", HOUR);
     assert_eq!(store.claim(first.clone()).await, Ok(Claim::New));
-    // Before it is written and after, and in the next life of the store.
+    // Before it is written and after, and after the store was opened again.
     let again = job("j2", Some("key"), "embed this", HOUR);
     assert!(matches!(store.claim(again.clone()).await, Ok(Claim::Existing(j)) if j.id == first.id));
     store.commit(request(1, 1, None, vec![input(1, "j1", b"in")])).unwrap();

@@ -37,7 +37,7 @@ fn key(id: u64) -> Key {
     Key { partition: Partition::Browsers, id }
 }
 
-/// A record that says `what`.
+/// A record with the value `what`.
 fn value(what: &str) -> Value {
     Value::Browser {
         browser: None,
@@ -112,7 +112,7 @@ async fn confirmed(opened: &mut Opened, id: u64) {
     }
 }
 
-/// What the records of a store say, by number.
+/// Values of a store's records, by number.
 fn says(opened: &Opened) -> Vec<(u64, u64, String)> {
     opened
         .records

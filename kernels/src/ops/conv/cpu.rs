@@ -13,7 +13,7 @@ use super::{
     Geometry, operand_count,
 };
 
-/// From this many output channels of a group on, gathering their common input costs less than reading it for each.
+/// From this many output channels of a group, gathering their common input costs less than reading it for each.
 const PRODUCT_CHANNELS_MIN: usize = 4;
 /// Elements of gathered input that are multiplied at once: they stay in the second-level cache.
 const GATHERED_MAX: usize = 1 << 15;
@@ -56,10 +56,11 @@ pub(super) fn compute(
     }
 }
 
-/// Products per place that are summed up as they are before their sum is added to the others as `f64`, where sums round.
+/// Products per place that are added in their own type before their sum is added to the others as `f64`, if sums are
+/// rounded.
 const SUM_MAX: usize = 128;
 
-/// Elements that are multiplied and summed up; integers wrap around.
+/// Elements that are multiplied and added; integers wrap around.
 trait Number: Copy {
     const ZERO: Self;
     const ONE: Self;
@@ -108,7 +109,7 @@ fn finish<T: Number>(geometry: Geometry, bias: Option<&[T]>, output: &mut [T]) {
     }
 }
 
-/// Gathers the elements under each place of the window and multiplies the weights with them.
+/// Gathers the elements under each place of the window and multiplies them by the weights.
 fn product(geometry: Geometry, x: &[f32], w: &[f32], output: &mut [f32]) {
     let Geometry { batches, groups, inputs, outputs, sliding } = geometry;
     let (places, plane) = (sliding.places(), sliding.plane());
@@ -140,7 +141,7 @@ fn product(geometry: Geometry, x: &[f32], w: &[f32], output: &mut [f32]) {
     }
 }
 
-/// Appends a panel: for each tap and channel, the elements under eight places from `start` on.
+/// Appends a panel: for each tap and channel, the elements under eight places from `start`.
 fn gather(
     sliding: &Sliding,
     x: &[f32],
@@ -188,7 +189,7 @@ fn direct<T: Number>(op: &Conv, geometry: Geometry, x: &[T], w: &[T], output: &m
     if plane * taps == 0 {
         return;
     }
-    // The transpose sends each element to where the convolution of its result would find it.
+    // The transpose adds each element to the places from which the convolution would read it.
     let walk = if op.transposed {
         Sliding { input: sliding.output, output: sliding.input, ..sliding }
     } else {
@@ -236,7 +237,7 @@ fn direct<T: Number>(op: &Conv, geometry: Geometry, x: &[T], w: &[T], output: &m
     }
 }
 
-/// Moves sums to the totals of their places.
+/// Adds sums to the totals of their places.
 fn set_aside<T: Number>(sums: &mut [T], totals: &mut [f64]) {
     totals.iter_mut().zip(&*sums).for_each(|(total, sum)| *total += sum.wide());
     sums.fill(T::ZERO);

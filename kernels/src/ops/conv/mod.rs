@@ -20,7 +20,7 @@ use crate::call::{Call, Signature};
 /// Neighbouring places that an invocation computes.
 const PLACES: usize = 4;
 
-/// What the shapes of a call say.
+/// Sizes from the shapes of a call.
 #[derive(Clone, Copy)]
 struct Geometry {
     batches: usize,
@@ -102,7 +102,8 @@ impl Kernel for Conv {
             .map(|count| count as u32)
             .to_vec();
         params.extend(sliding.params());
-        // Every step may be of another tap, and a tap is a step of each loop over the window.
+        // Every step may belong to another tap, and a tap is an iteration of each loop over the
+        // window.
         let iterations = 4 * length + 5 * ROWS[shader].0 as usize;
         let product =
             Launch::new(shader, operand_count(self), params, invocations * parts, iterations);

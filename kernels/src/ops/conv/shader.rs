@@ -1,25 +1,25 @@
-//! WGSL of convolutions: what is known at load becomes part of the text.
+//! WGSL of convolutions: everything known at load becomes part of the text.
 
 use flotilla_program::{Conv, DType, Window};
 
 use super::super::{Shader, math, split, window};
 use crate::call::Signature;
 
-/// Channels that an invocation of each shader computes, and how much one costs there, roughly: the more share the loads
-/// of the input, the cheaper each is, but channels past the end are computed in vain.
+/// Channels that an invocation of each shader computes, and roughly what one costs there. The more channels share the
+/// loads of the input, the cheaper each is, but channels past the end are computed for nothing.
 pub(super) const ROWS: [(u32, u32); 3] = [(16, 10), (4, 16), (1, 36)];
 /// Index of the shader that joins the parts of sums.
 pub(super) const FINISH: usize = ROWS.len();
-/// Most steps of one invocation: channels of one tap, four at a time where they divide so.
+/// Most steps of one invocation: channels of one tap, four at a time if their number is a multiple of four.
 pub(super) const STEPS_MAX: usize = 2048;
 
-/// What is known at load and shapes a shader's text.
+/// What is known at load and determines a shader's text.
 #[derive(Clone, Copy)]
 pub(super) struct Specialization {
     element: &'static str,
     /// Weights are read as `vec4` over the channels of the input.
     pub(super) vectors: bool,
-    /// Each place has its own element alone, and four neighbouring ones are a `vec4`.
+    /// Each place reads only its own element, and four neighbouring ones are a `vec4`.
     flat: bool,
     /// Sums may be so long that they are divided into parts.
     divided: bool,
@@ -50,7 +50,7 @@ pub(super) fn specialization(op: &Conv, signature: &Signature<'_>) -> Specializa
     }
 }
 
-/// All shaders: those of [`ROWS`], then [`FINISH`] where sums may be divided.
+/// All shaders: those of [`ROWS`], then [`FINISH`] if sums may be divided.
 pub(super) fn all(op: &Conv, signature: &Signature<'_>) -> Vec<Shader> {
     let special = specialization(op, signature);
     let mut shaders: Vec<Shader> =
@@ -61,7 +61,7 @@ pub(super) fn all(op: &Conv, signature: &Signature<'_>) -> Vec<Shader> {
     shaders
 }
 
-/// Sums up parts.
+/// Adds the parts.
 fn finish(op: &Conv, special: Specialization) -> Shader {
     let element = special.element;
     let mut reads = vec![("sums", element)];
@@ -80,7 +80,7 @@ fn finish(op: &Conv, special: Specialization) -> Shader {
     Shader::new("Conv, finish", &reads, element, &text)
 }
 
-/// What a sum becomes in a channel, at a place of the output.
+/// The result for a sum, in a channel, at a place of the output.
 fn value(op: &Conv, sum: &str, channel: &str, at: &str) -> String {
     let mut value = sum.to_owned();
     if op.bias {

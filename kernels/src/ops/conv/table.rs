@@ -8,7 +8,7 @@ use super::{
 };
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// What a [`Conv`] must give: the sum over all elements and taps that belong together.
+/// The expected result of a [`Conv`]: the sum over all elements and taps that belong together.
 fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
     let (x, w) = (given[0], given[1]);
     let spatial = x.shape.len() - 2;
@@ -45,7 +45,7 @@ fn expected(op: &Conv, given: &[&Array], out: &[usize]) -> Array {
     })
 }
 
-/// The padding of a case, which is a number.
+/// The padding of a case, which is a fixed number.
 fn fixed_pad(op: &Conv, axis: usize) -> i64 {
     op.window.pads[axis].as_fixed().expect("a number")
 }

@@ -1,4 +1,4 @@
-//! Conversions between element types, which are words of four types; the narrow ones round or wrap.
+//! Conversions between element types, which are words of four types; to narrow types they round or wrap.
 
 use flotilla_program::DType;
 
@@ -32,7 +32,7 @@ pub(super) fn wgsl(from: DType, to: DType, value: &str) -> String {
         DType::U16 => format!("({unsigned} & 0xffffu)"),
         DType::U8 => format!("({unsigned} & 0xffu)"),
         DType::Bool => match from {
-            // A subnormal number is not zero, whatever the adapter's arithmetic makes of it.
+            // A subnormal number is not zero, even if the adapter's arithmetic flushes it to zero.
             DType::F32 => format!("((bitcast<u32>({value}) & 0x7fffffffu) != 0u)"),
             DType::Bool => value.to_owned(),
             _ => format!("({value} != {}(0))", if from == DType::I32 { "i32" } else { "u32" }),
@@ -40,7 +40,7 @@ pub(super) fn wgsl(from: DType, to: DType, value: &str) -> String {
     }
 }
 
-/// Converts one word; generic, so that each use is a loop of its own.
+/// Converts one word; generic, so that each use is its own loop.
 #[inline(always)]
 pub(super) fn each(a: &[u32], target: &mut [u32], function: impl Fn(u32) -> u32) {
     target.iter_mut().zip(a).for_each(|(value, &word)| *value = function(word));

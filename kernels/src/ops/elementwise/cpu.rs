@@ -1,4 +1,4 @@
-//! Expressions on the cpu: blocks of elements go through one step at a time.
+//! Expressions on the cpu: each step is applied to a block of elements.
 
 use flotilla_program::{Binary, DType, Expr, Step, Test, Unary};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::call::{Call, broadcast_strides};
 
-/// Elements that go through one step at a time; a handful of registers stays in cache.
+/// Elements of a block; a few registers of this size stay in cache.
 const REGISTER: usize = 256;
 
 type Register = [u32; REGISTER];
@@ -73,7 +73,7 @@ pub(super) fn compute(
     Ok(())
 }
 
-/// Reads the elements of a broadcast input from the flat output index `start` on.
+/// Reads the elements of a broadcast input, starting at the flat output index `start`.
 fn fill(target: &mut [u32], input: &[u32], shape: &[usize], strides: &[usize], start: usize) {
     let Some((&size, outer)) = shape.split_last() else {
         target.fill(input[0]);
@@ -194,7 +194,8 @@ fn float_block(binary: Binary, a: &[f32; REGISTER], b: &[f32; REGISTER], target:
     }
 }
 
-/// `base` to the power of `exponent`; a negative power is a fraction, of which only that of 1 and -1 is not 0.
+/// `base` to the power of `exponent`. A negative power is a fraction, which is 0 except for the bases 1 and
+/// -1.
 fn signed_power(base: i32, exponent: i32) -> i32 {
     match (base, u32::try_from(exponent)) {
         (_, Ok(exponent)) => base.wrapping_pow(exponent),
@@ -205,7 +206,7 @@ fn signed_power(base: i32, exponent: i32) -> i32 {
     }
 }
 
-/// Division as in WGSL: by zero it gives the dividend, and the remainder 0.
+/// Division as in WGSL: division by zero gives the dividend, and the remainder is 0.
 fn signed_block(binary: Binary, a: &[i32; REGISTER], b: &[i32; REGISTER], target: &mut Register) {
     match binary {
         Binary::Lt => return lanes(a, b, target, |a, b| u32::from(a < b)),

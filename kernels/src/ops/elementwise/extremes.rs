@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     .concat()
 }
 
-/// Functions that WGSL's own are too inexact for, over their whole domains.
+/// Functions for which WGSL's own are too inexact, over their whole domains.
 fn functions() -> Vec<Case> {
     [
         (Unary::Acos, -1.0, 1.0),
@@ -53,8 +53,8 @@ fn functions() -> Vec<Case> {
     .collect()
 }
 
-/// Functions of numbers that are nothing, hardly anything, very large or no numbers. What is small must be as exact as what is
-/// large.
+/// Functions of zeros, of very small and very large numbers, of infinities and NaN. Small results must be as exact as large
+/// ones.
 fn ends() -> Vec<Case> {
     let sizes = [0.0, 1e-30, 1e-10, 1e-4, 0.3, 1.0, 3.0, 20.0, 88.0, 89.0, 100.0, 1e10, 3e38];
     let both = sizes.into_iter().flat_map(|x| [x, -x]);
@@ -96,11 +96,11 @@ fn ends() -> Vec<Case> {
     .map(|function| {
         let name = format!("{function:?} of extremes");
         let steps = vec![Step::Input(0), Step::Unary(function, 0)];
-        // Mesa's OpenGL makes a maximum of it, which drops what is no number.
+        // Mesa's OpenGL compiles it to a maximum, which drops NaN.
         let drops = |x: &&f64| function == Unary::Relu && x.is_nan();
         let numbers: Vec<f64> = numbers.iter().filter(|x| !drops(x)).copied().collect();
         let x = Array::f32(&[numbers.len()], numbers.clone());
-        // Their small results are differences of 1 and nearly 1.
+        // Their small results are differences of 1 and a number near 1.
         let is_gelu = matches!(function, Unary::GeluErf | Unary::GeluTanh);
         let tolerance = if is_gelu { Tolerance::Approximate } else { Tolerance::Relative };
         case(&name, steps, &[x], &[numbers.len()], tolerance).of_own_kernels()
@@ -108,7 +108,7 @@ fn ends() -> Vec<Case> {
     .collect()
 }
 
-/// Powers whose base or exponent is at an end.
+/// Powers whose base or exponent is extreme.
 fn powers() -> Vec<Case> {
     let (infinity, nan) = (f64::INFINITY, f64::NAN);
     let pairs = [
@@ -141,7 +141,7 @@ fn powers() -> Vec<Case> {
     vec![case("Pow of extremes", steps, &[base, exponent], &[22], Tolerance::Relative)]
 }
 
-/// Divisions by zero, and of the smallest integer by -1: as WGSL has them.
+/// Division by zero, and of the smallest integer by -1, as WGSL defines them.
 fn divisions() -> Vec<Case> {
     let (least, most) = (f64::from(i32::MIN), f64::from(i32::MAX));
     let all = f64::from(u32::MAX);
@@ -184,11 +184,11 @@ fn divisions() -> Vec<Case> {
         let op = Op::Elementwise(Expr { steps });
         cases.push(Sketch::single(&name, op, &[&left, &right], &expected, Tolerance::Exact));
     }
-    // What does not fit becomes the nearest number that does; what is no number becomes 0.
+    // A number that does not fit becomes the nearest one that does; NaN becomes 0.
     let (infinity, nan) = (f64::INFINITY, f64::NAN);
     let floats = [infinity, -infinity, nan, 3e9, -3e9, 1e20, -1e20, 2_147_483_520.0, -0.9, 4e9];
     let i32s = [most, least, 0.0, most, least, most, least, 2_147_483_520.0, 0.0, most];
-    // A negative number wraps around, as far as an `I32` has it.
+    // A negative number wraps around, within the range of `I32`.
     let half = 2_147_483_648.0;
     let u32s = [all, half, 0.0, 3e9, half, all, half, 2_147_483_520.0, 0.0, 4e9];
     for (dtype, results) in [(DType::I32, i32s), (DType::U32, u32s)] {
@@ -311,7 +311,7 @@ fn conversions() -> Vec<Case> {
     cases
 }
 
-/// Constants that are narrow in their blob.
+/// Constants that have a narrow type in their blob.
 fn constants() -> Vec<Case> {
     [DType::F16, DType::BF16, DType::I16, DType::U8, DType::Bool]
         .into_iter()
@@ -334,7 +334,7 @@ fn constants() -> Vec<Case> {
         .collect()
 }
 
-/// Infinities and what is not a number.
+/// Infinities and NaN.
 fn not_numbers() -> Vec<Case> {
     let (infinity, nan) = (f64::INFINITY, f64::NAN);
     let numbers = vec![infinity, -infinity, nan, 0.0, -1.5, 3.4e38, nan, -0.0];

@@ -16,7 +16,7 @@ pub(crate) use table::cases;
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature, broadcast_strides};
 
-/// Storage buffers that every adapter binds at once, less the output.
+/// Storage buffers that every adapter can bind at once, without the output's.
 const INPUTS_MAX: usize = 7;
 
 /// The type of every step.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::call::Signature;
 
-/// How a shader finds an input's element; known at load.
+/// How a shader addresses an input's element; known at load.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// At the output's index.
@@ -56,7 +56,7 @@ fn buffer_type(dtype: DType) -> &'static str {
     if dtype == DType::Bool { "u32" } else { wgsl_type(dtype) }
 }
 
-/// The whole shader.
+/// The complete shader.
 pub(super) fn shader(expr: &Expr, signature: &Signature<'_>) -> Shader {
     let inputs = signature.node.inputs.len();
     let types = types(expr, |index| signature.input(index).dtype).unwrap_or_default();
@@ -104,7 +104,7 @@ pub(super) fn shader(expr: &Expr, signature: &Signature<'_>) -> Shader {
                 if types[index] == DType::Bool { format!("{word} != 0u") } else { word }
             }
             Step::Float(value) if value.is_finite() => format!("{:e}f", f64::from(*value)),
-            // WGSL has no literal for it.
+            // WGSL has no literal for such a number.
             Step::Float(_) => {
                 dim += 1;
                 format!("bitcast<f32>({})", param(dim - 1))
@@ -162,7 +162,7 @@ pub(super) fn shader(expr: &Expr, signature: &Signature<'_>) -> Shader {
     Shader::new("Elementwise", &reads, buffer_type(result_type(&types)), &body)
 }
 
-/// Whether a step's value travels in the params.
+/// Whether a step's value is passed in the params.
 fn is_param(step: &Step) -> bool {
     matches!(step, Step::Dim(_)) || matches!(step, Step::Float(value) if !value.is_finite())
 }
@@ -210,11 +210,11 @@ fn binary_wgsl(binary: Binary, dtype: DType, a: u32, b: u32, expr: &Expr) -> Str
     format!("v{a} {operator} v{b}")
 }
 
-/// What expressions call.
+/// The functions that expressions call.
 const FUNCTIONS: &str = include_str!("functions.wgsl");
 
-/// Those of the functions that `body` calls, itself or through another of them: each that a browser need not compile
-/// makes loading faster.
+/// The functions that `body` calls, directly or through another one. Without the others a browser compiles less, so
+/// loading is faster.
 fn called(body: &str) -> String {
     let code = FUNCTIONS.lines().filter(|line| !line.starts_with("//"));
     let code = code.collect::<Vec<_>>().join("\n");

@@ -75,14 +75,14 @@ fn exact(expr: &Expr, types: &[DType], input: impl Fn(usize) -> f64) -> f64 {
     values.last().copied().unwrap_or(f64::NAN)
 }
 
-/// The whole part of a number as an integer type has it, where what does not fit wraps around.
+/// The integer part of a number as an integer type has it; a number that does not fit wraps around.
 fn whole_part(dtype: DType, number: f64) -> f64 {
     let range = (8.0 * dtype.wire_bytes().min(4) as f64).exp2();
     let wrapped = number.trunc().rem_euclid(range);
     if dtype.storage() == DType::I32 && wrapped >= range / 2.0 { wrapped - range } else { wrapped }
 }
 
-/// To the nearest of the numbers with so many binary digits, halves to even.
+/// Rounds to the nearest number with this many binary digits, halves to even.
 fn rounded(number: f64, digits: i32, exponent_min: i32, largest: f64) -> f64 {
     if number == 0.0 || !number.is_finite() {
         return number;

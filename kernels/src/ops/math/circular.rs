@@ -4,7 +4,7 @@
 const NEAR: f32 = 4096.0;
 
 /// A function `{name}_reduced` that gives the distance of a large number from the nearest multiple of pi / 2, and that multiple
-/// modulo 4: the number's digits times those digits of 2 / pi that do not make whole turns.
+/// modulo 4: the number's digits times the digits of 2 / pi that do not give whole turns.
 /// Source: Payne and Hanek, "Radian reduction for trigonometric functions".
 pub(super) fn reduction(name: &str) -> String {
     format!(
@@ -39,7 +39,7 @@ fn {name}_reduced(x: f32) -> vec2<f32> {{
     let carried = {name}_high(factor, low);
     let fraction = factor * middle + carried;
     var whole = factor * high + {name}_high(factor, middle) + select(0u, 1u, fraction < carried);
-    // Two digits before the point, which stands behind the second one.
+    // Two binary digits are before the point.
     var quarter = whole >> 30u;
     whole &= 0x3fffffffu;
     if (whole >= 0x20000000u) {{

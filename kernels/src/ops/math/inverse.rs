@@ -96,8 +96,8 @@ pub(super) fn atanh(ty: &str) -> String {
     )
 }
 
-/// The body of `ln(1 + exp(x))`. `u` is `1 + e` rounded; the factor makes good what was rounded away. Source: Goldberg,
-/// "What Every Computer Scientist Should Know About Floating-Point Arithmetic", theorem 4.
+/// The body of `ln(1 + exp(x))`. `u` is `1 + e` rounded; the factor corrects the rounding error. Source: Goldberg, "What
+/// Every Computer Scientist Should Know About Floating-Point Arithmetic", theorem 4.
 pub(super) fn softplus(ty: &str) -> String {
     format!(
         "let e = exp(-abs(x));

@@ -11,12 +11,12 @@ use super::{
 pub(in super::super) const PANEL: usize = 8;
 /// Rows that one pass of the cpu kernel computes.
 const BLOCK: usize = 4;
-/// Rows between two visits of the same panel: few enough that their results stay in cache for the epilogue.
+/// Rows between two uses of the same panel: few enough that their results stay in cache for the epilogue.
 const ROWS_PER_PASS: usize = 32;
-/// Products that are summed up as `f32` before their sum is added to the others as `f64`, so that long sums stay exact.
+/// Products that are added as `f32` before their sum is added to the others as `f64`, so that long sums stay exact.
 const SUM_MAX: usize = 128;
 
-/// Products of integers, which wrap around; those without a sign have the same bits.
+/// Products of integers, which wrap around; unsigned ones have the same bits.
 pub(super) fn multiply_integers(
     op: &MatMul,
     geometry: &Geometry,
@@ -56,7 +56,7 @@ pub(super) fn multiply_integers(
     }
 }
 
-/// What is done with sums.
+/// What is applied to sums.
 pub(super) struct Epilogue<'a> {
     pub(super) alpha: f32,
     pub(super) bias: Option<&'a [f32]>,
@@ -108,7 +108,7 @@ impl PackedMatrix {
         (self.k, self.n)
     }
 
-    /// A matrix `[k, n]` whose panels, `k` lines each, are given as they are kept.
+    /// A matrix `[k, n]` from its panels of `k` lines each.
     pub(in super::super) fn of_panels(
         k: usize,
         n: usize,
@@ -118,12 +118,12 @@ impl PackedMatrix {
         PackedMatrix { k, n, panels }
     }
 
-    /// The memory of the panels, to be used again.
+    /// The memory of the panels, to be reused.
     pub(in super::super) fn into_panels(self) -> Vec<[f32; PANEL]> {
         self.panels
     }
 
-    /// Packs anew, in the same memory, a matrix whose element `[i, j]` is `matrix[i * row + j * column]`.
+    /// Packs another matrix into the same memory; its element `[i, j]` is `matrix[i * row + j * column]`.
     pub(crate) fn repack(&mut self, matrix: &[f32], k: usize, n: usize, row: usize, column: usize) {
         (self.k, self.n) = (k, n);
         self.panels.clear();
@@ -146,8 +146,8 @@ impl PackedMatrix {
     }
 }
 
-/// `output[i, j] = sum over k of a[i, k] * b[k, j]` for `m` rows of `a` that lie `a_stride` apart and rows of `output`
-/// that lie `out_stride` apart. `finish` is given the index of a row and the rows from there that are complete.
+/// `output[i, j] = sum over k of a[i, k] * b[k, j]` for `m` rows of `a` at a distance of `a_stride` and rows of
+/// `output` at a distance of `out_stride`. `finish` gets the index of a row and the complete rows from there.
 pub(crate) fn multiply(
     a: &[f32],
     a_stride: usize,

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::call::{Call, Signature, broadcast_strides};
 
-/// Leading dimensions that a shader takes apart.
+/// Most leading dimensions that a shader handles.
 const LEAD_MAX: usize = 6;
 
-/// What the shapes of a call say.
+/// Sizes from the shapes of a call.
 struct Geometry {
     m: usize,
     n: usize,

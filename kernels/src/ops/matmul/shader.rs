@@ -1,21 +1,21 @@
-//! WGSL of products: what is known at load becomes part of the text.
+//! WGSL of products: everything known at load becomes part of the text.
 
 use flotilla_program::{DType, MatMul, dim::Dim};
 
 use super::super::{Shader, math, split};
 use crate::call::Signature;
 
-/// Rows that an invocation of each shader computes, and how much a row costs there, roughly: the more rows share the
-/// loads of `b`, the cheaper each is, but rows past the end are computed in vain.
+/// Rows that an invocation of each shader computes, and roughly what a row costs there. The more rows share the
+/// loads of `b`, the cheaper each is, but rows past the end are computed for nothing.
 pub(super) const ROWS: [(u32, u32); 3] = [(16, 10), (4, 16), (1, 36)];
 /// Index of the shader that joins the parts of sums.
 pub(super) const FINISH: usize = ROWS.len();
-/// Most steps along `k` of one invocation; a step takes four elements where the matrices are read as `vec4`.
+/// Most steps along `k` of one invocation; a step takes four elements if the matrices are read as `vec4`.
 pub(super) const STEPS_MAX: usize = 2048;
-/// Columns in `vec4`s that an invocation computes where `n` divides so.
+/// Columns in `vec4`s that an invocation computes if `n` is a multiple of them.
 const UNITS: i64 = 2;
 
-/// What is known at load and shapes a shader's text.
+/// What is known at load and determines a shader's text.
 pub(super) struct Specialization {
     /// `k` and `n` are multiples of 4, so that both matrices are read as `vec4`.
     pub(super) vectors: bool,
@@ -57,7 +57,7 @@ pub(super) fn specialization(op: &MatMul, signature: &Signature<'_>) -> Speciali
     }
 }
 
-/// All shaders: those of [`ROWS`], then [`FINISH`] where sums may be divided.
+/// All shaders: those of [`ROWS`], then [`FINISH`] if sums may be divided.
 pub(super) fn all(op: &MatMul, signature: &Signature<'_>) -> Vec<Shader> {
     let special = specialization(op, signature);
     let mut shaders: Vec<Shader> =
@@ -68,7 +68,7 @@ pub(super) fn all(op: &MatMul, signature: &Signature<'_>) -> Vec<Shader> {
     shaders
 }
 
-/// Sums up parts.
+/// Adds the parts.
 fn finish(op: &MatMul, special: &Specialization) -> Shader {
     let scalar = special.element;
     let vector = format!("vec4<{scalar}>");
@@ -90,7 +90,7 @@ fn finish(op: &MatMul, special: &Specialization) -> Shader {
     Shader::new("MatMul, finish", &reads, element, &body)
 }
 
-/// What a sum becomes before the residual is added.
+/// The result for a sum before the residual is added.
 fn value(op: &MatMul, sum: &str, bias: &str) -> String {
     let scaled = if op.alpha == 1.0 { sum.to_owned() } else { format!("{sum} * params.alpha") };
     let biased = if op.bias { format!("{scaled} + {bias}") } else { scaled };
@@ -151,7 +151,7 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
     Shader::new("MatMul", &reads, element, &body)
 }
 
-/// Which batch an invocation computes; where sums are divided, also which part of it.
+/// The batch that an invocation computes; if sums are divided, also the part.
 fn divide(special: &Specialization) -> &'static str {
     if special.divided {
         "    let batch = tile / params.row_tiles % params.batches;
@@ -266,7 +266,7 @@ fn store(op: &MatMul, rows: u32, special: &Specialization) -> String {
     text + "    }\n"
 }
 
-/// Writes a value, or the sum alone where it is only a part.
+/// Writes a value, or only the sum if it is a part.
 fn put(special: &Specialization, sum: &str, value: &str) -> String {
     if special.divided {
         format!(

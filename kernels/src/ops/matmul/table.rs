@@ -5,7 +5,7 @@ use flotilla_program::{DType, MatMul, Op, Unary};
 use super::{super::math, inputs};
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
-/// What a [`MatMul`] must give.
+/// The expected result of a [`MatMul`].
 fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
     let (a, b) = (given[0], given[1]);
     let at = |array: &Array, lead: &[usize], i: usize, j: usize| {

@@ -1,4 +1,5 @@
-//! How often n-grams occur in rows of numbers. Many n-grams or long rows are counted one n-gram at a time.
+//! How often n-grams occur in rows of numbers. If there are many n-grams or rows are long, each n-gram is counted
+//! separately.
 
 use flotilla_program::{DType, NgramCounts};
 

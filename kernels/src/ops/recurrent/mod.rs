@@ -1,5 +1,5 @@
-//! Recurrent layers, one direction at a time: a few dispatches per step, each of which reads what the one before has
-//! written. The input's share in the gates is a matrix product that comes before.
+//! Recurrent layers, one direction at a time: a few dispatches per step, each of which reads the results of the one before.
+//! The input's share in the gates is computed before by a matrix product.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod table;
@@ -15,25 +15,26 @@ use super::{
 };
 use crate::call::{Call, Signature};
 
-/// Widest hidden state whose products are computed in the step that needs them; those of a wider one come before it.
+/// Widest hidden state whose products are computed in the step that needs them; for a wider one, a launch before the step
+/// computes them.
 const HIDDEN_MAX: usize = split::WHOLE_MAX;
-/// Most elements of a state that one invocation multiplies where products come before the step.
+/// Most elements of a state that one invocation multiplies if products are computed before the step.
 const LENGTH_MAX: usize = 2048;
-/// Most steps: units count them as floating-point numbers.
+/// Most steps: units count them in floating-point numbers.
 const STEPS_MAX: usize = 1 << 24;
 
 /// A shader of a node.
 #[derive(Clone, Copy, PartialEq)]
 enum Part {
-    /// No unit has made a step.
+    /// Before the first step of any unit.
     Start,
     /// Products of the state before a step.
     Product,
-    /// What a GRU's hidden gate waits for.
+    /// The reset before a GRU's hidden gate.
     Reset { products: bool },
-    /// Products of the state that was reset.
+    /// Products of the reset state.
     ResetProduct,
-    /// A step, with or without products that came before.
+    /// A step, with or without products computed before.
     Step { products: bool },
     /// The last row.
     Finish,
@@ -73,7 +74,7 @@ fn gates(cell: &Cell) -> usize {
     }
 }
 
-/// What the last input is per hidden unit, when the cell has one.
+/// Elements of the last input per hidden unit, if the cell has one.
 fn extra(cell: &Cell) -> Option<usize> {
     match cell {
         Cell::Rnn { .. } => None,
@@ -82,7 +83,7 @@ fn extra(cell: &Cell) -> Option<usize> {
     }
 }
 
-/// Whether the hidden gate's product must wait until the whole state is reset.
+/// Whether the hidden gate's product needs the whole reset state.
 fn resets_before(cell: &Cell) -> bool {
     match cell {
         Cell::Gru { reset_after, .. } => !reset_after,
@@ -171,7 +172,7 @@ impl Kernel for Recurrent {
             }
         };
         let mut step = Vec::new();
-        // The hidden gate of a cell that resets before is its last one.
+        // In a cell that resets before the product, the hidden gate is the last one.
         let (at_once, last) = (all_gates - usize::from(resets_before(&self.cell)), all_gates - 1);
         if products {
             step.push(launch(Part::Product, 0, at_once));
@@ -230,7 +231,7 @@ impl Kernel for Recurrent {
     }
 }
 
-/// What a step on the cpu needs.
+/// Inputs of a step on the cpu.
 struct State<'a> {
     cell: &'a Cell,
     clip: f32,
@@ -240,7 +241,7 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    /// Takes the state of one sequence one step further.
+    /// Advances the state of one sequence by one step.
     fn step(&self, share: &[f32], before: &mut [f32]) {
         let hidden = self.hidden;
         let (state, beside) = before.split_at_mut(hidden);
@@ -304,7 +305,7 @@ impl State<'_> {
     }
 }
 
-/// Products in eight lanes, which the compiler makes one vector; the sums of blocks are added as `f64`, so that long ones stay
+/// Products in eight lanes, which the compiler makes one vector. The sums of blocks are added as `f64`, so that long ones stay
 /// exact.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const BLOCK: usize = 1024;
@@ -356,7 +357,7 @@ fn apply(activation: Activation, x: f32) -> f32 {
     }
 }
 
-/// `exp(x) - 1` of numbers that are not positive, without losing the digits of small ones.
+/// `exp(x) - 1` for numbers that are not positive, without losing the digits of small ones.
 const EXP_LESS_1: &str = "fn less_1(x: f32) -> f32 {
     let near = x * (1.0 + x * (0.5 + x * (0.16666667 + x * (4.1666667e-2 + x * (8.3333333e-3 + x * (1.3888889e-3 + x * 1.9841270e-4))))));
     return select(exp(x) - 1.0, near, x > -0.5);
@@ -448,7 +449,7 @@ impl Text for Recurrent {
             Part::Step { products } => ("step", entry(products, count, &self.step_wgsl())),
             Part::Finish => ("finish", include_str!("finish.wgsl").to_owned()),
         };
-        // Nothing but the start does without lengths.
+        // Only the start does not use lengths.
         let declarations = match part {
             Part::Start => {
                 "const REVERSE = false;\nfn length_of(row: u32) -> u32 { return 0u; }\n".to_owned()

@@ -85,7 +85,7 @@ fn case(name: &str, op: Recurrent, sizes: Sizes) -> Case {
         Cell::Lstm { peepholes, .. } => (4, 2, if *peepholes { 3 } else { 0 }),
     };
     let shares = Array::noise(4700, &[steps, batch, gates * hidden]);
-    // Wide sums would leave nothing of an activation but its ends.
+    // With large sums an activation would give only its limits.
     let scale = (5.0 / hidden as f64).sqrt();
     let weights =
         Array::noise(4701, &[gates * hidden, hidden]).map(|x| f64::from((x * scale) as f32));
@@ -176,7 +176,7 @@ fn advance(
                 .map(|(unit, h)| (1.0 - z[unit]) * h + z[unit] * state[unit])
                 .collect();
             *state = new;
-            // What is kept beside the state is the reset state, where that is what the product is with.
+            // The value kept beside the state is the reset state, if the product uses it.
             *beside = if *reset_after { vec![0.0; hidden] } else { rh };
         }
         Cell::Lstm { activations: [f, g, h], peepholes, input_forget } => {

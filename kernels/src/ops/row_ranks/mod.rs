@@ -1,5 +1,5 @@
-//! Positions of rows in lexicographic order. Many rows are sorted, wide ones by some of their columns at a time, from the last to
-//! the first.
+//! Positions of rows in lexicographic order. Many rows are sorted; wide ones are sorted by a few columns at a time, from the last
+//! columns to the first.
 
 use flotilla_program::DType;
 
@@ -24,7 +24,7 @@ const START: usize = 1;
 const SORT: usize = 2;
 const INVERT: usize = 3;
 
-/// The operator carries nothing.
+/// The operator has no attributes.
 pub(crate) struct RowRanks;
 
 /// Rows and their width.

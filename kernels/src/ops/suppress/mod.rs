@@ -1,4 +1,4 @@
-//! Boxes that overlap better ones are left out. Many boxes are gone through in blocks: their candidates are compared with all
+//! Drops boxes that overlap better ones. Many boxes are processed in blocks: the candidates of a block are compared with all
 //! selected boxes at once, then with each other.
 
 use flotilla_program::{DType, Suppress};
@@ -12,7 +12,7 @@ use crate::suite::{Array, Case, Sketch, Tolerance};
 const BLOCK: usize = 128;
 /// Most selected boxes that one invocation compares a candidate with.
 const SLOTS_MAX: usize = 8192;
-/// Most iterations of an invocation that goes through all boxes of a line.
+/// Most iterations of an invocation that processes all boxes of a line.
 const WHOLE_MAX: usize = 8192;
 
 /// Which of a node's shaders.
@@ -40,7 +40,7 @@ fn geometry(call: &Call<'_>) -> Result<Geometry, String> {
     Ok(Geometry { classes, boxes, slots })
 }
 
-/// Iterations of an invocation that goes through all boxes of a line.
+/// Iterations of an invocation that processes all boxes of a line.
 fn iterations(boxes: usize, slots: usize) -> usize {
     let compared = slots.min(boxes);
     boxes.saturating_mul(1 + compared).saturating_add(slots)
@@ -83,7 +83,7 @@ impl Kernel for Suppress {
         let shader = |name: &str, reads: &[(&str, &str)], text: &str| {
             let boxes = match reads.iter().any(|(name, _)| *name == "boxes") {
                 true => include_str!("boxes.wgsl"),
-                // The parameters alone.
+                // Only the parameters.
                 false => include_str!("boxes.wgsl").split("// Left").next().unwrap_or_default(),
             };
             let body = format!("{constants}{boxes}{}{text}", include_str!("state.wgsl"));
@@ -128,7 +128,7 @@ impl Kernel for Suppress {
         let states = Scratchpad::default().take(lines * (1 + slots + BLOCK));
         let mut launches = vec![launch(START, lines, 0, [0, 0], 0).writing(states)];
         for first in (0..boxes).step_by(BLOCK) {
-            // No more can have been selected than were looked at.
+            // At most as many can have been selected as were checked.
             for slot in (0..first.min(slots).max(1)).step_by(SLOTS_MAX) {
                 let compared = [slot, slot + SLOTS_MAX];
                 let check = launch(CHECK, lines * BLOCK, first, compared, SLOTS_MAX);

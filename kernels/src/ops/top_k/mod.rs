@@ -1,4 +1,5 @@
-//! The first elements of a dimension in order of size. Few of many are found among the best of blocks; many of many are sorted.
+//! The first elements of a dimension in order of size. A few of many are selected from the best of blocks; many of many are
+//! sorted.
 
 use flotilla_program::{DType, TopK};
 
@@ -14,10 +15,10 @@ use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance, unravel};
 
 /// Most candidates that are compared with each other in one launch.
 const COMPARED_MAX: usize = 1024;
-/// What a block of candidates must have more of than are wanted, so that few blocks are left.
+/// A block must have this many times more candidates than are wanted, so that few blocks are left.
 const SHRINKS: usize = 4;
 
-/// Which of the shaders: ranks among elements, among those that were found before, and the steps of sorting.
+/// Which of the shaders: ranks among elements, ranks among elements found before, and the steps of sorting.
 const RANK: usize = 0;
 const RANK_FOUND: usize = 1;
 const START: usize = 2;
@@ -45,8 +46,8 @@ fn geometry(op: &TopK, call: &Call<'_>) -> Result<Geometry, String> {
     Ok(Geometry { outer, size: input[axis], inner, k })
 }
 
-/// Sorts all positions, and keeps the first ones: a bitonic network whose comparisons all put the earlier one first, so that
-/// what its last blocks lack need not be there. Source: Batcher, "Sorting Networks and their Applications".
+/// Sorts all positions and keeps the first ones. In this bitonic network all comparisons put the earlier one first, so that
+/// missing places of the last blocks need no elements. Source: Batcher, "Sorting Networks and their Applications".
 fn sort(&Geometry { outer, size, inner, k }: &Geometry) -> Vec<Launch> {
     let total = outer * size * inner;
     let sorted = if k == size { Memory::Output } else { Scratchpad::default().take(total) };
@@ -65,8 +66,8 @@ fn sort(&Geometry { outer, size, inner, k }: &Geometry) -> Vec<Launch> {
     launches
 }
 
-/// The steps of a bitonic network over so many places: place `i` meets `i ^ mask`, first its mirror in the block, then ever nearer
-/// ones.
+/// The steps of a bitonic network over this many places: place `i` is compared with `i ^ mask`, first its mirror image in the
+/// block, then nearer and nearer ones.
 pub(super) fn masks(size: usize) -> Vec<usize> {
     let mut masks = Vec::new();
     let mut block = 2;
@@ -129,7 +130,7 @@ impl Kernel for TopK {
             let is_last = candidates <= COMPARED_MAX;
             let compared = match is_last {
                 true => candidates,
-                // Every element is compared with all of its block, so blocks are as small as they may be.
+                // Every element is compared with all others of its block, so blocks are as small as possible.
                 false => (SHRINKS * k).next_power_of_two().clamp(COMPARED_MAX / 4, COMPARED_MAX),
             };
             let blocks = candidates.div_ceil(compared.max(1)).max(1);
@@ -166,7 +167,7 @@ impl Kernel for TopK {
             line.clear();
             line.extend((0..size).map(|at| {
                 let key = key(dtype, x[(outer * size + at) * inner + inner_at]);
-                // The largest come first when their keys are turned around.
+                // The largest come first if their keys are inverted.
                 (if self.largest { !key } else { key }, at as u32)
             }));
             if k < size {

@@ -1,5 +1,5 @@
-//! Decision trees. Many or large ones are walked through by one invocation per row and tree, before what their leaves give is
-//! joined.
+//! Decision trees. If they are many or large, one invocation per row and tree walks through it, and the numbers of the leaves
+//! are joined afterwards.
 
 use flotilla_program::{DType, Gathered, Trees};
 
@@ -105,7 +105,7 @@ impl Kernel for Trees {
     fn launches(&self, call: &Call<'_>) -> Result<Vec<Launch>, String> {
         let Geometry { features, nodes, columns, trees } = geometry(call)?;
         let total = call.elements();
-        // A walk comes to each node of its tree once, and each node has its own members; so have leaves their weights.
+        // A walk visits each node of its tree at most once, and each node has its own members; each leaf has its own weights.
         let walked = call.input(2).iter().product::<usize>();
         let gathered = trees + call.input(5).iter().product::<usize>();
         let launch = |shader: usize, total: usize, steps: usize| {
@@ -234,7 +234,7 @@ pub(crate) fn cases() -> Vec<Case> {
     by_hand.into_iter().chain(long).collect()
 }
 
-/// A forest of full trees of seven levels, of whose nodes some ask for members.
+/// A forest of full trees of seven levels; some of their nodes test members.
 #[cfg(not(target_arch = "wasm32"))]
 fn long(gathered: Gathered) -> Case {
     const TREES: usize = 300;

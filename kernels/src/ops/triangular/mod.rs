@@ -22,7 +22,7 @@ const PIVOT: usize = 3;
 const ELIMINATE: usize = 4;
 const FINISH: usize = 5;
 
-/// The operator carries nothing.
+/// The operator has no attributes.
 pub(crate) struct Triangular;
 
 /// How many matrices there are, and their rows.
@@ -34,7 +34,7 @@ fn geometry(call: &Call<'_>) -> Result<(usize, usize), String> {
     }
 }
 
-/// Most iterations of an invocation that eliminates a matrix of so many rows.
+/// Most iterations of an invocation that eliminates a matrix of this many rows.
 fn iterations(size: usize) -> usize {
     let square = size.saturating_mul(size);
     square.saturating_mul(3 + size / 2).saturating_add(2 * size)
@@ -158,7 +158,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "three rows",
             &[3, 3],
             vec![1., 1., 1., 2., 4., 6., 1., 3., 9.],
-            // Rows 1 and 2 change places, then nothing does: 1 - 1/2 row and so on, by hand.
+            // Rows 1 and 2 change places, then no other rows: 1 - 1/2 row and so on, by hand.
             vec![2., 4., 6., 0., 1., 2., 0., 0., 4.],
         ),
         ("one element", &[3, 1, 1], vec![1., -2., 0.], vec![1., -2., 0.]),

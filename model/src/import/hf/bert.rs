@@ -6,7 +6,7 @@ use super::{
     graph::{Attribute, Value},
 };
 
-/// What of `config.json` the architecture depends on.
+/// The fields of `config.json` that determine the architecture.
 #[derive(serde::Deserialize)]
 pub(super) struct Config {
     pub(super) hidden_size: usize,
@@ -48,7 +48,7 @@ impl Config {
     }
 }
 
-/// Wires the encoder; gives the last hidden state `[B, S, hidden]` and the attention mask `[B, S]` as F32.
+/// Wires the encoder; returns the last hidden state `[B, S, hidden]` and the attention mask `[B, S]` as F32.
 pub(super) fn encoder(graph: &mut Graph<'_>, config: &Config) -> Result<(Value, Value), HfError> {
     let ids = graph.tokens("input_ids");
     let mask = graph.tokens("attention_mask");
@@ -61,7 +61,7 @@ pub(super) fn encoder(graph: &mut Graph<'_>, config: &Config) -> Result<(Value, 
     Ok((x, mask))
 }
 
-/// 0 where a token counts and the lowest number where it does not, as `[B, 1, 1, S]`.
+/// 0 for a token that counts and the lowest number for one that does not, as `[B, 1, 1, S]`.
 fn additive_mask(graph: &mut Graph<'_>, mask: &str) -> Value {
     let minus = graph.with_number("mask.minus_one", "Sub", mask, 1.0);
     let additive = graph.with_number("mask.additive", "Mul", &minus, f32::MAX);

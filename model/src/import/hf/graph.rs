@@ -1,4 +1,4 @@
-//! The words in which an architecture is written: layers as nodes of an ONNX graph.
+//! Functions to write an architecture: layers as nodes of an ONNX graph.
 
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
@@ -11,7 +11,7 @@ use tract_onnx::pb::{
 
 use super::{HfError, WeightFile};
 
-/// Version of the operator set that the nodes are of: the first one with `Gelu`.
+/// Version of the operator set of the nodes: the first one with `Gelu`.
 const OPSET: i64 = 20;
 
 /// Version of the format that has this operator set.
@@ -22,7 +22,7 @@ pub(super) type Value = String;
 
 type Wired = Result<Value, HfError>;
 
-/// A graph under construction and the weights that it takes.
+/// A graph that is being built and the weights that it takes.
 pub(super) struct Graph<'w> {
     graph: GraphProto,
     weights: &'w WeightFile<'w>,
@@ -80,7 +80,7 @@ impl<'w> Graph<'w> {
         name.to_owned()
     }
 
-    /// Gives a value out under a name of its own.
+    /// Makes a value an output with its own name.
     pub(super) fn output(&mut self, name: &str, value: &str) {
         self.graph.output.push(declared(name, DataType::Float, None));
         self.graph.node.push(NodeProto {
@@ -92,7 +92,7 @@ impl<'w> Graph<'w> {
         });
     }
 
-    /// A node of one result, which has its name.
+    /// A node with one result, which has the node's name.
     pub(super) fn node(
         &mut self,
         name: &str,
@@ -151,7 +151,7 @@ impl<'w> Graph<'w> {
         Ok(self.constant(name, shape, DataType::Float, bytes))
     }
 
-    /// Rows of a table of `[rows, width]`, picked by token numbers.
+    /// Rows of a table of `[rows, width]`, selected by token numbers.
     pub(super) fn embedding(
         &mut self,
         name: &str,
@@ -181,13 +181,14 @@ impl<'w> Graph<'w> {
         Ok(self.node(name, "LayerNormalization", &[x, &gamma, &beta], &attributes))
     }
 
-    /// The sum over a dimension, which stays as 1.
+    /// The sum over a dimension, which remains with size 1.
     pub(super) fn sum(&mut self, name: &str, x: &str, axis: i64) -> Value {
         let axes = self.integers(&format!("{name}.axes"), &[axis]);
         self.node(name, "ReduceSum", &[x, &axes], &[Attribute::Int("keepdims", 1)])
     }
 
-    /// Other dimensions, where 0 stands for the one in the same place and -1 for what is left.
+    /// Another shape, where 0 is the dimension in the same place and -1 the remaining number of
+    /// elements.
     pub(super) fn reshape(&mut self, name: &str, x: &str, shape: &[i64]) -> Value {
         let shape = self.integers(&format!("{name}.shape"), shape);
         self.node(name, "Reshape", &[x, &shape], &[])

@@ -1,5 +1,6 @@
 //! Hugging Face directories: `config.json`, `model.safetensors` and, for sentence-transformers, `modules.json` with its
-//! pooling. An architecture is a file of its own that writes an ONNX graph, so that everything that reads ONNX reads these.
+//! pooling. Each architecture has its own file, which writes an ONNX graph, so that everything that reads ONNX can read
+//! these models.
 
 mod bert;
 mod graph;
@@ -14,9 +15,9 @@ use graph::Graph;
 use pooling::Pooling;
 use weights::WeightFile;
 
-/// The file that makes a folder a Hugging Face model.
+/// A folder with this file is a Hugging Face model.
 pub(super) const CONFIG: &str = "config.json";
-/// The file that lists what sentence-transformers puts behind the encoder.
+/// The file that lists the modules that sentence-transformers adds after the encoder.
 pub(super) const MODULES: &str = "modules.json";
 const WEIGHTS: &str = "model.safetensors";
 
@@ -45,7 +46,7 @@ struct ModelType {
     model_type: String,
 }
 
-/// What of `config.json` every tokenized model has.
+/// The fields of `config.json` that every tokenized model has.
 #[derive(serde::Deserialize)]
 struct TokenConfig {
     model_type: Option<String>,
@@ -54,7 +55,7 @@ struct TokenConfig {
     pad_token_id: Option<usize>,
 }
 
-/// The model as ONNX, and what it is for.
+/// The model as ONNX, and its family.
 pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), ImportError> {
     let ModelType { model_type } = read_json(resolver, CONFIG)?;
     let config: bert::Config = match model_type.as_str() {
@@ -80,7 +81,7 @@ pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), Imp
     Ok((graph.finish(), family))
 }
 
-/// Most positions and the number of tokens, from `config.json` where there is one.
+/// Most positions and the number of tokens, from `config.json` if there is one.
 pub(super) fn token_config(
     resolver: &dyn Resolver,
 ) -> Result<(Option<usize>, Option<usize>), ImportError> {

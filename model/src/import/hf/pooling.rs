@@ -1,4 +1,5 @@
-//! What sentence-transformers puts behind an encoder: pooling over tokens, then normalization.
+//! The modules that sentence-transformers adds after an encoder: pooling over tokens, then
+//! normalization.
 //! Source: Reimers and Gurevych, "Sentence-BERT", 3.
 
 use super::{
@@ -6,13 +7,13 @@ use super::{
     graph::{Attribute, Value},
     read_json,
 };
-use crate::import::resolver::confined;
+use crate::resolver::confined;
 
-/// Keeps a text without tokens from dividing by zero, as sentence-transformers does.
+/// Prevents a division by zero for a text without tokens, as in sentence-transformers.
 const COUNT_MIN: f32 = 1e-9;
-/// `torch.nn.functional.normalize`'s own.
+/// The minimum of `torch.nn.functional.normalize`.
 const NORM_MIN: f32 = 1e-12;
-/// What sentence-transformers puts in the place of tokens that do not count before taking a maximum.
+/// The number that sentence-transformers uses for masked tokens before a maximum.
 const MASKED_OUT: f32 = -1e9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ enum Mode {
     Max,
 }
 
-/// How a text's vector is made of its tokens' vectors.
+/// How a text's vector is computed from its tokens' vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pooling {
     mode: Mode,
@@ -49,7 +50,7 @@ struct PoolingConfig {
 }
 
 impl Default for PoolingConfig {
-    /// The library's own default: the mean.
+    /// The library's default: the mean.
     fn default() -> PoolingConfig {
         PoolingConfig {
             pooling_mode_cls_token: false,
@@ -85,7 +86,7 @@ impl PoolingConfig {
 }
 
 impl Pooling {
-    /// From `modules.json`; `None` where there is none, which is a plain encoder.
+    /// From `modules.json`; `None` if there is none, which means a plain encoder.
     pub(super) fn load(resolver: &dyn Resolver) -> Result<Option<Pooling>, ImportError> {
         if !resolver.exists(MODULES) {
             return Ok(None);
@@ -135,7 +136,7 @@ impl Pooling {
                 graph.node("pooling.mean", "Div", &[&sum, &root], &[])
             }
             Mode::Max => {
-                // h * mask + (1 - mask) * MASKED_OUT is h where the token counts.
+                // h * mask + (1 - mask) * MASKED_OUT is h for a token that counts.
                 let counted = graph.node("pooling.counted", "Mul", &[hidden, &mask], &[]);
                 let minus = graph.with_number("pooling.minus_one", "Sub", &mask, 1.0);
                 let out = graph.with_number("pooling.out", "Mul", &minus, -MASKED_OUT);

@@ -8,7 +8,7 @@ use super::HfError;
 pub(super) struct WeightFile<'b> {
     file: &'static str,
     tensors: SafeTensors<'b>,
-    /// What stands before every name: `bert.` where the model was saved with a head.
+    /// Prefix of every name: `bert.` if the model was saved with a head.
     prefix: &'static str,
 }
 
@@ -23,7 +23,7 @@ impl<'b> WeightFile<'b> {
         Ok(WeightFile { file, tensors, prefix })
     }
 
-    /// A tensor's bytes as `F32`, when it has the expected shape.
+    /// A tensor's bytes as `F32`, if it has the expected shape.
     pub(super) fn tensor(&self, name: &str, want: &[usize]) -> Result<Vec<u8>, HfError> {
         let (file, full) = (self.file.to_owned(), format!("{}{name}", self.prefix));
         let Ok(view) = self.tensors.tensor(&full) else {

@@ -1,4 +1,4 @@
-//! The operators that compositions are made of, with numpy's broadcasting where operands meet.
+//! The basic operators of which others are composed, with numpy's broadcasting of operands.
 //! Source: NumPy, "General broadcasting rules"; ONNX, "Broadcasting in ONNX".
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,7 +10,7 @@ use flotilla_program::{
 use super::{constant::Constant, facts::Var, wiring::Wiring};
 
 impl Wiring<'_, '_> {
-    /// An expression of operands, whose shape is what theirs broadcast to.
+    /// An expression of operands; its shape is what their shapes broadcast to.
     pub(super) fn expr(&mut self, steps: Vec<Step>, inputs: &[Var], dtype: DType) -> Result<Var> {
         let shapes: Vec<Vec<Dim>> = inputs.iter().map(|&input| self.shape(input)).collect();
         let shape = self.walk.broadcast(&self.name, &shapes)?;
@@ -22,7 +22,7 @@ impl Wiring<'_, '_> {
         self.expr(vec![Step::Input(0), Step::Unary(function, 0)], &[x], self.dtype(x))
     }
 
-    /// The type that two operands have in common: of floats and of integers the wider one, of both the float.
+    /// The common type of two operands: of two floats or two integers the wider one, of a float and an integer the float.
     fn common(&self, a: Var, b: Var) -> Result<DType> {
         let (left, right) = (self.dtype(a), self.dtype(b));
         let wider = if right.wire_bytes() > left.wire_bytes() { right } else { left };
@@ -39,7 +39,7 @@ impl Wiring<'_, '_> {
         })
     }
 
-    /// A function of two operands, which take the type that they have in common.
+    /// A function of two operands, which are converted to their common type.
     pub(super) fn binary(&mut self, function: Binary, a: Var, b: Var) -> Result<Var> {
         let dtype = self.common(a, b)?;
         let (a, b) = (self.cast(a, dtype)?, self.cast(b, dtype)?);
@@ -58,8 +58,8 @@ impl Wiring<'_, '_> {
         self.expr(steps, &[a, b], result)
     }
 
-    /// What is known of a truth value before it is computed: exporters of masks compare positions with 0, and join what is
-    /// always true.
+    /// A truth value that is known before it is computed: exporters of masks compare positions with 0, and join conditions
+    /// that are always true.
     fn decided(&mut self, function: Binary, a: Var, b: Var) -> Result<Option<Var>> {
         let truth = match function {
             Binary::And | Binary::Or if self.dtype(a) == DType::Bool => {
@@ -130,8 +130,8 @@ impl Wiring<'_, '_> {
         self.expr(steps, &[condition, a, b], dtype)
     }
 
-    /// Another element type. What a page computes with the same words stays what it is: floats are rounded only where they
-    /// become narrower.
+    /// Another element type. Elements that a page computes with the same words stay unchanged: floats are rounded only
+    /// where they become narrower.
     pub(super) fn cast(&mut self, x: Var, dtype: DType) -> Result<Var> {
         let from = self.dtype(x);
         if from == dtype {
@@ -146,8 +146,8 @@ impl Wiring<'_, '_> {
         self.expr(vec![Step::Input(0), Step::Cast(dtype, 0)], &[x], dtype)
     }
 
-    /// The same floats under another type of floats, which does not round them: what an operator computes on its way is
-    /// as exact as a page can have it.
+    /// The same floats under another float type, without rounding: intermediate results of an operator are as exact as a
+    /// page allows.
     pub(super) fn unrounded(&mut self, x: Var, dtype: DType) -> Result<Var> {
         match self.dtype(x) {
             own if own == dtype => Ok(x),
@@ -156,7 +156,7 @@ impl Wiring<'_, '_> {
         }
     }
 
-    /// The same elements under another shape, which has as many.
+    /// The same elements under another shape with as many elements.
     pub(super) fn reshape(&mut self, x: Var, shape: &[Dim]) -> Result<Var> {
         let from = self.shape(x);
         if from == shape {
@@ -197,7 +197,7 @@ impl Wiring<'_, '_> {
         self.op(Op::Transpose(program::Transpose { perm }), &[x], self.dtype(x), shape)
     }
 
-    /// Elements `start..end` of an axis, which are there.
+    /// Elements `start..end` of an axis; they must exist.
     pub(super) fn slice(
         &mut self,
         x: Var,
@@ -210,7 +210,7 @@ impl Wiring<'_, '_> {
         self.strided(x, axis, start, 1, length)
     }
 
-    /// `length` elements of an axis from `start` on, `stride` apart.
+    /// `length` elements of an axis from `start`, with a distance of `stride`.
     pub(super) fn strided(
         &mut self,
         x: Var,
@@ -245,7 +245,7 @@ impl Wiring<'_, '_> {
             );
             for (at, dim) in other.iter().enumerate() {
                 shape[at] = if at == axis {
-                    // Of thousands of operands the sum would be long, and each addition goes through it.
+                    // For thousands of operands the sum would be long, and each addition traverses it.
                     let sum = &shape[at] + dim;
                     self.walk.short(sum)
                 } else {
@@ -256,7 +256,7 @@ impl Wiring<'_, '_> {
         self.op(Op::Concat(program::Concat { axis: axis as u32 }), inputs, self.dtype(first), shape)
     }
 
-    /// Dimensions of 1 repeated, and leading ones added, until the shape is this one.
+    /// Repeats dimensions of 1, and adds leading ones, until the shape is this one.
     pub(super) fn broadcast_to(&mut self, x: Var, shape: &[Dim]) -> Result<Var> {
         let own = self.shape(x);
         if own == shape {
@@ -278,7 +278,7 @@ impl Wiring<'_, '_> {
         self.op(Op::Broadcast, &[x], self.dtype(x), shape.to_vec())
     }
 
-    /// Elements combined over `axes`, which stay as 1 when `keep`.
+    /// Elements combined over `axes`, which remain with size 1 if `keep`.
     pub(super) fn reduce(
         &mut self,
         kind: ReduceKind,
@@ -310,7 +310,7 @@ impl Wiring<'_, '_> {
         self.reshape(reduced, &shape)
     }
 
-    /// The arithmetic mean over `axes`, which stay as 1.
+    /// The arithmetic mean over `axes`, which remain with size 1.
     pub(super) fn mean(&mut self, x: Var, axes: &[usize]) -> Result<Var> {
         self.reduce(ReduceKind::Mean, x, axes, true)
     }
@@ -328,7 +328,7 @@ impl Wiring<'_, '_> {
         self.reshape(weights, &full)
     }
 
-    /// `x - ln(sum(exp(x)))` over `axes`, with the largest element taken away first.
+    /// `x - ln(sum(exp(x)))` over `axes`, with the largest element subtracted first.
     pub(super) fn log_softmax(&mut self, x: Var, axes: &[usize]) -> Result<Var> {
         let largest = self.reduce(ReduceKind::Max, x, axes, true)?;
         let shifted = self.sub(x, largest)?;
@@ -338,7 +338,7 @@ impl Wiring<'_, '_> {
         self.sub(shifted, total)
     }
 
-    /// Slices of `data` along an axis, picked by index.
+    /// Slices of `data` along an axis, selected by index.
     pub(super) fn gather(&mut self, axis: usize, data: Var, indices: Var) -> Result<Var> {
         let mut shape = self.shape(data);
         ensure!(axis < shape.len(), "axis {axis} of {} dimensions", shape.len());
@@ -362,7 +362,7 @@ impl Wiring<'_, '_> {
         self.range(Dim::Fixed(0), Dim::Fixed(1), length.clone())
     }
 
-    /// `length` integers from `start` on, `stride` apart, as `I64`.
+    /// `length` integers from `start`, with a distance of `stride`, as `I64`.
     pub(super) fn range(&mut self, start: Dim, stride: Dim, length: Dim) -> Result<Var> {
         let range = Op::Range(program::Range { start, stride });
         self.op(range, &[], DType::I64, vec![length])

@@ -1,4 +1,4 @@
-//! Constants: what files hold, and what is known when a model is loaded.
+//! Constants: from files, and values that are known when a model is loaded.
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::DType;
@@ -13,7 +13,7 @@ pub(crate) struct Constant {
     pub(crate) data: Data,
 }
 
-/// Our name for a file's element type. Source: ONNX, `TensorProto.DataType`.
+/// The `DType` of a file's element type. Source: ONNX, `TensorProto.DataType`.
 pub(crate) fn element_type(number: i32) -> Option<DType> {
     Some(match DataType::try_from(number).ok()? {
         DataType::Float => DType::F32,
@@ -54,7 +54,7 @@ impl Constant {
         Constant::new(DType::Bool, shape, truths.iter().map(|&truth| u8::from(truth)).collect())
     }
 
-    /// One number of a type, of rank 0; floats are rounded to it, integers kept within it.
+    /// One number of a type, of rank 0; floats are rounded to it, integers are kept within it.
     pub(crate) fn scalar(dtype: DType, number: f64) -> Constant {
         let bytes = match dtype {
             DType::F32 => (number as f32).to_le_bytes().to_vec(),
@@ -79,7 +79,8 @@ impl Constant {
         Constant::i64s(&[], &[number])
     }
 
-    /// Its elements, where they are integers or truth values; the upper half of the unsigned ones of 64 bits is none.
+    /// Its elements, if they are integers or truth values; `None` for unsigned 64-bit ones in the upper half of their
+    /// range.
     pub(crate) fn integers(&self) -> Option<Vec<i64>> {
         fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> i64) -> Option<Vec<i64>> {
             Some(bytes.as_chunks::<N>().0.iter().map(|element| number(*element)).collect())
@@ -120,7 +121,7 @@ impl Constant {
     /// The contents of a tensor in a file.
     ///
     /// # Errors
-    /// A type that there is no name for, or elements that do not fit the shape.
+    /// A type that is not supported, or elements that do not fit the shape.
     pub(crate) fn of_proto(proto: &TensorProto) -> Result<Constant> {
         let Some(dtype) = element_type(proto.data_type) else {
             bail!("elements of type {} cannot be had", type_name(proto.data_type));
@@ -149,7 +150,7 @@ pub(crate) fn type_name(number: i32) -> String {
     }
 }
 
-/// Elements that are not in one piece. Source: ONNX, `TensorProto`: which field has which type.
+/// Elements of a typed field. Source: ONNX, `TensorProto`: which field has which type.
 fn listed(dtype: DType, proto: &TensorProto) -> Vec<u8> {
     let ints = || proto.int32_data.iter();
     match dtype {

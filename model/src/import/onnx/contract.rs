@@ -1,16 +1,16 @@
 //! Sums of products of two operands as matrix products.
 //!
 //! Each label names a dimension and is of one of four kinds: *batch* (both operands and the result), *m* (first and result),
-//! *n* (second and result) or *k* (both operands, summed). Operands are transposed so that their dimensions come in the order
-//! batch, m, k and batch, k, n; groups of several dimensions are reshaped into one; the product's result is brought into the
-//! order that is asked for. Transpositions of constants disappear in `fuse::fold`.
+//! *n* (second and result) or *k* (both operands, summed). Operands are transposed so that their dimensions are in the order
+//! batch, m, k and batch, k, n. Groups of several dimensions are reshaped into one. The product's result is transposed into
+//! the requested order. Transpositions of constants disappear in `fuse::fold`.
 
 use anyhow::{Result, ensure};
 use flotilla_program::{MatMul, Op, ReduceKind, dim::Dim};
 
 use super::{facts::Var, wiring::Wiring};
 
-/// An operand and what its dimensions are called, each once.
+/// An operand and the labels of its dimensions, each once.
 #[derive(Clone, Debug)]
 pub(super) struct Labelled<L> {
     pub(super) var: Var,
@@ -30,14 +30,14 @@ impl Wiring<'_, '_> {
             product = self.squeeze(product, rank - 1)?;
         }
         if rank_a == 1 {
-            // The one row, behind which the columns stay.
+            // The single row, followed by the columns.
             let behind = if rank_b == 1 { 1 } else { 2 };
             product = self.squeeze(product, self.rank(product) - behind)?;
         }
         Ok(product)
     }
 
-    /// Of operands of at least two dimensions.
+    /// For operands of at least two dimensions.
     fn stacked_product(&mut self, a: Var, b: Var) -> Result<Var> {
         let (mut left, mut right) = (self.shape(a), self.shape(b));
         let (inner, other) = (left.remove(left.len() - 1), right.remove(right.len() - 2));
@@ -66,7 +66,7 @@ impl Wiring<'_, '_> {
     ) -> Result<Var> {
         let a = self.summed_alone(a, &b.labels, result)?;
         let b = self.summed_alone(b, &a.labels, result)?;
-        // The operand that has the result's last dimension for itself is the right one, so that usually nothing has to be
+        // The operand that alone has the result's last dimension becomes the right one, so that usually nothing has to be
         // transposed back.
         let last =
             result.iter().rev().find(|&label| a.labels.contains(label) || b.labels.contains(label));
@@ -109,8 +109,8 @@ impl Wiring<'_, '_> {
         let (k_dim, n_dim): (Dim, Dim) =
             (dims(self, &a, &k).iter().product(), n_dims.iter().product());
 
-        // Without batch dimensions the right operand is one matrix and the left one may keep its leading dimensions as they
-        // are; with them, rows are merged into one dimension so that both operands lead with the batch alone.
+        // Without batch dimensions the right operand is one matrix, and the left one may keep its leading dimensions. With
+        // them, rows are merged into one dimension, so that only the batch is in front in both operands.
         let (lead, rows) = match m_dims.split_last() {
             Some((last, lead)) if batch.is_empty() => (lead.to_vec(), last.clone()),
             _ => (Vec::new(), m_dims.iter().product()),
@@ -126,7 +126,7 @@ impl Wiring<'_, '_> {
         let wanted = [batch_dims.as_slice(), &lead, &[rows.clone(), k_dim.clone()]].concat();
         let left = self.reshape(left, &wanted)?;
 
-        // A right operand whose rows and columns are merely swapped can be read as it is.
+        // A right operand with only rows and columns swapped can be read without a transposition.
         let as_stored = order(&b, &[&batch, &n, &k]);
         let transposed = n.len() == 1
             && k.len() == 1
@@ -157,7 +157,7 @@ impl Wiring<'_, '_> {
         Ok(product)
     }
 
-    /// Takes the dimensions away that only this operand has: they are summed before the product.
+    /// Removes the dimensions that only this operand has: they are summed before the product.
     fn summed_alone<L: Copy + PartialEq>(
         &mut self,
         operand: Labelled<L>,

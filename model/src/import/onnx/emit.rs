@@ -1,5 +1,5 @@
-//! Operators on their way into the program. What is known when the model is loaded is computed here; what is known of shapes
-//! is followed number by number; the rest becomes nodes.
+//! Emits operators into the program. Constants are computed here. Numbers in shapes are followed as expressions, one by one.
+//! The rest becomes nodes.
 
 use anyhow::{Result, bail};
 use flotilla_kernels::{RANK_MAX, VALUE_BYTES_MAX};
@@ -18,19 +18,19 @@ use crate::graph::{
     compute::{Words, compute},
 };
 
-/// Largest constants that operators are computed of while a graph is read, and the largest result; larger ones wait until it
+/// Largest constants with which operators are computed while a graph is read, and the largest result; larger ones wait until it
 /// is known whether they are needed.
 const FOLDED_IN_MAX: usize = 1 << 18;
 const FOLDED_OUT_MAX: usize = 1 << 14;
 
-/// How many nodes back the one that has made an operand is looked for.
+/// How many nodes back the node of an operand is searched.
 const NEAR: usize = 64;
 
 impl Walk<'_> {
     /// An operator's result, of an element type and a shape.
     ///
     /// # Errors
-    /// A result that no page could hold.
+    /// A result that is too large for any page.
     pub(super) fn emit(
         &mut self,
         name: &str,
@@ -63,7 +63,7 @@ impl Walk<'_> {
         Ok(self.placed(dtype, value))
     }
 
-    /// What a value repeats, where it is made by nothing but repetition.
+    /// The operand of a broadcast, if a value is made only by repetition.
     pub(super) fn before_broadcast(&mut self, var: Var) -> Option<Var> {
         let dtype = self.fact(var).dtype;
         let node = self.maker(self.fact(var).value()?)?;
@@ -71,7 +71,7 @@ impl Walk<'_> {
         Some(self.placed(dtype, source))
     }
 
-    /// The truth value that all elements have, where that is known.
+    /// The truth value of all elements, if it is known.
     pub(super) fn truth_of(&self, var: Var) -> Option<bool> {
         let data = match &self.fact(var).known {
             Some(Known::Constant(constant)) => &constant.data,
@@ -85,12 +85,12 @@ impl Walk<'_> {
         is_one.then(|| data.to_words()[0] != 0)
     }
 
-    /// The node that has made a value a short while ago.
+    /// The node that computed a value, if it is among the latest ones.
     fn maker(&self, value: ValueId) -> Option<&Node> {
         self.draft.nodes.iter().rev().take(NEAR).find(|node| node.outputs == [value])
     }
 
-    /// The least and the largest of positions, or of constants, in whatever shape.
+    /// The least and the largest of positions, or of constants, of any shape.
     pub(super) fn range_of(&self, var: Var) -> Option<(i64, i64)> {
         if self.fact(var).dtype.is_float() {
             return None;
@@ -111,11 +111,11 @@ impl Walk<'_> {
         }
     }
 
-    /// Two dimensions that must be equal, as one of them. What cannot be proved is checked in each run; `what` says what they
-    /// are, for whoever has inputs for which they are not.
+    /// Returns one of two dimensions that must be equal. If that cannot be proved, each run checks it; `what` names the
+    /// dimensions in the message for inputs that violate it.
     ///
     /// # Errors
-    /// They never are.
+    /// They are never equal.
     pub(super) fn same(&mut self, name: &str, what: &str, a: &Dim, b: &Dim) -> Result<Dim> {
         if a == b {
             return Ok(a.clone());
@@ -134,13 +134,13 @@ impl Walk<'_> {
             let (node, what) = (name.to_owned(), what.to_owned());
             self.draft.checks.push(Check { node, what, left, right });
         }
-        // A number says more than an expression, and a short one more than a long one.
+        // A number is more useful than an expression, and a short one more than a long one.
         let length =
             |dim: &Dim| (dim.as_fixed().is_none(), dim.symbols().len(), symbolic::parts(dim));
         Ok(if length(b) < length(a) { b.clone() } else { a.clone() })
     }
 
-    /// A dimension in words.
+    /// A dimension as text.
     pub(super) fn dim_text(&self, dim: &Dim) -> String {
         flotilla_program::dim_text(dim, &|symbol| {
             self.draft
@@ -150,14 +150,14 @@ impl Walk<'_> {
         })
     }
 
-    /// A shape in words.
+    /// A shape as text.
     pub(super) fn shape_text(&self, shape: &[Dim]) -> String {
         let dims: Vec<String> = shape.iter().map(|dim| self.dim_text(dim)).collect();
         format!("[{}]", dims.join(","))
     }
 
-    /// What shapes broadcast to. A dimension that may be 1 or not is told in each run; two of which neither can be 1 alone must
-    /// be equal. Source: ONNX, "Broadcasting in ONNX".
+    /// The shape that shapes broadcast to. If a dimension may or may not be 1, each run decides. If neither of two dimensions
+    /// can be 1 alone, they must be equal. Source: ONNX, "Broadcasting in ONNX".
     ///
     /// # Errors
     /// Numbers that differ and are not 1.
@@ -187,7 +187,7 @@ impl Walk<'_> {
                     }
                     all
                 }
-                // The others can only be 1 or the same.
+                // The others can only be 1 or equal to it.
                 ([only], _) => Dim::Fixed(*only),
                 _ => {
                     let shapes: Vec<String> =
@@ -199,7 +199,8 @@ impl Walk<'_> {
         Ok(result)
     }
 
-    /// Whether two dimensions are 1 only together: one is what a slice leaves of the other, and would leave more than 1.
+    /// Whether two dimensions are 1 only together: one is the size of a slice of the other, and the slice would leave more than
+    /// 1.
     fn are_one_together(&self, a: &Dim, b: &Dim) -> bool {
         let cut = |cut: &Dim, whole: &Dim| match cut {
             Dim::Min(dims) => {
@@ -210,7 +211,7 @@ impl Walk<'_> {
         cut(a, b) || cut(b, a)
     }
 
-    /// A result that is known now.
+    /// A result that is known during import.
     fn evaluated(&mut self, op: &Op, inputs: &[Var], dtype: DType, shape: &[Dim]) -> Option<Var> {
         if !op.regions().is_empty() {
             return None;
@@ -267,7 +268,7 @@ impl Walk<'_> {
         Some(self.constant_of(dtype, constant))
     }
 
-    /// Of an operator that only moves elements: for each element of the result the operand and the element that it is.
+    /// For an operator that only moves elements: the operand and element that each element of the result is.
     fn order(&self, op: &Op, inputs: &[Var], sizes: &[usize]) -> Option<Vec<(usize, usize)>> {
         let data: Vec<usize> = match op {
             Op::Reshape
@@ -423,7 +424,7 @@ impl Walk<'_> {
         each.map(|group| self.bounded(|bounds| symbolic::reduced(kind, group, bounds))).collect()
     }
 
-    /// Floats of integers that 32 bits do not hold.
+    /// Floats of integers that do not fit 32 bits.
     fn widened(
         &self,
         expr: &Expr,
@@ -453,7 +454,7 @@ impl Walk<'_> {
         Some(Constant { shape: sizes.to_vec(), data: Data::of_words(DType::F32, &rounded) })
     }
 
-    /// Single numbers that shapes are made of go into the expression itself.
+    /// Single numbers from shapes go into the expression itself.
     fn with_numbers_inside(&self, expr: Expr, inputs: &[Var]) -> (Expr, Vec<Var>) {
         let number = |input: &Var| match &self.fact(*input).known {
             Some(Known::Numbers(dims)) if dims.len() == 1 => Some(dims[0].clone()),
@@ -463,7 +464,7 @@ impl Walk<'_> {
         let most = inputs.iter().map(rank).max().unwrap_or(0);
         let left: Vec<Var> =
             inputs.iter().copied().filter(|input| number(input).is_none()).collect();
-        // What is left must still say the result's rank.
+        // The other operands must still determine the result's rank.
         if left.len() == inputs.len() || left.iter().map(rank).max().unwrap_or(0) != most {
             return (expr, inputs.to_vec());
         }
@@ -505,12 +506,12 @@ impl Walk<'_> {
     }
 }
 
-/// Sizes that are all numbers.
+/// Sizes, if all are numbers.
 pub(super) fn fixed(shape: &[Dim]) -> Option<Vec<usize>> {
     shape.iter().map(|dim| usize::try_from(dim.as_fixed()?).ok()).collect()
 }
 
-/// Refuses what no page could hold, where its shape is known.
+/// Refuses values that are too large for any page, if their shape is known.
 fn check_size(shape: &[Dim]) -> Result<()> {
     if shape.len() > RANK_MAX {
         bail!("its result has {} dimensions, the limit is {RANK_MAX}", shape.len());
@@ -549,11 +550,11 @@ fn computed(
         Op::Elementwise(expr) => Op::Elementwise(narrowed(expr.clone(), dtype)),
         op => op.clone(),
     };
-    // What cannot be computed here is refused, or fails, where it runs.
+    // A node that cannot be computed here is refused, or fails, where it runs.
     compute(&op, &operands, dtype, sizes).ok()
 }
 
-/// An integer as its type wraps it; of 64 bits only what they hold is known.
+/// An integer wrapped to its type; for 64 bits, only values that fit are known.
 fn wrapped(dim: Dim, dtype: DType) -> Option<Dim> {
     let Some(number) = dim.as_fixed() else { return Some(dim) };
     let constant = integers_of(dtype, &[], &[number]);
@@ -568,13 +569,13 @@ fn wrapped(dim: Dim, dtype: DType) -> Option<Dim> {
     Some(Dim::Fixed(number))
 }
 
-/// Whether results of a type must be wrapped to it: integers that are narrower than a word. Halves are computed in the
-/// precision of words, and rounded where a model rounds them.
+/// Whether results of a type must be wrapped to it: integers that are narrower than a word. Halves are computed with the
+/// precision of words, and rounded where the model rounds them.
 fn wraps(dtype: DType) -> bool {
     dtype.is_integer() && dtype.is_narrow()
 }
 
-/// An expression whose result is one of its type.
+/// An expression whose result is wrapped to its type.
 fn narrowed(mut expr: Expr, dtype: DType) -> Expr {
     if wraps(dtype) && !fits(&expr.steps, dtype) {
         expr.steps.push(Step::Cast(dtype, expr.steps.len() as u32 - 1));
@@ -582,7 +583,7 @@ fn narrowed(mut expr: Expr, dtype: DType) -> Expr {
     expr
 }
 
-/// Whether an expression over operands of this type gives only what the type holds.
+/// Whether an expression over operands of this type gives only values of the type.
 fn fits(steps: &[Step], dtype: DType) -> bool {
     let mut fitting: Vec<bool> = Vec::with_capacity(steps.len());
     for step in steps {

@@ -1,4 +1,4 @@
-//! External data: tensors whose bytes lie in files beside the model.
+//! External data: tensors whose bytes are in files next to the model.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -7,7 +7,10 @@ use tract_onnx::pb::{
 };
 
 use super::{OnnxError, constant::element_type};
-use crate::import::{ImportError, Resolver, resolver::confined};
+use crate::{
+    import::ImportError,
+    resolver::{Resolver, confined},
+};
 
 /// Reads external data into the tensors themselves, so that nothing else opens files.
 pub(super) struct ExternalData<'r> {
@@ -86,7 +89,8 @@ impl ExternalData<'_> {
     }
 }
 
-/// A tensor's raw data must be what its shape says; found here, the message can name the tensor.
+/// The length of a tensor's raw data must fit its shape; checked here, the message can name the
+/// tensor.
 fn check_length(tensor: &TensorProto) -> Result<(), OnnxError> {
     let shape = || TensorProto::clone(tensor).dims;
     let name = || tensor.name.clone();

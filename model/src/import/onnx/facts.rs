@@ -1,4 +1,4 @@
-//! What is known of the values in a graph, and the values of the program that they become.
+//! Facts about the values of a graph, and the values of the program that they become.
 
 use anyhow::{Result, bail};
 use flotilla_program::{
@@ -9,32 +9,32 @@ use flotilla_program::{
 use super::{constant::Constant, symbolic, walk::Walk};
 use crate::graph::Origin;
 
-/// Most elements of a tensor that is followed number by number.
+/// Most elements of a tensor whose numbers are followed one by one.
 pub(super) const NUMBERS_MAX: usize = 1024;
 
 /// Most elements that decide sizes and are read while a program runs.
 const ELEMENTS_MAX: usize = 64;
 
-/// Longest expression of a number that shapes are made of.
+/// Longest expression of a number in shapes.
 const PARTS_MAX: usize = 48;
 
 /// A value of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Var(u32);
 
-/// What is known of a value.
+/// The facts about a value.
 #[derive(Clone, Debug)]
 pub(super) struct Fact {
-    /// The type of its elements to the model.
+    /// The type of its elements in the model.
     pub(super) dtype: DType,
     pub(super) shape: Vec<Dim>,
     pub(super) known: Option<Known>,
-    /// The value of the program that it is, and the block that this one is made in.
+    /// Its value in the program, and the block in which that is computed.
     placed: Option<(u32, ValueId)>,
 }
 
 impl Fact {
-    /// The value of the program, if it is one already.
+    /// Its value in the program, if it has one already.
     pub(super) fn value(&self) -> Option<ValueId> {
         self.placed.map(|(_, value)| value)
     }
@@ -44,9 +44,9 @@ impl Fact {
 #[derive(Clone, Debug)]
 pub(super) enum Known {
     Constant(Constant),
-    /// Numbers that shapes are made of, row-major; of a truth value 1 or 0.
+    /// Numbers in shapes, row-major; a truth value is 1 or 0.
     Numbers(Vec<Dim>),
-    /// It is a sequence of values, and no tensor.
+    /// A sequence of values, which is not a tensor.
     Sequence(Vec<Var>),
 }
 
@@ -60,7 +60,7 @@ impl Walk<'_> {
         Var(self.facts.len() as u32 - 1)
     }
 
-    /// A constant, of a type that its elements may be narrower or wider than.
+    /// A constant, of a type that may be narrower or wider than its elements.
     pub(super) fn constant_of(&mut self, dtype: DType, constant: Constant) -> Var {
         let shape = constant.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
         let known = Some(Known::Constant(constant));
@@ -71,7 +71,7 @@ impl Walk<'_> {
         self.constant_of(constant.data.dtype, constant)
     }
 
-    /// Numbers that shapes are made of.
+    /// Numbers in shapes.
     pub(super) fn numbers(&mut self, dtype: DType, shape: &[usize], dims: Vec<Dim>) -> Var {
         let fixed: Option<Vec<i64>> = dims.iter().map(Dim::as_fixed).collect();
         if let Some(fixed) = fixed {
@@ -85,8 +85,8 @@ impl Walk<'_> {
         self.add(Fact { dtype, shape, known: Some(Known::Numbers(dims)), placed: None })
     }
 
-    /// The same number, by a symbol where its expression has become long: each layer of a model may make its dimensions of
-    /// those of the layer before, several times over. The page computes it once.
+    /// The same number, replaced by a symbol if its expression has become long: each layer of a model may compute its
+    /// dimensions from those of the layer before, several times over. The page computes the symbol once.
     pub(super) fn short(&mut self, dim: Dim) -> Dim {
         if symbolic::parts(&dim) <= PARTS_MAX {
             return dim;
@@ -110,23 +110,23 @@ impl Walk<'_> {
         self.add(Fact { dtype, shape, known: Some(Known::Sequence(items)), placed: None })
     }
 
-    /// A value of the program as one of the graph.
+    /// A value of the program as a value of the graph.
     pub(super) fn placed(&mut self, dtype: DType, value: ValueId) -> Var {
         let shape = self.draft.shape(value).to_vec();
         let placed = Some((self.block(), value));
         self.add(Fact { dtype, shape, known: None, placed })
     }
 
-    /// The same elements under another type, whose words are the same.
+    /// The same elements under another type with the same words.
     pub(super) fn retyped(&mut self, var: Var, dtype: DType) -> Var {
         let fact = Fact { dtype, ..self.fact(var).clone() };
         self.add(fact)
     }
 
-    /// The value of the program that a value of the graph is; what is only known becomes one.
+    /// The program's value of a value of the graph; one that is only known becomes a value.
     pub(super) fn value(&mut self, var: Var) -> Result<ValueId> {
         let fact = self.fact(var).clone();
-        // What another branch has made is not there.
+        // A value made in another branch does not exist here.
         if let Some((block, value)) = fact.placed
             && self.is_open(block)
         {
@@ -135,7 +135,7 @@ impl Walk<'_> {
         let (block, value) = match &fact.known {
             Some(Known::Constant(constant)) => {
                 let data = constant.data.stored();
-                // Constants are there everywhere.
+                // Constants exist everywhere.
                 (0, self.draft.add_value(fact.dtype, fact.shape.clone(), Origin::Constant(data)))
             }
             Some(Known::Numbers(dims)) => {
@@ -152,7 +152,7 @@ impl Walk<'_> {
     /// Numbers of shapes as elements.
     fn sizes(&mut self, dims: &[Dim], dtype: DType, shape: &[Dim]) -> ValueId {
         let name = "sizes";
-        // A page has sizes as signed integers, and compares with 0 what becomes a truth value.
+        // A page has sizes as signed integers, and compares with 0 to make truth values.
         let number = if dtype.storage() == DType::I32 { dtype } else { DType::I32 };
         let numbers = match dims {
             [dim] => {
@@ -198,7 +198,7 @@ impl Walk<'_> {
         self.draft.add_symbol(name, source)
     }
 
-    /// Calls back with what is known of symbols.
+    /// Calls back with the bounds of symbols.
     pub(super) fn bounded<T>(&self, work: impl FnOnce(&Bounds<'_>) -> T) -> T {
         let of = |symbol: Symbol| {
             self.bounds.get(symbol.0 as usize).copied().unwrap_or((i64::MIN, i64::MAX))
@@ -218,11 +218,11 @@ impl Walk<'_> {
         }
     }
 
-    /// The elements of an integer tensor as numbers that shapes can be made of. Those that are not known are read when the
-    /// program has computed them. `bounds` are the least and the largest number that makes sense there.
+    /// The elements of an integer tensor as numbers for shapes. Those that are not known are read when the program has
+    /// computed them. `bounds` are the least and the largest valid number.
     ///
     /// # Errors
-    /// How many there are is not known, or there are too many of them, or they are no integers.
+    /// Their number is not known, or there are too many, or they are not integers.
     pub(super) fn elements(
         &mut self,
         var: Var,
@@ -264,7 +264,7 @@ impl Walk<'_> {
     }
 }
 
-/// Integers of a type, or of 32 bits where it is a truth value.
+/// Integers of a type, or 32-bit ones for truth values.
 pub(super) fn integers_of(dtype: DType, shape: &[usize], numbers: &[i64]) -> Constant {
     if dtype == DType::Bool {
         let truths: Vec<bool> = numbers.iter().map(|&number| number != 0).collect();

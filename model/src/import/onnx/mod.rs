@@ -1,9 +1,10 @@
-//! ONNX files: their protocol buffers are read by a library, the graph is walked by us.
+//! ONNX files: a library reads their protocol buffers, and this module walks the graph.
 //!
-//! [`walk`] goes through the nodes in order; [`ops`] has a function for each operator, which says the shapes of its results and
-//! puts nodes into a [`Draft`]. What is known when the model is loaded is computed on the way ([`emit`]); numbers that shapes are
-//! made of are followed as expressions of the inputs' dimensions ([`symbolic`]); what only data decide is read while the program
-//! runs ([`facts`]). Integers that a word may not hold get two ([`wide`]). Dimensions that must be equal and are not seen to be are checked in each run.
+//! [`walk`] processes the nodes in order. [`ops`] has a function for each operator, which determines the shapes of its results
+//! and puts nodes into a [`Draft`]. Constants are computed during the walk ([`emit`]). Numbers in shapes are followed as
+//! expressions of the inputs' dimensions ([`symbolic`]). Data-dependent numbers are read while the program runs ([`facts`]).
+//! Integers that a word may not hold get two words ([`wide`]). Dimensions that must be equal, but are not proved to be, are
+//! checked in each run.
 
 mod arithmetic;
 mod constant;
@@ -31,10 +32,10 @@ use crate::graph::Draft;
 use constant::Constant;
 use external::ExternalData;
 
-/// The file that makes a folder an ONNX model.
+/// A folder with this file is an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
 
-/// The newest version of the operator set that is understood.
+/// The newest supported version of the operator set.
 const OPSET_MAX: i64 = 28;
 
 /// Why an ONNX file cannot be imported.
@@ -73,7 +74,7 @@ pub enum OnnxError {
     Graph { reason: String },
 }
 
-/// Reads an ONNX file, every symbolic dimension kept.
+/// Reads an ONNX file and keeps every symbolic dimension.
 pub(super) fn import(
     resolver: &dyn Resolver,
     file: &str,
@@ -89,7 +90,7 @@ pub(super) fn import(
     Ok(read(proto, options)?)
 }
 
-/// A model whose tensors are all in it.
+/// A model with all of its tensors in it.
 pub(super) fn read(mut proto: ModelProto, options: &LoadOptions) -> Result<Draft, OnnxError> {
     let Some(graph) = &mut proto.graph else {
         return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() });

@@ -1,4 +1,4 @@
-//! Nodes in an order in which each reads only what is there.
+//! Sorts nodes so that each reads only values that exist.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
 
 use super::OnnxError;
 
-/// Every value that a node reads: its inputs, and what its subgraphs take from around them.
+/// Every value that a node reads: its inputs, and the outer values that its subgraphs use.
 pub(super) fn reads(node: &NodeProto) -> Vec<&str> {
     let mut names: Vec<&str> =
         node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
@@ -30,11 +30,11 @@ fn captured<'g>(graph: &'g GraphProto, names: &mut Vec<&'g str>) {
     names.extend(inner.chain(outputs).filter(|name| !own.contains(name)));
 }
 
-/// Indices of `nodes` in an order in which every node comes after those whose results it reads; as given where that is
-/// one, which the standard asks for.
+/// Indices of `nodes` in an order in which every node comes after those whose results it reads. The given order is
+/// kept if it is valid, as the standard requires.
 ///
 /// # Errors
-/// A value that neither a node nor `is_known` gives, or a cycle.
+/// A value that neither a node nor `is_known` provides, or a cycle.
 pub(super) fn order(
     nodes: &[NodeProto],
     is_known: impl Fn(&str) -> bool,
@@ -80,7 +80,7 @@ pub(super) fn order(
     if order.len() == nodes.len() {
         return Ok(order);
     }
-    // Every node that is left waits for another one that is left, so walking back from any of them ends in a cycle.
+    // Every remaining node waits for another remaining one, so walking back from any of them ends in a cycle.
     let left: HashSet<usize> = (0..nodes.len()).filter(|&index| waiting[index] > 0).collect();
     let mut seen = HashSet::new();
     let mut at = left.iter().min().copied().unwrap_or_default();

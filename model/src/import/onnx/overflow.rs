@@ -1,7 +1,7 @@
-//! Checks, in every run, that integers fit the 32 bits that a page computes them in.
+//! Checks, in every run, that integers fit the 32 bits in which a page computes them.
 //!
-//! The same is computed once more with floats, which have room for what does not fit. How many results are beyond what the
-//! integers have room for is a number that the run reads back, and it must be 0.
+//! The same results are also computed in floats, which have a larger range. The number of results beyond the range of the
+//! integers is read back by the run, and it must be 0.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use flotilla_program::{
 use super::wide::beyond_one_word;
 use crate::graph::Draft;
 
-/// How much of the room of integers is left to the rounding of floats, as a part of it.
+/// The part of the integers' range that is used; the rest allows for the rounding of floats.
 const ROOM: f32 = 1.0 - 1.0 / 1024.0;
 
 /// Whether a node's results can be checked.
@@ -27,7 +27,7 @@ pub(super) fn is_checkable(node: &Node) -> bool {
     }
 }
 
-/// Adds the checks behind the nodes that give these values.
+/// Adds the checks after the nodes that compute these values.
 pub(super) fn check_results(draft: &mut Draft, checked: &BTreeSet<ValueId>) {
     if checked.is_empty() {
         return;
@@ -72,7 +72,7 @@ fn check_node(draft: &mut Draft, node: &Node) {
                 })
                 .collect();
             let op = match op {
-                // A mean is a sum first.
+                // A mean is computed as a sum first.
                 Op::Reduce(reduce) if reduce.kind == ReduceKind::Mean => {
                     Op::Reduce(Reduce { kind: ReduceKind::Sum, ..reduce.clone() })
                 }
@@ -106,7 +106,7 @@ fn check_node(draft: &mut Draft, node: &Node) {
     });
 }
 
-/// Whether a step may give a larger integer than its operands are.
+/// Whether a step may give a larger integer than its operands.
 fn computes(step: &Step) -> bool {
     matches!(
         step,
@@ -137,7 +137,7 @@ fn floats_of(expr: &Expr, is_float: impl Fn(u32) -> bool) -> Vec<bool> {
     floats
 }
 
-/// 1 where a step of an expression of integers gives more than fits, else 0.
+/// 1 where a step of an integer expression gives a number that does not fit, else 0.
 fn beyond_of(expr: &Expr, dtype: DType, is_float: impl Fn(u32) -> bool) -> Expr {
     let is_float = floats_of(expr, is_float);
     let mut steps = expr.steps.clone();

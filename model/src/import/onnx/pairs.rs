@@ -1,9 +1,9 @@
-//! Expressions over integers of 64 bits, of which a page computes the lower and the upper words.
+//! Expressions over 64-bit integers, computed by a page as lower and upper words.
 //! Source: Knuth, "The Art of Computer Programming", volume 2, 4.3.1, for sums and products of several words.
 
 use flotilla_program::{Binary, DType, Expr, Step, StepId, Unary};
 
-/// What a step of the original expression has become.
+/// The result of a step of the original expression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Term {
     /// A word, of a storage type.
@@ -24,7 +24,7 @@ impl Term {
 /// An operand of the original expression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Operand {
-    /// A word of a storage type, which stands for 64 bits if so said.
+    /// A word of a storage type, which stands for 64 bits if `wide`.
     Word { input: u32, dtype: DType, wide: bool },
     /// Its lower and its upper words.
     Pair { low: u32, high: u32 },
@@ -37,8 +37,8 @@ pub(super) enum Split {
     Pair { low: Expr, high: Expr },
 }
 
-/// An expression with all of its bits. `unsigned` says whether its numbers of 64 bits have no sign; `None` if there is a function
-/// in it that is not known in 64 bits.
+/// An expression with all of its bits. `unsigned` says whether its 64-bit numbers are unsigned. `None` if it has a function that
+/// is not supported in 64 bits.
 pub(super) fn split(
     expr: &Expr,
     operand: impl Fn(u32) -> Operand,
@@ -89,7 +89,7 @@ struct Builder {
 }
 
 impl Builder {
-    /// A step, if there is none like it.
+    /// Appends a step, or returns an equal one.
     fn push(&mut self, step: Step) -> StepId {
         let known = self.steps.iter().position(|known| *known == step);
         known.unwrap_or_else(|| {
@@ -115,7 +115,7 @@ impl Builder {
         self.push(Step::Bits(to, a))
     }
 
-    /// The steps that a result needs, which comes last.
+    /// The steps that a result needs; the result comes last.
     fn ending(&self, last: StepId) -> Expr {
         let mut needed = vec![false; self.steps.len()];
         needed[last as usize] = true;
@@ -172,7 +172,7 @@ impl Builder {
         Term::Pair(low, self.op(Binary::Sub, high, borrow))
     }
 
-    /// By halves of words: no product of two of them is over a word.
+    /// By halves of words, because the product of two halves fits a word.
     fn product(&mut self, [a, ah]: [StepId; 2], [b, bh]: [StepId; 2]) -> Term {
         let (mask, shift) = (self.unsigned_int(0xffff), self.unsigned_int(16));
         let halves = |builder: &mut Builder, word: StepId| {
@@ -318,7 +318,7 @@ impl Builder {
         })
     }
 
-    /// The distances that bits move between words: what is beyond a word, or below 0, shifts everything out.
+    /// The distances that bits move between words. A distance beyond the words, or below 0, shifts everything out.
     fn distances(&mut self, by: StepId) -> [StepId; 3] {
         let word = self.unsigned_int(32);
         let across = self.op(Binary::Sub, word, by);
@@ -373,7 +373,7 @@ impl Builder {
             Term::Word(id, _) => Some(Term::Word(self.push(Step::Cast(to, id)), to.storage())),
             Term::Pair(..) if wide => Some(a),
             Term::Pair(low, high) if to.is_float() => {
-                // Of its size, so that -1 is not the difference of two numbers near 2^32.
+                // Computed from the absolute value, so that -1 is not the difference of two numbers near 2^32.
                 let zero = self.zero();
                 let negative = (!self.unsigned).then(|| self.less([low, high], zero));
                 let size = negative.map(|negative| {
@@ -407,9 +407,9 @@ impl Builder {
         }
     }
 
-    /// The whole part of a float: how many times 2^32 goes into it, and the rest, both of which floats hold exactly.
+    /// The integer part of a float: how many times 2^32 goes into it, and the rest. Floats hold both exactly.
     fn floored(&mut self, x: StepId) -> Term {
-        // Rounded towards 0, of its size.
+        // The absolute value, rounded towards 0.
         let size = self.push(Step::Unary(Unary::Abs, x));
         let size = self.push(Step::Unary(Unary::Floor, size));
         let turn = self.push(Step::Float(4_294_967_296.0));

@@ -1,4 +1,4 @@
-//! Between which numbers the integers of a draft lie, as far as that is known when a model is loaded.
+//! Ranges of the integers of a draft, as far as they are known when a model is loaded.
 
 use std::collections::BTreeSet;
 
@@ -12,34 +12,34 @@ use crate::graph::{Draft, Origin};
 /// The least and the largest number.
 pub(super) type Range = (i64, i64);
 
-/// Most elements of a value: of more no page could hold one.
+/// Most elements of a value; a larger one does not fit any page.
 const ELEMENTS_MAX: i64 = 1 << 29;
 
-/// How often a loop's turns are gone through before what they carry may be anything.
+/// How many iterations of a loop are followed before its carried values may be anything.
 const TURNS_MAX: usize = 3;
 
-/// Integers that are made from floats are taken to be within what 32-bit floats are exact for.
+/// Integers made of floats are assumed to be within the range in which 32-bit floats are exact.
 const FROM_FLOAT: Range = (-(1 << 24), 1 << 24);
 
-/// What is known of every value.
+/// The ranges of all values.
 pub(super) struct Ranges {
     of: Vec<Range>,
-    /// Values that are taken to fit the word that holds them and that may not.
+    /// Values that are assumed to fit their word although they may not.
     over: BTreeSet<ValueId>,
 }
 
-/// What a step of an expression gives.
+/// The range of a step's result.
 #[derive(Clone, Copy)]
 enum Known {
     Integer(Range),
     Float,
 }
 
-/// Every number that a type has; floats have none here.
+/// The range of a type; floats have none here.
 pub(super) fn of_type(dtype: DType) -> Range {
     match dtype {
         DType::I64 => (i64::MIN, i64::MAX),
-        // What is beyond half of them has no name here.
+        // Numbers above half of the range cannot be represented here.
         DType::U64 => (0, i64::MAX),
         DType::I32 => (i64::from(i32::MIN), i64::from(i32::MAX)),
         DType::U32 => (0, i64::from(u32::MAX)),
@@ -52,7 +52,7 @@ pub(super) fn of_type(dtype: DType) -> Range {
     }
 }
 
-/// The numbers of a word that holds a type's elements.
+/// The range of the word that holds a type's elements.
 pub(super) fn of_word(dtype: DType) -> Range {
     of_type(dtype.storage())
 }
@@ -65,7 +65,7 @@ fn union(a: Range, b: Range) -> Range {
     (a.0.min(b.0), a.1.max(b.1))
 }
 
-/// Of exact numbers, kept within 64 bits.
+/// The range of exact numbers, limited to 64 bits.
 fn exact(corners: &[i128]) -> Range {
     let fit = |number: i128| number.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
     let least = corners.iter().copied().min().unwrap_or(0);
@@ -78,7 +78,7 @@ fn corners(a: Range, b: Range, of: impl Fn(i128, i128) -> i128) -> Range {
 }
 
 impl Ranges {
-    /// What is known of constants, by value: found once, because it takes a look at every element.
+    /// Ranges of constants, by value: computed once, because every element is read.
     pub(super) fn given(draft: &Draft) -> Vec<Option<Range>> {
         let of = draft.values.iter().map(|value| match &value.origin {
             Origin::Constant(data) if value.element.is_float() => Some((0, data.elements() as i64)),
@@ -88,7 +88,7 @@ impl Ranges {
         of.collect()
     }
 
-    /// `given` says what is known of constants, `of_input` of inputs, `bounds` of symbols.
+    /// `given` has the ranges of constants, `of_input` of inputs, `bounds` of symbols.
     pub(super) fn new(
         draft: &Draft,
         bounds: &[Range],
@@ -98,7 +98,7 @@ impl Ranges {
         Ranges::pass(draft, bounds, given, of_input, None)
     }
 
-    /// The same where every result is taken to fit its word but for those that have two.
+    /// The same, but every result is assumed to fit its word, except those with two words.
     pub(super) fn trusting(
         draft: &Draft,
         bounds: &[Range],
@@ -133,13 +133,13 @@ impl Ranges {
         self.of[value.index()]
     }
 
-    /// Whether a result is taken to fit its word and may not.
+    /// Whether a result is assumed to fit its word although it may not.
     pub(super) fn is_over(&self, value: ValueId) -> bool {
         self.over.contains(&value)
     }
 }
 
-/// Of a constant's elements.
+/// The range of a constant's elements.
 fn of_data(data: &crate::graph::Data) -> Range {
     let constant = super::constant::Constant { shape: Vec::new(), data: data.clone() };
     let numbers = constant.integers();
@@ -154,7 +154,7 @@ fn of_data(data: &crate::graph::Data) -> Range {
 struct Pass<'d> {
     draft: &'d Draft,
     bounds: &'d [Range],
-    /// The values of two words, where all others are taken to fit one.
+    /// The values with two words; all others are assumed to fit one.
     trust: Option<&'d BTreeSet<ValueId>>,
 }
 
@@ -166,7 +166,7 @@ impl Pass<'_> {
         Bounds::new(&of).of(dim)
     }
 
-    /// How many elements dimensions have at most.
+    /// Most elements of these dimensions.
     fn count<'a>(&self, dims: impl Iterator<Item = &'a Dim>) -> i64 {
         let count = dims.fold(1i64, |count, dim| count.saturating_mul(self.dim(dim).1.max(1)));
         count.min(ELEMENTS_MAX)
@@ -182,7 +182,7 @@ impl Pass<'_> {
         let of = |value: ValueId| ranges.of(value);
         let all = |values: &[ValueId]| values.iter().copied().map(of).reduce(union);
         let size = (0, i64::from(i32::MAX));
-        // Of a place along a dimension of the first operand.
+        // The range of a position along a dimension of the first operand.
         let place = |axis: u32| {
             let (_, most) = self.dim(&self.draft.shape(node.inputs[0])[axis as usize]);
             (0, (most - 1).clamp(0, size.1))
@@ -248,7 +248,7 @@ impl Pass<'_> {
         let element = self.draft.value(output).element;
         let whole = of_type(element);
         let given = given.unwrap_or(whole);
-        // What a type does not hold is wrapped to it.
+        // A number that does not fit the type is wrapped to it.
         let mut range = if within(given, whole) { given } else { whole };
         let word = of_word(element);
         if self.trust.is_some_and(|wide| !wide.contains(&output))
@@ -275,7 +275,7 @@ impl Pass<'_> {
                 if !within(after, before) {
                     let element = self.draft.value(*parameter).element;
                     let most = match self.trust {
-                        // What the body gives back is taken to fit.
+                        // The body's results are assumed to fit.
                         Some(_) => of_word(element),
                         None => of_type(element),
                     };
@@ -391,7 +391,7 @@ fn binary(function: Binary, a: Known, b: Known) -> Known {
         Binary::Sub => corners(a, b, |a, b| a - b),
         Binary::Mul => corners(a, b, |a, b| a * b),
         Binary::Div if b.0 > 0 => corners(a, b, |a, b| a / b),
-        // By zero it gives the dividend.
+        // Division by zero gives the dividend.
         Binary::Div if a.0 >= 0 && b.0 >= 0 => (0, a.1),
         Binary::Div => corners(a, (-1, 1), |a, b| a * b),
         Binary::Rem => {
@@ -418,14 +418,14 @@ fn binary(function: Binary, a: Known, b: Known) -> Known {
     })
 }
 
-/// Numbers of as many bits as either has.
+/// The range of numbers with as many bits as either operand.
 fn of_bits(a: Range, b: Range) -> Range {
     let bits = [a.0, a.1, b.0, b.1].map(|number| if number < 0 { !number } else { number });
     let all = filled(bits.into_iter().max().unwrap_or(i64::MAX));
     (!all, all)
 }
 
-/// The largest number of as many bits.
+/// The largest number with the same number of bits.
 fn filled(number: i64) -> i64 {
     match 64 - number.max(0).leading_zeros() {
         63.. => i64::MAX,

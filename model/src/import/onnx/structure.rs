@@ -1,4 +1,4 @@
-//! Which inputs of a graph decide shapes or axes, so that their values must be known when the model is loaded.
+//! Finds inputs of a graph that decide shapes or axes, so that their values must be known when the model is loaded.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
 
 use super::order::subgraphs;
 
-/// Operands whose values, and not only whose shapes, decide what is computed. Source: ONNX operators.
+/// Operands whose values, not only their shapes, decide what is computed. Source: ONNX operators.
 const OPERANDS: &[(&str, &[usize])] = &[
     ("AffineGrid", &[1]),
     ("BlackmanWindow", &[0]),
@@ -55,7 +55,7 @@ const OPERANDS: &[(&str, &[usize])] = &[
     ("Upsample", &[1]),
 ];
 
-/// Which of an operator's operands decide shapes by their values.
+/// The operands of an operator that decide shapes by their values.
 pub(super) fn operands(op: &str) -> &'static [usize] {
     match OPERANDS.binary_search_by_key(&op, |(known, _)| known) {
         Ok(at) => OPERANDS[at].1,
@@ -63,7 +63,7 @@ pub(super) fn operands(op: &str) -> &'static [usize] {
     }
 }
 
-/// Operators whose results depend on the shapes of their operands only.
+/// Operators whose results depend only on the shapes of their operands.
 const SHAPE_READERS: [&str; 2] = ["Shape", "Size"];
 
 /// Names of all values, inputs among them, that decide shapes.
@@ -99,8 +99,8 @@ pub(super) fn deciding(graph: &GraphProto) -> HashSet<&str> {
     }
 }
 
-/// All nodes, those of subgraphs too, whose names are unique in all of a graph; and which of a subgraph's inputs is which
-/// operand of its node.
+/// All nodes, including those of subgraphs, with names that are unique in the whole graph; and which operand of its node
+/// each input of a subgraph is.
 fn collect<'g>(
     nodes: &'g [NodeProto],
     all: &mut Vec<&'g NodeProto>,

@@ -1,11 +1,11 @@
-//! Expressions over integers that are known: exactly, or as numbers that shapes are made of.
+//! Expressions over known integers: exact ones, or numbers in shapes.
 
 use flotilla_program::{
     Binary, DType, Expr, ReduceKind, Step, Unary,
     dim::{Bounds, Dim},
 };
 
-/// Largest expression of a dimension; beyond it a program computes the number.
+/// Largest expression of a dimension; a larger one is computed by the program.
 const PARTS_MAX: usize = 200;
 
 /// A step's result, and whether it is a truth value.
@@ -16,7 +16,7 @@ struct Term {
 }
 
 /// One element of an expression over integers and truth values. `input` gives the element of each operand and its type.
-/// `None` where there is no such number, or it would be too long to write down.
+/// `None` if there is no such number, or its expression would be too long.
 pub(super) fn evaluated(
     expr: &Expr,
     input: impl Fn(u32) -> (Dim, DType),
@@ -50,7 +50,7 @@ pub(super) fn evaluated(
             Step::Cast(to, a) if to.is_integer() => number(fitting(of(a).dim, *to, bounds)?),
             Step::Float(_) | Step::Cast(..) | Step::Bits(..) | Step::Test(..) => return None,
         };
-        // What has no value in 64 bits has none here.
+        // A number without a value in 64 bits has none here.
         if parts(&term.dim) > PARTS_MAX {
             return None;
         }
@@ -59,7 +59,7 @@ pub(super) fn evaluated(
     terms.pop().map(|term| term.dim)
 }
 
-/// How long an expression is.
+/// The length of an expression.
 pub(super) fn parts(dim: &Dim) -> usize {
     1 + dim.parts().into_iter().map(parts).sum::<usize>()
 }
@@ -68,7 +68,7 @@ fn not(truth: &Dim) -> Dim {
     -truth + 1
 }
 
-/// The same number, where the type holds it for certain. Sizes of tensors fit 32 bits, whatever else is unknown of them.
+/// The same number, if the type certainly holds it. Sizes of tensors fit 32 bits in any case.
 fn fitting(dim: Dim, to: DType, bounds: &Bounds<'_>) -> Option<Dim> {
     let (low, high) = match to {
         DType::I64 | DType::U64 => return Some(dim),
@@ -155,7 +155,7 @@ fn binary(function: Binary, a: Term, b: Term, bounds: &Bounds<'_>) -> Option<Ter
     }
 }
 
-/// Of two numbers exactly, and none where 64 bits do not hold it; else as an expression.
+/// Computes exact numbers exactly, without a result if 64 bits do not hold it; others as an expression.
 fn checked(
     a: &Dim,
     b: &Dim,
@@ -168,7 +168,7 @@ fn checked(
     }
 }
 
-/// What a reduction makes of integers.
+/// The reduction of integers.
 pub(super) fn reduced(kind: ReduceKind, dims: &[Dim], bounds: &Bounds<'_>) -> Option<Dim> {
     let pair = |function: Binary| {
         let mut rest = dims.iter().cloned();

@@ -1,4 +1,4 @@
-//! The walk over a graph: every node in order, each wired into the program in the making.
+//! The walk over a graph: every node in order, each wired into the program that is being built.
 
 use std::{
     cell::Cell,
@@ -31,28 +31,28 @@ use crate::{
     tensor::ReferenceTensor,
 };
 
-/// Subgraphs and functions within one another; deeper ones are no honest model.
+/// Greatest nesting depth of subgraphs and functions; no real model needs more.
 const DEPTH_MAX: usize = 24;
-/// Nodes that unrolled loops may come to.
+/// Most nodes that unrolled loops may give.
 const NODES_MAX: usize = 100_000;
-/// Longest part of a message, bytes: attributes and lists of operands may be as long as the file.
+/// Longest part of a message in bytes, because attributes and lists of operands may be as long as the file.
 const WORDS_MAX: usize = 500;
 
-/// Most times that a graph is gone through, where what it says may be read in several ways.
+/// Most passes over a graph that may be read in several ways.
 const ATTEMPTS_MAX: usize = 24;
-/// Largest size of a dimension: of more no page could hold a tensor.
+/// Largest size of a dimension; a larger tensor does not fit any page.
 const SIZE_MAX: i64 = i32::MAX as i64;
-/// Names of dimensions that say nothing.
+/// Names of dimensions without a meaning.
 const NAMELESS: [&str; 4] = ["", "?", "-1", "None"];
 
-/// How what a graph leaves open is read.
+/// The choices for what a graph leaves open.
 #[derive(Clone, Debug, Default)]
 struct Reading {
-    /// Whether inputs that decide what must be known have the values of the examples for good.
+    /// Whether inputs that decide what must be known have the values of the examples permanently.
     fixes_values: bool,
-    /// Whether each dimension is apart, whatever its name is.
+    /// Whether each dimension is separate, whatever its name is.
     splits_names: bool,
-    /// Which branch is taken where only one of them can be, in the order in which they are met.
+    /// The branches that are taken where only one is possible, in the order in which they occur.
     branches: Vec<bool>,
 }
 
@@ -60,21 +60,21 @@ struct Reading {
 #[derive(Clone, Default)]
 pub(super) struct Scope {
     values: HashMap<String, Var>,
-    /// Versions of the operator sets, which a function may import anew.
+    /// Versions of the operator sets, which a function may import again.
     opsets: Arc<HashMap<String, i64>>,
     depth: usize,
-    /// Put before the names of nodes, so that those of a body that is wired again stay unique.
+    /// Prefix of the names of nodes, so that those of a body that is wired again stay unique.
     prefix: String,
 }
 
 impl Scope {
-    /// What the names of its nodes begin with.
+    /// The prefix of its nodes' names.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 }
 
-/// The program in the making.
+/// The program that is being built.
 pub(super) struct Walk<'p> {
     functions: HashMap<(&'p str, &'p str), &'p FunctionProto>,
     options: &'p LoadOptions,
@@ -87,18 +87,18 @@ pub(super) struct Walk<'p> {
     pub(super) element_symbols: HashMap<(ValueId, u32), Symbol>,
     /// Symbols that stand for long expressions, and the blocks in which they are computed.
     pub(super) shortened: HashMap<Dim, (u32, Symbol)>,
-    /// Symbols by the name that a file gives them.
+    /// Symbols by their names in the file.
     named: HashMap<String, Symbol>,
-    /// The blocks that are open, from the outside in; nodes of no region are in block 0. One may have taken others in.
+    /// The open blocks, from the outside in; nodes of no region are in block 0. A block may have absorbed others.
     blocks: Vec<Vec<u32>>,
     blocks_made: u32,
     /// Nodes that were put into blocks.
     pub(super) made: usize,
-    /// Nodes of the file that were wired, those of a loop that is unrolled once for each turn.
+    /// Nodes of the file that were wired; those of an unrolled loop count once for each iteration.
     wired: usize,
     /// Branches that were taken without a proof.
     taken: Vec<bool>,
-    /// Whether something had to be known that is not.
+    /// Whether a value that must be known is not.
     pub(super) unknown: Cell<bool>,
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Made {
     decisive: usize,
 }
 
-/// Makes a program of a model. `constants` are the contents of the graph's own tensors, by name.
+/// Makes a program of a model. `constants` has the contents of the graph's own tensors, by name.
 pub(super) fn build(
     proto: &ModelProto,
     constants: &HashMap<String, Constant>,
@@ -119,7 +119,7 @@ pub(super) fn build(
 ) -> Result<Draft, OnnxError> {
     let mut reading = Reading::default();
     let mut first = None;
-    // A reading whose outputs are not as the file declares them.
+    // A reading whose outputs differ from the file's declarations.
     let mut fallback = None;
     for _ in 0..ATTEMPTS_MAX {
         let mut walk = Walk::new(proto, options, reading.clone());
@@ -147,7 +147,7 @@ pub(super) fn build(
             reading.branches.clear();
             continue;
         }
-        // The last branch that was taken first is taken the other way; those behind it are open again.
+        // The latest branch for which the first choice was taken now gets the second choice; the ones after it are open again.
         while branches.pop_if(|taken| !*taken).is_some() {}
         let Some(last) = branches.last_mut() else { break };
         *last = false;
@@ -245,7 +245,7 @@ impl<'p> Walk<'p> {
         Ok(self.draft)
     }
 
-    /// Whether all outputs have as many dimensions as the file declares, where it does.
+    /// Whether all outputs have the rank that the file declares, if it declares one.
     fn has_declared_ranks(&self, proto: &ModelProto) -> bool {
         let declared = proto.graph.iter().flat_map(|graph| &graph.output);
         declared.zip(&self.draft.outputs).all(|(info, port)| {
@@ -278,7 +278,7 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// The value of an example that an input is to have for good, if it fits the input.
+    /// The value of an example that an input gets permanently, if it fits the input.
     fn fixed_value(
         &mut self,
         input: &ValueInfoProto,
@@ -310,7 +310,7 @@ impl<'p> Walk<'p> {
         Ok(Constant { shape: example.shape.clone(), data })
     }
 
-    /// The dimensions of an input, as its file names them; `None` stands for one without a name.
+    /// The dimensions of an input, with the names of the file; `None` stands for one without a name.
     fn declared(input: &ValueInfoProto) -> Option<Vec<Result<i64, Option<&str>>>> {
         let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) =
             &input.r#type
@@ -327,12 +327,12 @@ impl<'p> Walk<'p> {
         Some(dims.collect())
     }
 
-    /// What clients call the dimensions that are open.
+    /// The clients' names of the open dimensions.
     fn dimension_name(input: &ValueInfoProto, axis: usize, name: Option<&str>) -> String {
         name.map_or_else(|| format!("{}_{axis}", input.name), str::to_owned)
     }
 
-    /// Refuses a size for a dimension that there is not.
+    /// Refuses a size for a dimension that does not exist.
     fn check_dimension_names(&self, inputs: &[&ValueInfoProto]) -> Result<(), OnnxError> {
         let mut names: Vec<String> = Vec::new();
         for input in inputs {
@@ -350,8 +350,8 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// Type and shape of an input. A dimension that the file leaves open gets a symbol; what it is called says nothing but that
-    /// dimensions of one name are equal.
+    /// Type and shape of an input. A dimension that the file leaves open gets a symbol; the name means only that dimensions of
+    /// the same name are equal.
     fn input_type(&mut self, input: &ValueInfoProto) -> Result<(DType, Vec<Dim>), OnnxError> {
         let refuse = |reason: String| OnnxError::Input { input: input.name.clone(), reason };
         let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) =
@@ -366,7 +366,7 @@ impl<'p> Walk<'p> {
         let example = self.options.examples.get(&input.name);
         let declared = match (Walk::declared(input), example) {
             (Some(declared), _) => declared,
-            // Without a rank an example says what it is.
+            // Without a declared rank, the example's rank is used.
             (None, Some(example)) => vec![Err(None); example.shape.len()],
             (None, None) => {
                 return Err(refuse(
@@ -405,7 +405,7 @@ impl<'p> Walk<'p> {
         Ok((dtype, dims))
     }
 
-    /// Whether the examples have two sizes where the file has one name.
+    /// Whether the examples have two sizes for one name of the file.
     fn misfit(&self) -> bool {
         let shapes: Option<Vec<&[usize]>> = self
             .draft
@@ -424,7 +424,7 @@ impl<'p> Walk<'p> {
         })
     }
 
-    /// The value of a number for the examples, as far as they say it.
+    /// The value of a number for the examples, as far as they determine it.
     pub(super) fn example(&self, dim: &Dim) -> Option<i64> {
         let of = |symbol: Symbol| {
             self.draft.inputs.iter().find_map(|port| {
@@ -437,12 +437,12 @@ impl<'p> Walk<'p> {
         dim.eval_with(&of)
     }
 
-    /// Whether what inputs hold may still be taken from the examples for good.
+    /// Whether the values of inputs may still be taken permanently from the examples.
     pub(super) fn may_fix_values(&self) -> bool {
         !self.options.examples.is_empty() && !self.reading.fixes_values
     }
 
-    /// Which branch to take where only one can be and nothing says which: as the attempt has it, and else the first.
+    /// Which branch to take if only one is possible and nothing decides: the attempt's choice, else the first.
     pub(super) fn branch(&mut self, likely: Option<bool>) -> bool {
         let index = self.taken.len();
         let branch = self.reading.branches.get(index).copied();
@@ -451,17 +451,17 @@ impl<'p> Walk<'p> {
         branch
     }
 
-    /// The block that nodes are put into now.
+    /// The block into which nodes are put now.
     pub(super) fn block(&self) -> u32 {
         self.blocks.last().and_then(|block| block.first()).copied().unwrap_or(0)
     }
 
-    /// Whether what a block makes can be read now.
+    /// Whether the values of a block can be read now.
     pub(super) fn is_open(&self, block: u32) -> bool {
         self.blocks.iter().any(|open| open.contains(&block))
     }
 
-    /// Puts what `work` makes into a region of its own.
+    /// Puts the nodes that `work` makes into a region.
     pub(super) fn region<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T>,
@@ -478,7 +478,7 @@ impl<'p> Walk<'p> {
         (Made { region: region as u32, ids, checks, decisive }, result)
     }
 
-    /// Puts the nodes of a region that was just made into this block instead.
+    /// Moves the nodes of a region that was just made into this block.
     pub(super) fn absorb(&mut self, made: Made) {
         let Region { nodes, .. } = std::mem::take(&mut self.draft.regions[made.region as usize]);
         self.draft.nodes.extend(nodes);
@@ -487,7 +487,7 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// Forgets a region, and what must hold for it.
+    /// Drops a region and its checks.
     pub(super) fn discard(&mut self, made: &Made) {
         self.draft.regions[made.region as usize] = Region::default();
         self.draft.checks.truncate(made.checks);
@@ -525,7 +525,7 @@ impl<'p> Walk<'p> {
         Ok(())
     }
 
-    /// Wires one operator; one value per output, in order, trailing ones left out where nothing wants them.
+    /// Wires one operator; one value per output, in order; trailing ones that are not used are left out.
     pub(super) fn operator(
         &mut self,
         node: &NodeProto,
@@ -535,7 +535,7 @@ impl<'p> Walk<'p> {
         let named = [node.name.as_str()].into_iter().chain(node.output.iter().map(String::as_str));
         let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or(&node.op_type);
         let label = format!("{}{name}", scope.prefix);
-        // What constants become counts, too.
+        // Nodes that become constants count, too.
         self.wired += 1;
         if self.made.max(self.wired) > NODES_MAX {
             return Err(OnnxError::Graph {
@@ -586,7 +586,7 @@ impl<'p> Walk<'p> {
         inner.values.extend(given.filter_map(|(name, var)| Some((name.clone(), (*var)?))));
         let body: Vec<NodeProto> =
             function.node.iter().map(|inner| with_attributes(inner, node)).collect();
-        // An optional operand that the caller leaves out is left out inside, too.
+        // An optional operand that the caller leaves out is left out in the body, too.
         let body: Vec<NodeProto> = body
             .into_iter()
             .map(|mut body| {
@@ -602,7 +602,7 @@ impl<'p> Walk<'p> {
         self.results(function.output.iter(), &inner)
     }
 
-    /// A scope for a subgraph, which sees the values around it and has its own constants.
+    /// A scope for a subgraph, which sees the outer values and has its own constants.
     pub(super) fn subgraph_scope(
         &mut self,
         graph: &GraphProto,

@@ -1,8 +1,8 @@
-//! Integers of 64 bits in a page that computes with 32.
+//! 64-bit integers in a page that computes with 32 bits.
 //!
-//! Most fit: indices, sizes, token numbers. Where a result may not, and somebody can see it, its values are carried as two words.
-//! Where that cannot be had, the inputs that it is made of are bound to what does fit, or each run is checked for it (`overflow`).
-//! No result wraps around.
+//! Most fit: indices, sizes, token numbers. If a result may not fit and its value can be observed, it is computed as two words.
+//! If that is not possible, the inputs on which it depends are limited to numbers that fit, or each run is checked for it
+//! (`overflow`). No result wraps around.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,10 +25,10 @@ use crate::graph::{Data, Draft, Origin};
 /// Largest dimension of an input in a model whose integers may not fit 32 bits.
 const SIZE_MAX: i64 = 1 << 24;
 
-/// What sizes may well be multiplied by.
+/// A factor by which sizes are commonly multiplied.
 const FACTOR: i64 = 64;
 
-/// Gives values two words where they need them, and bounds to inputs.
+/// Gives two words to values that need them, and bounds to inputs.
 pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError> {
     if !draft.values.iter().any(|value| is_wide(value.element)) {
         return Ok(());
@@ -36,7 +36,7 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     let given = Ranges::given(draft);
     let mut bounds = bounds.to_vec();
     let mut ranges = Ranges::new(draft, &bounds, &given, &|_| None);
-    // Of sizes, and of small numbers that inputs hold.
+    // Ranges of sizes, and of small numbers in inputs.
     let small = |value: ValueId| match draft.value(value).element {
         DType::I64 => Some((-FACTOR, FACTOR)),
         DType::U64 => Some((0, FACTOR)),
@@ -70,7 +70,7 @@ pub(super) fn widen(draft: &mut Draft, bounds: &[Range]) -> Result<(), OnnxError
     Ok(())
 }
 
-/// A constant that no word holds is nothing that sums, orders or turns of a loop could be made of.
+/// Refuses constants that no word holds in sums, orders or iterations of loops.
 fn refuse_constants(draft: &Draft, wide: &Wide) -> Result<(), OnnxError> {
     let computing = blocks(draft)
         .filter(|node| !matches!(node.op, Op::Elementwise(_)) && moved_operands(node).is_empty());
@@ -91,7 +91,7 @@ fn computes_beyond(node: &str) -> OnnxError {
     }
 }
 
-/// Bounds with which integers that are made of the sizes of inputs may fit.
+/// Bounds with which integers computed from the sizes of inputs may fit.
 fn limited_sizes(draft: &Draft, bounds: &[Range]) -> Vec<Range> {
     let limited = draft.symbols.iter().zip(bounds).map(|(info, bounds)| match info.source {
         SymbolSource::Input => (bounds.0, bounds.1.min(SIZE_MAX)),
@@ -100,7 +100,7 @@ fn limited_sizes(draft: &Draft, bounds: &[Range]) -> Vec<Range> {
     limited.collect()
 }
 
-/// Has each run checked for the bounds that were narrowed.
+/// Adds checks of the narrowed bounds to each run.
 fn check_sizes(draft: &mut Draft, before: &[Range], limited: &[Range]) {
     for (index, info) in draft.symbols.iter().enumerate() {
         if before[index] == limited[index] {
@@ -126,7 +126,7 @@ fn is_over(draft: &Draft, ranges: &Ranges, value: ValueId) -> bool {
     is_wide(element) && !within(ranges.of(value), of_word(element))
 }
 
-/// Which operands of a node are moved, as they are, to its results.
+/// The operands of a node whose elements are moved unchanged to its results.
 fn moved_operands(node: &Node) -> Vec<usize> {
     match &node.op {
         Op::Gather(_)
@@ -142,7 +142,7 @@ fn moved_operands(node: &Node) -> Vec<usize> {
     }
 }
 
-/// The operands of a node whose numbers count: of those that are indices, one beyond a word is beyond every dimension.
+/// The operands of a node whose numbers matter: an index beyond a word is beyond every dimension.
 fn data_operands(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
     let index = match &node.op {
         Op::Gather(_)
@@ -159,13 +159,12 @@ fn data_operands(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
         .map(|(_, value)| *value)
 }
 
-/// Every block of nodes: those of no region first.
+/// The nodes of every block: those of no region first.
 fn blocks(draft: &Draft) -> impl Iterator<Item = &Node> {
     draft.nodes.iter().chain(draft.regions.iter().flat_map(|region| &region.nodes))
 }
 
-/// Comparisons with numbers that no word holds, and the smaller and the larger of them, are known where the other side is known
-/// to fit.
+/// Decides comparisons with numbers that no word holds, and the smaller and larger of them, if the other side is known to fit.
 fn decide(draft: &mut Draft, ranges: &Ranges) {
     let mut decided: Vec<(ValueId, Op, Vec<ValueId>)> = Vec::new();
     for node in blocks(draft) {
@@ -205,7 +204,7 @@ fn decide(draft: &mut Draft, ranges: &Ranges) {
                     _ => false,
                 };
                 let other = if constant(a) { b } else { a };
-                // The truth is everywhere where the other side has an element.
+                // The truth value holds at every element of the other side.
                 if draft.shape(other) == draft.shape(output) {
                     let function = if truth { Binary::Eq } else { Binary::Ne };
                     let steps = vec![Step::Input(0), Step::Binary(function, 0, 0)];
@@ -234,7 +233,7 @@ struct Wide {
 impl Wide {
     fn of(draft: &Draft, ranges: &Ranges) -> Wide {
         let over = |value: ValueId| is_over(draft, ranges, value);
-        // What is an input but for its place.
+        // Values that are inputs whose elements are only moved.
         let mut moved: BTreeSet<ValueId> = draft.inputs.iter().map(|port| port.value).collect();
         for node in blocks(draft) {
             let operands = moved_operands(node);
@@ -243,7 +242,7 @@ impl Wide {
                 moved.extend(&node.outputs);
             }
         }
-        // Who may be seen to be beyond a word.
+        // Values beyond a word that can be observed.
         let mut seen: BTreeSet<ValueId> =
             draft.outputs.iter().map(|port| port.value).filter(|value| over(*value)).collect();
         let mut from_the_back: Vec<&Node> = blocks(draft).collect();
@@ -254,13 +253,13 @@ impl Wide {
                 let &[output] = node.outputs.as_slice() else { continue };
                 let shows = match over(output) {
                     true => seen.contains(&output),
-                    // Its bits depend on all of theirs.
+                    // Its bits depend on all of its operands' bits.
                     false => true,
                 };
                 let moved_here = moved_operands(node);
                 let operands: Vec<ValueId> = match &node.op {
                     Op::Elementwise(_) => node.inputs.clone(),
-                    // It takes no two words, and says so below.
+                    // It takes no two words, and refuses them below.
                     _ if moved_here.is_empty() => data_operands(node).collect(),
                     _ => moved_here.into_iter().map(|at| node.inputs[at]).collect(),
                 };
@@ -275,7 +274,7 @@ impl Wide {
                 break;
             }
         }
-        // Of these, those that can be had, from the front: constants and inputs can.
+        // Of these, the values that can have two words, from the front: constants and inputs can.
         let mut values: BTreeSet<ValueId> = seen
             .iter()
             .copied()
@@ -295,7 +294,7 @@ impl Wide {
                 values.insert(output);
             }
         }
-        // Whoever cannot take two words decides that there are none, all the way back to the inputs.
+        // If a node cannot take two words, its operands have one word, all the way back to the inputs.
         let makers = makers(draft);
         loop {
             let before = values.len();
@@ -328,13 +327,13 @@ impl Wide {
     }
 }
 
-/// Whether a node computes with numbers of 64 bits that have no sign.
+/// Whether a node computes with unsigned 64-bit numbers.
 fn is_unsigned(draft: &Draft, node: &Node) -> bool {
     let values = node.inputs.iter().chain(&node.outputs);
     values.into_iter().any(|value| draft.value(*value).element == DType::U64)
 }
 
-/// An operand of an expression, by its place among inputs of which each takes two.
+/// An operand of an expression, by its position among inputs with two words each.
 fn operand(draft: &Draft, node: &Node, wide: &BTreeSet<ValueId>, index: u32) -> Operand {
     let value = node.inputs[index as usize];
     let drafted = draft.value(value);
@@ -344,13 +343,14 @@ fn operand(draft: &Draft, node: &Node, wide: &BTreeSet<ValueId>, index: u32) -> 
     Operand::Word { input: 2 * index, dtype: drafted.dtype, wide: is_wide(drafted.element) }
 }
 
-/// Sizes of inputs up to which numbers have bounds of their own, ascending: the fewer elements a sum has, the larger they may be.
+/// Sizes of inputs up to which numbers have separate bounds, ascending: the fewer elements a sum has, the larger the numbers may
+/// be.
 const SIZE_CLASSES: [i64; 3] = [1 << 10, 1 << 14, i64::MAX];
 
-/// Least bound of an input's numbers with sizes of the first class. Where that is not enough, runs are checked for the result.
+/// Least bound of an input's numbers with sizes of the first class. If that is not enough, runs are checked for the result.
 const MOST_MIN: i64 = 1 << 12;
 
-/// Bounds for inputs whose numbers are computed with in one word, and the results that each run is checked for.
+/// Bounds for inputs that are computed in one word, and the results for which each run is checked.
 fn limit(
     draft: &mut Draft,
     bounds: &[Range],
@@ -402,21 +402,21 @@ fn limit(
     Ok(checked)
 }
 
-/// What [`limit`] looks for.
+/// The search of [`limit`].
 struct Limits<'d> {
     draft: &'d Draft,
     given: &'d [Option<Range>],
-    /// Values of two words.
+    /// Values with two words.
     wide: &'d BTreeSet<ValueId>,
-    /// By value: the inputs, and what loops carry, that its integers are made of.
+    /// By value: the inputs, and the carried values of loops, on which its integers depend.
     sources: Vec<Rc<BTreeSet<ValueId>>>,
     /// Inputs of one word.
     inputs: Vec<ValueId>,
-    /// Results that each run is checked for.
+    /// Results for which each run is checked.
     checked: BTreeSet<ValueId>,
 }
 
-/// Largest absolute numbers, and the names of the nodes that they are for.
+/// Largest absolute numbers, and the names of the nodes that need them.
 type Most = BTreeMap<ValueId, (i64, Option<String>)>;
 
 impl Limits<'_> {
@@ -431,7 +431,7 @@ impl Limits<'_> {
     }
 
     /// The largest numbers of inputs with which everything fits that is not checked. `may_check` says whether results may be
-    /// checked that only smaller numbers than [`MOST_MIN`] would make fit.
+    /// checked that fit only with numbers smaller than [`MOST_MIN`].
     fn find(&mut self, bounds: &[Range], may_check: bool) -> Result<Most, OnnxError> {
         let draft = self.draft;
         let inputs = self.inputs.iter();
@@ -439,7 +439,8 @@ impl Limits<'_> {
         let low = |value: ValueId, most: i64| {
             if draft.value(value).element == DType::U64 { 0 } else { -most }
         };
-        // What is made of sizes, places and floats alone is taken to fit, and what cannot be checked where no inputs make it fit.
+        // Results that depend only on sizes, positions and floats are assumed to fit. So are results that cannot be checked if no
+        // inputs make them fit.
         let mut given_up: BTreeSet<ValueId> = BTreeSet::new();
         loop {
             let of_input = |value: ValueId| {
@@ -507,8 +508,8 @@ impl Limits<'_> {
     }
 }
 
-/// Which of some inputs, and of what loops carry, the integers of each value are made of. Truths and places along a dimension are
-/// not made of the numbers that they tell of.
+/// The inputs, of these, and the carried values of loops, on which the integers of each value depend. Truth values and positions
+/// along a dimension do not depend on the numbers that they describe.
 fn sources(draft: &Draft, inputs: impl Iterator<Item = ValueId>) -> Vec<Rc<BTreeSet<ValueId>>> {
     let mut sources: Vec<Rc<BTreeSet<ValueId>>> = vec![Rc::default(); draft.values.len()];
     let carried = blocks(draft).filter_map(|node| match &node.op {
@@ -551,7 +552,7 @@ fn sources(draft: &Draft, inputs: impl Iterator<Item = ValueId>) -> Vec<Rc<BTree
     sources
 }
 
-/// The nodes that make values, by value.
+/// The nodes that compute values, by value.
 fn makers(draft: &Draft) -> HashMap<ValueId, &Node> {
     let mut makers = HashMap::new();
     for node in blocks(draft) {
@@ -560,7 +561,7 @@ fn makers(draft: &Draft) -> HashMap<ValueId, &Node> {
     makers
 }
 
-/// The integers that a node's are made of.
+/// The integers on which a node's integers depend.
 fn dependencies(draft: &Draft, makers: &HashMap<ValueId, &Node>, node: &Node) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
     let mut open: Vec<ValueId> = node.inputs.clone();
@@ -578,12 +579,12 @@ fn dependencies(draft: &Draft, makers: &HashMap<ValueId, &Node>, node: &Node) ->
     found
 }
 
-/// Puts pairs of words where values are carried as such.
+/// Replaces values with two words by pairs.
 struct Rewrite {
     wide: Wide,
     /// The lower and the upper words.
     pairs: BTreeMap<ValueId, [ValueId; 2]>,
-    /// The same numbers in one word, as near as it has them, by block.
+    /// The same numbers in one word, clamped to its range, by block.
     narrow: BTreeMap<(usize, ValueId), ValueId>,
     /// Values whose elements decide sizes.
     deciding: BTreeSet<ValueId>,
@@ -638,7 +639,7 @@ impl Rewrite {
         Ok(())
     }
 
-    /// What decides sizes is read as one word.
+    /// Values that decide sizes are read as one word.
     fn decide_sizes(
         &mut self,
         draft: &mut Draft,
@@ -661,7 +662,7 @@ impl Rewrite {
         Ok(())
     }
 
-    /// Constants as pairs, where they are needed as such, and else as near as one word has them.
+    /// Constants as pairs where they are needed as such, else clamped to one word.
     fn constants(&mut self, draft: &mut Draft) {
         for index in 0..draft.values.len() {
             let value = ValueId(index as u32);
@@ -726,7 +727,7 @@ impl Rewrite {
         matches!(draft.value(value).origin, Origin::Constant(_))
     }
 
-    /// A node that moves elements moves both words. Where to is said by one.
+    /// A node that moves elements moves both words. Its indices are one word.
     fn moves(
         &mut self,
         draft: &mut Draft,
@@ -753,7 +754,7 @@ impl Rewrite {
         Ok(())
     }
 
-    /// Both words of a value, which may have one.
+    /// Both words of a value that may have one word.
     fn halves(&mut self, draft: &mut Draft, value: ValueId) -> Result<[ValueId; 2], OnnxError> {
         if let Some(pair) = self.pairs.get(&value) {
             return Ok(*pair);
@@ -768,7 +769,8 @@ impl Rewrite {
         };
         let shape = draft.shape(value).to_vec();
         let [low, high] = [(low, DType::U32), (high, DType::I32)].map(|(mut expr, dtype)| {
-            // A word of one number says nothing of the others.
+            // A word that does not depend on the input is a single number; it has to read the input so that every element has
+            // one.
             let takes = expr.steps.iter().any(|step| matches!(step, Step::Input(_)));
             if !takes {
                 expr = Expr {
@@ -813,7 +815,7 @@ impl Rewrite {
         Ok(())
     }
 
-    /// A pair as one word, as near as that has it: an index that is beyond it is beyond every dimension.
+    /// A pair as one word, clamped to its range: an index beyond it is beyond every dimension.
     fn one_word(
         &mut self,
         draft: &mut Draft,
@@ -833,7 +835,7 @@ impl Rewrite {
     }
 }
 
-/// A lower and an upper word as one, as near as that has it.
+/// A lower and an upper word as one word, clamped to its range.
 fn as_one_word(dtype: DType) -> Op {
     let (mut steps, fits) = fits_one_word(dtype);
     steps.extend(match dtype {
@@ -850,7 +852,7 @@ fn as_one_word(dtype: DType) -> Op {
     Op::Elementwise(Expr { steps })
 }
 
-/// Steps of which the last is whether a lower and an upper word are a number that one word holds.
+/// Steps whose last one tells whether one word holds the number of a lower and an upper word.
 fn fits_one_word(dtype: DType) -> (Vec<Step>, StepId) {
     let steps = match dtype {
         DType::I32 => vec![
@@ -867,7 +869,7 @@ fn fits_one_word(dtype: DType) -> (Vec<Step>, StepId) {
     (steps, last)
 }
 
-/// Whether a node makes one word of two, and where it does, 1 where that does not hold the number, else 0.
+/// Whether a node makes one word of two; if so, 1 where one word does not hold the number, else 0.
 pub(super) fn beyond_one_word(node: &Node, dtype: DType) -> Option<Expr> {
     if node.op != as_one_word(dtype) {
         return None;
@@ -877,7 +879,7 @@ pub(super) fn beyond_one_word(node: &Node, dtype: DType) -> Option<Expr> {
     Some(Expr { steps })
 }
 
-/// An expression with the inputs that it uses alone.
+/// An expression with only the inputs that it uses.
 fn used(mut expr: Expr, inputs: &[ValueId]) -> (Op, Vec<ValueId>) {
     let mut kept: Vec<ValueId> = Vec::new();
     for step in &mut expr.steps {

@@ -1,4 +1,4 @@
-//! What an operator is wired with: its operands, its attributes, and the program in the making.
+//! The context in which an operator is wired: its operands, its attributes, and the program that is being built.
 
 use anyhow::{Context as _, Result, bail};
 use flotilla_program::{DType, Op, dim::Dim};
@@ -12,10 +12,10 @@ use super::{
     walk::{Scope, Walk},
 };
 
-/// Bounds of what is a size: of more than these no page could hold a tensor.
+/// Bounds of a size; a larger tensor does not fit any page.
 pub(super) const SIZES: (i64, i64) = (0, 1 << 31);
 
-/// Bounds of what may be any number.
+/// Bounds of an arbitrary number.
 pub(super) const ANY: (i64, i64) = (i64::MIN, i64::MAX);
 
 /// One node that is being wired.
@@ -24,14 +24,14 @@ pub(super) struct Wiring<'a, 'p> {
     pub(super) node: &'a NodeProto,
     /// Version of its operator set.
     pub(super) opset: i64,
-    /// For messages and for the names of what is wired.
+    /// For messages and for the names of wired nodes.
     pub(super) name: String,
     pub(super) inputs: &'a [Option<Var>],
     pub(super) scope: &'a Scope,
     pub(super) walk: &'a mut Walk<'p>,
 }
 
-/// A graph inside of an operator.
+/// A subgraph of an operator.
 pub(super) struct Body<'a> {
     pub(super) graph: &'a GraphProto,
     scope: Scope,
@@ -48,7 +48,7 @@ impl Body<'_> {
 pub(super) type Wire = fn(&mut Wiring<'_, '_>) -> Result<Vec<Var>>;
 
 impl<'a> Wiring<'a, '_> {
-    /// An operand that must be there.
+    /// A required operand.
     pub(super) fn input(&self, index: usize) -> Result<Var> {
         match self.optional(index) {
             Some(var) => Ok(var),
@@ -56,7 +56,7 @@ impl<'a> Wiring<'a, '_> {
         }
     }
 
-    /// An operand that may be left out.
+    /// An optional operand.
     pub(super) fn optional(&self, index: usize) -> Option<Var> {
         self.inputs.get(index).copied().flatten()
     }
@@ -71,7 +71,7 @@ impl<'a> Wiring<'a, '_> {
         (0..self.inputs_len()).map(|index| self.input(index)).collect()
     }
 
-    /// Whether an output of the node has a name, that is, whether somebody may want it.
+    /// Whether an output of the node has a name, so that it may be used.
     pub(super) fn wants(&self, output: usize) -> bool {
         self.node.output.get(output).is_some_and(|name| !name.is_empty())
     }
@@ -80,7 +80,7 @@ impl<'a> Wiring<'a, '_> {
         self.walk.fact(var)
     }
 
-    /// The type of a value's elements to the model.
+    /// The type of a value's elements in the model.
     pub(super) fn dtype(&self, var: Var) -> DType {
         self.fact(var).dtype
     }
@@ -112,7 +112,7 @@ impl<'a> Wiring<'a, '_> {
         self.fact(var).shape.iter().map(|dim| self.number(dim)).collect()
     }
 
-    /// The value, where it is known now.
+    /// The value, if it is known during import.
     pub(super) fn constant(&self, var: Var) -> Option<&Constant> {
         match &self.fact(var).known {
             Some(Known::Constant(constant)) => Some(constant),
@@ -120,7 +120,7 @@ impl<'a> Wiring<'a, '_> {
         }
     }
 
-    /// What an operand is called in the file.
+    /// The operand's name in the file.
     pub(super) fn operand_name(&self, index: usize) -> &'a str {
         self.node.input.get(index).map_or("", String::as_str)
     }
@@ -170,12 +170,12 @@ impl<'a> Wiring<'a, '_> {
         anyhow::anyhow!("the value of {name:?} must be known when the model is loaded")
     }
 
-    /// The elements of an operand as sizes; those that are not known are read when the program has computed them.
+    /// The elements of an operand as sizes; unknown ones are read when the program has computed them.
     pub(super) fn sizes(&mut self, index: usize) -> Result<Vec<Dim>> {
         self.elements(index, SIZES)
     }
 
-    /// The same as numbers that are within bounds.
+    /// The same as numbers within bounds.
     pub(super) fn elements(&mut self, index: usize, bounds: (i64, i64)) -> Result<Vec<Dim>> {
         let var = self.input(index)?;
         let name = self.operand_name(index);
@@ -218,7 +218,7 @@ impl<'a> Wiring<'a, '_> {
 
     fn typed(&self, name: &str, want: AttributeType) -> Result<Option<&'a AttributeProto>> {
         let Some(attribute) = self.attribute(name) else { return Ok(None) };
-        // Files of before the type was written leave it out.
+        // Files from before the type field existed leave it out.
         let is_right = attribute.r#type == want as i32 || attribute.r#type == 0;
         if !is_right {
             bail!("attribute {name:?} is not of type {}", want.as_str_name());
@@ -231,7 +231,7 @@ impl<'a> Wiring<'a, '_> {
         Ok(self.typed(name, AttributeType::Int)?.map(|attribute| attribute.i))
     }
 
-    /// An integer attribute that says yes or no; no where it is left out.
+    /// An integer attribute that is a flag; false if it is left out.
     pub(super) fn flag(&self, name: &str) -> Result<bool> {
         Ok(self.int(name)?.unwrap_or(0) != 0)
     }
@@ -277,7 +277,7 @@ impl<'a> Wiring<'a, '_> {
         graph.with_context(|| format!("there is no graph {name:?}"))
     }
 
-    /// The graph of an attribute with a scope for it, to be wired any number of times.
+    /// The graph of an attribute with a scope, to be wired any number of times.
     pub(super) fn body(&mut self, name: &str) -> Result<Body<'a>> {
         let graph = self.graph(name)?;
         let label = format!("{}/{name}", self.name);
@@ -310,13 +310,13 @@ impl<'a> Wiring<'a, '_> {
         self.walk.constant(Constant::integer(value))
     }
 
-    /// A number that shapes are made of, as an operand of rank 0 and any type.
+    /// A number in shapes, as an operand of rank 0 and any type.
     pub(super) fn dimension(&mut self, dim: Dim, dtype: DType) -> Result<Var> {
         let number = self.walk.numbers(DType::I64, &[], vec![dim]);
         self.cast(number, dtype)
     }
 
-    /// Such numbers as a row of type `I64`.
+    /// Numbers in shapes as a row of type `I64`.
     pub(super) fn dimensions(&mut self, dims: Vec<Dim>) -> Var {
         self.walk.numbers(DType::I64, &[dims.len()], dims)
     }
@@ -336,7 +336,7 @@ impl<'a> Wiring<'a, '_> {
         self.onnx_with_outputs(op, attributes, inputs, 1)
     }
 
-    /// The same for an operator of which `outputs` results are wanted.
+    /// The same for an operator with `outputs` results.
     pub(super) fn onnx_with_outputs(
         &mut self,
         op: &str,

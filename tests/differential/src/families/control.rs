@@ -1,4 +1,4 @@
-//! Operators with graphs inside.
+//! Operators with subgraphs.
 
 use super::elementwise::{converted, partner};
 use crate::{
@@ -8,12 +8,12 @@ use crate::{
     value::{Dim, Facts, RUNS, Type, broadcast},
 };
 
-/// What a loop carries is kept within this.
+/// Carried values of a loop are kept within this.
 const KEPT: f64 = 8.0;
-/// Most turns of a loop.
+/// Most iterations of a loop.
 const TURNS_MAX: i64 = 7;
 
-/// The same shape and type, other numbers.
+/// A value of the same shape and type with other numbers.
 fn altered(g: &mut Graph, x: Var) -> Option<Var> {
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     let turned = Facts { low: -facts.high, high: -facts.low, ..facts.moved() };
@@ -36,7 +36,7 @@ fn altered(g: &mut Graph, x: Var) -> Option<Var> {
     }
 }
 
-/// A truth value, and what it is in each run where that is known.
+/// A truth value, and its value in each run if that is known.
 fn condition(g: &mut Graph) -> Option<(Var, Option<[bool; RUNS]>)> {
     let row = |g: &mut Graph| if g.rng.percent(30) { vec![Dim::Fixed(1)] } else { vec![] };
     match g.rng.below(4) {
@@ -56,7 +56,7 @@ fn condition(g: &mut Graph) -> Option<(Var, Option<[bool; RUNS]>)> {
             Some((var, Some(both.map(|number| number != 0.0))))
         }
         2 => {
-            // Of sizes.
+            // From sizes.
             let number = g.any_dim().sizes()?.map(|size| size as i64);
             let a = g.number(number)?;
             let bound = g.rng.between(1, 6);
@@ -71,7 +71,7 @@ fn condition(g: &mut Graph) -> Option<(Var, Option<[bool; RUNS]>)> {
             Some((var, Some(holds)))
         }
         _ => {
-            // Of data.
+            // From data.
             let x = g.value_of(&[Type::F32, Type::I32, Type::I64], |value| {
                 value.is_exact() && value.is_filled()
             })?;
@@ -87,7 +87,7 @@ fn condition(g: &mut Graph) -> Option<(Var, Option<[bool; RUNS]>)> {
     }
 }
 
-/// A branch: some nodes, and results made of these values.
+/// A branch: some nodes, and results computed from these values.
 fn results(g: &mut Graph, from: &[Var], cut: Option<usize>) -> Option<Vec<Var>> {
     if g.depth < 2 && g.rng.percent(40) {
         for _ in 0..g.rng.between(1, 2) {
@@ -110,7 +110,7 @@ fn results(g: &mut Graph, from: &[Var], cut: Option<usize>) -> Option<Vec<Var>> 
     Some(results)
 }
 
-/// Twice the same, one behind the other.
+/// The same value twice, one after the other.
 fn doubled(g: &mut Graph, x: Var, axis: usize) -> Option<Var> {
     let (of, facts) = (g.of(x), g.facts(x));
     let mut shape = g.shape(x);
@@ -160,11 +160,11 @@ pub(super) fn branch(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// How often a loop turns.
+/// The number of iterations of a loop.
 enum Turns {
-    /// So often in each run; whether the file says it.
+    /// This many in each run; the flag is whether the file has the number.
     Known(Number, bool),
-    /// As data decide.
+    /// Data-dependent.
     Open,
 }
 
@@ -178,20 +178,20 @@ impl Turns {
     }
 }
 
-/// What a loop carries from turn to turn.
+/// A value that a loop carries from iteration to iteration.
 struct Carried {
     initial: Var,
     of: Type,
-    /// What is known of it in every turn.
+    /// The facts about it in every iteration.
     facts: Facts,
     kind: Kind,
 }
 
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Something is added, and the sum is clipped.
+    /// A value is added, and the sum is clipped.
     Clipped(Var),
-    /// A part is put behind it.
+    /// A part is appended.
     Grows(Var),
     /// An integer that counts.
     Counts,
@@ -247,7 +247,7 @@ fn carried(g: &mut Graph) -> Option<Carried> {
     }
 }
 
-/// One turn for what is carried.
+/// One iteration for a carried value.
 fn turned(g: &mut Graph, carried: &Carried, now: Var) -> Option<Var> {
     let (of, shape, facts) = (g.of(now), g.shape(now), g.facts(now));
     match carried.kind {
@@ -283,14 +283,14 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
     let (number, fixed) = most_of(g)?;
     let way = g.rng.below(4);
     let (turns, most, begins) = match way {
-        // A fixed number of turns.
+        // A fixed number of iterations.
         0 | 1 => {
             let most =
                 if fixed { g.scalar(Type::I64, number[0] as f64)? } else { g.number(number)? };
             let begins = if g.rng.percent(50) { Var::NONE } else { g.scalar(Type::Bool, 1.0)? };
             (Turns::Known(number, fixed), most, begins)
         }
-        // Until the turns are done.
+        // Until the iteration limit.
         2 => {
             let most = if g.rng.percent(40) { Var::NONE } else { g.scalar(Type::I64, 100.0)? };
             (
@@ -299,7 +299,7 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
                 g.scalar(Type::Bool, 1.0)?,
             )
         }
-        // Until data say so.
+        // Until a data-dependent condition.
         _ => (Turns::Open, g.scalar(Type::I64, TURNS_MAX as f64)?, g.scalar(Type::Bool, 1.0)?),
     };
     let mut all = vec![carried(g)?];
@@ -309,7 +309,7 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
     if g.rng.percent(40) {
         all.push(carried(g)?);
     }
-    // Of no turns nothing can be collected whose shape is not in the file.
+    // Without iterations, nothing can be collected whose shape is not in the file.
     let collects = g.rng.percent(60)
         && match &turns {
             Turns::Known(number, _) => number.iter().all(|turns| *turns > 0),
@@ -411,7 +411,7 @@ pub(super) fn repeat(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Something to collect in each turn.
+/// A value to collect in each iteration.
 fn row(g: &mut Graph, turn: Var, now: &[Var]) -> Option<Var> {
     let sized: Vec<Var> = now.iter().copied().filter(|&var| g.value(var).is_sized()).collect();
     match g.rng.below(3) {
@@ -420,7 +420,7 @@ fn row(g: &mut Graph, turn: Var, now: &[Var]) -> Option<Var> {
             altered(g, var)
         }
         1 => {
-            // An element of something outside, by the number of the turn.
+            // An element of an outer value, by the number of the iteration.
             let x = g.find(|value| {
                 value.rank() > 0 && value.is_sized() && value.shape[0].least() >= TURNS_MAX as usize
             })?;

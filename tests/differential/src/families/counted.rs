@@ -1,4 +1,4 @@
-//! Operators whose data decide how many elements they give.
+//! Operators with a data-dependent number of results.
 
 use super::{any_axis, is_filled, written};
 use crate::{
@@ -7,14 +7,14 @@ use crate::{
     value::{Dim, Facts, RUNS, Type, Value, count_most},
 };
 
-/// A dimension of so many elements as the data of a value say, or an open one.
+/// A dimension computed from the data of a value, or an open one.
 fn counted(g: &mut Graph, of: Var, most: usize, count: impl Fn(&[f64]) -> usize) -> Option<Dim> {
     let Some(data) = &g.value(of).data else { return Some(g.open_dim(most)) };
     let mut sizes = [0; RUNS];
     for (size, data) in sizes.iter_mut().zip(data) {
         *size = count(data);
     }
-    // Nothing at all is rare.
+    // Empty sizes are rare.
     if sizes.contains(&0) && !g.rng.percent(8) {
         return None;
     }
@@ -82,7 +82,8 @@ pub(super) fn non_zero(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Picks elements of a value by the places of those that are not 0, as a mask does; sometimes puts others there.
+/// Selects elements of a value by the positions of those that are not 0, as a mask does; sometimes writes others
+/// there.
 fn picked(g: &mut Graph, shape: &[Dim], places: Var, count: Dim) -> Option<()> {
     let facts = g.facts(places);
     let rank = shape.len();

@@ -7,17 +7,17 @@ use crate::{
     value::{Facts, Type, broadcast},
 };
 
-/// Of functions that engines approximate, as a part of their size.
+/// Error of functions that engines approximate, as a part of the result's size.
 const APPROXIMATE: f64 = 4e-7;
 
-/// What a function makes of numbers.
+/// The kind of a function.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Computed, by a function that rises, falls or does neither, with the steepest slope.
+    /// Computed, by a function that rises, falls or does neither, with its greatest slope.
     Smooth(fn(f64) -> f64, fn(f64, f64) -> f64),
-    /// Multiples stay what they are.
+    /// Multiples stay multiples.
     Exact(fn(f64) -> f64),
-    /// Whole numbers of exact ones.
+    /// Integers from exact numbers.
     Whole(fn(f64) -> f64),
 }
 
@@ -25,7 +25,7 @@ enum Kind {
 struct Function {
     name: &'static str,
     since: i64,
-    /// Between which numbers it is given its operand.
+    /// The range of its operand.
     domain: (f64, f64),
     kind: Kind,
     types: &'static [Type],
@@ -134,7 +134,7 @@ fn functions() -> Vec<Function> {
     ]
 }
 
-/// Reads a value whose elements lie in a domain.
+/// Reads a value whose elements are in a domain.
 fn tamed(g: &mut Graph, types: &[Type], (low, high): (f64, f64), exact: bool) -> Option<Var> {
     let fits = |facts: &Facts| facts.within(low, high);
     if g.rng.percent(50)
@@ -151,7 +151,7 @@ fn tamed(g: &mut Graph, types: &[Type], (low, high): (f64, f64), exact: bool) ->
 pub(super) fn unary(g: &mut Graph) -> Option<()> {
     let functions = functions();
     let function = &functions[g.rng.below(functions.len())];
-    // Two that ONNX once had on trial.
+    // Two operators that ONNX once had as experimental.
     let is_old = matches!(function.name, "ScaledTanh" | "ParametricSoftplus");
     if g.opset < function.since || (is_old && g.opset >= 10) {
         return None;
@@ -231,7 +231,7 @@ pub(super) fn unary(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Functions that jump.
+/// Step functions.
 fn threshold(g: &mut Graph, x: Var) -> Option<()> {
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
     if !facts.is_exact() || g.opset < 10 {
@@ -251,7 +251,7 @@ fn threshold(g: &mut Graph, x: Var) -> Option<()> {
     Some(())
 }
 
-/// The second operand of a function of two: a value that fits, a constant or an input of a shape that broadcasts.
+/// The second operand of a binary function: a value that fits, a constant or an input of a shape that broadcasts.
 pub(super) fn partner(
     g: &mut Graph,
     x: Var,
@@ -301,7 +301,7 @@ pub(super) fn arithmetic(g: &mut Graph) -> Option<()> {
     let (a, b) = either_way(g, x, y);
     let shape = broadcast(&g.shape(a), &g.shape(b))?;
     let (of_a, of_b) = (g.facts(a), g.facts(b));
-    // What follows may not take two words.
+    // Some later operators may not take two words.
     g.is_wide |= op == "Mul" && of == Type::I64;
     let facts = match op {
         "Add" => of_a.plus(&of_b),
@@ -392,7 +392,7 @@ pub(super) fn select(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// What becomes of numbers in another type.
+/// The facts about numbers converted to another type.
 pub(super) fn converted(facts: &Facts, from: Type, to: Type) -> Option<Facts> {
     let (low, high) = to.range();
     Some(match (from, to) {
@@ -405,7 +405,7 @@ pub(super) fn converted(facts: &Facts, from: Type, to: Type) -> Option<Facts> {
         }
         (_, to) if to.is_float() => match facts.grid {
             Some(_) => facts.moved(),
-            // Rounded, but the same by everybody.
+            // Rounded, but in the same way by every engine.
             None => Facts::about(facts.low, facts.high, facts.error),
         },
         _ if !facts.is_exact() => return None,
@@ -621,7 +621,7 @@ pub(super) fn prelu(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Infinities, and what is no number.
+/// Infinities and NaN.
 pub(super) fn special(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&[Type::F32], |value| value.is_exact())?;
     let shape = g.shape(x);
@@ -634,7 +634,7 @@ pub(super) fn special(g: &mut Graph) -> Option<()> {
     if g.opset < 9 {
         return None;
     }
-    // No range is known of these, so only their kinds are asked for.
+    // No range is known for these, so only tests of their kind are used.
     let odd = g.odd_constant(&sizes, &numbers);
     let condition = truth(g, &shape)?;
     let mixed = broadcast(&broadcast(&shape, &narrow)?, &g.shape(condition))?;

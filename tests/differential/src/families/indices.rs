@@ -1,4 +1,4 @@
-//! Operators that pick elements by index, or put them there.
+//! Operators that read or write elements by index.
 
 use super::{any_axis, is_filled, shapes::indices, written};
 use crate::{
@@ -61,7 +61,8 @@ pub(super) fn gather_elements(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Rows of indices into the dimensions from `batch` on, of this shape in front; in each run within the sizes.
+/// Rows of indices into the dimensions from `batch` on, with this shape in front; within the sizes of each
+/// run.
 fn tuples(
     g: &mut Graph,
     shape: &[Dim],
@@ -99,7 +100,7 @@ fn tuples(
             data.extend(tuple);
         }
     }
-    // Counted from the end of the smallest size: it is within every size, but not the same place.
+    // Counted from the end of the smallest size: valid for every size, but not the same position.
     let shape = [outer, &[Dim::Fixed(depth)]].concat();
     if is_constant {
         let sizes: Vec<usize> = shape.iter().map(|dim| dim.same_size()).collect::<Option<_>>()?;
@@ -125,7 +126,7 @@ pub(super) fn gather_nd(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// How updates are joined with what is there, if they may meet.
+/// How updates are combined with existing elements, if they may coincide.
 fn reduction(g: &mut Graph, of: Type) -> Option<&'static str> {
     let mut ways = vec!["none"];
     if g.opset >= 16 && of != Type::Bool && of != Type::F16 {
@@ -174,7 +175,7 @@ pub(super) fn scatter_elements(g: &mut Graph) -> Option<()> {
     let lines = |run: usize| -> Option<Vec<usize>> {
         places.iter().map(|dim| Some(dim.sizes()?[run])).collect()
     };
-    // Without a reduction no two may meet.
+    // Without a reduction no two updates may have the same position.
     let mut data: [Vec<f64>; RUNS] = Default::default();
     for (run, data) in data.iter_mut().enumerate() {
         let sizes = lines(run)?;
@@ -255,7 +256,7 @@ pub(super) fn one_hot(g: &mut Graph) -> Option<()> {
     }
     let rank = shape.len() + 1;
     let axis = any_axis(g, rank);
-    // Types of the depth and of the values that onnxruntime has together with those of indices.
+    // Combinations of types of depth, values and indices that onnxruntime has.
     let (depth_of, of) = match (g.of(x), depth) {
         (Type::I64, Dim::Fixed(_)) => g.rng.pick(&[
             (Type::F32, Type::F32),

@@ -53,7 +53,7 @@ pub(super) fn matmul(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// The shape of a product, the other way around if `left` does not hold.
+/// The shape of a product, with the operands swapped if `left` is false.
 fn product(x: &[Dim], y: &[Dim], left: bool) -> Option<Vec<Dim>> {
     let (a, b) = if left { (x, y) } else { (y, x) };
     if a.is_empty() || b.is_empty() {
@@ -123,7 +123,7 @@ pub(super) fn gemm(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Equations, with letters in upper case for dimensions that are one number.
+/// Equations, with letters in upper case for dimensions with a fixed size.
 const EQUATIONS: &[&str] = &[
     "ij,jk->ik",
     "ij,kj->ik",

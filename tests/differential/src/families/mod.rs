@@ -1,4 +1,5 @@
-//! Operators by family: each function adds a node or a few whose results two right engines agree on, or gives up.
+//! Operators by family: each function adds one or a few nodes whose results are the same in two right engines, or
+//! gives up.
 
 mod attention;
 mod control;
@@ -23,10 +24,10 @@ use crate::{
     value::{Dim, Value},
 };
 
-/// Adds something to a graph.
+/// Adds nodes to a graph.
 pub(crate) type Family = fn(&mut Graph) -> Option<()>;
 
-/// Every family, with how often it is asked.
+/// Every family, with its weight.
 pub(crate) const FAMILIES: &[(usize, Family)] = &[
     (16, elementwise::unary),
     (14, elementwise::arithmetic),
@@ -115,7 +116,7 @@ pub(crate) const FAMILIES: &[(usize, Family)] = &[
     (2, attention::cache),
 ];
 
-/// Asks one family.
+/// Runs one family.
 pub(crate) fn grow(g: &mut Graph) -> Option<()> {
     let total: usize = FAMILIES.iter().map(|(weight, _)| weight).sum();
     let mut at = g.rng.below(total);
@@ -139,7 +140,7 @@ fn any_axis(g: &mut Graph, rank: usize) -> usize {
     g.rng.below(rank)
 }
 
-/// An axis as files write it: counted from the front, or from the end.
+/// An axis as files contain it: counted from the front, or from the end.
 fn written(g: &mut Graph, axis: usize, rank: usize) -> i64 {
     if g.rng.percent(40) { axis as i64 - rank as i64 } else { axis as i64 }
 }

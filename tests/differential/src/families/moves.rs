@@ -53,7 +53,7 @@ pub(super) fn split(g: &mut Graph) -> Option<()> {
     let mut attributes = vec![int("axis", at)];
     let mut inputs = vec![x];
     let parts: Vec<Dim> = if g.rng.percent(45) {
-        // Equal parts, the last one perhaps smaller.
+        // Equal parts, the last one possibly smaller.
         let count = g.rng.between(1, 4);
         let sizes = size.sizes()?.map(|size| size as i64);
         let even = sizes.iter().all(|size| size % count == 0);
@@ -72,7 +72,7 @@ pub(super) fn split(g: &mut Graph) -> Option<()> {
         *parts.last_mut()? = last;
         parts
     } else {
-        // Parts of given sizes, of which one may be the rest.
+        // Parts of given sizes; one of them may be the remaining elements.
         let first = Dim::Fixed(g.rng.below(size.least() + 1));
         let rest = Dim::of(&[size, first], |sizes| sizes[0] - sizes[1])?;
         let mut parts = if g.rng.percent(50) { vec![first, rest] } else { vec![rest, first] };

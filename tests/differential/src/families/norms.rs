@@ -1,4 +1,4 @@
-//! Normalizations, with so much added to variances that little is divided by.
+//! Normalizations, with a large epsilon added to variances so that no divisor is small.
 
 use super::{any_axis, is_filled, written};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
 
 /// Added to variances.
 const EPSILON: f64 = 0.1;
-/// The most that a small difference grows by: `1 / sqrt(EPSILON)`.
+/// The largest factor by which a small difference grows: `1 / sqrt(EPSILON)`.
 const GROWTH: f64 = 3.2;
 
-/// Of numbers that are shifted and scaled by statistics of so many.
+/// The facts about numbers that are shifted and scaled by statistics of this many.
 fn normalized(facts: &Facts, count: usize) -> Facts {
     let size = (count as f64).sqrt().min(2.0 * facts.size() * GROWTH);
     let error = (facts.error * 4.0 + facts.size() * 1e-6) * GROWTH * 2.0;
@@ -95,7 +95,7 @@ pub(super) fn batch(g: &mut Graph) -> Option<()> {
     let bias = g.weights(Type::F32, &sizes, factors())?;
     let training = g.opset >= 14 && g.rng.percent(20);
     let given = |g: &mut Graph, spread: Spread| match training {
-        // onnxruntime writes the new ones into their place, those of the file included.
+        // onnxruntime overwrites the old ones with the new ones, those of the file included.
         true => g.input(Type::F32, vec![Dim::Fixed(channels)], spread),
         false => g.weights(Type::F32, &sizes, spread),
     };
@@ -180,7 +180,7 @@ pub(super) fn others(g: &mut Graph) -> Option<()> {
     })?;
     let shape = g.shape(x);
     if shape.len() == 4 && g.rng.percent(40) && g.opset >= 9 {
-        // Of numbers that are all the same the quotient is one of rounding errors.
+        // For numbers that are all the same, the quotient is one of rounding errors.
         if g.value(x).data.is_none() || shape[0].least() * shape[2].least() * shape[3].least() < 6 {
             return None;
         }

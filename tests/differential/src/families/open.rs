@@ -1,4 +1,4 @@
-//! What may follow a value of which the generator does not know all sizes, because data decide them.
+//! Operators that may follow a value with data-dependent sizes that the generator does not know.
 
 use super::is_filled;
 use crate::{
@@ -31,7 +31,7 @@ pub(super) fn any(g: &mut Graph) -> Option<()> {
             }
         }
         1 if matches!(of, Type::F32 | Type::I32 | Type::I64) => {
-            // Of nothing the sum is 0.
+            // The sum of an empty tensor is 0.
             g.sums(of)?;
             let axes: Vec<usize> =
                 (0..shape.len()).filter(|at| *at == axis || g.rng.percent(30)).collect();
@@ -110,7 +110,7 @@ pub(super) fn any(g: &mut Graph) -> Option<()> {
             g.one("Gather", &[y, x], vec![int("axis", 0)], (of, made, facts.moved()))?;
         }
         7 if shape.len() < 5 => {
-            // A dimension of its own, which grows.
+            // An added dimension, which grows.
             let made = [&[Dim::Fixed(1)], shape.as_slice()].concat();
             let wide = if g.opset < 13 {
                 g.one("Unsqueeze", &[x], vec![ints("axes", [0])], (of, made, facts.moved()))?

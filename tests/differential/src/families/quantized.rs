@@ -1,4 +1,4 @@
-//! Integers that stand for numbers. Scales are powers of two, so that the results are exact.
+//! Quantized integers. Scales are powers of two, so that the results are exact.
 
 use super::{any_axis, is_filled, reductions::dot, windows, written};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     value::{Dim, Facts, Type},
 };
 
-/// A scale for all, or one for each position of an axis; powers of two.
+/// One scale, or one for each position of an axis; powers of two.
 fn scales(g: &mut Graph, of: Type, count: Option<usize>) -> Option<(Var, Facts)> {
     let number = |g: &mut Graph| g.rng.pick(&[1.0, 0.5, 0.25, 2.0]);
     let numbers: Vec<f64> = (0..count.unwrap_or(1)).map(|_| number(g)).collect();
@@ -16,7 +16,7 @@ fn scales(g: &mut Graph, of: Type, count: Option<usize>) -> Option<(Var, Facts)>
     Some((scale, Facts { grid: Some(2), ..Facts::between(0.25, 2.0) }))
 }
 
-/// A zero point of a type and of a scale's shape.
+/// A zero point with a type and with a scale's shape.
 fn zero(g: &mut Graph, of: Type, scale: Var) -> Option<Var> {
     let sizes: Vec<usize> =
         g.shape(scale).iter().map(|dim| dim.same_size()).collect::<Option<_>>()?;
@@ -28,7 +28,7 @@ fn zero(g: &mut Graph, of: Type, scale: Var) -> Option<Var> {
     g.weights(of, &sizes, spread)
 }
 
-/// The axis that scales go along, where they are not one for all.
+/// The axis of the scales, unless there is only one.
 fn along(g: &mut Graph, shape: &[Dim]) -> Option<usize> {
     if g.opset < 13 || shape.is_empty() || g.rng.percent(50) {
         return None;
@@ -125,9 +125,9 @@ pub(super) fn dynamic(g: &mut Graph) -> Option<()> {
     })?;
     let (shape, facts) = (g.shape(x), g.facts(x));
     let span = facts.high.max(0.0) - facts.low.min(0.0);
-    // Of zeros alone it is 1.
+    // If all numbers are zero, it is 1.
     let scale = Facts::about(0.0, (span / 255.0).max(1.0), span * 1e-8);
-    // A number between two steps may go either way.
+    // A number between two steps may be rounded to either.
     let step = |low: f64, high: f64| Facts { error: 1.0, ..Facts::whole(low, high) };
     let outputs = vec![
         (Type::U8, shape.clone(), step(0.0, 255.0)),
@@ -138,7 +138,7 @@ pub(super) fn dynamic(g: &mut Graph) -> Option<()> {
     if g.rng.percent(60) {
         let error = span / 255.0 * 2.5 + facts.size() * 1e-5;
         let wide = Facts::about(facts.low - error, facts.high + error, error);
-        // Others would take this for what is certain.
+        // Other operators would otherwise treat this as an exact value.
         let wide = Facts { error: wide.error.min(1.9e-3), ..wide };
         let y = g.one(
             "DequantizeLinear",

@@ -1,4 +1,4 @@
-//! What looks at whole lines of elements.
+//! Operators over whole lines of elements.
 
 use super::{any_axis, written};
 use crate::{
@@ -20,7 +20,7 @@ fn some_axes(g: &mut Graph, shape: &[Dim]) -> Vec<usize> {
     axes
 }
 
-/// What is left of a shape.
+/// The reduced shape.
 fn reduced(shape: &[Dim], axes: &[usize], keep: bool) -> Vec<Dim> {
     let mut left = Vec::new();
     for (axis, &dim) in shape.iter().enumerate() {
@@ -152,7 +152,7 @@ pub(super) fn reduce(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Of functions whose results integers only have rounded down.
+/// For functions whose results are rounded down for integers.
 fn whole(facts: Facts, of: Type, op: &str) -> Option<Facts> {
     if matches!(op, "ReduceLogSumExp") || (op == "ReduceL2" && facts.size() > 1e4) {
         return None;
@@ -294,7 +294,7 @@ pub(super) fn loss(g: &mut Graph) -> Option<()> {
     }
     let reduction = g.rng.pick(&["none", "sum", "mean"]);
     let mut attributes = vec![text("reduction", reduction)];
-    // Where every target is ignored, the mean is one of nothing.
+    // If every target is ignored, the mean has no elements.
     if g.rng.percent(30) && reduction != "mean" {
         attributes.push(int("ignore_index", 0));
     }

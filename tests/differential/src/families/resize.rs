@@ -1,4 +1,4 @@
-//! Resizing, where coordinates do not fall on the edge between two elements.
+//! Resizing, with coordinates that are not on the edge between two elements.
 
 use super::{is_filled, written};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     value::{Dim, Facts, RUNS, Type},
 };
 
-/// How far a coordinate must be from where it would be rounded to another element.
+/// Least distance of a coordinate from a position where it would be rounded to another element.
 const EDGE: f64 = 1e-3;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -65,7 +65,8 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
             made[axis] = size;
         } else {
             let scale = g.rng.pick(&[2.0, 3.0, 0.5, 1.5, 0.75, 1.3, 2.6, 0.7]);
-            // Of a length that is not whole, onnxruntime takes the whole part and ONNX does not.
+            // For a length that is not an integer, onnxruntime takes the integer part and ONNX does
+            // not.
             let whole = |size: usize| (size as f64 * scale).fract() == 0.0;
             if matches!(coordinates, "align_corners" | "tf_crop_and_resize")
                 && !shape[axis].sizes()?.into_iter().all(whole)
@@ -78,12 +79,12 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
         if made[axis].least() == 0 {
             return None;
         }
-        // Of one element, ONNX's reference and its text do not say the same.
+        // For a single element, ONNX's reference and its text differ.
         if coordinates == "pytorch_half_pixel" && made[axis].least() < 2 {
             return None;
         }
     }
-    // Where a size stays, onnxruntime may copy, whatever the scale and the region are.
+    // If a size does not change, onnxruntime may copy, for any scale and region.
     let stays = (first..rank).any(|axis| {
         let sizes = made[axis].sizes().zip(shape[axis].sizes());
         (crops || matches!(targets[axis], Target::Scale(scale) if scale != 1.0))
@@ -178,7 +179,7 @@ pub(super) fn resize(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Whether no coordinate is where a rounding could go either way.
+/// Whether no coordinate is where rounding could go either way.
 fn clear_of_edges(
     from: Dim,
     to: Dim,

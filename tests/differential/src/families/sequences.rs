@@ -1,4 +1,4 @@
-//! Sequences of tensors, which are made and taken apart.
+//! Sequences of tensors, which are built and taken apart.
 
 use super::any_axis;
 use crate::{
@@ -30,7 +30,7 @@ pub(super) fn sequence(g: &mut Graph) -> Option<()> {
         all.push(next);
     }
     let mut list = if g.rng.percent(25) {
-        // One after the other into an empty one.
+        // Elements are inserted one after the other into an empty sequence.
         let attributes = vec![int("dtype", of.in_file() as i64)];
         let mut list = g.list("SequenceEmpty", &[], attributes)?;
         for &one in &all {
@@ -57,7 +57,7 @@ pub(super) fn sequence(g: &mut Graph) -> Option<()> {
     ended(g, list, &all, of, &shape, &facts)
 }
 
-/// Takes something out of a sequence of tensors of one shape.
+/// Reads a tensor from a sequence of tensors of one shape.
 fn ended(
     g: &mut Graph,
     list: Var,

@@ -1,4 +1,4 @@
-//! Operators that give elements another shape, and those that are made of shapes.
+//! Operators that change the shape of their operand, and those that compute from shapes.
 
 use super::{any_axis, written};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     value::{Dim, Facts, RUNS, Type, broadcast, count},
 };
 
-/// Another shape of as many elements, and how it is written.
+/// Another shape with as many elements, and how it is written.
 struct Target {
     shape: Vec<Dim>,
     written: Vec<[i64; RUNS]>,
@@ -50,7 +50,7 @@ fn target(g: &mut Graph, shape: &[Dim]) -> Option<Target> {
         }
     }
     let mut written = numbers(&made)?;
-    // One may be left open where nothing is empty.
+    // One size may be left open if no dimension is empty.
     let is_filled = made.iter().all(|dim| dim.least() > 0);
     if !made.is_empty() && is_filled && g.rng.percent(55) {
         let at = g.rng.below(made.len());
@@ -77,7 +77,7 @@ pub(super) fn reshaped(g: &mut Graph, x: Var) -> Option<Var> {
     let mut attributes = Vec::new();
     let has_zero = target.shape.iter().any(|dim| dim.least() == 0);
     if has_zero {
-        // A zero would be a copy.
+        // A zero would mean a copy of the operand's dimension.
         if g.opset < 14 {
             return None;
         }
@@ -133,7 +133,8 @@ pub(super) fn squeeze(g: &mut Graph) -> Option<()> {
     let shape = g.shape(x);
     let ones: Vec<usize> =
         (0..shape.len()).filter(|&axis| shape[axis].same_size() == Some(1)).collect();
-    // Without axes all ones go; the importer must see which they are.
+    // Without axes all dimensions of 1 are removed; the importer must be able to tell which they
+    // are.
     let is_plain = shape.iter().all(|dim| matches!(dim, Dim::Fixed(_)));
     if is_plain && g.rng.percent(25) {
         let left = shape.into_iter().filter(|dim| *dim != Dim::Fixed(1)).collect();
@@ -198,7 +199,7 @@ pub(super) fn expand(g: &mut Graph) -> Option<()> {
     }
     let x = g.value_of(&Type::ALL, |value| value.is_sized() && value.rank() < 5)?;
     let (of, shape, facts) = (g.of(x), g.shape(x), g.facts(x));
-    // Ones grow, others stay, and there may be more in front.
+    // Dimensions of 1 grow, others stay, and more may be added in front.
     let mut wanted: Vec<Dim> = shape
         .iter()
         .map(|&dim| match dim.same_size() {
@@ -249,7 +250,7 @@ pub(super) fn range(g: &mut Graph) -> Option<()> {
     let (start, delta) = (g.rng.between(-3, 3), g.rng.pick(&[1, 1, 1, 2, -1, -2, 3]));
     let mut limit = sizes.map(|size| start + delta * size);
     if g.rng.percent(30) && delta.abs() > 1 {
-        // The last step need not be whole.
+        // The last step may be a partial one.
         limit = limit.map(|limit| limit - delta.signum());
     }
     let typed = |g: &mut Graph, number: Var, low: f64, high: f64| match of {
@@ -271,7 +272,7 @@ pub(super) fn range(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Arithmetic of shapes for its own sake.
+/// Arithmetic on shapes that nothing else needs.
 pub(super) fn sizes(g: &mut Graph) -> Option<()> {
     let x = g.value_of(&Type::ALL, |value| value.is_sized() && value.rank() > 0)?;
     let shape = g.shape(x);

@@ -6,7 +6,7 @@ use crate::{
     value::{Dim, Facts, RUNS, Type},
 };
 
-/// Sums of so many numbers that are turned around.
+/// Sums of this many numbers, each rotated by an angle.
 fn turned(facts: &Facts, count: usize) -> Facts {
     let size = facts.size() * 2.0 * count as f64;
     Facts::about(-size, size, (facts.error + facts.size() * 1e-6) * 2.0 * count as f64)
@@ -55,7 +55,7 @@ pub(super) fn fourier(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// Of short pieces of a signal.
+/// Transforms of short pieces of a signal.
 fn short(g: &mut Graph) -> Option<()> {
     let batch = g.any_dim();
     let length = Dim::Fixed(g.rng.between(6, 14) as usize);

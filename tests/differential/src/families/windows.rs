@@ -20,7 +20,7 @@ pub(super) struct Window {
     ceil: bool,
 }
 
-/// What an operator takes.
+/// The features that an operator has.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Allowed {
     pub(super) dilations: bool,
@@ -86,12 +86,13 @@ impl Window {
                 return rest / stride + 1;
             }
             let last = (rest + stride - 1) / stride;
-            // The last place must not lie in the padding behind the input.
+            // The last place must not lie in the padding after the input.
             if last * stride >= size[0] + before { last } else { last + 1 }
         })
     }
 
-    /// Whether every place sees an element, in every run. What there is of nothing, nobody says.
+    /// Whether every place covers an element, in every run. The result for an empty window is not
+    /// defined.
     fn sees_everywhere(&self, from: &[Dim], shape: &[Dim]) -> bool {
         let mut axes = from[2..].iter().zip(&shape[2..]).enumerate();
         axes.all(|(axis, (dim, places))| {
@@ -115,7 +116,7 @@ impl Window {
         })
     }
 
-    /// The shape of what comes out.
+    /// The shape of the result.
     pub(super) fn shape(&self, from: &[Dim], channels: Dim) -> Option<Vec<Dim>> {
         let places = from[2..].iter().enumerate().map(|(axis, &dim)| self.places(axis, dim));
         let places = places.collect::<Option<Vec<_>>>()?;
@@ -146,7 +147,7 @@ impl Window {
         attributes
     }
 
-    /// Elements that it sees.
+    /// Elements that it covers.
     pub(super) fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
@@ -225,7 +226,7 @@ pub(super) fn conv_transpose(g: &mut Graph) -> Option<()> {
     let mut made = Vec::new();
     for axis in 0..spatial {
         let extent = (kernel[axis] - 1) * dilations[axis] + 1;
-        // Where a result is larger than the elements reach, onnxruntime gives a smaller one.
+        // If a result is larger than the elements reach, onnxruntime gives a smaller one.
         if auto.starts_with("SAME") && extent < strides[axis] {
             return None;
         }
@@ -371,7 +372,7 @@ pub(super) fn global(g: &mut Graph) -> Option<()> {
     Some(())
 }
 
-/// A pool whose places put its elements back.
+/// A pool whose positions put its elements back.
 pub(super) fn unpool(g: &mut Graph) -> Option<()> {
     if g.opset < 9 {
         return None;
@@ -417,7 +418,7 @@ pub(super) fn columns(g: &mut Graph) -> Option<()> {
     let spatial = g.rng.between(1, 3) as usize;
     let image: Vec<Dim> = (0..spatial).map(|_| Dim::Fixed(g.rng.between(2, 6) as usize)).collect();
     let window = Window::any(g, &image, Allowed { dilations: true, auto: false, ceil: false })?;
-    // Of other images onnxruntime does not have what ONNX's reference has.
+    // For other images, onnxruntime differs from ONNX's reference.
     let is_plain = window.before.iter().chain(&window.after).all(|pad| *pad == 0)
         && window.dilations.iter().all(|dilation| *dilation == 1);
     if spatial != 2 && !is_plain {
@@ -523,7 +524,7 @@ pub(super) fn sample_grid(g: &mut Graph) -> Option<()> {
         _ => "nearest",
     };
     let padding = g.rng.pick(&["zeros", "border", "reflection"]);
-    // Here onnxruntime clips coordinates, and ONNX's reference the places of elements.
+    // Here onnxruntime clips coordinates, and ONNX's reference clips the positions of elements.
     if mode.ends_with("cubic") && padding == "border" {
         return None;
     }

@@ -1,4 +1,4 @@
-//! What an operator is called with.
+//! The arguments of an operator's call.
 
 use std::{cell::Cell, collections::BTreeMap};
 
@@ -12,7 +12,7 @@ use crate::{
     graph::{Operator, Stop},
 };
 
-/// The arguments of one operator, beside the operands that are there already.
+/// The arguments of one operator, in addition to the existing operands.
 pub(crate) struct Arguments<'a> {
     /// The operator's W3C name.
     pub(crate) name: &'a str,
@@ -41,7 +41,7 @@ impl<'a> Arguments<'a> {
         self.operator.options.as_object().into_iter().flatten()
     }
 
-    /// An argument that nobody has asked for is one that the call lacks.
+    /// An unused argument would be missing in the call.
     pub(crate) fn all_used(&self) -> Result<(), Stop> {
         let count = self.operator.arguments.len();
         if self.asked.get() == count {
@@ -81,7 +81,7 @@ impl<'a> Arguments<'a> {
         value.as_str().ok_or_else(|| self.refuse(value, "text"))
     }
 
-    /// `MLNumber`: a `BigInt` where the case has one, as `"12n"`.
+    /// `MLNumber`: a `BigInt` if the case has one, as `"12n"`.
     pub(crate) fn scalar(&self, value: &Value) -> Result<JsValue, Stop> {
         let is_big = value.as_str().is_some_and(|text| text.ends_with('n'));
         let kind = if is_big { DataType::Int64 } else { DataType::Float32 };

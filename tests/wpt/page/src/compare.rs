@@ -1,4 +1,4 @@
-//! Results against what a case expects.
+//! Compares results with a case's expected ones.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{
     tolerance::Tolerance,
 };
 
-/// The element that is furthest from what it should be, among those that are too far.
+/// Of the elements that are too far off, the one with the largest difference.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Difference {
     index: usize,
@@ -41,7 +41,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Every element of the bytes that were read; nothing is sampled.
+/// Compares every element of the bytes that were read, without sampling.
 pub(crate) fn compare(expected: &Tensor, bytes: &[u8], tolerance: Tolerance) -> Result<(), String> {
     let got = elements(expected.data_type, bytes);
     if got.len() != expected.count() {
@@ -66,7 +66,7 @@ impl Tolerance {
         }
     }
 
-    /// How far apart two elements are; infinitely if only one is a NaN.
+    /// The difference of two elements; infinite if only one is NaN.
     fn distance(self, got: Element, want: Element, data_type: DataType) -> f64 {
         match (got, want) {
             (Element::Integer(got), Element::Integer(want)) => got.abs_diff(want) as f64,
@@ -91,7 +91,7 @@ impl Tolerance {
     }
 }
 
-/// The place of a number among all that its type has, counted from zero.
+/// The position of a number among all of its type, counted from zero.
 fn place(value: f64, data_type: DataType) -> i64 {
     let magnitude = if data_type == DataType::Float16 {
         i64::from(f16::from_f64(value.abs()).to_bits())
@@ -153,11 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_element_is_told() {
+    fn the_worst_element_is_reported() {
         let want = tensor(DataType::Float32, &[1.0, 2.0, 3.0]);
         let got = tensor(DataType::Float32, &[1.5, 4.0, 3.0]).bytes().expect("bytes");
-        let told = compare(&want, &got, Tolerance::Absolute(0.25)).expect_err("too far");
-        assert_eq!(told, "element 1 is 4 and not 2: off by 2, 0.25 allowed");
+        let reason = compare(&want, &got, Tolerance::Absolute(0.25)).expect_err("too far");
+        assert_eq!(reason, "element 1 is 4 and not 2: off by 2, 0.25 allowed");
         assert!(compare(&want, &got[4..], Tolerance::Absolute(9.0)).is_err());
     }
 }

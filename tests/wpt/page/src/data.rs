@@ -1,4 +1,4 @@
-//! Tensors as web-platform-tests writes them, and as bytes.
+//! Tensors in the format of web-platform-tests, and as bytes.
 
 use half::f16;
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) data_type: DataType,
     pub(crate) shape: Vec<u32>,
-    /// One for each, or a single one that fills the tensor: some cases have millions of elements.
+    /// One per element, or a single one that fills the tensor: some cases have millions of elements.
     elements: Vec<Element>,
 }
 

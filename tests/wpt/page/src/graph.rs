@@ -24,11 +24,11 @@ use crate::{
 pub(crate) enum Stop {
     /// Something is not right.
     Failed(String),
-    /// The browser lacks what the graph needs, in its own words.
+    /// The browser lacks what the graph needs; its message.
     Unsupported(String),
 }
 
-/// What is computed and what must come out.
+/// The operators and the expected outputs.
 #[derive(Debug)]
 pub(crate) struct Graph {
     inputs: Vec<Tensor>,
@@ -69,7 +69,7 @@ impl Graph {
         Ok(Graph { inputs, constants, operators, expected })
     }
 
-    /// What web-platform-tests allows. It adds up the tolerances of operators; every case that was published has one.
+    /// The tolerance of web-platform-tests. It adds up the tolerances of operators; every published case has one.
     pub(crate) fn tolerance(&self) -> Result<Tolerance, String> {
         let ([operator], Some(expected)) = (self.operators.as_slice(), self.expected.first())
         else {
@@ -136,7 +136,7 @@ impl Graph {
         Ok(results)
     }
 
-    /// The operands of the expected outputs, which are of the expected types and shapes.
+    /// The operands of the expected outputs, with the expected types and shapes.
     fn build(&self, builder: &MlGraphBuilder, limits: &Limits) -> Result<Vec<MlOperand>, Stop> {
         let mut operands = BTreeMap::new();
         for input in &self.inputs {
@@ -154,7 +154,7 @@ impl Graph {
         for operator in &self.operators {
             let arguments = Arguments::new(operator, &operands);
             let outputs = match operators::call(builder, &arguments) {
-                // What the limits exclude is announced with a `TypeError`, as wrong arguments are.
+                // For operands outside of the limits the browser throws a `TypeError`, as for wrong arguments.
                 Err(Stop::Failed(words)) if limits.exclude(operator, &operands) => {
                     return Err(Stop::Unsupported(words));
                 }
@@ -179,7 +179,7 @@ impl Operator {
     fn read(value: &Value) -> Result<Operator, String> {
         let name = value["name"].as_str().ok_or("an operator has no name")?.to_owned();
         let (mut arguments, mut options) = (Vec::new(), Value::Null);
-        // A list, because order matters: one object with one member for each.
+        // A list, because the order matters: one object with one member per argument.
         for argument in value["arguments"].as_array().into_iter().flatten() {
             for (name, value) in argument.as_object().into_iter().flatten() {
                 match name.as_str() {
@@ -203,7 +203,7 @@ impl Operator {
     }
 }
 
-/// The operand of an expected output, if it is what is expected.
+/// The operand of an expected output, if it has the expected type and shape.
 fn described(expected: &Tensor, operands: &BTreeMap<String, MlOperand>) -> Result<MlOperand, Stop> {
     let Tensor { name, data_type, shape, .. } = expected;
     let operand = operands

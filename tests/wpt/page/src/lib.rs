@@ -1,8 +1,7 @@
 //! The cases of web-platform-tests' `webnn` suite, inside a page: each is built with the typed methods of `flotilla-webnn`,
 //! dispatched and compared.
 //!
-//! The page is given cases as JSON and gives outcomes as JSON; who it is that opens the page, and what outcome is
-//! expected, is `flotilla-wpt`'s.
+//! The page gets cases as JSON and returns outcomes as JSON. `flotilla-wpt` opens the page and has the expected outcomes.
 
 #![cfg_attr(
     not(target_arch = "wasm32"),
@@ -28,12 +27,12 @@ use wasm_bindgen::prelude::*;
 #[cfg(target_arch = "wasm32")]
 use graph::{Graph, Stop};
 
-/// Runs one case on a context of its own.
+/// Runs one case on its own context.
 ///
-/// `case` has a `name` and a `graph`: `inputs`, `operators` and `expectedOutputs` as web-platform-tests writes them. The
-/// outcome is `{"outcome": "passed" | "failed" | "unsupported", "reason": ".."}`. Unsupported is what the browser
-/// says that it lacks: a data type or a rank that is not in its limits, or a `NotSupportedError`. Failed is all else that is not
-/// right.
+/// `case` has a `name` and a `graph`: `inputs`, `operators` and `expectedOutputs` as web-platform-tests writes them. The outcome
+/// is `{"outcome": "passed" | "failed" | "unsupported", "reason": ".."}`. It is unsupported if the browser reports that it lacks
+/// something: a data type or a rank that is not in its limits, or a `NotSupportedError`. Everything else that is not right is
+/// failed.
 #[cfg(target_arch = "wasm32")]
 #[wasm_bindgen]
 pub async fn run(case: String) -> String {

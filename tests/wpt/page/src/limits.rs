@@ -1,4 +1,4 @@
-//! What a context says that it takes.
+//! The limits of a context.
 
 #[cfg(target_arch = "wasm32")]
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ impl Limits {
     }
 }
 
-/// Whether a place takes this operand. One that the context does not tell of takes any.
+/// Whether this operand is accepted. An operand without limits accepts everything.
 fn takes(limits: &Value, data_type: &str, rank: usize) -> bool {
     let types = limits["dataTypes"].as_array();
     let has_type = types.is_none_or(|types| types.iter().any(|one| one == data_type));

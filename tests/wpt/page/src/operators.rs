@@ -1,4 +1,4 @@
-//! From an operator's W3C name to the call of its typed method.
+//! Calls an operator's typed method by its W3C name.
 
 use flotilla_webnn::{
     MlBatchNormalizationOptions, MlClampOptions, MlConv2dOptions, MlConvTranspose2dOptions,
@@ -15,7 +15,7 @@ use crate::{
     graph::{Stop, refused},
 };
 
-/// A dictionary with the options that the case has. A case with one that is not listed here fails.
+/// A dictionary with the options of the case. A case with an option that is not listed here fails.
 macro_rules! options {
     ($given:ident, $type:ident {
         $($member:literal: $setter:ident($(&$owned:ident)? $($copied:ident)?)),* $(,)?
@@ -32,7 +32,7 @@ macro_rules! options {
     }};
 }
 
-/// Calls the method of an operator; gives its outputs.
+/// Calls the method of an operator; returns its outputs.
 pub(crate) fn call(
     builder: &MlGraphBuilder,
     given: &Arguments<'_>,

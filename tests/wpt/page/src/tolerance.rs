@@ -1,4 +1,4 @@
-//! How far results may lie from the expected ones.
+//! How far results may differ from the expected ones.
 //!
 //! Source: web-platform-tests, `webnn/resources/utils.js` and the operators' files in `webnn/conformance_tests`, as of early 2026.
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::data::DataType;
 
-/// How far apart two elements may be.
+/// How far two elements may differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Tolerance {
     /// Units in the last place; for integers their difference.
@@ -15,7 +15,7 @@ pub(crate) enum Tolerance {
     Absolute(f64),
 }
 
-/// What tolerances depend on.
+/// The inputs of a tolerance.
 #[derive(Debug)]
 pub(crate) struct Judged<'a> {
     pub(crate) operator: &'a str,
@@ -25,12 +25,12 @@ pub(crate) struct Judged<'a> {
     pub(crate) shapes: Vec<&'a [u32]>,
     /// The operator's own; `Value::Null` for none.
     pub(crate) options: &'a Value,
-    /// An argument of that name that is no operand.
+    /// The argument of that name; it is not an operand.
     pub(crate) axis: Option<usize>,
 }
 
 impl Tolerance {
-    /// What web-platform-tests prescribes; nothing for operators and types that it does not name.
+    /// The tolerance of web-platform-tests; an error for operators and types that it does not name.
     pub(crate) fn of(judged: &Judged<'_>) -> Result<Tolerance, String> {
         let by_type = |float32: u64, float16: u64| match judged.data_type {
             DataType::Float32 => Tolerance::Ulp(float32),
@@ -101,7 +101,7 @@ impl Judged<'_> {
         size.ok_or_else(|| format!("operand {operand} of {} has no axis {axis}", self.operator))
     }
 
-    /// Products that are added up for one element of a convolution.
+    /// Products that are added for one element of a convolution.
     fn convolved(&self) -> Result<u64, String> {
         let layout = |member: &str| self.options[member].as_str().unwrap_or_default();
         let channels = self.size(0, if layout("inputLayout") == "nhwc" { 3 } else { 1 })?;
@@ -114,7 +114,7 @@ impl Judged<'_> {
         Ok(self.size(1, rows)? * self.size(1, columns)? * channels / groups)
     }
 
-    /// Elements that become one.
+    /// Elements that are reduced to one.
     fn reduced(&self) -> Result<u64, String> {
         match self.options["axes"].as_array() {
             None => Ok(self.shape(0)?.iter().map(|&size| u64::from(size)).product()),

@@ -5,7 +5,7 @@ use flotilla_program::{Binary as Function, DType, Expr, Node, Step, Test, Unary 
 use super::{Lowering, type_of};
 use crate::backend::webnn::draft::{Binary, Id, Type, Unary};
 
-/// A step's result. `dtype` is what its bits mean, for an operand does not say whether it is signed.
+/// A step's result. `dtype` is the type of its bits, because an operand does not record whether it is signed.
 #[derive(Clone, Copy)]
 struct Term {
     id: Id,
@@ -50,7 +50,7 @@ impl Lowering<'_> {
             }
             Step::Cast(to, x) => self.convert(of(x), to),
             Step::Bits(to, x) => match (of(x), to) {
-                // These have the same operands.
+                // These types have the same operands.
                 (Term { id, dtype: DType::I32 | DType::U32 }, DType::I32 | DType::U32) => {
                     Ok(Term { id, dtype: to })
                 }
@@ -154,7 +154,7 @@ impl Lowering<'_> {
         self.draft.unary(plain, x.id)
     }
 
-    /// Functions that WebNN has not by themselves. Sources: NIST DLMF, 4.28 and 4.37; for GELU see [`Of::GeluTanh`].
+    /// Functions that WebNN does not have. Sources: NIST DLMF, 4.28 and 4.37; for GELU see [`Of::GeluTanh`].
     fn composed(&mut self, function: Of, x: Term) -> Result<Id, String> {
         let (at, one) = (x.id, self.like(x, 1.0)?);
         let half = self.like(x, 0.5)?;
@@ -192,7 +192,7 @@ impl Lowering<'_> {
                 d.binary(Binary::Mul, sum, half)
             }
             Of::Acosh => {
-                // Of two roots, for the square of a large number is infinite.
+                // The product of two roots, because the square of a large number is infinite.
                 let (less, more) =
                     (d.binary(Binary::Sub, at, one)?, d.binary(Binary::Add, at, one)?);
                 let ratio = d.binary(Binary::Div, less, more)?;
@@ -206,7 +206,7 @@ impl Lowering<'_> {
                 d.binary(Binary::Add, log, two)
             }
             Of::Softplus => {
-                // `exp` only of what is negative, which does not overflow.
+                // `exp` only of negative numbers, which does not overflow.
                 let size = d.unary(Unary::Abs, at)?;
                 let minus = d.unary(Unary::Neg, size)?;
                 let small = d.unary(Unary::Exp, minus)?;
@@ -216,8 +216,8 @@ impl Lowering<'_> {
                 d.binary(Binary::Add, positive, log)
             }
             Of::Asinh => {
-                // Of the absolute value, for the sum cancels where x is negative.
-                // Its square is infinite where x is large: there the logarithm of the factor comes in addition.
+                // Computed from the absolute value, because the sum cancels for negative x. For large x its square is infinite:
+                // there the logarithm of the factor is added.
                 let large = d.scalar(1e9, Type::Float32)?;
                 let positive = d.unary(Unary::Abs, at)?;
                 let bounded = d.binary(Binary::Min, positive, large)?;
@@ -259,7 +259,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// By a polynomial within 22.5 degrees of 0, which larger angles are turned to.
+    /// By a polynomial within 22.5 degrees of 0; larger angles are rotated into that range.
     /// Source: Moshier, "Cephes Mathematical Library", `atanf`.
     fn arctangent(&mut self, x: Id) -> Result<Id, String> {
         let d = &mut self.draft;
@@ -334,7 +334,7 @@ impl Lowering<'_> {
                 left = self.draft.cast(left, Type::Int32)?;
                 right = self.draft.cast(right, Type::Int32)?;
             }
-            // Unsigned numbers are in order when their upper bit is turned around.
+            // Unsigned numbers compare like signed ones after their upper bit is inverted.
             DType::U32 if !matches!(comparison, Binary::Equal | Binary::NotEqual) => {
                 let turn = self.like(a, f64::from(i32::MIN))?;
                 left = self.draft.binary(Binary::Add, left, turn)?;
@@ -353,19 +353,19 @@ impl Lowering<'_> {
             Function::Div => Binary::Div,
             Function::Pow => Binary::Pow,
             Function::Min | Function::Max => return self.extreme(function, a.id, b.id),
-            // What a quotient loses in rounding would be the whole of the rest.
+            // The rounding error of a quotient would be as large as the remainder.
             Function::Rem => return Err("WebNN has no remainders of floats".to_owned()),
             _ => return Err(format!("{function:?} of floating-point numbers")),
         };
         self.draft.binary(plain, a.id, b.id)
     }
 
-    /// The smaller or larger number; a sum with what is not a number is not a number either.
+    /// The smaller or larger number; NaN if an operand is NaN, because a sum with NaN is NaN.
     fn extreme(&mut self, function: Function, a: Id, b: Id) -> Result<Id, String> {
         let d = &mut self.draft;
         let plain = if function == Function::Min { Binary::Min } else { Binary::Max };
         let extreme = d.binary(plain, a, b)?;
-        // A bound that is known is a number, and so are most operands: WebNN says nothing of the others.
+        // A known bound is a number, and so are most operands. For other operands WebNN does not define the result for NaN.
         if d.known(a).is_some() || d.known(b).is_some() {
             return Ok(extreme);
         }
@@ -407,7 +407,7 @@ impl Lowering<'_> {
         self.draft.binary(plain, a.id, b.id)
     }
 
-    /// Division of signed integers, or what it leaves. Divisors of 0 and -1, with which processors fail, are replaced.
+    /// Division of signed integers, or the remainder. Divisors of 0 and -1, with which processors fail, are replaced.
     fn quotient(&mut self, a: Term, b: Term, remainder: bool) -> Result<Id, String> {
         let is_safe = self.draft.known(b.id).is_some_and(|b| b != 0.0 && b != -1.0);
         let (zero, one, minus) = (self.like(a, 0.0)?, self.like(a, 1.0)?, self.like(a, -1.0)?);
@@ -433,12 +433,13 @@ impl Lowering<'_> {
         d.select(is_minus, negated, quotient)
     }
 
-    /// Division of unsigned integers, or what it leaves. Half of the dividend is divided, which is not negative as a signed
-    /// number; from twice that quotient it is at most one step to the right one.
+    /// Division of unsigned integers, or the remainder. Half of the dividend is divided, because it is not negative as a signed
+    /// number; twice that quotient is at most one step below the right one.
     fn unsigned_quotient(&mut self, a: Term, b: Term, remainder: bool) -> Result<Id, String> {
         let (zero, one) = (self.like(a, 0.0)?, self.like(a, 1.0)?);
         let is_zero = self.draft.binary(Binary::Equal, b.id, zero)?;
-        // A divisor with the upper bit goes once or not at all into anything; its place is taken by one that processors take.
+        // A divisor with the upper bit set goes into any number once or not at all; it is replaced by a divisor that processors
+        // accept.
         let is_large = self.draft.binary(Binary::Lesser, b.id, zero)?;
         let is_odd = self.draft.binary(Binary::LogicalOr, is_zero, is_large)?;
         let divisor = self.draft.select(is_odd, one, b.id)?;
@@ -461,7 +462,7 @@ impl Lowering<'_> {
             let rest = self.draft.binary(Binary::Sub, a.id, product)?;
             return self.draft.select(is_zero, zero, rest);
         }
-        // By 0, as every kernel divides: the dividend.
+        // Division by 0 gives the dividend, as in every kernel.
         self.draft.select(is_zero, a.id, quotient)
     }
 
@@ -481,20 +482,20 @@ impl Lowering<'_> {
         Ok(result)
     }
 
-    /// Bits moved up: by 32 and more, and by a negative number, nothing is left.
+    /// Bits shifted left: by 32 and more, and by a negative number, the result is 0.
     fn shifted_left(&mut self, a: Term, by: Term) -> Result<Id, String> {
         let known = self.draft.known(by.id);
         if known.is_some_and(|by| !(0.0..32.0).contains(&by)) {
             let zero = self.like(a, 0.0)?;
             return self.draft.binary(Binary::Mul, a.id, zero);
         }
-        // What is no number of bits is none of the powers, and gives 0.
+        // A shift outside of 0 to 31 matches none of the powers and gives 0.
         let power = self.bit(by.id)?;
         self.draft.binary(Binary::Mul, a.id, power)
     }
 
-    /// Bits moved down: zeros come in, or the sign of a signed number. By 32 and more, and by a negative number, nothing else is
-    /// left.
+    /// Bits shifted right: zeros come in, or the sign of a signed number. By 32 and more, and by a negative number, only these
+    /// are left.
     fn shifted_right(&mut self, a: Term, by: Term, unsigned: bool) -> Result<Id, String> {
         const LAST: f64 = 31.0;
         let (zero, minus) = (self.like(a, 0.0)?, self.like(a, -1.0)?);
@@ -507,7 +508,7 @@ impl Lowering<'_> {
         if known == Some(0.0) {
             return Ok(a.id);
         }
-        // What is left without the upper bit: of an unsigned number the rest of its bits, of a signed one its complement.
+        // The number without its upper bit: for an unsigned number its other bits, for a signed one its complement.
         let least = self.like(a, f64::from(i32::MIN))?;
         let without = if unsigned {
             self.draft.binary(Binary::Add, a.id, least)?
@@ -522,7 +523,7 @@ impl Lowering<'_> {
                 self.draft.binary(Binary::Div, positive, power)?
             }
             None => {
-                // A divisor that is positive; by 31 bits nothing is left.
+                // A positive divisor; a shift by 31 bits leaves nothing.
                 let (one, last) = (self.like(a, 1.0)?, self.like(a, LAST)?);
                 let power = self.bit(by.id)?;
                 let is_usual = self.draft.binary(Binary::Greater, power, zero)?;
@@ -533,7 +534,7 @@ impl Lowering<'_> {
             }
         };
         let restored = if unsigned {
-            // The upper bit, as many places lower.
+            // The upper bit, shifted by the same number of places.
             let last = self.like(a, LAST)?;
             let place = match known {
                 Some(by) => self.like(a, LAST - by)?,
@@ -605,7 +606,7 @@ impl Lowering<'_> {
         Ok(Term { id, dtype: storage })
     }
 
-    /// The number of `bits` bits that an int32 wraps to.
+    /// The integer of `bits` bits to which an int32 wraps.
     fn wrapped(&mut self, x: Id, bits: u32, signed: bool) -> Result<Id, String> {
         let d = &mut self.draft;
         let turn = f64::from(1u32 << bits);
@@ -613,7 +614,7 @@ impl Lowering<'_> {
         let (turn, less) = (d.scalar(turn, Type::Int32)?, d.scalar(turn - 1.0, Type::Int32)?);
         let zero = d.scalar(0.0, Type::Int32)?;
         let moved = d.binary(Binary::Add, x, offset)?;
-        // Division truncates; what is negative is moved on, so that it rounds down.
+        // Division truncates; negative numbers are moved first, so that it rounds down.
         let negative = d.binary(Binary::Lesser, moved, zero)?;
         let down = d.binary(Binary::Sub, moved, less)?;
         let dividend = d.select(negative, down, moved)?;

@@ -1,11 +1,11 @@
-//! What looks at whole lines of a dimension.
+//! Operators over whole lines of a dimension.
 
 use flotilla_program::{ArgReduce, Cumulative, DType, Node, Reduce, ReduceKind, Resample, TopK};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};
 
-/// Most comparisons of elements with each other that an order is made by.
+/// Most comparisons of elements with each other to compute an order.
 const COMPARISONS_MAX: u64 = 1 << 22;
 
 impl Lowering<'_> {
@@ -40,7 +40,7 @@ impl Lowering<'_> {
         self.draft.binary(Binary::Add, x, turn)
     }
 
-    /// An operand whose order is that of its values.
+    /// An operand that WebNN orders like the values.
     fn ordered(&mut self, node: &Node) -> Result<Id, String> {
         let x = self.operand(node.inputs[0])?;
         if self.dtype(node.inputs[0]) == DType::U32 { self.turned(x) } else { Ok(x) }
@@ -51,7 +51,7 @@ impl Lowering<'_> {
         if !op.last {
             return self.draft.arg_reduce(x, op.axis, op.largest);
         }
-        // The last one is the first one from behind.
+        // The last one is the first one counted from the end.
         let size = self.draft.shape(x)[op.axis as usize];
         x = self.draft.reverse(x, op.axis)?;
         let from_behind = self.draft.arg_reduce(x, op.axis, op.largest)?;
@@ -67,7 +67,7 @@ impl Lowering<'_> {
         self.draft.cumulative_sum(x, op.axis, op.exclusive, op.reverse)
     }
 
-    /// Each element times the one before, then that times what is two before, and so on in powers of two.
+    /// Each element times the one before it, then times the element two before, and so on in powers of two.
     fn running_product(&mut self, x: Id, op: &Cumulative) -> Result<Id, String> {
         let axis = op.axis as usize;
         let size = self.draft.shape(x)[axis];
@@ -83,7 +83,7 @@ impl Lowering<'_> {
         Ok(y)
     }
 
-    /// What lies `distance` before each element, and `fill` where there is nothing.
+    /// The element `distance` before each element, and `fill` where there is none.
     fn shifted(
         &mut self,
         x: Id,
@@ -105,8 +105,8 @@ impl Lowering<'_> {
         self.draft.concat(parts, axis as u32)
     }
 
-    /// WebNN does not sort: an element's place is the number of those before it, and what is at a place is found by
-    /// comparing all places with it.
+    /// WebNN does not sort: an element's place is the number of elements before it, and the element at a place is
+    /// found by comparing all places with it.
     pub(super) fn top_k(&mut self, node: &Node, op: &TopK, want: &[u32]) -> Result<Id, String> {
         let x = self.ordered(node)?;
         let shape = self.draft.shape(x).to_vec();
@@ -146,7 +146,7 @@ impl Lowering<'_> {
         self.draft.reshape(found, want)
     }
 
-    /// As many sums as are not above a number lie before the first one that is.
+    /// The position of the first sum above a number is how many sums are not above it.
     pub(super) fn first_above(&mut self, node: &Node, want: &[u32]) -> Result<Id, String> {
         let sums = self.operand(node.inputs[0])?;
         let (n, m) = (self.draft.shape(sums)[0], want[0]);

@@ -1,4 +1,4 @@
-//! A program as WebNN's operators, for one set of shapes.
+//! Lowers a program to WebNN's operators, for one set of shapes.
 
 mod elementwise;
 mod lines;
@@ -19,13 +19,13 @@ use flotilla_kernels::Shapes;
 /// A program that WebNN takes.
 #[derive(Debug)]
 pub(crate) struct Lowered {
-    /// Every operand, each after those it is made of.
+    /// Every operand, each after its own operands.
     pub(crate) operands: Vec<Operand>,
     /// The operands of [`Program::results`], in order; none for a result without elements.
     pub(crate) results: Vec<Option<Id>>,
 }
 
-/// What lowering works on.
+/// The state of lowering.
 struct Lowering<'a> {
     program: &'a Program,
     constants: &'a Constants,
@@ -34,8 +34,8 @@ struct Lowering<'a> {
     ids: Vec<Option<Id>>,
 }
 
-/// The type that holds a storage type's values. Unsigned words are signed ones with the same bits, for WebNN computes with
-/// few unsigned numbers.
+/// The type that holds a storage type's values. Unsigned words are signed ones with the same bits, because WebNN computes
+/// little with unsigned numbers.
 pub(crate) fn type_of(dtype: DType) -> Type {
     match dtype.storage() {
         DType::F32 => Type::Float32,
@@ -47,7 +47,7 @@ pub(crate) fn type_of(dtype: DType) -> Type {
 /// Lowers a whole program.
 ///
 /// # Errors
-/// The first node that cannot be had.
+/// The first node that is refused.
 pub(crate) fn lower(
     program: &Program,
     constants: &Constants,
@@ -74,8 +74,8 @@ pub(crate) fn lower(
     Ok(Lowered { operands: lowering.draft.into_operands(), results })
 }
 
-/// The nodes that WebNN does not take, each looked at for itself, as far as its sizes are known. Without shapes, those that it
-/// takes in no size.
+/// The nodes that WebNN does not take, each checked by itself, as far as its sizes are known. Without shapes, the nodes that
+/// it takes in no size.
 pub(crate) fn refused_nodes(
     program: &Program,
     constants: &Constants,
@@ -103,7 +103,7 @@ pub(crate) fn refused_nodes(
     nodes.filter_map(|(at, node)| Some((at, refused(node, reason(node).err()?)))).collect()
 }
 
-/// Whether a node by itself is taken.
+/// Checks one node by itself.
 fn alone(
     program: &Program,
     constants: &Constants,
@@ -120,7 +120,7 @@ fn alone(
     lowering.node(node)
 }
 
-/// The nodes whose sizes the values of a run's inputs tell.
+/// The nodes whose sizes depend on the values of a run's inputs.
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn input_sized_nodes(program: &Program) -> Vec<(usize, RefusedNode)> {
     let is_waiting = |node: &Node| {
@@ -130,12 +130,12 @@ pub(crate) fn input_sized_nodes(program: &Program) -> Vec<(usize, RefusedNode)> 
     nodes.map(|(at, node)| (at, refused(node, LATE.to_owned()))).collect()
 }
 
-/// Why a node runs elsewhere, where that is allowed, that WebNN can be asked about only with a run's inputs.
+/// Why a node runs elsewhere, if that is allowed: WebNN could check it only with a run's inputs.
 #[cfg(target_arch = "wasm32")]
 const LATE: &str =
     "the inputs of a run say its sizes, and only then WebNN says whether it takes it";
 
-/// Why a node is refused whose sizes nobody knows when a graph is built.
+/// Why a node is refused whose sizes are not known when a graph is built.
 const DECIDED: &str = "its sizes are known only while it runs, and WebNN has to know them before";
 
 /// Why WebNN does not take an operator in any size.
@@ -152,7 +152,7 @@ fn absent(op: &Op) -> Option<&'static str> {
         | Op::RowRanks
         | Op::Suppress(_)
         | Op::Trees(_) => Some("WebNN has no such operator"),
-        // WebNN's own take products of the input along; a program has these before the layer.
+        // WebNN's own recurrent layers include the products of the input; a program has these before the layer.
         Op::Recurrent(_) => Some("recurrent layers are not brought to WebNN"),
         _ => None,
     }
@@ -202,7 +202,7 @@ impl<'a> Lowering<'a> {
         sizes(self.shapes.of(value))
     }
 
-    /// The operand of a value; a constant becomes one when it is first asked for.
+    /// The operand of a value; a constant becomes one when it is first used.
     fn operand(&mut self, value: ValueId) -> Result<Id, String> {
         if let Some(id) = self.ids[value.index()] {
             return Ok(id);
@@ -226,7 +226,7 @@ impl<'a> Lowering<'a> {
         }
         let output = node.outputs[0];
         let want = self.shape(output)?;
-        // There is nothing to compute, and what needs it is refused unless it does without.
+        // There is nothing to compute. An operator that needs this value is refused, unless it does not use empty operands.
         if want.contains(&0) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What moves elements and changes none.
+//! Operators that move elements without changing them.
 
 use flotilla_program::{
     Combine, Concat, GatherElements, GatherNd, Node, Pad, PadMode, Range, ScatterElements,
@@ -12,7 +12,7 @@ impl Lowering<'_> {
     pub(super) fn concat(&mut self, node: &Node, op: &Concat) -> Result<Id, String> {
         let mut operands = Vec::new();
         for &value in &node.inputs {
-            // What is empty adds nothing, and WebNN has no tensor for it.
+            // An empty operand adds nothing, and WebNN has no empty tensors.
             if self.shapes.elements(value) > 0 {
                 operands.push(self.operand(value)?);
             }
@@ -70,7 +70,7 @@ impl Lowering<'_> {
             return self.repeated(x, op, want);
         }
         let mut x = x;
-        // What is taken away goes first; the rest is put around.
+        // First elements are cut away where padding is negative, then the rest is padded.
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (axis, put) in op.before.iter().enumerate() {
             let put = self.shapes.eval(put).ok_or("a padding without a value")?;
@@ -89,7 +89,7 @@ impl Lowering<'_> {
         self.surrounded(x, fill, &before, &after)
     }
 
-    /// Elements of `x` around it: each dimension is gathered from where its places look.
+    /// `x` surrounded by its own elements: each dimension is gathered from the places that the mode reads.
     fn repeated(&mut self, x: Id, op: &Pad, want: &[u32]) -> Result<Id, String> {
         let mut x = x;
         for (axis, before) in op.before.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Lowering<'_> {
         if op.batch_dims == 0 {
             return self.draft.gather_nd(data, indices);
         }
-        // Batch dimensions are indices too: those of the place itself.
+        // Batch dimensions become indices, too: their own positions.
         let batch = op.batch_dims as usize;
         let shape = self.draft.shape(indices).to_vec();
         let (_, picked) = shape.split_last().ok_or("indices without dimensions")?;
@@ -161,7 +161,7 @@ impl Lowering<'_> {
         self.draft.gather_nd(data, indices)
     }
 
-    /// The position along `axis` of every element of a shape, with a dimension of 1 behind.
+    /// The position along `axis` of every element of a shape, with a dimension of 1 at the end.
     fn positions(&mut self, shape: &[u32], axis: usize) -> Result<Id, String> {
         let mut line = vec![1; shape.len() + 1];
         line[axis] = shape[axis];
@@ -169,7 +169,7 @@ impl Lowering<'_> {
         self.draft.expand(positions, &[shape, &[1]].concat())
     }
 
-    /// Indices along one dimension as the whole places that they mean. Browsers take indices that are computed only so.
+    /// Indices along one dimension as complete coordinates. Browsers accept computed indices only in this form.
     fn whole_places(&mut self, indices: Id, axis: u32) -> Result<Id, String> {
         let shape = self.draft.shape(indices).to_vec();
         let mut columns = Vec::new();

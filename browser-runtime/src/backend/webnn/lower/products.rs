@@ -1,11 +1,11 @@
-//! Products of matrices and what surrounds them in transformers.
+//! Products of matrices and the operators around them in transformers.
 
 use flotilla_program::{Attention, LayerNorm, MatMul, Node};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};
 
-/// Most elements that a product of integer matrices may be spread to.
+/// Most elements of the element-wise products of integer matrices.
 const PRODUCTS_MAX: u64 = 1 << 22;
 
 impl Lowering<'_> {
@@ -61,7 +61,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// A product of integers: every row against every column, element by element.
+    /// A product of integers: every row times every column, element by element.
     fn integers(&mut self, a: Id, b: Id, transpose_b: bool) -> Result<Id, String> {
         let ([before_a @ .., m, k], [before_b @ .., first, second]) =
             (self.draft.shape(a), self.draft.shape(b))
@@ -129,7 +129,8 @@ impl Lowering<'_> {
             x = self.draft.binary(Binary::Add, x, operands[3])?;
         }
         let last = self.draft.shape(x).len().checked_sub(1).ok_or("a scalar has no dimension")?;
-        // The browser rounds a mean once, which is too much where it is far larger than the differences to it.
+        // The browser rounds a mean once; that error is too large if the mean is far larger than the
+        // differences from it.
         let mean = self.draft.reduce(Reduction::Mean, x, &[last as u32])?;
         let x = self.draft.binary(Binary::Sub, x, mean)?;
         self.draft.layer_normalization([x, operands[1], operands[2]], vec![last as u32], op.epsilon)

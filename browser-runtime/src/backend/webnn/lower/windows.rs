@@ -1,11 +1,11 @@
-//! Convolutions and pools, which WebNN has in two dimensions; one becomes two, three are refused.
+//! Convolutions and pools. WebNN has them in two dimensions; one dimension becomes two, three are refused.
 
 use flotilla_program::{Conv, Node, Pool, PoolKind, Window, dim::Dim};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Type, Window2d};
 
-/// Most groups of a transposed convolution, each of which is one of its own.
+/// Most groups of a transposed convolution; each group becomes a transposed convolution.
 const TRANSPOSED_GROUPS_MAX: u32 = 64;
 
 /// A size, stride or dilation for each of two dimensions.
@@ -17,7 +17,7 @@ fn two(numbers: &[u32]) -> Result<[u32; 2], String> {
     }
 }
 
-/// The same for what is 0 in a dimension that was not there.
+/// The same for numbers that are 0 in an added dimension.
 fn two_pads(numbers: &[i64]) -> Result<[i64; 2], String> {
     match *numbers {
         [only] => Ok([0, only]),
@@ -28,12 +28,12 @@ fn two_pads(numbers: &[i64]) -> Result<[i64; 2], String> {
 
 /// A window's place in its input.
 struct Fitted {
-    /// Elements taken away before and behind each dimension, because their padding would be negative.
+    /// Elements cut away before and after each dimension, because their padding would be negative.
     cut: [[u32; 2]; 2],
     window: Window2d,
 }
 
-/// How the window comes to `output` places; `pads` are how far the first one lies before the first element.
+/// Fits a window to `output` places; `pads` are the distances of the first one before the first element.
 fn fit(
     window: &Window,
     pads: [i64; 2],
@@ -47,7 +47,7 @@ fn fit(
         let reach = i64::from(kernel[axis] - 1) * i64::from(dilations[axis]) + 1;
         let seen = i64::from(output[axis] - 1) * i64::from(strides[axis]) + reach;
         let behind = seen - i64::from(input[axis]) - pads[axis];
-        // What the window never reaches may stay: the number of its places is rounded down.
+        // Elements that the window never reaches may stay, because the number of its places is rounded down.
         let unreached = behind < 0 && -behind < i64::from(strides[axis]);
         let ends = [pads[axis], if unreached { 0 } else { behind }];
         for (end, pad) in ends.into_iter().enumerate() {
@@ -65,7 +65,7 @@ impl Lowering<'_> {
         two_pads(&numbers.ok_or("a padding without a value")?)
     }
 
-    /// `[n, c, d]` as `[n, c, 1, d]`; images stay.
+    /// `[n, c, d]` as `[n, c, 1, d]`; images are unchanged.
     fn image(&mut self, x: Id) -> Result<Id, String> {
         match *self.draft.shape(x) {
             [n, c, d] => self.draft.reshape(x, &[n, c, 1, d]),
@@ -123,8 +123,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// Without padding, groups and dilations, which browsers do not have here: the filter is spread, each group is a
-    /// convolution of its own, and what padding takes away is cut off.
+    /// Without padding, groups and dilations, which browsers do not have here: the filter is spread, each group is its
+    /// own convolution, and the padding is cut off afterwards.
     fn transposed(
         &mut self,
         op: &Conv,
@@ -232,8 +232,8 @@ impl Lowering<'_> {
         self.draft.reshape(y, want)
     }
 
-    /// The sums of windows, each divided by its count. Browsers do not agree on what padding counts as, so that zeros are
-    /// put around first.
+    /// The sums of windows, each divided by its count. Browsers do not agree on how padding counts, so zeros are added
+    /// around the input first.
     fn sums(
         &mut self,
         x: Id,
@@ -269,7 +269,7 @@ impl Lowering<'_> {
     }
 }
 
-/// How many places each window counts: those of the input and, for a mean over padding, those of the padding.
+/// How many elements each window counts: those of the input and, for a mean over padding, those of the padding.
 fn counts(
     op: &Pool,
     kernel: [u32; 2],

@@ -17,7 +17,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 /// Those of the domain `ai.onnx.preview`.
 pub(super) const PREVIEW_OPERATORS: &[(&str, Wire)] = &[("FlexAttention", flex_attention)];
 
-/// What the output `qk_matmul_output` shows, as its mode says.
+/// The contents of the output `qk_matmul_output`, by its mode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Products,
@@ -38,10 +38,10 @@ impl Shown {
     }
 }
 
-/// What is added to the scores, of rank 4.
+/// The numbers that are added to the scores, of rank 4.
 struct Bias {
     values: Var,
-    /// Whether there may be a query that is not allowed any key.
+    /// Whether a query may have no allowed key.
     may_close: bool,
 }
 
@@ -94,10 +94,10 @@ fn attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![y, keys, values, shown])
 }
 
-/// A number of the standard for a float type. Source: ONNX, `TensorProto.DataType`.
+/// The float type of a number in the standard. Source: ONNX, `TensorProto.DataType`.
 fn float_type(number: i64) -> Result<DType> {
     Ok(match number {
-        // Nothing is computed in more than 32 bits in a page; 64 would differ by less than a test could see.
+        // A page computes with at most 32 bits; the difference from 64 bits is too small for a test to see.
         1 | 11 => DType::F32,
         10 => DType::F16,
         other => bail!("softmax cannot be computed in type {other}"),
@@ -159,7 +159,7 @@ fn soft_capped(w: &mut Wiring<'_, '_>, x: Var, cap: f32) -> Result<Var> {
     w.mul(x, cap)
 }
 
-/// Weights of 0 for a query that is not allowed any key, where softmax is not defined.
+/// Weights of 0 for a query without an allowed key, for which softmax is not defined.
 fn opened(w: &mut Wiring<'_, '_>, weights: Var, bias: Var) -> Result<Var> {
     let best = w.reduce(ReduceKind::Max, bias, &[3], true)?;
     let never = w.scalar(w.dtype(bias), f64::NEG_INFINITY);
@@ -168,7 +168,7 @@ fn opened(w: &mut Wiring<'_, '_>, weights: Var, bias: Var) -> Result<Var> {
     w.select(closed, zero, weights)
 }
 
-/// Everything that hides keys from queries, as numbers that are added to the scores.
+/// All masks that hide keys from queries, as numbers that are added to the scores.
 fn bias(w: &mut Wiring<'_, '_>, scores: Var, past: Option<Var>) -> Result<Option<Bias>> {
     let dtype = w.dtype(scores);
     let (queries, keys) = (w.shape(scores)[2].clone(), w.shape(scores)[3].clone());
@@ -196,7 +196,7 @@ fn bias(w: &mut Wiring<'_, '_>, scores: Var, past: Option<Var>) -> Result<Option
         if let Some(filled) = filled {
             rules.push(w.binary(Binary::Lt, key, filled)?);
         }
-        // Where a query stands among the keys: behind those of the past, or at the end of those that are filled.
+        // The position of a query among the keys: after those of the past, or at the end of those that are filled.
         let query = counted(w, &queries, 2)?;
         let first = match (past, filled) {
             (Some(past), _) => w.dimension(w.shape(past)[2].clone(), DType::I64)?,
@@ -242,13 +242,13 @@ fn bias(w: &mut Wiring<'_, '_>, scores: Var, past: Option<Var>) -> Result<Option
     Ok(Some(Bias { values, may_close }))
 }
 
-/// A mask of rank 4 that says something of every key: those that it is too short for are hidden.
+/// A mask of rank 4 with an element for every key: keys beyond the end of the mask are hidden.
 fn widened(w: &mut Wiring<'_, '_>, mask: Var, keys: &Dim) -> Result<Var> {
     let rank = w.rank(mask);
     let mask = (rank..4).try_fold(mask, |mask, _| w.unsqueeze(mask, 0))?;
     let length = w.shape(mask)[3].clone();
     let missing = keys - &length;
-    // A mask of one key is for all of them.
+    // A mask of one key applies to all of them.
     if missing == Dim::Fixed(0) || length == Dim::Fixed(1) {
         return Ok(mask);
     }
@@ -307,7 +307,7 @@ fn linear_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         decay: decay.is_some(),
         rate: rate.is_some(),
     };
-    // The recurrence is computed in full precision, whatever comes in and goes out.
+    // The recurrence is computed in full precision, whatever the types of inputs and outputs.
     let operands = inputs.into_iter().chain(past).chain(decay).chain(rate);
     let operands =
         operands.map(|operand| w.cast(operand, DType::F32)).collect::<Result<Vec<_>>>()?;
@@ -331,7 +331,7 @@ fn linear_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn rotary_embedding(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, cos, sin) = (w.input(0)?, w.input(1)?, w.input(2)?);
     let shape = w.shape(x);
-    // Heads are the dimension before the sequence in four dimensions, and behind it in three.
+    // The dimension of heads is before the sequence in four dimensions, and after it in three.
     let (x, head_axis) = match &shape[..] {
         [batch, seq, width] => {
             let heads = w.int("num_heads")?.unwrap_or(0);
@@ -398,7 +398,7 @@ fn rotary_embedding(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.reshape(y, &shape)?])
 }
 
-/// Attention whose scores and weights the model may change by graphs of its own.
+/// Attention whose scores and weights the model may change by subgraphs.
 /// Source: ONNX operators of the domain `ai.onnx.preview`, "FlexAttention".
 fn flex_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (q, k, v) = (w.input(0)?, w.input(1)?, w.input(2)?);
@@ -415,7 +415,7 @@ fn flex_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.cast(context, out)?])
 }
 
-/// What the graph of an attribute makes of a value, where there is one.
+/// A value changed by the graph of an attribute, if there is one.
 fn modified(w: &mut Wiring<'_, '_>, name: &str, x: Var) -> Result<Var> {
     if !w.node.attribute.iter().any(|attribute| attribute.name == name) {
         return Ok(x);

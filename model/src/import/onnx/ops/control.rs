@@ -1,5 +1,5 @@
-//! Operators with graphs inside. A graph that certainly runs, a certain number of times, is wired in its place; else it is a
-//! region that the program runs when it is known.
+//! Operators with subgraphs. A graph that certainly runs a known number of times is wired in its place; otherwise it becomes
+//! a region, and the run decides.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
@@ -19,16 +19,16 @@ use crate::{
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("If", if_), ("Loop", loop_), ("Scan", scan)];
 
-/// Turns of a loop that are wired one after the other, so that the program runs through without a stop.
+/// Iterations of a loop that are wired one after the other, so that the program runs without a stop.
 const UNROLLED_MAX: i64 = 64;
 
-/// The same of a loop that carries sequences, which a program has not.
+/// The same for a loop that carries sequences, which a program does not have.
 const UNROLLED_SEQUENCES_MAX: i64 = 50_000;
 
-/// How often the shapes of what a loop carries are looked for.
+/// How often the shapes of a loop's carried values are refined.
 const SHAPES_MAX: usize = 16;
 
-/// A condition that is only known when it runs runs one of two regions.
+/// A condition that is known only in a run selects one of two regions.
 fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let condition = w.input(0)?;
     let (yes, no) = (w.body("then_branch")?, w.body("else_branch")?);
@@ -44,12 +44,12 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (yes, no) = match (yes, no) {
         (Ok(yes), Ok(no)) if are_alike(w, &yes, &no) => (yes, no),
         (yes, no) => {
-            // One of them cannot be, or they give what no program could go on with: then the other one it is.
+            // One of the branches is not possible, or the results cannot be joined: then the other branch is taken.
             let likely = number.as_ref().and_then(|number| w.walk.example(number));
             let first = match (&yes, &no) {
                 (Ok(_), Err(_)) => true,
                 (Err(_), Ok(_)) => false,
-                // An example that may say it is asked first.
+                // If an example may decide it, the example is used first.
                 _ if likely.is_none() && w.walk.may_fix_values() => {
                     w.walk.unknown.set(true);
                     bail!(
@@ -81,7 +81,7 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         let shape = shape.collect();
         w.walk.draft.values[value.index()].shape = shape;
         outputs.push(value);
-        // Numbers that shapes are made of stay numbers, unless only one branch knows them.
+        // Numbers in shapes stay numbers, unless only one branch has them.
         let outside = |dims: &Vec<Dim>| !dims.iter().any(|dim| is_inside(dim, first_symbol));
         let of = |var: Var| w.walk.known_numbers(var).filter(outside);
         let numbers = of(yes).zip(of(no));
@@ -104,17 +104,17 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(results)
 }
 
-/// Whether a number is made of a symbol that came with a region.
+/// Whether a number depends on a symbol of a region.
 fn is_inside(dim: &Dim, first_symbol: usize) -> bool {
     dim.symbols().iter().any(|Symbol(symbol)| *symbol as usize >= first_symbol)
 }
 
-/// A branch as a region, with what it gives.
+/// A branch as a region, with its results.
 fn region(w: &mut Wiring<'_, '_>, body: &Body<'_>) -> (Made, Result<Vec<Var>>) {
     let (made, results) = w.walk.region(|walk| {
         let vars = body.wire(walk, &[])?;
         let values = vars.iter().map(|var| match walk.fact(*var).known {
-            // A sequence is told of by whoever compares the branches.
+            // Sequences are handled where the branches are compared.
             Some(Known::Sequence(_)) => Ok(None),
             _ => walk.value(*var).map(Some),
         });
@@ -131,7 +131,7 @@ fn region(w: &mut Wiring<'_, '_>, body: &Body<'_>) -> (Made, Result<Vec<Var>>) {
     }
 }
 
-/// Whether a program can go on with the results of either branch.
+/// Whether a program can continue with the results of either branch.
 fn are_alike(w: &Wiring<'_, '_>, yes: &[Var], no: &[Var]) -> bool {
     let is_sequence = |var: Var| matches!(w.fact(var).known, Some(Known::Sequence(_)));
     yes.len() == no.len()
@@ -143,7 +143,7 @@ fn are_alike(w: &Wiring<'_, '_>, yes: &[Var], no: &[Var]) -> bool {
         })
 }
 
-/// Lets runs fail whose condition is not the one that was taken for granted.
+/// Makes runs fail whose condition differs from the assumed one.
 fn expect(
     w: &mut Wiring<'_, '_>,
     condition: Var,
@@ -166,7 +166,7 @@ fn expect(
     Ok(())
 }
 
-/// A symbol for a dimension that a value has when it is there.
+/// A symbol for the size of a dimension once the value is computed.
 fn extent(w: &mut Wiring<'_, '_>, value: ValueId, axis: usize) -> Dim {
     let source = SymbolSource::Extent { value, axis: axis as u32 };
     let name = format!("{}_{axis}", w.name);
@@ -178,24 +178,24 @@ fn node(w: &mut Wiring<'_, '_>, op: Op, inputs: Vec<ValueId>, outputs: Vec<Value
     w.walk.draft.nodes.push(Node { name: w.name.clone(), op, inputs, outputs });
 }
 
-/// What one turn gives: whether to go on, what is carried to the next one, and what is collected.
+/// Results of one iteration: whether to go on, the values carried to the next one, and the collected values.
 struct Turn {
     goes_on: Option<Var>,
     next: Vec<Var>,
     collected: Vec<Var>,
 }
 
-/// How often a loop turns.
+/// The number of iterations of a loop.
 struct Turns {
-    /// The most turns; without it there is no such number.
+    /// Most iterations; `None` means no limit.
     most: Option<Var>,
-    /// Whether to begin; without it yes.
+    /// Whether to start; `None` means yes.
     begins: Option<Var>,
-    /// How many values are collected.
+    /// Number of collected values.
     collected: usize,
 }
 
-/// Wires a turn, of its number and what is carried to it.
+/// Wires an iteration from its number and the carried values.
 type Step<'s> = dyn Fn(&mut Wiring<'_, '_>, Var, &[Var]) -> Result<Turn> + 's;
 
 fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -211,7 +211,7 @@ fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         let mut results = body.wire(w.walk, &inputs)?;
         let collected = results.split_off(1 + carried.len());
         let next = results.split_off(1);
-        // Without a condition on its way in, the one on its way out is ignored.
+        // Without an input condition, the output condition is ignored.
         Ok(Turn { goes_on: is_asked.then(|| results[0]), next, collected })
     };
     let (mut results, rows) = turns(w, &Turns { most, begins, collected }, carried, &step)?;
@@ -219,7 +219,7 @@ fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(results)
 }
 
-/// What is carried out of the last turn, and what was collected, with a dimension of the turns in front.
+/// The carried values of the last iteration, and the collected values with a first dimension of the iterations.
 fn turns(
     w: &mut Wiring<'_, '_>,
     turns: &Turns,
@@ -263,7 +263,7 @@ fn truth(w: &Wiring<'_, '_>, var: Var) -> Option<bool> {
     known.first().map(|&number| number != 0)
 }
 
-/// Every turn in its place; `None` where how many there are shows only when they run, or where they are too many.
+/// Wires every iteration in its place; `None` if their number is known only in a run, or is too large.
 fn unrolled(
     w: &mut Wiring<'_, '_>,
     turns: &Turns,
@@ -284,7 +284,7 @@ fn unrolled(
         goes_on = match asked.map(|asked| truth(w, asked)) {
             None => true,
             Some(Some(known)) => known,
-            // The last turn may say what it wants.
+            // The condition of the last iteration does not matter.
             Some(None) if turn + 1 == most => false,
             Some(None) => return Ok(None),
         };
@@ -293,7 +293,7 @@ fn unrolled(
         turn += 1;
     }
     if turn == 0 && turns.collected > 0 {
-        // The body says of which shape nothing is.
+        // Even without iterations the body determines the shape of the collected values.
         let number = w.integer(0);
         let nothing = step(w, number, &carried)?.collected.into_iter().map(|row| {
             let shape = [&[Dim::Fixed(0)], w.shape(row).as_slice()].concat();
@@ -313,16 +313,16 @@ fn stacked(w: &mut Wiring<'_, '_>, rows: &[Var], axis: usize) -> Result<Var> {
     w.concat(axis, &rows)
 }
 
-/// A turn that was wired into a region.
+/// An iteration that was wired into a region.
 struct Wired {
     made: Made,
     results: Vec<Var>,
     parameters: Vec<ValueId>,
-    /// The first symbol that was made within.
+    /// The first symbol that was made inside it.
     first_symbol: usize,
 }
 
-/// A turn as a region that runs again and again.
+/// An iteration as a region that runs repeatedly.
 fn as_region(
     w: &mut Wiring<'_, '_>,
     turns: &Turns,
@@ -332,7 +332,7 @@ fn as_region(
     let count = carried.len();
     let types: Vec<DType> = carried.iter().map(|&var| w.dtype(var)).collect();
     let initial = carried.iter().map(|&var| w.walk.value(var)).collect::<Result<Vec<_>>>()?;
-    // Dimensions of what is carried that are not the same in every turn.
+    // Dimensions of carried values that differ between iterations.
     let mut open: Vec<Vec<bool>> = carried.iter().map(|&var| vec![false; w.rank(var)]).collect();
     let mut attempts = 0;
     let wired = loop {
@@ -410,7 +410,7 @@ fn as_region(
     Ok((vars, collected))
 }
 
-/// The most turns as a number of 32 bits, which no loop ever gets to.
+/// The iteration limit as a 32-bit number, which no loop reaches.
 fn most_turns(w: &mut Wiring<'_, '_>, most: Var) -> Result<Var> {
     if let Some(known) = w.constant(most).and_then(Constant::integers) {
         let known = *known.first().context("its count is empty")?;
@@ -420,7 +420,7 @@ fn most_turns(w: &mut Wiring<'_, '_>, most: Var) -> Result<Var> {
     w.reshape(most, &[])
 }
 
-/// Wires a turn into a region, where these dimensions of what is carried are not the same in every turn.
+/// Wires an iteration into a region, where these dimensions of carried values differ between iterations.
 fn turn(
     w: &mut Wiring<'_, '_>,
     carried: &[Var],
@@ -486,7 +486,7 @@ fn scan(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if w.opset < 9 { scan_of_batch(w) } else { scan_once(w) }
 }
 
-/// What one pass over scanned inputs needs to know.
+/// One pass over scanned inputs.
 struct Pass {
     states: Vec<Var>,
     inputs: Vec<Var>,
@@ -497,7 +497,7 @@ struct Pass {
 }
 
 impl Pass {
-    /// States after the last turn, and what was collected, with a dimension of the turns in front.
+    /// States after the last iteration, and the collected values with a first dimension of the iterations.
     fn run(self, w: &mut Wiring<'_, '_>, body: &Body<'_>) -> Result<(Vec<Var>, Vec<Var>)> {
         let Pass { states, inputs, input_axes, output_reversed } = self;
         let (Some(&first), Some(&(axis, _))) = (inputs.first(), input_axes.first()) else {
@@ -579,8 +579,8 @@ fn scan_once(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(results)
 }
 
-/// The first version has a batch dimension in front, and lengths of sequences, which must all be full here.
-/// Source: ONNX operators, "Scan", version 8.
+/// The first version has a leading batch dimension and lengths of sequences, which must all be the full length here. Source:
+/// ONNX operators, "Scan", version 8.
 fn scan_of_batch(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let scanned = scanned(w)?;
     let all = (1..w.inputs_len()).map(|index| w.input(index)).collect::<Result<Vec<_>>>()?;

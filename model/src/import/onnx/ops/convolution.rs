@@ -1,4 +1,4 @@
-//! Convolutions and what is made of them.
+//! Convolutions and operators that are composed of them.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
@@ -26,7 +26,7 @@ fn conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![convolution(w, x, weights, bias)?])
 }
 
-/// The convolution that a node's attributes describe, of these operands; of integers, too.
+/// The convolution that a node's attributes describe, of these operands; also for integers.
 pub(super) fn convolution(
     w: &mut Wiring<'_, '_>,
     x: Var,
@@ -101,11 +101,11 @@ fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut places: Vec<Dim> = Vec::new();
     for axis in 0..rank {
         let extent = (kernel[axis] - 1) * dilations[axis] + 1;
-        // What the result would be without padding.
+        // The size of the result without padding.
         let full = (&spatial[axis] - 1) * strides[axis] + extent + behind[axis];
         let wanted = match (&wanted, auto) {
             (Some(shape), _) => {
-                // It may have the batch and the channels in front.
+                // It may contain the batch and the channels in front.
                 let spatial = shape.len().checked_sub(rank).context("output_shape is too short")?;
                 shape[spatial + axis].to_dim()
             }
@@ -117,7 +117,7 @@ fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
                 continue;
             }
         };
-        // A result that is larger than the elements reach has zeros at its end.
+        // If the result is larger than the elements reach, it has zeros at its end.
         let padding = w.walk.bounded(|bounds| (full - &wanted).most(0, bounds));
         let small = padding.over(2);
         pads.push(if auto == "SAME_UPPER" { small } else { padding - small });
@@ -162,7 +162,7 @@ fn deconvolve(
     w.op(conv, &operands, w.dtype(x), shape)
 }
 
-/// The elements where the offsets point as columns, times the weights.
+/// The elements at the offsets, as columns, times the weights.
 fn deform_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, weights, offset) = (w.input(0)?, w.input(1)?, w.input(2)?);
     let (bias, mask) = (w.optional(3), w.optional(4));
@@ -202,8 +202,8 @@ fn deform_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     }])
 }
 
-/// Every block is added to its place in the image: the transposed convolution whose weights send each element of a
-/// column to its own place of the window.
+/// Every block is added at its place in the image: a transposed convolution whose weights move each element of a
+/// column to its place in the window.
 fn col2im(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let kernel = w.known_i64s(2)?;
@@ -240,7 +240,7 @@ fn col2im(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let identity: Vec<f32> = (0..channels * taps * taps)
         .map(|flat| f32::from(u8::from(flat / taps % taps == flat % taps)))
         .collect();
-    // A weight for each line of columns, whose groups are the channels.
+    // A weight for each line of columns, with the channels as groups.
     let weights_shape: Vec<usize> = [columns, 1].into_iter().chain(kernel).collect();
     let weights = w.known(Constant::f32s(&weights_shape, &identity));
     let weights = w.cast(weights, w.dtype(x))?;
@@ -251,7 +251,7 @@ fn col2im(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![deconvolve(w, window, channels, [x, weights], None, shape)?])
 }
 
-/// A window over each channel's past, and the elements that the next call sees as past.
+/// A window over the past of each channel, and the elements that are the past of the next call.
 fn causal_conv_with_state(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, weights, bias, past) = (w.input(0)?, w.input(1)?, w.optional(2), w.optional(3));
     let (shape, kernel) = (w.shape(x), w.fixed_shape(weights)?);

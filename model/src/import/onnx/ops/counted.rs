@@ -1,4 +1,4 @@
-//! Operators whose data decide how many elements they give. How many is read once it is counted, and what follows has known
+//! Operators with data-dependent numbers of results. The number is read once it is computed; the nodes after it have known
 //! sizes again.
 
 use anyhow::{Context as _, Result, bail};
@@ -20,17 +20,17 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Unique", unique),
 ];
 
-/// Places of what a mask is true for.
+/// Positions at which a mask is true.
 struct Places {
     /// One after the other.
     all: Var,
     /// Their number.
     count: Dim,
-    /// The running number of the mask's true elements.
+    /// The running count of the mask's true elements.
     sums: Var,
 }
 
-/// Counts the elements of a mask `[n]`.
+/// Finds the true elements of a mask `[n]`.
 fn places(w: &mut Wiring<'_, '_>, mask: Var) -> Result<Places> {
     let ones = w.cast(mask, DType::I32)?;
     let axis = w.integer(0);
@@ -42,7 +42,7 @@ fn places(w: &mut Wiring<'_, '_>, mask: Var) -> Result<Places> {
     Ok(Places { all, count, sums })
 }
 
-/// Indices, one for each of `sizes`, of places in row-major order: `[sizes, n]`.
+/// Indices, one for each of `sizes`, of positions in row-major order: `[sizes, n]`.
 fn unraveled(w: &mut Wiring<'_, '_>, places: Var, sizes: &[Dim]) -> Result<Var> {
     let mut rest = places;
     let mut indices = Vec::new();
@@ -57,7 +57,7 @@ fn unraveled(w: &mut Wiring<'_, '_>, places: Var, sizes: &[Dim]) -> Result<Var> 
     w.concat(0, &indices)
 }
 
-/// Elements of an axis, or of all, whose condition is true.
+/// Elements of an axis, or of the whole tensor, whose condition is true.
 fn compress(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (mut x, condition) = (w.input(0)?, w.input(1)?);
     let axis = match w.int("axis")? {
@@ -77,7 +77,7 @@ fn compress(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if w.rank(condition) != 1 {
         bail!("conditions have one dimension, {} are given", w.rank(condition));
     }
-    // There may be fewer conditions than elements; what has none is left out.
+    // There may be fewer conditions than elements; elements without a condition are left out.
     let Places { all, .. } = places(w, condition)?;
     Ok(vec![w.gather(axis, x, all)?])
 }
@@ -91,14 +91,14 @@ fn non_zero(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mask = w.cast(flat, DType::Bool)?;
     let Places { all, count, .. } = places(w, mask)?;
     if shape.is_empty() {
-        // A scalar has no dimension to count along, however many it is.
+        // A scalar has no dimension to count along, so the result has no rows.
         let nothing = w.integer(0);
         return Ok(vec![w.broadcast_to(nothing, &[Dim::Fixed(0), count])?]);
     }
     Ok(vec![unraveled(w, all, &shape)?])
 }
 
-/// The best boxes of each class that do not overlap better ones: `[count, 3]`, image, class and box.
+/// The best boxes of each class that do not overlap better ones: `[count, 3]` with image, class and box.
 fn non_max_suppression(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (boxes, scores) = (w.input(0)?, w.input(1)?);
     let [images, classes, count]: [Dim; 3] =
@@ -139,7 +139,8 @@ fn non_max_suppression(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.concat(1, &[place, picked])?])
 }
 
-/// Each element, or slice of an axis, that occurs; where it occurs first, which one every element is, and how often it occurs.
+/// The distinct elements, or slices of an axis; where each occurs first, which one every element is, and how often each
+/// occurs.
 fn unique(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
@@ -148,7 +149,7 @@ fn unique(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         None => None,
     };
     let sorted = w.int("sorted")?.unwrap_or(1) != 0;
-    // Rows [n, m]: what is compared.
+    // Rows [n, m] that are compared.
     let mut front: Vec<usize> = (0..shape.len()).collect();
     let (x, sizes): (Var, Vec<Dim>) = match axis {
         None => (x, vec![shape.iter().product()]),
@@ -178,7 +179,7 @@ fn unique(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let differs = w.unary(Unary::Not, same)?;
     let starts = w.binary(Binary::Or, first, differs)?;
     let Places { all: starts, count, sums } = places(w, starts)?;
-    // The next group's start, or the end; of nothing at all there is no group.
+    // The start of the next group, or the end; without rows there is no group.
     let end = w.dimension(size, DType::I64)?;
     let end = w.unsqueeze(end, 0)?;
     let bounds = w.concat(0, &[starts, end])?;

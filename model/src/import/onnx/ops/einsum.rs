@@ -111,7 +111,7 @@ fn parsed(term: &str, open: usize) -> Vec<Label> {
     }
 }
 
-/// A dimension of 1 that is longer elsewhere counts as not being there, which repeats it.
+/// A dimension of 1 that is longer in another operand is dropped, so that it is repeated.
 fn drop_ones(w: &mut Wiring<'_, '_>, operands: &mut [Operand]) -> Result<()> {
     let one = Dim::Fixed(1);
     let longer: Vec<Label> = operands
@@ -161,7 +161,7 @@ impl Operand {
         Ok(self)
     }
 
-    /// Without the dimensions that nobody wants.
+    /// Sums over the dimensions that are not needed any more.
     fn summed(
         mut self,
         w: &mut Wiring<'_, '_>,
@@ -176,7 +176,7 @@ impl Operand {
         Ok(self)
     }
 
-    /// Dimensions in this order; one that is not there is 1.
+    /// Dimensions in this order; a missing one has size 1.
     fn in_order(self, w: &mut Wiring<'_, '_>, order: &[Label]) -> Result<Var> {
         let present = order
             .iter()
@@ -192,7 +192,7 @@ impl Operand {
     }
 }
 
-/// The product of two operands, summed over what both have and nobody wants any more.
+/// The product of two operands, summed over the dimensions that both have and that are not needed any more.
 fn product(
     w: &mut Wiring<'_, '_>,
     a: Operand,

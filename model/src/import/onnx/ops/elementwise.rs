@@ -103,7 +103,7 @@ fn binary(w: &mut Wiring<'_, '_>, function: Binary) -> Result<Vec<Var>> {
     Ok(vec![w.binary(function, a, b)?])
 }
 
-/// Any number of operands, from the left.
+/// A function of any number of operands, applied from the left.
 fn several(w: &mut Wiring<'_, '_>, function: Binary) -> Result<Vec<Var>> {
     let operands = w.all_inputs()?;
     let (first, rest) = operands.split_first().context("it has no operands")?;
@@ -122,7 +122,7 @@ fn where_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.select(condition, yes, no)?])
 }
 
-/// An expression of the one operand, with numbers of its type.
+/// An expression of the single operand, with numbers of its type.
 fn of_x(w: &mut Wiring<'_, '_>, steps: Vec<Step>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     Ok(vec![w.expr(steps, &[x], w.dtype(x))?])
@@ -132,7 +132,7 @@ fn number(w: &Wiring<'_, '_>, name: &str, usual: f32) -> Result<f32> {
     Ok(w.float(name)?.unwrap_or(usual))
 }
 
-/// The whole quotient is rounded down for integers, whose remainder has the divisor's sign then; with `fmod` it has the
+/// For integers the quotient is rounded down, so the remainder has the divisor's sign; with `fmod` it has the
 /// dividend's.
 fn modulo(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(1)?);
@@ -166,7 +166,7 @@ fn bit_shift(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     }
 }
 
-/// The base decides the result's type; the power is computed in floats if either operand is one.
+/// The base determines the result's type; the power is computed in floats if either operand is a float.
 fn pow(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (base, exponent) = (w.input(0)?, w.input(1)?);
     let (dtype, other) = (w.dtype(base), w.dtype(exponent));
@@ -180,7 +180,7 @@ fn pow(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.cast(power, dtype)?])
 }
 
-/// Bounds are attributes before version 11. Where they cross, the upper one holds.
+/// Bounds are attributes before version 11. If the lower bound is above the upper one, the upper one applies.
 fn clip(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut x = w.input(0)?;
     let dtype = w.dtype(x);
@@ -215,7 +215,7 @@ fn is_inf(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut wanted = tests.into_iter().filter(|(wanted, _)| *wanted).map(|(_, test)| test);
     let first = match wanted.next() {
         Some(test) => Step::Test(test, 0),
-        // No number is less than itself.
+        // No number is less than itself, so the result is false.
         None => Step::Binary(Binary::Lt, 0, 0),
     };
     let mut steps = vec![Step::Input(0), first];
@@ -367,7 +367,7 @@ fn scaled_tanh(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     of_x(w, steps)
 }
 
-/// Nothing within a distance of 0; what lies beyond comes nearer.
+/// 0 for numbers within a distance of 0; others are moved towards 0.
 fn shrink(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let dtype = w.dtype(x);

@@ -1,4 +1,4 @@
-//! Operators that make features of numbers: those of the domain `ai.onnx.ml`, and counts of n-grams.
+//! Operators that compute features: those of the domain `ai.onnx.ml`, and counts of n-grams.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::import::onnx::{
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TfIdfVectorizer", tf_idf_vectorizer)];
 
-/// Those of the domain `ai.onnx.ml`.
+/// The operators of the domain `ai.onnx.ml`.
 pub(super) const ML_OPERATORS: &[(&str, Wire)] =
     &[("ArrayFeatureExtractor", array_feature_extractor), ("Binarizer", binarizer)];
 
@@ -104,7 +104,8 @@ fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![if rows_given { result } else { w.reshape(result, &shape[1..])? }])
 }
 
-/// The n-grams that are counted, with the column of each. `counts` has where those of 1, 2, .. items start in the pool.
+/// The n-grams that are counted, with the column of each. `counts` has the start of those of 1, 2, .. items in the
+/// pool.
 fn grams(
     pool: &[i64],
     counts: &[usize],
@@ -124,7 +125,7 @@ fn grams(
             };
             number += 1;
             if sizes.contains(&size) {
-                // The last one of the same n-grams is the one that counts.
+                // Of equal n-grams the last one counts.
                 grams.insert(gram.to_vec(), column);
             }
         }

@@ -1,4 +1,4 @@
-//! Operators that make numbers of positions.
+//! Operators that compute numbers from positions.
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{Binary, DType, Step, StepId, Unary, dim::Dim};
@@ -19,10 +19,10 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Range", range),
 ];
 
-/// Most numbers of a range of floats.
+/// Longest range of floats.
 const COUNT_MAX: f64 = (1u64 << 31) as f64;
 
-/// `start, start + delta, ..` below `limit`. One of integers stays known, because shapes are made of them.
+/// `start, start + delta, ..` below `limit`. A range of integers stays known, because shapes may depend on it.
 fn range(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let dtype = w.dtype(w.input(0)?);
     if dtype.is_float() {
@@ -30,7 +30,7 @@ fn range(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     }
     let (start, limit, delta) = (w.element(0, ANY)?, w.element(1, ANY)?, w.element(2, ANY)?);
     ensure!(delta != Dim::Fixed(0), "a range in steps of 0");
-    // As many steps as fit, the last one perhaps not whole; none where they go the other way.
+    // The number of steps that fit, including a last partial one; 0 if they go in the wrong direction.
     let count = w.walk.bounded(|bounds| {
         let way = &limit - &start;
         match delta.as_fixed() {
@@ -45,7 +45,7 @@ fn range(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         .most(0, bounds)
     });
     let numbers = w.range(start.clone(), delta.clone(), count.clone())?;
-    // A few of them may become parts of shapes.
+    // A short range may become part of a shape.
     if let Some(length) = count.as_fixed().filter(|&length| length <= 64) {
         let dims = (0..length).map(|index| &start + &delta * index).collect();
         let numbers = w.dimensions(dims);
@@ -54,7 +54,7 @@ fn range(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.cast(numbers, dtype)?])
 }
 
-/// How many there are is read once it is computed, where it is not known.
+/// The length is read once it is computed, if it is not known.
 fn range_of_floats(w: &mut Wiring<'_, '_>, dtype: DType) -> Result<Var> {
     let ends = [w.input(0)?, w.input(1)?, w.input(2)?];
     let known: Vec<Option<f64>> = ends
@@ -112,7 +112,7 @@ fn dtype(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
     }
 }
 
-/// What a node's draws are told apart by, where the file names no seed: FNV-1a of its name (Fowler, Noll and Vo).
+/// Distinguishes a node's random numbers if the file has no seed: FNV-1a of its name (Fowler, Noll and Vo).
 fn seed(w: &Wiring<'_, '_>) -> Result<u32> {
     Ok(match w.float("seed")? {
         Some(seed) => seed.to_bits(),
@@ -122,7 +122,7 @@ fn seed(w: &Wiring<'_, '_>) -> Result<u32> {
     })
 }
 
-/// Expressions of one word, from the position of an element.
+/// Expressions of one word, from an element's position.
 #[derive(Default)]
 struct Draw {
     steps: Vec<Step>,
@@ -139,7 +139,7 @@ impl Draw {
         self.push(Step::Bits(DType::U32, number))
     }
 
-    /// A word whose bits look drawn, of one that counts: the finalizer of Appleby, MurmurHash3 (x86, 32 bits).
+    /// A pseudo-random word from a counter: the finalizer of Appleby, MurmurHash3 (x86, 32 bits).
     fn mixed(&mut self, counter: StepId, seed: u32) -> StepId {
         let seed = self.word(seed);
         let mut x = self.push(Step::Binary(Binary::Xor, counter, seed));
@@ -155,7 +155,7 @@ impl Draw {
         x
     }
 
-    /// A number between 0 and 1, neither of which it is: 23 bits of a word, and a half of the next one.
+    /// A number strictly between 0 and 1: 23 bits of a word, plus half of the next bit.
     fn unit(&mut self, counter: StepId, seed: u32) -> StepId {
         let word = self.mixed(counter, seed);
         let by = self.word(9);
@@ -199,8 +199,8 @@ fn normal(w: &Wiring<'_, '_>, draw: &mut Draw, counter: StepId, seed: u32) -> Re
 
 type Distribution = fn(&Wiring<'_, '_>, &mut Draw, StepId, u32) -> Result<StepId>;
 
-/// Numbers of a distribution, of the shape of an operand or of an attribute. Each run draws the same ones, in every browser:
-/// answers are compared, and rows of one request may come from several browsers.
+/// Numbers of a distribution, with the shape of an operand or of an attribute. Each run draws the same numbers in every
+/// browser, because answers are compared, and rows of one request may come from several browsers.
 fn random(w: &mut Wiring<'_, '_>, distribution: Distribution, like: bool) -> Result<Vec<Var>> {
     let named = dtype(w)?;
     let (shape, dtype) = if like {
@@ -227,7 +227,7 @@ fn drawn(w: &mut Wiring<'_, '_>, shape: &[Dim], distribution: Distribution) -> R
     w.reshape(numbers, shape)
 }
 
-/// True with the probability that an element says.
+/// True with the probability given by each element.
 fn bernoulli(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let dtype = dtype(w)?.unwrap_or(w.dtype(x));

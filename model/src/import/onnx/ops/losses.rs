@@ -33,7 +33,7 @@ fn loss(w: &mut Wiring<'_, '_>, logs: Var) -> Result<Var> {
     let target = w.cast(target, DType::I64)?;
     let zero = w.scalar(dtype, 0.0);
 
-    // A class that is ignored need not be one of the classes.
+    // An ignored class need not be one of the classes.
     let ignored = match ignored {
         Some(index) => {
             let index = w.integer(index);

@@ -1,4 +1,4 @@
-//! Products of matrices, and what is done with the last two dimensions.
+//! Products of matrices, and other operators on the last two dimensions.
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{Binary, DType, Op, ReduceKind, dim::Dim};
@@ -18,7 +18,8 @@ fn matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.matmul(a, b)?])
 }
 
-/// `alpha * a @ b + beta * c`, either of `a` and `b` transposed. A factor of 1 is left out: integers have none but that.
+/// `alpha * a @ b + beta * c`, with `a` or `b` possibly transposed. A factor of 1 is left out; integers can have no
+/// other factor.
 fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b, dtype) = (w.input(0)?, w.input(1)?, w.dtype(w.input(0)?));
     ensure!(w.rank(a) == 2 && w.rank(b) == 2, "its operands are no matrices");

@@ -1,5 +1,5 @@
-//! Operators, a file per family: each says its results' shapes and what a program computes for it. Source of every operator:
-//! ONNX, "Operator Schemas".
+//! Operators, a file per family: each function determines its results' shapes and what a program computes for it. Source of
+//! every operator: ONNX, "Operator Schemas".
 
 mod attention;
 mod control;
@@ -65,7 +65,7 @@ const FAMILIES: &[&[(&str, Wire)]] = &[
 static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
     LazyLock::new(|| FAMILIES.iter().flat_map(|family| family.iter().copied()).collect());
 
-/// How to wire an operator, if it is known.
+/// The function that wires an operator, if it is supported.
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),

@@ -18,17 +18,17 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("RMSNormalization", rms_normalization),
 ];
 
-/// What the function body of MeanVarianceNormalization adds to the deviation.
+/// Added to the deviation in the function body of MeanVarianceNormalization.
 /// Source: ONNX operators, "MeanVarianceNormalization".
 const DEVIATION_MIN: f64 = 1e-9;
-/// `(x - mean) / sqrt(variance + epsilon)`, and what it is made of.
+/// `(x - mean) / sqrt(variance + epsilon)`, and its parts.
 struct Standardized {
     result: Var,
     mean: Var,
     inverse_deviation: Var,
 }
 
-/// Statistics are given, or, in training mode, those of the batch, which also move the given ones.
+/// Statistics are given or, in training mode, those of the batch, which also update the given ones.
 /// Source: Ioffe and Szegedy, "Batch Normalization", algorithms 1 and 2.
 fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale, bias) = (w.input(0)?, w.input(1)?, w.input(2)?);
@@ -51,7 +51,7 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     };
     let (scale, bias) = (w.unrounded(scale, wide)?, w.unrounded(bias, wide)?);
     let (scale, bias) = (per_channel(w, scale, x)?, per_channel(w, bias, x)?);
-    // Statistics that are given are constants in most models, which leaves one product and one sum.
+    // Given statistics are constants in most models, which leaves one product and one sum.
     let factor = inverse_root(w, variance, epsilon)?;
     let factor = w.mul(scale, factor)?;
     let shift = w.mul(mean, factor)?;
@@ -135,7 +135,7 @@ fn layer_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![y, mean, inverse_deviation])
 }
 
-/// By the operator of its own, where scale and bias have one element for each that is normalized.
+/// As the fused operator, if scale and bias have one element for each normalized one.
 fn fused(
     w: &mut Wiring<'_, '_>,
     x: Var,
@@ -186,7 +186,7 @@ fn rms_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.mul(normalized, scale)?])
 }
 
-/// `x / |x|_p` along an axis; where the norm is 0, so is the result.
+/// `x / |x|_p` along an axis; if the norm is 0, the result is 0.
 fn lp_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axis = w.axis(w.int("axis")?.unwrap_or(-1), w.rank(x))?;
@@ -226,8 +226,8 @@ struct Centered {
     variance: Var,
 }
 
-/// The mean of large numbers is rounded, so that what is left of it is taken away, too: of numbers near 1000 that differ by
-/// hundredths it is half a percent of them.
+/// The mean of large numbers has a rounding error, so the mean of the difference is subtracted, too: for numbers near 1000
+/// that differ by hundredths, the error is half a percent of the difference.
 fn centered(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Centered> {
     let mean = w.mean(x, axes)?;
     let rough = w.sub(x, mean)?;
@@ -257,7 +257,7 @@ fn inverse_root(w: &mut Wiring<'_, '_>, x: Var, epsilon: f32) -> Result<Var> {
     w.unary(Unary::Rsqrt, sum)
 }
 
-/// One number per channel in the place where it broadcasts over `x`, whose dimension 1 the channels are.
+/// One number per channel in a shape that broadcasts over `x`, whose dimension 1 is the channels.
 fn per_channel(w: &mut Wiring<'_, '_>, row: Var, x: Var) -> Result<Var> {
     let channels = w.shape(row).first().cloned().context("one number per channel is needed")?;
     let mut shape = vec![Dim::Fixed(1); w.rank(x)];

@@ -1,4 +1,4 @@
-//! Operators that put elements around a tensor or take them away.
+//! Operators that add elements around a tensor or remove them.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Op, Pad, PadMode, dim::Dim};
@@ -10,7 +10,7 @@ use crate::import::onnx::{
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("CenterCropPad", center_crop_pad), ("Pad", pad)];
 
-/// How many elements are put before and after a dimension.
+/// How many elements are added before and after a dimension.
 type Sides = (Dim, Dim);
 
 fn pad(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -49,7 +49,7 @@ fn pad(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![padded(w, x, sides, mode, fill)?])
 }
 
-/// Puts elements before and after each dimension; negative numbers take them away first.
+/// Adds elements before and after each dimension; negative numbers remove them first.
 fn padded(
     w: &mut Wiring<'_, '_>,
     x: Var,
@@ -95,7 +95,7 @@ fn center_crop_pad(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     for (&axis, wanted) in axes.iter().zip(&wanted) {
         let axis = w.axis(axis, rank)?;
         let more = wanted - w.dim(x, axis);
-        // Where it is odd, the last element is the one that is put there or taken away.
+        // If the number is odd, the additional element is added or removed at the end.
         let before = w.walk.bounded(|bounds| more.over_towards_zero(2, bounds));
         let after = &more - &before;
         sides[axis] = (before, after);

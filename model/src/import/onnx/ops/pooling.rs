@@ -1,4 +1,4 @@
-//! Windows that keep the maximum, mean or norm of what they see, and their inverse.
+//! Windows that give the maximum, mean or norm of their elements, and their inverse.
 
 use anyhow::{Context as _, Result, ensure};
 use flotilla_program::{
@@ -33,7 +33,7 @@ fn sliding(w: &Wiring<'_, '_>, x: Var) -> Result<Sliding> {
     Sliding::of(w, kernel, &shape[2..])
 }
 
-/// What a window keeps of each channel.
+/// The result of a window for each channel.
 fn pool(w: &mut Wiring<'_, '_>, kind: PoolKind, x: Var, sliding: &Sliding) -> Result<Var> {
     let dtype = match kind {
         PoolKind::MaxPosition { .. } => DType::I64,
@@ -130,7 +130,7 @@ fn global_lp_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![root(w, sums, order)?])
 }
 
-/// Every element goes back to the place that its index names; the others are 0.
+/// Every element is written to the place that its index names; the others are 0.
 fn max_unpool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, indices) = (w.input(0)?, w.input(1)?);
     let shape = w.shape(x);
@@ -150,7 +150,7 @@ fn max_unpool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, indices) = (w.reshape(x, &flat)?, w.reshape(indices, &flat)?);
     let scattered = w.onnx("ScatterElements", &[], &[Some(zeros), Some(indices), Some(x)])?[0];
     let mut result = w.reshape(scattered, &inferred)?;
-    // A larger output has the places that are inferred in its first corner.
+    // A larger output has the inferred places in its first corner.
     if w.optional(2).is_some() {
         for (axis, wanted) in w.elements(2, SIZES)?.into_iter().enumerate() {
             let missing = wanted - &inferred[axis];

@@ -1,4 +1,4 @@
-//! Between numbers and integers that stand for them: `x = (q - zero_point) * scale`.
+//! Conversion between numbers and quantized integers: `x = (q - zero_point) * scale`.
 
 use anyhow::{Result, bail};
 use flotilla_program::{Binary, DType, ReduceKind, Unary, dim::Dim};
@@ -50,7 +50,7 @@ fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.cast(result, to)?])
 }
 
-/// Quantized to `U8` with the scale and zero point that span the numbers and zero.
+/// Quantized to `U8` with the scale and zero point for the range of the numbers and zero.
 fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
@@ -62,7 +62,7 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let steps = w.scalar(DType::F32, f64::from(u8::MAX));
     let span = w.sub(high, low)?;
     let scale = w.binary(Binary::Div, span, steps)?;
-    // Zeros alone have any scale; this one divides, and onnxruntime gives it, too.
+    // If all numbers are zero, any scale is valid; this one can be divided by, and onnxruntime gives it, too.
     let one = w.scalar(DType::F32, 1.0);
     let nothing = w.binary(Binary::Eq, scale, zero)?;
     let divisor = w.select(nothing, one, scale)?;
@@ -74,7 +74,7 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![y, divisor, zero_point])
 }
 
-/// Rounded, moved by the zero point and kept within an integer type.
+/// Rounded, shifted by the zero point and kept within an integer type.
 fn saturated(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>, to: DType) -> Result<Var> {
     let (low, high) = match to {
         DType::U8 => (f64::from(u8::MIN), f64::from(u8::MAX)),
@@ -94,7 +94,7 @@ fn saturated(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>, to: DType) -> Re
     w.cast(result, to)
 }
 
-/// The type that the attribute `output_dtype` asks for.
+/// The type in the attribute `output_dtype`.
 fn output_type(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
     match w.int("output_dtype")?.unwrap_or(0) {
         0 => Ok(None),

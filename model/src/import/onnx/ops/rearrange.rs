@@ -112,7 +112,7 @@ fn split_sizes(w: &mut Wiring<'_, '_>, size: &Dim, operand: usize) -> Result<Vec
     }
     let count = w.int("num_outputs")?.unwrap_or(w.node.output.len() as i64);
     ensure!(count > 0, "a split into {count} parts");
-    // The last part is smaller, where they cannot be equal.
+    // If the parts cannot be equal, the last one is smaller.
     let part = size.over_up(count);
     let mut parts = vec![part.clone(); count as usize - 1];
     parts.push(size - part * (count - 1));
@@ -166,7 +166,7 @@ fn space_to_depth(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.reshape(x, &[images, channels * (side * side), rows, columns])?])
 }
 
-/// The first elements of each row of a batch in reverse order.
+/// Reverses the first elements of each row of a batch.
 fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, lengths) = (w.input(0)?, w.input(1)?);
     let batch_axis = w.int("batch_axis")?.unwrap_or(1);
@@ -177,7 +177,7 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     }
     let (batch_axis, time_axis) = (batch_axis as usize, time_axis as usize);
     let (batches, times) = (shape[batch_axis].clone(), shape[time_axis].clone());
-    // Places among elements, which fit 32 bits whatever the lengths might be.
+    // Positions of elements, which fit 32 bits for any lengths.
     let index = DType::I32;
     let time = w.positions(&times)?;
     let time = w.cast(time, index)?;
@@ -204,7 +204,7 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.gather(0, x, place)?])
 }
 
-/// Everything again and again along each dimension.
+/// Repeats the tensor along each dimension.
 fn tile(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let rank = w.rank(x);
@@ -219,7 +219,7 @@ fn tile(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     ensure!(repeats.len() == rank, "{} repeats for {rank} dimensions", repeats.len());
     let one = Dim::Fixed(1);
     let repeated: Vec<usize> = (0..rank).filter(|&axis| repeats[axis] != one).collect();
-    // Each has a dimension of its own on the way; few enough at a time.
+    // Each dimension is split in two temporarily; a few at a time.
     let mut x = x;
     for axes in repeated.chunks(RANK_MAX.saturating_sub(rank).max(1)) {
         let (mut split, mut wide, mut tiled) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! Recurrent layers. The input's share in the gates is one matrix product for all steps; the rest is an operator of ours.
+//! Recurrent layers. The input's share in the gates is one matrix product for all steps; the rest is an operator of the
+//! program.
 
 use anyhow::{Result, bail};
 use flotilla_program::{Activation, Cell, DType, Op, Recurrent, dim::ToDim as _};
@@ -86,7 +87,7 @@ fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> Result<Vec<Var>> {
     results.into_iter().map(|result| w.unrounded(result, dtype)).collect()
 }
 
-/// An operand that must be there, as `F32`.
+/// A required operand, as `F32`.
 fn operand(w: &mut Wiring<'_, '_>, index: usize) -> Result<Var> {
     let var = w.input(index)?;
     w.unrounded(var, DType::F32)
@@ -107,7 +108,7 @@ impl Direction {
         w.squeeze(part, 0)
     }
 
-    /// A state before the first step, `[batch, hidden]`; zeros where it is left out.
+    /// A state before the first step, `[batch, hidden]`; zeros if it is left out.
     fn initial(&self, w: &mut Wiring<'_, '_>, index: usize, x: Var, hidden: usize) -> Result<Var> {
         if w.optional(index).is_none() {
             let zero = w.scalar(DType::F32, 0.0);

@@ -1,4 +1,4 @@
-//! What looks at whole lines of elements: reductions, softmaxes, positions of extremes.
+//! Operators over whole lines of elements: reductions, softmaxes, positions of extremes.
 
 use anyhow::{Context as _, Result, ensure};
 use flotilla_program::{
@@ -32,10 +32,10 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("TopK", top_k),
 ];
 
-/// Shortest dimension that is sorted whole for its first elements.
+/// Shortest dimension that is sorted completely to get its first elements.
 const SORTED_MIN: i64 = 2048;
 
-/// What a reduction does with the elements along axes, which stay as 1.
+/// A reduction of the elements along axes, which remain with size 1.
 type Reduction = fn(&mut Wiring<'_, '_>, Var, &[usize]) -> Result<Var>;
 
 /// A reduction over axes that an attribute or, in later versions, an operand names.
@@ -92,8 +92,8 @@ fn log_sum(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Var> {
     w.cast(log, dtype)
 }
 
-/// The largest element is taken away before the exponentials; it is kept finite, so that of nothing but infinities, and of
-/// nothing at all, the logarithm of 0 remains.
+/// The largest element is subtracted before the exponentials. It is kept finite, so that a line of infinities, or an empty
+/// one, gives the logarithm of 0.
 fn log_sum_exp(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Var> {
     if axes.is_empty() {
         return Ok(x);
@@ -115,7 +115,7 @@ fn log_sum_exp(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Var> {
     w.cast(result, dtype)
 }
 
-/// The dimensions that a softmax sums over: before version 13 all from the axis on counted as one.
+/// The dimensions over which a softmax sums: before version 13, all from the axis on count as one.
 fn softmax_axes(w: &Wiring<'_, '_>, x: Var) -> Result<Vec<usize>> {
     let (rank, old) = (w.rank(x), w.opset < 13);
     let axis = w.axis(w.int("axis")?.unwrap_or(if old { 1 } else { -1 }), rank)?;
@@ -140,7 +140,7 @@ fn hardmax(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let (shape, axes) = (w.shape(x), softmax_axes(w, x)?);
     let axis = *axes.first().context("there is no dimension")?;
-    // Dimensions that count as one are one.
+    // Dimensions that count as one become one.
     let mut flat = shape[..axis].to_vec();
     flat.push(axes.iter().map(|&axis| shape[axis].clone()).product());
     flat.extend_from_slice(&shape[axis + axes.len()..]);
@@ -155,7 +155,7 @@ fn hardmax(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.reshape(ones, &shape)?])
 }
 
-/// The position of the largest or smallest element along an axis, which stays as 1.
+/// The position of the largest or smallest element along an axis, which remains with size 1.
 fn position(w: &mut Wiring<'_, '_>, x: Var, axis: usize, largest: bool, last: bool) -> Result<Var> {
     let mut shape = w.shape(x);
     shape[axis] = Dim::Fixed(1);
@@ -185,8 +185,8 @@ fn cumulative(w: &mut Wiring<'_, '_>, product: bool) -> Result<Vec<Var>> {
     Ok(vec![w.op(Op::Cumulative(op), &[x], w.dtype(x), w.shape(x))?])
 }
 
-/// Positions by an operator of their own; the values are then gathered. The first of a long dimension, or of one whose
-/// length is only known when it runs, are taken from all of it in order, which is faster than to count their ranks.
+/// Positions are computed by an operator; the values are then gathered. For a long dimension, or one whose length is known
+/// only in a run, the whole dimension is sorted, which is faster than counting ranks.
 fn top_k(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let (all, dtype) = (w.shape(x), w.dtype(x));

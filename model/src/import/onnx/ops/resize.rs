@@ -1,5 +1,5 @@
-//! Resizing: along each dimension, every element of the result is a weighted sum of a few elements.
-//! Source: ONNX, "Resize", whose formulas for coordinates and weights these are.
+//! Resizing: along each dimension, every element of the result is a weighted sum of a few input elements.
+//! Source: ONNX, "Resize", with its formulas for coordinates and weights.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Binary, DType, Expr, Op, ReduceKind, Resample, Step, Unary, dim::Dim};
@@ -13,7 +13,7 @@ use crate::import::onnx::{
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("Resize", resize), ("Upsample", upsample)];
 
-/// How places of the result are found among the elements of the input.
+/// How positions of the result are mapped to positions of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coordinates {
     HalfPixel,
@@ -31,7 +31,7 @@ enum Rounding {
     PreferCeil,
     Floor,
     Ceil,
-    /// Up where there are fewer elements than before, else down: version 10, as onnxruntime reads it.
+    /// Up if the dimension shrinks, else down: version 10, as onnxruntime reads it.
     Outwards,
 }
 
@@ -43,7 +43,7 @@ enum Mode {
     Cubic(f64),
 }
 
-/// What does not depend on the dimension.
+/// The settings that do not depend on the dimension.
 #[derive(Clone, Copy, Debug)]
 struct Resizing {
     mode: Mode,
@@ -66,7 +66,7 @@ struct Line {
     region: (f64, f64),
 }
 
-/// One dimension that is resized and whose sizes are known when the program runs.
+/// A resized dimension whose sizes are known only in a run.
 #[derive(Clone, Debug)]
 struct OpenLine {
     axis: usize,
@@ -75,10 +75,10 @@ struct OpenLine {
     scale: Scale,
 }
 
-/// By how much a dimension grows.
+/// The scale of a dimension.
 #[derive(Clone, Copy, Debug)]
 enum Scale {
-    /// As its sizes say.
+    /// From its sizes.
     Sizes,
     Number(f64),
     /// As the program computes it: a float of rank 0.
@@ -95,7 +95,7 @@ struct Lines {
 /// Most entries of a table: 64 Mi words of indices and weights.
 const ENTRIES_MAX: f64 = (1 << 25) as f64;
 
-/// For each element of the result the elements of the input that it is made of.
+/// For each element of the result, the elements of the input of which it is computed.
 #[derive(Debug, PartialEq)]
 struct Table {
     /// Entries per element.
@@ -150,7 +150,7 @@ fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         None => (0..rank).collect::<Vec<usize>>(),
     };
     let given = |w: &Wiring<'_, '_>, index: usize| {
-        // An operand may also be left out by having no elements.
+        // An operand without elements counts as left out.
         let is_empty = |var: Var| w.shape(var).contains(&Dim::Fixed(0));
         w.optional(index).is_some_and(|var| !is_empty(var))
     };
@@ -173,7 +173,7 @@ fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     resized(w, x, &resizing, &lines)
 }
 
-/// Scales as numbers where they are known, else as the program computes them.
+/// Scales as numbers if they are known, else as the program computes them.
 fn scale_targets(w: &mut Wiring<'_, '_>, scales: Var) -> Result<Targets> {
     if let Some(known) = w.constant(scales) {
         return Ok(Targets::Scales(known.floats()));
@@ -213,7 +213,7 @@ fn upsample(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     resized(w, x, &resizing, &lines)
 }
 
-/// What a result is asked to be, for each axis.
+/// The requested size or scale of each axis.
 enum Targets {
     Scales(Vec<f64>),
     /// Floats of rank 0.
@@ -298,7 +298,7 @@ fn lines(
     Ok(lines)
 }
 
-/// Sizes that keep the ratio of those that there are: all dimensions get one scale.
+/// Sizes that keep the aspect ratio: all dimensions get one scale.
 fn kept_aspect(
     w: &Wiring<'_, '_>,
     x: Var,
@@ -326,10 +326,11 @@ fn kept_aspect(
     Ok(lines)
 }
 
-/// Largest divisor of a scale that is seen to divide exactly.
+/// Largest denominator with which a scale is recognized as a fraction.
 const DIVISOR_MAX: f64 = 64.0;
 
-/// A size times a scale, rounded down. The product is one of floats of 32 bits, as in the engines that models are made for.
+/// A size times a scale, rounded down. The product is computed in 32-bit floats, as in the engines for which models are
+/// made.
 fn scaled(w: &mut Wiring<'_, '_>, size: &Dim, scale: f64) -> Result<Dim> {
     if let Some(size) = size.as_fixed() {
         return Ok(Dim::Fixed((size as f32 * scale as f32) as i64));
@@ -413,7 +414,7 @@ fn sums(w: &mut Wiring<'_, '_>, x: Var, axis: usize, indices: Var, weights: Var)
     w.op(op, &[x, indices, weights], DType::F32, shape)
 }
 
-/// The same with places and weights that are computed when the program runs.
+/// The same with positions and weights that are computed in a run.
 fn resized_by_formula(
     w: &mut Wiring<'_, '_>,
     x: Var,
@@ -574,7 +575,7 @@ fn cubic_steps(a: f32) -> Vec<Step> {
     ]
 }
 
-/// Where the elements of a result lie among those of the input, `[resized]`; see [`place`].
+/// Positions of the result's elements among those of the input, `[resized]`; see [`place`].
 fn places(
     w: &mut Wiring<'_, '_>,
     coordinates: Coordinates,
@@ -637,7 +638,7 @@ fn places(
     }
 }
 
-/// Places that may lie outside, as indices of the nearest elements.
+/// Positions that may lie outside, as indices of the nearest elements.
 fn inside(w: &mut Wiring<'_, '_>, places: Var, size: &Dim) -> Result<Var> {
     let steps = vec![
         Step::Input(0),
@@ -651,7 +652,7 @@ fn inside(w: &mut Wiring<'_, '_>, places: Var, size: &Dim) -> Result<Var> {
     w.op(Op::Elementwise(Expr { steps }), &[places], DType::I32, shape)
 }
 
-/// Where an element of the result lies among those of the input.
+/// The position of an element of the result among those of the input.
 fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     let (at, last) = (index as f64, line.size as f64 - 1.0);
     match coordinates {
@@ -674,7 +675,8 @@ fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     }
 }
 
-/// How far the weights reach to either side, in elements of the input that are `narrowing` apart; 0 for the nearest alone.
+/// How far the weights reach to either side, in elements of the input that are `narrowing` apart; 0 if only the nearest
+/// counts.
 fn support(mode: Mode) -> f64 {
     match mode {
         Mode::Nearest(_) => 0.0,
@@ -683,12 +685,12 @@ fn support(mode: Mode) -> f64 {
     }
 }
 
-/// Antialiasing widens the weights' support when there are fewer elements than before.
+/// Antialiasing widens the weights' support if the dimension shrinks.
 fn narrowing(resizing: &Resizing, line: &Line) -> f64 {
     if resizing.antialias { line.scale.min(1.0) } else { 1.0 }
 }
 
-/// How many elements of the input each element of the result is made of.
+/// How many elements of the input each element of the result uses.
 fn taps(resizing: &Resizing, line: &Line) -> f64 {
     (2.0 * support(resizing.mode) / narrowing(resizing, line)).ceil().max(1.0)
 }

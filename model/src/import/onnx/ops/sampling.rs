@@ -1,4 +1,4 @@
-//! Operators that read images and volumes at places between their elements.
+//! Operators that read images and volumes at positions between their elements.
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{
@@ -41,7 +41,7 @@ fn grid_sample(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.unrounded(sampled, dtype)?])
 }
 
-/// Places of a regular grid, each mapped by its image's matrix.
+/// Positions of a regular grid, each mapped by its image's matrix.
 fn affine_grid(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let theta = w.input(0)?;
     let sizes: Vec<Dim> = w.elements(1, SIZES)?.split_off(2);
@@ -75,7 +75,7 @@ fn affine_grid(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.unrounded(mapped, dtype)?])
 }
 
-/// The elements of a dimension in -1..1, whose ends are either the outer elements' centres or their edges.
+/// The elements of a dimension in -1..1; the ends are either the outer elements' centres or their edges.
 fn coordinates(w: &mut Wiring<'_, '_>, size: &Dim, align_corners: bool) -> Result<Var> {
     let at = w.positions(size)?;
     let at = w.cast(at, DType::F32)?;
@@ -99,7 +99,7 @@ fn coordinates(w: &mut Wiring<'_, '_>, size: &Dim, align_corners: bool) -> Resul
 
 fn roi_align(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, regions, batches) = (w.input(0)?, w.input(1)?, w.input(2)?);
-    // Before version 16 coordinates were not moved.
+    // Before version 16 coordinates were not shifted.
     let default = if w.opset < 16 { "output_half_pixel" } else { "half_pixel" };
     let half_pixel = match w.text("coordinate_transformation_mode")?.unwrap_or(default) {
         "half_pixel" => true,

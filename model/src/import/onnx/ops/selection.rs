@@ -1,4 +1,4 @@
-//! Operators that pick elements by index, or put them there.
+//! Operators that read or write elements by index.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
@@ -28,7 +28,7 @@ fn gather(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.gather(axis, data, indices)?])
 }
 
-/// Data of one row, or data that repeats one row, is gathered from plainly.
+/// If the data are one row, or repeat one row, a plain gather is used.
 fn gather_elements(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (data, indices) = (w.input(0)?, w.input(1)?);
     let (dtype, rank) = (w.dtype(data), w.rank(data));
@@ -71,7 +71,7 @@ fn gather_nd(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.op(gather, &[data, indices], w.dtype(data), shape)?])
 }
 
-/// How an update and what is there become one.
+/// How an update is combined with the element in its place.
 fn combine(w: &Wiring<'_, '_>) -> Result<Combine> {
     Ok(match w.text("reduction")?.unwrap_or("none") {
         "none" => Combine::Replace,
@@ -100,7 +100,7 @@ fn scatter_nd(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.op(Op::ScatterNd(scatter), &inputs, w.dtype(data), w.shape(data))?])
 }
 
-/// Puts a value for every other position in the place of one dimension of a shape of ones.
+/// Puts the elements of `x` along `axis` of a shape whose other dimensions are 1.
 fn along(w: &mut Wiring<'_, '_>, x: Var, axis: usize, rank: usize) -> Result<Var> {
     let mut shape = vec![1.to_dim(); rank];
     shape[axis] = w.dim(x, 0);
@@ -139,7 +139,7 @@ fn one_hot(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.select(is_on, on, off)?])
 }
 
-/// Writes a run of positions into a cache, each row of the batch from its own start.
+/// Writes consecutive positions into a cache, each row of the batch from its own start.
 fn tensor_scatter(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (cache, update) = (w.input(0)?, w.input(1)?);
     let rank = w.rank(cache);

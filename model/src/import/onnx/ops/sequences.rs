@@ -1,4 +1,5 @@
-//! Sequences of tensors whose length is known when the model is loaded: they are lists of operands here, and nothing in a page.
+//! Sequences of tensors whose length is known when the model is loaded. Here they are lists of operands; in a page they do not
+//! exist.
 
 use anyhow::{Context as _, Result, bail};
 use flotilla_program::dim::Dim;
@@ -20,7 +21,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("SplitToSequence", split_to_sequence),
 ];
 
-/// Longest sequence; each element is an operand of its own.
+/// Longest sequence; each element is a separate operand.
 const LENGTH_MAX: usize = 4096;
 
 fn sequence(w: &mut Wiring<'_, '_>, items: &[Var]) -> Result<Vec<Var>> {
@@ -45,7 +46,7 @@ fn items(w: &Wiring<'_, '_>, index: usize) -> Result<Vec<Var>> {
     }
 }
 
-/// A position in `0..end`, counted from the end where it is negative.
+/// A position in `0..end`; negative ones are counted from the end.
 fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> Result<usize> {
     let given = w.known_i64s(index)?;
     let &[given] = given.as_slice() else { bail!("{given:?} is no position") };
@@ -96,7 +97,7 @@ fn sequence_length(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.integer(length)])
 }
 
-/// The body once for every element of the first sequence; tensors are the same for all.
+/// The body once for every element of the first sequence; tensor operands are the same each time.
 fn sequence_map(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let count = items(w, 0)?.len();
     let mut operands = Vec::new();
@@ -120,7 +121,7 @@ fn sequence_map(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     results.collect()
 }
 
-/// Parts of an axis: of given sizes, of one size but for the last one, or single elements.
+/// Parts of an axis: of given sizes, of one size except the last one, or single elements.
 fn split_to_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let rank = w.rank(x);
@@ -155,7 +156,7 @@ fn split_to_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     sequence(w, &items)
 }
 
-/// Elements one after the other along an axis, which is a new one where that is asked for.
+/// Joins elements along an axis, or along a new one if requested.
 fn concat_from_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut items = items(w, 0)?;
     let Some(&first) = items.first() else { bail!("an empty sequence has no shape") };

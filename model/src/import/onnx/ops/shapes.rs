@@ -1,4 +1,4 @@
-//! Operators that tell shapes, and those that give elements another one.
+//! Operators that return shapes, and those that change the shape of their operand.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Check, dim::Dim};
@@ -35,7 +35,7 @@ fn size(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.dimension(count, flotilla_program::DType::I64)?])
 }
 
-/// 0 stands for the dimension of the operand in this place, -1 for what is left.
+/// 0 stands for the operand's dimension in this place, -1 for the remaining number of elements.
 fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let from = w.shape(x);
@@ -59,7 +59,7 @@ fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
             (Some(0), None) => bail!("there is no dimension {axis} to copy"),
             (Some(_), _) | (None, None) => Ok(dim.clone()),
             (None, Some(own)) => Ok(w.walk.bounded(|bounds| match bounds.of(dim).0 {
-                // What may be a marker is told when it is known.
+                // A number that may be a marker is decided when it is known.
                 ..0 => dim.equal(0, bounds).select(own, dim),
                 _ => dim.clone(),
             })),
@@ -88,11 +88,11 @@ fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.reshape(x, &shape)?])
 }
 
-/// A number of a shape that may be -1, which stands for what is left. What a model computes of sizes is one, or the marker, in
-/// all runs: as it is for the example, and checked.
+/// A number of a shape that may be -1, which stands for the remaining elements. A number that a model computes from sizes is
+/// either a size in all runs or the marker in all runs: the example decides, and each run checks it.
 fn size_or_marker(w: &mut Wiring<'_, '_>, dim: Dim) -> Result<Dim> {
     let below = w.walk.bounded(|bounds| dim.less(0, bounds));
-    // A number that is read tells it in each run.
+    // A number that is read decides this in each run.
     if matches!(dim, Dim::Symbol(_)) || below.as_fixed().is_some() {
         return Ok(dim);
     }
@@ -148,8 +148,8 @@ fn squeeze(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![x])
 }
 
-/// Whether a dimension goes where those of 1 go. A program has values of one rank, so for a dimension that may be 1 or not
-/// this is settled for good, by the example, and checked in each run.
+/// Whether a dimension is removed as a dimension of 1. A program's values have one rank, so for a dimension that may or may
+/// not be 1 the example decides this permanently, and each run checks it.
 fn is_one(w: &mut Wiring<'_, '_>, dim: &Dim) -> Result<bool> {
     if let Some(size) = dim.as_fixed() {
         return Ok(size == 1);
@@ -193,7 +193,7 @@ fn expand(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let wanted = w.sizes(1)?;
     let own = w.shape(x);
     for (own, wanted) in own.iter().rev().zip(wanted.iter().rev()) {
-        // A number that is not 1 stays, and what a run wants instead can only be 1 or the same.
+        // A number that is not 1 stays; the run's number for it can only be 1 or the same.
         let is_fixed = own.as_fixed().is_some_and(|size| size != 1);
         let left = own.broadcast(wanted.clone());
         if is_fixed && wanted.as_fixed().is_none() && left != *own {

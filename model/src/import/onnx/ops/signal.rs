@@ -47,7 +47,8 @@ fn dft(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![transform(w, x, axis, &length, inverse, onesided)?])
 }
 
-/// The transform of `length` elements of an axis; `onesided` keeps the half of a spectrum that says all of it.
+/// The transform of `length` elements of an axis; `onesided` keeps the half of a spectrum that determines all
+/// of it.
 fn transform(
     w: &mut Wiring<'_, '_>,
     x: Var,
@@ -69,7 +70,7 @@ fn transform(
     w.unrounded(transformed, dtype)
 }
 
-/// Cosines and sines of the parts of a turn, `[length, 2]`.
+/// Cosines and sines of the fractions of a full turn, `[length, 2]`.
 fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
     let Some(length) = length.as_fixed() else {
         let turn = w.scalar(DType::F32, 2.0 * std::f64::consts::PI);
@@ -92,11 +93,11 @@ fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
     Ok(w.known(Constant::f32s(&[length, 2], &twiddles)))
 }
 
-/// Overlapping frames of a signal, weighted, and transformed each.
+/// Overlapping frames of a signal, each weighted and transformed.
 fn stft(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut signal = w.input(0)?;
     match w.rank(signal) {
-        // Real numbers, each without a dimension of its own.
+        // Real numbers, without their own dimension.
         2 => signal = w.unsqueeze(signal, 2)?,
         3 => {}
         rank => bail!("a signal has two or three dimensions, {rank} are given"),
@@ -162,7 +163,7 @@ fn cosines(w: &mut Wiring<'_, '_>, [a0, a1, a2]: [f64; 3]) -> Result<Vec<Var>> {
     Ok(vec![w.cast(window, dtype)?])
 }
 
-/// The type that the attribute `output_datatype` asks for.
+/// The type in the attribute `output_datatype`.
 fn output_type(w: &Wiring<'_, '_>) -> Result<DType> {
     match w.int("output_datatype")? {
         None => Ok(DType::F32),

@@ -57,7 +57,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if targets.len() != weights.len() {
         bail!("{} leaves have targets and {} have weights", targets.len(), weights.len());
     }
-    // Members come in the order of the nodes that want them, a NaN after those of each.
+    // Members are in the order of the nodes that test them, with a NaN after those of each node.
     let members = floats("membership_values")?;
     let mut members = members.split(|member| member.is_nan());
     let width = features.iter().copied().max().unwrap_or(0);
@@ -101,7 +101,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     for &root in &roots {
         let index = usize::try_from(root).ok().filter(|&index| index < count);
         let Some(index) = index else { bail!("root {root} is not one of {count} nodes") };
-        // A tree that is nothing but a leaf has it on both sides of its root.
+        // A tree that consists of a single leaf has it on both sides of its root.
         let is_leaf = yes_leaf[index] != 0 && no_leaf[index] != 0 && yes[index] == no[index];
         starting.push(if is_leaf { next(yes[index], 1)? } else { i32::try_from(root)? });
     }

@@ -9,7 +9,7 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-/// Of the elements that training drops, unless it is given.
+/// The part of the elements that training drops, unless it is given.
 const DROPOUT_RATIO: f64 = 0.5;
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
@@ -21,7 +21,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("Dropout", dropout),
 ];
 
-/// The type that an attribute asks for.
+/// The type that an attribute names.
 fn target(w: &Wiring<'_, '_>) -> Result<DType> {
     let number = i32::try_from(w.int("to")?.context("to is missing")?)?;
     element_type(number)
@@ -58,7 +58,7 @@ fn constant(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.known(constant)])
 }
 
-/// One number everywhere, which is 0 in F32 unless it is given.
+/// A constant tensor of one number; 0 in F32 unless it is given.
 fn constant_of_shape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let shape = w.sizes(0)?;
     let number = w.tensor("value")?.unwrap_or_else(|| Constant::scalar(DType::F32, 0.0));
@@ -66,7 +66,7 @@ fn constant_of_shape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.broadcast_to(number, &shape)?])
 }
 
-/// Everything is kept, which is what inference does, and training where nothing is to be dropped.
+/// All elements are kept: in inference, and in training with a ratio of zero.
 fn dropout(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let training = match w.optional(2) {
@@ -98,7 +98,7 @@ fn bit_cast(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let whole = |dtype: DType| dtype.is_integer();
     let step = match (from.wire_bytes(), to.wire_bytes()) {
         (4, 4) if to != DType::Bool => Step::Bits(to, 0),
-        // Of integers of the same width a page has the same bits in another word, and a flag is 0 or 1.
+        // Integers of the same width have the same bits in another word, and a flag is 0 or 1.
         (a, b) if a == b && whole(to) && !from.is_float() => Step::Cast(to, 0),
         _ => bail!("bits of {from:?} cannot be read as {to:?}"),
     };

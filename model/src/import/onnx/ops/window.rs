@@ -20,7 +20,7 @@ pub(super) struct Sliding {
     pub(super) places: Vec<Dim>,
 }
 
-/// A list of sizes, or as many of these where there is none.
+/// A list of sizes, or as many of the default ones if there is none.
 pub(super) fn sizes(
     w: &Wiring<'_, '_>,
     name: &str,
@@ -38,7 +38,7 @@ pub(super) fn sizes(
     Ok(sizes)
 }
 
-/// Padding before and behind, where it is given as numbers.
+/// Padding before and after, if it is given as numbers.
 pub(super) fn pads(w: &Wiring<'_, '_>, rank: usize) -> Result<(Vec<usize>, Vec<usize>)> {
     let mut before = sizes(w, "pads", 2 * rank, 0)?;
     let after = before.split_off(rank);
@@ -87,7 +87,7 @@ impl Sliding {
                         places.push(rest.over(stride) + 1);
                         continue;
                     }
-                    // The last place must not lie in the padding behind the input.
+                    // The last place must not lie in the padding after the input.
                     let last = rest.over_up(stride);
                     let never = after[axis]
                         .as_fixed()

@@ -1,14 +1,35 @@
 //! Joining requests into the tensors of a run, and taking its results apart.
 
+use std::{borrow::Cow, sync::Arc};
+
 use flotilla_program::{Program, dim::Symbol};
-use flotilla_protocol::{DType, Tensor};
+use flotilla_protocol::{DType, Tensor, TensorError};
 
-use crate::pool::{AnswerError, Input};
+/// The inputs of a client's request.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// One row of token ids; may be joined with others into a batch.
+    Tokens(Vec<u32>),
+    /// All inputs of the program, in its order; runs alone.
+    Tensors(Vec<Tensor>),
+}
 
-/// The input that says where tokens are, and where padding is.
+/// Why inputs do not make a run, or results are not those of its requests.
+#[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what the messages say")]
+pub enum BatchError {
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error("{got} rows for {want} requests")]
+    Rows { got: usize, want: usize },
+}
+
+/// Most bytes that are copied or checked on a thread that other tasks need, too: more would block it for milliseconds.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// The input that is 1 where a token is and 0 where padding is.
 const MASK: &str = "attention_mask";
 
-/// Sizes that a program of tokens has for good.
+/// Fixed sizes of a program that takes tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FixedSizes {
     /// Rows of a run.
@@ -37,9 +58,9 @@ fn has_mask(program: &Program) -> bool {
     program.inputs.iter().any(|port| port.name == MASK)
 }
 
-/// How many of the `rows_max` rows of a batch a request of tokens takes: all where nothing may be joined to it, because
-/// padding would be taken for tokens, and so much that not more are joined than the program has rows.
-pub(super) fn weight(program: &Program, rows_max: u32) -> u32 {
+/// How many of the `rows_max` rows of a batch a request of tokens takes. It takes all of them if nothing may be joined to it,
+/// because padding would be taken for tokens; else so many that no more requests are joined than the program has rows.
+pub(crate) fn weight(program: &Program, rows_max: u32) -> u32 {
     if !has_mask(program) {
         return rows_max;
     }
@@ -49,47 +70,49 @@ pub(super) fn weight(program: &Program, rows_max: u32) -> u32 {
 
 /// The inputs of a run that answers these requests, in the program's order.
 ///
-/// Rows of tokens become `[rows, longest]` tensors: `input_ids` padded with 0, `attention_mask` 1 where a token is, any
-/// other integer input (token types) 0. What a program has more rows is filled with the last one.
-pub(super) fn join(program: &Program, inputs: &[&Input]) -> Result<Vec<Tensor>, AnswerError> {
-    if let [Input::Tensors(tensors)] = inputs {
-        return Ok(tensors.clone());
+/// Rows of tokens become `[rows, longest]` tensors: `input_ids` padded with 0, `attention_mask` 1 where a token is, any other
+/// integer input (token types) 0. If the program has more rows, the last one is repeated.
+pub(crate) fn join<'a>(
+    program: &Program,
+    inputs: &'a [Arc<Input>],
+) -> Result<Cow<'a, [Tensor]>, BatchError> {
+    if let [input] = inputs
+        && let Input::Tensors(tensors) = &**input
+    {
+        return Ok(Cow::Borrowed(tensors));
     }
     let mut rows: Vec<&[u32]> = inputs
         .iter()
-        .filter_map(|input| match input {
+        .filter_map(|input| match &**input {
             Input::Tokens(ids) => Some(ids.as_slice()),
             // The core never joins a request that fills a batch by itself.
             Input::Tensors(_) => None,
         })
         .collect();
-    // A page refuses what has other sizes all the same.
+    // Other sizes are refused by the page.
     let fixed = FixedSizes::of(program);
     let length_min = fixed.length.filter(|_| has_mask(program)).unwrap_or(0);
     let longest = rows.iter().map(|ids| ids.len()).fold(length_min, usize::max);
     if let (Some(want), Some(&last)) = (fixed.rows, rows.last()) {
         rows.resize(want.max(rows.len()), last);
     }
-    program
-        .inputs
-        .iter()
-        .map(|port| {
-            let padded = rows.iter().flat_map(|ids| {
-                (0..longest).map(|at| match (port.name.as_str(), ids.get(at)) {
-                    (MASK, id) => i64::from(id.is_some()),
-                    ("input_ids", Some(&id)) => i64::from(id),
-                    _ => 0,
-                })
-            });
-            let values: Vec<i64> = padded.collect();
-            Ok(Tensor::from_i64(vec![rows.len(), longest], &values)?)
-        })
-        .collect()
+    let tensors = program.inputs.iter().map(|port| {
+        let padded = rows.iter().flat_map(|ids| {
+            (0..longest).map(|at| match (port.name.as_str(), ids.get(at)) {
+                (MASK, id) => i64::from(id.is_some()),
+                ("input_ids", Some(&id)) => i64::from(id),
+                _ => 0,
+            })
+        });
+        let values: Vec<i64> = padded.collect();
+        Tensor::from_i64(vec![rows.len(), longest], &values)
+    });
+    Ok(Cow::Owned(tensors.collect::<Result<_, _>>()?))
 }
 
-/// What a result must be, as far as a run's inputs tell.
+/// Expected type and shape of a result, as far as a run's inputs determine them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     name: String,
     dtype: DType,
     /// By dimension; `None` where the run itself decides the size.
@@ -113,8 +136,8 @@ impl std::fmt::Display for Wanted {
     }
 }
 
-/// What the results of a run with these inputs must be, in the program's order.
-pub(super) fn wanted(program: &Program, inputs: &[Tensor]) -> Vec<Wanted> {
+/// Expected types and shapes of the results of a run with these inputs, in the program's order.
+pub(crate) fn wanted(program: &Program, inputs: &[Tensor]) -> Vec<Wanted> {
     let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
     // Inputs that do not fit are refused by the page.
     let symbols = program.bind(&shapes).unwrap_or_else(|_| vec![None; program.symbols.len()]);
@@ -129,7 +152,7 @@ pub(super) fn wanted(program: &Program, inputs: &[Tensor]) -> Vec<Wanted> {
 
 /// Whether results can be given to clients: each has the type and shape that the program declares and, for rows of tokens, a
 /// row for each request and every number finite. What numbers a program of tensors may compute is not known here.
-pub(super) fn check(
+pub(crate) fn check(
     outputs: &[Tensor],
     wanted: &[Wanted],
     rows: usize,
@@ -164,22 +187,18 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Row `index` of a run's results, which have so many. A run of tensors has one request and all of it.
-pub(super) fn row(
+/// Row `index` of a run's results, which have so many rows.
+pub(crate) fn row(
     outputs: &[Tensor],
     index: usize,
     rows: usize,
-    tensors: bool,
-) -> Result<Vec<Tensor>, AnswerError> {
-    if tensors {
-        return Ok(outputs.to_vec());
-    }
+) -> Result<Vec<Tensor>, BatchError> {
     outputs
         .iter()
         .map(|output| {
             let got = output.shape.first().copied().unwrap_or(0);
             if got != rows {
-                return Err(AnswerError::Rows { got, want: rows });
+                return Err(BatchError::Rows { got, want: rows });
             }
             let length = output.bytes.len() / rows;
             let mut shape = output.shape.clone();
@@ -191,6 +210,43 @@ pub(super) fn row(
             )?)
         })
         .collect()
+}
+
+/// Runs work whose time grows with `bytes` on a thread that blocks no task.
+pub(crate) async fn unblocked<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // It is not cancelled, so it has panicked.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Frees a value of so many bytes on a thread that blocks no task.
+pub(crate) fn discard<T: Send + 'static>(bytes: usize, value: T) {
+    if bytes > INLINE_BYTES_MAX {
+        drop(tokio::task::spawn_blocking(move || drop(value)));
+    }
+}
+
+impl Input {
+    /// Bytes that it takes, without shapes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Input::Tokens(ids) => size_of_val(ids.as_slice()),
+            Input::Tensors(tensors) => bytes(tensors),
+        }
+    }
+}
+
+/// Bytes of tensors, without their shapes.
+pub(crate) fn bytes(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.bytes.len()).sum()
 }
 
 /// Whether a program takes tokens: its first input is `input_ids` and all are integers `[batch, sequence]`.
@@ -233,9 +289,10 @@ mod tests {
         }
     }
 
-    fn joined(program: &Program, rows: &[&[u32]]) -> Result<Vec<Vec<i64>>, AnswerError> {
-        let inputs: Vec<Input> = rows.iter().map(|ids| Input::Tokens(ids.to_vec())).collect();
-        let tensors = join(program, &inputs.iter().collect::<Vec<_>>())?;
+    fn joined(program: &Program, rows: &[&[u32]]) -> Result<Vec<Vec<i64>>, BatchError> {
+        let inputs: Vec<Arc<Input>> =
+            rows.iter().map(|ids| Arc::new(Input::Tokens(ids.to_vec()))).collect();
+        let tensors = join(program, &inputs)?;
         let numbers = |tensor: &Tensor| {
             let (chunks, _) = tensor.bytes.as_chunks::<8>();
             chunks.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect()

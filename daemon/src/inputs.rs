@@ -1,4 +1,4 @@
-//! Inputs that nobody recorded: seeded, of the right types, in shapes that are chosen by name.
+//! Generated inputs: seeded, of the right types, in shapes that are chosen by the dimensions' names.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,19 @@ use flotilla_program::{
     DType, Op, Port, Program, Step, SymbolSource,
     dim::{Dim, Symbol},
 };
+use flotilla_protocol::{Tensor, TensorError};
 
-/// Largest value in bytes that a page holds; the reference would try larger ones.
-pub(super) const VALUE_BYTES_MAX: i64 = 1 << 31;
-/// Most elements of an input that is made up.
+/// A tensor as it is sent to a page.
+pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, TensorError> {
+    Tensor::new(tensor.dtype, tensor.shape.clone(), tensor.bytes.clone())
+}
+
+/// Largest value in bytes that a page holds; the reference would accept larger ones.
+pub(crate) const VALUE_BYTES_MAX: i64 = 1 << 31;
+/// Most elements of a generated input.
 const ELEMENTS_MAX: usize = 1 << 28;
-/// Sizes of dimensions by what their names hold, and of the others. A batch of one row and a few tokens show what a
-/// model computes; frames, samples and pictures must be larger than the kernels that run over them.
+/// Sizes of dimensions by words in their names, and of all others. One row and a few tokens are enough to check a model;
+/// frames, samples and pictures must be larger than the kernels that run over them.
 const SIZES: [(&str, i64); 9] = [
     ("batch", 1),
     ("height", 64),
@@ -26,7 +32,7 @@ const SIZES: [(&str, i64); 9] = [
     ("", 8),
 ];
 
-/// Why no inputs can be made up.
+/// Why no inputs can be generated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum InputError {
@@ -38,9 +44,9 @@ pub enum InputError {
     TooLarge { shape: Vec<i64>, dims: BTreeMap<String, i64> },
 }
 
-/// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. What only a run decides is
-/// not known yet.
-pub(super) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
+/// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. Sizes that only a run
+/// decides are not known yet.
+pub(crate) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
     program.values.iter().find_map(|value| {
         let size = |dim: &Dim| dim.eval_with(&values(sizes));
         let shape: Vec<i64> = value.shape.iter().map(size).collect::<Option<_>>()?;
@@ -62,12 +68,12 @@ fn values(sizes: &[Option<i64>]) -> impl Fn(Symbol) -> Option<i64> {
     |symbol| sizes.get(symbol.0 as usize).copied().flatten()
 }
 
-/// Makes inputs up. Sizes are those that are `known`, by dimensions' names, else they are chosen by the name; floating-point
-/// numbers lie in `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` where the model's files say
+/// Generates inputs. Sizes come from `known`, by the dimensions' names, else they are chosen by the name; floating-point
+/// numbers lie in `[-1, 1)`, integers that pick rows of a table lie within it, below `vocabulary` if the model's files declare
 /// one, other integers are 0 or 1, masks are all 1. The same seed gives the same inputs.
 ///
 /// # Errors
-/// A shape that cannot be.
+/// A shape is not possible.
 pub fn make(
     program: &Program,
     vocabulary: Option<u32>,
@@ -102,12 +108,12 @@ pub fn sizes(program: &Program, known: &BTreeMap<String, i64>) -> Vec<Option<i64
     symbols.map(|info| (info.source == SymbolSource::Input).then(|| one(&info.name))).collect()
 }
 
-/// With any size where none is known: 0.
+/// Replaces unknown sizes by 0; any size would do.
 pub(crate) fn any(sizes: Vec<Option<i64>>) -> Vec<i64> {
     sizes.into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// The symbol that counts the rows of a model's inputs: the first dimension of its first input, if that is a symbol.
+/// The symbol for the number of rows of a model's inputs: the first dimension of its first input, if that is a symbol.
 pub fn batch_symbol(program: &Program) -> Option<&str> {
     let port = program.inputs.first()?;
     match program.value(port.value).shape.first()? {
@@ -143,7 +149,7 @@ fn shape(dims: &[Dim], sizes: &[Option<i64>]) -> Option<Vec<usize>> {
     (elements <= ELEMENTS_MAX).then_some(shape)
 }
 
-/// What an integer input must be below: the length of every table that it picks rows of.
+/// Upper bound (exclusive) of an integer input: the length of the shortest table that it indexes.
 fn below(program: &Program, port: &Port, vocabulary: Option<u32>) -> Option<i64> {
     let mut same = vec![port.value];
     let mut limit = vocabulary.filter(|_| port.name == "input_ids").map(i64::from);
@@ -163,7 +169,7 @@ fn below(program: &Program, port: &Port, vocabulary: Option<u32>) -> Option<i64>
     limit
 }
 
-/// Whether an operator's result holds its first input's numbers, in whatever shape or order.
+/// Whether an operator's result holds the numbers of its first input, possibly in another shape or order.
 fn keeps_numbers(op: &Op) -> bool {
     if let Op::Elementwise(expr) = op {
         return expr.steps.iter().all(|step| matches!(step, Step::Input(0) | Step::Cast(..)));
@@ -294,8 +300,8 @@ mod tests {
     #[test]
     fn inputs_respect_what_the_program_does_with_them() {
         let program = program();
-        let wished = [("seq".to_owned(), 1000)].into();
-        let made = make(&program, None, &wished, 1).expect("can be made");
+        let requested = [("seq".to_owned(), 1000)].into();
+        let made = make(&program, None, &requested, 1).expect("can be made");
         assert_eq!(made.dims, [("batch".to_owned(), 1), ("seq".to_owned(), 1000)].into());
         assert_eq!(made.inputs[0].shape, [1, 1000]);
         let ids = made.inputs[0].numbers();
@@ -303,8 +309,8 @@ mod tests {
         assert!((0..7).all(|id| ids.contains(&f64::from(id))), "all of it");
         assert!(made.inputs[1].numbers().iter().all(|&mask| mask == 1.0));
         assert!(made.inputs[2].numbers().iter().all(|x| (-1.0..1.0).contains(x)));
-        assert_eq!(make(&program, None, &wished, 1), Ok(made.clone()));
-        assert_ne!(make(&program, None, &wished, 2).expect("can be made"), made);
+        assert_eq!(make(&program, None, &requested, 1), Ok(made.clone()));
+        assert_ne!(make(&program, None, &requested, 2).expect("can be made"), made);
         assert_eq!(batch_symbol(&program), Some("batch"));
         let huge = [("seq".to_owned(), i64::MAX)].into();
         assert!(matches!(make(&program, None, &huge, 1), Err(InputError::TooLarge { .. })));

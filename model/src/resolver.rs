@@ -1,11 +1,11 @@
-//! Where a model's bytes come from.
+//! The source of a model's bytes.
 
 use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
 
 /// Gives a model's files by their path relative to its folder.
 ///
-/// Importing knows no file system; the daemon implements this over files and confines it to the model's folder. Paths
-/// that a model file asks for are checked to stay below that folder before they get here.
+/// Importing does not depend on a file system; the daemon implements this trait over files and confines it to the
+/// model's folder. Paths in a model file are checked to stay below that folder before they get here.
 pub trait Resolver {
     /// The whole file.
     ///
@@ -17,7 +17,7 @@ pub trait Resolver {
     fn exists(&self, path: &str) -> bool;
 }
 
-/// Why a file could not be had.
+/// Why a file could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ResolveError {
@@ -60,18 +60,18 @@ impl Resolver for MemoryResolver {
     }
 }
 
-/// Remembers what is read.
-pub(super) struct Recorder<'r> {
+/// Records the files that are read.
+pub(crate) struct Recorder<'r> {
     inner: &'r dyn Resolver,
     files: RefCell<Vec<FileRecord>>,
 }
 
 impl<'r> Recorder<'r> {
-    pub(super) fn new(inner: &'r dyn Resolver) -> Recorder<'r> {
+    pub(crate) fn new(inner: &'r dyn Resolver) -> Recorder<'r> {
         Recorder { inner, files: RefCell::new(Vec::new()) }
     }
 
-    pub(super) fn into_files(self) -> Vec<FileRecord> {
+    pub(crate) fn into_files(self) -> Vec<FileRecord> {
         self.files.into_inner()
     }
 }
@@ -95,11 +95,12 @@ impl Resolver for Recorder<'_> {
     }
 }
 
-/// A path from inside a model file, cleaned; only plain components that stay below the model's folder pass.
+/// A path from inside a model file, normalized; only plain components that stay below the model's folder are
+/// accepted.
 ///
 /// # Errors
 /// An absolute path, `..`, or anything that another system could read as one.
-pub(super) fn confined(path: &str) -> Result<String, ResolveError> {
+pub(crate) fn confined(path: &str) -> Result<String, ResolveError> {
     let outside = || ResolveError::Outside { path: path.to_owned() };
     if path.starts_with('/') || path.contains(['\\', ':', '\0']) {
         return Err(outside());

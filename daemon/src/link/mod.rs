@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -11,12 +11,18 @@ use std::{
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use flotilla_protocol::{
-    BrowserId, FRAME_BYTES_MAX, FromPage, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode,
+    BrowserId, FRAME_BYTES_MAX, FromPage, Hello, Link, PROTOCOL_VERSION, ToPage, decode, encode,
 };
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::pool::Pool;
+use crate::batch;
+
+mod order;
+
+#[cfg(test)]
+pub(crate) use order::frame;
+pub(crate) use order::{Inputs, Loadable, Order, Results, Runs};
 
 /// Most frames that wait to be sent to a page.
 const OUTBOX_MAX: usize = 64;
@@ -24,21 +30,23 @@ const OUTBOX_MAX: usize = 64;
 const OUTBOX_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// Most messages of pages that wait for the pool.
 const INBOX_MAX: usize = 4096;
-/// Most KiB of all pages' messages that are decoded and wait for the pool: four of the largest. Links read no further
-/// meanwhile, so that pages wait.
-const INBOX_KIB_MAX: usize = (4 * FRAME_BYTES_MAX) >> 10;
+/// Most bytes of all pages' messages that are decoded and wait for the pool, unless something else is asked for: four of the
+/// largest. Links read no further meanwhile, so that pages wait.
+pub(crate) const INBOX_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
+/// Most links that wait to be taken by the pool.
+const GREETINGS_MAX: usize = 64;
 /// Longest wait for a page's first frame.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
-/// Longest time that a page may leave a frame unread. A page that computes on the cpu reads nothing meanwhile, and how long
-/// a run may take is the core's to judge: this is for connections whose other end is gone without a word.
+/// Longest time that a page may leave a frame unread. A page that computes on the cpu reads nothing meanwhile, and the limit of
+/// a run is the core's decision. This limit is for connections whose other end is gone without closing.
 const SEND_MAX: Duration = Duration::from_secs(120);
 
-/// Why a link ends whose outbox was dropped.
+/// Reason for the end of a link whose outbox was dropped.
 const GIVEN_UP: &str = "closed by the daemon";
 
-/// Name of one WebSocket among all that this process has had: a browser's new page has new links, and what still comes
-/// from the old ones is told apart by it.
+/// Name of one WebSocket among all that this process has had: a browser's new page has new links, and messages that still come
+/// from the old ones are distinguished by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LinkId(u64);
 
@@ -49,21 +57,21 @@ impl LinkId {
     }
 }
 
-/// Where frames for a page go. Dropping it ends the link at once, whatever is still to be sent.
+/// Where orders for a page go. Dropping it ends the link at once, even if something is still to be sent.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     id: LinkId,
-    frames: mpsc::Sender<Bytes>,
+    orders: mpsc::Sender<Order>,
     waiting_bytes: Arc<AtomicUsize>,
     // Never sent on: its end is the order.
     _open: oneshot::Sender<()>,
 }
 
-/// Why a frame is not taken for a page.
+/// Why an order cannot be queued for a page.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutboxError {
-    #[error("the page does not take its frames: {frames} of {bytes} bytes wait")]
-    Full { frames: usize, bytes: usize },
+    #[error("the page does not take its frames: {orders} of {bytes} bytes wait")]
+    Full { orders: usize, bytes: usize },
     #[error("the link has ended")]
     Closed,
 }
@@ -78,19 +86,18 @@ impl Outbox {
     ///
     /// # Errors
     /// The page does not take its frames, or the link has ended.
-    pub(crate) fn try_send(&self, frame: Bytes) -> Result<(), OutboxError> {
-        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+    pub(crate) fn try_send(&self, order: Order) -> Result<(), OutboxError> {
+        let (waiting, bytes) = (self.waiting_bytes.load(Ordering::Relaxed), order.bytes());
         let full =
-            OutboxError::Full { frames: OUTBOX_MAX - self.frames.capacity(), bytes: waiting };
-        // Nobody else sends, so there cannot be more by now.
-        if waiting.saturating_add(frame.len()) > OUTBOX_BYTES_MAX {
+            OutboxError::Full { orders: OUTBOX_MAX - self.orders.capacity(), bytes: waiting };
+        // There is no other sender, so the amount can only have shrunk. A frame that is larger than the limit is sent alone.
+        if waiting > 0 && waiting.saturating_add(bytes) > OUTBOX_BYTES_MAX {
             return Err(full);
         }
-        self.waiting_bytes.fetch_add(frame.len(), Ordering::Relaxed);
-        self.frames.try_send(frame).map_err(|error| {
-            let frame = error.into_inner();
-            self.waiting_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
-            if self.frames.is_closed() { OutboxError::Closed } else { full }
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.orders.try_send(order).map_err(|_| {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if self.orders.is_closed() { OutboxError::Closed } else { full }
         })
     }
 }
@@ -99,24 +106,24 @@ impl Outbox {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     id: LinkId,
-    pub(crate) frames: mpsc::Receiver<Bytes>,
+    pub(crate) orders: mpsc::Receiver<Order>,
     waiting_bytes: Arc<AtomicUsize>,
     closed: oneshot::Receiver<()>,
 }
 
 pub(crate) fn outbox() -> (Outbox, Outgoing) {
     let id = LinkId::next();
-    let (sender, frames) = mpsc::channel(OUTBOX_MAX);
+    let (sender, orders) = mpsc::channel(OUTBOX_MAX);
     let (open, closed) = oneshot::channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
-    let outgoing = Outgoing { id, frames, waiting_bytes: waiting_bytes.clone(), closed };
-    (Outbox { id, frames: sender, waiting_bytes, _open: open }, outgoing)
+    let outgoing = Outgoing { id, orders, waiting_bytes: waiting_bytes.clone(), closed };
+    (Outbox { id, orders: sender, waiting_bytes, _open: open }, outgoing)
 }
 
-/// A message's part of what all pages' messages may take until the pool has dealt with them.
+/// A message's share of the memory limit for all pages' messages, held until the pool has handled the message.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    // Given back when it is dropped.
+    // Released when it is dropped.
     _kib: Option<OwnedSemaphorePermit>,
 }
 
@@ -124,18 +131,49 @@ pub(crate) struct Room {
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
     reports: mpsc::Sender<LinkReport>,
+    greetings: mpsc::Sender<Greeting>,
     kib: Arc<Semaphore>,
+    kib_max: usize,
+}
+
+/// The pool's end of an [`Inbox`].
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) reports: mpsc::Receiver<LinkReport>,
+    pub(crate) greetings: mpsc::Receiver<Greeting>,
+}
+
+/// A page opens a link.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    pub(crate) hello: Hello,
+    pub(crate) outbox: Outbox,
+    /// The page's browser and its heartbeat period in milliseconds, or why it is refused.
+    pub(crate) reply: oneshot::Sender<Result<(BrowserId, u32), String>>,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> (Inbox, mpsc::Receiver<LinkReport>) {
-        let (reports, queue) = mpsc::channel(INBOX_MAX);
-        (Inbox { reports, kib: Arc::new(Semaphore::new(INBOX_KIB_MAX)) }, queue)
+    /// For messages of so many bytes in all.
+    pub(crate) fn new(bytes_max: usize) -> (Inbox, Incoming) {
+        let (sender, reports) = mpsc::channel(INBOX_MAX);
+        let (greeter, greetings) = mpsc::channel(GREETINGS_MAX);
+        let kib_max = (bytes_max >> 10).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        let kib = Arc::new(Semaphore::new(kib_max));
+        let inbox = Inbox { reports: sender, greetings: greeter, kib, kib_max };
+        (inbox, Incoming { reports, greetings })
     }
 
-    /// Waits until a message of this size may be decoded.
+    async fn greet(&self, hello: Hello, outbox: Outbox) -> Result<(BrowserId, u32), String> {
+        let ended = || "the pool has ended".to_owned();
+        let (reply, admitted) = oneshot::channel();
+        let greeting = Greeting { hello, outbox, reply };
+        self.greetings.send(greeting).await.map_err(|_| ended())?;
+        admitted.await.map_err(|_| ended())?
+    }
+
+    /// Waits until a message of this size may be decoded. One that is larger than all may be is decoded alone.
     async fn room(&self, bytes: usize) -> Room {
-        let kib = bytes.div_ceil(1 << 10).min(INBOX_KIB_MAX) as u32;
+        let kib = bytes.div_ceil(1 << 10).min(self.kib_max) as u32;
         // The semaphore is never closed.
         Room { _kib: self.kib.clone().acquire_many_owned(kib).await.ok() }
     }
@@ -146,23 +184,36 @@ impl Inbox {
     }
 }
 
-/// What comes from a link. Whoever receives it compares `id` with the outbox that it holds: a report of a link that was
-/// given up says nothing about the one in its place.
+/// What comes from a link. The receiver compares `id` with its outbox's: a report of a link that was dropped does not concern
+/// the link in its place.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are messages")]
 pub(crate) enum LinkReport {
-    Message { browser: BrowserId, id: LinkId, message: FromPage, tensors: Vec<Tensor>, room: Room },
-    Closed { browser: BrowserId, id: LinkId, link: Link, reason: String },
+    Message {
+        browser: BrowserId,
+        id: LinkId,
+        message: FromPage,
+        /// Of [`FromPage::Ran`] only.
+        results: Option<Results>,
+        room: Room,
+    },
+    Closed {
+        browser: BrowserId,
+        id: LinkId,
+        link: Link,
+        reason: String,
+    },
 }
 
 /// Serves one WebSocket until it closes.
-pub(crate) async fn serve(mut socket: WebSocket, pool: Pool) {
-    let Admitted { browser, link, heartbeat_ms, outgoing } = match admit(&mut socket, &pool).await {
+pub(crate) async fn serve(mut socket: WebSocket, inbox: Inbox) {
+    let Admitted { browser, link, heartbeat_ms, outgoing } = match admit(&mut socket, &inbox).await
+    {
         Ok(admitted) => admitted,
         Err(reason) => {
             tracing::warn!(%reason, "link refused");
             if let Ok(frame) = encode(&ToPage::Refused { reason }, &[]) {
-                // The page may already be gone; it is refused either way.
+                // It does not matter whether the page receives it: it is refused either way.
                 let _ = socket.send(Message::Binary(frame.into())).await;
             }
             return;
@@ -170,14 +221,14 @@ pub(crate) async fn serve(mut socket: WebSocket, pool: Pool) {
     };
     let id = outgoing.id;
     let reason = match welcome(&mut socket, heartbeat_ms).await {
-        Ok(()) => relay(socket, browser, outgoing, pool.inbox(), SEND_MAX).await,
+        Ok(()) => relay(socket, browser, outgoing, &inbox, SEND_MAX).await,
         Err(reason) => reason,
     };
-    // If the pool has ended, nobody needs to know.
-    let _ = pool.inbox().report(LinkReport::Closed { browser, id, link, reason }).await;
+    // If the pool has ended, the report is not needed.
+    let _ = inbox.report(LinkReport::Closed { browser, id, link, reason }).await;
 }
 
-/// A link that the pool knows.
+/// A link that the pool has admitted.
 struct Admitted {
     browser: BrowserId,
     link: Link,
@@ -185,7 +236,7 @@ struct Admitted {
     outgoing: Outgoing,
 }
 
-async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> {
+async fn admit(socket: &mut WebSocket, inbox: &Inbox) -> Result<Admitted, String> {
     let first = tokio::time::timeout(HELLO_MAX, socket.recv()).await;
     let frame = match first {
         Ok(Some(Ok(Message::Binary(frame)))) => frame,
@@ -211,7 +262,7 @@ async fn admit(socket: &mut WebSocket, pool: &Pool) -> Result<Admitted, String> 
     }
     let link = hello.link;
     let (outbox, outgoing) = outbox();
-    let (browser, heartbeat_ms) = pool.hello(hello, outbox).await?;
+    let (browser, heartbeat_ms) = inbox.greet(hello, outbox).await?;
     Ok(Admitted { browser, link, heartbeat_ms, outgoing })
 }
 
@@ -221,7 +272,7 @@ async fn welcome(socket: &mut WebSocket, heartbeat_ms: u32) -> Result<(), String
     send(socket, welcome.into(), SEND_MAX).await
 }
 
-/// Sends a frame, unless the page lets it lie for longer than `limit`.
+/// Sends a frame; fails if the page does not read it within `limit`.
 async fn send<S>(sink: &mut S, frame: Bytes, limit: Duration) -> Result<(), String>
 where
     S: SinkExt<Message> + Unpin,
@@ -246,13 +297,31 @@ where
     S: Sink<Message, Error = E> + Stream<Item = Result<Message, E>>,
     E: std::fmt::Display,
 {
-    let Outgoing { id, mut frames, waiting_bytes, closed } = outgoing;
+    let Outgoing { id, mut orders, waiting_bytes, closed } = outgoing;
     let (mut sink, mut stream) = socket.split();
+    // Both directions run in one task, so the lock is never contended.
+    let runs = Mutex::new(Runs::default());
+    let message = |message, results, room| {
+        inbox.report(LinkReport::Message { browser, id, message, results, room })
+    };
     let outward = async {
-        while let Some(frame) = frames.recv().await {
-            let bytes = frame.len();
-            if let Err(reason) = send(&mut sink, frame, send_max).await {
-                return reason;
+        while let Some(order) = orders.recv().await {
+            let bytes = order.bytes();
+            match batch::unblocked(bytes, move || order::frame(&order)).await {
+                Ok((frame, run)) => {
+                    if let Some(run) = run {
+                        lock(&runs).expect(run);
+                    }
+                    if let Err(reason) = send(&mut sink, frame.into(), send_max).await {
+                        return reason;
+                    }
+                }
+                // The page would answer the same error.
+                Err(failed) => {
+                    if let Err(reason) = message(*failed, None, Room::default()).await {
+                        return reason;
+                    }
+                }
             }
             waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -267,35 +336,49 @@ where
                 Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 Err(error) => return format!("receiving failed: {error}"),
             };
-            let room = inbox.room(frame.len()).await;
-            let (message, tensors) = match decode::<FromPage>(&frame) {
-                Ok(decoded) => decoded,
-                Err(error) => return format!("a frame cannot be read: {error}"),
+            let bytes = frame.len();
+            let room = inbox.room(bytes).await;
+            let read = batch::unblocked(bytes, move || order::read(&frame)).await;
+            let (report, tensors) = match read {
+                Ok(read) => read,
+                Err(reason) => return reason,
             };
-            drop(frame);
-            let report = LinkReport::Message { browser, id, message, tensors, room };
-            if let Err(reason) = inbox.report(report).await {
+            let checks = lock(&runs).take(&report);
+            let results = match checks {
+                Some(checks) => Some(batch::unblocked(bytes, move || checks.check(tensors)).await),
+                None => None,
+            };
+            if let Err(reason) = message(report, results, room).await {
                 return reason;
             }
         }
         "the connection ended".to_owned()
     };
     tokio::select! {
-        // The outbox is dropped, never sent on.
+        // The outbox was dropped; nothing is sent on this channel.
         _ = closed => GIVEN_UP.to_owned(),
         reason = outward => reason,
         reason = inward => reason,
     }
 }
 
+fn lock(runs: &Mutex<Runs>) -> MutexGuard<'_, Runs> {
+    runs.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeMap,
         pin::Pin,
         task::{Context, Poll},
     };
 
+    use flotilla_browser_runtime::probe;
+    use flotilla_protocol::{DType, Epoch, PlacementId, RunId, Tensor};
+
     use super::*;
+    use crate::{batch::Input, catalog::Catalog};
 
     /// A page that neither reads nor writes, over a connection that stays open.
     struct HalfOpen;
@@ -330,9 +413,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_that_reads_nothing_does_not_hold_its_link_for_ever() {
-        let (inbox, _keep) = Inbox::new();
+        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
         let (outbox, outgoing) = outbox();
-        outbox.try_send(Bytes::from_static(b"frame")).unwrap();
+        outbox.try_send(Order::Inspect).unwrap();
         let limit = Duration::from_millis(10);
         let reason = relay(HalfOpen, BrowserId(0), outgoing, &inbox, limit).await;
         assert!(reason.contains("not taken within 10ms"), "{reason}");
@@ -340,15 +423,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_link_that_is_given_up_ends_in_the_middle_of_a_frame() {
-        let (inbox, _keep) = Inbox::new();
+        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
         let (outbox, outgoing) = outbox();
-        outbox.try_send(Bytes::from_static(b"frame")).unwrap();
+        outbox.try_send(Order::Inspect).unwrap();
         let relayed =
             tokio::spawn(
                 async move { relay(HalfOpen, BrowserId(0), outgoing, &inbox, SEND_MAX).await },
             );
-        // The frame has been taken from the queue once there is room for a whole one again.
-        while outbox.frames.capacity() < OUTBOX_MAX {
+        // Once the queue has its full capacity again, the frame has been taken from it.
+        while outbox.orders.capacity() < OUTBOX_MAX {
             tokio::task::yield_now().await;
         }
         drop(outbox);
@@ -358,28 +441,40 @@ mod tests {
     #[test]
     fn an_outbox_holds_so_many_frames_and_so_many_bytes() {
         let (outbox, mut outgoing) = outbox();
-        // Copies of one allocation: it is what they would take that counts.
-        let large = Bytes::from(vec![0; OUTBOX_BYTES_MAX / 4]);
+        let mut catalog = Catalog::default();
+        catalog.add_program("probe", probe::program(), BTreeMap::new()).unwrap();
+        let bytes = OUTBOX_BYTES_MAX / 4 - order::MESSAGE_BYTES;
+        let tensor = Tensor::new(DType::F32, vec![bytes / 4], vec![0; bytes]).unwrap();
+        let large = Order::Run {
+            run: RunId(1),
+            placement: PlacementId(1),
+            epoch: Epoch(1),
+            inputs: Inputs::Requests {
+                model: catalog.models[0].clone(),
+                inputs: vec![Arc::new(Input::Tensors(vec![tensor]))],
+            },
+        };
+        // Copies of one order: each counts with its full size.
         for _ in 0..4 {
             outbox.try_send(large.clone()).unwrap();
         }
-        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
-        assert!(matches!(refused, OutboxError::Full { frames: 4, bytes: OUTBOX_BYTES_MAX }));
-        let sent = outgoing.frames.try_recv().unwrap();
-        outgoing.waiting_bytes.fetch_sub(sent.len(), Ordering::Relaxed);
+        let refused = outbox.try_send(Order::Inspect).unwrap_err();
+        assert!(matches!(refused, OutboxError::Full { orders: 4, bytes: OUTBOX_BYTES_MAX }));
+        let sent = outgoing.orders.try_recv().unwrap();
+        outgoing.waiting_bytes.fetch_sub(sent.bytes(), Ordering::Relaxed);
         for _ in 3..OUTBOX_MAX {
-            outbox.try_send(Bytes::from_static(b"x")).unwrap();
+            outbox.try_send(Order::Inspect).unwrap();
         }
-        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
-        assert!(matches!(refused, OutboxError::Full { frames: OUTBOX_MAX, .. }), "{refused}");
+        let refused = outbox.try_send(Order::Inspect).unwrap_err();
+        assert!(matches!(refused, OutboxError::Full { orders: OUTBOX_MAX, .. }), "{refused}");
         drop(outgoing);
-        let refused = outbox.try_send(Bytes::from_static(b"x")).unwrap_err();
+        let refused = outbox.try_send(Order::Inspect).unwrap_err();
         assert!(matches!(refused, OutboxError::Closed), "{refused}");
     }
 
     #[tokio::test]
     async fn messages_wait_until_there_is_room_for_them() {
-        let (inbox, _keep) = Inbox::new();
+        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
         let most = inbox.room(3 * FRAME_BYTES_MAX).await;
         let rest = inbox.room(FRAME_BYTES_MAX).await;
         let mut next = std::pin::pin!(inbox.room(1));
@@ -391,12 +486,12 @@ mod tests {
         drop(rest);
         next.await;
         drop(most);
-        // One that is larger than all is alone.
+        // A message that is larger than the limit is handled alone.
         inbox.room(usize::MAX).await;
     }
 
     #[test]
-    fn links_are_told_apart() {
+    fn links_are_distinguished() {
         let ((one, _), (other, _)) = (outbox(), outbox());
         assert_ne!(one.id(), other.id());
     }

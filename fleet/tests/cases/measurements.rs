@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use expect_test::expect;
-use flotilla_fleet::{By, Choice, Config, Event, Failure, FailureKind, Slot, TaskId};
+use flotilla_fleet::{
+    By, Choice, Config, Event, Failure, FailureKind, LeaseId, PlacementStage, Slot,
+};
 use flotilla_protocol::{Backend, BrowserId, RunId};
 
 use super::script::{MODEL, Script, slots};
@@ -21,7 +23,7 @@ fn fastest(count: usize) -> Config {
 fn took(script: &mut Script, measure: u64, ms: u64) {
     let took = Duration::from_millis(ms);
     let (browser, measure) = (BrowserId(1), RunId(measure));
-    script.tell(Event::Measured { browser, measure, took });
+    script.send(Event::Measured { browser, measure, took });
 }
 
 /// Four runs that measure, the first of which does not count.
@@ -35,11 +37,11 @@ fn measured(script: &mut Script, first: u64, ms: u64) {
 fn measure_failed(script: &mut Script, measure: u64, kind: FailureKind) {
     let failure = Failure::new(kind, "x");
     let (browser, measure) = (BrowserId(1), RunId(measure));
-    script.tell(Event::MeasureFailed { browser, measure, failure });
+    script.send(Event::MeasureFailed { browser, measure, failure });
 }
 
 /// Where the model is in a slot, and why.
-fn place(script: &Script, slot: usize) -> (Backend, &'static str, By) {
+fn place(script: &Script, slot: usize) -> (Backend, PlacementStage, By) {
     let status = script.fleet.status();
     let [placement] = status.slots[slot].placements.as_slice() else { panic!("one placement") };
     (placement.backend, placement.state, placement.account.by.clone())
@@ -49,7 +51,7 @@ fn place(script: &Script, slot: usize) -> (Backend, &'static str, By) {
 fn every_backend_is_measured_beside_the_one_that_answers_and_the_fastest_stays() {
     let mut script = Script::new(fastest(1));
     script.up_with(1, &ALL).loaded(1, 1);
-    assert_eq!(place(&script, 0), (Backend::WebGpu, "ready", By::OrderForNow));
+    assert_eq!(place(&script, 0), (Backend::WebGpu, PlacementStage::Ready, By::OrderForNow));
     script.check(expect![[r#"
         launch b1 in slot 0
         place p1 e1 of model 1 on b1 webgpu
@@ -100,7 +102,7 @@ fn every_backend_is_measured_beside_the_one_that_answers_and_the_fastest_stays()
         unload p3 from b1
         dispatch x13 to b1 p2 e1: r3
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::WebNn, "ready", By::Speed));
+    assert_eq!(place(&script, 0), (Backend::WebNn, PlacementStage::Ready, By::Speed));
     let status = script.fleet.status();
     let ms = |(backend, took): &(Backend, Duration)| (*backend, took.as_millis());
     let account = &status.slots[0].placements[0].account;
@@ -116,7 +118,7 @@ fn of_backends_that_are_about_as_fast_the_first_of_the_list_is_used() {
         measured(&mut script, 1, 100);
         script.loaded(2, 1);
         measured(&mut script, 5, webnn_ms);
-        assert_eq!(place(&script, 0), (want, "ready", By::Speed), "{webnn_ms} ms");
+        assert_eq!(place(&script, 0), (want, PlacementStage::Ready, By::Speed), "{webnn_ms} ms");
     }
 }
 
@@ -128,7 +130,7 @@ fn one_backend_is_not_measured() {
         place p1 e1 of model 1 on b1 cpu
         dispatch x1 to b1 p1 e1: r1
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::Cpu, "ready", By::Only));
+    assert_eq!(place(&script, 0), (Backend::Cpu, PlacementStage::Ready, By::Only));
 }
 
 #[test]
@@ -154,7 +156,7 @@ fn what_is_measured_in_one_browser_is_true_of_those_like_it_and_of_their_success
         launch b3 in slot 0
         place p5 e1 of model 1 on b3 cpu
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::Cpu, "ready", By::Speed));
+    assert_eq!(place(&script, 0), (Backend::Cpu, PlacementStage::Ready, By::Speed));
 }
 
 #[test]
@@ -162,14 +164,14 @@ fn what_an_earlier_daemon_measured_is_not_measured_again() {
     let mut script = Script::new(fastest(1));
     for (backend, ms) in [(Backend::WebGpu, 440), (Backend::Cpu, 170), (Backend::WebNn, 37)] {
         let (browser, took) = (BrowserId(1), Duration::from_millis(ms));
-        script.tell(Event::SpeedKnown { browser, model: MODEL, backend, took });
+        script.send(Event::SpeedKnown { browser, model: MODEL, backend, took });
     }
     // webnn was the fastest, and this page does not offer it.
     script.up(1).loaded(1, 1).check(expect![[r#"
         launch b1 in slot 0
         place p1 e1 of model 1 on b1 cpu
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::Cpu, "ready", By::Speed));
+    assert_eq!(place(&script, 0), (Backend::Cpu, PlacementStage::Ready, By::Speed));
 }
 
 #[test]
@@ -215,7 +217,7 @@ fn a_backend_that_answers_and_cannot_be_measured_gives_way() {
         answer r1 from x2
         unload p1 from b1
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::Cpu, "ready", By::Only));
+    assert_eq!(place(&script, 0), (Backend::Cpu, PlacementStage::Ready, By::Only));
 }
 
 #[test]
@@ -247,13 +249,13 @@ fn a_lost_context_costs_only_what_is_on_its_backend_and_the_choice_stays() {
     script.orders.clear();
     let lost =
         |backend| Event::DeviceLost { browser: BrowserId(1), backend, reason: "x".to_owned() };
-    script.tell(lost(Backend::WebGpu)).check(expect![[""]]);
-    script.ask(1, 10).tell(lost(Backend::WebNn)).loaded(2, 2).check(expect![[r#"
+    script.send(lost(Backend::WebGpu)).check(expect![[""]]);
+    script.ask(1, 10).send(lost(Backend::WebNn)).loaded(2, 2).check(expect![[r#"
         dispatch x9 to b1 p2 e1: r1
         place p2 e2 of model 1 on b1 webnn
         dispatch x10 to b1 p2 e2: r1
     "#]]);
-    assert_eq!(place(&script, 0), (Backend::WebNn, "ready", By::Speed));
+    assert_eq!(place(&script, 0), (Backend::WebNn, PlacementStage::Ready, By::Speed));
 }
 
 #[test]
@@ -276,14 +278,14 @@ fn a_device_that_is_lost_while_its_backend_is_measured_costs_nothing_else() {
 fn a_model_without_an_input_keeps_the_first_backend() {
     let mut script = Script::new(fastest(1));
     script.up(1).loaded(1, 1);
-    script.tell(Event::Unmeasurable { model: MODEL, reason: "x".to_owned() }).at(50_000);
+    script.send(Event::Unmeasurable { model: MODEL, reason: "x".to_owned() }).at(50_000);
     script.check(expect![[r#"
         launch b1 in slot 0
         place p1 e1 of model 1 on b1 webgpu
         measure x1 of model 1 on b1 p1 e1
     "#]]);
     let want = By::Unmeasurable("x".to_owned());
-    assert_eq!(place(&script, 0), (Backend::WebGpu, "ready", want));
+    assert_eq!(place(&script, 0), (Backend::WebGpu, PlacementStage::Ready, want));
 }
 
 #[test]
@@ -291,16 +293,16 @@ fn whoever_has_a_browser_for_himself_is_not_kept_waiting_by_measurements() {
     let mut script = Script::new(fastest(1));
     script.up(1).loaded(1, 1);
     let deadline = flotilla_fleet::Instant(Duration::from_secs(60));
-    script.tell(Event::Acquire { task: TaskId(1), deadline }).check(expect![[r#"
+    script.send(Event::Acquire { lease: LeaseId(1), deadline }).check(expect![[r#"
         launch b1 in slot 0
         place p1 e1 of model 1 on b1 webgpu
         measure x1 of model 1 on b1 p1 e1
     "#]]);
     took(&mut script, 1, 100);
     script.check(expect![[r#"
-        task 1 has b1
+        lease 1 has b1
     "#]]);
-    script.tell(Event::Release { task: TaskId(1) }).check(expect![[r#"
+    script.send(Event::Release { lease: LeaseId(1) }).check(expect![[r#"
         measure x2 of model 1 on b1 p1 e1
     "#]]);
 }
