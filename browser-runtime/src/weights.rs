@@ -103,6 +103,7 @@ pub(crate) async fn stream<F: BlobFetcher>(
 ) -> Result<(), LoadError> {
     let total = program.blobs.iter().map(|blob| blob.bytes).sum();
     let mut done = 0;
+    let mut pace = Pace::new();
     for blob in &program.blobs {
         let name = || blob.id.to_hex();
         let mut parts: Vec<(usize, ConstantRef)> = constants
@@ -116,7 +117,6 @@ pub(crate) async fn stream<F: BlobFetcher>(
         let fetch = |reason| LoadError::Fetch { blob: name(), reason };
         let mut stream = fetcher.open(source, blob.id).await.map_err(fetch)?;
         let mut hasher = blake3::Hasher::new();
-        let mut pace = Pace::new();
         // Chunks end anywhere, constants at multiples of 4: the remaining bytes wait for the next chunk.
         let mut left_over: Vec<u8> = Vec::new();
         let (mut at, mut flushed) = (0u64, 0u64);

@@ -77,7 +77,9 @@ fn wrong_answers_are_noticed() {
     });
     let path = scenario(home.path(), &json!({ "name": "liar", "faults": [fault] }));
     let arguments = ["--scenario", &path, "--duration", "2s", "--load", "50/s", "--heal", "1s"];
-    let output = chaos(home.path(), &[&POOL[..], &arguments].concat(), &[]);
+    // Alone: beside another browser it might not be asked for anything.
+    let pool = ["--simulate", "firefox=1"];
+    let output = chaos(home.path(), &[&pool[..], &arguments].concat(), &[]);
     let report = report(&output);
     assert_eq!(output.code, Some(1), "{report:#}");
     assert!(report["wrong"].as_u64() > Some(0), "{report:#}");
