@@ -104,9 +104,10 @@ pub(crate) fn cut(value: ValueId, from: &Shapes, to: &Shapes, words: Vec<u32>) -
 #[cfg(test)]
 mod tests {
     use flotilla_program::{
-        DType, Guard, Limit, Port, Source, SymbolInfo, SymbolSource, Value,
+        Guard, Limit, Port, Source, SymbolInfo, SymbolSource, Value,
         dim::{Dim, Symbol},
     };
+    use flotilla_tensor::DType;
 
     use super::*;
 

@@ -133,7 +133,8 @@ fn settle(program: &Program, shapes: &mut Shapes, node: &Node) -> Result<(), Run
 
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{Binary, DType, Expr, Port, Step, SymbolInfo, Value, dim::Dim};
+    use flotilla_program::{Binary, Expr, Port, Step, SymbolInfo, Value, dim::Dim};
+    use flotilla_tensor::DType;
 
     use super::*;
 
@@ -183,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn what_inputs_say_of_sizes_is_computed_first() {
+    fn sizes_that_inputs_decide_are_computed_first() {
         let program = program(vec![Dim::Fixed(1)]);
         program.check().expect("a sound program");
         assert_eq!(deciding_nodes(&program), [true, false, false]);
     }
 
     #[test]
-    fn data_are_no_sizes() {
+    fn many_elements_decide_no_sizes() {
         let program = program(vec![Dim::Fixed(ELEMENTS_MAX + 1)]);
         assert_eq!(deciding_nodes(&program), [false; 3]);
     }

@@ -5,7 +5,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use flotilla_protocol::{DType, Tensor};
+use flotilla_tensor::{DType, Tensor};
 
 #[cfg(target_arch = "wasm32")]
 use crate::backend::webnn::Context;

@@ -379,7 +379,7 @@ pub(crate) fn define<'w>(
         reason: "the value that decides a size has no such element".to_owned(),
     })?;
     let number = match program.value(value).dtype {
-        flotilla_program::DType::I32 => i64::from(word as i32),
+        flotilla_tensor::DType::I32 => i64::from(word as i32),
         _ => i64::from(word),
     };
     shapes.define(program, symbol, number).map_err(|reason| RunError::Inputs { reason })
@@ -514,7 +514,9 @@ impl<'a, M: Machine> Execution<'a, M> {
                 }
             };
             if let Some((other, _)) = parts.iter().find(|(other, _)| *other != shape) {
-                let reason = format!("turns give results of {shape:?} and of {other:?} to collect");
+                let reason = format!(
+                    "iterations give results of different shapes to collect: {shape:?} and {other:?}"
+                );
                 return Err(failed(node)(reason));
             }
             let whole = [[parts.len()].as_slice(), &shape].concat();
@@ -549,7 +551,8 @@ impl<'a, M: Machine> Execution<'a, M> {
     /// A value's shape and memory, to be used for another value.
     fn pass(&self, node: &Node, value: ValueId) -> Result<Passed<M>, RunError> {
         let memory = self.machine.memory(self.flow.root(value));
-        let memory = memory.ok_or_else(|| failed(node)("a value of it is gone".to_owned()))?;
+        let memory =
+            memory.ok_or_else(|| failed(node)("its operand was freed already".to_owned()))?;
         Ok((self.shapes.of(value).to_vec(), memory))
     }
 
@@ -567,7 +570,7 @@ impl<'a, M: Machine> Execution<'a, M> {
         self.shapes.resolve(self.program, value).map_err(failed(node))?;
         let want = self.shapes.of(value);
         if want != shape {
-            let reason = format!("a value of shape {shape:?} where {want:?} is needed");
+            let reason = format!("a value has the shape {shape:?}, {want:?} is needed");
             return Err(failed(node)(reason));
         }
         self.machine.set(value, Some(memory));

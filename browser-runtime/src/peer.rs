@@ -8,11 +8,11 @@ use std::{
     task::Poll,
 };
 
-use flotilla_program::Program;
 use flotilla_protocol::{
     AdapterInfo, Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
-    Split, Tensor, ToPage,
+    Split, ToPage,
 };
+use flotilla_tensor::Tensor;
 use futures_channel::mpsc;
 use futures_util::{Stream, StreamExt as _};
 
@@ -59,11 +59,6 @@ impl Losses {
     /// The next loss; `None` when the peer is gone.
     pub async fn next(&mut self) -> Option<FromPage> {
         Some(message_of(self.0.recv().await.ok()?))
-    }
-
-    /// A loss that has happened already.
-    pub fn try_next(&mut self) -> Option<FromPage> {
-        Some(message_of(self.0.try_recv().ok()?))
     }
 }
 
@@ -190,7 +185,7 @@ fn take_ready(waiting: &mut VecDeque<Message>, loading: PlacementId) -> Vec<Mess
             ToPage::Run { placement, .. } | ToPage::Unload { placement } => {
                 loads.contains(placement)
             }
-            ToPage::Welcome { .. } | ToPage::Refused { .. } | ToPage::Ping { .. } => false,
+            ToPage::Welcome { .. } | ToPage::Refused { .. } => false,
         };
         if waits {
             waiting.push_back((message, tensors));
@@ -256,8 +251,7 @@ async fn try_load<F: BlobFetcher>(
 ) -> Result<Placement, LoadError> {
     let Order { placement, epoch, backend, program, blobs, terms } = order;
     let (placement, epoch) = (*placement, *epoch);
-    let program = Program::from_bytes(program)
-        .map_err(|error| LoadError::Program { reason: error.to_string() })?;
+    let program = runtime.decode(program).await?;
     let mut reported = now_us();
     let mut progress = |done_bytes, total_bytes| {
         let now = now_us();
@@ -298,6 +292,5 @@ async fn answer(
                 Err(error) => send(FromPage::RunFailed { run, epoch, error }, Vec::new()),
             }
         }
-        ToPage::Ping { nonce } => send(FromPage::Pong { nonce }, Vec::new()),
     }
 }

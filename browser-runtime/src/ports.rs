@@ -1,7 +1,8 @@
 //! Conversion between a client's element types and the 32-bit ones inside a page.
 
-use flotilla_program::{DType, Port};
-use flotilla_protocol::{RunError, Tensor};
+use flotilla_program::Port;
+use flotilla_protocol::RunError;
+use flotilla_tensor::{DType, Tensor, encode};
 
 /// A tensor inside a page.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Words, RunError> 
             ),
         });
     }
-    let low = words(port.dtype, &tensor.bytes);
+    let low = port.dtype.decode_words(&tensor.bytes);
     let wide = || tensor.bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     if port.high.is_some() {
         let high = wide().map(|wide| (wide >> 32) as u32).collect();
@@ -52,25 +53,6 @@ pub(crate) fn to_words(port: &Port, tensor: &Tensor) -> Result<Words, RunError> 
     }
 }
 
-/// Elements of a type as 32-bit words; of 64-bit ones only the lower half is kept.
-pub(crate) fn words(dtype: DType, bytes: &[u8]) -> Vec<u32> {
-    fn each<const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> u32) -> Vec<u32> {
-        bytes.as_chunks::<N>().0.iter().map(|element| word(*element)).collect()
-    }
-    match dtype {
-        DType::F32 | DType::I32 | DType::U32 => each(bytes, u32::from_le_bytes),
-        DType::F16 => each(bytes, |half| half::f16::from_le_bytes(half).to_f32().to_bits()),
-        DType::BF16 => each(bytes, |half| half::bf16::from_le_bytes(half).to_f32().to_bits()),
-        DType::I64 | DType::U64 => each(bytes, |wide| u64::from_le_bytes(wide) as u32),
-        DType::F64 => each(bytes, |wide| (f64::from_le_bytes(wide) as f32).to_bits()),
-        DType::I16 => each(bytes, |half| i32::from(i16::from_le_bytes(half)) as u32),
-        DType::U16 => each(bytes, |half| u32::from(u16::from_le_bytes(half))),
-        DType::I8 => each(bytes, |[byte]| i32::from(byte as i8) as u32),
-        DType::U8 => each(bytes, |[byte]| u32::from(byte)),
-        DType::Bool => each(bytes, |[byte]| u32::from(byte != 0)),
-    }
-}
-
 /// 32-bit words as a tensor of the port's type; `high` are the upper words, if the port has them.
 ///
 /// # Errors
@@ -93,22 +75,14 @@ pub(crate) fn to_tensor(
     };
     let signed = |word: u32| i64::from(word as i32);
     let bytes: Vec<u8> = match port.dtype {
-        DType::F32 | DType::I32 | DType::U32 => {
-            words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        DType::F32 | DType::I32 | DType::U32 => encode(words, u32::to_le_bytes),
+        DType::F16 => encode(words, |word| half::f16::from_f32(f32::from_bits(word)).to_le_bytes()),
+        DType::BF16 => {
+            encode(words, |word| half::bf16::from_f32(f32::from_bits(word)).to_le_bytes())
         }
-        DType::F16 => words
-            .iter()
-            .flat_map(|&word| half::f16::from_f32(f32::from_bits(word)).to_le_bytes())
-            .collect(),
-        DType::BF16 => words
-            .iter()
-            .flat_map(|&word| half::bf16::from_f32(f32::from_bits(word)).to_le_bytes())
-            .collect(),
-        DType::F64 => {
-            words.iter().flat_map(|&word| f64::from(f32::from_bits(word)).to_le_bytes()).collect()
-        }
-        DType::I64 => words.iter().flat_map(|&word| signed(word).to_le_bytes()).collect(),
-        DType::U64 => words.iter().flat_map(|&word| u64::from(word).to_le_bytes()).collect(),
+        DType::F64 => encode(words, |word| f64::from(f32::from_bits(word)).to_le_bytes()),
+        DType::I64 => encode(words, |word| signed(word).to_le_bytes()),
+        DType::U64 => encode(words, |word| u64::from(word).to_le_bytes()),
         DType::I16 => narrow(words, |word| {
             i16::try_from(signed(word)).map(i16::to_le_bytes).map_err(|_| over(signed(word)))
         })?,
@@ -121,7 +95,7 @@ pub(crate) fn to_tensor(
         DType::U8 => narrow(words, |word| {
             u8::try_from(word).map(u8::to_le_bytes).map_err(|_| over(i64::from(word)))
         })?,
-        DType::Bool => words.iter().map(|&word| u8::from(word != 0)).collect(),
+        DType::Bool => encode(words, |word| [u8::from(word != 0)]),
     };
     Ok(Tensor { dtype: port.dtype, shape: shape.to_vec(), bytes })
 }

@@ -4,10 +4,11 @@
 //! one long mean: one of each sort of shader. A daemon loads it like any other placement, in addition to the models.
 
 use flotilla_program::{
-    Binary, DType, Expr, MatMul, Node, Op, Port, Program, Reduce, ReduceKind, Softmax, Source,
-    Step, Unary, Value, ValueId, dim::Dim,
+    Binary, Expr, MatMul, Node, Op, Port, Program, Reduce, ReduceKind, Softmax, Source, Step,
+    Unary, Value, ValueId, dim::Dim,
 };
-use flotilla_protocol::{Backend, PlacementId, RunId, Tensor, TensorError};
+use flotilla_protocol::{Backend, PlacementId, RunId};
+use flotilla_tensor::{DType, Tensor, TensorError};
 
 /// Rows and columns of every matrix.
 const SIZE: usize = 8;
@@ -16,7 +17,7 @@ const SIZE: usize = 8;
 const REPEATS: usize = (1 << 17) / SIZE;
 /// How far a number may lie from the exact one: devices approximate `exp` and `erf`.
 const DIFFERENCE_MAX: f64 = 1e-4;
-/// Number of the first placement reserved for probes; the daemon numbers its own from 0.
+/// Number of the first placement reserved for probes; those of the daemon are lower.
 const PLACEMENT_MIN: u64 = u64::MAX - 7;
 
 /// The placement of a backend's probe; no model's placement has this number.
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn placements_are_told_apart() {
+    fn placements_are_distinguished() {
         for backend in [Backend::WebGpu, Backend::WebNn, Backend::Cpu] {
             assert_eq!(super::backend(placement(backend)), Some(backend));
         }

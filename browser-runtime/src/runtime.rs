@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use flotilla_program::{DType, Program, SymbolSource};
+use flotilla_program::{Decoder, Program, ProgramError, SymbolSource};
 #[cfg(target_arch = "wasm32")]
 use flotilla_protocol::RefusedNode;
 use flotilla_protocol::{
     AdapterInfo, Backend, BackendReport, BlobSource, Device, LoadError, LoadTerms, RunError,
-    RunReport, Split, Tensor,
+    RunReport, Split,
 };
+use flotilla_tensor::{DType, Tensor};
 use futures_channel::mpsc;
 
 #[cfg(target_arch = "wasm32")]
@@ -27,7 +28,7 @@ use crate::{
     },
     faults::Faults,
     fetch::BlobFetcher,
-    platform::now_us,
+    platform::{Pace, Traffic, now_us},
     ports::{Words, to_tensor, to_words},
     stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
@@ -36,6 +37,9 @@ use flotilla_kernels::{Shapes, Signature, kernel};
 
 /// Most losses of devices that wait to be read.
 const LOSSES_MAX: usize = 4;
+
+/// Values or nodes that are read or checked between two looks at the clock, which may take longer than one of them.
+const STEPS: usize = 64;
 
 /// Why a backend is refused that is not in the options.
 const SWITCHED_OFF: &str = "it is switched off";
@@ -64,6 +68,7 @@ pub struct Runtime {
     generation: u32,
     /// Whether something else runs on the device while a program is loaded.
     is_shared: bool,
+    traffic: Traffic,
     #[cfg(target_arch = "wasm32")]
     contexts: Contexts,
     faults: Faults,
@@ -86,6 +91,7 @@ pub struct Placement {
     stages: Vec<Stage>,
     adapter: AdapterInfo,
     split: Option<Split>,
+    traffic: Traffic,
 }
 
 impl Runtime {
@@ -97,6 +103,7 @@ impl Runtime {
             gpu: None,
             generation: 0,
             is_shared: false,
+            traffic: Traffic::default(),
             #[cfg(target_arch = "wasm32")]
             contexts: Contexts::default(),
             faults: Faults::default(),
@@ -143,7 +150,21 @@ impl Runtime {
         reports
     }
 
-    /// Loads a program and warms it. `progress` gets verified and total bytes.
+    /// Reads a program, with pauses. [`Runtime::load`] checks it.
+    pub(crate) async fn decode(&self, bytes: &[u8]) -> Result<Program, LoadError> {
+        let mut pace = Pace::new(self.traffic.clone());
+        let mut decoder = Decoder::new(bytes).map_err(refused)?;
+        let mut steps: usize = 0;
+        while decoder.step().map_err(refused)? {
+            steps += 1;
+            if steps.is_multiple_of(STEPS) {
+                pace.rest().await;
+            }
+        }
+        Ok(decoder.finish())
+    }
+
+    /// Checks a program, loads and warms it. `progress` gets verified and total bytes.
     ///
     /// # Errors
     /// The backend is refused, a node cannot run on it, or weights or memory are not available.
@@ -156,8 +177,9 @@ impl Runtime {
         source: &BlobSource,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Placement, LoadError> {
-        program.check().map_err(|error| LoadError::Program { reason: error.to_string() })?;
-        check_support(&program, backend)?;
+        let mut pace = Pace::new(self.traffic.clone());
+        check(&program, &mut pace).await?;
+        check_support(&program, backend, &mut pace).await?;
         if !self.options.backends.contains(&backend) {
             let reason = SWITCHED_OFF.to_owned();
             return Err(LoadError::BackendUnavailable { backend, reason });
@@ -171,11 +193,11 @@ impl Runtime {
         };
         let (mut loading, adapter, split) = match backend {
             Backend::Cpu | Backend::WebGpu => {
-                let (loading, adapter) = self.begin(backend, program.clone()).await?;
+                let (loading, adapter) = self.begin(backend, program.clone(), &mut pace).await?;
                 (vec![loading], adapter, None)
             }
             #[cfg(target_arch = "wasm32")]
-            Backend::WebNn => self.begin_webnn(&program, terms, shapes.as_ref()).await?,
+            Backend::WebNn => self.begin_webnn(&program, terms, shapes.as_ref(), &mut pace).await?,
             #[cfg(not(target_arch = "wasm32"))]
             Backend::WebNn => {
                 let _ = terms;
@@ -185,13 +207,13 @@ impl Runtime {
         };
         let constants = Constants::new(&program);
         let mut fan = Fan::new(&constants, &mut loading);
-        stream(&program, &constants, fetcher, source, &mut fan, progress).await?;
+        stream(&program, &constants, fetcher, source, &mut fan, &mut pace, progress).await?;
         let stages: Vec<Stage> = loading.into_iter().map(StageLoading::finish).collect();
         #[cfg(target_arch = "wasm32")]
         if let Some(shapes) = &shapes {
             prepare(&program, &stages, shapes).await?;
         }
-        Ok(Placement { program, stages, adapter, split })
+        Ok(Placement { program, stages, adapter, split, traffic: self.traffic.clone() })
     }
 
     /// Starts to load a program on webgpu or the cpu.
@@ -199,13 +221,15 @@ impl Runtime {
         &mut self,
         backend: Backend,
         program: Rc<Program>,
+        pace: &mut Pace,
     ) -> Result<(StageLoading, AdapterInfo), LoadError> {
         let constants = Constants::new(&program);
         let (engine, adapter) = if backend == Backend::WebGpu {
             let unavailable = |reason| LoadError::BackendUnavailable { backend, reason };
             let gpu = self.gpu().await.map_err(unavailable)?;
             let adapter = gpu.info.clone();
-            let loading = webgpu::Loading::new(gpu, &program, &constants, self.is_shared).await?;
+            let is_shared = self.is_shared;
+            let loading = webgpu::Loading::new(gpu, &program, &constants, is_shared, pace).await?;
             (EngineLoading::WebGpu(loading), adapter)
         } else {
             let loading = cpu::Loading::new(&program, &constants);
@@ -221,6 +245,7 @@ impl Runtime {
         program: &Rc<Program>,
         terms: &LoadTerms,
         shapes: Option<&Shapes>,
+        pace: &mut Pace,
     ) -> Result<(Vec<StageLoading>, AdapterInfo, Option<Split>), LoadError> {
         let backend = Backend::WebNn;
         let context = self
@@ -236,7 +261,7 @@ impl Runtime {
             for part in split(&program, &deciding) {
                 let part_program = Rc::new(part.program);
                 if part.elsewhere {
-                    loading.push(self.begin(Backend::Cpu, part_program).await?.0);
+                    loading.push(self.begin(Backend::Cpu, part_program, pace).await?.0);
                 } else {
                     program = part_program;
                 }
@@ -273,8 +298,8 @@ impl Runtime {
         for part in split(&program, &elsewhere) {
             let part_program = Rc::new(part.program);
             if part.elsewhere {
-                check_support(&part_program, rest)?;
-                loading.push(self.begin(rest, part_program).await?.0);
+                check_support(&part_program, rest, pace).await?;
+                loading.push(self.begin(rest, part_program, pace).await?.0);
             } else {
                 parts += 1;
                 let constants = Constants::new(&part_program);
@@ -356,9 +381,31 @@ pub fn computing_nodes(program: &Program) -> usize {
     count + inside.filter(|node| !kernel(&node.op).is_alias()).count()
 }
 
+fn refused(error: ProgramError) -> LoadError {
+    LoadError::Program { reason: error.to_string() }
+}
+
+/// Checks a program, with pauses.
+async fn check(program: &Program, pace: &mut Pace) -> Result<(), LoadError> {
+    for (index, step) in program.check_steps().enumerate() {
+        step.map_err(refused)?;
+        if index.is_multiple_of(STEPS) {
+            pace.rest().await;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses the first node that a backend cannot run.
-fn check_support(program: &Program, backend: Backend) -> Result<(), LoadError> {
-    for node in program.all_nodes() {
+async fn check_support(
+    program: &Program,
+    backend: Backend,
+    pace: &mut Pace,
+) -> Result<(), LoadError> {
+    for (index, node) in program.all_nodes().enumerate() {
+        if index.is_multiple_of(STEPS) {
+            pace.rest().await;
+        }
         let signature = Signature { program, node };
         kernel(&node.op).supports(&signature).map_err(|reason| {
             let value = node.inputs.first().or(node.outputs.first()).map(|&id| program.value(id));
@@ -396,6 +443,13 @@ impl Placement {
     /// # Errors
     /// Inputs that do not fit, a node that fails, too little memory, or a lost device.
     pub async fn run(&mut self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, RunReport), RunError> {
+        self.traffic.note();
+        let result = self.run_now(inputs).await;
+        self.traffic.note();
+        result
+    }
+
+    async fn run_now(&mut self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, RunReport), RunError> {
         let start = now_us();
         let program = self.program.clone();
         let given: Vec<&[usize]> = inputs.iter().map(|tensor| tensor.shape.as_slice()).collect();
@@ -567,7 +621,7 @@ mod tests {
     use crate::MemoryBlobs;
 
     #[test]
-    fn a_lost_device_is_told_and_replaced_by_the_next_load() {
+    fn a_lost_device_is_reported_and_replaced_by_the_next_load() {
         let case = flotilla_kernels::cases().swap_remove(0);
         let source = BlobSource { url_prefix: String::new() };
         let mut blobs = MemoryBlobs { blobs: case.weights.clone(), chunk_bytes: 0 };

@@ -139,9 +139,10 @@ fn made_by(program: &Program, node: &Node, take: &mut impl FnMut(ValueId)) {
 #[cfg(test)]
 mod tests {
     use flotilla_program::{
-        DType, Op, SymbolInfo, SymbolSource, Value,
+        Op, SymbolInfo, SymbolSource, Value,
         dim::{Dim, Symbol},
     };
+    use flotilla_tensor::DType;
 
     use super::*;
     use crate::flow::Flow;

@@ -1,8 +1,8 @@
 //! One backend's part of a placement: a loaded program.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
-use flotilla_program::Program;
+use flotilla_program::{ConstantRef, Program};
 use flotilla_protocol::{LoadError, RunError};
 
 #[cfg(target_arch = "wasm32")]
@@ -12,6 +12,7 @@ use crate::{
         cpu::{self, CpuModel},
         webgpu::{self, GpuModel},
     },
+    platform::Pace,
     weights::{Constants, Sink},
 };
 use flotilla_kernels::Shapes;
@@ -94,12 +95,6 @@ impl StageLoading {
         };
         Stage { program, engine }
     }
-
-    /// The stage's own index of a constant of the whole program.
-    fn own(&self, whole: &Constants, constant: usize) -> Option<usize> {
-        let wanted = whole.refs[constant];
-        self.constants.refs.iter().position(|own| *own == wanted)
-    }
 }
 
 /// Passes each constant of a program to the stages that use it.
@@ -111,9 +106,14 @@ pub(crate) struct Fan<'a> {
 
 impl<'a> Fan<'a> {
     pub(crate) fn new(whole: &Constants, stages: &'a mut [StageLoading]) -> Fan<'a> {
-        let takers = (0..whole.refs.len()).map(|constant| {
-            let owns = stages.iter().map(|stage| stage.own(whole, constant)).enumerate();
-            owns.filter_map(|(stage, own)| Some((stage, own?))).collect()
+        let own_of = |stage: &StageLoading| -> HashMap<ConstantRef, usize> {
+            let refs = stage.constants.refs.iter().enumerate();
+            refs.map(|(own, constant)| (*constant, own)).collect()
+        };
+        let owns: Vec<_> = stages.iter().map(own_of).collect();
+        let takers = whole.refs.iter().map(|constant| {
+            let owns = owns.iter().enumerate();
+            owns.filter_map(|(stage, owns)| Some((stage, *owns.get(constant)?))).collect()
         });
         let takers = takers.collect();
         Fan { stages, takers }
@@ -128,6 +128,18 @@ impl Sink for Fan<'_> {
                 EngineLoading::WebGpu(loading) => loading.write(own, offset, bytes)?,
                 #[cfg(target_arch = "wasm32")]
                 EngineLoading::WebNn(loading) => loading.write(own, offset, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, pace: &mut Pace) -> Result<(), LoadError> {
+        for stage in &mut *self.stages {
+            match &mut stage.engine {
+                EngineLoading::Cpu(loading) => loading.settle(pace).await?,
+                EngineLoading::WebGpu(loading) => loading.settle(pace).await?,
+                #[cfg(target_arch = "wasm32")]
+                EngineLoading::WebNn(loading) => loading.settle(pace).await?,
             }
         }
         Ok(())

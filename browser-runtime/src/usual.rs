@@ -118,7 +118,8 @@ fn fits(program: &Program, node: &Node, shapes: &Shapes) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{Check, DType, Port, Source, SymbolInfo, Value, ValueId};
+    use flotilla_program::{Check, Port, Source, SymbolInfo, Value, ValueId};
+    use flotilla_tensor::DType;
 
     use super::*;
 

@@ -1,12 +1,14 @@
 //! Streams blobs into constants and verifies them, so that a model is never in memory twice.
 
-use flotilla_program::{ConstantRef, Program, Source, ValueId, WORD_BYTES};
+use std::collections::HashMap;
+
+use flotilla_program::{BlobId, ConstantRef, Program, Source, ValueId};
 use flotilla_protocol::{BlobSource, LoadError};
+use flotilla_tensor::WORD_BYTES;
 
 use crate::{
     fetch::{BlobFetcher, BlobStream},
     platform::Pace,
-    ports::words,
 };
 
 /// Bytes between two reports of progress and two flushes of a backend.
@@ -24,18 +26,15 @@ pub(crate) struct Constants {
 impl Constants {
     pub(crate) fn new(program: &Program) -> Constants {
         let mut refs: Vec<ConstantRef> = Vec::new();
-        let mut known = std::collections::HashMap::new();
+        let mut known = HashMap::new();
         let of_value = program
             .values
             .iter()
             .map(|value| match value.source {
-                Source::Constant(constant) => {
-                    let key = (constant.blob, constant.offset, constant.bytes, constant.dtype);
-                    Some(*known.entry(key).or_insert_with(|| {
-                        refs.push(constant);
-                        refs.len() - 1
-                    }))
-                }
+                Source::Constant(constant) => Some(*known.entry(constant).or_insert_with(|| {
+                    refs.push(constant);
+                    refs.len() - 1
+                })),
                 Source::Input | Source::Node => None,
             })
             .collect();
@@ -83,6 +82,9 @@ pub(crate) trait Sink {
     /// Some words of a constant; offset and length in bytes are multiples of 4.
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError>;
 
+    /// Finishes what is complete after some writes, with pauses.
+    async fn settle(&mut self, pace: &mut Pace) -> Result<(), LoadError>;
+
     /// Waits until written bytes no longer occupy memory of their own.
     async fn flush(&mut self) -> Result<(), LoadError>;
 }
@@ -99,21 +101,19 @@ pub(crate) async fn stream<F: BlobFetcher>(
     fetcher: &mut F,
     source: &BlobSource,
     sink: &mut impl Sink,
+    pace: &mut Pace,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), LoadError> {
     let total = program.blobs.iter().map(|blob| blob.bytes).sum();
     let mut done = 0;
-    let mut pace = Pace::new();
+    let mut parts_of: HashMap<BlobId, Vec<(usize, ConstantRef)>> = HashMap::new();
+    for (index, part) in constants.refs.iter().enumerate() {
+        parts_of.entry(part.blob).or_default().push((index, *part));
+    }
+    parts_of.values_mut().for_each(|parts| parts.sort_by_key(|(_, part)| part.offset));
     for blob in &program.blobs {
         let name = || blob.id.to_hex();
-        let mut parts: Vec<(usize, ConstantRef)> = constants
-            .refs
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, part)| part.blob == blob.id)
-            .collect();
-        parts.sort_by_key(|(_, part)| part.offset);
+        let parts = parts_of.get(&blob.id).map_or(&[][..], Vec::as_slice);
         let fetch = |reason| LoadError::Fetch { blob: name(), reason };
         let mut stream = fetcher.open(source, blob.id).await.map_err(fetch)?;
         let mut hasher = blake3::Hasher::new();
@@ -128,8 +128,9 @@ pub(crate) async fn stream<F: BlobFetcher>(
                 let joined = std::mem::take(&mut left_over);
                 let (words, rest) = joined.split_at(joined.len() / WORD_BYTES * WORD_BYTES);
                 left_over.extend_from_slice(rest);
-                write_parts(&parts, at, words, sink)?;
+                write_parts(parts, at, words, sink)?;
                 at += words.len() as u64;
+                sink.settle(pace).await?;
                 pace.rest().await;
             }
             if at + left_over.len() as u64 > blob.bytes {
@@ -170,7 +171,7 @@ fn write_parts(
             if part.dtype.wire_bytes() == WORD_BYTES {
                 sink.write(*constant, offset, elements)?;
             } else {
-                let words = words(part.dtype, elements);
+                let words = part.dtype.decode_words(elements);
                 sink.write(*constant, offset, bytemuck::cast_slice(&words))?;
             }
         }
@@ -180,7 +181,7 @@ fn write_parts(
 
 #[cfg(test)]
 mod tests {
-    use flotilla_program::{BlobId, DType};
+    use flotilla_tensor::{DType, decode, encode};
 
     use super::*;
 
@@ -189,9 +190,12 @@ mod tests {
 
     impl Sink for Words {
         fn write(&mut self, _: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
-            let words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
             self.0.resize(offset as usize / WORD_BYTES, 0);
-            self.0.extend(words);
+            self.0.extend(decode(bytes, u32::from_le_bytes));
+            Ok(())
+        }
+
+        async fn settle(&mut self, _: &mut Pace) -> Result<(), LoadError> {
             Ok(())
         }
 
@@ -202,9 +206,7 @@ mod tests {
 
     #[test]
     fn words_are_written_as_they_arrive_and_again_over_others() {
-        let bytes = |words: &[u32]| -> Vec<u8> {
-            words.iter().flat_map(|word| word.to_le_bytes()).collect()
-        };
+        let bytes = |words: &[u32]| -> Vec<u8> { encode(words, u32::to_le_bytes) };
         let (mut memory, mut missing) = (Vec::new(), 5 * 4);
         for (offset, words) in [(0, &[1, 2][..]), (4, &[3, 4]), (16, &[5])] {
             put(&mut memory, &mut missing, offset, &bytes(words)).expect("memory");
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn narrow_constants_are_widened_wherever_chunks_end() {
         let halves = [0x3c00u16, 0xc000, 0x7c00];
-        let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let bytes = encode(&halves, u16::to_le_bytes);
         let blob = [&[0; 16], bytes.as_slice(), &[0; 2]].concat();
         let constant =
             ConstantRef { blob: BlobId([0; 32]), offset: 16, bytes: 6, dtype: DType::F16 };

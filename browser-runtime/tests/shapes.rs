@@ -4,7 +4,8 @@
 mod bert;
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Placement, Runtime};
-use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms, RunError, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadError, LoadTerms, RunError};
+use flotilla_tensor::Tensor;
 
 const SIZES: bert::Sizes = bert::Sizes {
     layers: 2,

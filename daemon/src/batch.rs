@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use flotilla_program::{Program, dim::Symbol};
-use flotilla_protocol::{DType, Tensor, TensorError};
+use flotilla_tensor::{DType, Tensor, TensorError};
 
 /// The inputs of a client's request.
 #[derive(Clone, Debug)]
@@ -251,12 +251,11 @@ pub(crate) fn bytes(tensors: &[Tensor]) -> usize {
 
 /// Whether a program takes tokens: its first input is `input_ids` and all are integers `[batch, sequence]`.
 pub(crate) fn takes_tokens(program: &Program) -> bool {
-    use flotilla_program::DType as Type;
     program.inputs.iter().any(|port| port.name == "input_ids")
         && program
             .inputs
             .iter()
-            .all(|port| port.dtype == Type::I64 && program.value(port.value).shape.len() == 2)
+            .all(|port| port.dtype == DType::I64 && program.value(port.value).shape.len() == 2)
 }
 
 /// The values of an output, when it is one row of F32.
@@ -269,6 +268,7 @@ pub(crate) fn single_row(output: Option<&Tensor>) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use flotilla_program::{Port, Source, SymbolInfo, Value, ValueId, dim::Dim};
+    use flotilla_tensor::decode;
 
     use super::*;
 
@@ -293,10 +293,7 @@ mod tests {
         let inputs: Vec<Arc<Input>> =
             rows.iter().map(|ids| Arc::new(Input::Tokens(ids.to_vec()))).collect();
         let tensors = join(program, &inputs)?;
-        let numbers = |tensor: &Tensor| {
-            let (chunks, _) = tensor.bytes.as_chunks::<8>();
-            chunks.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect()
-        };
+        let numbers = |tensor: &Tensor| decode(&tensor.bytes, i64::from_le_bytes);
         Ok(tensors.iter().map(numbers).collect())
     }
 

@@ -7,20 +7,22 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
-    tensor::ReferenceTensor,
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
-use flotilla_program::{BlobId, DType, Port, Program, ProgramError};
+use flotilla_program::{BlobId, Port, Program, ProgramError};
+use flotilla_tensor::{DType, Tensor};
 
 use crate::{
     batch::FixedSizes,
     folder::Folder,
+    mapped::MappedFiles,
     pull::{Manifest, ManifestError},
-    weights::{self, Blob, WeightFiles},
+    weights::{Blob, WeightFiles},
 };
 
 /// Most tokens of an input if a model's files do not set a limit.
@@ -54,6 +56,8 @@ pub struct Model {
     pub sizes: Option<Vec<i64>>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
+    /// Its weights.
+    pub blobs: BTreeMap<BlobId, Blob>,
 }
 
 impl Model {
@@ -89,24 +93,21 @@ pub enum ModelError {
     SameName { name: String, first: PathBuf, second: PathBuf },
 }
 
-/// A model that is ready to be served, and its weights.
+/// A model that is ready to be served.
 #[derive(Debug)]
-pub struct NewModel {
-    model: Model,
-    blobs: BTreeMap<BlobId, Blob>,
-}
+pub struct NewModel(Model);
 
 impl NewModel {
     /// Name that clients will use.
     pub fn name(&self) -> &str {
-        &self.model.name
+        &self.0.name
     }
 
     fn new(
         name: String,
         path: PathBuf,
         imported: ImportedModel,
-        weights: Option<&WeightFiles>,
+        weights: Option<(&WeightFiles, &MappedFiles)>,
     ) -> Result<NewModel, ModelError> {
         let ImportedModel { family, program, weights: Weights { blobs }, text, limits, .. } =
             imported;
@@ -120,16 +121,9 @@ impl NewModel {
             (Some(limit), Some(length)) => limit.min(length),
             (limit, length) => limit.or(length).unwrap_or(TOKENS_MAX),
         };
-        let in_memory = |blobs: BTreeMap<BlobId, Arc<[u8]>>| {
-            blobs.into_iter().map(|(id, blob)| (id, Blob::Memory(blob))).collect()
-        };
-        let blobs = match weights.map(|weights| weights.keep(&blobs)) {
-            Some(Ok(files)) => files,
-            Some(Err(error)) => {
-                tracing::warn!(path = %path.display(), %error, "the model's weights stay in memory: they cannot be written to the data folder");
-                in_memory(blobs)
-            }
-            None => in_memory(blobs),
+        let blobs = match weights {
+            Some((files, maps)) => files.keep_all(blobs, maps),
+            None => blobs.into_iter().map(|(id, blob)| (id, Blob::Memory(blob))).collect(),
         };
         let model = Model {
             id: ModelId(0),
@@ -144,8 +138,9 @@ impl NewModel {
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
             sizes: None,
             created,
+            blobs,
         };
-        Ok(NewModel { model, blobs })
+        Ok(NewModel(model))
     }
 }
 
@@ -156,8 +151,6 @@ pub struct Catalog {
     pub models: Vec<Arc<Model>>,
     /// Models that could not be loaded, by name, with the reason.
     pub broken: BTreeMap<String, String>,
-    /// Weights of all models.
-    pub blobs: BTreeMap<BlobId, Blob>,
     /// How many models there were.
     added: u32,
 }
@@ -173,12 +166,17 @@ impl Catalog {
         self.models.iter().find(|model| model.id == id)
     }
 
+    /// A blob of weights, from each model that has it.
+    pub fn blobs(&self, id: BlobId) -> impl Iterator<Item = &Blob> {
+        self.models.iter().filter_map(move |model| model.blobs.get(&id))
+    }
+
     /// Adds a model.
     ///
     /// # Errors
     /// Another one has its name.
     pub fn add(&mut self, new: NewModel) -> Result<Arc<Model>, ModelError> {
-        let NewModel { mut model, blobs } = new;
+        let NewModel(mut model) = new;
         if let Some(first) = self.by_name(&model.name) {
             let (first, second) = (first.path.clone(), model.path);
             return Err(ModelError::SameName { name: model.name, first, second });
@@ -186,7 +184,6 @@ impl Catalog {
         model.id = ModelId(self.added);
         self.added += 1;
         self.broken.remove(&model.name);
-        self.blobs.extend(blobs);
         let model = Arc::new(model);
         self.models.push(model.clone());
         Ok(model)
@@ -195,12 +192,7 @@ impl Catalog {
     /// Removes the model of a name, or the record of why it could not be loaded. None if there is neither.
     pub fn remove(&mut self, name: &str) -> Option<Option<Arc<Model>>> {
         if let Some(at) = self.models.iter().position(|model| model.name == name) {
-            let model = self.models.remove(at);
-            let others = self.models.iter().map(|other| other.program.blobs.as_slice());
-            for blob in weights::unshared(&model.program.blobs, others) {
-                self.blobs.remove(&blob);
-            }
-            return Some(Some(model));
+            return Some(Some(self.models.remove(at)));
         }
         self.broken.remove(name).map(|_| None)
     }
@@ -213,7 +205,7 @@ impl Catalog {
         &mut self,
         name: &str,
         program: Program,
-        blobs: BTreeMap<BlobId, Arc<[u8]>>,
+        blobs: BTreeMap<BlobId, Bytes>,
     ) -> Result<ModelId, ModelError> {
         let imported = ImportedModel {
             name: name.to_owned(),
@@ -298,9 +290,11 @@ pub fn open_new(
     serving: &Serving,
 ) -> Result<NewModel, ModelError> {
     let purpose = Purpose { dims: serving.dims.clone(), ..Purpose::default() };
-    let imported = import_for(path, purpose)?;
+    let maps = serving.weights.as_ref().map(WeightFiles::maps).unwrap_or_default();
+    let imported = import_with(path, purpose, maps.clone())?;
     let name = name.unwrap_or_else(|| name_of(path));
-    NewModel::new(name, path.to_owned(), imported, serving.weights.as_ref())
+    let weights = serving.weights.as_ref().map(|files| (files, &maps));
+    NewModel::new(name, path.to_owned(), imported, weights)
 }
 
 /// The output that holds a vector for each row: the only one of a text-embedding model, the one that exporters name
@@ -322,7 +316,7 @@ fn embedding_output(family: Family, program: &Program) -> Option<usize> {
 pub struct Purpose {
     /// Inputs of a run, by name. They fix what must be known when a model is loaded and the model's file leaves open, such as
     /// the value of an input; other sizes and values stay open.
-    pub examples: BTreeMap<String, ReferenceTensor>,
+    pub examples: BTreeMap<String, Tensor>,
     /// Fixed sizes of dimensions of the inputs, by name.
     pub dims: BTreeMap<String, i64>,
 }
@@ -340,8 +334,17 @@ pub fn import(path: &Path) -> Result<ImportedModel, ModelError> {
 /// # Errors
 /// As [`import`].
 pub fn import_for(path: &Path, purpose: Purpose) -> Result<ImportedModel, ModelError> {
+    import_with(path, purpose, MappedFiles::default())
+}
+
+fn import_with(
+    path: &Path,
+    purpose: Purpose,
+    maps: MappedFiles,
+) -> Result<ImportedModel, ModelError> {
     let folder =
         Folder::open(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+    let folder = folder.mapped_by(maps);
     if !folder.is_model() {
         return Err(ModelError::NotAModel { path: path.to_owned() });
     }

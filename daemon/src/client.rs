@@ -14,7 +14,7 @@ const ANSWER_BYTES_MAX: usize = 512 << 20;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ClientError {
-    #[error("{url} is no address: {reason}")]
+    #[error("{url} is not an address: {reason}")]
     Url { url: String, reason: String },
     #[error("no daemon answers at {url}: {reason}; start one with `flotilla serve`")]
     Connect { url: String, reason: String },

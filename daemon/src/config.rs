@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
-use crate::browser::{
+use flotilla_browsers::{
     Adapter, Build, Builds, Kind,
     build::{NO_BROWSERS, Preference},
+    home_dir,
 };
+use serde::{Deserialize, Serialize};
 
 /// Name of the file in the working directory and in the data folder.
 pub const FILE: &str = "flotilla.toml";
@@ -70,7 +70,7 @@ pub enum ConfigErrorKind {
     #[error("{0}")]
     Syntax(#[from] toml::de::Error),
     #[error(
-        "browsers.{name:?} is no name for a browser: write letters, digits, '-', '_' and '.', and not {}",
+        "browsers.{name:?} is not a valid name for a browser: write letters, digits, '-', '_' and '.', and not {}",
         NO_BROWSERS.join(" or ")
     )]
     Name { name: String },
@@ -89,7 +89,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is not TOML, or has a key or value that is not known.
     pub fn load(named: Option<&Path>) -> Result<(Config, Option<PathBuf>), ConfigError> {
-        let usual = [PathBuf::from(FILE), crate::pull::home_dir().join(FILE)];
+        let usual = [PathBuf::from(FILE), home_dir().join(FILE)];
         let found =
             named.map(Path::to_owned).or_else(|| usual.into_iter().find(|path| path.is_file()));
         match found {
@@ -262,8 +262,14 @@ mod tests {
                 "browsers.a.webgpu_adapter has no",
             ),
             ("[browsers.firefox]\nkind = \"chrome\"\n".to_owned(), "browsers.firefox.kind is"),
-            ("[browsers.native]\nkind = \"chrome\"\n".to_owned(), "is no name for a browser"),
-            ("[browsers.\"a=2\"]\nkind = \"chrome\"\n".to_owned(), "is no name for a browser"),
+            (
+                "[browsers.native]\nkind = \"chrome\"\n".to_owned(),
+                "is not a valid name for a browser",
+            ),
+            (
+                "[browsers.\"a=2\"]\nkind = \"chrome\"\n".to_owned(),
+                "is not a valid name for a browser",
+            ),
             ("[browsers\n".to_owned(), "TOML parse error"),
         ];
         for (text, want) in table {

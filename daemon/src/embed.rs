@@ -59,7 +59,7 @@ pub enum EmbedError {
     Tokenizer { index: usize, source: EncodeError },
     #[error(transparent)]
     Answer(#[from] AnswerError),
-    #[error("model {model} gave results that are no embedding")]
+    #[error("results of model {model} are not an embedding")]
     Output { model: String },
 }
 

@@ -1,11 +1,14 @@
 //! A model's files on disk, confined to its folder.
 
-use std::{
-    borrow::Cow,
-    path::{Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use flotilla_model::{
+    import::{ResolveError, Resolver},
+    storage::Storage,
 };
 
-use flotilla_model::import::{ResolveError, Resolver};
+use crate::mapped::MappedFiles;
 
 /// The file that an ONNX model is read from, whatever its name on disk is.
 const ONNX: &str = "model.onnx";
@@ -19,6 +22,7 @@ pub struct Folder {
     blobs: Option<PathBuf>,
     /// The file that was named instead of its folder.
     onnx: Option<String>,
+    maps: MappedFiles,
 }
 
 impl Folder {
@@ -30,11 +34,16 @@ impl Folder {
         let path = path.canonicalize()?;
         if path.is_dir() {
             let blobs = hub_blobs(&path);
-            return Ok(Folder { root: path, blobs, onnx: None });
+            return Ok(Folder { root: path, blobs, onnx: None, maps: MappedFiles::default() });
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let root = path.parent().unwrap_or(&path).to_owned();
-        Ok(Folder { root, blobs: None, onnx: name })
+        Ok(Folder { root, blobs: None, onnx: name, maps: MappedFiles::default() })
+    }
+
+    /// The same, with files mapped by `maps`.
+    pub(crate) fn mapped_by(self, maps: MappedFiles) -> Folder {
+        Folder { maps, ..self }
     }
 
     /// Whether a model may be here.
@@ -72,9 +81,9 @@ fn hub_blobs(folder: &Path) -> Option<PathBuf> {
 }
 
 impl Resolver for Folder {
-    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError> {
         let file = self.file(path)?;
-        std::fs::read(&file).map(Cow::Owned).map_err(|error| ResolveError::Unreadable {
+        self.maps.read(&file).map_err(|error| ResolveError::Unreadable {
             path: path.to_owned(),
             reason: error.to_string(),
         })
@@ -82,6 +91,10 @@ impl Resolver for Folder {
 
     fn exists(&self, path: &str) -> bool {
         self.file(path).is_ok()
+    }
+
+    fn storage(&self) -> Storage {
+        self.maps.storage()
     }
 }
 
@@ -98,7 +111,7 @@ mod tests {
         std::fs::write(cache.path().join("blobs/1"), "{}").expect("written");
         std::os::unix::fs::symlink("../../blobs/1", snapshot.join("config.json")).expect("linked");
         let folder = Folder::open(&snapshot).expect("there");
-        assert_eq!(folder.read("config.json").expect("read").as_ref(), b"{}");
+        assert_eq!(folder.read("config.json").expect("read"), "{}");
     }
 
     #[test]
@@ -110,7 +123,7 @@ mod tests {
         std::fs::write(root.join("config.json"), "{}").expect("written");
         std::os::unix::fs::symlink(outer.path().join("secret"), root.join("link")).expect("linked");
         let folder = Folder::open(&root).expect("there");
-        assert_eq!(folder.read("config.json").expect("read").as_ref(), b"{}");
+        assert_eq!(folder.read("config.json").expect("read"), "{}");
         for path in ["../secret", "link", "/etc/passwd"] {
             let error = folder.read(path).expect_err("outside");
             assert!(matches!(error, ResolveError::Outside { .. }), "{path}: {error}");

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_model::tensor::ReferenceTensor;
 use flotilla_program::{
-    DType, Op, Port, Program, Step, SymbolSource,
+    Op, Port, Program, Step, SymbolSource,
     dim::{Dim, Symbol},
 };
-use flotilla_protocol::{Tensor, TensorError};
-
-/// A tensor as it is sent to a page.
-pub(crate) fn to_wire(tensor: &ReferenceTensor) -> Result<Tensor, TensorError> {
-    Tensor::new(tensor.dtype, tensor.shape.clone(), tensor.bytes.clone())
-}
+use flotilla_tensor::{DType, NamedTensor, Tensor};
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Largest value in bytes that a page holds; the reference would accept larger ones.
-pub(crate) const VALUE_BYTES_MAX: i64 = 1 << 31;
+pub const VALUE_BYTES_MAX: i64 = 1 << 31;
 /// Most elements of a generated input.
 const ELEMENTS_MAX: usize = 1 << 28;
 /// Sizes of dimensions by words in their names, and of all others. One row and a few tokens are enough to check a model;
@@ -46,7 +41,7 @@ pub enum InputError {
 
 /// The shape of the first value that no page could hold, for these sizes of the symbolic dimensions. Sizes that only a run
 /// decides are not known yet.
-pub(crate) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
+pub fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<i64>> {
     program.values.iter().find_map(|value| {
         let size = |dim: &Dim| dim.eval_with(&values(sizes));
         let shape: Vec<i64> = value.shape.iter().map(size).collect::<Option<_>>()?;
@@ -59,7 +54,7 @@ pub(crate) fn too_large(program: &Program, sizes: &[Option<i64>]) -> Option<Vec<
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     /// In the program's order.
-    pub inputs: Vec<ReferenceTensor>,
+    pub inputs: Vec<NamedTensor>,
     /// Sizes by the dimensions' names.
     pub dims: BTreeMap<String, i64>,
 }
@@ -87,7 +82,7 @@ pub fn make(
     if let Some(shape) = too_large(program, &sizes) {
         return Err(InputError::TooLarge { shape, dims });
     }
-    let mut random = SplitMix(seed);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let inputs = program
         .inputs
         .iter()
@@ -109,7 +104,7 @@ pub fn sizes(program: &Program, known: &BTreeMap<String, i64>) -> Vec<Option<i64
 }
 
 /// Replaces unknown sizes by 0; any size would do.
-pub(crate) fn any(sizes: Vec<Option<i64>>) -> Vec<i64> {
+pub fn any(sizes: Vec<Option<i64>>) -> Vec<i64> {
     sizes.into_iter().map(Option::unwrap_or_default).collect()
 }
 
@@ -181,21 +176,24 @@ fn tensor(
     port: &Port,
     shape: Vec<usize>,
     below: Option<i64>,
-    random: &mut SplitMix,
-) -> ReferenceTensor {
+    random: &mut Xoshiro256PlusPlus,
+) -> NamedTensor {
     let elements: usize = shape.iter().product();
     let is_mask = port.name.to_lowercase().contains("mask");
     let mut integer = || {
         let limit = below.unwrap_or(2).max(1);
-        if is_mask { 1 } else { (random.next() % limit as u64) as i64 }
+        if is_mask { 1 } else { random.random_range(0..limit) }
     };
     let bytes: Vec<u8> = match port.dtype {
-        DType::F32 => repeat(elements, || random.unit().to_le_bytes()),
-        DType::F64 => repeat(elements, || f64::from(random.unit()).to_le_bytes()),
-        DType::F16 => repeat(elements, || f16_bits(random.sixteenths()).to_le_bytes()),
+        DType::F32 => repeat(elements, || random.random_range(-1.0..1.0_f32).to_le_bytes()),
+        // A page computes with F32s, so these are numbers that an F32 holds.
+        DType::F64 => {
+            repeat(elements, || f64::from(random.random_range(-1.0..1.0_f32)).to_le_bytes())
+        }
+        DType::F16 => repeat(elements, || f16_bits(random.random_range(-16..=16)).to_le_bytes()),
         // A sixteenth has four bits: the upper half of its F32 is all of it.
         DType::BF16 => repeat(elements, || {
-            let number = random.sixteenths() as f32 / 16.0;
+            let number = random.random_range(-16..=16) as f32 / 16.0;
             ((number.to_bits() >> 16) as u16).to_le_bytes()
         }),
         DType::I64 => repeat(elements, || integer().to_le_bytes()),
@@ -206,9 +204,9 @@ fn tensor(
         DType::U16 => repeat(elements, || (integer() as u16).to_le_bytes()),
         DType::I8 => repeat(elements, || (integer() as i8).to_le_bytes()),
         DType::U8 => repeat(elements, || (integer() as u8).to_le_bytes()),
-        DType::Bool => repeat(elements, || [u8::from(is_mask || random.next() % 2 == 1)]),
+        DType::Bool => repeat(elements, || [u8::from(is_mask || random.random())]),
     };
-    ReferenceTensor { name: port.name.clone(), dtype: port.dtype, shape, bytes }
+    NamedTensor::new(port.name.clone(), Tensor { dtype: port.dtype, shape, bytes })
 }
 
 fn repeat<const N: usize>(elements: usize, mut next: impl FnMut() -> [u8; N]) -> Vec<u8> {
@@ -227,29 +225,6 @@ fn f16_bits(n: i32) -> u16 {
     let exponent = (log + 15 - 4) as u16;
     let fraction = ((magnitude << (10 - log)) & 0x3ff) as u16;
     sign | (exponent << 10) | fraction
-}
-
-/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 16 (SplitMix64).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In `[-1, 1)`, a multiple of 2^-23, so that it is exact.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    /// From -16 to 16.
-    fn sixteenths(&mut self) -> i32 {
-        (self.next() % 33) as i32 - 16
-    }
 }
 
 #[cfg(test)]
@@ -303,12 +278,12 @@ mod tests {
         let requested = [("seq".to_owned(), 1000)].into();
         let made = make(&program, None, &requested, 1).expect("can be made");
         assert_eq!(made.dims, [("batch".to_owned(), 1), ("seq".to_owned(), 1000)].into());
-        assert_eq!(made.inputs[0].shape, [1, 1000]);
-        let ids = made.inputs[0].numbers();
+        assert_eq!(made.inputs[0].tensor.shape, [1, 1000]);
+        let ids = made.inputs[0].tensor.numbers();
         assert!(ids.iter().all(|&id| (0.0..7.0).contains(&id)), "within the table");
         assert!((0..7).all(|id| ids.contains(&f64::from(id))), "all of it");
-        assert!(made.inputs[1].numbers().iter().all(|&mask| mask == 1.0));
-        assert!(made.inputs[2].numbers().iter().all(|x| (-1.0..1.0).contains(x)));
+        assert!(made.inputs[1].tensor.numbers().iter().all(|&mask| mask == 1.0));
+        assert!(made.inputs[2].tensor.numbers().iter().all(|x| (-1.0..1.0).contains(x)));
         assert_eq!(make(&program, None, &requested, 1), Ok(made.clone()));
         assert_ne!(make(&program, None, &requested, 2).expect("can be made"), made);
         assert_eq!(batch_symbol(&program), Some("batch"));
@@ -334,13 +309,8 @@ mod tests {
             assert_eq!(f16_bits(n), bits, "{n}");
         }
         for n in -16..=16 {
-            let tensor = ReferenceTensor {
-                name: String::new(),
-                dtype: DType::F16,
-                shape: vec![1],
-                bytes: f16_bits(n).to_le_bytes().to_vec(),
-            };
-            assert_eq!(tensor.numbers(), [f64::from(n) / 16.0]);
+            let number = DType::F16.decode_numbers(&f16_bits(n).to_le_bytes());
+            assert_eq!(number, [f64::from(n) / 16.0]);
         }
     }
 }

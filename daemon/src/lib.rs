@@ -1,26 +1,26 @@
-//! The daemon as a library: browsers, links, pool, HTTP. The binary `flotilla` is a thin command line over it.
+//! The daemon as a library: pool, links, models, HTTP. The binary `flotilla` is a command line over it.
 //!
-//! `fleet` decides, this crate executes: [`pool`] is the loop around the core, and everything with a process, a socket or a
-//! clock is in this crate.
+//! `fleet` decides, this crate executes: [`pool`] is the loop around the core. Real browsers are driven by the crate [`browser`],
+//! and the state that outlives the daemon is kept by the crate [`store`].
 
 mod batch;
-pub mod browser;
 pub mod catalog;
-pub mod check;
 pub mod client;
 pub mod config;
 pub mod embed;
 pub mod folder;
-pub mod guardian;
 pub mod http;
 pub mod inputs;
 mod link;
 pub mod local;
+mod mapped;
 pub mod measure;
 pub mod pool;
 pub mod pull;
-pub mod reference;
-pub mod store;
+pub mod simulated;
 mod token;
 mod usual;
 pub mod weights;
+
+pub use flotilla_browsers as browser;
+pub use flotilla_store as store;

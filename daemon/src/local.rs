@@ -1,20 +1,27 @@
 //! A pool with its server in this process: what every command that needs browsers starts.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use flotilla_fleet::{Batching, Choice, SlotId};
-use flotilla_protocol::{Backend, Device};
+use flotilla_browsers::{
+    Adapter, Browsers, Build, Builds, DesiredBrowser, Kind, guardian, home_dir, install,
+    owner::Limits,
+};
+use flotilla_fleet::SlotId;
+use flotilla_protocol::{Backend, Incarnation};
+use flotilla_store::Store;
 use tokio::sync::oneshot;
 
 use crate::{
-    browser::{Adapter, Browsers, Build, Builds, DesiredBrowser, Kind, install, owner::Limits},
     catalog::Catalog,
-    guardian,
     http::{self, BindError, Context},
-    link,
-    pool::{self, Pool, Recorded},
-    store::{self, Store},
-    weights::WeightFiles,
+    pool::{self, BackendSettings, Pool, Recorded},
 };
 
 /// Shortest time after which a run's browser counts as hung, even if clients have shorter timeouts.
@@ -31,50 +38,30 @@ pub struct LocalOptions {
     pub builds: Builds,
     /// Whether they are simulated by native code.
     pub simulated: bool,
-    /// Backends in order of preference.
-    pub backends: Vec<Backend>,
-    /// How one of them is chosen.
-    pub choice: Choice,
-    /// The processor requested from webnn; without one the browser chooses.
-    pub device: Option<Device>,
-    /// Whether nodes that webnn does not take may run on cpu; `None`: if cpu is among the backends.
-    pub split: Option<bool>,
-    /// Data folder that stores the measured speeds of backends; `None` for none.
-    pub speeds: Option<PathBuf>,
+    /// Backends of all browsers.
+    pub backends: BackendSettings,
     /// Where Chromium's WebGPU adapter comes from.
     pub adapter: Adapter,
-    /// Longest time from a request to its answer.
-    pub timeout: Duration,
     /// Limits of the core.
     pub fleet: flotilla_fleet::Config,
-    /// How requests are joined.
-    pub batching: Batching,
-    /// Most bytes of results that are decoded and wait for the pool, of all pages; pages wait meanwhile.
-    pub results_bytes_max: usize,
-    /// A folder served under `/extra/`.
-    pub extra: Option<PathBuf>,
+    /// Other settings of the pool.
+    pub pool: pool::Settings,
+    /// Settings of the server; its `timeout` is also that of requests that an earlier daemon left open.
+    pub http: http::Settings,
     /// The program with the `guardian` subcommand; this program's own file unless given.
     pub guardian: Option<PathBuf>,
     /// The daemon's address for pages, `http://127.0.0.1:PORT`: that of a proxy in front of it. The daemon's own unless given.
     pub page_origin: Option<String>,
-    /// Where weights of models are kept that are added while serving; in memory without.
-    pub weights: Option<WeightFiles>,
     /// Where state that outlives the daemon is kept; `None` for nowhere.
-    pub state: Option<store::Options>,
-    /// Longest run; `None` for a third of `timeout`.
+    pub state: Option<flotilla_store::Options>,
+    /// Longest run; `None` for a third of the requests' `timeout`.
     pub worker_timeout: Option<Duration>,
     /// Most browsers that workers hold at once; `None` for as many as there are.
     pub max_workers: Option<u32>,
     /// Kinds of browsers that workers may hold; `None` for all.
     pub devices: Option<Vec<Kind>>,
-    /// How long recorded requests and their answers are kept.
-    pub idempotency_ttl: Duration,
     /// Whether a simulated browser is kept for requests that allow it as the last resort.
     pub fallback_to_simulation: bool,
-    /// Longest time that a client may take for a request's head, and again for its body.
-    pub client_timeout: Duration,
-    /// Whether faults can be injected into real browsers' pages, by [`Pool::fault`].
-    pub takes_faults: bool,
 }
 
 impl LocalOptions {
@@ -84,28 +71,18 @@ impl LocalOptions {
             browsers: browsers.into_iter().map(Into::into).collect(),
             builds: Builds::built_in(),
             simulated: false,
-            backends: vec![Backend::WebGpu, Backend::Cpu],
-            choice: Choice::First,
-            device: None,
-            split: None,
-            speeds: None,
+            backends: BackendSettings::default(),
             adapter: Adapter::Auto,
-            timeout: Duration::from_secs(120),
             fleet: flotilla_fleet::Config::default(),
-            batching: Batching { rows_max: 32, tokens_max: 2048 },
-            results_bytes_max: link::INBOX_BYTES_MAX,
-            extra: None,
+            pool: pool::Settings::default(),
+            http: http::Settings::default(),
             guardian: None,
             page_origin: None,
             state: None,
-            weights: None,
             worker_timeout: None,
             max_workers: None,
             devices: None,
-            idempotency_ttl: Duration::from_secs(24 * 3600),
             fallback_to_simulation: false,
-            client_timeout: Duration::from_secs(30),
-            takes_faults: false,
         }
     }
 }
@@ -125,7 +102,7 @@ pub enum StartError {
     #[error("{remedy}")]
     RunnerMissing { remedy: &'static str },
     #[error(transparent)]
-    State(#[from] store::OpenError),
+    State(#[from] flotilla_store::OpenError),
     #[error("the data folder {path} cannot be used: {source}; set FLOTILLA_HOME to one that can")]
     Home { path: PathBuf, source: std::io::Error },
 }
@@ -166,9 +143,10 @@ impl Local {
                 return Err(StartError::RunnerMissing { remedy });
             }
         }
-        let home = crate::pull::home_dir();
-        let data_dir_id =
-            data_dir_id(&home).map_err(|source| StartError::Home { path: home, source })?;
+        let home = home_dir();
+        let of_home = data_dir_id(&home).and_then(|id| Ok((id, next_incarnation(&home)?)));
+        let (data_dir_id, incarnation) =
+            of_home.map_err(|source| StartError::Home { path: home, source })?;
         let (listener, address) = http::bind(port).await?;
         let id = data_dir_id.clone();
         let left = tokio::task::spawn_blocking(move || guardian::reconcile(&id)).await;
@@ -184,18 +162,19 @@ impl Local {
         let browsers = Browsers {
             builds: local_options.builds.clone(),
             simulated: local_options.simulated,
-            backends: local_options.backends.clone(),
+            backends: local_options.backends.list.clone(),
             adapter: local_options.adapter,
         };
         let options = pool::Options {
             browsers: local_options.browsers.iter().map(|build| browsers.desired(build)).collect(),
             fleet: flotilla_fleet::Config {
+                incarnation,
                 // A hung run must be detected while its requests still have time for another browser.
                 run_timeout: local_options.worker_timeout.unwrap_or_else(|| {
                     local_options
                         .fleet
                         .run_timeout
-                        .min((local_options.timeout / 3).max(RUN_TIMEOUT_MIN))
+                        .min((local_options.http.timeout / 3).max(RUN_TIMEOUT_MIN))
                 }),
                 workers_max: local_options.max_workers,
                 worker_slots: local_options.devices.as_ref().map(|devices| {
@@ -205,16 +184,9 @@ impl Local {
                 }),
                 ..local_options.fleet.clone()
             },
-            choice: local_options.choice,
-            device: local_options.device,
-            rest: local_options
-                .split
-                .unwrap_or_else(|| local_options.backends.contains(&Backend::Cpu))
-                .then_some(Backend::Cpu),
-            speeds: local_options.speeds.clone(),
-            batching: local_options.batching,
+            backends: local_options.backends.clone(),
+            settings: local_options.pool.clone(),
             heartbeat: local_options.fleet.suspect_after / 5,
-            results_bytes_max: local_options.results_bytes_max,
             guardian: match &local_options.guardian {
                 Some(program) => program.clone(),
                 None => std::env::current_exe().map_err(StartError::Program)?,
@@ -231,8 +203,7 @@ impl Local {
                 .into_iter()
                 .collect(),
             limits: Limits::default(),
-            takes_faults: local_options.takes_faults,
-            resume_timeout: local_options.timeout,
+            resume_timeout: local_options.http.timeout,
         };
         let origin =
             local_options.page_origin.clone().unwrap_or_else(|| format!("http://{address}"));
@@ -240,12 +211,8 @@ impl Local {
         let context = Context {
             pool: pool.clone(),
             browsers: Arc::new(browsers),
-            weights: local_options.weights.clone(),
-            timeout: local_options.timeout,
-            idempotency_ttl: local_options.idempotency_ttl,
             queue_max: local_options.fleet.queue_max as usize,
-            client_timeout: local_options.client_timeout,
-            extra: local_options.extra.clone().map(Arc::new),
+            settings: Arc::new(local_options.http.clone()),
         };
         let (stop_server, stopped) = oneshot::channel();
         let server = tokio::spawn(http::serve(listener, context, async {
@@ -284,7 +251,7 @@ impl Local {
 async fn open_state(local_options: &LocalOptions) -> Result<Option<Recorded>, StartError> {
     let Some(options) = local_options.state.clone() else { return Ok(None) };
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
-    match opened.map_err(|error| store::OpenError::Read(error.to_string()))? {
+    match opened.map_err(|error| flotilla_store::OpenError::Read(error.to_string()))? {
         Ok((store, opened)) => {
             for finding in &opened.report.findings {
                 tracing::warn!(%finding, "state was not as it was written");
@@ -295,7 +262,7 @@ async fn open_state(local_options: &LocalOptions) -> Result<Option<Recorded>, St
             }
             Ok(Some(Recorded { store, opened }))
         }
-        Err(store::OpenError::Lock(error @ store::LockError::Held { .. })) => {
+        Err(flotilla_store::OpenError::Lock(error @ flotilla_store::LockError::Held { .. })) => {
             tracing::warn!(%error, "this daemon keeps no state: requests cannot be recorded");
             Ok(None)
         }
@@ -303,8 +270,37 @@ async fn open_state(local_options: &LocalOptions) -> Result<Option<Recorded>, St
     }
 }
 
+/// The next number of a data folder's count of lives, so that no two daemons that use it share an id.
+fn next_incarnation(home: &Path) -> std::io::Result<Incarnation> {
+    let path = home.join("incarnation");
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    // Another daemon that starts at the same time waits here.
+    file.lock()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let last = match text.trim() {
+        "" => 0,
+        text => text.parse::<u32>().map_err(|error| {
+            std::io::Error::other(format!("{} holds no number: {error}", path.display()))
+        })?,
+    };
+    let next = last.checked_add(1).and_then(Incarnation::new).ok_or_else(|| {
+        std::io::Error::other(format!(
+            "{} has counted to its end, {}: use another data folder",
+            path.display(),
+            Incarnation::MAX.number()
+        ))
+    })?;
+    // The text never gets shorter.
+    file.rewind()?;
+    write!(file, "{}", next.number())?;
+    file.sync_data()?;
+    Ok(next)
+}
+
 /// A number that stays with a data folder, so that only its own left-over processes are ever ended.
-fn data_dir_id(home: &std::path::Path) -> std::io::Result<String> {
+fn data_dir_id(home: &Path) -> std::io::Result<String> {
     std::fs::create_dir_all(home)?;
     let path = home.join("id");
     let read = || -> std::io::Result<Option<String>> {
@@ -327,5 +323,26 @@ fn data_dir_id(home: &std::path::Path) -> std::io::Result<String> {
         Ok(()) | Err(_) => {
             read()?.ok_or_else(|| std::io::Error::other(format!("{} holds no id", path.display())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_life_of_a_data_folder_has_its_own_number() {
+        let home = tempfile::tempdir().expect("a folder");
+        let next = || next_incarnation(home.path());
+        for want in 1..12 {
+            assert_eq!(next().expect("counted").number(), want);
+        }
+        let path = home.path().join("incarnation");
+        std::fs::write(&path, "twelve").expect("written");
+        let error = next().expect_err("no number").to_string();
+        assert!(error.contains("incarnation holds no number"), "{error}");
+        std::fs::write(&path, Incarnation::MAX.number().to_string()).expect("written");
+        let error = next().expect_err("too many").to_string();
+        assert!(error.contains("use another data folder"), "{error}");
     }
 }

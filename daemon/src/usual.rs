@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use flotilla_program::Program;
-use flotilla_protocol::Tensor;
+use flotilla_tensor::{NamedTensor, Tensor};
 
 use crate::{
     batch::{self, FixedSizes, Input},
@@ -41,8 +41,11 @@ pub(crate) fn input(model: &Model) -> Result<Vec<Tensor>, String> {
     }
     let made = inputs::make(&model.program, model.vocabulary, &BTreeMap::new(), SEED)
         .map_err(|error| error.to_string())?;
-    let tensors = made.inputs.iter().map(inputs::to_wire).collect::<Result<_, _>>();
-    tensors.map_err(|error| error.to_string())
+    let whole = |NamedTensor { tensor, .. }| match tensor.check() {
+        Ok(()) => Ok(tensor),
+        Err(error) => Err(error.to_string()),
+    };
+    made.inputs.into_iter().map(whole).collect()
 }
 
 fn length(model: &Model) -> usize {

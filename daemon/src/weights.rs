@@ -1,8 +1,8 @@
 //! Weights of served models as files: they are read when a page fetches them, and take no memory of the daemon.
 //!
-//! A model's blobs are stored one after the other in a file of the data folder, whose name is a hash over theirs. Files that no
-//! model of this daemon uses are removed, the oldest first, when all together are larger than a limit. A daemon keeps its files
-//! open, so that they may be removed by another one.
+//! Blobs that lie in the model's own files are read from there. The others are stored one after the other in a file of the data
+//! folder, whose name is a hash over theirs. Such files that no model of this daemon uses are removed, the oldest first, when
+//! all together are larger than a limit. A daemon keeps its files open, so that they may be removed by another one.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_program::{BlobId, BlobRef};
+use flotilla_program::BlobId;
+
+use flotilla_model::storage::Store as _;
+
+use crate::mapped::{FilePlace, MappedFiles};
 
 /// Folder in the data folder.
 const FOLDER: &str = "weights";
@@ -30,7 +34,7 @@ const COMPARED_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub enum Blob {
     /// In memory.
-    Memory(Arc<[u8]>),
+    Memory(Bytes),
     /// In a file.
     File {
         /// The file, open for reading.
@@ -39,6 +43,8 @@ pub enum Blob {
         offset: u64,
         /// Length in bytes.
         bytes: u64,
+        /// When the file had been changed last, for a model's own file.
+        modified: Option<SystemTime>,
     },
 }
 
@@ -51,6 +57,23 @@ impl Blob {
         }
     }
 
+    /// Whether the bytes are those that were imported, as far as the file's times tell. Blocks.
+    ///
+    /// # Errors
+    /// The model's file was changed, or cannot be asked.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            Blob::File { file, modified: Some(modified), .. }
+                if file.metadata()?.modified()? != *modified =>
+            {
+                Err(io::Error::other(
+                    "the model's file was changed after it was imported: remove the model and add it again",
+                ))
+            }
+            Blob::File { .. } | Blob::Memory(_) => Ok(()),
+        }
+    }
+
     /// So many bytes from `start` on; `start + length` is at most [`Blob::bytes`]. Blocks.
     ///
     /// # Errors
@@ -59,7 +82,7 @@ impl Blob {
         match self {
             Blob::Memory(bytes) => {
                 let start = usize::try_from(start).map_err(io::Error::other)?;
-                Ok(Bytes::from_owner(bytes.clone()).slice(start..start + length))
+                Ok(bytes.slice(start..start + length))
             }
             Blob::File { file, offset, .. } => {
                 let mut read = vec![0; length];
@@ -83,27 +106,67 @@ impl WeightFiles {
         WeightFiles { folder: home.join(FOLDER), bytes_max }
     }
 
+    /// Maps the files of an import, and keeps in this folder what it makes.
+    pub(crate) fn maps(&self) -> MappedFiles {
+        MappedFiles::keeping_in(self.folder.clone())
+    }
+
+    /// Blobs as files: the model's own where they lie in one, the data folder's for the others, which stay in memory if that
+    /// cannot be written. Blocks.
+    pub(crate) fn keep_all(
+        &self,
+        blobs: BTreeMap<BlobId, Bytes>,
+        maps: &MappedFiles,
+    ) -> BTreeMap<BlobId, Blob> {
+        let (mut kept, mut others) = (BTreeMap::new(), BTreeMap::new());
+        for (id, blob) in blobs {
+            match maps.place(&blob) {
+                Some(FilePlace { file, offset, modified }) => {
+                    let (bytes, modified) = (blob.len() as u64, Some(modified));
+                    kept.insert(id, Blob::File { file, offset, bytes, modified });
+                }
+                None => drop(others.insert(id, blob)),
+            }
+        }
+        match self.keep(&others, maps) {
+            Ok(files) => kept.extend(files),
+            Err(error) => {
+                let folder = self.folder.display();
+                tracing::warn!(%folder, %error, "a model's weights stay in memory: they cannot be written to the data folder");
+                kept.extend(others.into_iter().map(|(id, blob)| (id, Blob::Memory(blob))));
+            }
+        }
+        kept
+    }
+
     /// Writes blobs to a file, unless it is there. Blocks.
     ///
     /// # Errors
     /// The data folder cannot be written.
-    pub fn keep(&self, blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> io::Result<BTreeMap<BlobId, Blob>> {
+    fn keep(
+        &self,
+        blobs: &BTreeMap<BlobId, Bytes>,
+        maps: &MappedFiles,
+    ) -> io::Result<BTreeMap<BlobId, Blob>> {
         if blobs.is_empty() {
             return Ok(BTreeMap::new());
         }
         std::fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(name(blobs)).with_extension(EXTENSION);
         let file = match File::open(&path) {
-            Ok(file) if holds(&file, blobs)? => file,
-            Ok(_) => self.write(&path, blobs)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write(&path, blobs)?,
+            Ok(file) if holds(&file, blobs, maps)? => file,
+            Ok(_) => self.write(&path, blobs, maps)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.write(&path, blobs, maps)?
+            }
             Err(error) => return Err(error),
         };
         // Marks it as used, so that others are removed first.
         file.set_modified(SystemTime::now())?;
         let file = Arc::new(file);
         let kept = places(blobs).map(|(id, offset, blob)| {
-            (id, Blob::File { file: file.clone(), offset, bytes: blob.len() as u64 })
+            let bytes = blob.len() as u64;
+            (id, Blob::File { file: file.clone(), offset, bytes, modified: None })
         });
         let kept = kept.collect();
         self.trim(&path)?;
@@ -111,7 +174,12 @@ impl WeightFiles {
     }
 
     /// Writes to another name and renames, so that a file of that name is complete.
-    fn write(&self, path: &Path, blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> io::Result<File> {
+    fn write(
+        &self,
+        path: &Path,
+        blobs: &BTreeMap<BlobId, Bytes>,
+        maps: &MappedFiles,
+    ) -> io::Result<File> {
         let aside = path.with_extension(format!("{}.part", crate::token::random()));
         let written = || -> io::Result<File> {
             let mut file =
@@ -120,6 +188,7 @@ impl WeightFiles {
             for (_, offset, blob) in places(blobs) {
                 file.write_all(&vec![0; (offset - at) as usize])?;
                 file.write_all(blob)?;
+                maps.release(blob);
                 at = offset + blob.len() as u64;
             }
             file.sync_all()?;
@@ -160,7 +229,7 @@ impl WeightFiles {
 }
 
 /// A hash over the blobs' names, which are hashes of their bytes.
-fn name(blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> String {
+fn name(blobs: &BTreeMap<BlobId, Bytes>) -> String {
     let mut hasher = blake3::Hasher::new();
     for (id, blob) in blobs {
         hasher.update(&id.0);
@@ -170,7 +239,7 @@ fn name(blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> String {
 }
 
 /// Each blob and where it begins in the file.
-fn places(blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> impl Iterator<Item = (BlobId, u64, &[u8])> {
+fn places(blobs: &BTreeMap<BlobId, Bytes>) -> impl Iterator<Item = (BlobId, u64, &[u8])> {
     let mut at = 0u64;
     blobs.iter().map(move |(&id, blob)| {
         let offset = at.next_multiple_of(ALIGNMENT);
@@ -180,7 +249,7 @@ fn places(blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> impl Iterator<Item = (BlobId, 
 }
 
 /// Whether a file holds exactly these blobs.
-fn holds(file: &File, blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> io::Result<bool> {
+fn holds(file: &File, blobs: &BTreeMap<BlobId, Bytes>, maps: &MappedFiles) -> io::Result<bool> {
     let end = places(blobs).last().map_or(0, |(_, offset, blob)| offset + blob.len() as u64);
     if file.metadata()?.len() != end {
         return Ok(false);
@@ -193,27 +262,19 @@ fn holds(file: &File, blobs: &BTreeMap<BlobId, Arc<[u8]>>) -> io::Result<bool> {
             if read != chunk {
                 return Ok(false);
             }
+            maps.release(chunk);
         }
     }
     Ok(true)
-}
-
-/// The blobs among these that no program of `others` uses.
-pub(crate) fn unshared<'a>(
-    blobs: &[BlobRef],
-    others: impl Iterator<Item = &'a [BlobRef]> + Clone,
-) -> Vec<BlobId> {
-    let is_shared = |id: BlobId| others.clone().flatten().any(|other| other.id == id);
-    blobs.iter().map(|blob| blob.id).filter(|&id| !is_shared(id)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn blobs(seed: u8, sizes: &[usize]) -> BTreeMap<BlobId, Arc<[u8]>> {
+    fn blobs(seed: u8, sizes: &[usize]) -> BTreeMap<BlobId, Bytes> {
         let blob = |(at, &size): (usize, &usize)| {
-            let bytes: Arc<[u8]> = vec![seed.wrapping_add(at as u8); size].into();
+            let bytes: Bytes = vec![seed.wrapping_add(at as u8); size].into();
             (BlobId(*blake3::hash(&bytes).as_bytes()), bytes)
         };
         sizes.iter().enumerate().map(blob).collect()
@@ -227,15 +288,16 @@ mod tests {
     fn weights_are_read_from_their_file_and_written_once() {
         let home = tempfile::tempdir().expect("a folder");
         let weights = WeightFiles::new(home.path(), 1 << 20);
+        let maps = MappedFiles::default();
         let blobs = blobs(1, &[100, 1, 3000]);
-        let kept = weights.keep(&blobs).expect("kept");
+        let kept = weights.keep(&blobs, &maps).expect("kept");
         assert_eq!(kept.len(), 3);
         for (id, blob) in &blobs {
             assert_eq!(kept[id].bytes(), blob.len() as u64);
             assert_eq!(kept[id].read(0, blob.len()).expect("read"), blob[..]);
             assert_eq!(kept[id].read(1, blob.len() - 1).expect("read"), blob[1..]);
         }
-        weights.keep(&blobs).expect("kept");
+        weights.keep(&blobs, &maps).expect("kept");
         assert_eq!(files(home.path()), 1);
         // A file that was changed is written anew.
         let path = std::fs::read_dir(home.path().join(FOLDER)).expect("a folder").next();
@@ -243,25 +305,26 @@ mod tests {
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[70] ^= 1;
         std::fs::write(&path, bytes).expect("written");
-        let kept = weights.keep(&blobs).expect("kept");
+        let kept = weights.keep(&blobs, &maps).expect("kept");
         let (id, blob) = blobs.first_key_value().expect("a blob");
         assert_eq!(kept[id].read(0, blob.len()).expect("read"), blob[..]);
     }
 
     #[test]
-    fn the_oldest_files_go_and_stay_readable_for_who_has_them_open() {
+    fn the_oldest_files_are_removed_and_stay_readable_while_open() {
         let home = tempfile::tempdir().expect("a folder");
         let weights = WeightFiles::new(home.path(), 2500);
+        let maps = MappedFiles::default();
         let first = blobs(1, &[1000]);
-        let kept = weights.keep(&first).expect("kept");
+        let kept = weights.keep(&first, &maps).expect("kept");
         for seed in 2..5 {
-            weights.keep(&blobs(seed, &[1000])).expect("kept");
+            weights.keep(&blobs(seed, &[1000]), &maps).expect("kept");
         }
         assert_eq!(files(home.path()), 2);
         let (id, blob) = first.first_key_value().expect("a blob");
         assert_eq!(kept[id].read(0, 1000).expect("read"), blob[..]);
         // One that is larger than the limit is kept alone.
-        weights.keep(&blobs(9, &[5000])).expect("kept");
+        weights.keep(&blobs(9, &[5000]), &maps).expect("kept");
         assert_eq!(files(home.path()), 1);
     }
 }

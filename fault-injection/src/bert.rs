@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use serde_json::json;
 
-use crate::simulator::Random;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Token ids are below this.
 pub const VOCABULARY: u32 = 128;
@@ -80,12 +80,12 @@ pub fn write(folder: &Path, seed: u64) -> Result<(), WriteError> {
 type Weight = (String, Vec<usize>, Vec<u8>);
 
 fn weights(seed: u64) -> Vec<Weight> {
-    let mut random = Random::new(seed);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut weights = Vec::new();
     let mut add = |name: String, shape: &[usize], centre: f32, spread: f32| {
         let count: usize = shape.iter().product();
         let bytes = (0..count)
-            .flat_map(|_| (centre + spread * (2.0 * random.fraction() as f32 - 1.0)).to_le_bytes())
+            .flat_map(|_| (centre + spread * random.random_range(-1.0..1.0_f32)).to_le_bytes())
             .collect();
         weights.push((name, shape.to_vec(), bytes));
     };

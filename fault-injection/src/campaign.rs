@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use rustix::process::Signal;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -23,7 +24,6 @@ use crate::{
     proxy::{Proxy, Rule},
     questions::Questions,
     report::{Asked, Healing, Report, Verdict},
-    simulator::Random,
 };
 
 /// Wait before a pool is looked at again.
@@ -125,7 +125,7 @@ pub enum CampaignError {
     Questions { questions: usize, wanted: usize },
     #[error("the pool was not ready within {limit:?}: {missing}")]
     Start { limit: Duration, missing: String },
-    #[error("what was recovered from is not known: {0}")]
+    #[error("the daemon's recoveries cannot be read: {0}")]
     Recoveries(#[from] LookError),
     #[error("a request's task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -133,11 +133,13 @@ pub enum CampaignError {
 
 /// When requests arrive: as often as `load_per_s` on average, independently of each other.
 pub fn arrivals(seed: u64, duration: Duration, load_per_s: f64) -> Vec<Duration> {
-    let mut random = Random::new(seed).fork();
-    let mean = Duration::from_secs_f64(1.0 / load_per_s);
+    // Forked, so that arrivals do not depend on the numbers that inputs are made of.
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed).fork();
     let mut at = Duration::ZERO;
     let next = || {
-        at += random.wait(mean);
+        // Intervals of a Poisson process.
+        let interval_s = -(1.0 - random.random::<f64>()).ln() / load_per_s;
+        at += Duration::from_secs_f64(interval_s);
         (at < duration).then_some(at)
     };
     std::iter::from_fn(next).collect()

@@ -73,7 +73,7 @@ pub enum LookError {
     Late,
     #[error("the daemon answered with status {status}")]
     Status { status: u16 },
-    #[error("the daemon's account of its pool cannot be read: {0}")]
+    #[error("the daemon's pool status cannot be read: {0}")]
     Json(#[from] serde_json::Error),
 }
 

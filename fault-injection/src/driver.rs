@@ -141,11 +141,11 @@ impl Control {
 pub enum DriverError {
     #[error("cannot start {path}: {source}")]
     Start { path: PathBuf, source: std::io::Error },
-    #[error("no port is to be had: {0}")]
+    #[error("cannot listen on a port: {0}")]
     Bind(#[source] std::io::Error),
     #[error("the driver's output cannot be passed on: {0}")]
     Output(#[source] std::io::Error),
-    #[error("the driver ended before it said where it listens; its last words: {words}")]
+    #[error("the driver ended before it printed its port; its last output: {words}")]
     Silent { words: String },
     #[error("serving failed: {0}")]
     Serve(#[source] std::io::Error),
@@ -234,7 +234,7 @@ async fn command(State(shim): State<Shim>, request: Request) -> Response {
         return shim.forwarder.forward(request).await;
     };
     if let Err(error) = shim.control.record_firing(orders, number) {
-        return failure(format!("the fault cannot be told: {error}"));
+        return failure(format!("cannot record that the fault has fired: {error}"));
     }
     match orders.how {
         DriverFault::Error => failure("a fault was ordered".to_owned()),

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::simulator::Random;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Most moments of a schedule.
 pub const MOMENTS_MAX: usize = 100_000;
@@ -375,13 +375,13 @@ impl Scenario {
     /// # Errors
     /// There are none, or far too many.
     pub fn schedule(&self, seed: u64, duration: Duration) -> Result<Schedule, ScenarioError> {
-        let mut root = Random::new(seed);
+        let mut root = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut moments = Vec::new();
         for (index, fault) in self.faults.iter().enumerate() {
             let mut random = root.fork();
             for at in fault.when.occasions(duration) {
-                let choice = random.draw();
-                if random.fraction() < fault.chance {
+                let choice = random.random();
+                if random.random_bool(fault.chance) {
                     moments.push(Moment { at, fault: index, choice });
                 }
                 if moments.len() > MOMENTS_MAX {
@@ -414,11 +414,11 @@ impl Fault {
                 Some("bytes_per_s is 0; half_open is the fault that lets nothing through")
             }
             What::Link { .. } if self.place.slot.is_some() => {
-                Some("a link's slot is not known to the proxy; name its kind")
+                Some("the proxy does not know a link's slot; name the browser's kind in `where`")
             }
             What::Driver { command: 0, .. } => Some("commands are counted from 1"),
             What::Daemon { .. } | What::Driver { .. } if self.place != Place::default() => {
-                Some("it does not happen to a browser, so it cannot say which")
+                Some("this fault does not happen to a browser; remove `where`")
             }
             What::Kill { .. }
             | What::Stop { .. }
@@ -521,7 +521,7 @@ mod tests {
                 format!(
                     r#"{{ "what": {{ "daemon": {{ "how": "kill" }} }}, {when}, "where": {{ "kind": "chrome" }} }}"#
                 ),
-                "which",
+                "remove `where`",
             ),
             (format!(r#"{{ "what": {{ "burn": {{}} }}, {when} }}"#), "unknown variant"),
         ];

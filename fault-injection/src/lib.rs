@@ -1,4 +1,4 @@
-//! Fault injection: faults as plain data, and the systems in which they are injected, real and simulated.
+//! Fault injection: faults as plain data, and what causes them in real processes and connections.
 
 pub mod bert;
 pub mod campaign;
@@ -12,4 +12,3 @@ pub mod proxy;
 pub mod questions;
 pub mod report;
 pub mod scenarios;
-pub mod simulator;

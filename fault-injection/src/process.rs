@@ -17,7 +17,7 @@ pub struct Roots {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum FindError {
-    #[error("the pool tells no process id of the {role}", role = role.name())]
+    #[error("the pool reports no process id of the {role}", role = role.name())]
     NotReported { role: Role },
     #[error("this browser has no {role} process of its own", role = role.name())]
     None { role: Role },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::simulator::Random;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Largest difference of a right answer from the native reference, in each element: f32 sums in another order differ by less
 /// in an embedding of a few dozen dimensions whose elements are about 1.
@@ -12,7 +12,7 @@ pub const ERROR_MAX: f32 = 1e-4;
 const DISTANCE_MIN: f32 = 10.0 * ERROR_MAX;
 
 /// Shortest and longest row.
-const LENGTHS: (u64, u64) = (4, 24);
+const LENGTHS: (usize, usize) = (4, 24);
 
 /// Why questions cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum QuestionError {
     Count { rows: usize, answers: usize },
     #[error("the answer of question {question} is not a vector of {want} finite numbers")]
     Answer { question: usize, want: usize },
-    #[error("questions {first} and {second} have answers too much alike to tell them apart")]
+    #[error("questions {first} and {second} have answers too similar to detect a swapped one")]
     Alike { first: usize, second: usize },
     #[error("{count} different rows cannot be made of {vocabulary} tokens")]
     Vocabulary { count: usize, vocabulary: u32 },
@@ -38,10 +38,10 @@ pub fn rows(
     vocabulary: u32,
     tokens_max: usize,
 ) -> Result<Vec<Vec<u32>>, QuestionError> {
-    let mut random = Random::new(seed);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut known = BTreeSet::new();
     let mut rows = Vec::with_capacity(count);
-    let longest = LENGTHS.1.min(tokens_max as u64).max(1);
+    let longest = LENGTHS.1.min(tokens_max).max(1);
     let shortest = LENGTHS.0.min(longest);
     let mut tries = 0;
     while rows.len() < count {
@@ -49,9 +49,8 @@ pub fn rows(
         if vocabulary < 2 || tries > 100 + 10 * count {
             return Err(QuestionError::Vocabulary { count, vocabulary });
         }
-        let length = random.range(shortest, longest);
-        let row: Vec<u32> =
-            (0..length).map(|_| random.range(1, u64::from(vocabulary) - 1) as u32).collect();
+        let length = random.random_range(shortest..=longest);
+        let row: Vec<u32> = (0..length).map(|_| random.random_range(1..vocabulary)).collect();
         if known.insert(row.clone()) {
             rows.push(row);
         }
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_known_as_whose_it_is() {
+    fn an_answer_identifies_its_question() {
         let rows = vec![vec![1], vec![2], vec![3]];
         let answers = vec![vec![0.5, 1.0], vec![0.5, 2.0], vec![-1.0, 1.0]];
         let questions = Questions::new(rows, answers).expect("distinct");

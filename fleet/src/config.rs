@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use flotilla_protocol::Backend;
+use flotilla_protocol::{Backend, Incarnation};
 
 use crate::{
     ids::SlotId,
-    recovery::{Ladder, Strategy},
+    recovery::{StepBudgets, Strategy},
 };
 
 /// One desired browser.
@@ -46,6 +46,8 @@ pub enum Role {
 /// Limits and budgets. Every queue, retry and wait has its limit here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Which life of the daemon this is; ids begin with it.
+    pub incarnation: Incarnation,
     /// Browsers to keep.
     pub slots: Vec<Slot>,
     /// Most requests that wait; further ones are refused at once.
@@ -88,7 +90,7 @@ pub struct Config {
     /// Recovery strategy of requests that name none.
     pub strategy: Strategy,
     /// What a request may spend on recovery.
-    pub ladder: Ladder,
+    pub step_budgets: StepBudgets,
     /// Browsers that hold a model ready; `None` for all. With 1 there is no warm standby: a failover loads first.
     pub redundancy_factor: Option<u32>,
     /// Starts of a slot that fail one after the other before the slot is given up.
@@ -103,6 +105,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            incarnation: Incarnation::default(),
             slots: Vec::new(),
             queue_max: 4096,
             runs_in_flight_max: 2,
@@ -123,7 +126,7 @@ impl Default for Config {
             workers_max: None,
             worker_slots: None,
             strategy: Strategy::default(),
-            ladder: Ladder::default(),
+            step_budgets: StepBudgets::default(),
             redundancy_factor: None,
             restarts_max: 5,
             restart_delay: Duration::from_millis(250),

@@ -16,7 +16,7 @@ pub use event::{
     RequestError, SlotId,
 };
 pub use recovery::{
-    Attempt, Budget, Entry, Failure, FailureKind, FailureSort, Ladder, RecoveryStep, Repair,
+    Attempt, Budget, Entry, Failure, FailureKind, FailureSort, RecoveryStep, Repair, StepBudgets,
     Strategy,
 };
 

@@ -166,12 +166,12 @@ impl std::fmt::Display for Attempt {
     }
 }
 
-/// A step that a request can take after a failure. The steps of the ladder are in order of their cost.
+/// A step that a request can take after a failure, in order of cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoveryStep {
-    /// Run again without the requests it was joined with. Not a step of the ladder but a way out of another's failure:
-    /// inputs that a backend refuses must not cost the answers of requests that happened to share the run.
+    /// Run again without the requests of its batch. It has no configured budget but a single try: inputs that a backend refuses
+    /// must not cost the answers of requests that happened to share the run.
     Separate,
     /// Run again on the same browser.
     Retry,
@@ -261,7 +261,7 @@ pub struct Budget {
 
 /// The budget of every recovery step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ladder {
+pub struct StepBudgets {
     /// Of [`RecoveryStep::Retry`].
     pub retry: Budget,
     /// Of [`RecoveryStep::Reset`].
@@ -274,11 +274,11 @@ pub struct Ladder {
     pub simulate: Budget,
 }
 
-impl Default for Ladder {
-    fn default() -> Ladder {
+impl Default for StepBudgets {
+    fn default() -> StepBudgets {
         let budget =
             |tries_max, seconds| Budget { tries_max, wait_max: Duration::from_secs(seconds) };
-        Ladder {
+        StepBudgets {
             retry: budget(1, 5),
             reset: budget(1, 15),
             migrate: budget(3, 30),
@@ -288,7 +288,7 @@ impl Default for Ladder {
     }
 }
 
-impl Ladder {
+impl StepBudgets {
     /// The budget of a step; that of leaving a batch is one try, which waits as long as the request does.
     pub fn budget(&self, step: RecoveryStep) -> Budget {
         match step {
@@ -403,7 +403,7 @@ pub enum RequestError {
     NotRecorded { reason: String },
     #[error("recovery took longer than {limit:?}{}", tried_words(.tried))]
     RecoveryTimeout { limit: Duration, tried: Vec<Attempt> },
-    #[error("the browser of this task is gone")]
+    #[error("the browser of this task has ended")]
     #[serde(rename = "TaskEnded")]
     LeaseEnded { tried: Vec<Attempt> },
     #[error("the model was removed{}", tried_words(.tried))]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId};
+use flotilla_protocol::{Backend, BrowserId, Epoch, RequestId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -27,20 +27,17 @@ pub enum Partition {
     /// Which slots hold a model; by model. Named `plans` in stores.
     #[serde(rename = "plans")]
     Assignments,
-    /// Stateful series of requests; by session.
-    Sessions,
     /// Requests whose outcome must not be lost; by request.
     Requests,
 }
 
 impl Partition {
     /// Every partition, in order.
-    pub const ALL: [Partition; 6] = [
+    pub const ALL: [Partition; 5] = [
         Partition::Configuration,
         Partition::Browsers,
         Partition::Placements,
         Partition::Assignments,
-        Partition::Sessions,
         Partition::Requests,
     ];
 
@@ -51,7 +48,6 @@ impl Partition {
             Partition::Browsers => "browsers",
             Partition::Placements => "placements",
             Partition::Assignments => "plans",
-            Partition::Sessions => "sessions",
             Partition::Requests => "requests",
         }
     }
@@ -118,11 +114,6 @@ pub enum Value {
     Assignment {
         model: ModelId,
         slots: Vec<SlotId>,
-    },
-    Session {
-        model: ModelId,
-        placement: PlacementId,
-        tokens: Vec<u32>,
     },
     Request {
         model: ModelId,

@@ -17,7 +17,7 @@ fn key(id: u64) -> Key {
     Key { partition: Partition::Configuration, id }
 }
 
-/// A record that says a number.
+/// A record that holds a number.
 fn value(number: u32) -> Value {
     Value::Configuration {
         slots: Vec::new(),
@@ -105,7 +105,7 @@ fn present(records: &Records) -> BTreeMap<u64, u32> {
 }
 
 proptest! {
-    /// Whatever was interleaved, the committed transactions give what they give one after the other in the order of
+    /// Whatever the interleaving, committed transactions have the same result as one after the other in the order of
     /// their names, which is that in which they were prepared and not that in which they were confirmed.
     #[test]
     fn committed_transactions_are_serializable(steps in steps()) {
@@ -156,7 +156,7 @@ proptest! {
 
     /// Of two transactions that were begun on the same records and meet at one, at most one commits.
     #[test]
-    fn of_two_that_meet_at_most_one_commits(
+    fn of_two_conflicting_transactions_at_most_one_commits(
         before in prop::collection::btree_map(0..KEYS, 1u32..9, 0..4),
         one in prop::collection::btree_set(0..KEYS, 1..3),
         other in prop::collection::btree_set(0..KEYS, 1..3),

@@ -1,9 +1,10 @@
 //! A node as kernels get it: what is known at load, and the shapes of a run.
 
 use flotilla_program::{
-    DType, Node, Program, Source, Value, ValueId,
+    Node, Program, Source, Value, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 /// Most dimensions of a value; strides are passed to shaders in two `vec4`.
 pub const RANK_MAX: usize = 8;

@@ -55,7 +55,7 @@ mod window;
 
 use flotilla_program::Op;
 
-pub use matmul::PackedMatrix;
+pub use matmul::{PackedMatrix, Packer};
 pub use shader::{ITERATIONS_MAX, Launch, Memory, Scratch, Shader, WORKGROUP};
 pub use strided::View;
 

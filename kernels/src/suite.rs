@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use flotilla_program::{
-    BlobId, BlobRef, ConstantRef, DType, Node, Op, Port, Program, Region, Source, SymbolInfo,
+    BlobId, BlobRef, ConstantRef, Node, Op, Port, Program, Region, Source, SymbolInfo,
     SymbolSource, Value, ValueId,
     dim::{Dim, Symbol},
 };
-use flotilla_protocol::Tensor;
+use flotilla_tensor::{DType, Tensor};
 
 /// How far results may differ from the expected ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +114,9 @@ impl Case {
                     got.dtype, got.shape, want.dtype, want.shape
                 ));
             }
-            let wanted = numbers(want);
+            let wanted = want.numbers();
             let largest = wanted.iter().map(|want| want.abs()).fold(0.0, f64::max);
-            for (element, (got, want)) in numbers(got).into_iter().zip(wanted).enumerate() {
+            for (element, (got, want)) in got.numbers().into_iter().zip(wanted).enumerate() {
                 if !self.tolerance.accepts(got, want, largest) {
                     return Err(format!(
                         "output {index} has {got} at element {element}, {want} expected"
@@ -125,65 +125,6 @@ impl Case {
             }
         }
         Ok(())
-    }
-}
-
-fn numbers(tensor: &Tensor) -> Vec<f64> {
-    let bytes = &tensor.bytes;
-    match tensor.dtype {
-        DType::F32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|chunk| f64::from(f32::from_le_bytes(*chunk)))
-            .collect(),
-        DType::I32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|chunk| f64::from(i32::from_le_bytes(*chunk)))
-            .collect(),
-        DType::U32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|chunk| f64::from(u32::from_le_bytes(*chunk)))
-            .collect(),
-        DType::I64 => {
-            bytes.as_chunks::<8>().0.iter().map(|chunk| i64::from_le_bytes(*chunk) as f64).collect()
-        }
-        DType::U64 => {
-            bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk) as f64).collect()
-        }
-        DType::Bool | DType::U8 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
-        DType::I8 => bytes.iter().map(|&byte| f64::from(byte as i8)).collect(),
-        DType::I16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|chunk| f64::from(i16::from_le_bytes(*chunk)))
-            .collect(),
-        DType::U16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|chunk| f64::from(u16::from_le_bytes(*chunk)))
-            .collect(),
-        DType::F64 => {
-            bytes.as_chunks::<8>().0.iter().map(|chunk| f64::from_le_bytes(*chunk)).collect()
-        }
-        DType::F16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|chunk| half::f16::from_le_bytes(*chunk).to_f64())
-            .collect(),
-        DType::BF16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|chunk| half::bf16::from_le_bytes(*chunk).to_f64())
-            .collect(),
     }
 }
 
@@ -246,25 +187,7 @@ impl Array {
 
     /// Elements in the form that a client sends and a blob contains.
     fn bytes(&self) -> Vec<u8> {
-        fn each<const N: usize>(numbers: &[f64], element: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
-            numbers.iter().flat_map(|&number| element(number)).collect()
-        }
-        let numbers = &self.numbers;
-        match self.dtype {
-            DType::F32 => each(numbers, |number| (number as f32).to_le_bytes()),
-            DType::F16 => each(numbers, |number| half::f16::from_f64(number).to_le_bytes()),
-            DType::BF16 => each(numbers, |number| half::bf16::from_f64(number).to_le_bytes()),
-            DType::I64 => each(numbers, |number| (number as i64).to_le_bytes()),
-            DType::I32 => each(numbers, |number| (number as i32).to_le_bytes()),
-            DType::I16 => each(numbers, |number| (number as i16).to_le_bytes()),
-            DType::I8 => each(numbers, |number| (number as i8).to_le_bytes()),
-            DType::U64 => each(numbers, |number| (number as u64).to_le_bytes()),
-            DType::U32 => each(numbers, |number| (number as u32).to_le_bytes()),
-            DType::U16 => each(numbers, |number| (number as u16).to_le_bytes()),
-            DType::U8 => each(numbers, |number| (number as u8).to_le_bytes()),
-            DType::F64 => each(numbers, f64::to_le_bytes),
-            DType::Bool => each(numbers, |number| [u8::from(number != 0.0)]),
-        }
+        self.dtype.encode_numbers(&self.numbers)
     }
 
     fn tensor(&self) -> Tensor {

@@ -4,19 +4,19 @@
 //! `OUTDIR/blobs/<hex>`, and the program as text on standard output.
 
 use std::{
-    borrow::Cow,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
+use bytes::Bytes;
 use flotilla_model::import::{LoadOptions, Phase, ResolveError, Resolver, load};
 
 struct Folder(PathBuf);
 
 impl Resolver for Folder {
-    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
-        fs::read(self.0.join(path)).map(Cow::Owned).map_err(|error| ResolveError::Unreadable {
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError> {
+        fs::read(self.0.join(path)).map(Bytes::from).map_err(|error| ResolveError::Unreadable {
             path: path.to_owned(),
             reason: error.to_string(),
         })

@@ -2,18 +2,16 @@
 
 pub mod npy;
 
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 use safetensors::{Dtype, SafeTensors};
-
-use crate::tensor::ReferenceTensor;
-use flotilla_program::DType;
 
 /// The inputs of a model and its expected outputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Golden {
     /// Inputs by name, including inputs that decide shapes.
-    pub inputs: Vec<ReferenceTensor>,
+    pub inputs: Vec<NamedTensor>,
     /// Outputs by name; there may be fewer than the model has, or none.
-    pub outputs: Vec<ReferenceTensor>,
+    pub outputs: Vec<NamedTensor>,
 }
 
 /// The model's names of its inputs and outputs.
@@ -29,17 +27,17 @@ pub struct Names {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum GoldenError {
-    #[error("it is no safetensors file, or it is cut short: {reason}")]
+    #[error("it is not a safetensors file, or it is cut short: {reason}")]
     Damaged { reason: String },
     #[error(
         "tensor {tensor} is neither in.NAME nor out.NAME, nor an input ({inputs:?}) or an output ({outputs:?}) of the model"
     )]
     Name { tensor: String, inputs: Vec<String>, outputs: Vec<String> },
-    #[error("tensor {tensor} holds {dtype}, which no model here takes or gives")]
+    #[error("tensor {tensor} holds {dtype}, which is not supported for inputs and outputs")]
     Type { tensor: String, dtype: String },
-    #[error("there is no input in it")]
+    #[error("it contains no input")]
     NoInput,
-    #[error("tensor {tensor} is there twice")]
+    #[error("tensor {tensor} occurs twice")]
     Twice { tensor: String },
 }
 
@@ -49,24 +47,14 @@ impl Golden {
     /// # Errors
     /// Not such a file, or as [`Golden::of`].
     pub fn parse(bytes: &[u8], names: &Names) -> Result<Golden, GoldenError> {
-        let tensors = SafeTensors::deserialize(bytes)
-            .map_err(|error| GoldenError::Damaged { reason: error.to_string() })?;
-        let tensors = tensors.iter().map(|(name, view)| {
-            let dtype = dtype(view.dtype()).ok_or_else(|| GoldenError::Type {
-                tensor: name.to_owned(),
-                dtype: format!("{:?}", view.dtype()),
-            })?;
-            let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
-            Ok(ReferenceTensor { name: name.to_owned(), dtype, shape, bytes })
-        });
-        Golden::of(tensors.collect::<Result<_, _>>()?, names)
+        Golden::of(tensors(bytes)?, names)
     }
 
     /// Sorts tensors into inputs and outputs: by the model's own names, or else by the prefix of their names.
     ///
     /// # Errors
     /// A tensor that is neither, or as [`Golden::new`].
-    pub fn of(tensors: Vec<ReferenceTensor>, names: &Names) -> Result<Golden, GoldenError> {
+    pub fn of(tensors: Vec<NamedTensor>, names: &Names) -> Result<Golden, GoldenError> {
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for mut tensor in tensors {
             let full = tensor.name.clone();
@@ -95,8 +83,8 @@ impl Golden {
     /// # Errors
     /// A tensor that occurs twice, or no input.
     pub fn new(
-        mut inputs: Vec<ReferenceTensor>,
-        mut outputs: Vec<ReferenceTensor>,
+        mut inputs: Vec<NamedTensor>,
+        mut outputs: Vec<NamedTensor>,
     ) -> Result<Golden, GoldenError> {
         for side in [&mut inputs, &mut outputs] {
             // The order of tensors in a file has no meaning.
@@ -110,6 +98,24 @@ impl Golden {
         }
         Ok(Golden { inputs, outputs })
     }
+}
+
+/// The tensors of a safetensors file, in any order.
+///
+/// # Errors
+/// Not such a file, or a type that no model has.
+pub fn tensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, GoldenError> {
+    let tensors = SafeTensors::deserialize(bytes)
+        .map_err(|error| GoldenError::Damaged { reason: error.to_string() })?;
+    let tensors = tensors.iter().map(|(name, view)| {
+        let dtype = dtype(view.dtype()).ok_or_else(|| GoldenError::Type {
+            tensor: name.to_owned(),
+            dtype: format!("{:?}", view.dtype()),
+        })?;
+        let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+        Ok(NamedTensor::new(name, Tensor { dtype, shape, bytes }))
+    });
+    tensors.collect()
 }
 
 fn dtype(dtype: Dtype) -> Option<DType> {
@@ -153,8 +159,10 @@ mod tests {
         let ids = ("in.ids", Dtype::I64, vec![1, 2], [3i64, 4].map(i64::to_le_bytes).concat());
         let logits = ("out.logits", Dtype::F32, vec![1], 0.5f32.to_le_bytes().to_vec());
         let golden = parse(&[logits.clone(), ids.clone()]).expect("a golden");
-        assert_eq!(golden.inputs, [ReferenceTensor::from_i64("ids", vec![1, 2], &[3, 4])]);
-        assert_eq!(golden.outputs, [ReferenceTensor::from_f32("logits", vec![1], &[0.5])]);
+        let input = Tensor::from_i64(vec![1, 2], &[3, 4]).expect("fits");
+        let output = Tensor::from_f32(vec![1], &[0.5]).expect("fits");
+        assert_eq!(golden.inputs, [NamedTensor::new("ids", input)]);
+        assert_eq!(golden.outputs, [NamedTensor::new("logits", output)]);
         assert_eq!(parse(&[logits]), Err(GoldenError::NoInput));
         let other = ("weight", Dtype::F32, vec![1], vec![0; 4]);
         assert!(matches!(parse(&[ids, other]), Err(GoldenError::Name { .. })));
@@ -165,8 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn the_models_own_names_will_do() {
-        let tensor = |name: &str| ReferenceTensor::from_f32(name, vec![1], &[0.5]);
+    fn the_models_own_names_are_accepted() {
+        let half = Tensor::from_f32(vec![1], &[0.5]).expect("fits");
+        let tensor = |name: &str| NamedTensor::new(name, half.clone());
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         let names = Names { inputs: owned(&["in.x", "y"]), outputs: owned(&["z"]) };
         let golden = Golden::of(vec![tensor("z"), tensor("y"), tensor("in.x")], &names);

@@ -13,6 +13,6 @@ mod graph;
 pub mod import;
 pub mod padding;
 mod resolver;
-pub mod tensor;
+pub mod storage;
 pub mod text;
 pub mod weights;

@@ -1,20 +1,29 @@
 //! The source of a model's bytes.
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap};
+
+use bytes::Bytes;
+
+use crate::storage::Storage;
 
 /// Gives a model's files by their path relative to its folder.
 ///
 /// Importing does not depend on a file system; the daemon implements this trait over files and confines it to the
 /// model's folder. Paths in a model file are checked to stay below that folder before they get here.
 pub trait Resolver {
-    /// The whole file.
+    /// The whole file; weights are slices of it, so that a mapped file is not copied.
     ///
     /// # Errors
     /// It is not there or cannot be read.
-    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError>;
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError>;
 
     /// Whether there is such a file.
     fn exists(&self, path: &str) -> bool;
+
+    /// Where weights go that are not in a file of the model in the form that pages need; memory, if not told otherwise.
+    fn storage(&self) -> Storage {
+        Storage::default()
+    }
 }
 
 /// Why a file could not be read.
@@ -44,15 +53,12 @@ pub struct FileRecord {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryResolver {
     /// Each file's bytes by its path.
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub files: BTreeMap<String, Bytes>,
 }
 
 impl Resolver for MemoryResolver {
-    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
-        match self.files.get(path) {
-            Some(bytes) => Ok(Cow::Borrowed(bytes)),
-            None => Err(ResolveError::Missing { path: path.to_owned() }),
-        }
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError> {
+        self.files.get(path).cloned().ok_or_else(|| ResolveError::Missing { path: path.to_owned() })
     }
 
     fn exists(&self, path: &str) -> bool {
@@ -77,13 +83,13 @@ impl<'r> Recorder<'r> {
 }
 
 impl Resolver for Recorder<'_> {
-    fn read(&self, path: &str) -> Result<Cow<'_, [u8]>, ResolveError> {
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError> {
         let bytes = self.inner.read(path)?;
         let mut files = self.files.borrow_mut();
         if !files.iter().any(|file| file.path == path) {
             files.push(FileRecord {
                 path: path.to_owned(),
-                blake3: blake3::hash(&bytes).to_hex().to_string(),
+                blake3: self.storage().hash(&bytes).to_hex().to_string(),
                 bytes: bytes.len() as u64,
             });
         }
@@ -92,6 +98,10 @@ impl Resolver for Recorder<'_> {
 
     fn exists(&self, path: &str) -> bool {
         self.inner.exists(path)
+    }
+
+    fn storage(&self) -> Storage {
+        self.inner.storage()
     }
 }
 

@@ -1,8 +1,12 @@
 //! Weight blobs: the constants of a program, content-addressed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use flotilla_program::{BlobId, BlobRef, ConstantRef, DType, WORD_BYTES};
+use bytes::Bytes;
+use flotilla_program::{BlobId, BlobRef, ConstantRef};
+use flotilla_tensor::{DType, WORD_BYTES};
+
+use crate::storage::Storage;
 
 /// Constants of at least this size have a blob of their own; smaller ones share one.
 pub const OWN_BLOB_BYTES_MIN: usize = 64 << 10;
@@ -14,7 +18,7 @@ const PACK_ALIGNMENT: usize = 16;
 #[derive(Clone, Default)]
 pub struct Weights {
     /// Each blob's bytes by its hash.
-    pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    pub blobs: BTreeMap<BlobId, Bytes>,
 }
 
 impl Weights {
@@ -55,15 +59,20 @@ pub(crate) enum Placed {
 /// Collects constants into blobs; equal constants are stored once.
 #[derive(Default)]
 pub(crate) struct Packer {
-    blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    blobs: BTreeMap<BlobId, Bytes>,
     shared: Vec<u8>,
     seen: BTreeMap<BlobId, Placed>,
+    storage: Storage,
 }
 
 impl Packer {
-    /// `owned` saves a copy if the caller has the bytes in the right form already.
-    pub(crate) fn add(&mut self, bytes: &[u8], owned: Option<Arc<[u8]>>) -> Placed {
-        let id = blob_id(bytes);
+    /// Large constants go to a storage if they need another form.
+    pub(crate) fn new(storage: Storage) -> Packer {
+        Packer { storage, ..Packer::default() }
+    }
+
+    pub(crate) fn add(&mut self, bytes: Bytes) -> Placed {
+        let id = self.name(&bytes);
         if let Some(placed) = self.seen.get(&id) {
             return *placed;
         }
@@ -72,10 +81,10 @@ impl Packer {
             // Pages read blobs in words.
             let rest = bytes.len().next_multiple_of(WORD_BYTES) - bytes.len();
             let (blob, contents) = if rest == 0 {
-                (id, owned.unwrap_or_else(|| Arc::from(bytes)))
+                (id, bytes)
             } else {
-                let padded = [bytes, &[0; WORD_BYTES][..rest]].concat();
-                (blob_id(&padded), padded.into())
+                let padded = Bytes::from([&bytes, &[0; WORD_BYTES][..rest]].concat());
+                (self.name(&padded), self.storage.keep(padded))
             };
             self.blobs.insert(blob, contents);
             Placed::Own { blob, bytes: length }
@@ -84,11 +93,15 @@ impl Packer {
             let begin = self.shared.len().next_multiple_of(PACK_ALIGNMENT);
             self.shared.resize(if bytes.is_empty() { begin.max(PACK_ALIGNMENT) } else { begin }, 0);
             let offset = self.shared.len() as u64;
-            self.shared.extend_from_slice(bytes);
+            self.shared.extend_from_slice(&bytes);
             Placed::Shared { offset, bytes: length }
         };
         self.seen.insert(id, placed);
         placed
+    }
+
+    fn name(&self, bytes: &[u8]) -> BlobId {
+        BlobId(*self.storage.hash(bytes).as_bytes())
     }
 
     /// The weights, the list of blobs and the name of the shared one.
@@ -97,7 +110,7 @@ impl Packer {
         self.shared.resize(self.shared.len().next_multiple_of(PACK_ALIGNMENT), 0);
         let shared = blob_id(&self.shared);
         if !self.shared.is_empty() {
-            self.blobs.insert(shared, Arc::from(self.shared));
+            self.blobs.insert(shared, self.shared.into());
         }
         let list =
             self.blobs.iter().map(|(&id, blob)| BlobRef { id, bytes: blob.len() as u64 }).collect();
@@ -126,7 +139,7 @@ mod tests {
         let mut packer = Packer::default();
         let placed: Vec<Placed> = [&large[..], &[2; 4], &[3; 20], &[2; 4], &large[..], &odd]
             .iter()
-            .map(|bytes| packer.add(bytes, None))
+            .map(|bytes| packer.add(Bytes::copy_from_slice(bytes)))
             .collect();
         let (weights, list, shared) = packer.finish();
         assert_eq!(list.len(), 3);

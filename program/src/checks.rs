@@ -1,8 +1,12 @@
 //! Checks whether a program is valid, and binds its symbols to the shapes of a run's inputs.
 
+use std::collections::HashMap;
+
+use flotilla_tensor::WORD_BYTES;
+
 use crate::{
-    Expr, Node, Op, PROGRAM_VERSION, Padding, Program, Source, Step, StepId, SymbolSource, ValueId,
-    WORD_BYTES,
+    BlobId, Decoder, Expr, Node, Op, Padding, Program, Source, Step, StepId, SymbolInfo,
+    SymbolSource, Value, ValueId,
     dim::{Dim, Symbol},
 };
 
@@ -53,10 +57,9 @@ impl Program {
     /// # Errors
     /// Another version, bytes that do not decode, or references out of range or out of order.
     pub fn from_bytes(bytes: &[u8]) -> Result<Program, ProgramError> {
-        let program: Program = postcard::from_bytes(bytes)?;
-        if program.version != PROGRAM_VERSION {
-            return Err(ProgramError::Version { got: program.version, want: PROGRAM_VERSION });
-        }
+        let mut decoder = Decoder::new(bytes)?;
+        while decoder.step()? {}
+        let program = decoder.finish();
         program.check()?;
         Ok(program)
     }
@@ -66,20 +69,80 @@ impl Program {
     /// # Errors
     /// The first inconsistency.
     pub fn check(&self) -> Result<(), ProgramError> {
-        self.check_values()?;
-        self.check_symbols()?;
-        let mut walk = Walk {
-            program: self,
-            known: self.values.iter().map(|value| !matches!(value.source, Source::Node)).collect(),
-            used: vec![false; self.regions.len()],
+        self.check_steps().collect()
+    }
+
+    /// [`Program::check`] in steps of some microseconds, between which the caller may do something else. The program is valid if
+    /// every step succeeds.
+    pub fn check_steps(&self) -> impl Iterator<Item = Result<(), ProgramError>> {
+        // The first one of a name counts.
+        let blobs: HashMap<BlobId, u64> =
+            self.blobs.iter().rev().map(|blob| (blob.id, blob.bytes)).collect();
+        let values = self.values.iter().enumerate();
+        let values = values.map(move |(index, value)| self.check_value(index, value, &blobs));
+        let symbols = self.symbols.iter().map(|info| self.check_symbol(info));
+        values.chain(symbols).chain(Walk::new(self))
+    }
+
+    fn check_value(&self, index: usize, value: &Value, blobs: &HashMap<BlobId, u64>) -> Checked {
+        let place = || format!("value {index}");
+        if value.dtype != value.dtype.storage() {
+            return fail(place(), "its type is not a storage type");
+        }
+        if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
+            return fail(place(), "its shape has an unknown symbol");
+        }
+        let Source::Constant(constant) = value.source else { return Ok(()) };
+        let Some(&blob_bytes) = blobs.get(&constant.blob) else {
+            return fail(place(), "its blob is not listed");
         };
-        walk.block(&self.nodes, 0)?;
-        let known = walk.known;
+        if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob_bytes) {
+            return fail(place(), "it extends beyond its blob");
+        }
+        let elements = value.shape.iter().try_fold(1u64, |product, dim| {
+            product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
+        });
+        let width = constant.dtype.wire_bytes();
+        if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
+            return fail(place(), "its blob holds another type");
+        }
+        if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
+            let (bytes, dtype, shape) = (constant.bytes, constant.dtype, &value.shape);
+            let what = format!("its {bytes} bytes do not fit {dtype:?} elements of {shape:?}");
+            return fail(place(), &what);
+        }
+        Ok(())
+    }
+
+    fn check_symbol(&self, info: &SymbolInfo) -> Checked {
+        let fits = match info.source {
+            SymbolSource::Input => true,
+            SymbolSource::Element { value, index } => {
+                self.values.get(value.index()).is_some_and(|value| {
+                    let elements: Option<i64> =
+                        value.shape.iter().try_fold(1i64, |n, dim| n.checked_mul(dim.as_fixed()?));
+                    !value.dtype.is_float()
+                        && elements.is_some_and(|elements| i64::from(index) < elements)
+                })
+            }
+            SymbolSource::Extent { value, axis } => self
+                .values
+                .get(value.index())
+                .is_some_and(|value| (axis as usize) < value.shape.len()),
+        };
+        if fits {
+            return Ok(());
+        }
+        fail(&info.name, "the symbol's value is decided by something that does not exist")
+    }
+
+    /// Checks what is neither a value nor a symbol nor a node. `known` says by value whether it exists at the end.
+    fn check_rest(&self, known: &[bool]) -> Checked {
         if self.assumptions.iter().any(|assumed| assumed.input as usize >= self.inputs.len()) {
-            return fail("assumptions", "one is about an input that is not there");
+            return fail("assumptions", "one refers to an input that does not exist");
         }
         if self.bounds.iter().any(|bound| bound.input as usize >= self.inputs.len()) {
-            return fail("bounds", "one is about an input that is not there");
+            return fail("bounds", "one refers to an input that does not exist");
         }
         let symbols = self.symbols.len();
         let below = |dim: &Dim| dim.symbols_below(symbols);
@@ -92,71 +155,13 @@ impl Program {
                 && padding.limits.iter().all(|limit| below(&limit.dim))
         };
         if !self.allowed_paddings.iter().all(is_known) {
-            return fail("allowed paddings", "one refers to what is not there");
+            return fail("allowed paddings", "one refers to something that does not exist");
         }
         for port in self.inputs.iter().chain(&self.outputs) {
             for value in [Some(port.value), port.high].into_iter().flatten() {
                 if known.get(value.index()) != Some(&true) {
                     return fail(&port.name, "the port's value is never computed");
                 }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_values(&self) -> Checked {
-        for (index, value) in self.values.iter().enumerate() {
-            let place = || format!("value {index}");
-            if value.dtype != value.dtype.storage() {
-                return fail(place(), "its type is not a storage type");
-            }
-            if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
-                return fail(place(), "its shape has an unknown symbol");
-            }
-            let Source::Constant(constant) = value.source else { continue };
-            let Some(blob) = self.blobs.iter().find(|blob| blob.id == constant.blob) else {
-                return fail(place(), "its blob is not listed");
-            };
-            if constant.offset.checked_add(constant.bytes).is_none_or(|end| end > blob.bytes) {
-                return fail(place(), "it lies outside its blob");
-            }
-            let elements = value.shape.iter().try_fold(1u64, |product, dim| {
-                product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
-            });
-            let width = constant.dtype.wire_bytes();
-            if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
-                return fail(place(), "its blob holds another type");
-            }
-            if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {
-                let (bytes, dtype, shape) = (constant.bytes, constant.dtype, &value.shape);
-                let what = format!("its {bytes} bytes do not fit {dtype:?} elements of {shape:?}");
-                return fail(place(), &what);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_symbols(&self) -> Checked {
-        for info in &self.symbols {
-            let fits = match info.source {
-                SymbolSource::Input => true,
-                SymbolSource::Element { value, index } => {
-                    self.values.get(value.index()).is_some_and(|value| {
-                        let elements: Option<i64> = value
-                            .shape
-                            .iter()
-                            .try_fold(1i64, |n, dim| n.checked_mul(dim.as_fixed()?));
-                        !value.dtype.is_float()
-                            && elements.is_some_and(|elements| i64::from(index) < elements)
-                    })
-                }
-                SymbolSource::Extent { value, axis } => self
-                    .values
-                    .get(value.index())
-                    .is_some_and(|value| (axis as usize) < value.shape.len()),
-            };
-            if !fits {
-                return fail(&info.name, "the symbol's value is decided by what is not there");
             }
         }
         Ok(())
@@ -219,51 +224,97 @@ impl Program {
     }
 }
 
-/// Visits nodes in the order of execution.
+/// Checks nodes in the order of execution, one per step, and then what is neither a value nor a symbol nor a node.
 struct Walk<'p> {
     program: &'p Program,
     known: Vec<bool>,
     /// Regions that belong to a node which was visited.
     used: Vec<bool>,
+    /// What is to be done, the next one last.
+    tasks: Vec<Task<'p>>,
 }
 
-impl Walk<'_> {
-    fn block(&mut self, nodes: &[Node], depth: usize) -> Checked {
-        for node in nodes {
-            for input in &node.inputs {
-                self.expect_known(*input, &node.name)?;
+/// A step of a [`Walk`].
+enum Task<'p> {
+    /// A node, and how deep in regions it lies.
+    Node(&'p Node, usize),
+    /// The beginning of a node's region.
+    Enter(&'p Node, u32, usize),
+    /// The end of a node's region.
+    Leave(&'p Node, u32),
+    /// A node's outputs, after its regions.
+    Define(&'p Node),
+    /// Everything after the nodes.
+    Rest,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Checked;
+
+    fn next(&mut self) -> Option<Checked> {
+        let checked = match self.tasks.pop()? {
+            Task::Node(node, depth) => self.node(node, depth),
+            Task::Enter(node, region, depth) => self.enter(node, region, depth),
+            Task::Leave(node, region) => self.leave(node, region),
+            Task::Define(node) => {
+                node.outputs.iter().try_for_each(|output| self.define(*output, &node.name))
             }
-            if let Op::Elementwise(expr) = &node.op
-                && !expr.is_well_formed(node.inputs.len())
-            {
-                return fail(&node.name, "its expression refers to a later step");
-            }
-            if node.op.dims().iter().any(|dim| !dim.symbols_below(self.program.symbols.len())) {
-                return fail(&node.name, "it has an unknown symbol");
-            }
-            for region in node.op.regions() {
-                self.region(node, region, depth)?;
-            }
-            for output in &node.outputs {
-                self.define(*output, &node.name)?;
-            }
+            Task::Rest => self.program.check_rest(&self.known),
+        };
+        if checked.is_err() {
+            // What follows relies on it.
+            self.tasks.clear();
         }
+        Some(checked)
+    }
+}
+
+impl<'p> Walk<'p> {
+    fn new(program: &'p Program) -> Walk<'p> {
+        let is_given = |value: &Value| !matches!(value.source, Source::Node);
+        let nodes = program.nodes.iter().rev().map(|node| Task::Node(node, 0));
+        Walk {
+            program,
+            known: program.values.iter().map(is_given).collect(),
+            used: vec![false; program.regions.len()],
+            tasks: [Task::Rest].into_iter().chain(nodes).collect(),
+        }
+    }
+
+    fn node(&mut self, node: &'p Node, depth: usize) -> Checked {
+        for input in &node.inputs {
+            self.expect_known(*input, &node.name)?;
+        }
+        if let Op::Elementwise(expr) = &node.op
+            && !expr.is_well_formed(node.inputs.len())
+        {
+            return fail(&node.name, "its expression refers to a later step");
+        }
+        if node.op.dims().iter().any(|dim| !dim.symbols_below(self.program.symbols.len())) {
+            return fail(&node.name, "it has an unknown symbol");
+        }
+        self.tasks.push(Task::Define(node));
+        let regions = node.op.regions().into_iter().rev();
+        self.tasks.extend(regions.map(|region| Task::Enter(node, region, depth)));
         Ok(())
     }
 
-    fn region(&mut self, node: &Node, region: u32, depth: usize) -> Checked {
+    fn enter(&mut self, node: &'p Node, region: u32, depth: usize) -> Checked {
         let place = &node.name;
         match self.used.get_mut(region as usize) {
             Some(used) if !*used && depth < DEPTH_MAX => *used = true,
             _ => return fail(place, "its region is unknown, used twice or too deep"),
         }
-        let program = self.program;
-        let region = &program.regions[region as usize];
+        self.tasks.push(Task::Leave(node, region));
+        let region = &self.program.regions[region as usize];
         let (parameters, results) = match &node.op {
             Op::Loop(turns) => {
                 let carried = turns.carried as usize;
                 if node.inputs.len() != 2 + carried || node.outputs.len() < carried {
-                    return fail(place, "it carries other values than it is given");
+                    return fail(
+                        place,
+                        "its operands and results do not fit its number of carried values",
+                    );
                 }
                 (1 + carried, 1 + node.outputs.len())
             }
@@ -271,14 +322,19 @@ impl Walk<'_> {
             _ => return fail(place, "it has no condition"),
         };
         if region.parameters.len() != parameters || region.results.len() != results {
-            return fail(place, "its region takes or gives another number of values");
+            return fail(place, "its region has another number of inputs or outputs");
         }
         for parameter in &region.parameters {
             self.define(*parameter, place)?;
         }
-        self.block(&region.nodes, depth + 1)?;
+        self.tasks.extend(region.nodes.iter().rev().map(|node| Task::Node(node, depth + 1)));
+        Ok(())
+    }
+
+    fn leave(&mut self, node: &Node, region: u32) -> Checked {
+        let region = &self.program.regions[region as usize];
         for result in &region.results {
-            self.expect_known(*result, place)?;
+            self.expect_known(*result, &node.name)?;
         }
         // Values inside a region are not visible outside of it.
         let inside = region.nodes.iter().flat_map(|node| &node.outputs).chain(&region.parameters);
@@ -344,4 +400,85 @@ pub enum BindError {
     Dimension { input: String, got: i64, want: i64, name: String, first: Option<String> },
     #[error("no input determines the dimension {symbol}")]
     Unbound { symbol: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_tensor::DType;
+
+    use super::*;
+    use crate::{If, Port, Region};
+
+    /// Value 0 decides between two regions, which compute values 1 and 2; value 3 is the result.
+    fn program() -> Program {
+        let source = |index| if index == 0 { Source::Input } else { Source::Node };
+        let value =
+            |index| Value { dtype: DType::I32, shape: vec![Dim::Fixed(1)], source: source(index) };
+        let node = |op, output| Node {
+            name: format!("node {output}"),
+            op,
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(output)],
+        };
+        let region = |output| Region {
+            nodes: vec![node(Op::Reshape, output)],
+            results: vec![ValueId(output)],
+            ..Region::default()
+        };
+        let port = |value| Port {
+            name: format!("port {value}"),
+            dtype: DType::I32,
+            value: ValueId(value),
+            high: None,
+        };
+        Program {
+            values: (0..4).map(value).collect(),
+            nodes: vec![node(Op::If(If { yes: 0, no: 1 }), 3)],
+            regions: vec![region(1), region(2)],
+            inputs: vec![port(0)],
+            outputs: vec![port(3)],
+            ..Program::new("branches")
+        }
+    }
+
+    #[test]
+    fn every_value_and_node_is_a_step() {
+        let program = program();
+        program.check().expect("it is consistent");
+        // Two for each node, two for each region, one for the rest.
+        assert_eq!(program.check_steps().count(), 4 + 3 * 2 + 2 * 2 + 1);
+    }
+
+    #[test]
+    fn what_is_inconsistent_is_refused_with_its_place() {
+        let refused = |spoil: fn(&mut Program)| {
+            let mut program = program();
+            spoil(&mut program);
+            // All steps, as a caller may take them.
+            let errors = program.check_steps().filter_map(Result::err);
+            errors.map(|error| error.to_string()).collect::<Vec<_>>()
+        };
+        let at = "program is inconsistent at";
+        let want = |text: &str| vec![format!("{at} {text}")];
+        assert_eq!(
+            refused(|program| program.outputs[0].value = ValueId(1)),
+            want("port 3: the port's value is never computed"),
+        );
+        assert_eq!(
+            refused(|program| program.regions[1].nodes[0].inputs[0] = ValueId(1)),
+            want("node 2: an input is not computed before it"),
+        );
+        assert_eq!(
+            refused(|program| program.regions[0].results[0] = ValueId(9)),
+            want("node 3: an input is not computed before it"),
+        );
+        assert_eq!(
+            refused(|program| program.nodes[0].op = Op::If(If { yes: 0, no: 0 })),
+            want("node 3: its region is unknown, used twice or too deep"),
+        );
+        assert_eq!(
+            refused(|program| program.nodes[0].outputs.push(ValueId(3))),
+            want("node 3: its region has another number of inputs or outputs"),
+        );
+    }
 }

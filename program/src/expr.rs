@@ -1,8 +1,9 @@
 //! Element-wise expressions.
 
+use flotilla_tensor::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, dim::Dim};
+use crate::dim::Dim;
 
 /// An element-wise expression in single-assignment form; the last step is the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@
 //! named by their blake3 hash.
 
 mod checks;
+mod decoder;
 pub mod dim;
-mod dtype;
 mod explain;
 mod expr;
 mod geometry;
@@ -15,7 +15,7 @@ mod padding;
 mod program;
 
 pub use checks::{BindError, ProgramError};
-pub use dtype::{DType, WORD_BYTES};
+pub use decoder::Decoder;
 pub use explain::dim_text;
 pub use expr::{Binary, Expr, Step, StepId, Test, Unary};
 pub use geometry::{

@@ -1,9 +1,10 @@
 //! A program and its parts.
 
+use flotilla_tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DType, Op, Padding,
+    Op, Padding,
     dim::{Dim, Symbol},
 };
 
@@ -40,11 +41,11 @@ impl std::fmt::Debug for BlobId {
 }
 
 /// A range of a blob that holds one constant: little-endian, row-major.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConstantRef {
     /// The blob.
     pub blob: BlobId,
-    /// Where the constant starts, in bytes; a multiple of [`crate::WORD_BYTES`].
+    /// Where the constant starts, in bytes; a multiple of [`WORD_BYTES`](flotilla_tensor::WORD_BYTES).
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,

@@ -10,11 +10,8 @@
 
 use std::cmp::Ordering;
 
+use flotilla_tensor::{DType, Tensor, TensorError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
-use flotilla_program::DType;
-
-use crate::tensor::{Tensor, TensorError};
 
 /// Largest frame that is sent or accepted.
 pub const FRAME_BYTES_MAX: usize = 256 << 20;
@@ -35,7 +32,7 @@ pub enum FrameError {
     TooManyTensors { got: usize },
     #[error("frame ends after {got} bytes, {want} are needed")]
     Truncated { got: usize, want: usize },
-    #[error("frame was changed on its way: its checksum is {got:08x}, it says {want:08x}")]
+    #[error("frame was corrupted in transit: its checksum is {got:08x}, its head has {want:08x}")]
     Checksum { got: u32, want: u32 },
     #[error("{extra} bytes follow the frame's end")]
     Trailing { extra: usize },
@@ -175,7 +172,7 @@ mod tests {
     fn to_page() -> impl Strategy<Value = ToPage> {
         let ids = || (any::<u64>(), any::<u64>());
         prop_oneof![
-            any::<u64>().prop_map(|nonce| ToPage::Ping { nonce }),
+            any::<u64>().prop_map(|id| ToPage::Unload { placement: PlacementId(id) }),
             (ids(), any::<u64>()).prop_map(|((run, placement), epoch)| ToPage::Run {
                 run: RunId(run),
                 placement: PlacementId(placement),
@@ -251,7 +248,7 @@ mod tests {
 
         #[test]
         fn a_changed_frame_is_refused(tensors in proptest::collection::vec(tensor(), 0..3), at in any::<u32>()) {
-            let mut frame = encode(&ToPage::Ping { nonce: 1 }, &tensors).expect("encodes");
+            let mut frame = encode(&ToPage::Inspect, &tensors).expect("encodes");
             let bit = at as usize % (frame.len() * 8);
             frame[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode::<ToPage>(&frame).is_err());
@@ -259,7 +256,7 @@ mod tests {
 
         #[test]
         fn a_cut_frame_is_refused(tensors in proptest::collection::vec(tensor(), 1..3), cut in 1usize..64) {
-            let frame = encode(&ToPage::Ping { nonce: 1 }, &tensors).expect("encodes");
+            let frame = encode(&ToPage::Inspect, &tensors).expect("encodes");
             let cut = cut.min(frame.len());
             prop_assert!(decode::<ToPage>(&frame[..frame.len() - cut]).is_err());
         }

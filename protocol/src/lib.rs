@@ -6,13 +6,10 @@
 pub mod frame;
 pub mod ids;
 pub mod message;
-pub mod tensor;
 
-pub use flotilla_program::DType;
 pub use frame::{FRAME_BYTES_MAX, FrameError, decode, encode};
-pub use ids::{BrowserId, Epoch, PlacementId, RequestId, RunId};
+pub use ids::{BrowserId, Epoch, IdError, Incarnation, PlacementId, RequestId, RunId};
 pub use message::{
     AdapterInfo, Backend, BackendReport, BlobSource, Device, FromPage, Hello, Level, Link,
     LoadError, LoadTerms, PROTOCOL_VERSION, RefusedNode, RunError, RunReport, Split, ToPage,
 };
-pub use tensor::{Tensor, TensorError};

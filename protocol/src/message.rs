@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PlacementId, RunId};
 
 /// Version of these messages; a page with another version is refused. Raise it with every change of a message.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// Which of a page's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Link {
-    /// From the main thread: heartbeats, visibility, console.
+    /// From the main thread: heartbeats, console.
     Control,
     /// From the worker: loads and runs.
     Data,
@@ -248,11 +248,6 @@ pub enum ToPage {
         /// The epoch of the placement that is meant.
         epoch: Epoch,
     },
-    /// Answer with [`FromPage::Pong`]; proves that the link and the thread behind it are alive. Either link.
-    Ping {
-        /// Returned unchanged.
-        nonce: u64,
-    },
 }
 
 /// Page to daemon.
@@ -261,10 +256,7 @@ pub enum FromPage {
     /// First frame.
     Hello(Hello),
     /// The main thread is alive. Control link.
-    Heartbeat {
-        /// `document.visibilityState == "visible"`.
-        visible: bool,
-    },
+    Heartbeat,
     /// Something the page wrote to its console, or an uncaught error.
     Console {
         /// How bad.
@@ -333,11 +325,6 @@ pub enum FromPage {
         generation: u32,
         /// `GPUDeviceLostInfo.reason`, `MLContextLostInfo.message` or the like, from the browser.
         reason: String,
-    },
-    /// Answer to `Ping`.
-    Pong {
-        /// The ping's.
-        nonce: u64,
     },
 }
 

@@ -5,8 +5,7 @@
 //! twice that part of the output's largest number. An output that is rounded to 8 bits must also have its top results where the
 //! right ones are, unless they lie within the noise of one another.
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 use serde::Serialize;
 
 use crate::{Arithmetic, Precision};
@@ -215,8 +214,8 @@ pub enum CompareError {
 /// # Errors
 /// An output is missing, or of another type or shape.
 pub fn compare(
-    got: &[ReferenceTensor],
-    want: &[ReferenceTensor],
+    got: &[NamedTensor],
+    want: &[NamedTensor],
     tolerance: &Tolerance,
 ) -> Result<Difference, CompareError> {
     if let Some(missing) = want.iter().find(|want| got.iter().all(|got| got.name != want.name)) {
@@ -226,16 +225,17 @@ pub fn compare(
     let mut all = Difference::default();
     for got in got {
         let Some(want) = want.iter().find(|want| want.name == got.name) else { continue };
+        let (output, got, want) = (&got.name, &got.tensor, &want.tensor);
         if (got.dtype, &got.shape) != (want.dtype, &want.shape) {
             return Err(CompareError::Kind {
-                output: got.name.clone(),
+                output: output.clone(),
                 got: got.dtype,
                 got_shape: got.shape.clone(),
                 want: want.dtype,
                 want_shape: want.shape.clone(),
             });
         }
-        all = all.and(compare_one(got, want, tolerance.bounds(&got.name)));
+        all = all.and(compare_one(output, got, want, tolerance.bounds(output)));
     }
     Ok(all)
 }
@@ -271,8 +271,8 @@ impl Kind {
     }
 }
 
-fn compare_one(got: &ReferenceTensor, want: &ReferenceTensor, bounds: Bounds) -> Difference {
-    let pairs = Pairs { a: &got.numbers(), b: &want.numbers(), tensor: want };
+fn compare_one(output: &str, got: &Tensor, want: &Tensor, bounds: Bounds) -> Difference {
+    let pairs = Pairs { a: &got.numbers(), b: &want.numbers(), output, shape: &want.shape };
     let finite = || pairs.b.iter().copied().filter(|number| number.is_finite());
     let largest = finite().fold(0.0, |largest: f64, number| largest.max(number.abs()));
     let rms = root_mean_square(finite());
@@ -308,7 +308,7 @@ fn compare_one(got: &ReferenceTensor, want: &ReferenceTensor, bounds: Bounds) ->
     if let (Kind::Numbers, Some(noise)) = (kind, bounds.noise) {
         if difference.wrong.is_none() && off > absolute + noise * rms {
             difference.wrong = Some(Wrong::Whole {
-                output: want.name.clone(),
+                output: output.to_owned(),
                 arithmetic: bounds.arithmetic,
                 rms_rel: difference.rms_rel,
                 allowed: noise + part(absolute, rms),
@@ -343,7 +343,8 @@ fn root_mean_square(numbers: impl Iterator<Item = f64>) -> f64 {
 struct Pairs<'a> {
     a: &'a [f64],
     b: &'a [f64],
-    tensor: &'a ReferenceTensor,
+    output: &'a str,
+    shape: &'a [usize],
 }
 
 impl Pairs<'_> {
@@ -353,8 +354,8 @@ impl Pairs<'_> {
 
     fn divergence(&self, at: usize, allowed: f64) -> Divergence {
         Divergence {
-            output: self.tensor.name.clone(),
-            index: index(at, &self.tensor.shape),
+            output: self.output.to_owned(),
+            index: index(at, self.shape),
             got: self.a[at],
             want: self.b[at],
             allowed,
@@ -370,14 +371,14 @@ impl Pairs<'_> {
             return None;
         }
         let at = self.distances().position(|distance| distance > 0.0)?;
-        let (output, first) = (self.tensor.name.clone(), self.divergence(at, 0.0));
+        let (output, first) = (self.output.to_owned(), self.divergence(at, 0.0));
         Some(Wrong::Share { output, differ, of, allowed, first })
     }
 
     /// The part of the rows along the last axis whose largest number is in its place, and the first row where another number is
     /// largest although the two differ by more than the noise.
     fn tops(&self, noise: f64) -> (Option<f64>, Option<Wrong>) {
-        let Some((&last, before)) = self.tensor.shape.split_last() else { return (None, None) };
+        let Some((&last, before)) = self.shape.split_last() else { return (None, None) };
         if last < 2 || self.b.is_empty() {
             return (None, None);
         }
@@ -390,7 +391,7 @@ impl Pairs<'_> {
             if got == want || apart == 0.0 {
                 agree += 1;
             } else if apart > noise && wrong.is_none() {
-                let output = self.tensor.name.clone();
+                let output = self.output.to_owned();
                 let row = index(row, before);
                 wrong = Some(Wrong::Top { output, row, got, want, apart, allowed: noise });
             }
@@ -435,7 +436,7 @@ fn index(at: usize, shape: &[usize]) -> Vec<usize> {
 
 /// Largest number of floating-point numbers between two finite ones, counted in the tensors' own type; those of 64 bits are
 /// counted in `F32`, with which pages compute them.
-fn ulps(got: &ReferenceTensor, want: &ReferenceTensor) -> u64 {
+fn ulps(got: &Tensor, want: &Tensor) -> u64 {
     fn largest<const N: usize>(a: &[u8], b: &[u8], place: impl Fn([u8; N]) -> Option<i64>) -> u64 {
         let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
         pairs.filter_map(|(a, b)| Some(place(*a)?.abs_diff(place(*b)?))).max().unwrap_or(0)

@@ -52,7 +52,7 @@ impl OnnxFile {
     /// # Errors
     /// A file that is missing or damaged, or a tensor whose data do not fit its shape.
     pub fn read(resolver: &dyn Resolver) -> Result<OnnxFile, FileError> {
-        OnnxFile::of(resolver.read(MODEL)?.into(), resolver)
+        OnnxFile::of(resolver.read(MODEL)?[..].into(), resolver)
     }
 
     /// A model of these bytes, which names no other file.
@@ -75,7 +75,7 @@ impl OnnxFile {
             }
             let location = location(tensor)?;
             if !external.contains_key(location) {
-                external.insert(location.to_owned(), resolver.read(location)?.into());
+                external.insert(location.to_owned(), resolver.read(location)?[..].into());
             }
             check_length(tensor, range(tensor, external[location].len())?.len())
         })?;

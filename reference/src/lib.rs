@@ -13,12 +13,11 @@ mod tract;
 
 use std::{cell::Cell, sync::Once};
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 
 pub use arithmetic::{Arithmetic, Precision};
 pub use file::{FileError, OnnxFile};
-pub use onnxruntime::{LibraryError, OnnxRuntime, Optimization};
+pub use onnxruntime::{LibraryError, OnnxRuntime};
 pub use tensor_proto::{TensorProtoError, tensor_proto};
 
 /// What computes.
@@ -75,9 +74,9 @@ impl Reference {
     /// Inputs that do not fit, a run that failed, or a requested output that is not a tensor of numbers.
     pub fn run(
         &mut self,
-        inputs: &[ReferenceTensor],
+        inputs: &[NamedTensor],
         wanted: Wanted<'_>,
-    ) -> Result<Vec<ReferenceTensor>, ReferenceError> {
+    ) -> Result<Vec<NamedTensor>, ReferenceError> {
         inputs.iter().try_for_each(check_length)?;
         match self {
             Reference::OnnxRuntime(session) => session.run(inputs, wanted),
@@ -124,17 +123,16 @@ pub enum ReferenceError {
     Output { name: String, kind: String },
 }
 
-fn check_length(input: &ReferenceTensor) -> Result<(), ReferenceError> {
-    let bytes = input.dtype.wire_bytes();
-    let want = input.shape.iter().try_fold(bytes, |bytes, &dim| bytes.checked_mul(dim));
-    if want == Some(input.bytes.len()) {
+fn check_length(input: &NamedTensor) -> Result<(), ReferenceError> {
+    let NamedTensor { name, tensor: Tensor { dtype, shape, bytes } } = input;
+    if dtype.tensor_bytes(shape) == Some(bytes.len() as u64) {
         return Ok(());
     }
     Err(ReferenceError::Length {
-        name: input.name.clone(),
-        shape: input.shape.clone(),
-        dtype: input.dtype,
-        bytes: input.bytes.len(),
+        name: name.clone(),
+        shape: shape.clone(),
+        dtype: *dtype,
+        bytes: bytes.len(),
     })
 }
 

@@ -8,8 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
+use flotilla_tensor::{DType, NamedTensor, decode, encode};
 use half::{bf16, f16};
 use ort::{
     environment::Environment,
@@ -28,23 +27,12 @@ const FILE_PREFIX: &str = "libonnxruntime.so.";
 /// Where `cargo xtask setup` puts it, in the data folder.
 const FOLDER: &str = "lib/onnxruntime";
 
-/// The graph optimizations that onnxruntime makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Optimization {
-    /// None: every node is computed as the file has it.
-    #[default]
-    Off,
-    /// All, as onnxruntime does by default. For comparison.
-    All,
-}
-
 /// The loaded library. A process loads one, once.
 #[derive(Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
     path: Arc<Path>,
     version: Arc<str>,
-    optimization: Optimization,
 }
 
 impl fmt::Debug for OnnxRuntime {
@@ -99,20 +87,9 @@ impl OnnxRuntime {
             environment.build().map_err(|error| error.to_string())
         };
         let environment = guarded(load, |words| words).map_err(failed)?;
-        let library = OnnxRuntime {
-            environment,
-            path: path.into(),
-            version: version(path).into(),
-            optimization: Optimization::Off,
-        };
+        let library = OnnxRuntime { environment, path: path.into(), version: version(path).into() };
         *loaded = Some(library.clone());
         Ok(library)
-    }
-
-    /// The same library with other optimizations.
-    #[must_use]
-    pub fn with_optimization(self, optimization: Optimization) -> OnnxRuntime {
-        OnnxRuntime { optimization, ..self }
     }
 
     /// Such as `1.32.0`.
@@ -140,14 +117,11 @@ impl OnnxRuntime {
     }
 
     fn builder(&self, file: &OnnxFile) -> ort::Result<SessionBuilder> {
-        let level = match self.optimization {
-            Optimization::Off => GraphOptimizationLevel::Disable,
-            Optimization::All => GraphOptimizationLevel::All,
-        };
         // Neither an arena nor a memory pattern: a reference runs once, and its memory must be freed.
         let cpu = ep::CPU::default().with_arena_allocator(false).build();
         let mut builder = ort::session::Session::builder(&self.environment)?
-            .with_optimization_level(level)?
+            // Every node is computed as the file has it.
+            .with_optimization_level(GraphOptimizationLevel::Disable)?
             .with_execution_providers([cpu])?
             .with_memory_pattern(false)?
             .with_intra_threads(THREADS)?
@@ -173,9 +147,9 @@ impl fmt::Debug for Session {
 impl Session {
     pub(crate) fn run(
         &mut self,
-        inputs: &[ReferenceTensor],
+        inputs: &[NamedTensor],
         wanted: Wanted<'_>,
-    ) -> Result<Vec<ReferenceTensor>, ReferenceError> {
+    ) -> Result<Vec<NamedTensor>, ReferenceError> {
         let known = self.session.inputs();
         let mut values = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -203,19 +177,19 @@ impl Session {
 }
 
 /// The same elements as onnxruntime's tensor.
-fn value(input: &ReferenceTensor) -> Result<DynValue, ReferenceError> {
+fn value(input: &NamedTensor) -> Result<DynValue, ReferenceError> {
     fn made<const N: usize, T: PrimitiveTensorElementType + fmt::Debug + Clone + 'static>(
-        input: &ReferenceTensor,
+        input: &NamedTensor,
         read: fn([u8; N]) -> T,
     ) -> Result<DynValue, ReferenceError> {
-        let elements: Vec<T> = input.bytes.as_chunks::<N>().0.iter().map(|it| read(*it)).collect();
-        let tensor = Tensor::from_array((input.shape.clone(), elements));
+        let flotilla_tensor::Tensor { shape, bytes, .. } = &input.tensor;
+        let tensor = Tensor::from_array((shape.clone(), decode(bytes, read)));
         tensor.map(Tensor::into_dyn).map_err(|error| ReferenceError::Run {
             engine: ENGINE,
             reason: format!("input {}: {error}", input.name),
         })
     }
-    match input.dtype {
+    match input.tensor.dtype {
         DType::F32 => made(input, f32::from_le_bytes),
         DType::F64 => made(input, f64::from_le_bytes),
         DType::F16 => made(input, f16::from_le_bytes),
@@ -233,23 +207,20 @@ fn value(input: &ReferenceTensor) -> Result<DynValue, ReferenceError> {
 }
 
 /// The same elements as an output of onnxruntime.
-fn tensor(name: &str, value: &DynValue) -> Result<ReferenceTensor, ReferenceError> {
+fn tensor(name: &str, value: &DynValue) -> Result<NamedTensor, ReferenceError> {
     fn read<const N: usize, T: PrimitiveTensorElementType + Copy>(
         name: &str,
         value: &DynValue,
         dtype: DType,
         write: fn(T) -> [u8; N],
-    ) -> Result<ReferenceTensor, ReferenceError> {
+    ) -> Result<NamedTensor, ReferenceError> {
         let failed = |reason| ReferenceError::Run { engine: ENGINE, reason };
         let (shape, elements) = value
             .try_extract_tensor::<T>()
             .map_err(|error| failed(format!("output {name}: {error}")))?;
-        Ok(ReferenceTensor {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect(),
-            bytes: elements.iter().flat_map(|&element| write(element)).collect(),
-        })
+        let shape = shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
+        let bytes = encode(elements, write);
+        Ok(NamedTensor::new(name, flotilla_tensor::Tensor { dtype, shape, bytes }))
     }
     let other = |kind: String| Err(ReferenceError::Output { name: name.to_owned(), kind });
     let ValueType::Tensor { ty, .. } = value.dtype() else {

@@ -1,7 +1,6 @@
 //! ONNX's file format of one tensor, as the folders `test_data_set_N` hold it.
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
+use flotilla_tensor::{DType, NamedTensor, Tensor, encode};
 use prost::Message as _;
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
@@ -11,9 +10,9 @@ use crate::file::is_external;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum TensorProtoError {
-    #[error("it is no tensor of ONNX, or it is cut short: {reason}")]
+    #[error("it is not an ONNX tensor, or it is cut short: {reason}")]
     Decode { reason: String },
-    #[error("it holds {kind}, which no model here takes or gives")]
+    #[error("it holds {kind}, which is not supported for inputs and outputs")]
     Type { kind: String },
     #[error("its data lie in another file")]
     External,
@@ -25,7 +24,7 @@ pub enum TensorProtoError {
 ///
 /// # Errors
 /// Damaged bytes, or a type that no model has.
-pub fn tensor_proto(bytes: &[u8]) -> Result<ReferenceTensor, TensorProtoError> {
+pub fn tensor_proto(bytes: &[u8]) -> Result<NamedTensor, TensorProtoError> {
     let tensor = TensorProto::decode(bytes)
         .map_err(|error| TensorProtoError::Decode { reason: error.to_string() })?;
     if is_external(&tensor) {
@@ -62,16 +61,16 @@ pub fn tensor_proto(bytes: &[u8]) -> Result<ReferenceTensor, TensorProtoError> {
         return Err(TensorProtoError::Length { shape: tensor.dims, got: data.len(), want });
     }
     let shape = tensor.dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-    Ok(ReferenceTensor { name: tensor.name, dtype, shape, bytes: data })
+    Ok(NamedTensor::new(tensor.name, Tensor { dtype, shape, bytes: data }))
 }
 
 /// The elements of a typed field, each in the type's own width. Narrow types are kept in wider fields.
 fn fields(tensor: &TensorProto, width: usize) -> Vec<u8> {
     let cut = |bytes: [u8; 8]| bytes[..width].to_vec();
     let narrow = tensor.int32_data.iter().flat_map(|&number| cut(i64::from(number).to_le_bytes()));
-    let floats = tensor.float_data.iter().flat_map(|number| number.to_le_bytes());
-    let doubles = tensor.double_data.iter().flat_map(|number| number.to_le_bytes());
-    let signed = tensor.int64_data.iter().flat_map(|number| number.to_le_bytes());
+    let floats = encode(&tensor.float_data, f32::to_le_bytes);
+    let doubles = encode(&tensor.double_data, f64::to_le_bytes);
+    let signed = encode(&tensor.int64_data, i64::to_le_bytes);
     let unsigned = tensor.uint64_data.iter().flat_map(|&number| cut(number.to_le_bytes()));
     narrow.chain(floats).chain(doubles).chain(signed).chain(unsigned).collect()
 }
@@ -92,12 +91,13 @@ mod tests {
         let typed = TensorProto { int32_data: vec![-1, 2], ..base.clone() };
         for tensor in [raw, typed] {
             let got = tensor_proto(&tensor.encode_to_vec()).expect("reads");
-            assert_eq!((got.name.as_str(), got.dtype, got.bytes), ("x", DType::I8, vec![0xff, 2]));
+            assert_eq!(got.name, "x");
+            assert_eq!((got.tensor.dtype, got.tensor.bytes), (DType::I8, vec![0xff, 2]));
         }
         let data_type = DataType::Double as i32;
         let double =
             TensorProto { data_type, dims: vec![], double_data: vec![0.1], ..base.clone() };
-        let got = tensor_proto(&double.encode_to_vec()).expect("reads");
+        let NamedTensor { tensor: got, .. } = tensor_proto(&double.encode_to_vec()).expect("reads");
         assert_eq!((got.dtype, got.numbers()), (DType::F64, vec![0.1]));
         let error = tensor_proto(&base.encode_to_vec()).expect_err("no data");
         assert!(matches!(error, TensorProtoError::Length { got: 0, want: 2, .. }), "{error}");

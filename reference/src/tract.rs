@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
+use flotilla_tensor::{DType, NamedTensor, decode};
 use half::f16;
 use tract_onnx::{
     pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType},
@@ -35,7 +34,7 @@ struct Given {
     /// Shapes of all inputs.
     shapes: Vec<Vec<usize>>,
     /// Inputs that are constants of the plan.
-    fixed: Vec<ReferenceTensor>,
+    fixed: Vec<NamedTensor>,
 }
 
 impl std::fmt::Debug for Model {
@@ -55,9 +54,9 @@ impl Model {
 
     pub(crate) fn run(
         &mut self,
-        inputs: &[ReferenceTensor],
+        inputs: &[NamedTensor],
         wanted: Wanted<'_>,
-    ) -> Result<Vec<ReferenceTensor>, ReferenceError> {
+    ) -> Result<Vec<NamedTensor>, ReferenceError> {
         let names: Vec<&str> = self.file.inputs().collect();
         if let Some(unknown) = inputs.iter().find(|input| !names.contains(&input.name.as_str())) {
             let inputs = names.iter().map(|&name| name.to_owned()).collect();
@@ -70,10 +69,10 @@ impl Model {
         let inputs = names.iter().map(given).collect::<Result<Vec<_>, _>>()?;
         let failed = |reason| ReferenceError::Run { engine: ENGINE, reason };
         let mut values = Vec::new();
-        let of = |input: &&ReferenceTensor| input.shape.clone();
+        let of = |input: &&NamedTensor| input.tensor.shape.clone();
         let mut given = Given { shapes: inputs.iter().map(of).collect(), fixed: Vec::new() };
         for &input in &inputs {
-            if decides_shapes(input) {
+            if decides_shapes(&input.tensor) {
                 given.fixed.push(input.clone());
             } else {
                 let value = to_tract(input);
@@ -134,20 +133,21 @@ fn foreign(graph: &GraphProto) -> Option<String> {
 }
 
 /// Whether the values of an input may be a shape, axes or a number of steps.
-fn decides_shapes(input: &ReferenceTensor) -> bool {
-    let elements: usize = input.shape.iter().product();
-    !input.dtype.is_float() && input.shape.len() <= 1 && elements <= DECIDING_ELEMENTS_MAX
+fn decides_shapes(input: &flotilla_tensor::Tensor) -> bool {
+    let is_list = input.shape.len() <= 1 && input.elements() <= DECIDING_ELEMENTS_MAX;
+    !input.dtype.is_float() && is_list
 }
 
 /// Makes an input a constant.
-fn fix(proto: &mut ModelProto, input: &ReferenceTensor) {
+fn fix(proto: &mut ModelProto, input: &NamedTensor) {
     let Some(graph) = &mut proto.graph else { return };
-    graph.input.retain(|other| other.name != input.name);
+    let NamedTensor { name, tensor } = input;
+    graph.input.retain(|other| other.name != *name);
     graph.initializer.push(TensorProto {
-        name: input.name.clone(),
-        dims: input.shape.iter().map(|&dim| dim as i64).collect(),
-        data_type: data_type(input.dtype) as i32,
-        raw_data: input.bytes.clone(),
+        name: name.clone(),
+        dims: tensor.shape.iter().map(|&dim| dim as i64).collect(),
+        data_type: data_type(tensor.dtype) as i32,
+        raw_data: tensor.bytes.clone(),
         ..TensorProto::default()
     });
 }
@@ -193,15 +193,14 @@ fn data_type(dtype: DType) -> DataType {
 }
 
 /// The same elements as tract's tensor.
-fn to_tract(input: &ReferenceTensor) -> TractResult<Tensor> {
+fn to_tract(input: &NamedTensor) -> TractResult<Tensor> {
     fn made<const N: usize, T: Datum + Copy>(
-        input: &ReferenceTensor,
+        input: &NamedTensor,
         read: fn([u8; N]) -> T,
     ) -> TractResult<Tensor> {
-        let values: Vec<T> = input.bytes.as_chunks::<N>().0.iter().map(|it| read(*it)).collect();
-        Tensor::from_shape(&input.shape, &values)
+        Tensor::from_shape(&input.tensor.shape, &decode(&input.tensor.bytes, read))
     }
-    match input.dtype {
+    match input.tensor.dtype {
         DType::F32 => made(input, f32::from_le_bytes),
         DType::F64 => made(input, f64::from_le_bytes),
         DType::F16 => made(input, f16::from_le_bytes),
@@ -219,7 +218,7 @@ fn to_tract(input: &ReferenceTensor) -> TractResult<Tensor> {
 }
 
 /// The same elements as a result of tract. Numbers known from shapes are 64-bit integers.
-fn from_tract(name: &str, value: &Tensor) -> Result<ReferenceTensor, ReferenceError> {
+fn from_tract(name: &str, value: &Tensor) -> Result<NamedTensor, ReferenceError> {
     let of = value.datum_type().unquantized();
     let (cast, dtype) = match of {
         DatumType::F32 => (of, DType::F32),
@@ -248,7 +247,8 @@ fn from_tract(name: &str, value: &Tensor) -> Result<ReferenceTensor, ReferenceEr
         engine: ENGINE,
         reason: format!("output {name}: {error:#}"),
     })?;
-    Ok(ReferenceTensor { name: name.to_owned(), dtype, shape: value.shape().to_vec(), bytes })
+    let shape = value.shape().to_vec();
+    Ok(NamedTensor::new(name, flotilla_tensor::Tensor { dtype, shape, bytes }))
 }
 
 fn one_line(words: &str) -> String {

@@ -1,5 +1,5 @@
-// Body of a WebDriver script: hands `ask` to the worker of that name and gives its answer, or null when it is not there
-// within `patience_ms`. Asked again with the same number, it waits on.
+// Body of a WebDriver script: sends `ask` to the worker of that name and returns its answer, or null if none arrives
+// within `patience_ms`. A script with the same number waits for the same answer again.
 const [ask, patience_ms, done] = arguments;
 const workers = (window.theirWorkers ??= {});
 const answers = (window.theirAnswers ??= {});

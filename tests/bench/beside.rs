@@ -39,7 +39,7 @@ async fn measure(wanted: Wanted, arguments: &Arguments) -> anyhow::Result<Vec<Fi
     };
     let (small, large) = (small.clone(), large.clone());
     let options = LocalOptions {
-        backends: vec![wanted.backend],
+        backends: vec![wanted.backend].into(),
         adapter: wanted.adapter,
         guardian: Some(arguments.flotilla.clone()),
         ..LocalOptions::of([wanted.build.clone()])

@@ -52,7 +52,12 @@ impl Api {
         self.request("GET", path, String::new()).await
     }
 
-    async fn request(&self, method: &str, path: &str, body: String) -> anyhow::Result<Value> {
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.base);
         let request =
             Request::builder().method(method).uri(&url).header("content-type", "application/json");

@@ -15,7 +15,7 @@ use flotilla::{
     pool::{Decisions, Input, Pool},
 };
 use flotilla_program::Unary;
-use flotilla_protocol::Tensor;
+use flotilla_tensor::Tensor;
 use flotilla_tests::model::elementwise;
 
 use crate::{
@@ -51,9 +51,9 @@ async fn measure(wanted: Wanted, arguments: &Arguments) -> anyhow::Result<Vec<Fi
     let mut catalog = Catalog::default();
     let program = elementwise("absolute", Unary::Abs);
     catalog.add_program("absolute", program, Default::default())?;
-    let model = catalog.models.first().context("the program is not there")?.clone();
+    let model = catalog.models.first().context("the catalog has no model")?.clone();
     let options = LocalOptions {
-        backends: vec![wanted.backend],
+        backends: vec![wanted.backend].into(),
         adapter: wanted.adapter,
         guardian: Some(arguments.flotilla.clone()),
         ..LocalOptions::of([wanted.build.clone()])

@@ -49,7 +49,7 @@ pub(crate) fn figures() -> Vec<Figure> {
 /// Milliseconds of an import.
 fn time(sketch: &Sketch) -> anyhow::Result<f64> {
     let mut resolver = MemoryResolver::default();
-    resolver.files.insert("model.onnx".to_owned(), sketch.bytes());
+    resolver.files.insert("model.onnx".to_owned(), sketch.bytes().into());
     let mut times = Vec::new();
     for _ in 0..IMPORTS {
         let begin = Instant::now();

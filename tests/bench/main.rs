@@ -6,6 +6,7 @@ mod bridge;
 mod decisions;
 mod figures;
 mod import;
+mod large;
 mod page;
 mod reliability;
 mod serve;
@@ -45,7 +46,7 @@ struct Arguments {
     /// Where minilm.onnx and onnxruntime-web are, and results go.
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
-    /// Why onnxruntime-web is not there, if it is not.
+    /// Why onnxruntime-web is not available, if it is not.
     #[arg(long, value_name = "REASON")]
     no_theirs: Option<String>,
     /// File with browsers of one's own.
@@ -60,7 +61,7 @@ struct Arguments {
     /// What to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["minilm", "bridge", "load", "beside", "decisions", "serve", "size", "transactions", "simulator", "import"])]
     groups: Vec<Group>,
-    /// How long campaigns of killed browsers are played; others for a fifth of it.
+    /// How long campaigns of killed browsers last; the others last a fifth of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     duration: u32,
     /// Campaigns to play, by scenario; all unless given.
@@ -98,6 +99,9 @@ enum Group {
     Decisions,
     /// Start of the server, and memory.
     Serve,
+    /// Memory of a daemon that serves a model of 3 GiB. Needs 7 GB of disk and as much memory, and is measured only when asked
+    /// for.
+    Large,
     /// Size of what a page loads.
     Size,
     /// Requests per second, recorded and not.
@@ -121,6 +125,7 @@ impl Group {
             Group::Beside => "beside",
             Group::Decisions => "decisions",
             Group::Serve => "serve",
+            Group::Large => "large",
             Group::Size => "size",
             Group::Transactions => "transactions",
             Group::Simulator => "simulator",
@@ -137,7 +142,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("no threads can be had")?;
+        .context("cannot start threads")?;
     let mut measured = runtime.block_on(measure(&arguments))?;
     runtime.shutdown_background();
     measured.sort_by_key(|(group, _)| *group);
@@ -226,6 +231,13 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
             eprintln!("measuring flotilla serve with {}", serve::names(set, "+"));
             let figures = serve::figures(set, &model.name, arguments).await;
             measured.extend(figures.into_iter().map(|figure| (Group::Serve, figure)));
+        }
+    }
+    if arguments.groups.contains(&Group::Large) {
+        for build in &browsers {
+            eprintln!("measuring a model of 3 GiB in {}", build.name);
+            let figures = large::figures(build, arguments).await;
+            measured.extend(figures.into_iter().map(|figure| (Group::Large, figure)));
         }
     }
     let groups: [(Group, &(dyn Fn() -> Vec<Figure> + Sync)); 4] = [

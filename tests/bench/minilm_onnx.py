@@ -37,7 +37,7 @@ def read_safetensors(path):
 
 
 class Graph:
-    """Nodes and constants in the making."""
+    """Collects nodes and constants."""
 
     def __init__(self):
         self.nodes = []
@@ -100,7 +100,7 @@ def build(config, weights):
     x = g.node("Add", [typed, position], "embedded")
     x = layer_norm(x, "embeddings.LayerNorm")
 
-    # 0 where a token is, the lowest number where none is; [batch, 1, 1, sequence].
+    # 0 for tokens, the lowest number for padding; [batch, 1, 1, sequence].
     by_query = g.node("Unsqueeze", ["attention_mask", first_axis], "mask_by_query")
     by_key = g.node("Unsqueeze", [by_query, second_axis], "mask_by_key")
     present = g.node("Cast", [by_key], "mask_present", to=TensorProto.FLOAT)
@@ -164,7 +164,7 @@ def main():
     graph = build(config, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    # Written aside, so that an interrupted run leaves no half file behind.
+    # Written under another name first, so that an interrupted run leaves no incomplete file.
     aside = target.with_suffix(".part")
     onnx.save(model, aside)
     aside.replace(target)

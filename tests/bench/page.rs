@@ -9,7 +9,8 @@ use flotilla::{
     local::{Local, LocalOptions},
     pool::{Input, View},
 };
-use flotilla_protocol::{Backend, BrowserId, Tensor};
+use flotilla_protocol::{Backend, BrowserId};
+use flotilla_tensor::Tensor;
 
 use crate::{Arguments, figures::Place};
 
@@ -60,13 +61,13 @@ impl Page {
             Some(model) => model.clone(),
             None => bail!("{}", catalog.broken.values().cloned().collect::<Vec<_>>().join("; ")),
         };
-        let options = LocalOptions {
-            backends: vec![wanted.backend],
+        let mut options = LocalOptions {
+            backends: vec![wanted.backend].into(),
             adapter: wanted.adapter,
-            extra: Some(arguments.folder.clone()),
             guardian: Some(arguments.flotilla.clone()),
             ..LocalOptions::of([wanted.build.clone()])
         };
+        options.http.extra = Some(arguments.folder.clone());
         let local = Local::start(&options, catalog.clone(), 0).await?;
         match Page::ready(&local).await {
             Ok(view) => {

@@ -1,12 +1,13 @@
 //! `flotilla serve` from outside: time to the first answer, and memory.
 
 use std::{
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use flotilla::{browser::Build, guardian::tree_pss_bytes};
+use flotilla::browser::{Build, guardian::tree_pss_bytes};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -56,7 +57,14 @@ async fn measure(
     let mut memory = Vec::new();
     for _ in 0..STARTS {
         let begin = Instant::now();
-        let daemon = Daemon::start(builds, arguments).await?;
+        let daemon = Daemon::start(&Started {
+            builds,
+            program: &arguments.flotilla,
+            model: &arguments.model,
+            home: None,
+            options: &["--backends", "webgpu,cpu", "--choose", "order"],
+        })
+        .await?;
         let measured = async {
             let (answer, _) = daemon.api.embed(model).await?;
             times.push(begin.elapsed().as_secs_f64() * 1e3);
@@ -75,24 +83,38 @@ async fn measure(
     Ok(figures)
 }
 
-struct Daemon {
+/// How a daemon is started.
+pub(crate) struct Started<'a> {
+    pub(crate) builds: &'a [Build],
+    pub(crate) program: &'a Path,
+    pub(crate) model: &'a Path,
+    /// Its data folder; the user's without.
+    pub(crate) home: Option<&'a Path>,
+    pub(crate) options: &'a [&'a str],
+}
+
+pub(crate) struct Daemon {
     child: Child,
-    api: Api,
+    pub(crate) api: Api,
 }
 
 impl Daemon {
-    async fn start(builds: &[Build], arguments: &Arguments) -> anyhow::Result<Daemon> {
-        let mut child = Command::new(&arguments.flotilla)
+    /// Returns once it listens.
+    pub(crate) async fn start(started: &Started<'_>) -> anyhow::Result<Daemon> {
+        let Started { builds, program, model, home, options } = started;
+        let mut child = Command::new(program)
             .args(["serve", "--port", "0", "--browsers", &names(builds, ",")])
-            .args(["--backends", "webgpu,cpu", "--choose", "order", "--models"])
-            .arg(&arguments.model)
+            .args(*options)
+            .arg("--models")
+            .arg(model)
+            .envs(home.map(|home| ("FLOTILLA_HOME", home)))
             .env("FLOTILLA_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {}", arguments.flotilla.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let stderr = child.stderr.take().context("the daemon has no standard error")?;
         let mut lines = BufReader::new(stderr).lines();
         let mut said = Vec::new();
@@ -121,7 +143,7 @@ impl Daemon {
         let pid = |facts: &serde_json::Value, name: &str| {
             facts[name].as_u64().and_then(|pid| u32::try_from(pid).ok())
         };
-        let daemon = self.child.id().context("the daemon ended")?;
+        let daemon = self.pid()?;
         let mut figures = Vec::new();
         for (what, field) in [("(PSS)", "Pss:"), ("of its own (anonymous)", "Pss_Anon:")] {
             let case = format!("resident memory {what} of the daemon");
@@ -145,7 +167,11 @@ impl Daemon {
         Ok(figures)
     }
 
-    async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the daemon ended")
+    }
+
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM).context("the daemon cannot be ended")?;

@@ -2,7 +2,7 @@
 // session: the number of threads is a setting of the whole module and cannot be changed after the first session.
 const DIST = '/extra/npm/node_modules/onnxruntime-web/dist/';
 
-// The file that the package's users load for a provider.
+// The package's file for each execution provider.
 const BUNDLES = { webgpu: 'ort.webgpu.bundle.min.mjs', webnn: 'ort.all.bundle.min.mjs', wasm: 'ort.wasm.bundle.min.mjs' };
 
 let ort;
@@ -16,7 +16,7 @@ async function create({ provider, threads, tokens, model }) {
   if (provider === 'webnn') {
     options.executionProviders = [{ name: 'webnn', deviceType: 'cpu' }];
     options.freeDimensionOverrides = { batch: 1, sequence: tokens };
-    // The module starts with the first session. That is not what is compared, as our own runtime has started too.
+    // The first session also starts the module. That time is not compared, because our runtime has started already, too.
     await (await ort.InferenceSession.create(model, { executionProviders: ['wasm'] })).release();
   }
   const begin = performance.now();
@@ -24,7 +24,7 @@ async function create({ provider, threads, tokens, model }) {
   return { version: ort.env.versions.web, ms: performance.now() - begin };
 }
 
-// From inputs in memory to the embedding in memory, as our own run is timed.
+// Measures from inputs in memory to the embedding in memory, as for our own runs.
 async function run({ ids, values }) {
   const shape = [1, ids.length];
   const tokens = BigInt64Array.from(ids, BigInt);

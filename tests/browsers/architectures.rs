@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use flotilla::{
     browser::{Build, Kind},
     catalog::Catalog,
-    check::subject::Subject,
     local::{Local, LocalOptions},
     pool::Input,
 };
+use flotilla_check::Subject;
 use flotilla_fleet::ModelId;
 use flotilla_protocol::Backend;
 use flotilla_tests::{
@@ -71,7 +71,7 @@ async fn run_all(build: &Build, backend: Backend, subjects: &[[Subject; 2]]) -> 
         })
         .collect();
     let options = LocalOptions {
-        backends: vec![backend],
+        backends: vec![backend].into(),
         guardian: Some(place::binary()),
         ..LocalOptions::of(vec![build.clone()])
     };

@@ -27,7 +27,7 @@ fn builds(text: &str) -> Builds {
 /// Starts one browser and returns what its page reports, its version, and the environment of its process.
 fn started(build: &Build) -> (Value, View, String) {
     let options = LocalOptions {
-        backends: vec![Backend::Cpu],
+        backends: vec![Backend::Cpu].into(),
         guardian: Some(place::binary()),
         ..LocalOptions::of([build.clone()])
     };

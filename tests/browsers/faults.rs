@@ -2,20 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla::{
-    browser::{
-        Adapter, Build, DesiredBrowser, Facts, Kind,
-        fault::{Fault, FaultError},
-        owner::{Launch, Limits, Owner, OwnerReport, Script},
-    },
+use flotilla::browser::{
+    Adapter, Build, DesiredBrowser, Facts, Kind,
+    fault::{Fault, FaultError},
     guardian,
+    owner::{Launch, Limits, Owner, OwnerReport, Script},
 };
 use flotilla_browser_runtime::probe;
 use flotilla_fleet::{Failure, FailureKind};
 use flotilla_protocol::{
     Backend, BlobSource, BrowserId, Epoch, FromPage, Link, LoadTerms, RunError, RunId, RunReport,
-    Tensor, ToPage,
+    ToPage,
 };
+use flotilla_tensor::Tensor;
 use flotilla_tests::{
     place, process,
     runner::{PageLink, Received, Runner},
@@ -70,7 +69,8 @@ impl Subject {
         };
         let owner = {
             let _entered = runtime.enter();
-            Owner::launch(launch, sender)
+            let start = if simulated { flotilla::simulated::launch } else { Owner::launch };
+            start(launch, sender)
         };
         let facts = match report(&runtime, &mut reports) {
             OwnerReport::Started(facts) => facts,
@@ -365,7 +365,7 @@ fn browser_gets_a_new_page_whatever_the_old_one_does() {
             );
             assert!(data.ends_within(SLOW_MAX), "{fault:?}: the old page's data link is open");
             assert_eq!(subject.probe(Backend::Cpu), Ok(()), "{fault:?}");
-            assert!(subject.control.answers(1, SLOW_MAX), "{fault:?}");
+            assert!(subject.control.works(1, SLOW_MAX), "{fault:?}");
         }
     });
 }
@@ -373,7 +373,7 @@ fn browser_gets_a_new_page_whatever_the_old_one_does() {
 /// Waits until this thread of the page has been silent for longer than a working one is.
 fn stops(link: &mut PageLink) {
     let deadline = Instant::now() + SLOW_MAX;
-    while link.answers(99, SILENCE_MAX) {
+    while link.works(99, SILENCE_MAX) {
         assert!(Instant::now() < deadline, "the thread goes on");
     }
 }
@@ -384,9 +384,9 @@ fn browser_threads_stop_one_by_one() {
         subject.inject(Fault::Silence);
         stops(&mut subject.data);
         // The main thread is not affected.
-        assert!(subject.control.answers(2, SILENCE_MAX));
+        assert!(subject.control.works(2, SILENCE_MAX));
         subject.control.wait("heartbeat", SILENCE_MAX, |message, _| {
-            matches!(message, FromPage::Heartbeat { .. }).then_some(())
+            matches!(message, FromPage::Heartbeat).then_some(())
         });
         subject.inject(Fault::Hang);
         stops(&mut subject.control);
@@ -401,7 +401,7 @@ fn browser_links_drop_one_by_one() {
     each(Limits::default(), |subject, _| {
         subject.inject(Fault::DropLink(Link::Data));
         assert!(subject.data.ends_within(SLOW_MAX));
-        assert!(subject.control.answers(3, SLOW_MAX));
+        assert!(subject.control.works(3, SLOW_MAX));
         subject.inject(Fault::DropLink(Link::Control));
         assert!(subject.control.ends_within(SLOW_MAX));
         let _ = subject.reset();
@@ -456,7 +456,7 @@ fn browser_memory_is_measured_and_grows() {
 }
 
 #[test]
-fn browser_that_exits_says_so() {
+fn browser_that_exits_is_reported() {
     each(Limits::default(), |subject, _| {
         subject.inject(Fault::Exit);
         assert_eq!(subject.failure().kind, FailureKind::BrowserExited);

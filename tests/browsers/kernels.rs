@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use flotilla::{
     browser::{Build, Kind},
     catalog::Catalog,
@@ -70,13 +71,13 @@ fn check(build: impl Into<Build>, backend: Backend) {
     let models: Vec<ModelId> = cases
         .iter()
         .map(|case| {
-            let blobs: BTreeMap<_, Arc<[u8]>> =
-                case.weights.iter().map(|(&id, bytes)| (id, bytes.as_slice().into())).collect();
+            let blobs: BTreeMap<_, Bytes> =
+                case.weights.iter().map(|(&id, bytes)| (id, bytes.clone().into())).collect();
             catalog.add_program(&case.name, case.program.clone(), blobs).expect("a program")
         })
         .collect();
     let options = LocalOptions {
-        backends: vec![backend],
+        backends: vec![backend].into(),
         guardian: Some(place::binary()),
         ..LocalOptions::of(vec![build.clone()])
     };
@@ -98,7 +99,7 @@ fn check(build: impl Into<Build>, backend: Backend) {
                     _ => Err(format!("not loaded: {reason}")),
                 },
                 None if refused.contains_key(case.name.as_str()) => {
-                    Err("it is not refused any more".to_owned())
+                    Err("it is no longer refused".to_owned())
                 }
                 None => run(&local, model, case, &build, backend).await,
             };

@@ -110,7 +110,9 @@ fn disturb(daemon: &Arc<Daemon>, kind: &str, process: &str) {
 /// Whether one of several descriptions of attempts is about a browser, such as `b2`.
 fn mentions(tried: &[Value], browser: &str) -> bool {
     let words = |text: &str| {
-        text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(|word| word == browser)
+        // Ids have a dot inside, sentences after them.
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.')
+            .any(|word| word.trim_matches('.') == browser)
     };
     tried.iter().filter_map(Value::as_str).any(words)
 }

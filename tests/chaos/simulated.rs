@@ -109,7 +109,7 @@ fn scenarios_that_make_no_sense_here_are_refused_before_anything_starts() {
     let table: [(&[&str], i32, &str); 4] = [
         (&["--scenario", "calm"], 1, "crash-storm"),
         (&["--scenario", &both, "--duration", "1s"], 1, "cannot happen here"),
-        (&["--scenario", "hang", "--duration", "soon"], 2, "no unit"),
+        (&["--scenario", "hang", "--duration", "soon"], 2, "unknown unit"),
         (&["--scenario", "hang", "--load", "0/s"], 2, "20/s"),
     ];
     for (arguments, code, words) in table {
@@ -133,7 +133,7 @@ fn a_killed_daemon_answers_what_it_had_accepted() {
 }
 
 #[test]
-fn a_running_daemon_is_asked_too() {
+fn a_campaign_can_use_a_running_daemon() {
     let home = tempfile::tempdir().expect("a folder");
     let small = model::small(home.path(), "small").display().to_string();
     let daemon = Daemon::ready(&[&POOL[..], &["--models", &small]].concat());

@@ -39,7 +39,7 @@ def refused(what, kind, part, **arguments):
 
 texts = [row["text"] for row in references]
 ids = [row["input_ids"] for row in references]
-# The client asks for base64 unless told otherwise, and decodes it.
+# By default the client requests base64 and decodes it.
 check_vectors("string", client.embeddings.create(model=model, input=texts[0]), references[:1])
 check_vectors("strings", client.embeddings.create(model=model, input=texts), references)
 check_vectors("token ids", client.embeddings.create(model=model, input=ids[1]), references[1:2])

@@ -68,7 +68,7 @@ async fn run() -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    let port = port.context("the driver did not say where it listens")?;
+    let port = port.context("the driver printed no port")?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let own = listener.local_addr()?.port();
     let mut output = std::io::stdout();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_edges_is_passed_on() {
+    fn only_edges_own_options_are_passed_on() {
         let options = json!({ "binary": "/edge", "args": ["--x"] });
         let good = asked(json!({ "browserName": BROWSER, "ms:edgeOptions": options }));
         let want = json!({ "browserName": "chrome", "goog:chromeOptions": options });
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_edges_and_say_that_they_are_played() {
+    fn answers_have_edges_names_and_the_shims_mark() {
         let answer = json!({
             "browserName": "chrome",
             "browserVersion": "156.0.1.2",

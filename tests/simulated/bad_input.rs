@@ -274,7 +274,8 @@ fn blobs_are_served_in_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
     let catalog = flotilla::catalog::Catalog::open(std::slice::from_ref(&small));
-    let (id, bytes) = catalog.blobs.iter().max_by_key(|(_, blob)| blob.bytes()).expect("weights");
+    let (id, bytes) =
+        catalog.models[0].blobs.iter().max_by_key(|(_, blob)| blob.bytes()).expect("weights");
     let bytes = bytes.read(0, bytes.bytes() as usize).expect("weights");
     let daemon =
         Daemon::ready(&["--simulate", "chrome=1", "--models", &small.display().to_string()]);

@@ -56,7 +56,7 @@ fn an_interrupt_answers_what_was_accepted() {
 }
 
 #[test]
-fn a_second_interrupt_waits_for_nobody() {
+fn a_second_interrupt_ends_at_once() {
     let Some(minilm) = model::minilm() else { return };
     let minilm = minilm.display().to_string();
     let daemon = Arc::new(Daemon::ready(&["--simulate", "chrome=1", "--models", &minilm]));

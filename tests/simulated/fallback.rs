@@ -8,7 +8,7 @@ use flotilla::{
     local::{Local, LocalOptions},
     pool::{Input, Terms, View},
 };
-use flotilla_fleet::{Budget, Ladder, Policy};
+use flotilla_fleet::{Budget, Policy, StepBudgets};
 use flotilla_tests::model;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -22,12 +22,17 @@ async fn a_simulated_browser_answers_as_the_last_resort() {
     let mut options = LocalOptions {
         simulated: true,
         fallback_to_simulation: true,
-        backends: vec![flotilla_protocol::Backend::Cpu],
+        backends: vec![flotilla_protocol::Backend::Cpu].into(),
         ..LocalOptions::of(vec![Kind::Chrome])
     };
     let once = Budget { tries_max: 1, wait_max: LONG };
-    options.fleet.ladder =
-        Ladder { retry: never, reset: never, migrate: never, reconstruct: never, simulate: once };
+    options.fleet.step_budgets = StepBudgets {
+        retry: never,
+        reset: never,
+        migrate: never,
+        reconstruct: never,
+        simulate: once,
+    };
     let local = Local::start(&options, catalog.clone(), 0).await.expect("a pool");
     let pool = local.pool.clone();
     let is_ready = |view: &View| view.status.models.iter().all(|model| model.ready > 0);

@@ -58,7 +58,7 @@ fn only_a_page_of_this_daemon_gets_a_link() {
     let small = model::small(folder.path(), "small").display().to_string();
     let daemon = Daemon::ready(&["--simulate", "chrome=1", "--models", &small]);
     let guess = "0123456789abcdef0123456789abcdef";
-    let heartbeat = encode(&FromPage::Heartbeat { visible: true }, &[]).expect("a frame");
+    let heartbeat = encode(&FromPage::Heartbeat, &[]).expect("a frame");
     for (first, says) in [
         (hello(PROTOCOL_VERSION, guess, Link::Data), &["token"][..]),
         (hello(PROTOCOL_VERSION, guess, Link::Control), &["token"]),

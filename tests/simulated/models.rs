@@ -2,9 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flotilla::{
+    catalog::{Catalog, Serving},
+    weights::{Blob, WeightFiles},
+};
 use flotilla_tests::{
     daemon::Daemon,
     model::{self, embeddings},
+    onnx::{FLOAT, INT64, Sketch, integer},
 };
 use serde_json::{Value, json};
 
@@ -29,8 +34,9 @@ fn models_come_and_go_while_serving() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
     let base = model::small(folder.path(), "base").display().to_string();
-    let blobs = flotilla::catalog::Catalog::open(std::slice::from_ref(&small)).blobs;
-    let blob = format!("/blobs/{}", blobs.keys().next().expect("a blob").to_hex());
+    let catalog = Catalog::open(std::slice::from_ref(&small));
+    let blob =
+        format!("/blobs/{}", catalog.models[0].blobs.keys().next().expect("a blob").to_hex());
     let daemon = Daemon::ready(&["--simulate", "chrome=1,firefox=1", "--models", &base]);
     assert_eq!(daemon.embed("small", json!([1, 2, 3])).status, 404);
 
@@ -107,7 +113,7 @@ fn models_that_cannot_be_added_are_refused_by_name() {
 }
 
 #[test]
-fn nobody_waits_for_a_model_that_goes() {
+fn requests_for_a_removed_model_fail_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small");
     let base = model::small(folder.path(), "base").display().to_string();
@@ -132,7 +138,7 @@ fn nobody_waits_for_a_model_that_goes() {
             .collect();
         for _ in 0..ROUNDS {
             assert_eq!(daemon.post("/api/models", &json!({ "path": small })).status, 201);
-            // Until somebody has had an answer.
+            // Until a client has an answer.
             daemon.embed("small", json!([4, 5])).ok();
             assert_eq!(delete(&daemon, "small").status, 200);
         }
@@ -143,4 +149,79 @@ fn nobody_waits_for_a_model_that_goes() {
     daemon.wait_pool("pages without the model", CHANGE_MAX, |pool| {
         (placed(pool) == ["base", "base"]).then_some(())
     });
+}
+
+/// A model whose table of 2 MiB is as pages need it, in a file beside it, and whose matrix of 1 MiB they need transposed.
+fn with_large_weights(folder: &std::path::Path) -> std::path::PathBuf {
+    let (rows, width) = (1024, 512);
+    let bytes = |count: usize, seed: u32| -> Vec<u8> {
+        let numbers = (0..count as u32).map(|at| ((at * 7 + seed) % 113) as f32 / 1e3 - 0.05);
+        numbers.flat_map(f32::to_le_bytes).collect()
+    };
+    let table = bytes(rows * width, 1);
+    let model = folder.join("large.onnx");
+    let length = table.len().to_string();
+    // At no multiple of an element's size.
+    let entries = [("location", "large.bin"), ("offset", "13"), ("length", &*length)];
+    let keeps = [integer("keepdims", 0)];
+    let sketch = Sketch::new(18)
+        .input_of(INT64, "input_ids", &[-1, -1])
+        .output("sentence_embedding", &[-1, width as i64])
+        .external("table", &[rows as i64, width as i64], &entries)
+        .initializer("w", FLOAT, &[width as i64, width as i64], &bytes(width * width, 5))
+        .initializer("axes", INT64, &[1], &1i64.to_le_bytes())
+        .node("Gather", &["table", "input_ids"], &["rows"])
+        .node_with("", "ReduceMean", &["rows", "axes"], &["mean"], &keeps)
+        .node("Transpose", &["w"], &["turned"])
+        .node("MatMul", &["mean", "turned"], &["sentence_embedding"]);
+    std::fs::write(&model, sketch.bytes()).expect("written");
+    std::fs::write(folder.join("large.bin"), [&[0; 13], &table[..], b"rest"].concat())
+        .expect("written");
+    model
+}
+
+#[test]
+fn weights_are_served_from_the_models_own_files_where_they_are_there_as_needed() {
+    let (folder, home) = (tempfile::tempdir(), tempfile::tempdir());
+    let (folder, home) = (folder.expect("a folder"), home.expect("a folder"));
+    let path = with_large_weights(folder.path());
+    let serving =
+        Serving { weights: Some(WeightFiles::new(home.path(), 1 << 30)), ..Serving::default() };
+    let kept = Catalog::open_for(std::slice::from_ref(&path), &serving);
+    let in_memory = Catalog::open(std::slice::from_ref(&path));
+    let (kept, in_memory) = (&kept.models[0], &in_memory.models[0]);
+    assert_eq!(kept.program_hash, in_memory.program_hash);
+    assert!(kept.blobs.keys().eq(in_memory.blobs.keys()));
+    for (id, blob) in &kept.blobs {
+        let Blob::File { modified, bytes, .. } = blob else { panic!("{blob:?}") };
+        assert_eq!(modified.is_some(), *bytes == 2 << 20, "{blob:?}");
+        let read = blob.read(0, *bytes as usize).expect("read");
+        assert_eq!(blake3::hash(&read).as_bytes(), &id.0);
+        assert_eq!(read, in_memory.blobs[id].read(0, *bytes as usize).expect("read"));
+    }
+    let weights: Vec<u64> = std::fs::read_dir(home.path().join("weights"))
+        .expect("a folder")
+        .map(|file| file.expect("a file").metadata().expect("a file").len())
+        .collect();
+    assert!(matches!(weights[..], [1_048_576..1_100_000]), "{weights:?}");
+}
+
+#[test]
+fn weights_of_a_file_that_was_changed_are_not_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = with_large_weights(folder.path());
+    let models = path.display().to_string();
+    let daemon = Daemon::ready(&["--simulate", "chrome", "--models", &models]);
+    let before = embeddings(&daemon.embed("large", json!([1, 2, 3])).ok());
+    let catalog = Catalog::open(std::slice::from_ref(&path));
+    let table = catalog.models[0].blobs.iter().find(|(_, blob)| blob.bytes() == 2 << 20);
+    let table = format!("/blobs/{}", table.expect("the table").0.to_hex());
+    assert_eq!(daemon.get(&table).status, 200);
+    let weights = std::fs::File::options().write(true).open(folder.path().join("large.bin"));
+    weights.expect("opened").set_modified(std::time::SystemTime::UNIX_EPOCH).expect("marked");
+    let refused = daemon.get(&table);
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    assert!(refused.text.contains("was changed after it was imported"), "{}", refused.text);
+    // Pages that have it go on.
+    assert_eq!(embeddings(&daemon.embed("large", json!([1, 2, 3])).ok()), before);
 }

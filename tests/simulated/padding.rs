@@ -12,7 +12,7 @@ use flotilla_program::{
     Guard, Node, Op, Padding, Program, Reduce, ReduceKind, Step, ValueId,
     dim::{Dim, Symbol},
 };
-use flotilla_protocol::Tensor;
+use flotilla_tensor::Tensor;
 use flotilla_tests::{architecture::ARCHITECTURES, model, place};
 
 /// How much a sum may differ: additional terms, even zeros, shift the others to other lanes of a vector.
@@ -62,7 +62,7 @@ fn padding_that_is_allowed_changes_nothing() {
             let guards: Vec<Guard> =
                 paddings.allowed.iter().flat_map(|padding| padding.guards.clone()).collect();
             let mut placement = subject.placed().await;
-            let mut random = Random(0x5eed);
+            let mut random = Random::new(0x5eed);
             for chosen_ones in 1..1usize << paddings.allowed.len() {
                 let padded: Vec<&Padding> = (0..paddings.allowed.len())
                     .filter(|index| chosen_ones >> index & 1 == 1)
@@ -154,14 +154,14 @@ fn padding_that_is_refused_would_show() {
             let refused =
                 flotilla_model::padding::padding(&subject.program, length).expect_err(name);
             let mut placement = subject.placed().await;
-            let inputs = subject.inputs(&[2, 5], &padding.guards, &mut Random(7));
+            let inputs = subject.inputs(&[2, 5], &padding.guards, &mut Random::new(7));
             let compared = compare(&mut placement, &subject.program, &inputs, &[2, 9]).await;
             let agreement = compared.unwrap_or_else(|failed| panic!("{}", failed.text()));
             println!("{name}: {refused}; {agreement:?}");
             assert!(agreement.worst > 100.0 * RELATIVE, "{name}: {agreement:?}");
         }
         // A row that masks everything: the guard reports it.
-        let mut inputs = whole.inputs(&[2, 5], &padding.guards, &mut Random(7));
+        let mut inputs = whole.inputs(&[2, 5], &padding.guards, &mut Random::new(7));
         inputs[padding.guards[0].input as usize] =
             Tensor::from_i64(vec![2, 5], &[1, 0, 1, 1, 1, 0, 0, 0, 0, 0]).expect("it fits");
         assert!(!padding.guards[0].holds(&[1, 0, 1, 1, 1, 0, 0, 0, 0, 0], &[2, 5]));

@@ -70,7 +70,7 @@ fn an_error_is_recorded_as_the_answer_it_is() {
 }
 
 #[test]
-fn a_daemon_without_state_says_so_to_those_who_need_it() {
+fn a_daemon_without_state_refuses_requests_that_need_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = model::small(folder.path(), "small").display().to_string();
     let daemon = Daemon::ready(&["--simulate", "chrome=1", "--models", &small, "--no-state"]);

@@ -171,13 +171,13 @@ fn recordings_that_are_damaged_are_refused() {
     let pb = tensor_file("", FLOAT, &[2], &floats(&[1.0, 2.0]));
     let text = tensor_file("", 8, &[1], &[]);
     let broken = [
-        (file("cut.npz", &whole[..whole.len() - 30]), "no .npz file"),
+        (file("cut.npz", &whole[..whole.len() - 30]), "not an .npz file"),
         (npz(&home.join("other.npz"), &[("w", one)], stored), "tensor w is neither"),
         (npz(&home.join("one.npz"), &[("x", one)], stored), "has no in.z"),
         (folder("cut", &[("x.npy", &npy(&[1.0, 2.0])[..40])]), "cut short"),
-        (folder("nothing", &[("readme.txt", b"")]), "it is no recording"),
+        (folder("nothing", &[("readme.txt", b"")]), "it is not a recording"),
         (folder("far", &[("input_0.pb", &pb), ("input_7.pb", &pb)]), "input_7.pb"),
-        (folder("garbage", &[("input_0.pb", b"\xff\xff")]), "no tensor of ONNX"),
+        (folder("garbage", &[("input_0.pb", b"\xff\xff")]), "not an ONNX tensor"),
         (folder("text", &[("input_0.pb", &text)]), "STRING"),
     ];
     for (io, says) in &broken {
@@ -236,7 +236,7 @@ fn folders_of_hugging_face_are_compared_with_engines_of_others() {
     let (rows, _) = check(home.path(), &[&model], &[]);
     assert_eq!((&rows[0]["status"], &rows[0]["reference"]), (&json!("pass"), &json!("tract")));
     assert_eq!(rows[0]["arithmetic"], "f32", "{rows:#?}");
-    let Ok(library) = flotilla::reference::library() else {
+    let Ok(library) = flotilla_check::reference::library() else {
         return skip("onnxruntime is not installed: run `cargo xtask setup`");
     };
     let path = library.path().display().to_string();
@@ -297,7 +297,7 @@ fn the_reference_is_named_and_can_be_chosen() {
         assert_eq!((&row["status"], &row["reference"]), (&json!("pass"), &json!(reference)));
         assert_eq!(row["reference_reason"], Value::Null, "{row:#}");
     }
-    let Ok(library) = flotilla::reference::library() else {
+    let Ok(library) = flotilla_check::reference::library() else {
         return skip("onnxruntime is not installed: run `cargo xtask setup`");
     };
     let path = library.path().display().to_string();

@@ -201,7 +201,7 @@ fn the_commands_look_beside_a_running_daemon() {
 }
 
 #[test]
-fn a_single_copy_is_not_missed() {
+fn a_missing_copy_is_no_finding_if_one_file_is_configured() {
     let place = Place::new();
     let mut daemon = place.start(&[("FLOTILLA_REDUNDANCY_FACTOR", "1")]);
     ask(&daemon.url(""), "plain", &body("plain")).expect("an answer").ok();
@@ -220,7 +220,7 @@ fn a_single_copy_is_not_missed() {
 }
 
 #[test]
-fn a_copy_elsewhere_is_found_as_the_daemon_finds_it() {
+fn the_commands_find_a_copy_in_another_folder() {
     let place = Place::new();
     let other = place.folder.path().join("other").display().to_string();
     let environment = [("FLOTILLA_STATE_COPY", other.as_str())];
@@ -324,7 +324,7 @@ fn what_both_copies_have_lost_is_set_aside_and_reported() {
 }
 
 #[test]
-fn two_files_that_are_none_are_set_aside_and_the_daemon_starts() {
+fn two_unreadable_files_are_set_aside_and_the_daemon_starts() {
     let place = Place::new();
     place.recorded();
     for which in ["state.sqlite", "state-copy.sqlite"] {
@@ -527,7 +527,7 @@ async fn a_fault_and_what_was_done_about_it_are_in_the_audit_trail() {
     let catalog = Arc::new(Catalog::open(&[PathBuf::from(&place.model)]));
     let options = LocalOptions {
         simulated: true,
-        backends: vec![flotilla_protocol::Backend::Cpu],
+        backends: vec![flotilla_protocol::Backend::Cpu].into(),
         state: Some(store::Options::of(&place.home())),
         ..LocalOptions::of(vec![Kind::Chrome, Kind::Firefox])
     };

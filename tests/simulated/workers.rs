@@ -9,7 +9,7 @@ use flotilla::{
     pool::{Input, PoolStatus, WorkerError},
 };
 use flotilla_fleet::{BrowserStage, ModelId, PlacementStage};
-use flotilla_protocol::{DType, Tensor};
+use flotilla_tensor::{DType, Tensor};
 use flotilla_tests::{
     model,
     onnx::{INT64, Sketch},
@@ -28,7 +28,7 @@ async fn pool_of(model: PathBuf, change: impl FnOnce(&mut LocalOptions)) -> (Loc
     let catalog = Arc::new(Catalog::open(&[model]));
     let mut options = LocalOptions {
         simulated: true,
-        backends: vec![flotilla_protocol::Backend::Cpu],
+        backends: vec![flotilla_protocol::Backend::Cpu].into(),
         ..LocalOptions::of(vec![Kind::Chrome, Kind::Firefox])
     };
     change(&mut options);
@@ -46,7 +46,7 @@ fn input() -> Input {
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_is_somebody_s_own_until_it_is_dropped() {
+async fn a_worker_is_exclusive_until_it_is_dropped() {
     let (local, model, _folder) = pool(|_| {}).await;
     let pool = local.pool.clone();
     let first = pool.acquire_worker("first").await.expect("a worker");
@@ -98,7 +98,7 @@ async fn no_more_than_max_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_hold_the_devices_that_they_may() {
+async fn workers_use_the_configured_devices() {
     let (local, ..) = pool(|options| {
         options.devices = Some(vec![Kind::Firefox]);
         options.worker_timeout = Some(Duration::from_secs(1));
@@ -216,7 +216,8 @@ async fn inputs_that_contradict_the_model_cost_no_browser_anything() {
 async fn clients_that_do_not_finish_their_requests_are_disconnected() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    let (local, ..) = pool(|options| options.client_timeout = Duration::from_millis(500)).await;
+    let (local, ..) =
+        pool(|options| options.http.client_timeout = Duration::from_millis(500)).await;
     let host = format!("Host: {}\r\n", local.address);
     let exchange = async |sent: &str| {
         let mut stream = tokio::net::TcpStream::connect(local.address).await.expect("a connection");

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use flotilla::{
-    check::{Given, Subject},
-    reference::Source,
-};
-use flotilla_protocol::Tensor;
+use flotilla_check::{Given, Subject, reference::Source};
 use flotilla_reference::compare::compare;
+use flotilla_tensor::Tensor;
 
 use crate::place;
 

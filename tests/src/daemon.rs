@@ -177,8 +177,8 @@ impl Daemon {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!lines.ended, "the daemon ended before it said {fragment:?}");
-            assert!(!left.is_zero(), "the daemon did not say {fragment:?} within {limit:?}");
+            assert!(!lines.ended, "the daemon ended before it printed {fragment:?}");
+            assert!(!left.is_zero(), "the daemon did not print {fragment:?} within {limit:?}");
             lines = self.log.wait(lines, left);
         }
     }

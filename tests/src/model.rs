@@ -6,9 +6,10 @@ use std::{
 };
 
 use flotilla_program::{
-    DType, Expr, Node, Op, Port, Program, Source, Step, SymbolInfo, Unary, ValueId,
+    Expr, Node, Op, Port, Program, Source, Step, SymbolInfo, Unary, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 use serde_json::{Value, json};
 
 use crate::{place, skip::skip};

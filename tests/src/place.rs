@@ -30,7 +30,7 @@ pub fn binary() -> PathBuf {
         .map_or_else(|| target().join("release").join("flotilla"), PathBuf::from);
     assert!(
         binary.is_file(),
-        "{} is not there; run `cargo build --release -p flotilla`",
+        "{} does not exist; run `cargo build --release -p flotilla-cli`",
         binary.display()
     );
     binary

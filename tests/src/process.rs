@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flotilla::guardian;
+use flotilla::browser::guardian;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},

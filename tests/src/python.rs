@@ -26,7 +26,7 @@ pub fn openai() -> Option<PathBuf> {
     match install() {
         Ok(python) => Some(python),
         Err(reason) => {
-            skip(&format!("the openai package for Python cannot be had: {reason}"));
+            skip(&format!("cannot install the openai package for Python: {reason}"));
             None
         }
     }
@@ -78,6 +78,7 @@ fn succeed(command: &mut Command) -> Result<(), String> {
         return Ok(());
     }
     let said = format!("{}\n{}", output.stdout, output.stderr);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last =
+        said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it printed no message");
     Err(format!("{command:?} failed: {last}"))
 }

@@ -14,11 +14,17 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use flotilla_protocol::{FRAME_BYTES_MAX, FromPage, Hello, Link, Tensor, ToPage, decode, encode};
+use bytes::Bytes;
+use flotilla_protocol::{
+    Epoch, FRAME_BYTES_MAX, FromPage, Hello, Link, PlacementId, RunId, ToPage, decode, encode,
+};
+use flotilla_tensor::Tensor;
 use tungstenite::{Message, WebSocket, protocol::WebSocketConfig};
 
 /// Interval of the heartbeats of a page's main thread.
 const HEARTBEAT_MS: u32 = 100;
+/// Longest time in which a message that has arrived is read.
+const READ_MAX: Duration = Duration::from_millis(HEARTBEAT_MS as u64 / 10);
 /// Longest head of a request.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Longest wait for the rest of a request that has started.
@@ -35,7 +41,7 @@ pub struct Runner {
 }
 
 /// Weights that pages can fetch, by their names.
-type Blobs = Arc<Mutex<BTreeMap<String, Arc<[u8]>>>>;
+type Blobs = Arc<Mutex<BTreeMap<String, Bytes>>>;
 
 /// A page's link that has sent its hello and was welcomed.
 #[derive(Debug)]
@@ -99,7 +105,7 @@ impl Runner {
     }
 
     /// Sets the blobs that pages can fetch, by name; earlier ones are removed.
-    pub fn offer(&self, blobs: BTreeMap<String, Arc<[u8]>>) {
+    pub fn offer(&self, blobs: BTreeMap<String, Bytes>) {
         *self.blobs.lock().unwrap_or_else(PoisonError::into_inner) = blobs;
     }
 
@@ -236,16 +242,27 @@ impl PageLink {
         }
     }
 
-    /// Whether this page's thread answers a ping within `limit`.
-    pub fn answers(&mut self, nonce: u64, limit: Duration) -> bool {
-        self.send(&ToPage::Ping { nonce }, &[]);
+    /// Whether the thread behind this link works: within `limit` the main thread sends a heartbeat, or the worker refuses a run
+    /// of this number, whose placement does not exist.
+    pub fn works(&mut self, number: u64, limit: Duration) -> bool {
+        match self.link {
+            // Heartbeats that have arrived already may be from before the thread stopped.
+            Link::Control => {
+                while let Received::Message(..) = self.receive(Instant::now() + READ_MAX) {}
+            }
+            Link::Data => {
+                let (run, placement) = (RunId(number), PlacementId(u64::MAX));
+                self.send(&ToPage::Run { run, placement, epoch: Epoch(0) }, &[]);
+            }
+        }
         let deadline = Instant::now() + limit;
         loop {
             match self.receive(deadline) {
-                Received::Message(message, _) if *message == (FromPage::Pong { nonce }) => {
-                    return true;
-                }
-                Received::Message(..) => {}
+                Received::Message(message, _) => match *message {
+                    FromPage::Heartbeat => return true,
+                    FromPage::RunFailed { run, .. } if run.0 == number => return true,
+                    _ => {}
+                },
                 Received::Nothing | Received::End(_) => return false,
             }
         }
@@ -330,7 +347,7 @@ fn accept(stream: TcpStream, linked: &mpsc::SyncSender<PageLink>) -> anyhow::Res
         .map_err(|error| anyhow::anyhow!("no WebSocket: {error}"))?;
     let Message::Binary(frame) = socket.read()? else { bail!("the first frame is not binary") };
     let (FromPage::Hello(Hello { token, link, .. }), _) = decode(&frame)? else {
-        bail!("the first frame is no hello");
+        bail!("the first frame is not a hello");
     };
     let welcome = encode(&ToPage::Welcome { heartbeat_ms: HEARTBEAT_MS }, &[])?;
     socket.send(Message::Binary(welcome.into()))?;

@@ -1,4 +1,4 @@
-// Runs the cases one after the other and tells how each ends.
+// Runs the cases one after the other and reports the outcome of each.
 
 import init, { run } from "./wpt.js";
 
@@ -14,7 +14,7 @@ function broken(error) {
   return report({ tell: "broken", reason: String(error?.stack ?? error) });
 }
 
-// A panic of the wasm is an uncaught error: the promise of its case stays open for ever.
+// A panic in wasm is an uncaught error: the promise of its case never settles, so it is reported here.
 addEventListener("error", (event) => broken(event.error ?? event.message));
 addEventListener("unhandledrejection", (event) => broken(event.reason));
 

@@ -40,7 +40,7 @@ impl Checker {
         adapter: Adapter,
         limit: Duration,
     ) -> anyhow::Result<Checker> {
-        ensure!(program.is_file(), "{} is not there", program.display());
+        ensure!(program.is_file(), "{} does not exist", program.display());
         let program = program.to_owned();
         let hash = models::hash([&program])?;
         Ok(Checker { program, hash, adapter, limit })
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_say_nothing_of_places() {
+    fn reasons_contain_no_paths() {
         let file = Path::new("/a/zoo/gpt2/model.onnx");
         let reason = "/a/zoo/gpt2/model.onnx: no operator; see /a/zoo/gpt2/io.safetensors";
         assert_eq!(without_place(reason, file), "no operator; see io.safetensors");

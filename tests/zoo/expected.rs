@@ -176,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_table_is_one() {
+    fn the_committed_table_can_be_parsed() {
         Expected::parse(include_str!("expected.txt")).expect("a table");
     }
 
     #[test]
-    fn what_is_not_as_the_table_says_is_reported() {
+    fn outcomes_that_differ_from_the_table_are_reported() {
         let expected = Expected::parse(TABLE).expect("a table");
         let cases = [
             ("a", "native-cpu", outcome(Status::Pass, "")),

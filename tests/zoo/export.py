@@ -23,7 +23,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-# The interpreter may be isolated (-I), and then it does not look beside the script.
+# An isolated interpreter (-I) does not search the script's folder for modules.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Nothing is fetched from a hub, and one thread makes sums repeatable.
 os.environ.update(
@@ -43,7 +43,7 @@ os.environ.update(
 import family
 import reference
 
-# A family that takes longer hangs: the slowest needs a few minutes on one busy core.
+# After this time a family counts as hung: the slowest needs a few minutes on one busy core.
 FAMILY_SECONDS_MAX = 1500
 FILE_BYTES_MAX = 160 << 20
 
@@ -55,14 +55,14 @@ def families():
 
 
 def store(made, owner, folder):
-    """Writes one model's folder; what is degenerate or too large is refused."""
+    """Writes one model's folder; refuses models that are degenerate or too large."""
     import onnx
 
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
     facts = reference.Facts.of(made.path)
     if facts.external:
-        # One file is easier to handle, and none comes near protobuf's 2 GB.
+        # One file is easier to handle, and all are far below protobuf's limit of 2 GB.
         onnx.save(onnx.load(made.path), path)
     else:
         shutil.copyfile(made.path, path)
@@ -91,7 +91,7 @@ def store(made, owner, folder):
 
 
 def work(owner, names, out, scratch):
-    """Runs in a child: makes a family and stores those of its models that are wanted; says which failed."""
+    """Runs in a child process: makes a family, stores the selected models, and reports which failed."""
     family.seed(owner.names[0])
     failed = {}
     left = set(names)
@@ -119,7 +119,7 @@ def work(owner, names, out, scratch):
 
 
 def brief(error):
-    """One line. What torch says comes after a page of advice."""
+    """One line of an error. torch puts its message after a page of advice."""
     text = re.sub(r"\x1b\[\d+m", "", str(error)).split("## Exception summary")[-1]
     text = " ".join(text.replace("(Refer to the full stack trace above for more information.)", "").split())
     return f"{type(error).__name__}: {text[:600]}"

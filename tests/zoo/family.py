@@ -1,4 +1,4 @@
-"""What the makers of models share: families, seeds, and weights that show faults."""
+"""Shared by the modules that make models: families, seeds, and weights with which faults are visible."""
 
 import random
 import zlib
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 
-# Of a channel of scores: its deviation by its largest magnitude.
+# Least standard deviation of a channel of scores, as a part of its largest magnitude.
 VARIATION_MIN = 0.01
 
 
 @dataclass
 class Made:
-    """A model as its maker leaves it: a file and data sets, each a dictionary of inputs."""
+    """A model as it was made: a file and data sets, each a dictionary of inputs."""
 
     name: str
     path: Path | None = None
@@ -35,7 +35,7 @@ class Family:
     group: str
     source: str
     names: list[str]
-    # Is given an empty folder to write to.
+    # Called with an empty folder to write to.
     make: Callable[[Path], Iterator[Made]]
 
 
@@ -48,7 +48,7 @@ def seed(text):
 
 
 def generator(text):
-    """A numpy generator that depends on nothing but a name."""
+    """A numpy generator whose seed is a name."""
     return np.random.default_rng(zlib.crc32(text.encode()))
 
 
@@ -61,7 +61,7 @@ def liven(model):
         for value in model.parameters():
             if value.is_floating_point() and value.numel() and bool((value == value.flatten()[0]).all()):
                 first = float(value.flatten()[0])
-                # A scale of nearly 0 (ConvNeXt's layer scale) becomes one that lets its branch through.
+                # A scale of nearly 0 (ConvNeXt's layer scale) is raised, so that its branch affects the result.
                 spread = 0.1 if first == 1 else 0.05
                 base = first if first == 0 or abs(first) >= 0.05 else 0.5
                 value.copy_(base + spread * torch.randn_like(value))
@@ -85,7 +85,7 @@ def calibrate(model, *inputs, **named):
         model(*inputs, **named)
     for part, (momentum, _) in zip(norms, before, strict=True):
         part.momentum = momentum
-        # Channels that hardly vary would be rounding, scaled up.
+        # The variation of an almost constant channel is rounding, which must not be scaled up.
         part.running_var.clamp_(min=0.05 * float(part.running_var.mean()))
     return model.eval()
 
@@ -105,7 +105,7 @@ def standardize(layers, forward, mean, std):
             # Channels are a linear layer's last dimension and a convolution's second.
             linear = isinstance(layer, torch.nn.Linear)
             channels = torch.cat([output.flatten(0, -2).T if linear else output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
-            # What hardly varies is rounding: it must not be scaled up to scores.
+            # The variation of an almost constant channel is rounding, which must not be scaled up to scores.
             least = (channels - layer.bias[:, None]).abs().amax(1) * VARIATION_MIN
             scale = std / torch.maximum(channels.std(1), least).clamp(min=1e-12)
             layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))

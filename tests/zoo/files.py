@@ -1,4 +1,4 @@
-"""Files that packages ship: trained networks in the form in which people run them."""
+"""Files that packages ship: trained networks as their users run them."""
 
 import importlib.metadata
 import subprocess
@@ -17,7 +17,7 @@ LINES = ["Flotilla 2026", "Invoice 48-113", "Total 1,259.40", "Thank you, come a
 
 
 def python_file(package, file):
-    """A file of an installed package. The package is not imported: some need what is not installed."""
+    """A file of an installed package. The package is not imported, because some need dependencies that are not installed."""
     distribution = importlib.metadata.distribution(package)
     path = next((entry for entry in distribution.files or [] if str(entry) == file), None)
     if path is None:
@@ -89,7 +89,7 @@ def seal(side):
 
 
 def direction(rng):
-    """A line, one upside down, and two of noise, about which the network is not certain."""
+    """A line, one upside down, and two of noise, for which the network has no clear answer."""
     lines = text_lines(rng, 4, 192)
     lines[1] = lines[1, :, ::-1, ::-1]
     lines[2:] = rng.normal(0, 0.5, lines[2:].shape)
@@ -115,7 +115,7 @@ def nude(rng):
 def magika(rng):
     text = (__doc__ + "\nimport sys\n\ndef main():\n    print(sys.argv)\n" * 90).encode()
     rows = [np.frombuffer(text[:2048], dtype=np.uint8).astype(np.int32), rng.integers(0, 256, 2048).astype(np.int32)]
-    # A short file: 256 stands for what is not there.
+    # A short file: 256 stands for missing bytes.
     short = np.full(2048, 256, dtype=np.int32)
     short[:40] = np.frombuffer(b"<html><body><p>Hello</p></body></html>\r\n", dtype=np.uint8)
     return [{"bytes": np.stack([*rows, short])}, {"bytes": rows[0][None]}]
@@ -134,7 +134,7 @@ def voice_activity(rng, samples_each=576, batches=(1, 3), rate=True):
 
 
 def voice_activity_8k(rng):
-    """Both sampling rates: each takes another branch of the graph."""
+    """Both sampling rates: they run different branches of the graph."""
     slow = {"input": samples.sounds(rng, 2, 288, 8000), "state": rng.normal(0, 0.3, (2, 2, 128)).astype(np.float32), "sr": np.array(8000, dtype=np.int64)}
     return [*voice_activity(rng), slow]
 
@@ -165,7 +165,7 @@ def voice_activity_sequence(rng):
 
 
 def mel_spectrogram(rng):
-    # The package gives 16 bit numbers as floats.
+    # The package passes 16-bit numbers as floats.
     return [{"input": samples.sounds(rng, batch, length) * np.float32(32767)} for batch, length in ((1, 12400), (2, 17920))]
 
 
@@ -174,7 +174,7 @@ def speech_embedding(rng):
 
 
 def wake_word(name, frames):
-    # Embeddings of speech are about as wide as this.
+    # About the range of the embeddings of speech.
     return lambda rng: [{name: rng.normal(0, 8, (1, frames, 96)).astype(np.float32)} for _ in range(2)]
 
 

@@ -27,7 +27,7 @@ def exported(model, folder, task, **options):
 
 
 def settle(inputs, pad=0):
-    """Makes inputs agree with each other: what a mask hides is padding, positions count what it shows."""
+    """Makes inputs consistent: masked tokens are padding, positions count the tokens that are not masked."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2:
         return inputs
@@ -42,7 +42,7 @@ def settle(inputs, pad=0):
 
 
 def sets(path, name, sizes, rules, pad=0):
-    """One data set for each dictionary of sizes. Its `branch`, if there, says whether a merged decoder uses its past."""
+    """One data set for each dictionary of sizes. Its `branch`, if present, says whether a merged decoder uses its past."""
     made = []
     for index, known in enumerate(sizes):
         branch = ("use_cache_branch", samples.constant(known.get("branch", True)))
@@ -85,7 +85,7 @@ def several(group, kind, task, options, parts, prepare=None, **export):
                 yield Made(name, error=f"the export wrote {', '.join(sorted(files))} and no {stem}")
                 continue
             try:
-                # Where a merged decoder has a past, what it says of the encoder's keys is empty.
+                # If a merged decoder has a past, its outputs for the encoder's keys are empty.
                 yield Made(name, files[stem], sets(files[stem], name, sizes, rules, pad), unchecked=(r"present.*encoder.*",) if "merged" in stem else ())
             except Exception as error:
                 yield Made(name, error=str(error))

@@ -79,7 +79,7 @@ struct Arguments {
     /// The folder that onnxruntime-web is installed in.
     #[arg(long, value_name = "DIR", hide = true)]
     rival: PathBuf,
-    /// Why onnxruntime-web is not there, if it is not.
+    /// Why onnxruntime-web is not available, if it is not.
     #[arg(long, value_name = "REASON", hide = true)]
     no_theirs: Option<String>,
 }
@@ -182,7 +182,7 @@ fn check_theirs<'a>(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("no threads can be had")?;
+        .context("cannot start threads")?;
     let limit = Duration::from_secs(arguments.limit);
     let place = Place {
         dist: arguments.rival.join(theirs::DIST),

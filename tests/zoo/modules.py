@@ -1,4 +1,4 @@
-"""Small networks in plain torch, for what the known ones do not have: sequences, data-dependent sizes, control flow, odd layers."""
+"""Small networks in plain torch with features that known networks lack: sequences, data-dependent sizes, control flow, rare layers."""
 
 import math
 
@@ -153,7 +153,7 @@ class Ranking(nn.Module):
         best, where = torch.topk(scores, 4, dim=-1)
         ordered, order = torch.sort(scores, dim=-1, descending=True)
         running = torch.cumsum(ordered.softmax(-1), dim=-1)
-        # Nucleus sampling's filter: what lies behind 0.8 of the mass is dropped, then put back in its place.
+        # Nucleus sampling's filter: entries beyond 0.8 of the probability are dropped, the others scattered back to their places.
         kept = torch.where(running > 0.8, torch.zeros_like(ordered), ordered)
         back = torch.zeros_like(scores).scatter(-1, order, kept)
         sums = torch.zeros(scores.shape[0], 5, dtype=scores.dtype).scatter_add(1, groups, scores)
@@ -182,7 +182,7 @@ class Graph(nn.Module):
 
 
 class Found(nn.Module):
-    """Sizes that only the data give: the places of large values, and what is there."""
+    """Data-dependent sizes: the places of large values, and the values there."""
 
     def forward(self, heat):
         places = torch.nonzero(heat > 1.0)
@@ -197,7 +197,7 @@ class Distinct(nn.Module):
 
 
 class Boxes(nn.Module):
-    """Suppression of overlapping boxes and a look at what is left in a map of features."""
+    """Suppression of overlapping boxes, then pooling of a feature map in the remaining ones."""
 
     def forward(self, boxes, scores, features):
         kept = torchvision.ops.nms(boxes, scores, 0.4)
@@ -251,7 +251,7 @@ def refine(numbers: Tensor):
 
 @torch.jit.script
 def choose(pixels: Tensor, weight: Tensor) -> Tensor:
-    """Dark and bright pictures take different ways."""
+    """Dark and bright pictures run different branches."""
     if bool(pixels.mean() > 0):
         chosen = torch.conv2d(pixels, weight, padding=1)
     else:
@@ -269,7 +269,7 @@ class Choose(nn.Module):
 
 
 class Sizes(nn.Module):
-    """Pictures made larger and smaller in every way."""
+    """Pictures made larger and smaller in every mode."""
 
     def forward(self, pixels):
         resize = functional.interpolate
@@ -492,7 +492,7 @@ def sound(rng, shape):
 
 
 def lengths(rng, shape):
-    # The longest row comes first and is as long as the longest can be; the words are 7 to 20 long.
+    # The first row has the length of the padded tensor, the greatest; lengths are in descending order.
     return np.array([7, 5, 2][: shape[0]] if shape[0] == 3 else [20, 11], dtype=np.int64)
 
 

@@ -37,7 +37,7 @@ def prepared(name, model, size):
 
 def last_layer(model):
     layers = [part for part in model.modules() if isinstance(part, (nn.Linear, nn.Conv2d)) and part.bias is not None]
-    # timm knows; in others it comes last.
+    # timm's networks name their classifier; in others it is the last layer.
     known = model.get_classifier() if hasattr(model, "get_classifier") else None
     return known if known in layers else layers[-1]
 
@@ -308,7 +308,7 @@ def yolo(name, config, sizes, **options):
     """A network of ultralytics as its own `export` writes it. `sizes`: (batch, height, width) of the data sets."""
 
     def make(folder):
-        # It writes its settings where this says, and only there.
+        # ultralytics writes its settings to the folder that this variable names.
         os.environ["YOLO_CONFIG_DIR"] = str(folder)
         from ultralytics import YOLO
 
@@ -336,7 +336,7 @@ def yolo(name, config, sizes, **options):
 
 
 def soften(model):
-    """Attention between features of random weights picks single places, and layer after layer multiplies rounding by ten."""
+    """With random weights, attention selects single places, and each layer multiplies rounding errors by ten."""
     with torch.no_grad():
         for part in model.modules():
             inward = getattr(part, "qkv", None)

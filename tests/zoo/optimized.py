@@ -15,7 +15,7 @@ SOURCE = f"onnxruntime {onnxruntime.__version__}"
 
 
 def fused(name, kind, task, options, recipe, heads, width, sizes, rules, pad=0):
-    """By onnxruntime.transformers.optimizer, which knows architectures."""
+    """Optimized by onnxruntime.transformers.optimizer, which recognizes architectures."""
 
     def make(folder):
         plain = hub.exported(hub.built(kind, task, options), folder, task)["model"]
@@ -27,7 +27,7 @@ def fused(name, kind, task, options, recipe, heads, width, sizes, rules, pad=0):
 
 
 def rewritten(name, build, level, dims, opset):
-    """By a session that saves the graph that it would run. Layouts that depend on the processor are left out."""
+    """Optimized by a session, which saves the graph that it would run. Layouts that depend on the processor are excluded."""
 
     def make(folder):
         model = networks.prepared(name, build(), (224, 224))

@@ -19,9 +19,9 @@ use flotilla::browser::{
     Adapter, Build, DesiredBrowser, Kind, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
-use flotilla_model::{golden::Golden, tensor::ReferenceTensor};
-use flotilla_program::DType;
+use flotilla_model::golden::Golden;
 use flotilla_protocol::{Backend, BrowserId};
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpListener,
@@ -81,7 +81,7 @@ pub(crate) struct Ran {
     pub(crate) load_ms: f64,
     pub(crate) first_ms: f64,
     pub(crate) run_ms: f64,
-    pub(crate) sets: Vec<Vec<ReferenceTensor>>,
+    pub(crate) sets: Vec<Vec<NamedTensor>>,
 }
 
 /// A tensor in a frame; its elements come after the head, tensor after tensor.
@@ -134,7 +134,7 @@ pub(crate) struct Page {
 impl Page {
     /// Starts Chrome.
     pub(crate) async fn open(place: &Place) -> anyhow::Result<Page> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on a port")?;
         let origin = format!("http://{}", listener.local_addr()?);
         let (jobs, waiting) = mpsc::channel(1);
         let (answer_sender, answers) = mpsc::channel(REPORTS_MAX);
@@ -226,17 +226,15 @@ fn read(frame: &[u8]) -> anyhow::Result<Ended> {
     let (length, rest) = frame.split_first_chunk::<HEAD_LENGTH_BYTES>().context(cut)?;
     let (head, mut elements) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).context(cut)?;
-    Ok(match serde_json::from_slice(head).context("the page's answer is none")? {
+    Ok(match serde_json::from_slice(head).context("the page's answer is not valid")? {
         Report::Refused { reason } => Ended::Refused(reason),
         Report::Failed { reason } => Ended::Failed(reason),
         Report::Ran { adapter, load_ms, first_ms, run_ms, sets } => {
             let mut tensor = |Port { name, dtype, shape }: Port| {
-                let bytes =
-                    shape.iter().try_fold(dtype.wire_bytes(), |all, &dim| all.checked_mul(dim));
-                let (bytes, rest) =
-                    bytes.and_then(|bytes| elements.split_at_checked(bytes)).context(cut)?;
+                let length = dtype.tensor_bytes(&shape).context(cut)?;
+                let (bytes, rest) = elements.split_at_checked(length as usize).context(cut)?;
                 elements = rest;
-                Ok(ReferenceTensor { name, dtype, shape, bytes: bytes.to_vec() })
+                Ok(NamedTensor::new(name, Tensor { dtype, shape, bytes: bytes.to_vec() }))
             };
             let sets = sets.into_iter().map(|ports| ports.into_iter().map(&mut tensor).collect());
             let sets = sets.collect::<anyhow::Result<_>>()?;
@@ -247,9 +245,9 @@ fn read(frame: &[u8]) -> anyhow::Result<Ended> {
 }
 
 /// Tensors as a frame: the length of the head, the head, and their elements.
-fn frame(tensors: &[ReferenceTensor]) -> Result<Vec<u8>, serde_json::Error> {
-    let ports = tensors.iter().map(|tensor| Port {
-        name: tensor.name.clone(),
+fn frame(tensors: &[NamedTensor]) -> Result<Vec<u8>, serde_json::Error> {
+    let ports = tensors.iter().map(|NamedTensor { name, tensor }| Port {
+        name: name.clone(),
         dtype: tensor.dtype,
         shape: tensor.shape.clone(),
     });
@@ -260,7 +258,7 @@ fn frame(tensors: &[ReferenceTensor]) -> Result<Vec<u8>, serde_json::Error> {
     }
     let mut frame = (head.len() as u32).to_le_bytes().to_vec();
     frame.extend(head);
-    tensors.iter().for_each(|tensor| frame.extend(&tensor.bytes));
+    tensors.iter().for_each(|named| frame.extend(&named.tensor.bytes));
     Ok(frame)
 }
 
@@ -375,8 +373,10 @@ mod tests {
         let Ended::Ran(ran) = answered(&head, &elements).expect("an answer") else {
             panic!("it ran");
         };
-        assert_eq!(ran.sets[0][0], ReferenceTensor::from_f32("a", vec![2], &[1.0, 2.0]));
-        assert_eq!((ran.sets[0][1].bytes.as_slice(), ran.sets[1][0].bytes.len()), (&[1][..], 0));
+        let first = Tensor::from_f32(vec![2], &[1.0, 2.0]).expect("fits");
+        assert_eq!(ran.sets[0][0], NamedTensor::new("a", first));
+        assert_eq!(ran.sets[0][1].tensor.bytes, [1]);
+        assert_eq!(ran.sets[1][0].tensor.bytes.len(), 0);
         for elements in [&elements[..8], &[0; 10]] {
             assert!(answered(&head, elements).is_err());
         }
@@ -388,8 +388,8 @@ mod tests {
     #[test]
     fn elements_of_a_frame_lie_where_every_type_may() {
         for name in ["a", "ab", "a longer name"] {
-            let tensor = ReferenceTensor::from_i64(name, vec![2], &[1, 2]);
-            let frame = frame(&[tensor]).expect("a frame");
+            let tensor = Tensor::from_i64(vec![2], &[1, 2]).expect("fits");
+            let frame = frame(&[NamedTensor::new(name, tensor)]).expect("a frame");
             assert!(frame.len().is_multiple_of(8) && frame.ends_with(&2i64.to_le_bytes()));
         }
     }

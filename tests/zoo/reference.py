@@ -9,12 +9,12 @@ import onnxruntime
 from onnx import TensorProto
 from safetensors.numpy import save_file
 
-# A float output whose largest magnitude is outside of these shows faults badly: it is rounding, or close to overflow.
+# Least and greatest useful magnitude of a float output: below it is rounding, above it is close to overflow.
 LARGEST_MIN, LARGEST_MAX = 1e-2, 1e3
 
 
 class Degenerate(Exception):
-    """The outputs of a model would prove nothing."""
+    """Outputs in which a fault would not be visible."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ def free_inputs(graph):
 def shape(port):
     dims = []
     for dim in port.type.tensor_type.shape.dim:
-        # Old exporters write -1 or ? for what they do not know.
+        # Old exporters write -1 or ? for unknown dimensions.
         if dim.dim_param and dim.dim_param != "?":
             dims.append(dim.dim_param)
         else:
@@ -104,7 +104,7 @@ class Run:
 
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
-    # "unoptimized", or "optimized" where onnxruntime runs the model in no other way.
+    # "unoptimized", or "optimized" if onnxruntime cannot run the model without optimizations.
     reference: str
     # Per float output: the largest difference that onnxruntime's own optimizations make, by the output's largest magnitude.
     spread: dict[str, float]
@@ -156,7 +156,7 @@ def spread(path, inputs, outputs):
 
 
 def check(name, value, unchecked):
-    """Returns the largest magnitude of a float output. Refuses outputs in which a fault would not show."""
+    """Returns the largest magnitude of a float output. Refuses outputs in which a fault would not be visible."""
     if not isinstance(value, np.ndarray):
         raise Degenerate(f"output {name} is no tensor but {type(value).__name__}")
     loose = any(re.fullmatch(pattern, name) for pattern in unchecked)

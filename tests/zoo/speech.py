@@ -26,10 +26,10 @@ def spectrogram(rng, shape):
 
 
 WAVE = [("input_values", voices), ("attention_mask", samples.constant(1))]
-# A second and a bit; the files were traced with less.
+# A little more than a second; the files were traced with shorter inputs.
 SECONDS = [{"batch_size": 2, "sequence_length": 12345}, {"batch_size": 1, "sequence_length": 17600}]
 WAVES = {"num_hidden_layers": 2, "vocab_size": 32}
-# Only the first is as wide as the real ones.
+# Only the first has the real width.
 NARROW = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 
 
@@ -152,7 +152,7 @@ def speech_t5(folder):
     vocoder = transformers.SpeechT5HifiGan(transformers.SpeechT5HifiGanConfig(upsample_initial_channel=128))
     liven(vocoder).save_pretrained(folder / "vocoder")
     options = {"vocab_size": 81, "hidden_size": 384, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 1536, "decoder_ffn_dim": 1536}
-    # It drops at random even when it is not trained.
+    # Its dropout is random in inference, too.
     options["speech_decoder_prenet_dropout"] = 0.0
     files = hub.exported(
         hub.built("speecht5", "text-to-audio", options), folder / "exported", "text-to-audio", model_kwargs={"vocoder": str(folder / "vocoder")}

@@ -65,7 +65,7 @@ impl Zoo<'_> {
     fn columns(&self) -> Vec<(String, &'static str)> {
         let ours = self.ours.iter().map(|runtime| (runtime.name.to_owned(), runtime.name));
         let theirs = self.theirs.iter().map(|provider| (provider.key().to_owned(), provider.key()));
-        // The table says once more than enough whose they are.
+        // One hyphen less, so that a narrow column can break the title.
         let theirs = theirs.map(|(title, key)| (title.replacen("-web-", "-web ", 1), key));
         ours.chain(theirs).collect()
     }

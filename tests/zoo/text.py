@@ -30,7 +30,7 @@ def encoder(name, kind, task, pad=0, **options):
     return hub.one(name, "text encoders", kind, task, {"vocab_size": VOCABULARY, "pad_token_id": pad} | options, sizes, rules, pad)
 
 
-# The widths of BERT-mini, for what differs from BERT in other things than widths.
+# The widths of BERT-mini, for architectures that differ from BERT in more than widths.
 SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "num_hidden_layers": 3}
 
 ENCODERS = [
@@ -126,7 +126,7 @@ DECODER_RULES = [
 
 
 def decoder(name, kind, **options):
-    """Two models: one for whole prompts, one that is given what it computed before."""
+    """Two models: one for whole prompts, one that gets the keys and values of earlier tokens."""
     options = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | options
     return [
         hub.one(name, "text decoders", kind, "text-generation", options, PROMPT_SIZES, DECODER_RULES),
@@ -149,7 +149,7 @@ def merged_decoder(name, kind, **options):
         path = folder / "merged.onnx"
         merge_decoders(paths[0], paths[1], save_path=path, strict=False)
         name_mask_length(path)
-        # Without past the runtime of transformers gives one of length 1, which the graph ignores.
+        # Without a past, transformers' runtime passes one of length 1, which the graph ignores.
         whole = {"batch_size": 2, "sequence_length": 9, PAST: 1, MASK: 9, "branch": False}
         step = {"batch_size": 3, "sequence_length": 1, PAST: 7, MASK: 8, "branch": True}
         yield Made(name, path, hub.sets(path, name, [step, whole], DECODER_RULES))
@@ -284,7 +284,7 @@ def ended(rng, shape):
 
 
 class Embedding(nn.Module):
-    """Sentence embeddings: the mean of what the mask shows, of length 1."""
+    """Sentence embeddings: the mean over unmasked tokens, normalized to length 1."""
 
     def __init__(self, inner):
         super().__init__()
@@ -356,7 +356,7 @@ BY_TORCH = [
     ),
     by_torch("gpt2-dynamo", "gpt2", "text-generation", Logits, 18, "left", n_embd=256, n_head=4, n_layer=3),
     by_torch("llama-dynamo", "llama", "text-generation", Logits, 18, "left", **NARROW_LLAMA),
-    # RotaryEmbedding of opset 23 as it is written here takes one row only.
+    # RotaryEmbedding of opset 23, as the exporter writes it here, supports one row only.
     by_torch(
         "qwen3-dynamo-op23",
         "qwen3",

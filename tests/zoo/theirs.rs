@@ -4,7 +4,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use flotilla::{check::recorded, reference};
+use flotilla_check::{recorded, reference};
 use flotilla_model::golden::{Golden, Names};
 use flotilla_reference::compare::{self, Difference, Tolerance};
 use serde_json::Value;
@@ -159,7 +159,7 @@ fn judged(ran: &Ran, sets: &[Golden], tolerance: &Tolerance) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_model::tensor::ReferenceTensor;
+    use flotilla_tensor::{NamedTensor, Tensor};
 
     use super::*;
 
@@ -167,7 +167,10 @@ mod tests {
     fn every_data_set_must_be_right() {
         let golden = |number: f32| Golden {
             inputs: Vec::new(),
-            outputs: vec![ReferenceTensor::from_f32("a", vec![1], &[number])],
+            outputs: vec![NamedTensor::new(
+                "a",
+                Tensor::from_f32(vec![1], &[number]).expect("fits"),
+            )],
         };
         let ran = |numbers: [f32; 2]| Ran {
             adapter: None,

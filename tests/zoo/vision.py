@@ -49,7 +49,7 @@ def pictures(name, kind, task, shapes, unchecked=(), prepare=None, processor=Non
 
 
 def bright(model):
-    """Depths are cut at 0; an untrained head may give less everywhere."""
+    """Depths are clipped at 0; an untrained head may give negative ones everywhere."""
     last = [part for part in model.head.modules() if isinstance(part, nn.Conv2d)][-1]
     with torch.no_grad():
         last.weight.mul_(4)
@@ -61,7 +61,7 @@ def square(side):
 
 
 def softened(model):
-    """Attention between features of random weights picks single places, and layer after layer multiplies rounding."""
+    """With random weights, attention selects single places, and each layer multiplies rounding errors."""
     with torch.no_grad():
         for part in model.modules():
             if hasattr(part, "queries_keys_values"):
@@ -72,7 +72,7 @@ def softened(model):
 
 
 def ordered(model):
-    """Queries are taken by their scores: without this all are about equal, and rounding decides."""
+    """Queries are selected by their scores: without this all scores are about equal, and rounding decides."""
     images = torch.from_numpy(samples.pictures(generator("ordered"), 2, 320, 320, 0.5, 0.5))
     standardize([model.model.enc_score_head], lambda: model(pixel_values=images), -2, 1)
 
@@ -313,7 +313,7 @@ PAIRS = [
 
 
 def ended(rng, shape):
-    """Words that end with the highest id, where the pooled output is read."""
+    """Words whose last one has the highest id: the pooled output is read there."""
     ids = samples.tokens(rng, shape, 5, VOCABULARY - 1)
     ids[:, -3] = VOCABULARY - 1
     return ids

@@ -12,19 +12,19 @@ function fail(error) {
   fetch('/runner/failure', { method: 'POST', headers: { 'content-type': 'application/json' }, body }).catch(() => {});
 }
 
-// Faults that a WebDriver script gives this page on purpose: `flotillaFault(name, amount)`. Resolves to whether it happened;
-// `hang` and `silence` cannot tell.
-//   hang            this thread never comes back, so the heartbeats end; the worker goes on
+// Faults that a WebDriver script injects into this page: `flotillaFault(name, amount)`. Resolves to whether the fault happened;
+// for `hang` and `silence`, which cannot report it, to true.
+//   hang            this thread loops for ever, so the heartbeats end; the worker goes on
 //   drop_control    the control link closes
-//   silence         the worker never comes back, and the heartbeats go on
-//   lose_device     the worker's device is destroyed, though nobody has given it up
+//   silence         the worker loops for ever, and the heartbeats go on
+//   lose_device     the worker's device is destroyed while the runtime uses it
 //   drop_data       the data link closes
 //   slow_down       runs take `amount` times as long
 //   wrong_answers   results are wrong if `amount` is not 0
 //   memory          the worker holds `amount` MB more
 function suffer(worker, name, amount = 0) {
   if (name === 'hang') {
-    // Later, so that the script that asked for this is answered.
+    // After a delay, so that the script that injects this gets its answer.
     setTimeout(() => { for (;;); }, 100);
     return Promise.resolve(true);
   }
@@ -55,7 +55,7 @@ try {
     else forward_console(message.level, message.text);
   });
   worker.postMessage({ url, token: data });
-  // Only a page that is there to be tried has this door.
+  // Only pages that were opened for faults have this function.
   if (faults === 'faults') window.flotillaFault = (name, amount) => suffer(worker, name, amount);
   document.getElementById('state').textContent = 'running';
 } catch (error) {

@@ -1,4 +1,4 @@
-// The page's worker: holds the data link and the runtime, so that a long computation never looks like a death.
+// The page's worker: holds the data link and the runtime, so that a long computation does not stop the main thread's heartbeats.
 import init, { suffer, worker_main } from '/runner/runtime.js';
 
 for (const level of ['debug', 'log', 'info', 'warn', 'error']) {
@@ -10,7 +10,7 @@ for (const level of ['debug', 'log', 'info', 'warn', 'error']) {
 }
 addEventListener('unhandledrejection', (event) => postMessage({ level: 'error', text: `unhandled rejection: ${event.reason}` }));
 
-// What `memory` has taken, in pieces that any browser gives.
+// Memory that the fault `memory` allocated, in pieces small enough for every browser.
 const hoard = [];
 const MB = 1 << 20;
 

@@ -1,5 +1,5 @@
-"""unpack.py WHEEL FOLDER ARCHITECTURE: unpacks onnxruntime's library and its licence from the wheel, and fails where a file
-is not the one that files.json names."""
+"""unpack.py WHEEL FOLDER ARCHITECTURE: unpacks onnxruntime's library and its licence from the wheel, and fails if a file
+differs from files.json."""
 
 import hashlib
 import json

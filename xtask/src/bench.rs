@@ -62,7 +62,7 @@ impl Bench {
     fn write_onnx(&self, console: &Console) -> anyhow::Result<()> {
         let script = self.sources.join("minilm_onnx.py");
         let weights = self.model.join("model.safetensors");
-        ensure!(weights.is_file(), "{} is not there", weights.display());
+        ensure!(weights.is_file(), "{} does not exist", weights.display());
         let onnx = self.folder.join("minilm.onnx");
         if is_made(&onnx, &onnx, &[&script, &weights]) {
             return Ok(());

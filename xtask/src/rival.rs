@@ -22,7 +22,7 @@ pub(crate) fn install(workspace: &Workspace, console: &Console) -> anyhow::Resul
     if is_made(&npm.join("node_modules"), &npm.join("package-lock.json"), &[&lock]) {
         return Ok(());
     }
-    console.say("missing: onnxruntime-web (what is compared with); npm will bring it");
+    console.say("missing: onnxruntime-web (what is compared with); npm will install it");
     fs::create_dir_all(&npm).with_context(|| format!("cannot make {}", npm.display()))?;
     fs::copy(sources.join("package.json"), npm.join("package.json"))?;
     fs::copy(&lock, npm.join("package-lock.json"))?;

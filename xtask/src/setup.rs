@@ -136,15 +136,14 @@ pub(crate) fn wasm_toolchain(workspace: &Workspace, console: &Console) -> anyhow
             anyhow::anyhow!("no compiler for wasm: rustup: {refusal}; apt-get: {reason}")
         })?,
         Err(reason) => anyhow::bail!(
-            "no compiler for wasm: rustup: {refusal}; {reason} (what would do: `rustup target add {}`, or the Debian \
-             packages {})",
+            "no compiler for wasm: rustup: {refusal}; {reason} (run `rustup target add {}`, or install the Debian packages {})",
             wasm::toolchain::TARGET,
             packages.join(" ")
         ),
     }
     ensure!(
         wasm::toolchain::find(workspace)?.is_some(),
-        "the packages {} are installed, and still there is no compiler for wasm",
+        "the packages {} are installed, but there is still no compiler for wasm",
         packages.join(" ")
     );
     Ok(())
@@ -156,7 +155,7 @@ fn explain(console: &Console, missing: &[&Requirement], model_missing: bool) {
     }
     if model_missing {
         console.say(format!(
-            "missing: model {MODEL} (what demo and tests run, 91 MB); `flotilla pull` will bring it"
+            "missing: model {MODEL} (what demo and tests run, 91 MB); `flotilla pull` will fetch it"
         ));
     }
 }
@@ -189,7 +188,7 @@ fn install(
         let (reason, installable) = match (crate_refusal, &refusal) {
             (Some(error), _) => (format!("{error:#}"), true),
             (None, Some((reason, installable))) => (reason.clone(), *installable),
-            (None, None) => ("its package is installed and does not bring it".to_owned(), false),
+            (None, None) => ("its package is installed and does not contain it".to_owned(), false),
         };
         // Optional packages that the distribution does not offer are not reported.
         if !matches!(requirement.source, Source::PackageIfOffered(_)) {
@@ -209,7 +208,7 @@ fn install_chrome_webnn(chrome: &ChromeWebnn, console: &Console, provision: &mut
         return;
     }
     console.say(format!(
-        "missing: {name} (a Chromium whose WebNN computes; other builds for Linux refuse it); npm will bring it, 70 MB"
+        "missing: {name} (a Chromium whose WebNN computes; other builds for Linux refuse it); npm will install it, 70 MB"
     ));
     match chrome.install(console) {
         Ok(()) => provision.installed.push(name),
@@ -228,7 +227,7 @@ fn install_onnxruntime(onnxruntime: &Onnxruntime, console: &Console, provision: 
         return;
     }
     console.say(format!(
-        "missing: {name} (`flotilla check` compares models with it); pip will bring it, 28 MB, and 35 MB of it are kept"
+        "missing: {name} (`flotilla check` compares models with it); pip will install it, 28 MB, and 35 MB of it are kept"
     ));
     match onnxruntime.install(console) {
         Ok(()) => provision.installed.push(name),
@@ -255,7 +254,7 @@ fn install_crate(workspace: &Workspace, console: &Console, name: &str) -> anyhow
 /// The binary that users run and tests drive as a black box.
 fn build_release(workspace: &Workspace) -> anyhow::Result<()> {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "flotilla"]);
+    cargo.args(["build", "--release", "--package", "flotilla-cli"]);
     run_visibly(&mut cargo).context("cannot build flotilla")
 }
 

@@ -30,7 +30,7 @@ impl Venv<'_> {
         if is_made(&python, &installed, &[requirements]) {
             return Ok(python);
         }
-        console.say(format!("missing: {why}; pip will bring it"));
+        console.say(format!("missing: {why}; pip will install it"));
         run_visibly(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);

@@ -91,8 +91,7 @@ impl Module<'_> {
             .collect();
         ensure!(
             snippets.is_empty() && output.local_modules().is_empty(),
-            "{package} brings JavaScript of its own, which a page would have to load beside it: snippets {snippets:?}, \
-             modules {:?}",
+            "{package} contains JavaScript of its own, which pages do not load: snippets {snippets:?}, modules {:?}",
             output.local_modules().keys()
         );
         let js = output.js().as_bytes().to_vec();

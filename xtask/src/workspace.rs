@@ -140,7 +140,9 @@ fn home() -> anyhow::Result<PathBuf> {
     match data_home.or_else(|| Some(path_variable("HOME")?.join(".local").join("share"))) {
         Some(data_home) => Ok(data_home.join("flotilla")),
         None => {
-            bail!("neither FLOTILLA_HOME nor HOME is set: there is no place for models and drivers")
+            bail!(
+                "neither FLOTILLA_HOME nor HOME is set: set one of them to a folder for models and drivers"
+            )
         }
     }
 }

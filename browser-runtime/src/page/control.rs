@@ -1,4 +1,4 @@
-//! The main thread: heartbeats, visibility, console.
+//! The main thread: heartbeats, console.
 
 use std::cell::RefCell;
 
@@ -33,7 +33,6 @@ pub fn control_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     super::report_panics();
     let received = |socket: &Socket, message: ToPage, _| match message {
         ToPage::Welcome { heartbeat_ms } => welcome(socket, heartbeat_ms),
-        ToPage::Ping { nonce } => socket.send(&FromPage::Pong { nonce }, &[]),
         // Refusals are handled in the socket; everything else belongs to the data link.
         ToPage::Refused { .. }
         | ToPage::Inspect
@@ -105,15 +104,9 @@ fn welcome(socket: &Socket, heartbeat_ms: u32) {
     if timer.is_err() {
         socket.refuse("the page has no timers");
     }
-    if let Some(document) = window.document() {
-        document.set_onvisibilitychange(Some(beat.unchecked_ref()));
-    }
     heartbeat(socket);
 }
 
 fn heartbeat(socket: &Socket) {
-    let document = web_sys::window().and_then(|window| window.document());
-    let visible = document
-        .is_some_and(|document| document.visibility_state() == web_sys::VisibilityState::Visible);
-    socket.send(&FromPage::Heartbeat { visible }, &[]);
+    socket.send(&FromPage::Heartbeat, &[]);
 }

@@ -1,6 +1,7 @@
 //! A link's WebSocket.
 
-use flotilla_protocol::{FromPage, Hello, Link, PROTOCOL_VERSION, Tensor, ToPage, decode, encode};
+use flotilla_protocol::{FromPage, Hello, Link, PROTOCOL_VERSION, ToPage, decode, encode};
+use flotilla_tensor::Tensor;
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{BinaryType, MessageEvent, WebSocket};
 

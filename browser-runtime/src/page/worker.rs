@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use flotilla_protocol::{FromPage, Link, Tensor, ToPage};
+use flotilla_protocol::{Link, ToPage};
+use flotilla_tensor::Tensor;
 use futures_channel::mpsc;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::spawn_local;
@@ -42,13 +43,9 @@ pub fn suffer(fault: &str, amount: f64) -> bool {
 pub fn worker_main(ws_url: &str, token: String) -> Result<(), JsValue> {
     super::report_panics();
     let (mut sender, receiver) = mpsc::channel(WAITING_MAX);
-    let received = move |socket: &Socket, message: ToPage, tensors: Vec<Tensor>| match message {
-        // Answered at once: a ping checks whether this thread is alive, not whether it is idle.
-        ToPage::Ping { nonce } => socket.send(&FromPage::Pong { nonce }, &[]),
-        message => {
-            if sender.try_send((message, tensors)).is_err() {
-                socket.refuse(&format!("more than {WAITING_MAX} messages wait"));
-            }
+    let received = move |socket: &Socket, message: ToPage, tensors: Vec<Tensor>| {
+        if sender.try_send((message, tensors)).is_err() {
+            socket.refuse(&format!("more than {WAITING_MAX} messages wait"));
         }
     };
     let socket = Socket::open(ws_url, token, Link::Data, received, |reason| {

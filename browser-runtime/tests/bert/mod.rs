@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use flotilla_program::{
-    Attention, Binary, BlobId, BlobRef, ConstantRef, DType, Expr, Gather, LayerNorm, MatMul, Node,
-    Op, Port, Program, Range, Source, Step, SymbolInfo, SymbolSource, Unary, Value, ValueId,
+    Attention, Binary, BlobId, BlobRef, ConstantRef, Expr, Gather, LayerNorm, MatMul, Node, Op,
+    Port, Program, Range, Source, Step, SymbolInfo, SymbolSource, Unary, Value, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 /// Sizes of the encoder.
 #[derive(Clone, Copy)]

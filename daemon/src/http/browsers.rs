@@ -5,12 +5,12 @@ use axum::{
     extract::{Path, Request, State},
     http::StatusCode,
 };
+use flotilla_browsers::{BROWSERS_MAX, install};
 use flotilla_fleet::SlotId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Context, embeddings, error::ApiError};
-use crate::browser::{BROWSERS_MAX, install};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +23,7 @@ pub(super) async fn create(
     State(context): State<Context>,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let wanted: Wanted = embeddings::json_body(request, context.client_timeout).await?;
+    let wanted: Wanted = embeddings::json_body(request, context.settings.client_timeout).await?;
     let build = context
         .browsers
         .builds

@@ -91,7 +91,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let begin = Instant::now();
     let headers = jobs::job_headers(request.headers())?;
-    let bytes = body(request, context.client_timeout).await?;
+    let bytes = body(request, context.settings.client_timeout).await?;
     let invalid = |reason: String| {
         let message = format!("the body is not the JSON object expected: {reason}");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
@@ -116,7 +116,7 @@ pub(super) async fn create(
     check_dimensions(&model, body.dimensions)?;
     let policy = policy(body.fault_tolerance.unwrap_or_default(), body.fallback_to_simulation)?;
     let rows = embed::tokenize(&model, texts, cut).await.map_err(api_error)?;
-    let terms = Terms { timeout: context.timeout, policy, job: None, recorded: None };
+    let terms = Terms { timeout: context.settings.timeout, policy, job: None, recorded: None };
     let body_hash = *blake3::hash(&bytes).as_bytes();
     jobs::answer(&context, headers, Asked { model, rows, encoding, terms, body_hash, begin }).await
 }

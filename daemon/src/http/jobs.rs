@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use flotilla_fleet::{Persistence, RequestError, state::Outcome};
+use flotilla_store::{Claim, Job, JobId, JobState, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -25,7 +26,6 @@ use crate::{
     catalog::Model,
     embed::{self, EmbedError, Embedding},
     pool::{AnswerError, Terms, decode_answer},
-    store::{Claim, Job, JobId, JobState, Store},
 };
 
 /// Longest key that a client may choose.
@@ -103,14 +103,14 @@ pub(super) async fn answer(
     }
     let store = store(context)?;
     let kept = Kept { encoding: asked.encoding, tokens: asked.rows.iter().map(Vec::len).collect() };
-    let created = crate::store::now();
+    let created = flotilla_store::now();
     let job = Job {
         id: JobId(format!("req_{}", crate::token::random())),
         idempotency_key: headers.key,
         body_hash: asked.body_hash,
         model: asked.model.name.clone(),
         created,
-        expires: created + context.idempotency_ttl,
+        expires: created + context.settings.idempotency_ttl,
         requests: asked.rows.len() as u32,
         answer: serde_json::to_string(&kept).map_err(unreadable)?,
     };
@@ -183,7 +183,7 @@ async fn run(context: &Context, asked: Asked, id: JobId) -> Result<Response, Api
                 && let Some(store) = context.pool.store()
                 && let Err(error) = store.abandon(id)
             {
-                tracing::warn!(%error, "a key stays taken by a request that was refused");
+                tracing::warn!(%error, "cannot free the idempotency key of a refused request");
             }
             Err(embeddings::api_error(error))
         }
@@ -262,7 +262,7 @@ fn rebuild(context: &Context, state: &JobState, begin: Instant) -> Result<Value,
     let catalog = context.pool.catalog();
     let model = catalog
         .by_name(&state.job.model)
-        .ok_or_else(|| unreadable(format!("model {} is not served any more", state.job.model)))?;
+        .ok_or_else(|| unreadable(format!("model {} is no longer served", state.job.model)))?;
     let mut embeddings: Vec<Embedding> = state
         .requests
         .iter()
@@ -323,6 +323,6 @@ fn named(mut response: Response, id: &JobId, is_replayed: bool) -> Response {
 }
 
 fn unreadable(error: impl std::fmt::Display) -> ApiError {
-    let message = format!("what was recorded cannot be read: {error}");
+    let message = format!("the recorded request cannot be read: {error}");
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "state_unreadable", message)
 }

@@ -1,6 +1,6 @@
 //! The daemon's HTTP server: API for clients, runner page, links and blobs for pages. Loopback only.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use flotilla_browsers::Browsers;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,7 +21,7 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
 };
 
-use crate::{browser::Browsers, http::error::ApiError, pool::Pool, weights::WeightFiles};
+use crate::{http::error::ApiError, pool::Pool, weights::WeightFiles};
 
 mod browsers;
 pub mod embeddings;
@@ -46,18 +47,37 @@ pub struct Context {
     pub pool: Pool,
     /// Which browsers can be added.
     pub browsers: Arc<Browsers>,
-    /// Where weights of models are kept that are added; in memory without.
-    pub weights: Option<WeightFiles>,
+    /// Most requests that wait at once.
+    pub queue_max: usize,
+    /// What whoever starts the server chooses.
+    pub settings: Arc<Settings>,
+}
+
+/// Settings of the server.
+#[derive(Clone, Debug)]
+pub struct Settings {
     /// Longest time from a request to its answer.
     pub timeout: Duration,
     /// How long recorded requests and their answers are kept.
     pub idempotency_ttl: Duration,
-    /// Most requests that wait at once.
-    pub queue_max: usize,
     /// Longest time that a client may take for a request's head, and again for its body.
     pub client_timeout: Duration,
     /// A folder served under `/extra/`, for pages that compare this runtime with others.
-    pub extra: Option<Arc<std::path::PathBuf>>,
+    pub extra: Option<PathBuf>,
+    /// Where weights of models are kept that are added while serving; in memory without.
+    pub weights: Option<WeightFiles>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            timeout: Duration::from_secs(120),
+            idempotency_ttl: Duration::from_secs(24 * 3600),
+            client_timeout: Duration::from_secs(30),
+            extra: None,
+            weights: None,
+        }
+    }
 }
 
 /// Why the server could not be started.
@@ -87,7 +107,7 @@ pub async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), BindError> {
 }
 
 /// Serves until `ended` resolves, then finishes the answers that are under way. A client that keeps the daemon waiting for a
-/// request, or for the next one on an open connection, is disconnected after [`Context::client_timeout`].
+/// request, or for the next one on an open connection, is disconnected after [`Settings::client_timeout`].
 ///
 /// # Errors
 /// The listener has no address.
@@ -98,7 +118,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let port = listener.local_addr()?.port();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(context.client_timeout);
+    http.timer(TokioTimer::new()).header_read_timeout(context.settings.client_timeout);
     let router = router(context, port);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Nothing is sent on either: dropping the first is the order to close, the end of the second means that all are closed.

@@ -18,7 +18,7 @@ use crate::{
     pull,
 };
 
-/// One model is imported at a time: an import takes several times the memory of its file.
+/// One model is imported at a time: an import takes a processor, and some memory.
 static IMPORTING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
 #[derive(Deserialize)]
@@ -35,19 +35,19 @@ pub(super) async fn create(
     State(context): State<Context>,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let wanted: Wanted = embeddings::json_body(request, context.client_timeout).await?;
+    let wanted: Wanted = embeddings::json_body(request, context.settings.client_timeout).await?;
     let (path, name) = place(wanted.path, wanted.name)?;
     if let Some((dim, size)) =
         wanted.dims.iter().find(|(_, size)| !(0..=i64::from(i32::MAX)).contains(*size))
     {
-        let message = format!("{size} is no size of the dimension {dim}");
+        let message = format!("{size} is not a size of the dimension {dim}");
         return Err(ApiError::invalid("dims", "invalid_dims", message));
     }
     // Before the import, which takes seconds.
     if let Some(served) = context.pool.catalog().by_name(&name) {
         return Err(conflict(&name, &served.path));
     }
-    let serving = Serving { dims: wanted.dims, weights: context.weights.clone() };
+    let serving = Serving { dims: wanted.dims, weights: context.settings.weights.clone() };
     let importing = async {
         let _turn = IMPORTING.acquire().await.map_err(|_| ModelChangeError::PoolEnded)?;
         let opened =
@@ -67,7 +67,7 @@ fn place(path: Option<PathBuf>, name: Option<String>) -> Result<(PathBuf, String
     };
     if let Some(name) = name.as_deref().filter(|name| !is_plain(name)) {
         let message = format!(
-            "{name:?} is no name of a model: it may not be empty, begin with a dot or hold a slash"
+            "{name:?} is not a model name: it must not be empty, begin with a dot or contain a slash"
         );
         return Err(ApiError::invalid("name", "invalid_name", message));
     }
@@ -117,7 +117,7 @@ pub(super) async fn remove(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     context.pool.remove_model(&name).await.map_err(|error| refusal(&error))?;
-    tracing::info!(model = name, "model is not served any more");
+    tracing::info!(model = name, "model is no longer served");
     Ok(Json(json!({ "id": name, "object": "model", "deleted": true })))
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn extra(
     Path(file): Path<String>,
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::not_found(format!("there is no file {file}"));
-    let folder = context.extra.as_ref().ok_or_else(missing)?;
+    let folder = context.settings.extra.as_ref().ok_or_else(missing)?;
     let relative = std::path::Path::new(&file);
     if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
         return Err(missing());
@@ -104,9 +104,13 @@ pub(super) async fn blob(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let catalog = context.pool.catalog();
-    let found = BlobId::from_hex(&blob)
-        .and_then(|id| catalog.blobs.get(&id).cloned())
-        .ok_or_else(|| ApiError::not_found(format!("there is no blob {blob}")))?;
+    let found = BlobId::from_hex(&blob).map(|id| catalog.blobs(id).cloned().collect::<Vec<_>>());
+    let found = found.filter(|found| !found.is_empty());
+    let found = found.ok_or_else(|| ApiError::not_found(format!("there is no blob {blob}")))?;
+    let found = tokio::task::spawn_blocking(move || unchanged(found)).await;
+    let found = found.map_err(std::io::Error::other).flatten().map_err(|error| {
+        ApiError::new(StatusCode::CONFLICT, "weights_changed", error.to_string())
+    })?;
     let length = found.bytes();
     let common = [
         fixed(header::CONTENT_TYPE, "application/octet-stream"),
@@ -133,6 +137,18 @@ pub(super) async fn blob(
             format!("range {requested:?} does not lie in a blob of {length} bytes"),
         )),
     }
+}
+
+/// The first of equal blobs whose file was not changed. Blocks.
+fn unchanged(equal: Vec<Blob>) -> std::io::Result<Blob> {
+    let mut result = Err(std::io::Error::other("there is no such blob"));
+    for blob in equal {
+        result = blob.check().map(|()| blob);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// Bytes of a blob, read piece by piece.
@@ -185,7 +201,8 @@ pub(super) async fn failure(
     State(context): State<Context>,
     request: Request,
 ) -> Result<Json<()>, ApiError> {
-    let mut failure: PageFailure = embeddings::json_body(request, context.client_timeout).await?;
+    let mut failure: PageFailure =
+        embeddings::json_body(request, context.settings.client_timeout).await?;
     failure.error.truncate(failure.error.floor_char_boundary(FAILURE_BYTES_MAX));
     context.pool.page_failure(failure.token, failure.error).await;
     Ok(Json(()))

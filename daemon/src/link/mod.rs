@@ -26,13 +26,8 @@ pub(crate) use order::{Inputs, Loadable, Order, Results, Runs};
 
 /// Most frames that wait to be sent to a page.
 const OUTBOX_MAX: usize = 64;
-/// Most bytes of frames that wait to be sent to a page: two of the largest.
-const OUTBOX_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// Most messages of pages that wait for the pool.
 const INBOX_MAX: usize = 4096;
-/// Most bytes of all pages' messages that are decoded and wait for the pool, unless something else is asked for: four of the
-/// largest. Links read no further meanwhile, so that pages wait.
-pub(crate) const INBOX_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 /// Most links that wait to be taken by the pool.
 const GREETINGS_MAX: usize = 64;
 /// Longest wait for a page's first frame.
@@ -44,6 +39,25 @@ const SEND_MAX: Duration = Duration::from_secs(120);
 
 /// Reason for the end of a link whose outbox was dropped.
 const GIVEN_UP: &str = "closed by the daemon";
+
+/// How many bytes may wait between pages and pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Most bytes of all pages' messages that are decoded and wait for the pool. Links read no further meanwhile, so that pages
+    /// wait.
+    pub results_bytes_max: usize,
+    /// Most bytes of frames that wait to be sent to one page. A page for which more would wait has failed, so all runs that a
+    /// page may have at once ([`runs_in_flight_max`](flotilla_fleet::Config::runs_in_flight_max)) should fit. A frame that is
+    /// larger is sent if no other one waits.
+    pub orders_bytes_max: usize,
+}
+
+impl Default for Memory {
+    /// Four and two of the largest frames.
+    fn default() -> Memory {
+        Memory { results_bytes_max: 4 * FRAME_BYTES_MAX, orders_bytes_max: 2 * FRAME_BYTES_MAX }
+    }
+}
 
 /// Name of one WebSocket among all that this process has had: a browser's new page has new links, and messages that still come
 /// from the old ones are distinguished by it.
@@ -63,6 +77,7 @@ pub(crate) struct Outbox {
     id: LinkId,
     orders: mpsc::Sender<Order>,
     waiting_bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
     // Never sent on: its end is the order.
     _open: oneshot::Sender<()>,
 }
@@ -70,7 +85,7 @@ pub(crate) struct Outbox {
 /// Why an order cannot be queued for a page.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutboxError {
-    #[error("the page does not take its frames: {orders} of {bytes} bytes wait")]
+    #[error("the page does not read its frames: {orders} of {bytes} bytes are queued")]
     Full { orders: usize, bytes: usize },
     #[error("the link has ended")]
     Closed,
@@ -91,7 +106,7 @@ impl Outbox {
         let full =
             OutboxError::Full { orders: OUTBOX_MAX - self.orders.capacity(), bytes: waiting };
         // There is no other sender, so the amount can only have shrunk. A frame that is larger than the limit is sent alone.
-        if waiting > 0 && waiting.saturating_add(bytes) > OUTBOX_BYTES_MAX {
+        if waiting > 0 && waiting.saturating_add(bytes) > self.bytes_max {
             return Err(full);
         }
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -111,13 +126,14 @@ pub(crate) struct Outgoing {
     closed: oneshot::Receiver<()>,
 }
 
-pub(crate) fn outbox() -> (Outbox, Outgoing) {
+/// An outbox in which so many bytes may wait.
+pub(crate) fn outbox(bytes_max: usize) -> (Outbox, Outgoing) {
     let id = LinkId::next();
     let (sender, orders) = mpsc::channel(OUTBOX_MAX);
     let (open, closed) = oneshot::channel();
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let outgoing = Outgoing { id, orders, waiting_bytes: waiting_bytes.clone(), closed };
-    (Outbox { id, orders: sender, waiting_bytes, _open: open }, outgoing)
+    (Outbox { id, orders: sender, waiting_bytes, bytes_max, _open: open }, outgoing)
 }
 
 /// A message's share of the memory limit for all pages' messages, held until the pool has handled the message.
@@ -134,6 +150,7 @@ pub(crate) struct Inbox {
     greetings: mpsc::Sender<Greeting>,
     kib: Arc<Semaphore>,
     kib_max: usize,
+    orders_bytes_max: usize,
 }
 
 /// The pool's end of an [`Inbox`].
@@ -153,13 +170,15 @@ pub(crate) struct Greeting {
 }
 
 impl Inbox {
-    /// For messages of so many bytes in all.
-    pub(crate) fn new(bytes_max: usize) -> (Inbox, Incoming) {
+    /// Links that report to it have so much memory.
+    pub(crate) fn new(memory: Memory) -> (Inbox, Incoming) {
+        let Memory { results_bytes_max, orders_bytes_max } = memory;
         let (sender, reports) = mpsc::channel(INBOX_MAX);
         let (greeter, greetings) = mpsc::channel(GREETINGS_MAX);
-        let kib_max = (bytes_max >> 10).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        let kib_max = (results_bytes_max >> 10).clamp(1, u32::MAX as usize);
+        let kib_max = kib_max.min(Semaphore::MAX_PERMITS);
         let kib = Arc::new(Semaphore::new(kib_max));
-        let inbox = Inbox { reports: sender, greetings: greeter, kib, kib_max };
+        let inbox = Inbox { reports: sender, greetings: greeter, kib, kib_max, orders_bytes_max };
         (inbox, Incoming { reports, greetings })
     }
 
@@ -261,7 +280,7 @@ async fn admit(socket: &mut WebSocket, inbox: &Inbox) -> Result<Admitted, String
         ));
     }
     let link = hello.link;
-    let (outbox, outgoing) = outbox();
+    let (outbox, outgoing) = outbox(inbox.orders_bytes_max);
     let (browser, heartbeat_ms) = inbox.greet(hello, outbox).await?;
     Ok(Admitted { browser, link, heartbeat_ms, outgoing })
 }
@@ -281,7 +300,7 @@ where
     match tokio::time::timeout(limit, sink.send(Message::Binary(frame))).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(format!("sending failed: {error}")),
-        Err(_) => Err(format!("a frame was not taken within {limit:?}")),
+        Err(_) => Err(format!("a frame was not sent within {limit:?}")),
     }
 }
 
@@ -375,10 +394,14 @@ mod tests {
     };
 
     use flotilla_browser_runtime::probe;
-    use flotilla_protocol::{DType, Epoch, PlacementId, RunId, Tensor};
+    use flotilla_protocol::{Epoch, PlacementId, RunId};
+    use flotilla_tensor::{DType, Tensor};
 
     use super::*;
     use crate::{batch::Input, catalog::Catalog};
+
+    /// Most bytes that wait in an outbox.
+    const BYTES_MAX: usize = 4 << 20;
 
     /// A page that neither reads nor writes, over a connection that stays open.
     struct HalfOpen;
@@ -413,18 +436,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_that_reads_nothing_does_not_hold_its_link_for_ever() {
-        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
-        let (outbox, outgoing) = outbox();
+        let (inbox, _keep) = Inbox::new(Memory::default());
+        let (outbox, outgoing) = outbox(BYTES_MAX);
         outbox.try_send(Order::Inspect).unwrap();
         let limit = Duration::from_millis(10);
         let reason = relay(HalfOpen, BrowserId(0), outgoing, &inbox, limit).await;
-        assert!(reason.contains("not taken within 10ms"), "{reason}");
+        assert!(reason.contains("not sent within 10ms"), "{reason}");
     }
 
     #[tokio::test]
     async fn a_link_that_is_given_up_ends_in_the_middle_of_a_frame() {
-        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
-        let (outbox, outgoing) = outbox();
+        let (inbox, _keep) = Inbox::new(Memory::default());
+        let (outbox, outgoing) = outbox(BYTES_MAX);
         outbox.try_send(Order::Inspect).unwrap();
         let relayed =
             tokio::spawn(
@@ -440,10 +463,10 @@ mod tests {
 
     #[test]
     fn an_outbox_holds_so_many_frames_and_so_many_bytes() {
-        let (outbox, mut outgoing) = outbox();
+        let (outbox, mut outgoing) = outbox(BYTES_MAX);
         let mut catalog = Catalog::default();
         catalog.add_program("probe", probe::program(), BTreeMap::new()).unwrap();
-        let bytes = OUTBOX_BYTES_MAX / 4 - order::MESSAGE_BYTES;
+        let bytes = BYTES_MAX / 4 - order::MESSAGE_BYTES;
         let tensor = Tensor::new(DType::F32, vec![bytes / 4], vec![0; bytes]).unwrap();
         let large = Order::Run {
             run: RunId(1),
@@ -459,7 +482,7 @@ mod tests {
             outbox.try_send(large.clone()).unwrap();
         }
         let refused = outbox.try_send(Order::Inspect).unwrap_err();
-        assert!(matches!(refused, OutboxError::Full { orders: 4, bytes: OUTBOX_BYTES_MAX }));
+        assert!(matches!(refused, OutboxError::Full { orders: 4, bytes: BYTES_MAX }));
         let sent = outgoing.orders.try_recv().unwrap();
         outgoing.waiting_bytes.fetch_sub(sent.bytes(), Ordering::Relaxed);
         for _ in 3..OUTBOX_MAX {
@@ -474,7 +497,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_wait_until_there_is_room_for_them() {
-        let (inbox, _keep) = Inbox::new(INBOX_BYTES_MAX);
+        let (inbox, _keep) = Inbox::new(Memory::default());
         let most = inbox.room(3 * FRAME_BYTES_MAX).await;
         let rest = inbox.room(FRAME_BYTES_MAX).await;
         let mut next = std::pin::pin!(inbox.room(1));
@@ -492,7 +515,7 @@ mod tests {
 
     #[test]
     fn links_are_distinguished() {
-        let ((one, _), (other, _)) = (outbox(), outbox());
+        let ((one, _), (other, _)) = (outbox(BYTES_MAX), outbox(BYTES_MAX));
         assert_ne!(one.id(), other.id());
     }
 }

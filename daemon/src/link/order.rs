@@ -6,8 +6,9 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use flotilla_browser_runtime::probe;
 use flotilla_protocol::{
     Backend, BlobSource, Epoch, FromPage, Level, LoadError, LoadTerms, PlacementId, RunError,
-    RunId, Tensor, ToPage, decode, encode,
+    RunId, ToPage, decode, encode,
 };
+use flotilla_tensor::Tensor;
 
 use crate::{
     batch::{self, Input, Wanted},
@@ -110,14 +111,13 @@ impl Runs {
                 None
             }
             FromPage::Hello(_)
-            | FromPage::Heartbeat { .. }
+            | FromPage::Heartbeat
             | FromPage::Console { .. }
             | FromPage::Backends(_)
             | FromPage::LoadProgress { .. }
             | FromPage::Loaded { .. }
             | FromPage::LoadFailed { .. }
-            | FromPage::DeviceLost { .. }
-            | FromPage::Pong { .. } => None,
+            | FromPage::DeviceLost { .. } => None,
         }
     }
 }
@@ -236,7 +236,8 @@ pub(crate) fn read(frame: &[u8]) -> Result<(FromPage, Vec<Tensor>), String> {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_protocol::{DType, RunReport};
+    use flotilla_protocol::RunReport;
+    use flotilla_tensor::DType;
 
     use super::*;
     use crate::catalog::Catalog;
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_held_against_what_was_ordered_once() {
+    fn results_are_checked_once_against_their_order() {
         let ran = FromPage::Ran {
             run: RUN,
             epoch: Epoch(2),

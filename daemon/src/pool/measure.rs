@@ -98,7 +98,7 @@ impl State {
         measure: RunId,
     ) -> Result<(), Event> {
         let Some(entry) = self.model(model) else {
-            let reason = "the model is not served any more".to_owned();
+            let reason = "the model is no longer served".to_owned();
             return Err(Event::Unmeasurable { model, reason });
         };
         if let Some(reason) = usual::refusal(&entry) {

@@ -13,26 +13,26 @@ use std::{
     time::Duration,
 };
 
+use flotilla_browsers::{
+    Adapter, Channel, DesiredBrowser, Facts,
+    fault::{Fault, FaultError},
+    owner::{Limits, Outcome, Script},
+};
 use flotilla_fleet::{
-    Attempt, Batching, Choice, Failure, FailureKind, LeaseId, ModelId, Policy, RequestError, Role,
-    SlotId, Status,
+    Attempt, Failure, FailureKind, LeaseId, ModelId, Policy, RequestError, Role, SlotId, Status,
 };
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BrowserId, Device, PlacementId, RequestId, Split, Tensor,
+    AdapterInfo, Backend, BackendReport, BrowserId, Device, PlacementId, RequestId, Split,
 };
+use flotilla_store::{Health, JobId, Store};
+use flotilla_tensor::Tensor;
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    browser::{
-        Adapter, Channel, DesiredBrowser, Facts,
-        fault::{Fault, FaultError},
-        owner::{Limits, Outcome, Script},
-    },
     catalog::{Catalog, Model, ModelError, NewModel},
     link::Inbox,
-    store::{Health, JobId, Store},
 };
 
 mod answers;
@@ -41,6 +41,7 @@ mod pages;
 mod perform;
 mod record;
 mod recoveries;
+mod settings;
 mod speeds;
 mod state;
 #[cfg(test)]
@@ -49,10 +50,12 @@ mod worker;
 
 use crate::batch;
 pub use crate::batch::{BatchError, Input};
+pub use crate::link::Memory;
 pub use measure::{Chosen, MeasuredBackend, RefusedBackend};
 pub use record::Recorded;
 pub(crate) use record::decode_answer;
 pub use recoveries::RecoverySummary;
+pub use settings::{BackendSettings, Settings, WebNnSettings};
 use worker::LeaseStatus;
 pub use worker::{PoolStatus, Worker, WorkerError};
 
@@ -68,24 +71,14 @@ pub struct Options {
     pub fallback: Vec<DesiredBrowser>,
     /// How closely browsers are watched.
     pub limits: Limits,
-    /// Whether faults can be injected into real browsers' pages.
-    pub takes_faults: bool,
     /// Longest time from this daemon's start to the answer of a request that an earlier one left open.
     pub resume_timeout: Duration,
     /// Limits and budgets of the core; its slots are made from `browsers`.
     pub fleet: flotilla_fleet::Config,
-    /// Which backend is used where several are allowed.
-    pub choice: Choice,
-    /// The processor requested from webnn.
-    pub device: Option<Device>,
-    /// Where nodes run that webnn does not support; without it such programs are refused.
-    pub rest: Option<Backend>,
-    /// Data folder that stores the measured speeds of backends; `None` for none.
-    pub speeds: Option<PathBuf>,
-    /// How requests are joined.
-    pub batching: Batching,
-    /// Most bytes of results that are decoded and wait for the pool, of all pages; pages wait meanwhile.
-    pub results_bytes_max: usize,
+    /// How `browsers` use their backends; the lists of those were made from it.
+    pub backends: BackendSettings,
+    /// What whoever starts the pool chooses.
+    pub settings: Settings,
     /// How often a page's main thread sends a heartbeat.
     pub heartbeat: Duration,
     /// The program that has the `guardian` subcommand.
@@ -181,7 +174,7 @@ pub enum AnswerError {
     PoolEnded,
     #[error("a page's results do not have the declared shape: {0}")]
     Rows(#[from] BatchError),
-    #[error("results of run {run} are not there any more")]
+    #[error("results of run {run} are no longer in memory")]
     Lost { run: String },
 }
 
@@ -398,14 +391,16 @@ impl Pool {
         recorded: Option<Recorded>,
     ) -> (Pool, Ended) {
         let (commands, command_queue) = mpsc::channel(QUEUE_MAX);
-        let (inbox, incoming) = Inbox::new(options.results_bytes_max);
+        let (inbox, incoming) = Inbox::new(options.settings.memory);
         let (owners, owner_queue) = mpsc::channel(QUEUE_MAX);
         let (releases, release_queue) = mpsc::channel(QUEUE_MAX);
         let (change, changed) = watch::channel(0);
         let (catalog, served) = watch::channel(catalog);
-        let (mut recorded, mut requests, mut stored) = (recorded, 0, mpsc::channel(1).1);
+        let first_id = options.fleet.incarnation.first_id();
+        let (mut recorded, mut requests, mut stored) = (recorded, first_id, mpsc::channel(1).1);
         if let Some(Recorded { opened, .. }) = &mut recorded {
-            requests = record::first_request(opened);
+            // They are lower, unless the data folder's counter of lives was lost.
+            requests = requests.max(record::first_request(opened));
             stored = std::mem::replace(&mut opened.reports, stored);
         }
         let store = recorded.as_ref().map(|recorded| recorded.store.clone());
@@ -468,7 +463,7 @@ impl Pool {
         }
     }
 
-    /// Launches one more browser, which loads every model. Nothing if there are [`BROWSERS_MAX`](crate::browser::BROWSERS_MAX) already; None once the pool
+    /// Launches one more browser, which loads every model. Nothing if there are [`BROWSERS_MAX`](flotilla_browsers::BROWSERS_MAX) already; None once the pool
     /// has ended.
     pub async fn add_browser(&self, desired: DesiredBrowser) -> Option<Option<SlotId>> {
         let (reply, added) = oneshot::channel();
@@ -608,7 +603,7 @@ impl Pool {
     ) -> Result<serde_json::Value, String> {
         let (reply, result) = oneshot::channel();
         let script = Script { body: body.to_owned(), arguments, reply };
-        let gone = || format!("browser {browser} is not there");
+        let gone = || format!("browser {browser} does not exist or has ended");
         self.commands.send(Command::Execute { browser, script }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }

@@ -3,19 +3,20 @@
 use std::{borrow::Borrow, sync::Arc};
 
 use flotilla_browser_runtime::probe;
+use flotilla_browsers::{guardian, owner::OwnerReport};
 use flotilla_fleet::{Event, Failure, FailureKind};
 use flotilla_protocol::{
     Backend, BrowserId, Epoch, FromPage, Hello, Level, Link, LoadError, PlacementId, RunError,
-    RunId, RunReport, Tensor,
+    RunId, RunReport,
 };
+use flotilla_tensor::Tensor;
 
 use super::{
     Loaded, measure,
-    state::{Placement, State},
+    state::{Placement, Stage, State},
 };
 use crate::{
     batch,
-    browser::owner::OwnerReport,
     link::{LinkId, LinkReport, Order, Outbox, Results},
 };
 
@@ -53,16 +54,10 @@ impl State {
                 if let Some(entry) = self.browsers.get_mut(&browser) {
                     tracing::info!(%browser, name = facts.name, version = %facts.version, start_ms = facts.start_ms, "browser started");
                     entry.facts = Some(facts);
-                    entry.opened = true;
                 }
-                self.check_up(browser);
+                self.opened(browser);
             }
-            OwnerReport::PageOpened => {
-                if let Some(entry) = self.browsers.get_mut(&browser) {
-                    entry.opened = true;
-                }
-                self.check_up(browser);
-            }
+            OwnerReport::PageOpened => self.opened(browser),
             OwnerReport::Memory { used_bytes } => {
                 // Kept with the task, because the browser is gone when the task gets the reason for its loss.
                 for task in self.tasks.values_mut().filter(|task| task.browser == Some(browser)) {
@@ -74,22 +69,32 @@ impl State {
         }
     }
 
+    /// The page's address is open.
+    fn opened(&mut self, browser: BrowserId) {
+        if let Some(entry) = self.browsers.get_mut(&browser)
+            && entry.stage == Stage::Starting
+        {
+            entry.stage = Stage::Opened;
+        }
+        self.check_up(browser);
+    }
+
     /// A browser is up when its session, its page and both links are open and it has reported its backends.
     fn check_up(&mut self, browser: BrowserId) {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
-        let complete = entry.facts.is_some()
-            && entry.opened
+        let complete = entry.stage == Stage::Opened
+            && entry.facts.is_some()
             && entry.control.is_some()
             && entry.data.is_some()
             && !entry.backends.is_empty();
-        if !complete || entry.is_up || entry.down {
+        if !complete {
             return;
         }
-        entry.is_up = true;
+        entry.stage = Stage::Up;
         let mut backends = Vec::new();
         let mut refused = Vec::new();
         for backend in Backend::ALL {
-            let device = self.options.device.filter(|_| backend == Backend::WebNn);
+            let device = self.options.backends.webnn.device.filter(|_| backend == Backend::WebNn);
             match measure::offer(&entry.backends, backend, device).map(|report| &report.outcome) {
                 Some(Ok(_)) => backends.push(backend),
                 Some(Err(words)) => refused.push((backend, words.clone())),
@@ -104,7 +109,7 @@ impl State {
     /// The browser itself has failed.
     pub(super) fn down(&mut self, browser: BrowserId, failure: Failure) {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
-        if std::mem::replace(&mut entry.down, true) {
+        if std::mem::replace(&mut entry.stage, Stage::Down) == Stage::Down {
             return;
         }
         tracing::warn!(%browser, %failure, "browser is down");
@@ -115,7 +120,7 @@ impl State {
     pub(super) fn page_down(&mut self, browser: BrowserId, failure: Failure) {
         let Some(entry) = self.browsers.get(&browser) else { return };
         if let Some(pid) = entry.facts.as_ref().and_then(|facts| facts.pid)
-            && !crate::guardian::is_alive(pid)
+            && !guardian::is_alive(pid)
         {
             let words = format!("process {pid} ended");
             self.down(browser, Failure::new(FailureKind::BrowserExited, words));
@@ -153,12 +158,10 @@ impl State {
             FromPage::Hello(_) => {
                 self.down(
                     browser,
-                    Failure::new(FailureKind::WrongResult, "the page said hello twice"),
+                    Failure::new(FailureKind::WrongResult, "the page sent a second hello"),
                 );
             }
-            FromPage::Heartbeat { visible: _ } | FromPage::Pong { nonce: _ } => {
-                self.event(Event::Heartbeat { browser })
-            }
+            FromPage::Heartbeat => self.event(Event::Heartbeat { browser }),
             FromPage::Console { level, text } => self.console(browser, level, &text),
             FromPage::Backends(reports) => {
                 if let Some(entry) = self.browsers.get_mut(&browser) {
@@ -180,7 +183,7 @@ impl State {
                 self.probes_failed(browser, backend, load_failure(&error));
             }
             FromPage::Loaded { placement, epoch, adapter, split, load_us } => {
-                let requested = self.options.device;
+                let requested = self.options.backends.webnn.device;
                 if let Some(entry) = self.loading(browser, placement, epoch) {
                     tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
                     if let Some(split) = &split {
@@ -199,7 +202,7 @@ impl State {
             }
             FromPage::Ran { run, epoch, report } => {
                 let results =
-                    results.unwrap_or_else(|| Err("nobody has looked at them".to_owned()));
+                    results.unwrap_or_else(|| Err("the results were not checked".to_owned()));
                 if self.take_probe(browser, run).is_some() {
                     self.probed(browser, run, results);
                 } else if self.take_measure(browser, run).is_some() {
@@ -235,7 +238,7 @@ impl State {
         let Some(entry) = self.browsers.get_mut(&browser) else { return };
         let Some(dropped) = entry.console.admits(now) else { return };
         if dropped > 0 {
-            tracing::warn!(%browser, dropped, "the page writes more to its console than is passed on");
+            tracing::warn!(%browser, dropped, "the page writes more to its console than is logged");
         }
         let text = &text[..text.floor_char_boundary(CONSOLE_BYTES_MAX)];
         match level {
@@ -263,7 +266,7 @@ impl State {
         let Some(flight) = self.flights.get(&run) else { return true };
         let is_own = (flight.browser, flight.epoch) == (browser, epoch);
         if !is_own {
-            tracing::warn!(%browser, %run, %epoch, owner = %flight.browser, "a page reports of a run that it does not have");
+            tracing::warn!(%browser, %run, %epoch, owner = %flight.browser, "a page reports a run of another browser or epoch");
         }
         is_own
     }

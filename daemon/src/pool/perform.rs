@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_browser_runtime::probe;
+use flotilla_browsers::owner::{Launch, Owner};
 use flotilla_fleet::{Action, Event, Failure, FailureKind, LeaseId, ModelId, SlotId};
 use flotilla_protocol::{
     Backend, BlobSource, BrowserId, Epoch, LoadTerms, PlacementId, RequestId, RunId,
@@ -10,15 +11,14 @@ use flotilla_protocol::{
 use serde_json::json;
 
 use super::{
-    state::{Browser, Console, Flight, Placement, State, Waiting},
+    state::{Browser, Console, Flight, Placement, Stage, State, Waiting},
     worker::{self, LeaseStatus},
 };
 use crate::{
     batch::{self, Input},
-    browser::owner::{Launch, Owner},
     catalog::Model,
     link::{Inputs, Loadable, Order},
-    usual,
+    simulated, usual,
 };
 
 impl State {
@@ -89,20 +89,19 @@ impl State {
             guardian: self.options.guardian.clone(),
             data_dir_id: self.options.data_dir_id.clone(),
             limits: self.options.limits,
-            takes_faults: self.options.takes_faults,
+            takes_faults: self.options.settings.takes_faults,
         };
+        let start = if desired.simulated { simulated::launch } else { Owner::launch };
         let entry = Browser {
             desired,
-            owner: Owner::launch(launch, self.owners.clone()),
+            owner: start(launch, self.owners.clone()),
             page: tokens.0.clone(),
             tokens: (Some(tokens.0), Some(tokens.1)),
             control: None,
             data: None,
             facts: None,
             backends: Vec::new(),
-            opened: false,
-            is_up: false,
-            down: false,
+            stage: Stage::Starting,
             probes: BTreeMap::new(),
             measures: BTreeMap::new(),
             probe_epochs: BTreeMap::new(),
@@ -140,7 +139,7 @@ impl State {
             failure: Failure::new(FailureKind::DriverUnresponsive, words),
         };
         let Some(entry) = self.browsers.get_mut(&browser) else {
-            return Err(gone("the browser is not there".to_owned()));
+            return Err(gone("the browser has ended".to_owned()));
         };
         let tokens = (crate::token::random(), crate::token::random());
         entry.page = tokens.0.clone();
@@ -151,7 +150,9 @@ impl State {
         entry.probes.clear();
         entry.measures.clear();
         entry.probe_epochs.clear();
-        (entry.opened, entry.is_up) = (false, false);
+        if entry.stage != Stage::Down {
+            entry.stage = Stage::Starting;
+        }
         entry.owner.reset(tokens).map_err(|error| gone(error.to_string()))
     }
 
@@ -160,7 +161,7 @@ impl State {
         let failed = |failure| Event::ProbeFailed { browser, probe: run, failure };
         let placement = probe::placement(backend);
         let Some(entry) = self.browsers.get_mut(&browser) else {
-            return Err(failed(Failure::new(FailureKind::BrowserExited, "it is not there")));
+            return Err(failed(Failure::new(FailureKind::BrowserExited, "the browser has ended")));
         };
         let (epoch, is_loaded) = match entry.probe_epochs.get(&backend) {
             Some(&epoch) => (epoch, true),
@@ -173,7 +174,7 @@ impl State {
         entry.probes.insert(run, backend);
         if !is_loaded {
             let blobs = BlobSource { url_prefix: format!("{}/blobs", self.origin) };
-            let device = self.options.device.filter(|_| backend == Backend::WebNn);
+            let device = self.options.backends.webnn.device.filter(|_| backend == Backend::WebNn);
             let terms = LoadTerms { device, ..LoadTerms::default() };
             let program = Loadable::Probe;
             let load = Order::Load { placement, epoch, backend, program, blobs, terms };
@@ -220,7 +221,7 @@ impl State {
     ) -> Result<(), Event> {
         let failed = |failure| Event::PlacementFailed { browser, placement, epoch, failure };
         let Some(served) = self.model(model) else {
-            let words = "the model is not served any more";
+            let words = "the model is no longer served";
             return Err(failed(Failure::new(FailureKind::UnsupportedOperation, words)));
         };
         self.placements.insert(
@@ -242,8 +243,8 @@ impl State {
     pub(super) fn terms(&self, model: &Model, backend: Backend) -> LoadTerms {
         let is_webnn = backend == Backend::WebNn;
         LoadTerms {
-            device: self.options.device.filter(|_| is_webnn),
-            rest: self.options.rest.filter(|_| is_webnn),
+            device: self.options.backends.webnn.device.filter(|_| is_webnn),
+            rest: self.options.backends.rest().filter(|_| is_webnn),
             sizes: usual::sizes(model),
         }
     }

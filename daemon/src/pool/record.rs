@@ -6,15 +6,16 @@ use flotilla_fleet::{
     Event, Persistence, Policy, Recovery,
     state::{Key, Outcome, Partition, Records, Transaction, Value},
 };
-use flotilla_protocol::{FrameError, RequestId, Tensor, decode, encode};
+use flotilla_protocol::{FrameError, RequestId, decode, encode};
+use flotilla_store::{
+    AuditEntry, Commit, Content, JobId, OpenRequest, Opened, Payload, RecoveryEntry, Report, Store,
+};
+use flotilla_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Answer, Input, Provenance, recoveries,
     state::{State, Waiting},
-};
-use crate::store::{
-    AuditEntry, Commit, Content, JobId, OpenRequest, Opened, Payload, RecoveryEntry, Report, Store,
 };
 
 /// A store and what it held.
@@ -130,7 +131,7 @@ impl State {
                         let holds = flight.done.is_some() && flight.requests.contains(&request);
                         holds.then_some(run)
                     });
-                    let run = run.ok_or("the results are gone")?;
+                    let run = run.ok_or("the results are no longer in memory")?;
                     let share =
                         self.share(request, run, tried).map_err(|error| error.to_string())?;
                     let recorded = share.clone();

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sorts_are_counted_apart() {
+    fn kinds_are_counted_separately() {
         let mut recoveries = Recoveries::default();
         let mut add = |what, ms, succeeded| {
             recoveries.add(&Recovery {

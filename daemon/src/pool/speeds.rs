@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
+use flotilla_browsers::Adapter;
 use flotilla_protocol::{Backend, Device};
 use serde::{Deserialize, Serialize};
-
-use crate::browser::Adapter;
 
 /// File in the data folder: one JSON object per line and measurement. Of several with the same key the last one counts.
 const FILE: &str = "backend-speeds.jsonl";
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_measured_is_known_to_the_next_one_and_only_of_the_same() {
+    fn measurements_are_kept_for_the_same_browser_and_program() {
         let home = tempfile::tempdir().expect("a folder");
         let key = |browser_version: &str| Key {
             program: "00".to_owned(),

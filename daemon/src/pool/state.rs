@@ -6,13 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flotilla_browsers::{
+    BROWSERS_MAX, DesiredBrowser, Facts,
+    fault::FaultError,
+    owner::{Owner, OwnerReport},
+};
 use flotilla_fleet::{
     BrowserStage, Choice, Event, Failure, FailureKind, Fleet, LeaseId, ModelId, RequestError, Role,
     Slot, SlotId, state::TransactionId,
 };
-use flotilla_protocol::{
-    Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId, Tensor,
-};
+use flotilla_protocol::{Backend, BackendReport, BrowserId, Epoch, PlacementId, RequestId, RunId};
+use flotilla_store::{JobId, OpenRequest, Report, Store};
+use flotilla_tensor::Tensor;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -22,14 +27,8 @@ use super::{
 };
 use crate::{
     batch::{self, Input},
-    browser::{
-        BROWSERS_MAX, DesiredBrowser, Facts,
-        fault::FaultError,
-        owner::{Owner, OwnerReport},
-    },
     catalog::{Catalog, Model},
     link::{Greeting, LinkReport, Outbox},
-    store::{JobId, OpenRequest, Report, Store},
 };
 
 /// Console lines of a page that are logged in a second.
@@ -61,6 +60,19 @@ pub(super) enum Received {
     Time,
 }
 
+/// How far a browser is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It, or its new page, starts.
+    Starting,
+    /// The page's address is open; a link or the report about backends may be missing.
+    Opened,
+    /// The core was told that it can be used.
+    Up,
+    /// It has failed, which the core was told; the core will end it.
+    Down,
+}
+
 /// A browser from its launch to its kill.
 pub(super) struct Browser {
     pub(super) desired: DesiredBrowser,
@@ -73,10 +85,7 @@ pub(super) struct Browser {
     pub(super) data: Option<Outbox>,
     pub(super) facts: Option<Facts>,
     pub(super) backends: Vec<BackendReport>,
-    /// Whether the page's address has been opened since the last launch or reset.
-    pub(super) opened: bool,
-    pub(super) is_up: bool,
-    pub(super) down: bool,
+    pub(super) stage: Stage,
     /// Probes under way.
     pub(super) probes: BTreeMap<RunId, Backend>,
     /// Runs that measure and are under way.
@@ -217,9 +226,12 @@ impl State {
     ) -> State {
         let desired: Vec<(DesiredBrowser, Role)> =
             options.slots().map(|(desired, role)| (desired.clone(), role)).collect();
-        let slots =
-            desired.iter().map(|(desired, role)| slot(desired, *role, options.choice)).collect();
+        let slots = desired
+            .iter()
+            .map(|(desired, role)| slot(desired, *role, options.backends.choice))
+            .collect();
         let config = flotilla_fleet::Config { slots, ..options.fleet.clone() };
+        let task_ids = config.incarnation.first_id();
         let (fleet, store, left_open) = match recorded {
             Some(Recorded { store, opened }) => {
                 let fleet = Fleet::restore(config, record::records(&opened));
@@ -227,7 +239,7 @@ impl State {
             }
             None => (Fleet::new(config), None, Vec::new()),
         };
-        let speeds = Speeds::open(options.speeds.as_deref());
+        let speeds = Speeds::open(options.settings.speeds.as_deref());
         State {
             options,
             desired,
@@ -243,7 +255,7 @@ impl State {
             flights: BTreeMap::new(),
             waiting: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            task_ids: 0,
+            task_ids,
             released,
             store,
             left_open,
@@ -265,7 +277,7 @@ impl State {
             self.catalog.borrow().models.iter().map(|model| model.id).collect();
         self.event(Event::Wake);
         for model in models {
-            self.event(Event::ModelAdded { model, batching: self.options.batching });
+            self.event(Event::ModelAdded { model, batching: self.options.settings.batching });
         }
         let left_open = std::mem::take(&mut self.left_open);
         self.resume(left_open);
@@ -400,7 +412,7 @@ impl State {
                     return;
                 };
                 let program = &served.program;
-                let rows_max = self.options.batching.rows_max;
+                let rows_max = self.options.settings.batching.rows_max;
                 let weight = batch::weight(program, rows_max);
                 let length_min = batch::FixedSizes::of(program).length.unwrap_or(0);
                 for (index, NewRequest { request, input, reply }) in (0..).zip(requests) {
@@ -428,7 +440,7 @@ impl State {
                 if let Ok(model) = &added {
                     self.catalog.send_replace(Arc::new(catalog));
                     self.audit("add_model", model.name.clone(), "", serde_json::json!({}));
-                    let batching = self.options.batching;
+                    let batching = self.options.settings.batching;
                     self.event(Event::ModelAdded { model: model.id, batching });
                     let left_open = std::mem::take(&mut self.left_open);
                     self.resume(left_open);
@@ -457,7 +469,7 @@ impl State {
                     return;
                 }
                 let id = SlotId(self.desired.len() as u32);
-                let added = slot(&desired, Role::Regular, self.options.choice);
+                let added = slot(&desired, Role::Regular, self.options.backends.choice);
                 self.audit("add_browser", desired.build.to_string(), "", serde_json::json!({}));
                 self.desired.push((desired, Role::Regular));
                 self.event(Event::SlotAdded { slot: added });
@@ -470,7 +482,7 @@ impl State {
                     status.slots.iter().filter(|slot| slot.state != BrowserStage::Removed);
                 let is_there = kept.any(|status| status.slot == slot);
                 if is_there {
-                    let reason = "somebody has removed it".to_owned();
+                    let reason = "requested by a client".to_owned();
                     self.audit("remove_browser", slot.0.to_string(), "", serde_json::json!({}));
                     self.event(Event::SlotRemoved { slot, reason });
                 }
@@ -505,7 +517,7 @@ impl State {
             Command::Migrate { model, from, to, reply } => {
                 let key = (model, from, to);
                 if self.migrations.contains_key(&key) {
-                    let words = "the model is on its way already";
+                    let words = "this migration of the model is in progress already";
                     // The caller may have stopped waiting.
                     let _ = reply.send(Err(Failure::new(FailureKind::Overloaded, words)));
                     return;

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path, time::Instant};
 
-use flotilla_fleet::{Action, Event, Persistence, RecoveryStep};
+use flotilla_browsers::{Kind, owner::OwnerReport};
+use flotilla_fleet::{Action, Batching, Choice, Event, Persistence, RecoveryStep};
 use flotilla_protocol::{
     AdapterInfo, Epoch, FromPage, Hello, Link, LoadError, PROTOCOL_VERSION, RunError, RunId,
     RunReport, ToPage, decode,
@@ -12,10 +13,7 @@ use super::{
     state::{Received, State},
     *,
 };
-use crate::{
-    browser::{Kind, owner::OwnerReport},
-    link::{self, LinkReport, Outgoing, Runs},
-};
+use crate::link::{self, LinkReport, Outgoing, Runs};
 
 /// Names of an enum's variants, and which of them a value is. A new variant does not compile before it is in the list.
 macro_rules! variants {
@@ -93,7 +91,6 @@ impl Played {
             browsers: vec![desired; browsers],
             fallback: Vec::new(),
             limits: Limits::default(),
-            takes_faults: false,
             resume_timeout: LONG,
             fleet: flotilla_fleet::Config {
                 suspect_after: LONG / 2,
@@ -103,13 +100,12 @@ impl Played {
                 restart_delay: Duration::from_millis(1),
                 ..flotilla_fleet::Config::default()
             },
-            choice: Choice::First,
-            device: None,
-            rest: None,
-            speeds: None,
-            batching: Batching { rows_max: 1, tokens_max: 512 },
+            backends: vec![Backend::Cpu].into(),
+            settings: Settings {
+                batching: Batching { rows_max: 1, tokens_max: 512 },
+                ..Settings::default()
+            },
             heartbeat: LONG,
-            results_bytes_max: 1 << 30,
             guardian: PathBuf::new(),
             data_dir_id: "0".repeat(32),
         };
@@ -172,7 +168,7 @@ impl Played {
             let token = token.expect("a link that was not opened");
             let user_agent = "test".to_owned();
             let hello = Hello { version: PROTOCOL_VERSION, token, link, user_agent };
-            let (outbox, outgoing) = link::outbox();
+            let (outbox, outgoing) = link::outbox(Memory::default().orders_bytes_max);
             self.state.hello(&hello, outbox).expect("a link");
             if link == Link::Data {
                 self.pages.insert(browser, (outgoing, Runs::default()));
@@ -299,7 +295,7 @@ fn out_of_memory() -> RunError {
 }
 
 #[tokio::test]
-async fn a_page_that_speaks_for_another_changes_nothing() {
+async fn messages_about_runs_of_another_page_or_epoch_are_ignored() {
     let mut played = Played::ready(2, |_| {});
     let [one, other] = played.browsers()[..] else { panic!("two browsers") };
     let mut answers = [played.ask(LONG), played.ask(LONG)];
@@ -337,7 +333,7 @@ async fn a_page_that_speaks_for_another_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_load_is_what_its_own_page_says_in_its_own_life() {
+async fn loads_are_reported_by_their_own_page_in_their_own_epoch() {
     let mut played = Played::new(2, |_| {});
     let [one, other] = played.browsers()[..] else { panic!("two browsers") };
     played.open(one, &[Backend::Cpu]);
@@ -353,12 +349,12 @@ async fn a_load_is_what_its_own_page_says_in_its_own_life() {
 }
 
 #[tokio::test]
-async fn results_that_are_not_the_program_s_are_computed_elsewhere() {
+async fn results_that_do_not_fit_the_program_are_computed_elsewhere() {
     type Spoil = fn(&mut Vec<Tensor>);
     let spoils: [(&str, Spoil); 4] = [
         ("too few", |results| drop(results.pop())),
         ("too many", |results| results.push(results[0].clone())),
-        ("another type", |results| results[0].dtype = flotilla_protocol::DType::I32),
+        ("another type", |results| results[0].dtype = flotilla_tensor::DType::I32),
         ("another shape", |results| {
             let Tensor { dtype, mut shape, bytes } = results[0].clone();
             shape.push(1);
@@ -418,7 +414,7 @@ async fn every_event_and_every_action_passes_through_the_pool() {
 
     // Two backends: the faster one must be found.
     let mut played = Played::new(2, |options| {
-        options.choice = Choice::Fastest;
+        options.backends.choice = Choice::Fastest;
         options.fleet.probe_interval = Duration::from_secs(10);
         for desired in &mut options.browsers {
             desired.backends = vec![Backend::Cpu, Backend::WebGpu];
@@ -467,7 +463,7 @@ async fn every_event_and_every_action_passes_through_the_pool() {
     // Measurements that fail and that are not possible.
     for error in [out_of_memory(), RunError::Inputs { reason: "played".to_owned() }] {
         let mut played = Played::new(1, |options| {
-            options.choice = Choice::Fastest;
+            options.backends.choice = Choice::Fastest;
             options.browsers[0].backends = vec![Backend::Cpu, Backend::WebGpu];
         });
         let [one] = played.browsers()[..] else { panic!("one browser") };
@@ -481,7 +477,7 @@ async fn every_event_and_every_action_passes_through_the_pool() {
 
     let mut played = Played::ready(2, |_| {});
     let [one, other] = played.browsers()[..] else { panic!("two browsers") };
-    played.says(one, FromPage::Heartbeat { visible: true }, Vec::new());
+    played.says(one, FromPage::Heartbeat, Vec::new());
     let used_bytes = 1 << 20;
     played.state.receive(Received::Owner(one, OwnerReport::Memory { used_bytes }));
     // A run that fails, and is answered elsewhere.

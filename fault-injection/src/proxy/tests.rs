@@ -8,7 +8,7 @@ use axum::{
     http::HeaderMap,
     routing::get,
 };
-use flotilla_protocol::{PROTOCOL_VERSION, ToPage, encode};
+use flotilla_protocol::{PROTOCOL_VERSION, PlacementId, ToPage, encode};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -112,12 +112,13 @@ async fn receive(socket: &mut Socket) -> Option<Vec<u8>> {
     }
 }
 
-fn ping(nonce: u64) -> Vec<u8> {
-    encode(&ToPage::Ping { nonce }, &[]).expect("a frame")
+/// A frame that this number distinguishes from others.
+fn numbered(number: u64) -> Vec<u8> {
+    encode(&ToPage::Unload { placement: PlacementId(number) }, &[]).expect("a frame")
 }
 
 #[tokio::test]
-async fn what_is_fetched_passes_under_the_daemons_own_name() {
+async fn forwarded_requests_carry_the_daemons_host_and_origin() {
     let setting = setting().await;
     let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::builder()
@@ -134,35 +135,35 @@ async fn what_is_fetched_passes_under_the_daemons_own_name() {
 }
 
 #[tokio::test]
-async fn faults_happen_to_frames_of_whom_they_name() {
+async fn faults_affect_only_the_browser_that_they_name() {
     let mut setting = setting().await;
     let mut chrome = setting.open("Mozilla/5.0 Chrome/150").await;
     let mut firefox = setting.open("Mozilla/5.0 Firefox/140").await;
     setting.arm(LinkFault::Duplicate, 1);
     for socket in [&mut chrome, &mut firefox] {
-        say(socket, ping(1)).await;
-        say(socket, ping(2)).await;
+        say(socket, numbered(1)).await;
+        say(socket, numbered(2)).await;
     }
-    for nonce in [1, 1, 2] {
-        assert_eq!(receive(&mut chrome).await, Some(ping(nonce)));
+    for number in [1, 1, 2] {
+        assert_eq!(receive(&mut chrome).await, Some(numbered(number)));
     }
-    for nonce in [1, 2] {
-        assert_eq!(receive(&mut firefox).await, Some(ping(nonce)));
+    for number in [1, 2] {
+        assert_eq!(receive(&mut firefox).await, Some(numbered(number)));
     }
     let firing = setting.firings.recv().await.expect("told");
     assert_eq!(firing.moment, 7);
 
     setting.arm(LinkFault::Truncate, 1);
-    say(&mut chrome, ping(3)).await;
-    assert_eq!(receive(&mut chrome).await.map(|frame| frame.len()), Some(ping(3).len() / 2));
+    say(&mut chrome, numbered(3)).await;
+    assert_eq!(receive(&mut chrome).await.map(|frame| frame.len()), Some(numbered(3).len() / 2));
     setting.firings.recv().await.expect("told");
 
     setting.arm(LinkFault::Drop, 1);
-    say(&mut chrome, ping(4)).await;
+    say(&mut chrome, numbered(4)).await;
     assert_eq!(receive(&mut chrome).await, None, "the connection ends");
     setting.firings.recv().await.expect("told");
-    say(&mut firefox, ping(5)).await;
-    assert_eq!(receive(&mut firefox).await, Some(ping(5)), "others stay");
+    say(&mut firefox, numbered(5)).await;
+    assert_eq!(receive(&mut firefox).await, Some(numbered(5)), "others stay");
 }
 
 #[tokio::test]
@@ -170,23 +171,23 @@ async fn a_half_open_link_is_silent_until_it_is_healed() {
     let mut setting = setting().await;
     let mut chrome = setting.open("Chrome").await;
     setting.arm(LinkFault::HalfOpen, 1);
-    say(&mut chrome, ping(1)).await;
+    say(&mut chrome, numbered(1)).await;
     setting.firings.recv().await.expect("told");
-    say(&mut chrome, ping(2)).await;
+    say(&mut chrome, numbered(2)).await;
     let silence = tokio::time::timeout(Duration::from_millis(200), receive(&mut chrome)).await;
     assert!(silence.is_err(), "{silence:?}");
     setting.proxy.heal();
     // The lane handles the change a little later: frames until then are dropped, too.
-    let mut nonce = 10;
+    let mut number = 10;
     let received = loop {
-        say(&mut chrome, ping(nonce)).await;
-        nonce += 1;
+        say(&mut chrome, numbered(number)).await;
+        number += 1;
         let received = tokio::time::timeout(Duration::from_millis(50), receive(&mut chrome)).await;
         if let Ok(received) = received {
             break received;
         }
     };
     let received = received.expect("the connection stayed");
-    assert_ne!(received, ping(1));
-    assert_ne!(received, ping(2));
+    assert_ne!(received, numbered(1));
+    assert_ne!(received, numbered(2));
 }

@@ -165,7 +165,8 @@ impl Recovery<'_> {
 
     fn affords(&self, request: &Request, step: RecoveryStep) -> bool {
         let spent = request.granted().iter().filter(|&&granted| granted == step).count();
-        !request.has_passed(step) && spent < self.config.ladder.budget(step).tries_max as usize
+        !request.has_passed(step)
+            && spent < self.config.step_budgets.budget(step).tries_max as usize
     }
 
     /// Where a step would lead; `None` where it leads nowhere.

@@ -36,6 +36,11 @@ pub(super) struct Runs {
 }
 
 impl Runs {
+    /// `first_id` is below all ids that runs get.
+    pub(super) fn new(first_id: u64) -> Runs {
+        Runs { last_id: first_id, ..Runs::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }

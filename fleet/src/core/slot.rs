@@ -255,7 +255,7 @@ impl SlotState {
             }
             match self.load_failures.get(&(model, backend)) {
                 Some((browsers, failure)) if *browsers > failures_max => Some(format!(
-                    "given up after loading it cost {browsers} browsers, the last one: {failure}"
+                    "not tried again: {browsers} browsers failed while they loaded it, the last one: {failure}"
                 )),
                 Some(_) | None => self.measuring_given_up(model, backend, failures_max),
             }
@@ -273,7 +273,7 @@ impl SlotState {
         let (times, failure) = self.measure_failures.get(&(model, backend))?;
         (*times > failures_max).then(|| {
             format!(
-                "given up after it failed to be measured {times} times, the last time: {failure}"
+                "not tried again: it failed to be measured {times} times, the last time: {failure}"
             )
         })
     }

@@ -35,14 +35,15 @@ pub(super) struct Slots {
 
 /// What can be read.
 impl Slots {
-    pub(super) fn new(specs: &[Slot]) -> Slots {
+    /// `first_id` is below all ids that browsers and placements get.
+    pub(super) fn new(specs: &[Slot], first_id: u64) -> Slots {
         Slots {
             slots: specs.iter().cloned().map(SlotState::new).collect(),
             index: Index::new(specs.len()),
             homes: BTreeMap::new(),
             placed: BTreeMap::new(),
-            browser_ids: 0,
-            placement_ids: 0,
+            browser_ids: first_id,
+            placement_ids: first_id,
         }
     }
 

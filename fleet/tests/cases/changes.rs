@@ -36,7 +36,7 @@ fn later(ms: u64) -> Instant {
 }
 
 #[test]
-fn a_removed_model_fails_who_waits_and_answers_who_runs() {
+fn a_removed_model_fails_waiting_requests_and_answers_running_ones() {
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
     script.ask(1, 10).ask(2, 10).send(REMOVED).ask(3, 10).done(1, 1).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
@@ -55,7 +55,7 @@ fn a_removed_model_fails_who_waits_and_answers_who_runs() {
 
 #[test]
 fn a_removed_model_fails_requests_whose_run_fails() {
-    let mut script = Script::ready(Config { ladder: many_tries(), ..slots(2) });
+    let mut script = Script::ready(Config { step_budgets: many_tries(), ..slots(2) });
     script.ask(1, 10).ask(2, 10).ask(3, 10).ask(4, 10).send(REMOVED);
     script.failed(1, 1, FailureKind::OutOfMemory).done(3, 1).check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
@@ -212,7 +212,7 @@ fn a_lease_on_a_removed_slot_ends_with_its_runs() {
     script.done(1, 1).check(expect![[r#"
         lease 1 has b1
         dispatch x1 to b1 p1 e1: r1
-        fail r2: the browser of this task is gone
+        fail r2: the browser of this task has ended
         answer r1 from x1
         kill b1: removed: test
         lease 1 has no browser: browser exited: removed: test
@@ -220,7 +220,7 @@ fn a_lease_on_a_removed_slot_ends_with_its_runs() {
 }
 
 #[test]
-fn a_promise_of_a_removed_slot_is_kept_by_another() {
+fn a_lease_that_was_promised_a_removed_slot_gets_another_one() {
     let mut script = Script::ready(slots(2));
     script.ask(1, 10).ask(2, 10).ask(3, 10);
     script.send(Event::Acquire { lease: LeaseId(1), deadline: later(50_000) });

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use expect_test::expect;
 use flotilla_fleet::{
-    Batching, Budget, Config, Event, Failure, FailureKind, Instant, Ladder, LeaseId, ModelId,
-    Persistence, Policy, RequestError, Role, Slot, Strategy, state::TransactionId,
+    Batching, Budget, Config, Event, Failure, FailureKind, Instant, LeaseId, ModelId, Persistence,
+    Policy, RequestError, Role, Slot, StepBudgets, Strategy, state::TransactionId,
 };
 mod changes;
 mod measurements;
@@ -163,8 +163,8 @@ fn a_crash_moves_its_requests_to_another_browser_at_the_front() {
 }
 
 #[test]
-fn requests_behind_the_run_that_crashed_have_lost_no_try() {
-    let mut script = Script::ready(Config { ladder: no_tries(), ..slots(1) });
+fn requests_queued_behind_a_crashed_run_lose_no_attempt() {
+    let mut script = Script::ready(Config { step_budgets: no_tries(), ..slots(1) });
     script.ask(1, 10).ask(2, 10).down(1, FailureKind::PageCrashed).up(2).loaded(2, 1).done(3, 1);
     script.check(expect![[r#"
         dispatch x1 to b1 p1 e1: r1
@@ -179,7 +179,7 @@ fn requests_behind_the_run_that_crashed_have_lost_no_try() {
 }
 
 #[test]
-fn memory_that_could_not_be_had_is_asked_for_once_more_on_the_same_browser() {
+fn out_of_memory_is_retried_once_on_the_same_browser() {
     let mut script = Script::ready(slots(2));
     script.down(2, FailureKind::BrowserExited).ask(1, 10).failed(1, 1, FailureKind::OutOfMemory);
     script.check(expect![[r#"
@@ -226,7 +226,7 @@ fn refused_inputs_fail_alone() {
 }
 
 #[test]
-fn sizes_that_a_backend_does_not_take_cost_the_browser_nothing_and_another_one_is_asked() {
+fn unsupported_sizes_go_to_another_browser_and_are_no_failure_of_the_first() {
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(2) });
     for run in [1, 3, 5, 7, 9] {
         script.ask(run, 10).failed(run, 1, FailureKind::RunRefused).done(run + 1, 1);
@@ -248,7 +248,7 @@ fn sizes_that_a_backend_does_not_take_cost_the_browser_nothing_and_another_one_i
         dispatch x10 to b2 p2 e1: r9
         answer r9 from x10; run refused: x on browser b1, then migrated to another browser
     "#]]);
-    // Requests that share a run are too large together only, perhaps.
+    // Requests that share a run may be too large only together, so each is tried alone.
     let mut script = Script::ready(Config { runs_in_flight_max: 1, ..slots(1) });
     script.ask(1, 10).ask(2, 10).ask(3, 10).done(1, 1);
     script.failed(2, 1, FailureKind::RunRefused).done(3, 1).done(4, 1);
@@ -298,7 +298,7 @@ fn a_lost_device_is_renewed_once_and_then_costs_the_page() {
 
 #[test]
 fn three_failed_runs_in_a_row_cost_the_browser() {
-    let mut script = Script::ready(Config { ladder: many_tries(), ..slots(1) });
+    let mut script = Script::ready(Config { step_budgets: many_tries(), ..slots(1) });
     script.ask(1, 10);
     for run in 1..=3 {
         script.failed(run, 1, FailureKind::OutOfMemory);
@@ -316,7 +316,7 @@ fn three_failed_runs_in_a_row_cost_the_browser() {
 fn the_clock_of_a_run_starts_when_the_one_before_it_ends() {
     let mut script = Script::ready(Config {
         run_timeout: Duration::from_secs(10),
-        ladder: no_tries(),
+        step_budgets: no_tries(),
         ..slots(1)
     });
     script.ask(1, 10).ask(2, 10).at(9_000).done(1, 1).at(18_999).check(expect![[r#"
@@ -576,7 +576,7 @@ fn recorded(request: u64) -> Event {
 }
 
 #[test]
-fn a_recorded_request_runs_after_its_record_and_is_answered_after_its_outcome_s() {
+fn a_recorded_request_waits_for_its_record_and_its_answer_for_the_outcome() {
     let mut script = Script::ready(slots(1));
     script.send(recorded(7));
     let first = last_commit(&script);
@@ -669,12 +669,12 @@ fn a_coordinated_request_waits_for_its_own_slot() {
 
 #[test]
 fn a_recovery_step_that_no_browser_takes_in_time_gives_way_to_the_next() {
-    let ladder = Ladder {
+    let step_budgets = StepBudgets {
         reset: Budget { tries_max: 1, wait_max: Duration::from_secs(5) },
-        ..Ladder::default()
+        ..StepBudgets::default()
     };
     let never = Duration::from_secs(500);
-    let mut script = Script::ready(Config { ladder, reset_timeout: never, ..slots(1) });
+    let mut script = Script::ready(Config { step_budgets, reset_timeout: never, ..slots(1) });
     let failure = Failure::new(FailureKind::PageCrashed, "x");
     script.ask(1, 10).send(Event::PageDown { browser: BrowserId(1), failure });
     script.at(4_999).check(expect![[r#"
@@ -735,7 +735,7 @@ fn a_straggler_is_hedged_and_its_late_answer_dropped() {
 }
 
 #[test]
-fn a_browser_that_computes_nothing_right_is_found_out_by_its_probe() {
+fn a_probe_detects_a_browser_with_wrong_results() {
     let config = Config {
         probe_interval: Duration::from_secs(10),
         probe_timeout: Duration::from_secs(2),
@@ -802,14 +802,14 @@ fn a_lease_has_a_browser_for_itself() {
     script.down(1, FailureKind::BrowserExited).check(expect![[r#"
         kill b1: browser exited: x
         abandon x2
-        fail r4: the browser of this task is gone
+        fail r4: the browser of this task has ended
         lease 2 has no browser: browser exited: x
         launch b3 in slot 0
     "#]]);
 }
 
 #[test]
-fn a_promised_browser_that_has_to_load_again_is_open_to_others_meanwhile() {
+fn a_browser_promised_to_a_lease_serves_others_while_it_loads() {
     let other = ModelId(2);
     let mut script = Script::new(slots(1));
     let batching = Batching { rows_max: 8, tokens_max: 512 };

@@ -65,7 +65,7 @@ fn every_backend_is_measured_beside_the_one_that_answers_and_the_fastest_stays()
         keep model 1 on b1 webgpu: 400ms
         place p2 e1 of model 1 on b1 webnn
     "#]]);
-    // Whoever asks meanwhile is answered by what is there.
+    // Requests that arrive meanwhile run on the loaded backend.
     script.ask(1, 10).done(5, 1).loaded(2, 1).check(expect![[r#"
         dispatch x5 to b1 p1 e1: r1
         answer r1 from x5
@@ -289,7 +289,7 @@ fn a_model_without_an_input_keeps_the_first_backend() {
 }
 
 #[test]
-fn whoever_has_a_browser_for_himself_is_not_kept_waiting_by_measurements() {
+fn measurements_do_not_delay_a_lease() {
     let mut script = Script::new(fastest(1));
     script.up(1).loaded(1, 1);
     let deadline = flotilla_fleet::Instant(Duration::from_secs(60));

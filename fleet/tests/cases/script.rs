@@ -1,11 +1,11 @@
-//! A fleet that takes events, and its actions in words.
+//! A fleet that is given events, and its actions as text.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use expect_test::Expect;
 use flotilla_fleet::{
-    Action, Batching, Budget, Choice, Config, Event, Failure, FailureKind, Fleet, Instant, Ladder,
-    ModelId, Policy, Role, Slot, state::Durability,
+    Action, Batching, Budget, Choice, Config, Event, Failure, FailureKind, Fleet, Instant, ModelId,
+    Policy, Role, Slot, StepBudgets, state::Durability,
 };
 use flotilla_protocol::{Backend, BrowserId, Epoch, PlacementId, RequestId, RunId};
 
@@ -42,17 +42,17 @@ pub(super) fn slots(count: usize) -> Config {
     }
 }
 
-pub(super) fn tries(tries_max: u32) -> Ladder {
+pub(super) fn tries(tries_max: u32) -> StepBudgets {
     let budget = Budget { tries_max, wait_max: Duration::from_secs(1000) };
-    let Ladder { simulate, .. } = Ladder::default();
-    Ladder { retry: budget, reset: budget, migrate: budget, reconstruct: budget, simulate }
+    let StepBudgets { simulate, .. } = StepBudgets::default();
+    StepBudgets { retry: budget, reset: budget, migrate: budget, reconstruct: budget, simulate }
 }
 
-pub(super) fn no_tries() -> Ladder {
+pub(super) fn no_tries() -> StepBudgets {
     tries(0)
 }
 
-pub(super) fn many_tries() -> Ladder {
+pub(super) fn many_tries() -> StepBudgets {
     tries(9)
 }
 

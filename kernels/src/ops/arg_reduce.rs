@@ -1,6 +1,7 @@
 //! Positions of extremes. Long lines are divided into parts, and the extremes of the parts are compared.
 
-use flotilla_program::{ArgReduce, DType};
+use flotilla_program::ArgReduce;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

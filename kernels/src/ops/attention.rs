@@ -1,6 +1,7 @@
 //! Scaled dot-product attention over packed heads. Long sequences of keys are divided into parts.
 
-use flotilla_program::{Attention, DType};
+use flotilla_program::Attention;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Operand, Shader, math,

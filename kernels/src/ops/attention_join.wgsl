@@ -5,8 +5,8 @@ struct Params {
 
 const LOWEST: f32 = -3.4028234e38;
 
-// Each invocation joins the parts of one unit of the answer to a query of one head, weighted by how much of the softmax each
-// part has.
+// Each invocation joins the parts of one unit of a query's result in one head; a part's weight is its share of the
+// softmax's sum.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -42,7 +42,8 @@ impl Kernel for Broadcast {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], &[usize]); 4] = [
         ("a row", &[1, 4], &[3, 4]),

@@ -74,7 +74,8 @@ impl Kernel for Concat {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     const ROW: &[usize] = &[1, 2];
     let table: [(&str, &[&[usize]], u32); 3] = [

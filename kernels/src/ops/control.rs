@@ -72,7 +72,8 @@ fn scaled(factor: f32, term: f32) -> flotilla_program::Op {
 /// Branches with results of different lengths, followed by an operator on such a result.
 #[cfg(not(target_arch = "wasm32"))]
 fn branches(condition: f64) -> Case {
-    use flotilla_program::{DType, If, Op, Slice, SymbolSource, ValueId};
+    use flotilla_program::{If, Op, Slice, SymbolSource, ValueId};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new(&format!("control/if {condition}"));
     let decided = sketch.input(&Array::of(DType::Bool, &[], vec![condition]));
@@ -100,7 +101,8 @@ fn branches(condition: f64) -> Case {
 /// A loop that doubles a carried value. Each value is collected after the iteration's number is added.
 #[cfg(not(target_arch = "wasm32"))]
 fn collected(turns: usize) -> Case {
-    use flotilla_program::{Binary, DType, Loop, Op, Step, SymbolSource};
+    use flotilla_program::{Binary, Loop, Op, Step, SymbolSource};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new(&format!("control/loop, {turns} turns collected"));
     let always = sketch.constant(&Array::of(DType::Bool, &[], vec![1.0]));
@@ -133,7 +135,8 @@ fn collected(turns: usize) -> Case {
 /// A carried value that becomes longer in each iteration.
 #[cfg(not(target_arch = "wasm32"))]
 fn growing(turns: usize) -> Case {
-    use flotilla_program::{Concat, DType, Loop, Op, SymbolSource, dim::Dim};
+    use flotilla_program::{Concat, Loop, Op, SymbolSource, dim::Dim};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new(&format!("control/loop, {turns} turns that grow"));
     let always = sketch.constant(&Array::of(DType::Bool, &[], vec![1.0]));
@@ -157,7 +160,8 @@ fn growing(turns: usize) -> Case {
 /// A loop, with a branch in it, that ends when its result is large.
 #[cfg(not(target_arch = "wasm32"))]
 fn until_large() -> Case {
-    use flotilla_program::{Binary, DType, If, Loop, Op, Step};
+    use flotilla_program::{Binary, If, Loop, Op, Step};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new("control/loop until a number is large");
     let always = sketch.constant(&Array::of(DType::Bool, &[], vec![1.0]));
@@ -196,9 +200,8 @@ fn until_large() -> Case {
 /// As many elements as the input has positive ones.
 #[cfg(not(target_arch = "wasm32"))]
 fn counted() -> Case {
-    use flotilla_program::{
-        Binary, DType, Op, Reduce, ReduceKind, Slice, Step, SymbolSource, TopK,
-    };
+    use flotilla_program::{Binary, Op, Reduce, ReduceKind, Slice, Step, SymbolSource, TopK};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new("control/a length that data decide");
     let x = sketch.input(&Array::noise(5, &[5000]));
@@ -226,7 +229,8 @@ fn counted() -> Case {
 /// A shape that is an input; its numbers are also used as elements.
 #[cfg(not(target_arch = "wasm32"))]
 fn given_sizes() -> Case {
-    use flotilla_program::{DType, Op, Step, SymbolSource, dim::Dim};
+    use flotilla_program::{Op, Step, SymbolSource, dim::Dim};
+    use flotilla_tensor::DType;
 
     let mut sketch = Sketch::new("control/a shape that an input says");
     let x = sketch.input(&Array::f32(&[1, 3], vec![1.0, 2.0, 3.0]));

@@ -1,7 +1,8 @@
 //! Running sums and products. Long lines are divided into parts: the total of all parts before a part is computed before the
 //! elements of the part.
 
-use flotilla_program::{Cumulative, DType};
+use flotilla_program::Cumulative;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

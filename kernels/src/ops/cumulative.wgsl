@@ -6,7 +6,7 @@ struct Params {
     length: u32,
 }
 
-// Each invocation goes along one of the parts of a line, `length` elements long; lines interleave by `inner`.
+// Each invocation accumulates one part of a line, `length` elements long; lines interleave by `inner`.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -1,7 +1,8 @@
 //! The elements that a deformable convolution multiplies: read by interpolation at the positions given by the
 //! offsets.
 
-use flotilla_program::{DType, DeformableColumns};
+use flotilla_program::DeformableColumns;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader, window};
 use crate::call::{Call, Signature};

@@ -36,7 +36,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let corner = vec2<i32>(i32(place / params.out_width), i32(place % params.out_width)) * params.strides - params.pads
         + vec2<i32>(i32(tap / params.kernel_width), i32(tap % params.kernel_width)) * params.dilations;
     let at = vec2<f32>(corner) + vec2<f32>(offset[(2u * pair) * places + place], offset[(2u * pair + 1u) * places + place]);
-    // Beyond this distance nothing is left of an element, and a far offset could not be an index.
+    // At this distance an element's weight is 0. The limit also keeps far offsets within the range of an index.
     let size = vec2<f32>(f32(params.height), f32(params.width));
     let near = clamp(at, vec2<f32>(-1.0), size);
     let low = floor(near);

@@ -1,6 +1,7 @@
 //! Discrete Fourier transforms, as sums. Long sums are divided into parts.
 
-use flotilla_program::{DType, Dft, ReduceKind};
+use flotilla_program::{Dft, ReduceKind};
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

@@ -8,7 +8,7 @@ struct Params {
     parts_out: u32,
     inverse: u32,
     mirrored: u32,
-    // Into how many sums each one is divided, and their factor.
+    // How many partial sums each sum is divided into, and their factor.
     divisions: u32,
     factor: f32,
 }

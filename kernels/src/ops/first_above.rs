@@ -1,6 +1,6 @@
 //! Positions of the elements that a running count has counted.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};

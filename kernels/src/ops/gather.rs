@@ -82,7 +82,8 @@ impl Kernel for Gather {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 4] = [
         ("an embedding", &[10, 8], &[2, 3], &[0, 9, 4, 4, 1, -1], 0),

@@ -42,7 +42,8 @@ impl Kernel for GatherElements {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 4] = [
         ("a row each", &[3, 4], &[3, 2], &[0, 3, -1, 1, 2, 2], 1),

@@ -42,7 +42,8 @@ impl Kernel for GatherNd {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], &[usize], &[i32], u32); 5] = [
         ("elements", &[3, 4], &[3, 2], &[0, 3, -1, 1, 2, 2], 0),

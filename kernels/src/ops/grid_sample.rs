@@ -1,6 +1,7 @@
 //! Elements of an image or a volume at given coordinates.
 
-use flotilla_program::{DType, GridSample, Interpolation, Outside};
+use flotilla_program::{GridSample, Interpolation, Outside};
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};
@@ -227,7 +228,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 Array::noise(4301, &grid_shape).numbers.iter().map(|at| at * 1.7).collect(),
             );
             let expected = Array::build(
-                flotilla_program::DType::F32,
+                flotilla_tensor::DType::F32,
                 &[&shape[..2], points].concat(),
                 |index| {
                     let mut place = vec![index[0]];

@@ -18,7 +18,7 @@ fn reflected(x: f32, low: f32, high: f32) -> f32 {
     return select(high - rest, low + rest, u32(turns) % 2u == 0u);
 }
 
-// From -1..1 to elements.
+// Converts a coordinate in -1..1 to an index of elements.
 fn position(grid_at: f32, size: u32) -> f32 {
     let length = f32(size);
     var x: f32;
@@ -39,11 +39,11 @@ fn position(grid_at: f32, size: u32) -> f32 {
     } else if (OUTSIDE == 2u && (x < low || x > high)) {
         x = reflected(x, low, high);
     }
-    // Farther out there is nothing but what is outside anyway.
+    // Positions farther out see only padding, so the limit changes no result.
     return clamp(x, -3.0, length + 2.0);
 }
 
-// The element that stands at a position, -1 if it is a zero.
+// The index of the element at a position; -1 if the value there is 0.
 fn element(at: i32, size: u32) -> i32 {
     let last = i32(size) - 1;
     if (at >= 0 && at <= last) {

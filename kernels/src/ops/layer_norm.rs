@@ -1,6 +1,7 @@
 //! Layer normalization over the last dimension. Long rows are divided into parts whose means and variances are joined.
 
-use flotilla_program::{DType, LayerNorm};
+use flotilla_program::LayerNorm;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

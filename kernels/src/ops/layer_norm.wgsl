@@ -5,7 +5,7 @@ struct Params {
     epsilon: f32,
 }
 
-// Each invocation normalizes one row: without a barrier, which software adapters pay dearly for.
+// Each invocation normalizes one row, without barriers: they are slow on software adapters.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let row = index_of(id, groups);
@@ -25,7 +25,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         differences += difference;
         squares += difference * difference;
     }
-    // The mean was rounded; the mean of the differences makes good what is missing.
+    // The mean was rounded; the mean of the differences corrects its rounding error.
     let rest = sum(differences) * params.inverse;
     let variance = max(sum(squares) * params.inverse - rest * rest, 0.0);
     let factor = 1.0 / sqrt(variance + params.epsilon);

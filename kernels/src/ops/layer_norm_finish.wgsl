@@ -6,7 +6,7 @@ struct Params {
     epsilon: f32,
 }
 
-// Each invocation computes every `parts`-th unit of a row from what was found of the row.
+// Each invocation computes every `parts`-th unit of a row from the row's mean and variance.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

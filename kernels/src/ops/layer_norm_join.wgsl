@@ -4,8 +4,8 @@ struct Params {
     parts: u32,
 }
 
-// Joins what was found of the parts of a row. Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm
-// for Computing Sample Variances".
+// Joins the means and squared distances of a row's parts. Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
+// Algorithm for Computing Sample Variances".
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

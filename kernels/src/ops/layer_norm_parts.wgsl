@@ -4,8 +4,8 @@ struct Params {
     parts: u32,
 }
 
-// Each invocation takes every `parts`-th unit of a row. It gives their mean in two numbers, of which the second is what
-// rounding has taken from the first, the sum of the squared distances from it, and how many elements they are.
+// Each invocation reads every `parts`-th unit of a row. It writes their mean as two numbers, the second of which is the
+// rounding error of the first, then the sum of the squared distances from the mean, and the number of elements.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

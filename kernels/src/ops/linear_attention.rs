@@ -1,7 +1,8 @@
 //! Attention that carries a state through the sequence instead of comparing all pairs of positions. A launch processes as
 //! many positions as one invocation may.
 
-use flotilla_program::{DType, LinearAttention};
+use flotilla_program::LinearAttention;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader, shader::ITERATIONS_MAX};
 use crate::call::{Call, Signature};

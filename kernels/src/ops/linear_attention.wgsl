@@ -16,11 +16,11 @@ struct Params {
 const DIM = {{key_dim}}u;
 const UNITS = {{units}}u;
 
-// One column of one head's state, in units of four rows; rows behind the last one are 0. Columns never meet, so each invocation
-// carries one through the positions. Between launches it lies where the state at the end belongs.
+// One column of one head's state, in units of four rows; rows behind the last one are 0. Columns are independent, so each
+// invocation updates one of them, position by position. Between launches it is stored in the output for the final state.
 var<private> state: array<vec4<f32>, {{units}}>;
 
-// Elements that lie `step` apart, from `start` on, for the rows of a unit.
+// Four elements at a distance of `step`, from `start` on: those of a unit's rows.
 {{functions}}
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

@@ -1,6 +1,6 @@
 //! Elements as unsigned numbers with the same order as the elements.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 /// The number of an element. Zeros of both signs are equal, and NaN with a positive sign is above everything.
 pub(super) fn key(dtype: DType, word: u32) -> u32 {

@@ -124,7 +124,8 @@ impl Kernel for Pad {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, PadMode, &[usize], &[i64], &[usize]); 9] = [
         ("zeros around an image", PadMode::Constant, &[1, 2, 3, 4], &[0, 0, 1, 2], &[1, 2, 5, 7]),

@@ -1,7 +1,8 @@
 //! Windows that slide over the spatial dimensions and give their maximum, sum or mean. Large windows are divided into
 //! parts.
 
-use flotilla_program::{DType, Pool, PoolKind, ReduceKind};
+use flotilla_program::{Pool, PoolKind, ReduceKind};
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

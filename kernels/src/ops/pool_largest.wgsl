@@ -3,7 +3,7 @@ struct Params {
     parts: u32,
 {{fields}}}
 
-// Each invocation compares what was found in the parts of one result: positions, counted from 1.
+// Each invocation compares the largest elements of one result's parts; they are given as positions, counted from 1.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -20,7 +20,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             continue;
         }
         let value = data[start + flat];
-        // Of equal ones the first counts.
+        // The first of equal elements wins.
         if (found == 0u || value > best || (value == best && flat < position)) {
             best = value;
             position = flat;

@@ -3,7 +3,7 @@ struct Params {
     parts: u32,
 {{fields}}}
 
-// Each invocation takes every `parts`-th element of the window for one result.
+// Each invocation reads every `parts`-th element of the window of one result.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

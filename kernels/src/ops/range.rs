@@ -1,6 +1,7 @@
 //! Equidistant integers.
 
-use flotilla_program::{DType, Range};
+use flotilla_program::Range;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};

@@ -1,7 +1,8 @@
 //! Sums, means and extremes over dimensions. Neighbouring dimensions are reduced together, and long
 //! lines in parts.
 
-use flotilla_program::{DType, Reduce, ReduceKind};
+use flotilla_program::{Reduce, ReduceKind};
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

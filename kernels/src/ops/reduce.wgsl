@@ -3,7 +3,7 @@ struct Params {
     size: u32,
     inner: u32,
     parts: u32,
-    // The result of nothing; it may be infinite, which WGSL has no literal for.
+    // The result of no elements. It is a parameter because it may be infinite, for which WGSL has no literal.
     first: u32,
     factor: f32,
 }

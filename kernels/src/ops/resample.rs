@@ -1,6 +1,7 @@
 //! Weighted sums of elements along one dimension; resizing. Sums of many elements are divided into parts.
 
-use flotilla_program::{DType, ReduceKind, Resample};
+use flotilla_program::{ReduceKind, Resample};
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

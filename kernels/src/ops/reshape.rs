@@ -44,7 +44,8 @@ impl Kernel for Reshape {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op, Unary};
+    use flotilla_program::{Op, Unary};
+    use flotilla_tensor::DType;
 
     let input = Array::noise(3400, &[2, 6]);
     let reshaped = Array { shape: vec![3, 4], ..input.clone() };

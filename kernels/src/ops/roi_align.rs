@@ -1,6 +1,7 @@
 //! Regions of images, pooled to a grid of cells. A launch takes as many samples of each cell as one invocation may.
 
-use flotilla_program::{DType, RoiAlign};
+use flotilla_program::RoiAlign;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};

@@ -9,7 +9,7 @@ struct Params {
     samples: u32,
     scale: f32,
     offset: f32,
-    // Samples that this launch takes, and whether it is the last one.
+    // Samples that this launch reads, and whether it is the last one.
     first: u32,
     end: u32,
     is_last: u32,
@@ -40,11 +40,11 @@ fn near(start: f32, step: f32, samples: u32, size: u32) -> vec2<u32> {
     let b = (f32(size) - start) / spacing - 0.5;
     let first = min(u32(clamp(floor(min(a, b)) - 1.0, 0.0, 4e9)), samples);
     let last = min(u32(clamp(ceil(max(a, b)) + 2.0, 0.0, 4e9)), samples);
-    // All samples of a region without extent lie in one place.
+    // In a region of size 0 all samples are at one place.
     return select(vec2<u32>(0u, samples), vec2<u32>(first, max(last, first)), abs(step) > 1e-30);
 }
 
-// Each invocation takes some of the samples of one cell.
+// Each invocation reads some of the samples of one cell.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -1,6 +1,7 @@
 //! Updates written into a copy of a tensor, element by element or slice by slice.
 
-use flotilla_program::{Combine, DType, ScatterElements, ScatterNd};
+use flotilla_program::{Combine, ScatterElements, ScatterNd};
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

@@ -1,6 +1,7 @@
 //! Numbers that shapes are computed from, as elements.
 
-use flotilla_program::{DType, Sizes};
+use flotilla_program::Sizes;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Operand, Shader};
 use crate::call::{Call, Signature};

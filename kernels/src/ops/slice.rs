@@ -24,7 +24,7 @@ fn view(op: &Slice, call: &Call<'_>) -> Result<View, String> {
         let inside = |at: i64| (0..input[axis] as i64).contains(&at);
         if !inside(start) || !inside(last) {
             return Err(format!(
-                "elements {start} to {last} of dimension {axis} of {input:?} are not there"
+                "elements {start} to {last} are out of dimension {axis} of {input:?}"
             ));
         }
     }
@@ -59,7 +59,8 @@ impl Kernel for Slice {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op, dim::Dim};
+    use flotilla_program::{Op, dim::Dim};
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], u32, i64, i64, usize); 4] = [
         ("the middle", &[2, 7, 3], 1, 2, 1, 4),

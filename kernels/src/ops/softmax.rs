@@ -1,6 +1,7 @@
 //! Softmax along a dimension. Long lines are divided into parts whose maxima and sums are joined.
 
-use flotilla_program::{DType, Softmax};
+use flotilla_program::Softmax;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

@@ -7,7 +7,7 @@ struct Params {
 
 const LOWEST: f32 = -3.4028234e38;
 
-// Each invocation takes every `parts`-th element of a line and gives their maximum and the sum of their weights relative
+// Each invocation reads every `parts`-th element of a line. It writes their maximum and the sum of their weights relative
 // to it. Lines interleave by `inner`.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -21,7 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let step = params.parts * params.inner;
     let start = (outer * params.size + part) * params.inner + within;
     let end = (outer + 1u) * params.size * params.inner;
-    // Finite, so that a part of nothing but negative infinities weighs 0.
+    // Finite, so that a part with only negative infinities has the weight 0 and not NaN.
     var largest = LOWEST;
     for (var at = start; at < end; at += step) {
         largest = max(largest, score(at));

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_program::{DType, Node, Source, ValueId};
+use flotilla_program::{Node, Source, ValueId};
+use flotilla_tensor::{DType, decode};
 
 use super::*;
 use crate::call::Shapes;
@@ -102,9 +103,7 @@ fn every_launch_of_the_tables_keeps_to_the_rules() {
 
 /// Runs a case of one node on the cpu.
 fn on_the_cpu(case: &crate::suite::Case) -> Vec<u32> {
-    fn words(bytes: &[u8]) -> Vec<u32> {
-        bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
-    }
+    let words = |bytes: &[u8]| decode(bytes, u32::from_le_bytes);
     let program = &case.program;
     let [node] = program.nodes.as_slice() else { panic!("{}: more than one node", case.name) };
     let shapes = Shapes::new(program, Vec::new()).unwrap();

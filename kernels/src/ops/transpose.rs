@@ -54,7 +54,8 @@ impl Kernel for Transpose {
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
-    use flotilla_program::{DType, Op};
+    use flotilla_program::Op;
+    use flotilla_tensor::DType;
 
     let table: [(&str, &[usize], &[u32]); 4] = [
         ("a matrix", &[5, 7], &[1, 0]),

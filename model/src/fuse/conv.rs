@@ -2,7 +2,8 @@
 //! its weights and its bias.
 
 use crate::graph::{Data, Draft, Formula, Links, Origin, Uses};
-use flotilla_program::{Binary, Conv, DType, Op, Unary, ValueId, dim::Dim};
+use flotilla_program::{Binary, Conv, Op, Unary, ValueId, dim::Dim};
+use flotilla_tensor::{DType, decode, encode};
 
 pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
     let mut links = Links::of(draft, uses);
@@ -182,11 +183,10 @@ fn floats(draft: &Draft, id: ValueId) -> Option<Vec<f32>> {
     if data.dtype != DType::F32 {
         return None;
     }
-    let words = data.bytes.as_chunks::<4>().0.iter();
-    Some(words.map(|word| f32::from_le_bytes(*word)).collect())
+    Some(decode(&data.bytes, f32::from_le_bytes))
 }
 
 fn constant(draft: &mut Draft, shape: Vec<Dim>, elements: &[f32]) -> ValueId {
-    let bytes: Vec<u8> = elements.iter().flat_map(|element| element.to_le_bytes()).collect();
+    let bytes = encode(elements, f32::to_le_bytes);
     draft.add_value(DType::F32, shape, Origin::Constant(Data::new(DType::F32, bytes)))
 }

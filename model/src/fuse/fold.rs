@@ -5,7 +5,8 @@ use crate::graph::{
     Data, Draft, Origin, Uses,
     compute::{Words, compute},
 };
-use flotilla_program::{Node, Op, ValueId, WORD_BYTES, dim::Dim};
+use flotilla_program::{Node, Op, ValueId, dim::Dim};
+use flotilla_tensor::WORD_BYTES;
 
 /// Larger constants are not enlarged by broadcasting.
 const BROADCAST_BYTES_MAX: usize = 4096;
@@ -18,6 +19,11 @@ pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
     for index in 0..draft.nodes.len() {
         let &[output] = draft.nodes[index].outputs.as_slice() else { continue };
         if let Some(data) = data(draft, &draft.nodes[index], output) {
+            // The operands may be in a file, and are needed once more at most.
+            for input in &draft.nodes[index].inputs {
+                draft.constant(*input).iter().for_each(|data| draft.storage.release(&data.bytes));
+            }
+            let data = data.kept(&draft.storage);
             draft.values[output.index()].origin = Origin::Constant(data);
             folded += 1;
         }

@@ -5,9 +5,10 @@
 
 use crate::graph::{Draft, Links, Origin, Uses};
 use flotilla_program::{
-    Binary, DType, Expr, Gather, Node, Op, Slice, Step, ValueId,
+    Binary, Expr, Gather, Node, Op, Slice, Step, ValueId,
     dim::{Dim, Term},
 };
+use flotilla_tensor::DType;
 
 /// The elements that a lookup reads.
 enum Places {
@@ -251,7 +252,7 @@ mod tests {
             let shape = vec![BATCH, length, 8.into()];
             let data = draft.add_value(DType::F32, shape, Origin::Input);
             let bytes: [u8; 4] = i32::to_le_bytes(index);
-            let origin = Origin::Constant(crate::graph::Data::new(DType::I32, bytes.as_slice()));
+            let origin = Origin::Constant(crate::graph::Data::new(DType::I32, bytes.to_vec()));
             let place = draft.add_value(DType::I32, vec![], origin);
             let op = Op::Gather(Gather { axis: 1 });
             draft.add_node("first", op, vec![data, place], DType::F32, vec![BATCH, 8.into()]);

@@ -182,7 +182,7 @@ pub(super) fn flattened(draft: &mut Draft, id: ValueId) -> ValueId {
     let data = match value.origin {
         Origin::Constant(data) => data,
         // Callers have checked with `is_row`; an empty constant would be refused by the program's own check.
-        Origin::Input | Origin::Node => Data::new(value.dtype, []),
+        Origin::Input | Origin::Node => Data::new(value.dtype, Vec::new()),
     };
     let last = value.shape.last().cloned().into_iter().collect();
     draft.add_value(value.dtype, last, Origin::Constant(data))

@@ -2,7 +2,8 @@
 
 use super::layer_norm::{flattened, is_row};
 use crate::graph::{Draft, Formula, Links, Uses};
-use flotilla_program::{Binary, DType, MatMul, Op, Unary, ValueId};
+use flotilla_program::{Binary, MatMul, Op, Unary, ValueId};
+use flotilla_tensor::DType;
 
 pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
     let mut links = Links::of(draft, uses);

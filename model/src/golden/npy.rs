@@ -1,8 +1,6 @@
 //! NumPy's file format of one array. Source: NumPy's documentation, `numpy.lib.format`.
 
-use flotilla_program::DType;
-
-use crate::tensor::ReferenceTensor;
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest description of an array; it has a type and a few numbers.
@@ -14,15 +12,15 @@ const RANK_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum NpyError {
-    #[error("it is no .npy file")]
+    #[error("it is not an .npy file")]
     Magic,
-    #[error("it is a .npy file of version {0}.{1}; 1.0, 2.0 and 3.0 are known")]
+    #[error("it is an .npy file of version {0}.{1}; supported are 1.0, 2.0 and 3.0")]
     Version(u8, u8),
     #[error("it is cut short: {got} bytes of {want}")]
     Short { got: usize, want: u64 },
-    #[error("its description cannot be understood: {text}")]
+    #[error("its header cannot be parsed: {text}")]
     Header { text: String },
-    #[error("it holds {dtype}, which no model here takes or gives")]
+    #[error("it holds {dtype}, which is not supported for inputs and outputs")]
     Type { dtype: String },
     #[error("a shape of {shape:?} is too large")]
     Shape { shape: Vec<u64> },
@@ -32,7 +30,7 @@ pub enum NpyError {
 ///
 /// # Errors
 /// Damaged bytes, or a type that no model has.
-pub fn parse(name: &str, bytes: &[u8]) -> Result<ReferenceTensor, NpyError> {
+pub fn parse(name: &str, bytes: &[u8]) -> Result<NamedTensor, NpyError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(NpyError::Magic)?;
     let short = |want: u64| NpyError::Short { got: bytes.len(), want };
     let (&[major, minor], rest) = rest.split_first_chunk::<2>().ok_or_else(|| short(8))?;
@@ -76,7 +74,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<ReferenceTensor, NpyError> {
     } else {
         data.to_vec()
     };
-    Ok(ReferenceTensor { name: name.to_owned(), dtype, shape, bytes })
+    Ok(NamedTensor::new(name, Tensor { dtype, shape, bytes }))
 }
 
 /// Converts elements from Fortran's order, in which the first index changes fastest, to C's.
@@ -184,14 +182,17 @@ mod tests {
         for (descr, fortran, data) in
             [("<i2", false, &little), (">i2", false, &big), ("<i2", true, &columns)]
         {
-            let tensor = parse("x", &file(&header(descr, fortran, "2, 3"), data)).expect("reads");
+            let NamedTensor { tensor, .. } =
+                parse("x", &file(&header(descr, fortran, "2, 3"), data)).expect("reads");
             assert_eq!((tensor.dtype, tensor.shape.as_slice()), (DType::I16, &[2, 3][..]));
             assert_eq!(tensor.bytes, little, "{descr} {fortran}");
         }
         let double = 0.1f64.to_le_bytes();
-        let tensor = parse("x", &file(&header("<f8", false, ""), &double)).expect("reads");
+        let NamedTensor { tensor, .. } =
+            parse("x", &file(&header("<f8", false, ""), &double)).expect("reads");
         assert_eq!((tensor.dtype, tensor.numbers()), (DType::F64, vec![0.1]));
-        let none = parse("x", &file(&header("|b1", false, "0,"), &[])).expect("reads");
+        let NamedTensor { tensor: none, .. } =
+            parse("x", &file(&header("|b1", false, "0,"), &[])).expect("reads");
         assert_eq!((none.dtype, none.shape), (DType::Bool, vec![0]));
     }
 

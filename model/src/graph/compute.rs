@@ -1,7 +1,8 @@
 //! Computes operators during import, with the same kernels that pages have.
 
 use flotilla_kernels::{Call, Operand, Shapes, Signature, kernel};
-use flotilla_program::{DType, Node, Op, Program, Source, Value, ValueId, dim::Dim};
+use flotilla_program::{Node, Op, Program, Source, Value, ValueId, dim::Dim};
+use flotilla_tensor::DType;
 
 /// A tensor of words of a storage type.
 #[derive(Clone, Copy)]

@@ -1,20 +1,21 @@
 //! The data of constants.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
-use flotilla_program::{DType, WORD_BYTES};
+use bytes::Bytes;
+use flotilla_tensor::{DType, WORD_BYTES, encode};
 
-use crate::weights::OWN_BLOB_BYTES_MIN;
+use crate::{storage::Storage, weights::OWN_BLOB_BYTES_MIN};
 
 /// Elements of a type, little-endian and row-major. A page keeps narrow ones unchanged until they are loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Data {
     pub(crate) dtype: DType,
-    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) bytes: Bytes,
 }
 
 impl Data {
-    pub(crate) fn new(dtype: DType, bytes: impl Into<Arc<[u8]>>) -> Data {
+    pub(crate) fn new(dtype: DType, bytes: impl Into<Bytes>) -> Data {
         Data { dtype, bytes: bytes.into() }
     }
 
@@ -23,8 +24,8 @@ impl Data {
         let stored = dtype.storage();
         // A truth value is stored as a byte.
         let bytes: Vec<u8> = match stored.wire_bytes() {
-            1 => words.iter().map(|&word| u8::from(word != 0)).collect(),
-            _ => words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            1 => encode(words, |word| [u8::from(word != 0)]),
+            _ => encode(words, u32::to_le_bytes),
         };
         Data::new(stored, bytes)
     }
@@ -37,18 +38,18 @@ impl Data {
     pub(crate) fn words(&self) -> Cow<'_, [u8]> {
         match self.dtype.wire_bytes() {
             WORD_BYTES => Cow::Borrowed(&self.bytes),
-            _ => Cow::Owned(widened(self.dtype, &self.bytes)),
+            _ => Cow::Owned(encode(&self.to_words(), u32::to_le_bytes)),
         }
     }
 
     /// The same as numbers.
     pub(crate) fn to_words(&self) -> Vec<u32> {
-        self.words()
-            .as_chunks::<WORD_BYTES>()
-            .0
-            .iter()
-            .map(|word| u32::from_le_bytes(*word))
-            .collect()
+        self.dtype.decode_words(&self.bytes)
+    }
+
+    /// The same in a storage.
+    pub(crate) fn kept(self, storage: &Storage) -> Data {
+        Data { dtype: self.dtype, bytes: storage.keep(self.bytes) }
     }
 
     /// The same with its elements moved by `order`, which gets their width in bytes.
@@ -70,11 +71,7 @@ impl Data {
                 Some(words) => Data::of_words(DType::U32, &words),
                 None => self.clone(),
             },
-            DType::F64 => {
-                let wide = self.bytes.as_chunks::<8>().0.iter();
-                let floats = wide.flat_map(|wide| (f64::from_le_bytes(*wide) as f32).to_le_bytes());
-                Data::new(DType::F32, floats.collect::<Vec<u8>>())
-            }
+            DType::F64 => Data::new(DType::F32, encode(&self.to_words(), u32::to_le_bytes)),
             DType::F32 => match self.upper_halves() {
                 Some(halves) => Data::new(DType::BF16, halves),
                 None => self.clone(),
@@ -93,25 +90,5 @@ impl Data {
         let fits =
             self.bytes.len() >= OWN_BLOB_BYTES_MIN && words.iter().all(|word| word[..2] == [0; 2]);
         fits.then(|| words.iter().flat_map(|word| [word[2], word[3]]).collect())
-    }
-}
-
-/// Elements of a narrow type as little-endian words of its storage type.
-fn widened(dtype: DType, bytes: &[u8]) -> Vec<u8> {
-    fn words<const N: usize>(bytes: &[u8], word: impl Fn([u8; N]) -> [u8; 4]) -> Vec<u8> {
-        bytes.as_chunks::<N>().0.iter().flat_map(|element| word(*element)).collect()
-    }
-    match dtype {
-        DType::F16 => words(bytes, |half| half::f16::from_le_bytes(half).to_f32().to_le_bytes()),
-        DType::BF16 => words(bytes, |half| half::bf16::from_le_bytes(half).to_f32().to_le_bytes()),
-        DType::F64 => words(bytes, |wide| (f64::from_le_bytes(wide) as f32).to_le_bytes()),
-        DType::I16 => words(bytes, |half| i32::from(i16::from_le_bytes(half)).to_le_bytes()),
-        DType::U16 => words(bytes, |half| u32::from(u16::from_le_bytes(half)).to_le_bytes()),
-        DType::I8 => words(bytes, |byte| i32::from(i8::from_le_bytes(byte)).to_le_bytes()),
-        DType::U8 | DType::Bool => words(bytes, |[byte]| u32::from(byte).to_le_bytes()),
-        DType::I64 | DType::U64 => {
-            words(bytes, |wide| (u64::from_le_bytes(wide) as u32).to_le_bytes())
-        }
-        DType::F32 | DType::I32 | DType::U32 => bytes.to_vec(),
     }
 }

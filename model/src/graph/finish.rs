@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use super::{Data, Draft, Origin};
 use crate::weights::{Packer, Placed, Weights};
 use flotilla_program::{
-    DType, Node, Program, ProgramError, Region, Source, SymbolSource, Value, ValueId,
+    Node, Program, ProgramError, Region, Source, SymbolSource, Value, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 /// The parts of a draft that are needed.
 struct Live<'d> {
@@ -99,7 +100,7 @@ pub(crate) fn drop_dead_nodes(draft: &mut Draft) {
     }
     for (value, live) in draft.values.iter_mut().zip(values) {
         if !live && matches!(value.origin, Origin::Constant(_)) {
-            value.origin = Origin::Constant(Data::new(value.dtype, []));
+            value.origin = Origin::Constant(Data::new(value.dtype, Vec::new()));
         }
     }
 }
@@ -223,17 +224,14 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
     }
 
     let mut values: Vec<Option<_>> = draft.values.into_iter().map(Some).collect();
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(draft.storage);
     let mut pending: Vec<(DType, Vec<Dim>, Pending)> = Vec::new();
     for old in order {
         let Some(value) = values[old.index()].take() else { continue };
         let source = match value.origin {
             Origin::Input => Pending::Done(Source::Input),
             Origin::Node => Pending::Done(Source::Node),
-            Origin::Constant(data) => {
-                let placed = packer.add(&data.bytes, Some(data.bytes.clone()));
-                Pending::Constant(placed, data.dtype)
-            }
+            Origin::Constant(data) => Pending::Constant(packer.add(data.bytes), data.dtype),
         };
         let mut shape = value.shape;
         shape.iter_mut().for_each(dim);

@@ -9,11 +9,12 @@ pub(crate) use data::Data;
 pub(crate) use finish::{drop_dead_nodes, finish};
 pub(crate) use formula::{Formula, Links, Uses, head_dim};
 
+use crate::storage::Storage;
 use flotilla_program::{
-    Assumption, Check, DType, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource,
-    ValueId,
+    Assumption, Check, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 /// Where a drafted value comes from.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub(crate) struct Draft {
     pub(crate) checks: Vec<Check>,
     /// Checks of assumptions on how the model is read: they are kept even if nothing else needs their numbers.
     pub(crate) decisive: Vec<Check>,
+    /// Where large constants are kept.
+    pub(crate) storage: Storage,
 }
 
 impl Draft {

@@ -5,6 +5,7 @@ mod onnx;
 
 use std::collections::BTreeMap;
 
+use flotilla_tensor::Tensor;
 use prost::Message as _;
 
 use crate::resolver::Recorder;
@@ -12,7 +13,6 @@ pub use crate::resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
 use crate::{
     fuse,
     graph::{Draft, finish},
-    tensor::ReferenceTensor,
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
@@ -61,7 +61,7 @@ pub struct LoadOptions {
     /// Inputs of a run, by name. They decide what the file leaves open: the rank of an input that it does not declare, the
     /// values that must be known when a model is loaded (the program is then made for these values), and which of two readings
     /// is meant. Sizes stay open.
-    pub examples: BTreeMap<String, ReferenceTensor>,
+    pub examples: BTreeMap<String, Tensor>,
 }
 
 impl LoadOptions {
@@ -111,7 +111,7 @@ pub struct ImportedModel {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Neither kind of model is in the directory.
-    #[error("no model here: there is neither model.onnx nor config.json with model.safetensors")]
+    #[error("not a model: it has neither model.onnx nor config.json with model.safetensors")]
     NoModel,
     /// A file could not be read.
     #[error(transparent)]
@@ -123,7 +123,7 @@ pub enum ImportError {
     #[error("the Hugging Face directory cannot be imported")]
     Hf(#[from] HfError),
     /// The program made of the model is not valid.
-    #[error("the model has become a bad program")]
+    #[error("the imported program is invalid")]
     Program(#[from] ProgramError),
     /// The tokenizer is unusable.
     #[error("the tokenizer cannot be used")]
@@ -182,7 +182,7 @@ pub fn onnx_form(resolver: &dyn Resolver) -> Result<OnnxForm, ImportError> {
     if is_onnx(resolver) {
         return Ok(OnnxForm::File(onnx::FILE));
     }
-    guarded(|| Ok(OnnxForm::Bytes(hf::model(resolver)?.0.encode_to_vec())))
+    guarded(|| Ok(OnnxForm::Bytes(hf::model(resolver)?.into_onnx().encode_to_vec())))
 }
 
 /// A `modules.json` means pooling, which an exported encoder does not have.
@@ -197,8 +197,8 @@ fn import(resolver: &dyn Resolver, options: &LoadOptions) -> Result<(Draft, Fami
     if !resolver.exists(hf::CONFIG) {
         return Err(ImportError::NoModel);
     }
-    let (model, family) = hf::model(resolver)?;
-    Ok((onnx::read(model, options)?, family))
+    let hf::Model { graph, weights, family } = hf::model(resolver)?;
+    Ok((onnx::read_with(graph, weights, resolver.storage(), options)?, family))
 }
 
 /// The import is careful, but a hostile file may still make it or a library panic; that must not end the daemon.

@@ -7,9 +7,10 @@ use super::{
     state::{Axis, Made, State},
 };
 use flotilla_program::{
-    DType, Node, Program, Source,
+    Node, Program, Source,
     dim::{Dim, Symbol, Term},
 };
+use flotilla_tensor::DType;
 
 /// A node, and the facts about its operands.
 pub(super) struct Site<'a> {

@@ -4,7 +4,8 @@ use super::{
     fill::{Fill, HIDING_GAP, Kept, Kind, Mask},
     word,
 };
-use flotilla_program::{Binary, DType, Expr, Step, StepId, Test, Unary};
+use flotilla_program::{Binary, Expr, Step, StepId, Test, Unary};
+use flotilla_tensor::DType;
 
 /// The facts about a step's result: everywhere, and in the places that are examined.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 /// A mask's zero hides a score if it is lower than its one by at least this.
 ///

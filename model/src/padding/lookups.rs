@@ -7,7 +7,8 @@ use super::{
     fill::{Fill, Kept, Kind},
     state::{Made, State},
 };
-use flotilla_program::{DType, Gather, GatherNd, dim::Dim};
+use flotilla_program::{Gather, GatherNd, dim::Dim};
+use flotilla_tensor::DType;
 
 pub(super) fn gather(site: &mut Site<'_>, gather: &Gather) -> Result<State, String> {
     let (data, indices) = (site.operand(0)?, site.operand(1)?);

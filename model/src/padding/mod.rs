@@ -32,9 +32,10 @@ use align::Site;
 use extent::{Extent, grows};
 use fill::{Fill, Kept, Kind, Mask};
 use flotilla_program::{
-    Check, DType, Guard, Limit, Node, Op, Padding, Program, Source, SymbolSource, ValueId,
+    Check, Guard, Limit, Node, Op, Padding, Program, Source, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 use state::{Made, State, mentions};
 
 /// Why a symbol cannot be padded.

@@ -8,9 +8,10 @@ use super::{
     state::{Axis, Made, State},
 };
 use flotilla_program::{
-    Binary, Concat, DType, Expr, Pad, PadMode, Range, Slice, Step, Transpose,
+    Binary, Concat, Expr, Pad, PadMode, Range, Slice, Step, Transpose,
     dim::{Dim, Term},
 };
+use flotilla_tensor::DType;
 
 pub(super) fn elementwise(site: &Site<'_>, expr: &Expr) -> Result<State, String> {
     for step in &expr.steps {
@@ -109,7 +110,7 @@ pub(super) fn reshape(site: &Site<'_>) -> Result<State, String> {
         .map(|(axis, dim)| (Term::of(dim), x.axis(axis).map(|axis| &axis.extent)))
         .collect();
     let extents = reshaped(&parts, to, site.symbol)
-        .ok_or("its padding would not stay apart under the other shape")?;
+        .ok_or("its padding would mix with other elements under the new shape")?;
     // Dimensions other than 1 in their order; a mask's rows stay rows if these are the same.
     let long = |shape: &[Dim]| -> Vec<(usize, Term)> {
         let terms = shape.iter().map(Term::of).enumerate();
@@ -153,7 +154,7 @@ pub(super) fn concat(site: &Site<'_>, concat: &Concat) -> Result<State, String> 
                 aligned.make(along);
                 tail = Some(open.fill.without_mask(state.dtype));
             }
-            Some(_) => return Err("something comes behind the padding of an operand".to_owned()),
+            Some(_) => return Err("another operand follows the padding of an operand".to_owned()),
             None => {}
         }
     }
@@ -187,7 +188,7 @@ pub(super) fn slice(site: &mut Site<'_>, slice: &Slice) -> Result<State, String>
     let whole = Term::of(from) == Term::of(&Dim::Sum(vec![to.clone(), slice.start.clone()]));
     let mut fill = None;
     match x.axis(along) {
-        _ if grows && slice.stride < 1 => return Err("it goes backwards from its end".to_owned()),
+        _ if grows && slice.stride < 1 => return Err("it runs backwards from the end".to_owned()),
         Some(open) if !open.extent.is_suffix() => {
             return Err("its padding is not behind everything".to_owned());
         }
@@ -206,7 +207,10 @@ pub(super) fn slice(site: &mut Site<'_>, slice: &Slice) -> Result<State, String>
         None if grows => {
             aligned.make(along);
             let Some(size) = from.as_fixed() else {
-                return Err(format!("it takes more of {} the more there is", site.dim_text(from)));
+                return Err(format!(
+                    "what it takes of {} grows with the padding",
+                    site.dim_text(from)
+                ));
             };
             let steps = Dim::Sum(vec![to.clone(), Dim::Fixed(-1)]);
             let reached = Dim::Product(vec![Dim::Fixed(slice.stride), steps]);

@@ -7,8 +7,9 @@ use super::{
     state::State,
 };
 use flotilla_program::{
-    Attention, Cumulative, DType, LayerNorm, MatMul, Reduce, ReduceKind, Softmax, Unary,
+    Attention, Cumulative, LayerNorm, MatMul, Reduce, ReduceKind, Softmax, Unary,
 };
+use flotilla_tensor::DType;
 
 const F32: DType = DType::F32;
 
@@ -16,7 +17,7 @@ pub(super) fn matmul(site: &Site<'_>, matmul: &MatMul) -> Result<State, String> 
     let (a, b) = (site.operand(0)?, site.operand(1)?);
     let (rank_a, rank_b, rank) = (site.shape(0).len(), site.shape(1).len(), site.output().len());
     if rank_a < 2 || rank_b < 2 || rank < 2 {
-        return Err("its operands are no matrices".to_owned());
+        return Err("its operands are not matrices".to_owned());
     }
     let (k_b, n) = if matmul.transpose_b { (1, 2) } else { (2, 1) };
     // Dimensions counted from the last one; leading ones broadcast.
@@ -161,7 +162,7 @@ pub(super) fn softmax(site: &mut Site<'_>, softmax: &Softmax) -> Result<State, S
 
 pub(super) fn layer_norm(site: &Site<'_>, norm: &LayerNorm) -> Result<State, String> {
     let rank = site.output().len();
-    let last = rank.checked_sub(1).ok_or("its operand is no vector")?;
+    let last = rank.checked_sub(1).ok_or("its operand is not a vector")?;
     let mut aligned = Aligned::none(rank, site.operands.len());
     for axis in 0..last {
         aligned.pair(axis, 0, axis);

@@ -4,10 +4,8 @@ use super::{
     extent::Extent,
     fill::{Fill, Kind},
 };
-use flotilla_program::{
-    DType,
-    dim::{Dim, Symbol},
-};
+use flotilla_program::dim::{Dim, Symbol};
+use flotilla_tensor::DType;
 
 /// A dimension with padding, and the facts about the elements whose index along it is padding, whatever their other
 /// indices.

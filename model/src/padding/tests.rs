@@ -2,12 +2,13 @@
 
 use super::{Guard, Limit, padding, paddings};
 use flotilla_program::{
-    Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType, Expr, Gather,
+    Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, Expr, Gather,
     LayerNorm, MatMul, Node, Op, PROGRAM_VERSION, Pool, PoolKind, Port, Program, Range, Reduce,
     ReduceKind, Slice, Softmax, Source, Step, SymbolInfo, TopK, Transpose, Unary, Value, ValueId,
     Window,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 const B: Dim = Dim::Symbol(Symbol(0));
 const S: Dim = Dim::Symbol(Symbol(1));
@@ -357,7 +358,7 @@ fn zeros_stay_zeros_unless_something_is_added() {
 }
 
 #[test]
-fn what_sees_a_length_is_refused() {
+fn operators_that_depend_on_a_length_are_refused() {
     let divided = Op::Elementwise(Expr {
         steps: vec![
             Step::Input(0),
@@ -377,7 +378,7 @@ fn what_sees_a_length_is_refused() {
 }
 
 #[test]
-fn slices_take_what_was_there_before() {
+fn slices_select_elements_that_exist_without_padding() {
     let slice = |start: Dim, stride| Op::Slice(Slice { axis: 1, start, stride });
     let one = [B, fixed(1), fixed(4)];
     assert_eq!(after(slice(fixed(0), 1), &one).length(), Ok(vec![]));
@@ -487,7 +488,7 @@ fn windows_see_zeros_behind_the_end() {
 }
 
 #[test]
-fn what_goes_along_a_sequence() {
+fn operators_along_a_sequence_need_padding_behind_it() {
     let cumulative =
         |reverse| Op::Cumulative(Cumulative { axis: 1, product: false, exclusive: false, reverse });
     let whole = [B, S, fixed(4)];
@@ -523,7 +524,7 @@ fn joined_sequences_have_their_padding_at_the_end() {
 }
 
 #[test]
-fn a_guard_looks_at_each_row() {
+fn a_guard_checks_each_row() {
     let guard = |axis| Guard { input: 0, axis, one: 1 };
     let mask = [1, 0, 0, 0, 1, 0];
     assert!(guard(1).holds(&mask, &[2, 3]));

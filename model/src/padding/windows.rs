@@ -6,7 +6,8 @@ use super::{
     fill::{Fill, Kind},
     state::State,
 };
-use flotilla_program::{Conv, DType, Dft, Pool, PoolKind, Recurrent};
+use flotilla_program::{Conv, Dft, Pool, PoolKind, Recurrent};
+use flotilla_tensor::DType;
 
 const F32: DType = DType::F32;
 

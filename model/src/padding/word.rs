@@ -1,6 +1,7 @@
 //! Functions of known words; `None` where implementations may differ in the last bit.
 
-use flotilla_program::{Binary, DType, Test, Unary};
+use flotilla_program::{Binary, Test, Unary};
+use flotilla_tensor::DType;
 
 use super::fill::EXP_ZERO;
 

@@ -12,7 +12,7 @@ fn error_of(resolver: &MemoryResolver) -> ImportError {
 }
 
 fn with(mut resolver: MemoryResolver, file: &str, bytes: impl Into<Vec<u8>>) -> MemoryResolver {
-    resolver.files.insert(file.to_owned(), bytes.into());
+    resolver.files.insert(file.to_owned(), bytes.into().into());
     resolver
 }
 
@@ -32,7 +32,7 @@ fn an_empty_folder_is_no_model() {
 
 #[test]
 fn a_cut_onnx_file_is_refused() {
-    let whole = small("bert", &["model.onnx"]).files["model.onnx"].clone();
+    let whole = small("bert", &["model.onnx"]).files["model.onnx"].to_vec();
     for length in [0, 1, 100, whole.len() / 2, whole.len() - 1] {
         let resolver = with(MemoryResolver::default(), "model.onnx", &whole[..length]);
         assert!(
@@ -44,7 +44,7 @@ fn a_cut_onnx_file_is_refused() {
 
 #[test]
 fn flipped_bits_in_an_onnx_file_do_not_panic() {
-    let whole = small("bert", &["model.onnx"]).files["model.onnx"].clone();
+    let whole = small("bert", &["model.onnx"]).files["model.onnx"].to_vec();
     // A step without common factors with the file's structure spreads the flips over all kinds of
     // fields.
     for at in (0..whole.len()).step_by(1511) {
@@ -59,7 +59,7 @@ fn flipped_bits_in_an_onnx_file_do_not_panic() {
 
 #[test]
 fn damaged_weights_are_refused_by_name() {
-    let whole = hf_bert().files["model.safetensors"].clone();
+    let whole = hf_bert().files["model.safetensors"].to_vec();
     for length in [0, 4, 8, 100, whole.len() - 1] {
         let resolver = with(hf_bert(), "model.safetensors", &whole[..length]);
         let ImportError::Hf(HfError::Weights { file, .. }) = error_of(&resolver) else {

@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn what_has_a_value_without_symbols_has_it_with_any(dim in dim(), values in proptest::array::uniform3(0i64..50)) {
+    fn a_value_that_needs_no_symbols_is_the_same_for_all(dim in dim(), values in proptest::array::uniform3(0i64..50)) {
         match dim.eval(&[]) {
             Some(value) => prop_assert_eq!(dim.eval(&values), Some(value)),
             None => prop_assert!(dim.as_fixed().is_none()),

@@ -42,7 +42,7 @@ pub(crate) fn read(path: &str) -> Vec<u8> {
 }
 
 fn folder(path: &Path, files: &[&str]) -> MemoryResolver {
-    let read = |file: &&str| Some(((*file).to_owned(), fs::read(path.join(file)).ok()?));
+    let read = |file: &&str| Some(((*file).to_owned(), fs::read(path.join(file)).ok()?.into()));
     MemoryResolver { files: files.iter().filter_map(read).collect() }
 }
 

@@ -87,8 +87,8 @@ fn poolings_keep_padding_out() {
         let mut resolver = hf_bert();
         let mut config = serde_json::json!({ "pooling_mode_mean_tokens": false });
         config[format!("pooling_mode_{mode}")] = true.into();
-        resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec());
-        resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into_bytes());
+        resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec().into());
+        resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into());
         resolver
     };
     let allowed = expect![[r#"

@@ -158,8 +158,8 @@ fn poolings_are_imported() {
         let mut resolver = hf_bert();
         let mut config = serde_json::json!({ "pooling_mode_mean_tokens": false });
         config[format!("pooling_mode_{mode}")] = true.into();
-        resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec());
-        resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into_bytes());
+        resolver.files.insert("modules.json".to_owned(), modules.as_bytes().to_vec().into());
+        resolver.files.insert("1_Pooling/config.json".to_owned(), config.to_string().into());
         let program = imported(&resolver, Phase::Fused).program;
         assert_eq!(program.outputs.len(), 1);
         assert_eq!(program.outputs[0].name, "sentence_embedding");

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stay() {
+    fn values_are_preserved() {
         let (a, b) = (s(0), s(1));
         let raw = [
             Dim::Quotient(

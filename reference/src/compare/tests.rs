@@ -1,7 +1,8 @@
 use super::*;
 
-fn x(values: &[f32]) -> ReferenceTensor {
-    ReferenceTensor::from_f32("x", vec![values.len() / 2, 2], values)
+fn x(values: &[f32]) -> NamedTensor {
+    let tensor = Tensor::from_f32(vec![values.len() / 2, 2], values);
+    NamedTensor::new("x", tensor.expect("rows of two"))
 }
 
 fn difference(got: &[f32], want: &[f32]) -> Difference {
@@ -45,8 +46,8 @@ fn what_is_not_a_number_must_be_so_in_both() {
     }
 }
 
-fn ids(values: &[i64]) -> ReferenceTensor {
-    ReferenceTensor::from_i64("ids", vec![values.len()], values)
+fn ids(values: &[i64]) -> NamedTensor {
+    NamedTensor::new("ids", Tensor::from_i64(vec![values.len()], values).expect("fits"))
 }
 
 #[test]
@@ -90,7 +91,9 @@ fn rounding_may_make_some_labels_others() {
 #[test]
 fn the_top_result_must_be_right_unless_it_is_a_tie() {
     let quantized = Tolerance::of(Precision::of_all(Arithmetic::Int8Dynamic));
-    let row = |values: &[f32]| ReferenceTensor::from_f32("y", vec![1, values.len()], values);
+    let row = |values: &[f32]| {
+        NamedTensor::new("y", Tensor::from_f32(vec![1, values.len()], values).expect("fits"))
+    };
     let compared = |got: &[f32], want: &[f32]| {
         compare(&[row(got)], &[row(want)], &quantized).expect("comparable")
     };

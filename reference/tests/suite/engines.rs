@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
 use flotilla_reference::{
     Engine, FileError, LibraryError, OnnxFile, OnnxRuntime, ReferenceError, Wanted,
 };
+use flotilla_tensor::{DType, NamedTensor};
 use tract_onnx::pb::tensor_proto::DataType;
 
 use crate::sketch::{Model, engines, floats, library, read, tensor};
@@ -14,8 +13,8 @@ use crate::sketch::{Model, engines, floats, library, read, tensor};
 fn run(
     engine: &Engine,
     file: &OnnxFile,
-    inputs: &[ReferenceTensor],
-) -> Result<Vec<ReferenceTensor>, ReferenceError> {
+    inputs: &[NamedTensor],
+) -> Result<Vec<NamedTensor>, ReferenceError> {
     engine.open(file)?.run(inputs, Wanted::All)
 }
 
@@ -32,11 +31,10 @@ fn external_data_are_read_through_the_resolver() {
     for engine in engines() {
         let mut reference = engine.open(&file).expect("opens");
         for rows in [1, 2] {
-            let x =
-                ReferenceTensor::from_f32("x", vec![rows, 2], &[1.0, 2.0, 3.0, 4.0][..2 * rows]);
+            let x = tensor("x", DType::F32, &[rows, 2], floats(&[1.0, 2.0, 3.0, 4.0][..2 * rows]));
             let y = reference.run(&[x], Wanted::All).expect("runs");
             let want = &[11.0, 22.0, 13.0, 24.0][..2 * rows];
-            assert_eq!(y, [ReferenceTensor::from_f32("y", vec![rows, 2], want)], "{engine:?}");
+            assert_eq!(y, [tensor("y", DType::F32, &[rows, 2], floats(want))], "{engine:?}");
         }
     }
     assert!(matches!(read(model(), &[]), Err(FileError::Resolve(_))));
@@ -97,11 +95,11 @@ fn inputs_that_decide_shapes_are_known_to_both() {
         let model = model.input("shape", DataType::Int64, &["3"]);
         let model = model.node("Reshape", &["x", "shape"], &["y"], &[]);
         let file = model.output("y", DataType::Float, &["c", "d", "e"]).file();
-        let x = ReferenceTensor::from_f32("x", vec![2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let x = tensor("x", DType::F32, &[2, 3], floats(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
         for shape in [[3, 2, 1], [1, 1, 6]] {
-            let wanted = ReferenceTensor::from_i64("shape", vec![3], &shape);
+            let wanted = tensor("shape", DType::I64, &[3], shape.map(i64::to_le_bytes).concat());
             let got = run(&engine, &file, &[wanted, x.clone()]).expect("runs");
-            assert_eq!(got[0].shape, shape.map(|dim| dim as usize), "{}", engine.name());
+            assert_eq!(got[0].tensor.shape, shape.map(|dim| dim as usize), "{}", engine.name());
         }
     }
 }
@@ -116,7 +114,7 @@ fn what_cannot_be_compared_is_named_if_it_is_wanted() {
         .node("Neg", &["x"], &["y"], &[])
         .output("y", DataType::Float, &["2"]);
     let file = file.file();
-    let x = ReferenceTensor::from_f32("x", vec![2], &[1.0, 2.0]);
+    let x = tensor("x", DType::F32, &[2], floats(&[1.0, 2.0]));
     for engine in engines().into_iter().filter(|engine| matches!(engine, Engine::OnnxRuntime(_))) {
         let mut reference = engine.open(&file).expect("opens");
         let error = reference.run(std::slice::from_ref(&x), Wanted::All).expect_err("text");
@@ -126,7 +124,7 @@ fn what_cannot_be_compared_is_named_if_it_is_wanted() {
         );
         let wanted = ["y".to_owned()];
         let y = reference.run(std::slice::from_ref(&x), Wanted::Named(&wanted)).expect("numbers");
-        assert_eq!(y, [ReferenceTensor::from_f32("y", vec![2], &[-1.0, -2.0])]);
+        assert_eq!(y, [tensor("y", DType::F32, &[2], floats(&[-1.0, -2.0]))]);
     }
 }
 
@@ -137,15 +135,15 @@ fn inputs_that_do_not_fit_are_errors() {
     let model = model.node("Add", &["x", "z"], &["y"], &[]);
     let file = model.output("y", DataType::Float, &["n", "2"]).file();
     assert_eq!((file.inputs().collect(), file.outputs().collect()), (vec!["x", "z"], vec!["y"]));
-    let x = ReferenceTensor::from_f32("x", vec![1, 2], &[1.0, 2.0]);
-    let z = ReferenceTensor { name: "z".to_owned(), ..x.clone() };
-    let other = ReferenceTensor { name: "other".to_owned(), ..x.clone() };
-    let short = ReferenceTensor { shape: vec![2, 2], ..z.clone() };
-    let wide = ReferenceTensor::from_f32("z", vec![1, 3], &[0.0; 3]);
-    let whole = ReferenceTensor::from_i64("z", vec![1, 2], &[1, 2]);
+    let x = tensor("x", DType::F32, &[1, 2], floats(&[1.0, 2.0]));
+    let z = NamedTensor::new("z", x.tensor.clone());
+    let other = NamedTensor::new("other", x.tensor.clone());
+    let short = tensor("z", DType::F32, &[2, 2], floats(&[1.0, 2.0]));
+    let wide = tensor("z", DType::F32, &[1, 3], floats(&[0.0; 3]));
+    let whole = tensor("z", DType::I64, &[1, 2], [1i64, 2].map(i64::to_le_bytes).concat());
     for engine in engines() {
-        let run = |inputs: &[&ReferenceTensor]| {
-            let inputs: Vec<ReferenceTensor> = inputs.iter().map(|&input| input.clone()).collect();
+        let run = |inputs: &[&NamedTensor]| {
+            let inputs: Vec<NamedTensor> = inputs.iter().map(|&input| input.clone()).collect();
             run(&engine, &file, &inputs)
         };
         run(&[&z, &x]).expect("the order does not matter");
@@ -185,7 +183,7 @@ fn broken_files_are_errors() {
     let cyclic = Model::default().input("x", DataType::Float, &["2"]);
     let cyclic = cyclic.node("Add", &["x", "b"], &["a"], &[]).node("Neg", &["a"], &["b"], &[]);
     let cyclic = cyclic.output("b", DataType::Float, &["2"]).file();
-    let x = ReferenceTensor::from_f32("x", vec![2], &[1.0, 2.0]);
+    let x = tensor("x", DType::F32, &[2], floats(&[1.0, 2.0]));
     for engine in engines() {
         for file in [&unknown, &cyclic] {
             let error = run(&engine, file, std::slice::from_ref(&x)).expect_err("it is broken");

@@ -1,12 +1,11 @@
 //! Right and wrong kernels in each arithmetic. This file computes every network in several ways; each wrong way has one kernel
 //! with a fault. The engines' answers must be among the right ones.
 
-use flotilla_model::tensor::ReferenceTensor;
-use flotilla_program::DType;
 use flotilla_reference::{
     Arithmetic, OnnxFile, Wanted,
     compare::{Tolerance, compare},
 };
+use flotilla_tensor::{DType, NamedTensor};
 use half::f16;
 use tract_onnx::pb::tensor_proto::DataType;
 
@@ -71,7 +70,7 @@ fn half_bytes(values: &[f32]) -> Vec<u8> {
 struct Trial {
     file: OnnxFile,
     arithmetic: Arithmetic,
-    input: ReferenceTensor,
+    input: NamedTensor,
     right: Vec<f32>,
     /// Right ways by name; each must pass.
     also_right: Vec<(&'static str, Vec<f32>)>,
@@ -115,7 +114,7 @@ impl Trial {
             if is_half && engine.name() == "tract" {
                 continue;
             }
-            answer[0].shape = want.shape.clone();
+            answer[0].tensor.shape = want.tensor.shape.clone();
             let difference = compare(&answer, std::slice::from_ref(&want), &tolerance);
             let difference = difference.expect("comparable");
             assert_eq!(difference.wrong, None, "{}: {difference:?}", engine.name());
@@ -179,7 +178,7 @@ fn half_precision_windows() {
     let half = DataType::Float16;
     let model = Model::default().input("x", half, &["1", "4", &LENGTH.to_string()]);
     let model = model.constant("kernel", half, &[4, 4, 3], &half_bytes(&kernel));
-    // SAME_LOWER and SAME_UPPER are the same for three taps; padding is said as the attribute's default would not.
+    // SAME_LOWER and SAME_UPPER are the same for three taps, so explicit padding is given.
     let model = model.node("Conv", &["x", "kernel"], &["c"], &[]);
     let model = model.node("Tanh", &["c"], &["y"], &[]);
     let file = model.output("y", half, &["1", "4", &(LENGTH - 2).to_string()]).file();
@@ -295,7 +294,7 @@ fn eight_bits_with_scales_of_the_data() {
     Trial {
         file,
         arithmetic: Arithmetic::Int8Dynamic,
-        input: ReferenceTensor::from_f32("x", vec![ROWS, SIZE], &x),
+        input: tensor("x", DType::F32, &[ROWS, SIZE], floats(&x)),
         right: network([first, second], 0.0, integers, all),
         also_right: vec![("scales off by an ulp", network([first, second], 2e-7, integers, all))],
         wrong: vec![
@@ -354,7 +353,7 @@ fn eight_bits_with_scales_of_the_file() {
     Trial {
         file,
         arithmetic: Arithmetic::Int8Static,
-        input: ReferenceTensor::from_f32("x", vec![ROWS, SIZE], &x),
+        input: tensor("x", DType::F32, &[ROWS, SIZE], floats(&x)),
         right: network(&weights, all, scale, of_result),
         also_right: vec![(
             "a multiplier of 15 bits",
@@ -392,7 +391,7 @@ fn four_bits() {
     let file = model.output("y", float, &["n", &SIZE.to_string()]).file();
 
     let widened = |steps: &[u8], zero: f32, block: fn(usize) -> usize| -> Vec<f32> {
-        // By row, as a product takes them.
+        // By row, the order in which a product reads them.
         let element = |at: usize| {
             let (k, column) = (at / SIZE, at % SIZE);
             let place = column * SIZE + k;
@@ -409,7 +408,7 @@ fn four_bits() {
     Trial {
         file,
         arithmetic: Arithmetic::Int4,
-        input: ReferenceTensor::from_f32("x", vec![ROWS, SIZE], &x),
+        input: tensor("x", DType::F32, &[ROWS, SIZE], floats(&x)),
         right: product(&x, &weights, sizes, plain),
         also_right: vec![(
             "weights in half precision",

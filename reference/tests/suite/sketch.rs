@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use flotilla_model::{import::MemoryResolver, tensor::ReferenceTensor};
-use flotilla_program::DType;
+use flotilla_model::import::MemoryResolver;
 use flotilla_reference::{Engine, FileError, OnnxFile, OnnxRuntime, onnxruntime};
+use flotilla_tensor::{DType, NamedTensor, Tensor, encode};
 use prost::Message as _;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
@@ -149,15 +149,15 @@ fn port(name: &str, of: DataType, shape: &[&str]) -> ValueInfoProto {
 }
 
 pub(crate) fn read(model: Vec<u8>, others: &[(&str, Vec<u8>)]) -> Result<OnnxFile, FileError> {
-    let others = others.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
-    let files: BTreeMap<_, _> = others.chain([("model.onnx".to_owned(), model)]).collect();
+    let others = others.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone().into()));
+    let files: BTreeMap<_, _> = others.chain([("model.onnx".to_owned(), model.into())]).collect();
     OnnxFile::read(&MemoryResolver { files })
 }
 
 pub(crate) fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    encode(values, f32::to_le_bytes)
 }
 
-pub(crate) fn tensor(name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> ReferenceTensor {
-    ReferenceTensor { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
+pub(crate) fn tensor(name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) -> NamedTensor {
+    NamedTensor::new(name, Tensor { dtype, shape: shape.to_vec(), bytes })
 }

@@ -2,20 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use flotilla::browser::{
+use bytes::Bytes;
+use flotilla_browsers::{
     Adapter, Build, DesiredBrowser, Kind, adapter,
     owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_program::{BlobId, Program};
 use flotilla_protocol::{
     Backend, BlobSource, BrowserId, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
-    RunId, Tensor, ToPage,
+    RunId, ToPage,
 };
+use flotilla_tensor::Tensor;
 use flotilla_tests::{
     place,
     runner::{PageLink, Received, Runner},
@@ -73,7 +74,7 @@ impl Browser {
                 Browser::start(Build::chrome_webnn(), Backend::WebNn, limit)
             }
             RuntimeName::NativeCpu | RuntimeName::NativeWebgpu => {
-                anyhow::bail!("{runtime} is in no browser")
+                anyhow::bail!("{runtime} does not run in a browser")
             }
         }
     }
@@ -88,7 +89,7 @@ impl Browser {
         limit: Duration,
     ) -> anyhow::Result<Browser> {
         let build = build.into();
-        let runtime = tokio::runtime::Runtime::new().context("no threads can be had")?;
+        let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
         let runner = Runner::start();
         let mut browser =
             Browser { build, backend, limit, runtime, runner, page: None, started: 0, served: 0 };
@@ -106,7 +107,7 @@ impl Browser {
             .map(|report| report.outcome.map_err(anyhow::Error::msg))
             // A backend may be offered on one device and refused on another.
             .reduce(|one, other| one.or(other))
-            .context("the page does not know the backend")??;
+            .context("the page does not report the backend")??;
         browser.page = Some(page);
         Ok(browser)
     }
@@ -118,7 +119,7 @@ impl Browser {
     pub fn run(
         &mut self,
         program: &Program,
-        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        blobs: &BTreeMap<BlobId, Bytes>,
         terms: &LoadTerms,
         runs: &[Vec<Tensor>],
     ) -> Result<Vec<Vec<Tensor>>, Failure> {
@@ -136,7 +137,7 @@ impl Browser {
             }
             Err((stage, Gone(words))) => {
                 self.close(page);
-                Err(Failure::new(stage, format!("the page is gone: {words}")))
+                Err(Failure::new(stage, format!("the page has ended: {words}")))
             }
         }
     }
@@ -152,7 +153,7 @@ impl Browser {
         &mut self,
         page: &mut Page,
         program: &Program,
-        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        blobs: &BTreeMap<BlobId, Bytes>,
         terms: &LoadTerms,
     ) -> Answered<()> {
         self.served += 1;
@@ -161,7 +162,7 @@ impl Browser {
             Ok(program) => program,
             Err(error) => return Ok(Err(Failure::of(Stage::Load, &error))),
         };
-        let blobs = blobs.iter().map(|(id, bytes)| (id.to_hex(), Arc::clone(bytes)));
+        let blobs = blobs.iter().map(|(id, bytes)| (id.to_hex(), bytes.clone()));
         self.runner.offer(blobs.collect());
         let order = ToPage::Load {
             placement: PLACEMENT,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use flotilla_program::DType;
-use safetensors::{Dtype, SafeTensors};
+use flotilla_model::golden;
+use flotilla_tensor::NamedTensor;
 use serde::Deserialize;
 
 /// The name of the index in the folder of cases.
@@ -66,26 +66,13 @@ pub struct Facts {
     pub random_dropout: bool,
 }
 
-/// A named tensor of a data set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Array {
-    /// Name of the input or output.
-    pub name: String,
-    /// Element type.
-    pub dtype: DType,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-    /// Little-endian elements.
-    pub bytes: Vec<u8>,
-}
-
 /// Inputs and expected outputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DataSet {
     /// In alphabetical order.
-    pub inputs: Vec<Array>,
+    pub inputs: Vec<NamedTensor>,
     /// In alphabetical order.
-    pub outputs: Vec<Array>,
+    pub outputs: Vec<NamedTensor>,
 }
 
 impl Index {
@@ -140,21 +127,15 @@ fn read(path: PathBuf) -> anyhow::Result<Vec<u8>> {
 
 fn data_set(bytes: &[u8]) -> anyhow::Result<DataSet> {
     let mut set = DataSet::default();
-    let mut tensors = SafeTensors::deserialize(bytes)?.tensors();
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    for (name, view) in tensors {
+    let mut tensors = golden::tensors(bytes)?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    for NamedTensor { name, tensor } in tensors {
         let Some((direction, name)) = name.split_once('.') else {
             bail!("a tensor is called {name}, which is neither in.NAME nor out.NAME")
         };
-        let array = Array {
-            name: name.to_owned(),
-            dtype: dtype(view.dtype())?,
-            shape: view.shape().to_vec(),
-            bytes: view.data().to_vec(),
-        };
         match direction {
-            "in" => set.inputs.push(array),
-            "out" => set.outputs.push(array),
+            "in" => set.inputs.push(NamedTensor::new(name, tensor)),
+            "out" => set.outputs.push(NamedTensor::new(name, tensor)),
             other => {
                 bail!("a tensor is called {other}.{name}, which is neither in.NAME nor out.NAME")
             }
@@ -163,27 +144,10 @@ fn data_set(bytes: &[u8]) -> anyhow::Result<DataSet> {
     Ok(set)
 }
 
-fn dtype(dtype: Dtype) -> anyhow::Result<DType> {
-    Ok(match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F64 => DType::F64,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        Dtype::I64 => DType::I64,
-        Dtype::I32 => DType::I32,
-        Dtype::I16 => DType::I16,
-        Dtype::I8 => DType::I8,
-        Dtype::U64 => DType::U64,
-        Dtype::U32 => DType::U32,
-        Dtype::U16 => DType::U16,
-        Dtype::U8 => DType::U8,
-        Dtype::BOOL => DType::Bool,
-        other => bail!("no port takes elements of type {other:?}"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use flotilla_tensor::DType;
+
     use super::*;
 
     /// A file as `export.py` writes it.
@@ -196,14 +160,15 @@ mod tests {
     fn a_data_set_has_inputs_and_outputs() {
         let head = r#"{"in.x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"in.a.b":{"dtype":"BOOL","shape":[],"data_offsets":[4,5]},"out.y":{"dtype":"I64","shape":[0],"data_offsets":[5,5]}}"#;
         let set = data_set(&file(head, &[0, 0, 128, 63, 1])).expect("a data set");
-        let names: Vec<&str> = set.inputs.iter().map(|array| array.name.as_str()).collect();
+        let names: Vec<&str> = set.inputs.iter().map(|input| input.name.as_str()).collect();
         assert_eq!(names, ["a.b", "x"]);
-        assert_eq!(set.inputs[1].bytes, 1f32.to_le_bytes());
-        assert_eq!((set.outputs[0].dtype, set.outputs[0].shape.as_slice()), (DType::I64, &[0][..]));
+        assert_eq!(set.inputs[1].tensor.bytes, 1f32.to_le_bytes());
+        let output = &set.outputs[0].tensor;
+        assert_eq!((output.dtype, output.shape.as_slice()), (DType::I64, &[0][..]));
     }
 
     #[test]
-    fn what_no_port_takes_is_reported() {
+    fn unknown_names_and_types_are_refused() {
         for head in [
             r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
             r#"{"in.x":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#,

@@ -1,9 +1,6 @@
 //! Compares results with the suite's expected ones.
 
-use flotilla_program::DType;
-use flotilla_protocol::Tensor;
-
-use crate::case::Array;
+use flotilla_tensor::{DType, NamedTensor, Tensor};
 
 /// Absolute part of the tolerance.
 const ABSOLUTE: f64 = 1e-5;
@@ -26,15 +23,16 @@ fn relative(dtype: DType) -> f64 {
 ///
 /// # Errors
 /// The difference, as text.
-pub fn compare(got: &Tensor, want: &Array) -> Result<f64, String> {
-    let name = &want.name;
+pub fn compare(got: &Tensor, want: &NamedTensor) -> Result<f64, String> {
+    let NamedTensor { name, tensor: want } = want;
     if got.dtype != want.dtype {
         return Err(format!("{name} is {:?}, {:?} expected", got.dtype, want.dtype));
     }
     if got.shape != want.shape {
         return Err(format!("{name} has shape {:?}, {:?} expected", got.shape, want.shape));
     }
-    let (got, wanted) = (numbers(want.dtype, &got.bytes), numbers(want.dtype, &want.bytes));
+    // Every integer in the suite fits 53 bits, so the numbers are exact.
+    let (got, wanted) = (got.numbers(), want.numbers());
     if got.len() != wanted.len() {
         return Err(format!("{name} has {} elements, {} expected", got.len(), wanted.len()));
     }
@@ -60,35 +58,13 @@ pub fn compare(got: &Tensor, want: &Array) -> Result<f64, String> {
     ))
 }
 
-/// Every integer in the suite fits 53 bits.
-fn numbers(dtype: DType, bytes: &[u8]) -> Vec<f64> {
-    fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
-    }
-    match dtype {
-        DType::F32 => each(bytes, |chunk| f32::from_le_bytes(chunk).into()),
-        DType::F64 => each(bytes, f64::from_le_bytes),
-        DType::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f64()),
-        DType::BF16 => each(bytes, |chunk| half::bf16::from_le_bytes(chunk).to_f64()),
-        DType::I64 => each(bytes, |chunk| i64::from_le_bytes(chunk) as f64),
-        DType::I32 => each(bytes, |chunk| i32::from_le_bytes(chunk).into()),
-        DType::I16 => each(bytes, |chunk| i16::from_le_bytes(chunk).into()),
-        DType::I8 => each(bytes, |chunk| i8::from_le_bytes(chunk).into()),
-        DType::U64 => each(bytes, |chunk| u64::from_le_bytes(chunk) as f64),
-        DType::U32 => each(bytes, |chunk| u32::from_le_bytes(chunk).into()),
-        DType::U16 => each(bytes, |chunk| u16::from_le_bytes(chunk).into()),
-        DType::U8 | DType::Bool => each(bytes, |[byte]: [u8; 1]| byte.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn check(got: &[f32], want: &[f32]) -> Result<f64, String> {
-        let bytes = want.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let want = Array { name: "y".into(), dtype: DType::F32, shape: vec![want.len()], bytes };
-        compare(&Tensor::from_f32(vec![got.len()], got).expect("a tensor"), &want)
+        let tensor = |values: &[f32]| Tensor::from_f32(vec![values.len()], values).expect("fits");
+        compare(&tensor(got), &NamedTensor::new("y", tensor(want)))
     }
 
     #[test]
@@ -112,11 +88,8 @@ mod tests {
 
     #[test]
     fn integers_are_equal_and_types_and_shapes_too() {
-        let want = |dtype, bytes: &[u8]| Array {
-            name: "y".into(),
-            dtype,
-            shape: vec![1],
-            bytes: bytes.to_vec(),
+        let want = |dtype, bytes: &[u8]| {
+            NamedTensor::new("y", Tensor { dtype, shape: vec![1], bytes: bytes.to_vec() })
         };
         let got = Tensor::from_i64(vec![1], &[100_000]).expect("a tensor");
         assert_eq!(compare(&got, &want(DType::I64, &100_000i64.to_le_bytes())), Ok(0.0));

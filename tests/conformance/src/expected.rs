@@ -176,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_table_is_one() {
+    fn the_committed_table_can_be_parsed() {
         Expected::committed().expect("a table");
     }
 
     #[test]
-    fn what_is_not_as_the_table_says_is_a_surprise() {
+    fn outcomes_that_differ_from_the_table_are_reported() {
         let table =
             "# known\nall test_a.* not yet\nchrome-webgpu,firefox-webgpu test_b no such type\n";
         let expected = Expected::parse(table).expect("a table");

@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::case::Facts;
 
-/// The folder of cases; exported if it is not there or was made by another exporter.
+/// The folder of cases; exported if it does not exist or was made by another version of the exporter.
 ///
 /// # Errors
 /// Python, its packages or the folder are not available.
@@ -151,7 +151,8 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
         .output()
         .with_context(|| format!("{program} cannot be started"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last =
+        said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it printed no message");
     ensure!(output.status.success(), "{program} failed: {last}");
     Ok(())
 }

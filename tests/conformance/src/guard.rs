@@ -58,7 +58,7 @@ impl<I: Send + 'static, O: Send + 'static> Guard<I, O> {
     pub fn call(&mut self, input: I) -> Result<O, Broken> {
         let (inputs, outputs) = self.thread.take().unwrap_or_else(|| start(self.make.clone()));
         if inputs.send(input).is_err() {
-            return Err(Broken::Panicked("its thread is gone".to_owned()));
+            return Err(Broken::Panicked("its thread has ended".to_owned()));
         }
         match outputs.recv_timeout(self.limit) {
             Ok(Ok(output)) => {

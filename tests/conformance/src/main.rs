@@ -41,7 +41,7 @@ struct Arguments {
     /// Only cases whose name this regular expression matches.
     #[arg(long, value_name = "REGEX", default_value = "")]
     filter: Regex,
-    /// Say of every failure how far the case came and why not further.
+    /// List every failure with the stage at which it happened and the reason.
     #[arg(long)]
     list_failures: bool,
     /// Print only JSON on stdout.
@@ -125,10 +125,10 @@ fn print_surprises(runtime: RuntimeName, surprises: &Surprises, listed: bool) {
         }
     }
     for case in passes {
-        eprintln!("{runtime}: {case} does not fail any more: take it out of the table");
+        eprintln!("{runtime}: {case} passes: remove it from the table");
     }
     for pattern in unused {
-        eprintln!("{runtime}: no case is called {pattern}: take it out of the table");
+        eprintln!("{runtime}: no case is called {pattern}: remove it from the table");
     }
 }
 
@@ -164,7 +164,7 @@ fn run(arguments: &Arguments, suite: &Suite, runtime: RuntimeName) -> anyhow::Re
             anyhow::bail!("this program was built without browsers")
         }
     }
-    .with_context(|| format!("{runtime} is not there"))
+    .with_context(|| format!("{runtime} is not available"))
 }
 
 fn native(

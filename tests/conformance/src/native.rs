@@ -1,7 +1,8 @@
 //! `browser-runtime` as native code.
 
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
-use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadTerms};
+use flotilla_tensor::Tensor;
 
 use crate::{
     outcome::{Failure, Stage},

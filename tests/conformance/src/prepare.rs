@@ -2,16 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use bytes::Bytes;
 use flotilla_browser_runtime::computing_nodes;
-use flotilla_model::{
-    import::{self, LoadOptions, MemoryResolver},
-    tensor::ReferenceTensor,
-};
+use flotilla_model::import::{self, LoadOptions, MemoryResolver};
 use flotilla_program::{BlobId, Program};
-use flotilla_protocol::Tensor;
+use flotilla_tensor::{NamedTensor, Tensor};
 
 use crate::{
-    case::{Array, DataSet, Facts},
+    case::{DataSet, Facts},
     compare::compare,
     outcome::{Failure, Outcome, Stage},
 };
@@ -22,11 +20,11 @@ pub struct Trial {
     /// What to compute.
     pub program: Program,
     /// Its constants.
-    pub blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    pub blobs: BTreeMap<BlobId, Bytes>,
     /// In the program's order.
     pub inputs: Vec<Tensor>,
     /// In the program's order.
-    expected: Vec<Array>,
+    expected: Vec<NamedTensor>,
     /// Whether inputs are given as an example when the model is loaded.
     from_example: bool,
     source: Source,
@@ -53,7 +51,7 @@ pub fn prepare(cases: &Path, facts: &Facts) -> Result<Vec<Trial>, Failure> {
         return Err(Failure::new(Stage::Read, "it has no data"));
     }
     let model = facts.model(cases).map_err(unread)?;
-    let model = MemoryResolver { files: BTreeMap::from([("model.onnx".to_owned(), model)]) };
+    let model = MemoryResolver { files: BTreeMap::from([("model.onnx".to_owned(), model.into())]) };
     let model = Arc::new(model);
     facts
         .data
@@ -73,22 +71,20 @@ impl Source {
         let mut options = LoadOptions::named(&self.name);
         if from_example {
             let examples = set.inputs.iter().cloned();
-            options.examples.extend(examples.map(|Array { name, dtype, shape, bytes }| {
-                (name.clone(), ReferenceTensor { name, dtype, shape, bytes })
-            }));
+            options.examples.extend(examples.map(|NamedTensor { name, tensor }| (name, tensor)));
         }
         let model = import::load(&*self.model, &options)
             .map_err(|error| Failure::of(Stage::Import, &error))?;
         let program = model.program;
-        let find = |arrays: &[Array], direction: &str, name: &str| {
-            arrays.iter().find(|array| array.name == name).cloned().ok_or_else(|| {
+        let find = |tensors: &[NamedTensor], direction: &str, name: &str| {
+            tensors.iter().find(|tensor| tensor.name == name).cloned().ok_or_else(|| {
                 Failure::new(Stage::Import, format!("the case has no {direction} called {name}"))
             })
         };
         let inputs = program.inputs.iter().map(|port| {
-            let array = find(&set.inputs, "input", &port.name)?;
-            Tensor::new(array.dtype, array.shape, array.bytes)
-                .map_err(|error| Failure::of(Stage::Read, &error))
+            let NamedTensor { tensor, .. } = find(&set.inputs, "input", &port.name)?;
+            tensor.check().map_err(|error| Failure::of(Stage::Read, &error))?;
+            Ok(tensor)
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let expected = program.outputs.iter().map(|port| find(&set.outputs, "output", &port.name));

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use flotilla::browser::{Build, Kind};
+use flotilla_browsers::{Build, Kind};
 use flotilla_conformance::{
     browser::Browser,
     case::{Index, Kind as CaseKind},
@@ -28,7 +28,7 @@ fn suite() -> Option<Suite> {
             Some(Suite::new(&cases, index, |_| true))
         }
         Err(error) => {
-            skip(&format!("the onnx package for Python cannot be had: {error:#}"));
+            skip(&format!("cannot install the onnx package for Python: {error:#}"));
             None
         }
     }
@@ -119,7 +119,7 @@ fn packaged() -> Option<Suite> {
     match export::packaged() {
         Ok((cases, in_scope)) => Some(Suite { cases, in_scope, out_of_scope: Vec::new() }),
         Err(error) => {
-            skip(&format!("packages for Python cannot be had: {error:#}"));
+            skip(&format!("cannot install packages for Python: {error:#}"));
             None
         }
     }

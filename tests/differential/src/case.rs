@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use flotilla_model::tensor::ReferenceTensor;
+use flotilla_tensor::{NamedTensor, Tensor};
 use prost::Message as _;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
 use crate::{
     families,
     graph::Graph,
-    proto::{self, bytes},
+    proto,
     random::Random,
     value::{Dim, Facts, RUNS, Type},
 };
@@ -43,7 +43,7 @@ pub struct Case {
     /// The file.
     pub model: ModelProto,
     /// Inputs of each run.
-    pub runs: Vec<Vec<ReferenceTensor>>,
+    pub runs: Vec<Vec<NamedTensor>>,
     /// Whether it is imported without an example of its inputs.
     pub is_blind: bool,
     /// Whether it may have integers to which we give bounds.
@@ -168,12 +168,10 @@ fn finished(mut graph: Graph, seed: u64) -> Case {
         for (run, inputs) in runs.iter_mut().enumerate() {
             let sizes = value.shape.iter().map(|dim| dim.sizes().map_or(0, |sizes| sizes[run]));
             let data = value.data.as_ref().map_or(&[] as &[f64], |data| &data[run]);
-            inputs.push(ReferenceTensor {
-                name: value.name.clone(),
-                dtype: value.of.dtype(),
-                shape: sizes.collect(),
-                bytes: bytes(value.of, data),
-            });
+            let dtype = value.of.dtype();
+            let tensor =
+                Tensor { dtype, shape: sizes.collect(), bytes: dtype.encode_numbers(data) };
+            inputs.push(NamedTensor::new(value.name.clone(), tensor));
         }
     }
     let is_blind = !graph.needs_example && graph.rng.percent(75);

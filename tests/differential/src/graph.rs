@@ -1,5 +1,6 @@
 //! A graph that is being generated: values, nodes, inputs with their numbers for each run.
 
+use flotilla_tensor::encode;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use crate::{
@@ -604,7 +605,7 @@ impl Graph {
     /// The same for numbers of any size, on which nothing else depends.
     pub fn exact_row(&mut self, numbers: &[i64]) -> Option<Var> {
         let (of, name) = (Type::I64, self.fresh_name("c"));
-        let raw_data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let raw_data = encode(numbers, i64::to_le_bytes);
         let tensor = proto::tensor(&name, of, &[numbers.len()], &[]);
         self.initializers.push(TensorProto { raw_data, ..tensor });
         let shape = vec![Dim::Fixed(numbers.len())];

@@ -5,24 +5,22 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::Arc,
 };
 
+use bytes::Bytes;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Runtime};
 #[cfg(feature = "browsers")]
 use flotilla_conformance::browser::Browser;
 use flotilla_conformance::outcome::RuntimeName;
-use flotilla_model::{
-    import::{self, LoadOptions, MemoryResolver},
-    tensor::ReferenceTensor,
-};
+use flotilla_model::import::{self, LoadOptions, MemoryResolver};
 use flotilla_program::{BlobId, Program};
-use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadTerms};
 use flotilla_reference::{
     Arithmetic, Engine, OnnxFile, OnnxRuntime, Precision, Wanted,
     compare::{Tolerance, compare},
     onnxruntime,
 };
+use flotilla_tensor::{NamedTensor, Tensor};
 
 use crate::{
     case::{Case, Claim},
@@ -129,9 +127,6 @@ pub fn library() -> Result<OnnxRuntime, String> {
     OnnxRuntime::load(&path).map_err(|error| error.to_string())
 }
 
-/// Results of a run, by name.
-pub type Results = BTreeMap<String, ReferenceTensor>;
-
 /// Where our programs run.
 enum Place {
     Native(Runtime, Backend),
@@ -156,7 +151,7 @@ impl Judge {
             let reports = pollster::block_on(runtime.inspect());
             let report = reports.into_iter().find(|report| report.backend == backend);
             if let Some(Err(reason)) = report.map(|report| report.outcome) {
-                anyhow::bail!("{backend} is not there: {reason}");
+                anyhow::bail!("{backend} is not available: {reason}");
             }
             Ok(Place::Native(runtime, backend))
         };
@@ -191,13 +186,10 @@ impl Judge {
             Err(reason) => return Outcome::NotTaken(reason),
         };
         for (run, results) in wanted.iter().enumerate() {
-            for tensor in results {
-                if let Some(wrong) = case
-                    .claims
-                    .get(&tensor.name)
-                    .and_then(|claim| contradiction(claim, tensor, run))
-                {
-                    let reason = format!("run {run}: {}: {wrong}", tensor.name);
+            for NamedTensor { name, tensor } in results {
+                let claim = case.claims.get(name);
+                if let Some(wrong) = claim.and_then(|claim| contradiction(claim, tensor, run)) {
+                    let reason = format!("run {run}: {name}: {wrong}");
                     return Outcome::Failed(Failure::new(Stage::Generator, reason));
                 }
             }
@@ -236,22 +228,18 @@ impl Judge {
     ///
     /// # Errors
     /// It does not take the graph; its message.
-    pub fn answers(
-        &self,
-        case: &Case,
-        file: &OnnxFile,
-    ) -> Result<Vec<Vec<ReferenceTensor>>, String> {
+    pub fn answers(&self, case: &Case, file: &OnnxFile) -> Result<Vec<Vec<NamedTensor>>, String> {
         let mut reference = self.engine.open(file).map_err(|error| error.to_string())?;
         let each = case.runs.iter().map(|inputs| reference.run(inputs, Wanted::All));
         each.collect::<Result<_, _>>().map_err(|error| error.to_string())
     }
 
-    fn ours(&mut self, case: &Case) -> Result<Vec<Vec<ReferenceTensor>>, Failure> {
-        let files = BTreeMap::from([("model.onnx".to_owned(), case.bytes())]);
+    fn ours(&mut self, case: &Case) -> Result<Vec<Vec<NamedTensor>>, Failure> {
+        let files = BTreeMap::from([("model.onnx".to_owned(), case.bytes().into())]);
         let mut options = LoadOptions::named(format!("seed {}", case.seed));
         if !case.is_blind {
             for input in case.runs.first().into_iter().flatten() {
-                options.examples.insert(input.name.clone(), input.clone());
+                options.examples.insert(input.name.clone(), input.tensor.clone());
             }
         }
         let model = import::load(&MemoryResolver { files }, &options)
@@ -261,19 +249,17 @@ impl Judge {
             let inputs = program.inputs.iter().map(|port| {
                 let none = || Failure::new(Stage::Run, format!("it wants {}", port.name));
                 let input = given.iter().find(|input| input.name == port.name).ok_or_else(none)?;
-                Tensor::new(input.dtype, input.shape.clone(), input.bytes.clone())
-                    .map_err(|error| Failure::new(Stage::Run, format!("run {run}: {error}")))
+                let whole = input.tensor.check();
+                whole.map_err(|error| Failure::new(Stage::Run, format!("run {run}: {error}")))?;
+                Ok(input.tensor.clone())
             });
             inputs.collect()
         });
         let runs = runs.collect::<Result<Vec<Vec<Tensor>>, Failure>>()?;
         let results = self.place.compute(&program, &model.weights.blobs, &runs)?;
         let named = |outputs: Vec<Tensor>| {
-            let named = outputs.into_iter().zip(&program.outputs).map(|(tensor, port)| {
-                let Tensor { dtype, shape, bytes } = tensor;
-                ReferenceTensor { name: port.name.clone(), dtype, shape, bytes }
-            });
-            named.collect()
+            let ports = program.outputs.iter().zip(outputs);
+            ports.map(|(port, tensor)| NamedTensor::new(port.name.clone(), tensor)).collect()
         };
         Ok(results.into_iter().map(named).collect())
     }
@@ -284,7 +270,7 @@ impl Place {
     fn compute(
         &mut self,
         program: &Program,
-        blobs: &BTreeMap<BlobId, Arc<[u8]>>,
+        blobs: &BTreeMap<BlobId, Bytes>,
         runs: &[Vec<Tensor>],
     ) -> Result<Vec<Vec<Tensor>>, Failure> {
         match self {
@@ -327,7 +313,7 @@ impl Place {
 }
 
 /// Where a result contradicts the generator's claims.
-fn contradiction(claim: &Claim, tensor: &ReferenceTensor, run: usize) -> Option<String> {
+fn contradiction(claim: &Claim, tensor: &Tensor, run: usize) -> Option<String> {
     if tensor.dtype != claim.of.dtype() {
         return Some(format!("{:?} comes, {:?} is claimed", tensor.dtype, claim.of));
     }
@@ -355,8 +341,8 @@ fn contradiction(claim: &Claim, tensor: &ReferenceTensor, run: usize) -> Option<
 fn compared(
     case: &Case,
     precision: &Precision,
-    got: &[ReferenceTensor],
-    want: &[ReferenceTensor],
+    got: &[NamedTensor],
+    want: &[NamedTensor],
 ) -> Result<(), String> {
     for want in want {
         let tolerance = match case.claims.get(&want.name) {

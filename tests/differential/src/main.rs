@@ -42,13 +42,13 @@ struct Arguments {
     /// Where our programs run: native-cpu, native-webgpu, chrome-webgpu, firefox-webgpu, chrome-cpu, chrome-webnn.
     #[arg(long, default_value = "native-cpu")]
     runtime: RuntimeName,
-    /// Show one graph and what becomes of it.
+    /// Show one graph, its inputs and its outcome.
     #[arg(long)]
     replay: Option<u64>,
     /// Graphs that are judged at once.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Write each graph that fails, and what is left of it, into this folder.
+    /// Write each graph that fails, and the smallest one that fails in the same way, into this folder.
     #[arg(long)]
     keep: Option<PathBuf>,
     /// Do not make failures small.
@@ -102,7 +102,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             }
         };
         let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn(work);
-        threads.push(thread.context("no thread can be had")?);
+        threads.push(thread.context("cannot start a thread")?);
     }
     drop(sender);
     let mut tally = Tally::default();

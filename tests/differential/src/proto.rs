@@ -1,6 +1,6 @@
 //! The pieces of an ONNX file.
 
-use flotilla_model::tensor::ReferenceTensor;
+use flotilla_tensor::NamedTensor;
 use prost::Message as _;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -57,43 +57,28 @@ pub fn body(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto { g: Some(graph), ..attribute(name, AttributeType::Graph) }
 }
 
-/// The bytes of elements.
-pub fn bytes(of: Type, numbers: &[f64]) -> Vec<u8> {
-    let each = |number: f64| -> Vec<u8> {
-        match of {
-            Type::F32 => (number as f32).to_le_bytes().to_vec(),
-            Type::F16 => half::f16::from_f64(number).to_le_bytes().to_vec(),
-            Type::I8 => (number as i8).to_le_bytes().to_vec(),
-            Type::U8 | Type::Bool => vec![number as u8],
-            Type::I32 => (number as i32).to_le_bytes().to_vec(),
-            Type::I64 => (number as i64).to_le_bytes().to_vec(),
-        }
-    };
-    numbers.iter().flat_map(|&number| each(number)).collect()
-}
-
 /// A tensor of the file.
 pub fn tensor(name: &str, of: Type, sizes: &[usize], numbers: &[f64]) -> TensorProto {
     TensorProto {
         name: name.to_owned(),
         dims: sizes.iter().map(|&size| size as i64).collect(),
         data_type: of.in_file() as i32,
-        raw_data: bytes(of, numbers),
+        raw_data: of.dtype().encode_numbers(numbers),
         ..TensorProto::default()
     }
 }
 
 /// An input of a run, as a file of one tensor.
-pub fn file_of(input: &ReferenceTensor) -> Vec<u8> {
-    let of = Type::ALL.into_iter().find(|of| of.dtype() == input.dtype);
-    let tensor = TensorProto {
-        name: input.name.clone(),
-        dims: input.shape.iter().map(|&size| size as i64).collect(),
+pub fn file_of(NamedTensor { name, tensor }: &NamedTensor) -> Vec<u8> {
+    let of = Type::ALL.into_iter().find(|of| of.dtype() == tensor.dtype);
+    let file = TensorProto {
+        name: name.clone(),
+        dims: tensor.shape.iter().map(|&size| size as i64).collect(),
         data_type: of.map_or(0, |of| of.in_file() as i32),
-        raw_data: input.bytes.clone(),
+        raw_data: tensor.bytes.clone(),
         ..TensorProto::default()
     };
-    tensor.encode_to_vec()
+    file.encode_to_vec()
 }
 
 /// A dimension in a file.

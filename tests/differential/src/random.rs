@@ -1,37 +1,34 @@
 //! Pseudo-random numbers that are the same for the same seed.
 
-/// SplitMix64. Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17.
+use rand::{
+    RngExt as _, SeedableRng as _,
+    rngs::Xoshiro256PlusPlus,
+    seq::{IndexedRandom as _, SliceRandom as _},
+};
+
+/// Draws what a graph is made of.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(Xoshiro256PlusPlus);
 
 impl Random {
     /// Numbers of a seed.
     pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
+        Random(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
     /// From 0 to `count - 1`; 0 if `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
-        if count == 0 { 0 } else { (self.next() % count as u64) as usize }
+        if count == 0 { 0 } else { self.0.random_range(..count) }
     }
 
-    /// From `low` to `high`, both included.
+    /// From `low` to `high`, both included; `low` if it is larger.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
-        let span = high.saturating_sub(low).max(0) as u64;
-        low.saturating_add((self.next() % span.saturating_add(1)) as i64)
+        self.0.random_range(low..=high.max(low))
     }
 
     /// From 0 to 1, with 24 bits.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 40) as f64 / f64::from(1 << 24)
+        f64::from(self.0.random::<f32>())
     }
 
     /// True with this probability in percent.
@@ -40,16 +37,17 @@ impl Random {
     }
 
     /// One of several.
+    ///
+    /// # Panics
+    /// There are none.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
+        *of.choose(&mut self.0).expect("there are several")
     }
 
     /// The numbers below `count` in random order.
     pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
-        for at in (1..count).rev() {
-            order.swap(at, self.below(at + 1));
-        }
+        order.shuffle(&mut self.0);
         order
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use flotilla_model::tensor::ReferenceTensor;
 use flotilla_reference::OnnxFile;
+use flotilla_tensor::{NamedTensor, Tensor};
 use tract_onnx::pb::{GraphProto, ValueInfoProto};
 
 use crate::{
@@ -142,7 +142,7 @@ fn cut_inputs(judge: &mut Judge, found: &mut (Case, Failure)) {
             }
         }
         for (inputs, tensor) in smaller.runs.iter_mut().zip(runs) {
-            inputs.push(tensor.clone());
+            inputs.push(NamedTensor::new(name.clone(), tensor.clone()));
         }
         let smaller = pruned(&smaller);
         if smaller.nodes() < found.0.nodes() {
@@ -152,7 +152,7 @@ fn cut_inputs(judge: &mut Judge, found: &mut (Case, Failure)) {
 }
 
 /// onnxruntime's numbers for every value, in each run.
-fn values(judge: &Judge, case: &Case) -> Option<BTreeMap<String, Vec<ReferenceTensor>>> {
+fn values(judge: &Judge, case: &Case) -> Option<BTreeMap<String, Vec<Tensor>>> {
     let mut whole = case.clone();
     let graph = whole.model.graph.as_mut()?;
     let known: HashSet<String> = graph.output.iter().map(|port| port.name.clone()).collect();
@@ -164,10 +164,10 @@ fn values(judge: &Judge, case: &Case) -> Option<BTreeMap<String, Vec<ReferenceTe
         }
     }
     let file = OnnxFile::from_bytes(whole.bytes()).ok()?;
-    let mut values: BTreeMap<String, Vec<ReferenceTensor>> = BTreeMap::new();
+    let mut values: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
     for results in judge.answers(&whole, &file).ok()? {
-        for tensor in results {
-            values.entry(tensor.name.clone()).or_default().push(tensor);
+        for NamedTensor { name, tensor } in results {
+            values.entry(name).or_default().push(tensor);
         }
     }
     Some(values)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use flotilla_model::tensor::ReferenceTensor;
+use flotilla_tensor::Tensor;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_proto::DataType, tensor_shape_proto::dimension, type_proto,
@@ -24,14 +24,14 @@ pub fn shown(case: &Case) -> String {
     }
     for (run, inputs) in case.runs.iter().enumerate() {
         for input in inputs {
-            let _ = writeln!(text, "run {run}: {} = {}", input.name, tensor_text(input));
+            let _ = writeln!(text, "run {run}: {} = {}", input.name, tensor_text(&input.tensor));
         }
     }
     text
 }
 
 /// A tensor with its first elements.
-pub fn tensor_text(tensor: &ReferenceTensor) -> String {
+pub fn tensor_text(tensor: &Tensor) -> String {
     format!("{:?}{:?} {}", tensor.dtype, tensor.shape, numbers_text(&tensor.numbers()))
 }
 
@@ -108,7 +108,7 @@ fn port_text(port: &ValueInfoProto) -> String {
 
 fn constant_text(tensor: &TensorProto) -> String {
     match flotilla_reference::tensor_proto(&prost::Message::encode_to_vec(tensor)) {
-        Ok(tensor) => tensor_text(&tensor),
+        Ok(tensor) => tensor_text(&tensor.tensor),
         Err(error) => error.to_string(),
     }
 }

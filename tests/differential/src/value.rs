@@ -1,6 +1,6 @@
 //! The facts of the generator about each value of a graph: its type, its shape in each run, and the range of its elements.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 use tract_onnx::pb::tensor_proto::DataType;
 
 /// How many runs a graph is made for; the sizes of their inputs differ.

@@ -1,27 +1,32 @@
 //! Runs programs with the exact sizes and padded, on the native cpu.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use flotilla_browser_runtime::{MemoryBlobs, Options, Placement, Runtime};
 use flotilla_program::{BlobId, Guard, Padding, Program, dim::Dim};
-use flotilla_protocol::{Backend, BlobSource, LoadTerms, Tensor};
+use flotilla_protocol::{Backend, BlobSource, LoadTerms};
+use flotilla_tensor::Tensor;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Token ids that every model here knows.
-pub(crate) const VOCABULARY: u64 = 200;
+pub(crate) const VOCABULARY: usize = 200;
 
-/// Numbers that a seed determines (xorshift64*).
-pub(crate) struct Random(pub(crate) u64);
+/// Numbers that a seed determines.
+pub(crate) struct Random(Xoshiro256PlusPlus);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
+    /// From `least` to `most`, both included.
     pub(crate) fn from(&mut self, least: i64, most: i64) -> i64 {
-        least + (self.next() % (most - least + 1) as u64) as i64
+        self.0.random_range(least..=most)
+    }
+
+    pub(crate) fn below(&mut self, count: usize) -> usize {
+        self.0.random_range(..count)
     }
 }
 
@@ -29,7 +34,7 @@ impl Random {
 pub(crate) struct Subjects {
     pub(crate) name: String,
     pub(crate) program: Program,
-    pub(crate) blobs: BTreeMap<BlobId, Arc<[u8]>>,
+    pub(crate) blobs: BTreeMap<BlobId, Bytes>,
 }
 
 impl Subjects {
@@ -63,13 +68,13 @@ impl Subjects {
             let guard = guards.iter().find(|guard| guard.input as usize == index);
             let mut values: Vec<i64> = match guard {
                 Some(_) => (0..count).map(|_| random.from(0, 1)).collect(),
-                None => (0..count).map(|_| (random.next() % VOCABULARY) as i64).collect(),
+                None => (0..count).map(|_| random.below(VOCABULARY) as i64).collect(),
             };
             if let Some(guard) = guard {
                 assert_eq!(guard.axis as usize, shape.len() - 1, "rows of these masks are lines");
                 let length = shape[shape.len() - 1];
                 for row in values.chunks_mut(length) {
-                    row[random.next() as usize % length] = 1;
+                    row[random.below(length)] = 1;
                 }
                 let words: Vec<u32> = values.iter().map(|&value| value as u32).collect();
                 assert!(guard.holds(&words, &shape));

@@ -45,7 +45,7 @@ fn random_programs_that_are_allowed_do_not_see_padding() {
         let mut refused = Tally::default();
         let mask = Guard { input: random::MASK, axis: 1, one: 1 };
         for seed in 1..=PROGRAMS {
-            let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+            let mut random = Random::new(seed);
             let nodes = random.from(2, 14) as usize;
             let subject = random::program(nodes, &mut random);
             let mut placement = subject.placed().await;

@@ -1,11 +1,12 @@
 //! Random small programs over a batch and a length.
 
 use flotilla_program::{
-    ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, DType,
-    Expr, Gather, LayerNorm, MatMul, Node, Op, Port, Program, Range, Reduce, ReduceKind, Slice,
-    Softmax, Source, Step, SymbolInfo, Transpose, Unary, Value, ValueId, Window,
+    ArgReduce, Attention, Binary, BlobId, BlobRef, Concat, ConstantRef, Conv, Cumulative, Expr,
+    Gather, LayerNorm, MatMul, Node, Op, Port, Program, Range, Reduce, ReduceKind, Slice, Softmax,
+    Source, Step, SymbolInfo, Transpose, Unary, Value, ValueId, Window,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 use super::compare::{Random, Subjects};
 
@@ -40,7 +41,7 @@ pub(crate) fn program(nodes: usize, random: &mut Random) -> Subjects {
         let name = format!("output {}", value.0);
         maker.program.outputs.push(Port { name, dtype: DType::F32, value, high: None });
     }
-    let blob: std::sync::Arc<[u8]> = maker.blob.into();
+    let blob = bytes::Bytes::from(maker.blob);
     maker.program.blobs.push(BlobRef { id: BlobId([0; 32]), bytes: blob.len() as u64 });
     let id = BlobId(*blake3::hash(&blob).as_bytes());
     let mut program = maker.program;
@@ -105,7 +106,7 @@ impl Maker<'_> {
     }
 
     fn one_of<T: Clone>(&mut self, choices: &[T]) -> T {
-        choices[self.random.next() as usize % choices.len()].clone()
+        choices[self.random.below(choices.len())].clone()
     }
 
     fn any(&mut self) -> ValueId {
@@ -192,7 +193,7 @@ impl Maker<'_> {
     fn reduce(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
-        let axis = self.random.next() as usize % shape.len();
+        let axis = self.random.below(shape.len());
         shape[axis] = ONE;
         let kind = self.one_of(&[
             ReduceKind::Sum,
@@ -209,7 +210,7 @@ impl Maker<'_> {
     fn softmax(&mut self) -> Option<ValueId> {
         let x = self.any();
         let shape = self.shape(x);
-        let axis = self.random.next() as u32 % shape.len() as u32;
+        let axis = self.random.below(shape.len()) as u32;
         Some(self.f32(Op::Softmax(Softmax { axis }), &[x], &shape))
     }
 
@@ -236,7 +237,7 @@ impl Maker<'_> {
         let shape = self.shape(x);
         let mut perm: Vec<u32> = (0..shape.len() as u32).collect();
         for index in (1..perm.len()).rev() {
-            perm.swap(index, self.random.next() as usize % (index + 1));
+            perm.swap(index, self.random.below(index + 1));
         }
         let turned: Vec<Dim> = perm.iter().map(|&axis| shape[axis as usize].clone()).collect();
         Some(self.f32(Op::Transpose(Transpose { perm }), &[x], &turned))
@@ -246,7 +247,7 @@ impl Maker<'_> {
     fn reshape(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
-        let axis = self.random.next() as usize % shape.len();
+        let axis = self.random.below(shape.len());
         match (&shape[axis], self.random.from(0, 2)) {
             (Dim::Product(parts), _) => {
                 let parts = parts.clone();
@@ -274,7 +275,7 @@ impl Maker<'_> {
     fn concat(&mut self) -> Option<ValueId> {
         let (a, b) = (self.any(), self.any());
         let (left, right) = (self.shape(a), self.shape(b));
-        let axis = self.random.next() as usize % left.len();
+        let axis = self.random.below(left.len());
         let fits = left.len() == right.len()
             && (0..left.len()).all(|index| index == axis || left[index] == right[index]);
         if !fits || matches!(left[axis], Dim::Sum(_)) || matches!(right[axis], Dim::Sum(_)) {
@@ -291,7 +292,7 @@ impl Maker<'_> {
     fn slice(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
-        let axis = self.random.next() as usize % shape.len();
+        let axis = self.random.below(shape.len());
         let (start, stride, length) = match (&shape[axis], self.random.from(0, 3)) {
             (Dim::Fixed(4), _) => (Dim::Fixed(self.random.from(0, 1)), 2, Dim::Fixed(2)),
             (Dim::Fixed(_), _) => return None,
@@ -312,7 +313,7 @@ impl Maker<'_> {
     fn along(&mut self) -> Option<ValueId> {
         let x = self.any();
         let mut shape = self.shape(x);
-        let axis = self.random.next() as u32 % shape.len() as u32;
+        let axis = self.random.below(shape.len()) as u32;
         let reverse = self.random.from(0, 1) == 1;
         if self.random.from(0, 2) > 0 {
             let (product, exclusive) = (false, self.random.from(0, 1) == 1);

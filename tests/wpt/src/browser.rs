@@ -10,12 +10,9 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use flotilla::{
-    browser::{
-        Adapter, Build, DesiredBrowser, adapter,
-        owner::{Launch, Limits, Owner, OwnerReport},
-    },
-    guardian,
+use flotilla_browsers::{
+    Adapter, Build, DesiredBrowser, adapter, guardian,
+    owner::{Launch, Limits, Owner, OwnerReport},
 };
 use flotilla_protocol::{Backend, BrowserId};
 use flotilla_tests::place;
@@ -71,7 +68,7 @@ pub async fn run(cases: &[Case]) -> anyhow::Result<Run> {
         "the disk for temporary files is too full, and so is /dev/shm: the browser would refuse large constants"
     );
     let (page_reports, mut words) = mpsc::channel(REPORTS_MAX);
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("no port can be had")?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on a port")?;
     let origin = format!("http://{}", listener.local_addr()?);
     let served = Arc::new(Served { files: files(cases)?, page_reports });
     let router = Router::new()
@@ -107,10 +104,10 @@ async fn live(
     for (index, case) in cases.iter().enumerate() {
         let report = timeout(CASE_MAX, next(reports, words)).await;
         let report =
-            report.with_context(|| format!("{} takes longer than {CASE_MAX:?}", case.name))?;
+            report.with_context(|| format!("{} did not end within {CASE_MAX:?}", case.name))?;
         match report.with_context(|| case.name.clone())? {
             Report::Outcome { index: of, outcome, reason } => {
-                ensure!(of == index, "case {of} is told and {index} is awaited");
+                ensure!(of == index, "the page reported case {of}, expected was case {index}");
                 judged.push(Judged::new(case, outcome, reason));
             }
             Report::Broken { reason } => bail!("the page is broken at {}: {reason}", case.name),
@@ -161,7 +158,7 @@ fn files(cases: &[Case]) -> anyhow::Result<BTreeMap<&'static str, (&'static str,
     let built = |name: &str| {
         let path = web.join(name);
         fs::read(&path)
-            .with_context(|| format!("{} is not there: run `cargo xtask wasm`", path.display()))
+            .with_context(|| format!("{} does not exist: run `cargo xtask wasm`", path.display()))
     };
     let cases: Vec<&Value> = cases.iter().map(|case| &case.json).collect();
     Ok(BTreeMap::from([

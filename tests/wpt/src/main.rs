@@ -30,7 +30,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { filter, json, bless } = Arguments::parse();
-    let mut cases = source::cases().context("the cases cannot be had")?;
+    let mut cases = source::cases().context("cannot get the cases")?;
     let all = cases.len();
     cases.retain(|case| case.name.contains(&filter));
     ensure!(!cases.is_empty(), "no case is called {filter}");

@@ -102,7 +102,8 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
         .output()
         .with_context(|| format!("{program} cannot be started"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last =
+        said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it printed no message");
     ensure!(output.status.success(), "{program} failed: {last}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! All cases of web-platform-tests, as `cargo xtask test` runs them.
 
-use flotilla::browser::Build;
+use flotilla_browsers::Build;
 use flotilla_tests::skip::{has_browsers, unavailable};
 use flotilla_wpt::{browser, expected::Expected, report::Report, source};
 
@@ -12,7 +12,7 @@ async fn browser_cases_of_web_platform_tests() {
     let cases = match source::cases() {
         Ok(cases) => cases,
         Err(error) => {
-            return unavailable(&format!("web-platform-tests' cases cannot be had: {error:#}"));
+            return unavailable(&format!("cannot get web-platform-tests' cases: {error:#}"));
         }
     };
     let run = browser::run(&cases).await.expect("a run");

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_package_does_not_keep_the_others_out() {
+    fn one_bad_package_does_not_prevent_the_others() {
         let place = tempfile::tempdir().expect("folder");
         let log = place.path().join("log");
         let fake = place.path().join("apt-get");
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_are_not_there_are_old() {
+    fn missing_lists_count_as_old() {
         let place = tempfile::tempdir().expect("folder");
         assert!(lists_are_old(&place.path().join("nothing")));
         assert!(lists_are_old(place.path()));

@@ -141,7 +141,7 @@ impl ChromeWebnn {
         let package = &lock["packages"][PACKAGE];
         match (package["version"].as_str(), package["integrity"].as_str()) {
             (Some(version), Some(integrity)) => Ok((version.to_owned(), integrity.to_owned())),
-            _ => bail!("{} pins no {PACKAGE}", path.display()),
+            _ => bail!("{} does not pin {PACKAGE}", path.display()),
         }
     }
 

@@ -70,7 +70,9 @@ impl Onnxruntime {
     /// Downloads the wheel with pip and unpacks it. It works in a folder beside the target, which is renamed when it is
     /// complete.
     pub(super) fn install(&self, console: &Console) -> anyhow::Result<()> {
-        let Some(platform) = self.platform() else { bail!("there is no wheel for this machine") };
+        let Some(platform) = self.platform() else {
+            bail!("onnxruntime has no wheel for this machine")
+        };
         fs::create_dir_all(&self.libraries)
             .with_context(|| format!("cannot make {}", self.libraries.display()))?;
         let work = tempfile::Builder::new().prefix(".onnxruntime.").tempdir_in(&self.libraries)?;
@@ -87,7 +89,7 @@ impl Onnxruntime {
         let is_wheel =
             |path: &PathBuf| path.extension().is_some_and(|extension| extension == "whl");
         let mut found = fs::read_dir(&wheels)?.flatten().map(|entry| entry.path());
-        let wheel = found.find(is_wheel).context("pip left no wheel")?;
+        let wheel = found.find(is_wheel).context("pip downloaded no wheel")?;
         let target = self.libraries.join(NAME);
         console.say(format!("unpacking it into {}", target.display()));
         let mut unpack = Command::new("python3");

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_found_and_what_only_looks_so_is_not() {
+    fn installed_requirements_are_found_and_similar_files_are_not() {
         let root = tempfile::tempdir().expect("folder");
         let machine = Machine {
             root: root.path().to_owned(),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_requirement_says_why_and_whence() {
+    fn every_requirement_has_a_reason_and_a_source() {
         for requirement in &REQUIREMENTS {
             assert!(!requirement.why.is_empty() && !requirement.source.to_string().is_empty());
             assert_eq!(

@@ -12,6 +12,7 @@ struct Layer {
     why: &'static str,
 }
 
+const TENSOR: &str = "flotilla-tensor";
 const PROGRAM: &str = "flotilla-program";
 const PROTOCOL: &str = "flotilla-protocol";
 const KERNELS: &str = "flotilla-kernels";
@@ -19,10 +20,15 @@ const MODEL: &str = "flotilla-model";
 const REFERENCE: &str = "flotilla-reference";
 const RUNTIME: &str = "flotilla-browser-runtime";
 const FLEET: &str = "flotilla-fleet";
+const BROWSERS: &str = "flotilla-browsers";
+const STORE: &str = "flotilla-store";
 const DAEMON: &str = "flotilla";
+const CHECK: &str = "flotilla-check";
+const CLI: &str = "flotilla-cli";
 const WEB: &str = "flotilla-web";
 const WEBNN: &str = "flotilla-webnn";
 const FAULTS: &str = "flotilla-fault-injection";
+const SIMULATOR: &str = "flotilla-simulator";
 const TESTS: &str = "flotilla-tests";
 const CONFORMANCE: &str = "flotilla-conformance";
 const DIFFERENTIAL: &str = "flotilla-differential";
@@ -30,30 +36,31 @@ const WPT: &str = "flotilla-wpt";
 const WPT_PAGE: &str = "flotilla-wpt-page";
 const XTASK: &str = "xtask";
 
-const LAYERS: [Layer; 17] = [
+const LAYERS: [Layer; 23] = [
+    Layer { name: TENSOR, may_use: &[], why: "everybody who holds data uses it, in the page too" },
     Layer {
         name: PROGRAM,
-        may_use: &[],
+        may_use: &[TENSOR],
         why: "it goes into the page, and with it all it depends on",
     },
     Layer {
         name: PROTOCOL,
-        may_use: &[PROGRAM],
+        may_use: &[TENSOR],
         why: "both ends of a link share it, so it carries a Program as bytes",
     },
     Layer {
         name: KERNELS,
-        may_use: &[PROGRAM, PROTOCOL],
+        may_use: &[TENSOR, PROGRAM],
         why: "it goes into the page, where there are no importers",
     },
     Layer {
         name: MODEL,
-        may_use: &[PROGRAM, KERNELS],
+        may_use: &[TENSOR, PROGRAM, KERNELS],
         why: "it makes programs, and somebody else runs them",
     },
     Layer {
         name: REFERENCE,
-        may_use: &[PROGRAM, MODEL],
+        may_use: &[TENSOR, MODEL],
         why: "it answers without anything that is compared with it",
     },
     Layer { name: WEB, may_use: &[], why: "it is only files" },
@@ -65,34 +72,58 @@ const LAYERS: [Layer; 17] = [
     },
     Layer {
         name: RUNTIME,
-        may_use: &[PROGRAM, PROTOCOL, KERNELS, WEBNN],
+        may_use: &[TENSOR, PROGRAM, PROTOCOL, KERNELS, WEBNN],
         why: "it runs in a page, where there are no importers, no fleet and no daemon",
     },
     Layer {
+        name: BROWSERS,
+        may_use: &[PROTOCOL, FLEET],
+        why: "it opens a page and does not know what the page computes",
+    },
+    Layer { name: STORE, may_use: &[PROTOCOL, FLEET], why: "it keeps records and runs nothing" },
+    Layer {
         name: DAEMON,
-        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, WEB, FLEET, RUNTIME, FAULTS],
+        may_use: &[TENSOR, PROGRAM, PROTOCOL, MODEL, WEB, FLEET, RUNTIME, BROWSERS, STORE],
         why: "it carries out what fleet decides",
     },
     Layer {
+        name: CHECK,
+        may_use: &[
+            TENSOR, PROGRAM, PROTOCOL, MODEL, REFERENCE, WEB, FLEET, RUNTIME, BROWSERS, DAEMON,
+        ],
+        why: "it compares what a daemon answers with what is right",
+    },
+    Layer {
+        name: CLI,
+        may_use: &[PROTOCOL, REFERENCE, WEB, FLEET, DAEMON, CHECK, FAULTS, SIMULATOR],
+        why: "it is a command line over libraries",
+    },
+    Layer {
+        name: SIMULATOR,
+        may_use: &[PROTOCOL, FLEET],
+        why: "it plays everything around the fleet, in virtual time",
+    },
+    Layer {
         name: FAULTS,
-        may_use: &[PROTOCOL, MODEL, WEB, FLEET, RUNTIME],
-        why: "it surrounds the others with faults and must not be needed by them",
+        may_use: &[PROTOCOL, SIMULATOR],
+        why: "it causes faults from outside and must not be needed by what it causes them in",
     },
     Layer {
         name: TESTS,
         may_use: &[
-            PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, WEB, FLEET, RUNTIME, DAEMON, FAULTS,
+            TENSOR, PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, WEB, FLEET, RUNTIME, DAEMON,
+            CHECK, FAULTS, SIMULATOR,
         ],
         why: "only other tests depend on tests",
     },
     Layer {
         name: CONFORMANCE,
-        may_use: &[PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, RUNTIME, DAEMON, TESTS],
+        may_use: &[TENSOR, PROGRAM, PROTOCOL, KERNELS, MODEL, REFERENCE, RUNTIME, BROWSERS, TESTS],
         why: "it runs models and has no opinion of the fleet",
     },
     Layer {
         name: DIFFERENTIAL,
-        may_use: &[PROGRAM, PROTOCOL, MODEL, REFERENCE, RUNTIME, CONFORMANCE],
+        may_use: &[TENSOR, PROGRAM, PROTOCOL, MODEL, REFERENCE, RUNTIME, CONFORMANCE],
         why: "it runs models beside somebody else's engine, in browsers as the suite does",
     },
     Layer {
@@ -102,7 +133,7 @@ const LAYERS: [Layer; 17] = [
     },
     Layer {
         name: WPT,
-        may_use: &[PROTOCOL, DAEMON, TESTS],
+        may_use: &[PROTOCOL, BROWSERS, TESTS],
         why: "it starts a browser and serves a page",
     },
     Layer {
@@ -119,7 +150,7 @@ pub(super) fn check(root: &Path, packages: &[Package]) -> Vec<Violation> {
         let place = manifest.display().to_string();
         let Some(layer) = LAYERS.iter().find(|layer| layer.name == package.name) else {
             let rule = format!(
-                "the crate `{}` has no layer: say in xtask/src/tidy/dependencies.rs what it may use",
+                "the crate `{}` has no layer: declare in xtask/src/tidy/dependencies.rs what it may use",
                 package.name
             );
             violations.push(Violation::new(place, rule));
@@ -148,7 +179,8 @@ fn broken(layer: &Layer, dependency: &Dependency) -> Option<String> {
             if may_use.is_empty() { "none of our crates".to_owned() } else { may_use.join(", ") };
         return Some(format!("`{name}` may not depend on `{used}` but on {allowed}: {why}"));
     }
-    if *name == DAEMON && used == FAULTS && !dependency.optional && !is_dev {
+    let is_for_faults = [FAULTS, SIMULATOR].contains(&used);
+    if *name == CLI && is_for_faults && !dependency.optional && !is_dev {
         return Some(format!(
             "`{name}` may depend on `{used}` only behind a feature: faults are not for production"
         ));
@@ -184,6 +216,9 @@ mod tests {
     #[test]
     fn the_direction_is_checked() {
         let table = [
+            (TENSOR, PROGRAM, false),
+            (PROGRAM, TENSOR, true),
+            (PROTOCOL, PROGRAM, false),
             (FLEET, PROTOCOL, true),
             (FLEET, MODEL, false),
             (FLEET, DAEMON, false),
@@ -191,7 +226,19 @@ mod tests {
             (MODEL, KERNELS, true),
             (MODEL, REFERENCE, false),
             (REFERENCE, KERNELS, false),
-            (DAEMON, REFERENCE, true),
+            (DAEMON, REFERENCE, false),
+            (DAEMON, FAULTS, false),
+            (DAEMON, CHECK, false),
+            (CHECK, REFERENCE, true),
+            (CHECK, DAEMON, true),
+            (CLI, CHECK, true),
+            (DAEMON, BROWSERS, true),
+            (DAEMON, STORE, true),
+            (BROWSERS, FLEET, true),
+            (BROWSERS, RUNTIME, false),
+            (BROWSERS, DAEMON, false),
+            (STORE, FLEET, true),
+            (STORE, DAEMON, false),
             (KERNELS, MODEL, false),
             (RUNTIME, KERNELS, true),
             (RUNTIME, MODEL, false),
@@ -199,6 +246,10 @@ mod tests {
             (DAEMON, FLEET, true),
             (DAEMON, TESTS, false),
             (TESTS, FAULTS, true),
+            (SIMULATOR, FLEET, true),
+            (SIMULATOR, FAULTS, false),
+            (FLEET, SIMULATOR, false),
+            (FAULTS, FLEET, false),
             (XTASK, DAEMON, false),
         ];
         for (name, used, allowed) in table {
@@ -213,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_of_others_are_not_our_business() {
+    fn crates_of_others_are_not_checked() {
         assert!(rules(PROTOCOL, Dependency { path: None, ..dependency("serde") }).is_empty());
     }
 
@@ -232,7 +283,9 @@ mod tests {
 
     #[test]
     fn faults_reach_the_binary_only_behind_a_feature() {
-        assert!(rules(DAEMON, dependency(FAULTS))[0].contains("behind a feature"));
-        assert!(rules(DAEMON, Dependency { optional: true, ..dependency(FAULTS) }).is_empty());
+        for name in [FAULTS, SIMULATOR] {
+            assert!(rules(CLI, dependency(name))[0].contains("behind a feature"));
+            assert!(rules(CLI, Dependency { optional: true, ..dependency(name) }).is_empty());
+        }
     }
 }

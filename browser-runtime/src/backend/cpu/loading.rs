@@ -8,9 +8,10 @@ use flotilla_protocol::LoadError;
 use super::{Constant, CpuModel, Pool};
 use crate::{
     flow::Flow,
+    platform::Pace,
     weights::{Constants, Sink, memory_bytes, put},
 };
-use flotilla_kernels::{PackedMatrix, Signature, kernel};
+use flotilla_kernels::{PackedMatrix, Packer, Signature, kernel};
 
 /// The matrix shape for which a constant is packed.
 #[derive(Clone, Copy, Default)]
@@ -31,11 +32,20 @@ impl Packed {
         };
     }
 
-    fn matrix(self, floats: &[f32], transposed: bool) -> Option<PackedMatrix> {
-        match self {
-            Packed::As([k, n]) => Some(PackedMatrix::pack(floats, k, n, transposed)),
-            Packed::Never | Packed::Not => None,
+    /// The packed matrix of these words, made with pauses.
+    async fn matrix(
+        self,
+        words: &[u32],
+        transposed: bool,
+        pace: &mut Pace,
+    ) -> Option<PackedMatrix> {
+        let Packed::As([k, n]) = self else { return None };
+        let floats: &[f32] = bytemuck::cast_slice(words);
+        let mut packer = Packer::new(k, n, transposed);
+        while packer.step(floats) {
+            pace.rest().await;
         }
+        Some(packer.finish())
     }
 }
 
@@ -60,6 +70,8 @@ pub(crate) struct Loading {
     wanted: Vec<Wanted>,
     memory: Vec<Constant>,
     missing: Vec<u64>,
+    /// Constants that are complete and not packed yet.
+    complete: Vec<usize>,
 }
 
 impl Loading {
@@ -98,6 +110,7 @@ impl Loading {
             wanted,
             memory: constants.refs.iter().map(|_| Constant::default()).collect(),
             missing: constants.refs.iter().map(memory_bytes).collect(),
+            complete: Vec::new(),
         }
     }
 
@@ -108,14 +121,21 @@ impl Loading {
 
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
-        let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
         // Nothing else holds it before it is complete.
-        let words = Rc::make_mut(&mut memory.words);
+        let words = Rc::make_mut(&mut self.memory[constant].words);
         put(words, &mut self.missing[constant], offset, bytes)?;
         if self.missing[constant] == 0 {
-            let floats: &[f32] = bytemuck::cast_slice(words);
-            memory.packed = wanted.packed.matrix(floats, false);
-            memory.packed_transposed = wanted.packed_transposed.matrix(floats, true);
+            self.complete.push(constant);
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, pace: &mut Pace) -> Result<(), LoadError> {
+        for constant in self.complete.drain(..) {
+            let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
+            memory.packed = wanted.packed.matrix(&memory.words, false, pace).await;
+            memory.packed_transposed =
+                wanted.packed_transposed.matrix(&memory.words, true, pace).await;
             if !wanted.is_plain() {
                 memory.words = Rc::default();
             }
@@ -125,5 +145,25 @@ impl Sink for Loading {
 
     async fn flush(&mut self) -> Result<(), LoadError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::tests::counted;
+
+    #[test]
+    fn a_matrix_is_packed_with_pauses() {
+        let (k, n) = (384, 1536);
+        let floats: Vec<f32> = (0..k * n).map(|index| index as f32).collect();
+        let words: &[u32] = bytemuck::cast_slice(&floats);
+        for transposed in [false, true] {
+            let mut pace = Pace::eager();
+            let (packed, pauses) = counted(Packed::As([k, n]).matrix(words, transposed, &mut pace));
+            assert_eq!(packed, Some(PackedMatrix::pack(&floats, k, n, transposed)));
+            assert!(pauses > 20, "{pauses} pauses");
+        }
+        assert_eq!(counted(Packed::Not.matrix(words, false, &mut Pace::eager())), (None, 0));
     }
 }

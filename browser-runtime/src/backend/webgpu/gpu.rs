@@ -81,13 +81,6 @@ pub(crate) struct Pipeline {
     warm: Cell<bool>,
 }
 
-impl Pipeline {
-    /// Whether it has run, so that a driver has compiled it.
-    pub(crate) fn is_warm(&self) -> bool {
-        self.warm.get()
-    }
-}
-
 /// An adapter's device with its queue and pipelines.
 pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -200,36 +193,80 @@ impl Gpu {
 
     /// The pipeline of a shader, compiled if it is new.
     pub(crate) fn pipeline(&self, shader: &Shader) -> Rc<Pipeline> {
-        if let Some(pipeline) = self.pipelines.borrow().get(shader) {
-            return pipeline.clone();
+        if let Some(pipeline) = self.known(shader) {
+            return pipeline;
         }
         let layout = self.layout(shader.reads);
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(&shader.name),
-            source: wgpu::ShaderSource::Wgsl(shader.wgsl.as_str().into()),
-        });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&shader.name),
-            bind_group_layouts: &[Some(&layout)],
-            ..Default::default()
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&shader.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Every buffer is written completely before it is read, so workgroup memory needs no zeros either.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
+        let pipeline = self.describe(shader, &layout)();
+        self.keep(shader, layout, pipeline)
+    }
+
+    /// The pipeline of a shader, after it has run once. If it is new, it is compiled without holding up the device where the
+    /// browser can do so.
+    pub(crate) async fn warm_pipeline(&self, shader: &Shader) -> Result<Rc<Pipeline>, GpuError> {
+        #[cfg(target_arch = "wasm32")]
+        if self.known(shader).is_none() {
+            let layout = self.layout(shader.reads);
+            let pipeline =
+                super::background::compiled(&self.device, self.describe(shader, &layout));
+            let pipeline = pipeline.await.map_err(GpuError::Validation)?;
+            self.keep(shader, layout, pipeline);
+        }
+        let pipeline = self.pipeline(shader);
+        if !pipeline.warm.get() {
+            self.warm().await?;
+        }
+        Ok(pipeline)
+    }
+
+    fn known(&self, shader: &Shader) -> Option<Rc<Pipeline>> {
+        self.pipelines.borrow().get(shader).cloned()
+    }
+
+    fn keep(
+        &self,
+        shader: &Shader,
+        layout: wgpu::BindGroupLayout,
+        pipeline: wgpu::ComputePipeline,
+    ) -> Rc<Pipeline> {
         self.created.set(self.created.get() + 1);
         let pipeline =
             Rc::new(Pipeline { pipeline, layout, reads: shader.reads, warm: Cell::new(false) });
         self.pipelines.borrow_mut().insert(shader.clone(), pipeline.clone());
         pipeline
+    }
+
+    /// What creates the pipeline of a shader, as often as it is called.
+    fn describe(
+        &self,
+        shader: &Shader,
+        layout: &wgpu::BindGroupLayout,
+    ) -> impl Fn() -> wgpu::ComputePipeline + use<> {
+        let label = shader.name.clone();
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(shader.wgsl.as_str().into()),
+        });
+        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(layout)],
+            ..Default::default()
+        });
+        let device = self.device.clone();
+        move || {
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Every buffer is written completely before it is read, so workgroup memory needs no zeros either.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            })
+        }
     }
 
     fn layout(&self, reads: usize) -> wgpu::BindGroupLayout {
@@ -304,6 +341,21 @@ impl Gpu {
         self.map(&answer).await?;
         self.pipelines.borrow().values().for_each(|pipeline| pipeline.warm.set(true));
         Ok(())
+    }
+
+    /// Submits what was written and waits until the device has done all that it was given.
+    pub(crate) async fn idle(&self) {
+        self.queue.submit([]);
+        let (sender, receiver) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+        #[cfg(target_arch = "wasm32")]
+        let receiver = self.nudged(receiver);
+        // The loss of the device is noticed by whatever uses it next.
+        let _ = receiver.await;
     }
 
     /// Drops pipelines that were never warm: one of them is invalid.

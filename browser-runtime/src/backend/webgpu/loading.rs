@@ -5,63 +5,85 @@ use std::rc::Rc;
 use flotilla_program::{Program, ValueId};
 use flotilla_protocol::{Backend, LoadError};
 
-use super::{Gpu, GpuModel, gpu::GpuError, host::HostNodes, model::Pipelines};
+use super::{Gpu, GpuModel, model::Pipelines};
 use crate::{
     platform::Pace,
     weights::{Constants, Sink, memory_bytes, put},
 };
 use flotilla_kernels::{Signature, kernel};
 
+/// Bytes that a shared device may have to allocate or write before a load waits for it, while other placements are in use. A
+/// software adapter writes them in about a millisecond.
+const BUSY_BYTES_MAX: u64 = 1 << 20;
+
+/// The same while no other placement is in use.
+const QUIET_BYTES_MAX: u64 = 8 << 20;
+
+/// Work of a shared device that nothing has waited for; runs would wait for all of it.
+struct Backlog {
+    is_shared: bool,
+    bytes: u64,
+}
+
 /// Buffers that are being filled, and the pipelines that will read them.
 pub(crate) struct Loading {
     gpu: Rc<Gpu>,
     buffers: Vec<wgpu::Buffer>,
+    /// Which of them something was written to.
+    written: Vec<bool>,
     /// Constants that the page itself computes with, as far as they have arrived, and how many of their bytes are missing.
     words: Vec<Option<(Vec<u32>, u64)>>,
     work: Pipelines,
+    backlog: Backlog,
 }
 
 impl Loading {
     /// Creates everything that the program needs for any shapes of its runs, and warms it. On a shared device this is done
-    /// pipeline by pipeline, because a driver compiles in the order of the queue, and runs would wait for all of it.
+    /// buffer by buffer and pipeline by pipeline, because a driver allocates and compiles in the order of the queue, and runs
+    /// would wait for all of it.
     pub(crate) async fn new(
         gpu: Rc<Gpu>,
         program: &Program,
         constants: &Constants,
         is_shared: bool,
+        pace: &mut Pace,
     ) -> Result<Loading, LoadError> {
-        check_bindings(&gpu, program, constants)?;
+        check_bindings(&gpu, program, constants, pace).await?;
         let scopes = gpu.scopes();
-        let buffers = constants
-            .refs
-            .iter()
-            .map(|constant| {
-                gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("constant"),
-                    size: memory_bytes(constant).max(16).next_multiple_of(16),
-                    usage: wgpu::BufferUsages::STORAGE
-                        | wgpu::BufferUsages::COPY_DST
-                        | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
-                })
-            })
-            .collect();
-        let stepwise = if is_shared { warm_stepwise(&gpu, program).await } else { Ok(()) };
-        let work = Pipelines::new(&gpu, program);
+        let mut backlog = Backlog { is_shared, bytes: 0 };
+        let mut buffers = Vec::with_capacity(constants.refs.len());
+        for constant in &constants.refs {
+            let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("constant"),
+                size: memory_bytes(constant).max(16).next_multiple_of(16),
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_DST
+                    | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            backlog.add(buffer.size());
+            buffers.push(buffer);
+            backlog.limit(&gpu, pace).await;
+        }
+        let work = Pipelines::new(&gpu, program, is_shared, pace).await;
+        let made = scopes.end().await;
+        let scopes = gpu.scopes();
+        let warmed = if made.is_ok() && work.is_ok() { gpu.warm().await } else { Ok(()) };
+        let work = match (made.and(work), scopes.end().await.and(warmed)) {
+            (Ok(work), Ok(())) => work,
+            (Err(error), _) | (_, Err(error)) => {
+                gpu.forget_cold();
+                return Err(gpu.explained(error).await.into_load());
+            }
+        };
         let mut words = vec![None; constants.refs.len()];
         for value in (0..program.values.len() as u32).map(ValueId) {
             if let Some(constant) = constants.of(value).filter(|_| work.host.keeps(value)) {
                 words[constant] = Some((Vec::new(), memory_bytes(&constants.refs[constant])));
             }
         }
-        let made = scopes.end().await.and(stepwise);
-        let scopes = gpu.scopes();
-        let warmed = if made.is_ok() { gpu.warm().await } else { Ok(()) };
-        if let Err(error) = made.and(scopes.end().await).and(warmed) {
-            gpu.forget_cold();
-            return Err(gpu.explained(error).await.into_load());
-        }
-        Ok(Loading { gpu, buffers, words, work })
+        let written = vec![false; buffers.len()];
+        Ok(Loading { gpu, buffers, written, words, work, backlog })
     }
 
     pub(crate) fn finish(self, program: &Program, constants: Constants) -> GpuModel {
@@ -71,23 +93,32 @@ impl Loading {
     }
 }
 
-/// Creates and warms the pipelines of a program, one after the other.
-async fn warm_stepwise(gpu: &Gpu, program: &Program) -> Result<(), GpuError> {
-    let host = HostNodes::new(program);
-    let mut pace = Pace::new();
-    for node in program.all_nodes().filter(|node| !host.computes(node)) {
-        for shader in kernel(&node.op).shaders(&Signature { program, node }) {
-            if !gpu.pipeline(&shader).is_warm() {
-                gpu.warm().await?;
-            }
-            pace.rest().await;
+impl Backlog {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Waits for the device if it has too much to do.
+    async fn limit(&mut self, gpu: &Gpu, pace: &Pace) {
+        if self.is_over(pace.is_busy()) {
+            gpu.idle().await;
+            self.bytes = 0;
         }
     }
-    Ok(())
+
+    fn is_over(&self, is_busy: bool) -> bool {
+        let most = if is_busy { BUSY_BYTES_MAX } else { QUIET_BYTES_MAX };
+        self.is_shared && self.bytes >= most
+    }
 }
 
 /// Refuses bindings that are too large for this adapter, naming the node.
-fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result<(), LoadError> {
+async fn check_bindings(
+    gpu: &Gpu,
+    program: &Program,
+    constants: &Constants,
+    pace: &mut Pace,
+) -> Result<(), LoadError> {
     let limit = gpu.limits.max_storage_buffer_binding_size;
     for node in program.all_nodes() {
         let refuse = |value: usize, reason: String| {
@@ -128,17 +159,27 @@ fn check_bindings(gpu: &Gpu, program: &Program, constants: &Constants) -> Result
                 format!("{buffers} storage buffers, this adapter binds at most {buffers_max}"),
             );
         }
+        pace.rest().await;
     }
     Ok(())
 }
 
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
-        self.gpu.queue.write_buffer(&self.buffers[constant], offset, bytes);
+        let buffer = &self.buffers[constant];
+        self.gpu.queue.write_buffer(buffer, offset, bytes);
+        // Browsers fill a buffer with zeros before the first write that does not cover it.
+        let is_first = !std::mem::replace(&mut self.written[constant], true);
+        self.backlog.add(if is_first { buffer.size() } else { bytes.len() as u64 });
         match &mut self.words[constant] {
             Some((words, missing)) => put(words, missing, offset, bytes),
             None => Ok(()),
         }
+    }
+
+    async fn settle(&mut self, pace: &mut Pace) -> Result<(), LoadError> {
+        self.backlog.limit(&self.gpu, pace).await;
+        Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {
@@ -150,5 +191,18 @@ impl Sink for Loading {
             Some(reason) => Err(LoadError::DeviceLost { reason }),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_device_gets_work_in_small_parts() {
+        let over = |is_shared, bytes, is_busy| Backlog { is_shared, bytes }.is_over(is_busy);
+        assert!(over(true, BUSY_BYTES_MAX, true) && !over(true, BUSY_BYTES_MAX, false));
+        assert!(over(true, QUIET_BYTES_MAX, false) && !over(true, BUSY_BYTES_MAX - 1, true));
+        assert!(!over(false, QUIET_BYTES_MAX, true));
     }
 }

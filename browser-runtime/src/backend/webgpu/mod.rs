@@ -1,6 +1,8 @@
 //! The webgpu backend, through wgpu: WebGPU in a page, Vulkan natively.
 
 mod adapter;
+#[cfg(target_arch = "wasm32")]
+mod background;
 mod gpu;
 mod host;
 mod loading;

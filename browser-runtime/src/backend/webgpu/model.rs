@@ -1,22 +1,24 @@
 //! A program with its constants on the device.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
 };
 
 use flotilla_program::{Node, Program, ValueId};
 use flotilla_protocol::RunError;
+use flotilla_tensor::decode;
 
 use super::{
     Gpu,
-    gpu::{Pipeline, Scopes},
+    gpu::{GpuError, Pipeline, Scopes},
     host::HostNodes,
     plan::{Key, Parts, Plan, Work, check_bytes},
     pool::{BufferId, Lease, Pool},
 };
 use crate::{
     flow::{Flow, Machine, Stretch, execute, nodes_of},
+    platform::Pace,
     weights::Constants,
 };
 use flotilla_kernels::{Call, Operand, Shapes, Signature, kernel};
@@ -60,18 +62,38 @@ pub(crate) struct Pipelines {
 }
 
 impl Pipelines {
-    pub(crate) fn new(gpu: &Gpu, program: &Program) -> Pipelines {
-        let host = HostNodes::new(program);
-        let of_node = |node: &Node| {
-            if host.computes(node) {
-                return Vec::new();
-            }
-            let shaders = kernel(&node.op).shaders(&Signature { program, node });
-            shaders.iter().map(|shader| gpu.pipeline(shader)).collect()
+    /// Creates the pipelines, with pauses. On a shared device each one is warmed before the next one is created.
+    pub(crate) async fn new(
+        gpu: &Gpu,
+        program: &Program,
+        is_shared: bool,
+        pace: &mut Pace,
+    ) -> Result<Pipelines, GpuError> {
+        let mut work = Pipelines {
+            host: HostNodes::new(program),
+            of: Vec::with_capacity(program.regions.len() + 1),
+            given: HashMap::new(),
         };
-        let blocks = 0..=program.regions.len();
-        let of = blocks.map(|block| nodes_of(program, block).iter().map(of_node).collect());
-        Pipelines { of: of.collect(), host, given: HashMap::new() }
+        for block in 0..=program.regions.len() {
+            let mut of_block = Vec::new();
+            for node in nodes_of(program, block) {
+                let mut of_node = Vec::new();
+                if !work.host.computes(node) {
+                    for shader in kernel(&node.op).shaders(&Signature { program, node }) {
+                        let pipeline = if is_shared {
+                            gpu.warm_pipeline(&shader).await?
+                        } else {
+                            gpu.pipeline(&shader)
+                        };
+                        of_node.push(pipeline);
+                        pace.rest().await;
+                    }
+                }
+                of_block.push(of_node);
+            }
+            work.of.push(of_block);
+        }
+        Ok(work)
     }
 }
 
@@ -93,16 +115,16 @@ impl GpuModel {
     ) -> GpuModel {
         let flow = Flow::new(program);
         for stretch in flow.stretches(program) {
-            let mut made: Vec<ValueId> = Vec::new();
+            // What the device has already, or gets before the stretch.
+            let mut known: HashSet<ValueId> = HashSet::new();
             let mut given: Vec<ValueId> = Vec::new();
             for node in stretch.nodes.iter().filter(|node| !work.host.computes(node)) {
                 for root in node.inputs.iter().map(|input| flow.root(*input)) {
-                    let is_known = constants.of(root).is_some() || made.contains(&root);
-                    if !is_known && !given.contains(&root) {
+                    if known.insert(root) && constants.of(root).is_none() {
                         given.push(root);
                     }
                 }
-                made.extend(&node.outputs);
+                known.extend(&node.outputs);
             }
             work.given.insert(stretch.id, given);
         }
@@ -258,7 +280,7 @@ impl GpuMachine<'_> {
         }
         let words = memory.host.ok_or_else(|| RunError::Backend {
             node: name.to_owned(),
-            reason: "an operand is gone".to_owned(),
+            reason: "an operand was freed already".to_owned(),
         })?;
         let device = self.uploaded(name, &words)?;
         self.values[root.index()].device = Some(device.clone());
@@ -300,7 +322,7 @@ impl GpuMachine<'_> {
         let plan = Plan::new(key, &parts, &work)?;
         let made = plan.begin(pool).ok_or_else(|| RunError::Backend {
             node: program.name.clone(),
-            reason: "buffers of a new plan are taken".to_owned(),
+            reason: "buffers of a new plan are in use".to_owned(),
         })?;
         plans.push_front(plan);
         plans.truncate(if flow.is_straight() { PLANS_MAX } else { STRETCH_PLANS_MAX });
@@ -427,8 +449,7 @@ impl Machine for GpuMachine<'_> {
             let mapped = staging.slice(..).get_mapped_range().map_err(|error| lost(&error))?;
             for (_, at, bytes) in &staged {
                 let bytes = &mapped[*at as usize..(at + bytes) as usize];
-                let words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
-                read.push(words.collect::<Vec<u32>>());
+                read.push(decode(bytes, u32::from_le_bytes));
             }
             drop(mapped);
             staging.unmap();

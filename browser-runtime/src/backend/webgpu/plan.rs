@@ -100,7 +100,7 @@ impl Plan {
                                 .of(parts.flow.root(node.inputs[input]))
                                 .ok_or_else(|| RunError::Backend {
                                     node: node.name.clone(),
-                                    reason: "an operand is gone".to_owned(),
+                                    reason: "an operand was freed already".to_owned(),
                                 })?,
                             Memory::Output => output.clone(),
                             Memory::Scratch(scratch) => places.scratch(&node.name, scratch)?,

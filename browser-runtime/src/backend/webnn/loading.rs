@@ -15,7 +15,10 @@ use super::{
     lower::type_of,
     model::NnModel,
 };
-use crate::weights::{Constants, Sink, memory_bytes, put};
+use crate::{
+    platform::Pace,
+    weights::{Constants, Sink, memory_bytes, put},
+};
 
 /// A constant: in the context if it takes constant tensors, else in memory, from which it is copied into every graph.
 #[derive(Default)]
@@ -89,6 +92,10 @@ impl Loading {
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
         put(&mut self.held[constant].words, &mut self.missing[constant], offset, bytes)
+    }
+
+    async fn settle(&mut self, _: &mut Pace) -> Result<(), LoadError> {
+        Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {

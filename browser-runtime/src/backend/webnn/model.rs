@@ -223,9 +223,9 @@ impl NnModel {
         define_input_elements(&inner.program, shapes, inputs)?;
         let named = |error: GraphError| error.into_run(&inner.program.name);
         self.prepare(shapes).await.map_err(named)?;
-        let graph = inner
-            .graph(&inner.symbols(shapes))
-            .ok_or_else(|| named(GraphError::Refused("its graph is not there".to_owned())))?;
+        let graph = inner.graph(&inner.symbols(shapes)).ok_or_else(|| {
+            named(GraphError::Refused("it has no graph for these sizes".to_owned()))
+        })?;
         match graph.run(&inner.context, inputs).await {
             Ok(outputs) => Ok(outputs),
             Err(error) => Err(named(inner.failure(error).await)),

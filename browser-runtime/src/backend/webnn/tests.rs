@@ -38,7 +38,7 @@ fn chromium() -> Limits {
 
 /// The cases that are refused, with the reason; the others are built and verified in a browser.
 #[test]
-fn what_is_refused_of_the_kernel_suite() {
+fn cases_of_the_kernel_suite_are_refused_as_listed() {
     let limits = chromium();
     let mut told = String::new();
     let everywhere = |case: &suite::Case| case.scope == suite::Scope::Everywhere;

@@ -67,19 +67,19 @@ impl Fleet {
     ) -> Result<usize, Failure> {
         let refused = |words: &str| Err(Failure::new(FailureKind::UnsupportedOperation, words));
         if self.assignments.migrates(model) {
-            return refused("the model is on its way already");
+            return refused("a migration of the model is in progress already");
         }
         let from = self.slots.home(from).and_then(|index| self.slots.placement(index, model));
         if from.is_none_or(|placement| placement.ready_on().is_none()) {
-            return refused("the model is not ready where it is to be taken from");
+            return refused("the model is not ready on the browser to migrate from");
         }
         let Some(index) = self.slots.home(to) else {
-            return refused("the browser that it is to be taken to is not there");
+            return refused("the browser to migrate to does not exist");
         };
         match self.slots.get(index).usable() {
             Some(live) if live.placement(model).is_none() => Ok(index),
-            Some(_) => refused("the model is where it is to be taken to"),
-            None => refused("the browser that it is to be taken to is not ready"),
+            Some(_) => refused("the browser to migrate to has the model already"),
+            None => refused("the browser to migrate to is not ready"),
         }
     }
 

@@ -101,7 +101,7 @@ impl Fleet {
                     self.order(Action::Revoked { lease, failure });
                 }
                 Some(LeaseState::Holding(index)) => {
-                    let words = "the task has had its browser for as long as it may";
+                    let words = "the lease has reached its longest time";
                     let failure = Failure::new(FailureKind::DeadlineExceeded, words);
                     let live = self.slots.live(index);
                     let is_busy = live.is_some_and(|live| !live.runs().is_empty());

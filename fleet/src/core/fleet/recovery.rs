@@ -61,7 +61,7 @@ impl Fleet {
         let Step { step, target, warm } = step;
         let Cause { failure, browser, since, .. } = cause;
         let newest_browser = self.slots.newest_browser();
-        let until = self.now.after(self.config.ladder.budget(step).wait_max);
+        let until = self.now.after(self.config.step_budgets.budget(step).wait_max);
         let escalation =
             Escalation { step, target, failure, browser, since, newest_browser, warm, until };
         self.requests.grant(id, escalation);

@@ -112,7 +112,7 @@ impl Fleet {
             BrowserState::Ready(_) => (BrowserStage::Ready, "answers".to_owned()),
             BrowserState::Suspect { live, .. } => {
                 let silence = self.now.since(live.health().heartbeat_at());
-                (BrowserStage::Suspect, format!("not heard of for {silence:?}"))
+                (BrowserStage::Suspect, format!("no heartbeat for {silence:?}"))
             }
             BrowserState::Recovering { relaunch_at } => (
                 BrowserStage::Recovering,

@@ -9,7 +9,7 @@ struct Params {
     length: u32,
 {{fields}}}
 
-// The index along a spatial dimension of the element that each of four places has at a tap; -1 outside of the input.
+// For each of four places: the index, along a spatial dimension, of the element under a tap; -1 outside of the input.
 fn source(place: vec4<i32>, tap: u32, axis: u32) -> vec4<i32> {
     let size = i32(params.input_size[axis]);
     let stride = params.strides[axis];

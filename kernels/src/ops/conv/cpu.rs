@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use flotilla_program::{Conv, DType};
+use flotilla_program::Conv;
+use flotilla_tensor::DType;
 
 use super::{
     super::{

@@ -1,5 +1,5 @@
-// Each invocation computes a part of {{rows}} channels of 4 neighbouring places in registers: an element of the input serves all of these
-// channels, an element of the weights all of these places.
+// Each invocation computes partial sums of {{rows}} channels at 4 neighbouring places in registers. An element of the input is
+// loaded once for all of these channels, an element of the weights once for all of these places.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -24,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let channel = group * params.group_outputs;
     let width = params.group_inputs * taps;
 {{setup}}
-    // Steps go through the channels of one tap after the other, as the weights lie.
+    // Steps visit all channels of a tap, then those of the next tap: the order of the weights in memory.
     let steps = params.group_inputs / {{step}}u;
     let end = min((part + 1u) * params.length, taps * steps);
     var unit = part * params.length;

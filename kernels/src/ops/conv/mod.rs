@@ -5,7 +5,8 @@ mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 mod table;
 
-use flotilla_program::{Conv, DType};
+use flotilla_program::Conv;
+use flotilla_tensor::DType;
 use shader::{FINISH, ROWS, STEPS_MAX};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use table::cases;

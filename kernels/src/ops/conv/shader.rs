@@ -1,6 +1,7 @@
 //! WGSL of convolutions: everything known at load becomes part of the text.
 
-use flotilla_program::{Conv, DType, Window};
+use flotilla_program::{Conv, Window};
+use flotilla_tensor::DType;
 
 use super::super::{Shader, math, split, window};
 use crate::call::Signature;

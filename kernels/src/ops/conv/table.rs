@@ -1,6 +1,7 @@
 //! The table of cases.
 
-use flotilla_program::{Conv, DType, Op, Unary, Window};
+use flotilla_program::{Conv, Op, Unary, Window};
+use flotilla_tensor::DType;
 
 use super::{
     super::{math, window},

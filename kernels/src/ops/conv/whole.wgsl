@@ -1,5 +1,5 @@
-// Each invocation computes {{rows}} channels of 4 neighbouring places in registers: an element of the input serves all of these
-// channels, an element of the weights all of these places.
+// Each invocation computes {{rows}} channels at 4 neighbouring places in registers. An element of the input is loaded once for
+// all of these channels, an element of the weights once for all of these places.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -1,6 +1,6 @@
 //! Conversions between element types, which are words of four types; to narrow types they round or wrap.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 /// The WGSL expression that converts `value`, a word of type `from`; it calls functions of `functions.wgsl`.
 pub(super) fn wgsl(from: DType, to: DType, value: &str) -> String {

@@ -1,6 +1,7 @@
 //! Expressions on the cpu: each step is applied to a block of elements.
 
-use flotilla_program::{Binary, DType, Expr, Step, Test, Unary};
+use flotilla_program::{Binary, Expr, Step, Test, Unary};
+use flotilla_tensor::DType;
 
 use super::{
     super::{Operand, math},

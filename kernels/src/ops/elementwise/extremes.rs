@@ -1,6 +1,7 @@
 //! Cases at the ends of types and functions: narrow integers, conversions, infinities.
 
-use flotilla_program::{Binary, DType, Expr, Op, Step, Test, Unary};
+use flotilla_program::{Binary, Expr, Op, Step, Test, Unary};
+use flotilla_tensor::DType;
 
 use super::table::case;
 use crate::suite::{Array, Case, Sketch, Tolerance};

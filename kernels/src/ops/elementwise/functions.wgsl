@@ -1,5 +1,5 @@
-// A compiler may assume that there is no NaN, so numbers are looked at as bits, and a NaN is made from bits that are only
-// known when the shader runs.
+// A compiler may assume that there is no NaN. So numbers are tested by their bits, and a NaN is made from bits that are
+// known only when the shader runs.
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
@@ -85,7 +85,7 @@ fn u_shiftright(x: u32, y: u32) -> u32 {
     return select(0u, x >> (y & 31u), y < 32u);
 }
 
-// WGSL's `pow` is undefined for a negative base, and a small whole power has an exact result more often by products.
+// WGSL's `pow` is undefined for a negative base. Small integer powers are computed by products, which are exact more often.
 fn f_pow(x: f32, y: f32) -> f32 {
     let whole = floor(y) == y;
     if (whole && abs(y) <= 64.0) {
@@ -99,7 +99,7 @@ fn f_pow(x: f32, y: f32) -> f32 {
         }
         return select(result, 1.0 / result, y < 0.0);
     }
-    // The logarithm of 1 is 0, which would make nothing of an infinite power.
+    // The logarithm of 1 is 0, and 0 times an infinite power would be NaN.
     if (x == 1.0 || (x == -1.0 && abs(y) > 3.4028234e38)) {
         return 1.0;
     }
@@ -137,8 +137,8 @@ fn u_pow(x: u32, y: u32) -> u32 {
 }
 
 // IEEE 754's binary16 and the upper half of binary32, rounded to nearest, halves to even, by integer arithmetic alone:
-// `quantizeToF16` may flush subnormal numbers to zero and leaves it to the implementation what becomes of numbers that are
-// too large (WGSL, "Floating Point Conversion").
+// `quantizeToF16` may flush subnormal numbers to zero, and its results for numbers that are too large are
+// implementation-defined (WGSL, "Floating Point Conversion").
 fn to_half(x: f32) -> f32 {
     let bits = bitcast<u32>(x);
     let size = bits & 0x7fffffffu;

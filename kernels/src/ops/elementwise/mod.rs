@@ -8,7 +8,8 @@ mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 mod table;
 
-use flotilla_program::{Binary, DType, Expr, Step, Unary};
+use flotilla_program::{Binary, Expr, Step, Unary};
+use flotilla_tensor::DType;
 use shader::{Access, access};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use table::cases;

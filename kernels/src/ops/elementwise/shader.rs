@@ -1,6 +1,7 @@
 //! WGSL of an expression.
 
-use flotilla_program::{Binary, DType, Expr, Step, Test, Unary};
+use flotilla_program::{Binary, Expr, Step, Test, Unary};
+use flotilla_tensor::DType;
 
 use super::{
     super::{Shader, math},

@@ -1,6 +1,7 @@
 //! The table of cases, and expressions in naive `f64` code.
 
-use flotilla_program::{Binary, DType, Expr, Step, Test, Unary};
+use flotilla_program::{Binary, Expr, Step, Test, Unary};
+use flotilla_tensor::DType;
 
 use super::{super::math, extremes, result_type, types};
 use crate::suite::{Array, Case, Sketch, Tolerance};

@@ -13,6 +13,8 @@ pub(in super::super) const PANEL: usize = 8;
 const BLOCK: usize = 4;
 /// Rows between two uses of the same panel: few enough that their results stay in cache for the epilogue.
 const ROWS_PER_PASS: usize = 32;
+/// Elements that a step of a [`Packer`] packs, in whole panels: some ten microseconds of work.
+const STEP_ELEMENTS: usize = 16 << 10;
 /// Products that are added as `f32` before their sum is added to the others as `f64`, so that long sums stay exact.
 const SUM_MAX: usize = 128;
 
@@ -87,7 +89,7 @@ impl Epilogue<'_> {
 }
 
 /// A matrix `[k, n]` as panels of eight columns, each `[k, 8]`, the last one padded with zeros.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct PackedMatrix {
     k: usize,
     n: usize,
@@ -97,10 +99,9 @@ pub struct PackedMatrix {
 impl PackedMatrix {
     /// Packs `[k, n]`, or `[n, k]` when `transposed`.
     pub fn pack(matrix: &[f32], k: usize, n: usize, transposed: bool) -> PackedMatrix {
-        let (row, column) = if transposed { (1, k) } else { (n, 1) };
-        let mut packed = PackedMatrix::default();
-        packed.repack(matrix, k, n, row, column);
-        packed
+        let mut packer = Packer::new(k, n, transposed);
+        while packer.step(matrix) {}
+        packer.finish()
     }
 
     /// Rows and columns.
@@ -125,24 +126,70 @@ impl PackedMatrix {
 
     /// Packs another matrix into the same memory; its element `[i, j]` is `matrix[i * row + j * column]`.
     pub(crate) fn repack(&mut self, matrix: &[f32], k: usize, n: usize, row: usize, column: usize) {
+        self.clear(k, n);
+        (0..n).step_by(PANEL).for_each(|first| self.push_panel(matrix, first, row, column));
+    }
+
+    /// Removes all panels and reserves memory for those of another matrix.
+    fn clear(&mut self, k: usize, n: usize) {
         (self.k, self.n) = (k, n);
         self.panels.clear();
         self.panels.reserve(n.div_ceil(PANEL) * k);
-        for first in (0..n).step_by(PANEL) {
-            let width = PANEL.min(n - first);
-            for i in 0..k {
-                let mut line = [0.0; PANEL];
-                if column == 1 {
-                    let at = i * row + first;
-                    line[..width].copy_from_slice(&matrix[at..at + width]);
-                } else {
-                    for (lane, value) in line[..width].iter_mut().enumerate() {
-                        *value = matrix[i * row + (first + lane) * column];
-                    }
+    }
+
+    /// Appends the panel whose first column is `first`.
+    fn push_panel(&mut self, matrix: &[f32], first: usize, row: usize, column: usize) {
+        let width = PANEL.min(self.n - first);
+        for i in 0..self.k {
+            let mut line = [0.0; PANEL];
+            if column == 1 {
+                let at = i * row + first;
+                line[..width].copy_from_slice(&matrix[at..at + width]);
+            } else {
+                for (lane, value) in line[..width].iter_mut().enumerate() {
+                    *value = matrix[i * row + (first + lane) * column];
                 }
-                self.panels.push(line);
             }
+            self.panels.push(line);
         }
+    }
+}
+
+/// Packs a matrix in steps, between which the caller may do something else.
+#[derive(Debug)]
+pub struct Packer {
+    packed: PackedMatrix,
+    transposed: bool,
+    /// The first column of the next panel.
+    column: usize,
+}
+
+impl Packer {
+    /// Starts to pack `[k, n]`, or `[n, k]` when `transposed`.
+    pub fn new(k: usize, n: usize, transposed: bool) -> Packer {
+        let mut packed = PackedMatrix::default();
+        packed.clear(k, n);
+        Packer { packed, transposed, column: 0 }
+    }
+
+    /// Packs the next panels, some ten thousand elements of the same `matrix` in every step. Returns whether others are
+    /// missing.
+    pub fn step(&mut self, matrix: &[f32]) -> bool {
+        let (k, n) = self.packed.shape();
+        let (row, column) = if self.transposed { (1, k) } else { (n, 1) };
+        let panels = (STEP_ELEMENTS / (PANEL * k).max(1)).max(1);
+        let end = self.column.saturating_add(panels.saturating_mul(PANEL)).min(n);
+        for first in (self.column..end).step_by(PANEL) {
+            self.packed.push_panel(matrix, first, row, column);
+        }
+        self.column = end;
+        end < n
+    }
+
+    /// The matrix, of which no panel is missing.
+    pub fn finish(self) -> PackedMatrix {
+        assert_eq!(self.column, self.packed.n, "panels are missing");
+        self.packed
     }
 }
 
@@ -218,6 +265,33 @@ fn block<const ROWS: usize>(
             output[at..at + PANEL].copy_from_slice(&sums);
         } else {
             output[at..at + width].copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_pack_the_same_as_the_whole() {
+        for (k, n) in [(3, 5), (700, 100), (1, 40_000), (20_000, 17), (0, 9), (9, 0)] {
+            let matrix: Vec<f32> = (0..k * n).map(|index| index as f32).collect();
+            for transposed in [false, true] {
+                let (row, column) = if transposed { (1, k) } else { (n, 1) };
+                let mut whole = PackedMatrix::default();
+                whole.repack(&matrix, k, n, row, column);
+                let mut packer = Packer::new(k, n, transposed);
+                let mut steps = 1;
+                while packer.step(&matrix) {
+                    steps += 1;
+                }
+                let packed = packer.finish();
+                assert_eq!((packed.shape(), &packed.panels), ((k, n), &whole.panels));
+                let panels = n.div_ceil(PANEL);
+                let most = (STEP_ELEMENTS / (PANEL * k).max(1)).max(1);
+                assert_eq!(steps, panels.div_ceil(most).max(1), "{k}x{n}");
+            }
         }
     }
 }

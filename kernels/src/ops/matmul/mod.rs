@@ -5,10 +5,11 @@ mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 mod table;
 
-use flotilla_program::{DType, MatMul};
+use flotilla_program::MatMul;
+use flotilla_tensor::DType;
 
-pub use cpu::PackedMatrix;
 pub(super) use cpu::{PANEL, multiply};
+pub use cpu::{PackedMatrix, Packer};
 use shader::{FINISH, ROWS, STEPS_MAX};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use table::cases;

@@ -1,6 +1,7 @@
 //! WGSL of products: everything known at load becomes part of the text.
 
-use flotilla_program::{DType, MatMul, dim::Dim};
+use flotilla_program::{MatMul, dim::Dim};
+use flotilla_tensor::DType;
 
 use super::super::{Shader, math, split};
 use crate::call::Signature;

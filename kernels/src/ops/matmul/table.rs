@@ -1,6 +1,7 @@
 //! The table of cases.
 
-use flotilla_program::{DType, MatMul, Op, Unary};
+use flotilla_program::{MatMul, Op, Unary};
+use flotilla_tensor::DType;
 
 use super::{super::math, inputs};
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};

@@ -1,5 +1,5 @@
-// Each invocation counts one n-gram in one row, at some of its places with some of the distances between its items: all places
-// of one distance come before those of the next.
+// Each invocation counts one n-gram in one row, for some pairs of a place and a distance between items. Pairs are ordered by
+// distance, then by place.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -9,7 +9,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let gram = index % params.grams;
     let row = index / params.grams * params.length;
     let size = u32(lengths[gram]);
-    // Neighbours of a single item have no distance.
+    // An n-gram of one item has no distance.
     let farthest = select(params.distance_max, 1u, size == 1u);
     var count = 0.0;
     if (params.first > 0u) {

@@ -1,7 +1,8 @@
 //! How often n-grams occur in rows of numbers. If there are many n-grams or rows are long, each n-gram is counted
 //! separately.
 
-use flotilla_program::{DType, NgramCounts};
+use flotilla_program::NgramCounts;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Memory, Operand, Shader, split::Scratchpad};
 use crate::call::{Call, Signature};

@@ -5,7 +5,7 @@ struct Params {
     longest: u32,
     distance_max: u32,
     grams: u32,
-    // Of what a launch goes through: places and distances of an n-gram, or n-grams of a column.
+    // The range that this launch covers: pairs of place and distance of an n-gram, or n-grams of a column.
     first: u32,
     last: u32,
 }

@@ -10,7 +10,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     var count = 0u;
     for (var gram = starts[column]; gram < starts[column + 1u]; gram++) {
         let size = u32(lengths[gram]);
-        // Neighbours of a single item have no distance.
+        // An n-gram of one item has no distance.
         let farthest = select(params.distance_max, 1u, size == 1u);
         for (var distance = 1u; distance <= farthest; distance++) {
             for (var first = 0u; first + (size - 1u) * distance < params.length; first++) {

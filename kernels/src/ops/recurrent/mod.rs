@@ -4,7 +4,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod table;
 
-use flotilla_program::{Activation, Cell, DType, Recurrent, Unary};
+use flotilla_program::{Activation, Cell, Recurrent, Unary};
+use flotilla_tensor::DType;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use table::cases;

@@ -4,7 +4,7 @@ struct Params {
     hidden: u32,
     steps: u32,
     initial_width: u32,
-    // Of products that were computed before: how many parts a sum has, the first gate, and how many gates there are.
+    // For the products that earlier launches computed: parts of a sum, first gate, number of gates.
     parts: u32,
     gate: u32,
     gates: u32,
@@ -22,8 +22,8 @@ fn place_of(time: u32, row: u32) -> u32 {
     return (time * params.batch + row) * 2u * params.hidden;
 }
 
-// Where a unit counts its steps: the state after the last one comes to lie there at the end. So the launches of all steps are
-// equal, and the parameters of a long sequence take no memory.
+// Where a unit keeps its step counter; at the end the final state is written there. With the counter in memory the launches of
+// all steps have the same parameters, so that a long sequence needs no memory for them.
 fn count_of(row: u32, unit: u32) -> u32 {
     return place_of(params.steps, row) + unit;
 }

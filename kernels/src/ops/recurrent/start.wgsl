@@ -1,5 +1,5 @@
 
-// No unit has made a step.
+// Sets each unit's step counter to 0.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -7,7 +7,7 @@ fn state(row: u32, unit: u32) -> f32 {
     return output[place_of(time_of(step - 1u, row), row) + unit];
 }
 
-// What the cell keeps beside it.
+// The cell state before this step.
 fn beside(row: u32, unit: u32) -> f32 {
     if (step == 0u) {
         return initial[row * params.initial_width + params.hidden + unit];
@@ -15,7 +15,7 @@ fn beside(row: u32, unit: u32) -> f32 {
     return output[place_of(time_of(step - 1u, row), row) + params.hidden + unit];
 }
 
-// The input's share in a gate.
+// The input's contribution to a gate.
 fn share(gate: u32, time: u32, row: u32, unit: u32) -> f32 {
     return gates[((time * params.batch + row) * GATES + gate) * params.hidden + unit];
 }

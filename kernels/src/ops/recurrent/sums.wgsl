@@ -1,5 +1,5 @@
 
-// The share of the state before this step.
+// The contribution of the state before this step.
 fn before(gate: u32, row: u32, unit: u32) -> f32 {
     let first = (gate * params.hidden + unit) * params.hidden;
     var sum = 0.0;
@@ -17,7 +17,7 @@ fn before(gate: u32, row: u32, unit: u32) -> f32 {
     return sum;
 }
 
-// The share of the state that was reset.
+// The contribution of the state that was reset.
 fn after_reset(gate: u32, row: u32, unit: u32) -> f32 {
     let first = (gate * params.hidden + unit) * params.hidden;
     let start = place_of(time_of(step, row), row) + params.hidden;

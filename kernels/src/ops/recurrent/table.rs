@@ -1,6 +1,7 @@
 //! The table of cases: cells, directions, lengths and activations against the formulas of the standard in `f64`.
 
-use flotilla_program::{Activation, Cell, DType, Op, Recurrent};
+use flotilla_program::{Activation, Cell, Op, Recurrent};
+use flotilla_tensor::DType;
 
 use crate::suite::{Array, Case, Sketch, Tolerance};
 

@@ -7,7 +7,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     var rank = 0u;
     for (var other = 0u; other < params.total; other++) {
-        // Of equal rows the earlier one comes first.
+        // Equal rows keep their order.
         var before = other < index;
         for (var at = 0u; at < params.width; at++) {
             let a = key(x[other * params.width + at]);

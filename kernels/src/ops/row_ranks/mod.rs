@@ -1,7 +1,7 @@
 //! Positions of rows in lexicographic order. Many rows are sorted; wide ones are sorted by a few columns at a time, from the last
 //! columns to the first.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

@@ -1,4 +1,4 @@
-// Whether a row comes before another one: by some of its columns, then by the rank that those behind them give.
+// Whether a row comes before another one: compares some columns, then the ranks by the columns behind them.
 fn comes_before(a: u32, b: u32) -> bool {
     for (var at = params.first; at < params.last; at++) {
         let left = key(x[a * params.width + at]);
@@ -10,7 +10,7 @@ fn comes_before(a: u32, b: u32) -> bool {
     return ranks[a] < ranks[b];
 }
 
-// Each invocation has a place; the lower one of a pair puts both rows in order.
+// One invocation per place; that of a pair's lower place puts both rows in order.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let place = index_of(id, groups);

@@ -5,7 +5,7 @@ struct Params {
     slots: u32,
     overlap_max: f32,
     score_min: f32,
-    // The candidates that are looked at, and the slots that they are compared with.
+    // The candidates of this launch, and the slots that they are compared with.
     first: u32,
     slot_first: u32,
     slot_last: u32,

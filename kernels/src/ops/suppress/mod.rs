@@ -1,7 +1,8 @@
 //! Drops boxes that overlap better ones. Many boxes are processed in blocks: the candidates of a block are compared with all
 //! selected boxes at once, then with each other.
 
-use flotilla_program::{DType, Suppress};
+use flotilla_program::Suppress;
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Memory, Operand, Shader, split::Scratchpad};
 use crate::call::{Call, Signature};

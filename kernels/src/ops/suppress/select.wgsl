@@ -1,4 +1,4 @@
-// Each invocation selects from a block's candidates that are still free those that overlap none selected before them.
+// Each invocation goes through a block's free candidates and selects each that overlaps none selected before it.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let line = index_of(id, groups);

@@ -1,4 +1,4 @@
-// Of each line: how many boxes were selected, which ones, and whether each candidate of a block is still free.
+// For each line: the number of selected boxes, their indices, and whether each candidate of a block is still free.
 fn state_of(line: u32) -> u32 {
     return line * (1u + params.slots + BLOCK);
 }

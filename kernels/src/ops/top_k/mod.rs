@@ -1,7 +1,8 @@
 //! The first elements of a dimension in order of size. A few of many are selected from the best of blocks; many of many are
 //! sorted.
 
-use flotilla_program::{DType, TopK};
+use flotilla_program::TopK;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,
@@ -39,7 +40,7 @@ fn geometry(op: &TopK, call: &Call<'_>) -> Result<Geometry, String> {
     shape[axis] = k;
     call.expect_output(&shape)?;
     if k > input[axis] {
-        return Err(format!("{k} of {} elements cannot be had", input[axis]));
+        return Err(format!("{k} of {} elements cannot be selected", input[axis]));
     }
     let product = |dims: &[usize]| dims.iter().product::<usize>();
     let (outer, inner) = (product(&input[..axis]), product(&input[axis + 1..]));

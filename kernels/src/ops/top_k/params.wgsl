@@ -5,7 +5,7 @@ struct Params {
     inner: u32,
     k: u32,
     mask: u32,
-    // Candidates of a line, how many are compared with each other, and how many of a line stay.
+    // Candidates of a line, how many are compared with each other, and how many of a line are kept.
     candidates: u32,
     compared: u32,
     kept: u32,

@@ -1,5 +1,5 @@
-// Each invocation counts the candidates that come before its own among those that it is compared with: the rank that its own
-// has.
+// Each invocation computes the rank of one candidate: it counts those that come before it among the candidates that it is
+// compared with.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -1,4 +1,4 @@
-// Each invocation has a place; the lower one of a pair puts both positions in order.
+// One invocation per place; that of a pair's lower place puts both positions in order.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

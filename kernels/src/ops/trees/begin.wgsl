@@ -1,4 +1,4 @@
-// Every result is before the first tree.
+// Every result starts at the first tree.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

@@ -9,6 +9,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if (GATHERED == 1u) {
         result /= f32(params.trees);
     }
-    // More trees share leaves than there are steps for.
+    // Trees share so many leaves that the launch had too few steps.
     output[index] = select(params.nan, result, states[4u * index] >= params.trees);
 }

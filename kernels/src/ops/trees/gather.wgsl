@@ -1,5 +1,5 @@
-// Each invocation goes on through what leaves give to one result: a tree or a weight in a step. It keeps the tree, how many of
-// its leaf's weights were looked at, the result, and whether anything was found.
+// Each invocation continues to add up the leaves' weights of one result; a step is a tree or a weight. Its state is the tree,
+// how many of its leaf's weights were read, the result, and whether any weight was found.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);
@@ -15,7 +15,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     for (var step = 0u; step < params.steps && tree < params.trees; step++) {
         let end = walks[2u * (row + tree)];
         if (end >= 0) {
-            // The walk did not come to a leaf.
+            // The walk did not reach a leaf.
             result = params.nan;
             tree = params.trees;
             continue;

@@ -1,4 +1,4 @@
-// A comparison with a number that is none could be left out by a compiler.
+// A compiler may drop a comparison that detects NaN, so the bits are tested.
 fn missing(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }
@@ -20,7 +20,7 @@ fn compares(node: u32, feature: f32) -> bool {
     }
 }
 
-// Whether a node asks if its feature is among its members instead.
+// Whether a node tests its feature against a list of members.
 fn has_members(node: u32, feature: f32) -> bool {
     return nodes[node * 7u + 1u] > 5 && !missing(feature);
 }

@@ -1,7 +1,8 @@
 //! Decision trees. If they are many or large, one invocation per row and tree walks through it, and the numbers of the leaves
 //! are joined afterwards.
 
-use flotilla_program::{DType, Gathered, Trees};
+use flotilla_program::{Gathered, Trees};
+use flotilla_tensor::DType;
 
 use super::{Kernel, Launch, Memory, Operand, Shader, split::Scratchpad};
 use crate::call::{Call, Signature};
@@ -162,7 +163,7 @@ impl Kernel for Trees {
                 while let Ok(index) = usize::try_from(next) {
                     steps += 1;
                     if steps > nodes {
-                        return Err("a tree comes back to one of its nodes".to_owned());
+                        return Err("a tree has a cycle".to_owned());
                     }
                     let node = &table[index * COLUMNS..][..COLUMNS];
                     let holds = holds(node, values[index], values, row[node[0] as usize]);

@@ -5,7 +5,7 @@ struct Params {
     nodes: u32,
     trees: u32,
     steps: u32,
-    // What a tree gives that leads to no leaf: a NaN, which WGSL has no literal for.
+    // The result of a tree without a reached leaf: a NaN, for which WGSL has no literal.
     nan: f32,
 }
 

@@ -1,4 +1,4 @@
-// Every walk is at its tree's root and looks at no member.
+// Every walk starts at its tree's root, with no member tested.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

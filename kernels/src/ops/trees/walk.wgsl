@@ -1,4 +1,4 @@
-// Each invocation goes on through one tree with one row: a node or a member in a step.
+// Each invocation continues one row's walk through one tree; a step is a node or a member.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

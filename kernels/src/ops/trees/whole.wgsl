@@ -20,7 +20,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let row = index / params.columns * params.features;
     var result = 0.0;
     var found = false;
-    // A tree that comes back to a node would never end.
+    // A tree with a cycle would never end.
     var left = params.nodes;
     for (var tree = 0u; tree < params.trees; tree++) {
         var next = roots[tree];

@@ -1,6 +1,6 @@
 //! Gaussian elimination; determinants are products of its diagonal. Large matrices are eliminated in two launches per column.
 
-use flotilla_program::DType;
+use flotilla_tensor::DType;
 
 use super::{
     Kernel, Launch, Memory, Operand, Shader,

@@ -1,11 +1,11 @@
-// How large a row's element in the column is.
+// The magnitude of a row's element in the column.
 fn size_of(matrix: u32, row: u32) -> f32 {
     let at = u32(abs(output[matrix * params.size + row])) - 1u;
     return abs(elements[(matrix * params.size + at) * params.size + params.column]);
 }
 
-// Each invocation finds the row of one matrix that has the largest element in a column, two rows at a time, and puts it first.
-// Rows themselves stay where they are: their order is kept, counted from 1, and negative where the sign has changed.
+// Each invocation finds the row of one matrix with the largest element in a column, two rows at a time, and puts it first.
+// Rows are not moved: a list keeps their order, counted from 1, and negative where the sign has changed.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let matrix = index_of(id, groups);

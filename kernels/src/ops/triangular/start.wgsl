@@ -1,4 +1,4 @@
-// Every row is in its place.
+// Starts with the identity: no rows are exchanged.
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = index_of(id, groups);

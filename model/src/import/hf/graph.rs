@@ -10,6 +10,7 @@ use tract_onnx::pb::{
 };
 
 use super::{HfError, WeightFile};
+use crate::import::onnx::Weight;
 
 /// Version of the operator set of the nodes: the first one with `Gelu`.
 const OPSET: i64 = 20;
@@ -25,7 +26,8 @@ type Wired = Result<Value, HfError>;
 /// A graph that is being built and the weights that it takes.
 pub(super) struct Graph<'w> {
     graph: GraphProto,
-    weights: &'w WeightFile<'w>,
+    file: &'w WeightFile<'w>,
+    weights: Vec<(String, Weight)>,
 }
 
 /// An attribute of a node.
@@ -60,18 +62,21 @@ impl Attribute<'_> {
 }
 
 impl<'w> Graph<'w> {
-    pub(super) fn new(weights: &'w WeightFile<'w>) -> Graph<'w> {
-        Graph { graph: GraphProto { name: "model".to_owned(), ..GraphProto::default() }, weights }
+    pub(super) fn new(file: &'w WeightFile<'w>) -> Graph<'w> {
+        let graph = GraphProto { name: "model".to_owned(), ..GraphProto::default() };
+        Graph { graph, file, weights: Vec::new() }
     }
 
-    pub(super) fn finish(self) -> ModelProto {
-        ModelProto {
+    /// The graph and its weights.
+    pub(super) fn finish(self) -> (ModelProto, Vec<(String, Weight)>) {
+        let model = ModelProto {
             ir_version: IR_VERSION,
             producer_name: "flotilla".to_owned(),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
             graph: Some(self.graph),
             ..ModelProto::default()
-        }
+        };
+        (model, self.weights)
     }
 
     /// An input of `[B, S]` token numbers.
@@ -147,8 +152,9 @@ impl<'w> Graph<'w> {
 
     /// A weight of the model.
     pub(super) fn weight(&mut self, name: &str, shape: &[usize]) -> Wired {
-        let bytes = self.weights.tensor(name, shape)?;
-        Ok(self.constant(name, shape, DataType::Float, bytes))
+        let bytes = self.file.tensor(name, shape)?;
+        self.weights.push((name.to_owned(), Weight { shape: shape.to_vec(), bytes }));
+        Ok(name.to_owned())
     }
 
     /// Rows of a table of `[rows, width]`, selected by token numbers.

@@ -8,9 +8,9 @@ mod pooling;
 mod weights;
 
 use serde::de::DeserializeOwned;
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
-use super::{Family, ImportError, Resolver};
+use super::{Family, ImportError, Resolver, onnx::Weight};
 use graph::Graph;
 use pooling::Pooling;
 use weights::WeightFile;
@@ -25,7 +25,7 @@ const WEIGHTS: &str = "model.safetensors";
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum HfError {
-    #[error("{file} is not what it should be: {reason}")]
+    #[error("{file} is invalid: {reason}")]
     Config { file: String, reason: String },
     #[error("architecture {model_type:?} is not supported; supported: bert")]
     Architecture { model_type: String },
@@ -55,8 +55,33 @@ struct TokenConfig {
     pad_token_id: Option<usize>,
 }
 
-/// The model as ONNX, and its family.
-pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), ImportError> {
+/// A model as an ONNX graph.
+pub(super) struct Model {
+    /// Without the weights.
+    pub(super) graph: ModelProto,
+    /// Tensors of the graph, by name.
+    pub(super) weights: Vec<(String, Weight)>,
+    pub(super) family: Family,
+}
+
+impl Model {
+    /// The graph with the weights in it.
+    pub(super) fn into_onnx(self) -> ModelProto {
+        let Model { mut graph, weights, .. } = self;
+        let tensors = weights.into_iter().map(|(name, Weight { shape, bytes })| TensorProto {
+            name,
+            dims: shape.iter().map(|&dim| dim as i64).collect(),
+            data_type: DataType::Float as i32,
+            raw_data: bytes.into(),
+            ..TensorProto::default()
+        });
+        graph.graph.get_or_insert_default().initializer.extend(tensors);
+        graph
+    }
+}
+
+/// Reads the model of a folder.
+pub(super) fn model(resolver: &dyn Resolver) -> Result<Model, ImportError> {
     let ModelType { model_type } = read_json(resolver, CONFIG)?;
     let config: bert::Config = match model_type.as_str() {
         "bert" => read_json(resolver, CONFIG)?,
@@ -65,7 +90,7 @@ pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), Imp
     config.check()?;
     let pooling = Pooling::load(resolver)?;
     let bytes = resolver.read(WEIGHTS)?;
-    let weights = WeightFile::parse(WEIGHTS, &bytes)?;
+    let weights = WeightFile::parse(WEIGHTS, &bytes, resolver.storage())?;
     let mut graph = Graph::new(&weights);
     let (hidden, mask) = bert::encoder(&mut graph, &config)?;
     let family = match pooling {
@@ -78,7 +103,8 @@ pub(super) fn model(resolver: &dyn Resolver) -> Result<(ModelProto, Family), Imp
             Family::Tensors
         }
     };
-    Ok((graph.finish(), family))
+    let (graph, weights) = graph.finish();
+    Ok(Model { graph, weights, family })
 }
 
 /// Most positions and the number of tokens, from `config.json` if there is one.

@@ -3,9 +3,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
-    self as program, Binary, DType, Expr, Op, ReduceKind, Step, Unary,
+    self as program, Binary, Expr, Op, ReduceKind, Step, Unary,
     dim::{Dim, ToDim},
 };
+use flotilla_tensor::DType;
 
 use super::{constant::Constant, facts::Var, wiring::Wiring};
 
@@ -170,7 +171,7 @@ impl Wiring<'_, '_> {
     /// A new dimension of 1 in front of `axis`.
     pub(super) fn unsqueeze(&mut self, x: Var, axis: usize) -> Result<Var> {
         let mut shape = self.shape(x);
-        ensure!(axis <= shape.len(), "axis {axis} of {} and a new one", shape.len());
+        ensure!(axis <= shape.len(), "a new axis {axis} in a shape of {} dimensions", shape.len());
         shape.insert(axis, Dim::Fixed(1));
         self.op(Op::Reshape, &[x], self.dtype(x), shape)
     }
@@ -188,7 +189,7 @@ impl Wiring<'_, '_> {
         let shape = self.shape(x);
         let mut sorted = perm.to_vec();
         sorted.sort_unstable();
-        ensure!(sorted.iter().copied().eq(0..shape.len()), "{perm:?} is no permutation");
+        ensure!(sorted.iter().copied().eq(0..shape.len()), "{perm:?} is not a permutation");
         if perm.iter().copied().eq(0..shape.len()) {
             return Ok(x);
         }

@@ -21,7 +21,7 @@ impl Wiring<'_, '_> {
     /// Matrix products over the last two dimensions. Source: NumPy, `matmul`.
     pub(super) fn matmul(&mut self, a: Var, b: Var) -> Result<Var> {
         let (rank_a, rank_b) = (self.rank(a), self.rank(b));
-        ensure!(rank_a > 0 && rank_b > 0, "a product of scalars");
+        ensure!(rank_a > 0 && rank_b > 0, "the operands are scalars");
         let a = if rank_a == 1 { self.unsqueeze(a, 0)? } else { a };
         let b = if rank_b == 1 { self.unsqueeze(b, 1)? } else { b };
         let mut product = self.stacked_product(a, b)?;

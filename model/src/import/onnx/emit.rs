@@ -4,8 +4,9 @@
 use anyhow::{Result, bail};
 use flotilla_kernels::{RANK_MAX, VALUE_BYTES_MAX};
 use flotilla_program::{
-    Binary, Check, DType, Expr, Node, Op, PadMode, ReduceKind, Step, Unary, ValueId, dim::Dim,
+    Binary, Check, Expr, Node, Op, PadMode, ReduceKind, Step, Unary, ValueId, dim::Dim,
 };
+use flotilla_tensor::DType;
 
 use super::{
     constant::Constant,

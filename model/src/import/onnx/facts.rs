@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail};
 use flotilla_program::{
-    Concat, DType, Expr, Op, Sizes, Step, SymbolSource, ValueId,
+    Concat, Expr, Op, Sizes, Step, SymbolSource, ValueId,
     dim::{Bounds, Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 use super::{constant::Constant, symbolic, walk::Walk};
 use crate::graph::Origin;
@@ -134,7 +135,7 @@ impl Walk<'_> {
         }
         let (block, value) = match &fact.known {
             Some(Known::Constant(constant)) => {
-                let data = constant.data.stored();
+                let data = constant.data.stored().kept(&self.draft.storage);
                 // Constants exist everywhere.
                 (0, self.draft.add_value(fact.dtype, fact.shape.clone(), Origin::Constant(data)))
             }

@@ -9,6 +9,7 @@
 mod arithmetic;
 mod constant;
 mod contract;
+mod detach;
 mod emit;
 mod external;
 mod facts;
@@ -25,12 +26,18 @@ mod wiring;
 
 use std::collections::HashMap;
 
-use tract_onnx::{pb::ModelProto, prelude::Framework as _};
+use bytes::Bytes;
+use prost::Message as _;
+use tract_onnx::pb::ModelProto;
 
 use super::{ImportError, LoadOptions, Resolver};
-use crate::graph::Draft;
+use crate::{
+    graph::{Data, Draft},
+    storage::Storage,
+};
 use constant::Constant;
-use external::ExternalData;
+use external::TensorFiles;
+use flotilla_tensor::DType;
 
 /// A folder with this file is an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
@@ -58,13 +65,13 @@ pub enum OnnxError {
     Domain { domain: String },
     #[error("input {input} cannot be used: {reason}")]
     Input { input: String, reason: String },
-    #[error("node {node} ({op}) reads {value}, which no node and no input gives")]
+    #[error("node {node} ({op}) reads {value}, which is neither an input nor a node's output")]
     Missing { node: String, op: String, value: String },
     #[error("the graph has a cycle: node {node} ({op}) depends on itself through {value}")]
     Cycle { node: String, op: String, value: String },
     #[error("no dimension of an input is called {name}; there are {names:?}")]
     Dimension { name: String, names: Vec<String> },
-    #[error("output {output} is given by no node")]
+    #[error("no node computes output {output}")]
     Output { output: String },
     #[error("node {node}: operator {op} of domain {domain:?}, version {version}, is not known")]
     Unknown { node: String, op: String, domain: String, version: i64 },
@@ -74,6 +81,21 @@ pub enum OnnxError {
     Graph { reason: String },
 }
 
+/// A model and what its tensors contain.
+struct Source {
+    proto: ModelProto,
+    /// Contents of the graph's own tensors, by name.
+    constants: HashMap<String, Constant>,
+    files: TensorFiles,
+}
+
+/// A tensor of F32.
+pub(super) struct Weight {
+    pub(super) shape: Vec<usize>,
+    /// Little-endian and row-major.
+    pub(super) bytes: Bytes,
+}
+
 /// Reads an ONNX file and keeps every symbolic dimension.
 pub(super) fn import(
     resolver: &dyn Resolver,
@@ -81,27 +103,39 @@ pub(super) fn import(
     options: &LoadOptions,
 ) -> Result<Draft, ImportError> {
     let bytes = resolver.read(file)?;
-    let onnx = tract_onnx::onnx();
-    let decode =
-        |error: tract_onnx::prelude::TractError| OnnxError::Decode { reason: format!("{error:#}") };
-    let mut proto = onnx.proto_model_for_read(&mut bytes.as_ref()).map_err(decode)?;
-    drop(bytes);
-    ExternalData { resolver, files: HashMap::new() }.inline_model(&mut proto)?;
-    Ok(read(proto, options)?)
+    // What cannot be taken apart is decoded as it is, which tells what is wrong.
+    let small = detach::detached(&bytes, file).map_or_else(|| bytes.clone(), Bytes::from);
+    let decode = |error: prost::DecodeError| OnnxError::Decode { reason: format!("{error:#}") };
+    let proto = ModelProto::decode(small).map_err(decode)?;
+    let files = TensorFiles::of(&proto, (file, bytes), resolver)?;
+    Ok(read(proto, HashMap::new(), files, options)?)
 }
 
-/// A model with all of its tensors in it.
-pub(super) fn read(mut proto: ModelProto, options: &LoadOptions) -> Result<Draft, OnnxError> {
+/// A model whose weights are given beside it.
+pub(super) fn read_with(
+    proto: ModelProto,
+    weights: impl IntoIterator<Item = (String, Weight)>,
+    storage: Storage,
+    options: &LoadOptions,
+) -> Result<Draft, OnnxError> {
+    let constants = weights.into_iter().map(|(name, Weight { shape, bytes })| {
+        (name, Constant { shape, data: Data::new(DType::F32, bytes) })
+    });
+    read(proto, constants.collect(), TensorFiles::none(storage), options)
+}
+
+fn read(
+    mut proto: ModelProto,
+    mut constants: HashMap<String, Constant>,
+    files: TensorFiles,
+    options: &LoadOptions,
+) -> Result<Draft, OnnxError> {
     let Some(graph) = &mut proto.graph else {
         return Err(OnnxError::Decode { reason: "there is no graph in it".to_owned() });
     };
-    let mut constants = HashMap::new();
     for mut tensor in std::mem::take(&mut graph.initializer) {
-        let constant = Constant::of_proto(&tensor).map_err(|error| OnnxError::Tensor {
-            tensor: tensor.name.clone(),
-            reason: format!("{error:#}"),
-        })?;
+        let constant = files.constant(&tensor)?;
         constants.insert(std::mem::take(&mut tensor.name), constant);
     }
-    walk::build(&proto, &constants, options)
+    walk::build(&Source { proto, constants, files }, options)
 }

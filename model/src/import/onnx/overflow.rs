@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use flotilla_program::{
-    Binary, Check, Cumulative, DType, Expr, Node, Op, Reduce, ReduceKind, Step, StepId,
-    SymbolSource, Unary, ValueId, dim::Dim,
+    Binary, Check, Cumulative, Expr, Node, Op, Reduce, ReduceKind, Step, StepId, SymbolSource,
+    Unary, ValueId, dim::Dim,
 };
+use flotilla_tensor::DType;
 
 use super::wide::beyond_one_word;
 use crate::graph::Draft;

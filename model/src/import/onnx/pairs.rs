@@ -1,7 +1,8 @@
 //! Expressions over 64-bit integers, computed by a page as lower and upper words.
 //! Source: Knuth, "The Art of Computer Programming", volume 2, 4.3.1, for sums and products of several words.
 
-use flotilla_program::{Binary, DType, Expr, Step, StepId, Unary};
+use flotilla_program::{Binary, Expr, Step, StepId, Unary};
+use flotilla_tensor::DType;
 
 /// The result of a step of the original expression.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use flotilla_program::{
-    Binary, DType, Expr, Node, Op, ReduceKind, Step, Unary, ValueId,
+    Binary, Expr, Node, Op, ReduceKind, Step, Unary, ValueId,
     dim::{Bounds, Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 use crate::graph::{Draft, Origin};
 

@@ -1,9 +1,10 @@
 //! Expressions over known integers: exact ones, or numbers in shapes.
 
 use flotilla_program::{
-    Binary, DType, Expr, ReduceKind, Step, Unary,
+    Binary, Expr, ReduceKind, Step, Unary,
     dim::{Bounds, Dim},
 };
+use flotilla_tensor::DType;
 
 /// Largest expression of a dimension; a larger one is computed by the program.
 const PARTS_MAX: usize = 200;

@@ -8,17 +8,19 @@ use std::{
 
 use anyhow::Result;
 use flotilla_program::{
-    Assumption, DType, Port, Region, SymbolSource, ValueId,
+    Assumption, Port, Region, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::{DType, Tensor};
 use tract_onnx::pb::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     TypeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
 };
 
 use super::{
-    OPSET_MAX, OnnxError,
+    OPSET_MAX, OnnxError, Source,
     constant::{Constant, element_type, type_name},
+    external::TensorFiles,
     facts::Var,
     ops,
     order::order,
@@ -28,7 +30,6 @@ use super::{
 use crate::{
     graph::{Data, Draft, Origin, drop_dead_nodes},
     import::LoadOptions,
-    tensor::ReferenceTensor,
 };
 
 /// Greatest nesting depth of subgraphs and functions; no real model needs more.
@@ -78,6 +79,8 @@ impl Scope {
 pub(super) struct Walk<'p> {
     functions: HashMap<(&'p str, &'p str), &'p FunctionProto>,
     options: &'p LoadOptions,
+    /// The contents of the tensors that are not in the graph itself.
+    pub(super) files: &'p TensorFiles,
     reading: Reading,
     pub(super) draft: Draft,
     pub(super) facts: Vec<super::facts::Fact>,
@@ -111,18 +114,15 @@ pub(super) struct Made {
     decisive: usize,
 }
 
-/// Makes a program of a model. `constants` has the contents of the graph's own tensors, by name.
-pub(super) fn build(
-    proto: &ModelProto,
-    constants: &HashMap<String, Constant>,
-    options: &LoadOptions,
-) -> Result<Draft, OnnxError> {
+/// Makes a program of a model.
+pub(super) fn build(source: &Source, options: &LoadOptions) -> Result<Draft, OnnxError> {
+    let Source { proto, constants, .. } = source;
     let mut reading = Reading::default();
     let mut first = None;
     // A reading whose outputs differ from the file's declarations.
     let mut fallback = None;
     for _ in 0..ATTEMPTS_MAX {
-        let mut walk = Walk::new(proto, options, reading.clone());
+        let mut walk = Walk::new(source, options, reading.clone());
         let error = match walk.graph(proto, constants) {
             Ok(()) => match walk.misfit() {
                 true if !reading.splits_names => {
@@ -177,7 +177,8 @@ fn opsets(imports: &[OperatorSetIdProto]) -> Result<HashMap<String, i64>, OnnxEr
 }
 
 impl<'p> Walk<'p> {
-    fn new(proto: &'p ModelProto, options: &'p LoadOptions, reading: Reading) -> Walk<'p> {
+    fn new(source: &'p Source, options: &'p LoadOptions, reading: Reading) -> Walk<'p> {
+        let Source { proto, files, .. } = source;
         let functions = proto.functions.iter().map(|function| {
             let name = function.name.as_deref().unwrap_or_default();
             ((function.domain.as_deref().unwrap_or_default(), name), function)
@@ -185,8 +186,13 @@ impl<'p> Walk<'p> {
         Walk {
             functions: functions.collect(),
             options,
+            files,
             reading,
-            draft: Draft { name: options.name.clone(), ..Draft::default() },
+            draft: Draft {
+                name: options.name.clone(),
+                storage: files.storage().clone(),
+                ..Draft::default()
+            },
             facts: Vec::new(),
             bounds: Vec::new(),
             element_symbols: HashMap::new(),
@@ -231,7 +237,7 @@ impl<'p> Walk<'p> {
             let var = var.ok_or_else(|| OnnxError::Output { output: name.clone() })?;
             let dtype = self.fact(var).dtype;
             let value = self.value(var).map_err(|error| OnnxError::Graph {
-                reason: format!("output {name} cannot be given: {error:#}"),
+                reason: format!("output {name} cannot be computed: {error:#}"),
             })?;
             self.draft.outputs.push(Port { name: name.clone(), dtype, value, high: None });
         }
@@ -283,7 +289,7 @@ impl<'p> Walk<'p> {
         &mut self,
         input: &ValueInfoProto,
         value: ValueId,
-        example: &ReferenceTensor,
+        example: &Tensor,
     ) -> Result<Constant, OnnxError> {
         let (element, declared) = (self.draft.value(value).element, self.draft.shape(value));
         let fits = example.shape.len() == declared.len()
@@ -306,7 +312,7 @@ impl<'p> Walk<'p> {
         }
         let shape = example.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
         self.draft.values[value.index()].shape = shape;
-        let data = Data::new(example.dtype, example.bytes.as_slice());
+        let data = Data::new(example.dtype, example.bytes.clone());
         Ok(Constant { shape: example.shape.clone(), data })
     }
 
@@ -357,7 +363,7 @@ impl<'p> Walk<'p> {
         let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) =
             &input.r#type
         else {
-            return Err(refuse("it is no tensor".to_owned()));
+            return Err(refuse("it is not a tensor".to_owned()));
         };
         let Some(dtype) = element_type(tensor.elem_type) else {
             let name = type_name(tensor.elem_type);
@@ -611,11 +617,7 @@ impl<'p> Walk<'p> {
     ) -> Result<Scope, OnnxError> {
         let mut inner = self.inner(scope, label)?;
         for proto in &graph.initializer {
-            let constant = Constant::of_proto(proto).map_err(|error| OnnxError::Tensor {
-                tensor: proto.name.clone(),
-                reason: format!("{error:#}"),
-            })?;
-            let var = self.constant(constant);
+            let var = self.constant(self.files.constant(proto)?);
             inner.values.insert(proto.name.clone(), var);
         }
         Ok(inner)

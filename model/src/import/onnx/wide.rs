@@ -10,9 +10,10 @@ use std::{
 };
 
 use flotilla_program::{
-    Binary, Check, DType, Expr, InputBound, Node, Op, Step, StepId, SymbolSource, ValueId,
+    Binary, Check, Expr, InputBound, Node, Op, Step, StepId, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::{DType, decode};
 
 use super::{
     OnnxError,
@@ -673,8 +674,7 @@ impl Rewrite {
                 }
                 continue;
             }
-            let wide: Vec<u64> =
-                data.bytes.as_chunks::<8>().0.iter().map(|x| u64::from_le_bytes(*x)).collect();
+            let wide = decode(&data.bytes, u64::from_le_bytes);
             let unsigned = data.dtype == DType::U64;
             let near = |x: &u64| match unsigned {
                 true => u32::try_from(*x).unwrap_or(u32::MAX),
@@ -764,7 +764,7 @@ impl Rewrite {
         let word = |_| Operand::Word { input: 0, dtype, wide: true };
         let Some(Split::Pair { low, high }) = split(&expr, word, dtype == DType::U32) else {
             return Err(OnnxError::Graph {
-                reason: "a number of 64 bits that is no integer".to_owned(),
+                reason: "a 64-bit number that is not an integer".to_owned(),
             });
         };
         let shape = draft.shape(value).to_vec();

@@ -1,7 +1,8 @@
 //! The context in which an operator is wired: its operands, its attributes, and the program that is being built.
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{DType, Op, dim::Dim};
+use flotilla_program::{Op, dim::Dim};
+use flotilla_tensor::DType;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType,
 };
@@ -268,7 +269,7 @@ impl<'a> Wiring<'a, '_> {
     pub(super) fn tensor(&self, name: &str) -> Result<Option<Constant>> {
         let proto: Option<&TensorProto> =
             self.typed(name, AttributeType::Tensor)?.and_then(|attribute| attribute.t.as_ref());
-        proto.map(Constant::of_proto).transpose()
+        proto.map(|proto| Ok(self.walk.files.constant(proto)?)).transpose()
     }
 
     /// The graph in an attribute.

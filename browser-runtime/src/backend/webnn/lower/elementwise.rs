@@ -1,6 +1,7 @@
 //! Element-wise expressions, step by step.
 
-use flotilla_program::{Binary as Function, DType, Expr, Node, Step, Test, Unary as Of};
+use flotilla_program::{Binary as Function, Expr, Node, Step, Test, Unary as Of};
+use flotilla_tensor::DType;
 
 use super::{Lowering, type_of};
 use crate::backend::webnn::draft::{Binary, Id, Type, Unary};

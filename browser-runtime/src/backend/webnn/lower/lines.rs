@@ -1,6 +1,7 @@
 //! Operators over whole lines of a dimension.
 
-use flotilla_program::{ArgReduce, Cumulative, DType, Node, Reduce, ReduceKind, Resample, TopK};
+use flotilla_program::{ArgReduce, Cumulative, Node, Reduce, ReduceKind, Resample, TopK};
+use flotilla_tensor::DType;
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};

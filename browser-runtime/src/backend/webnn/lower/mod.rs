@@ -6,8 +6,9 @@ mod moves;
 mod products;
 mod windows;
 
-use flotilla_program::{DType, Node, Op, Program, SymbolSource, ValueId, dim::Symbol};
+use flotilla_program::{Node, Op, Program, SymbolSource, ValueId, dim::Symbol};
 use flotilla_protocol::RefusedNode;
+use flotilla_tensor::DType;
 
 use super::{
     draft::{Draft, Id, Operand, Type, check_elements},

@@ -31,7 +31,7 @@ impl Lowering<'_> {
     /// All rows of `a` times one matrix.
     fn linear(&mut self, a: Id, b: Id, bias: Option<Id>, op: &MatMul) -> Result<Id, String> {
         let shape = self.draft.shape(a).to_vec();
-        let (k, before) = shape.split_last().ok_or("a product of scalars")?;
+        let (k, before) = shape.split_last().ok_or("the operands are scalars")?;
         let rows: u32 = before.iter().product();
         let columns = self.draft.shape(b)[usize::from(!op.transpose_b)];
         let rows = self.draft.reshape(a, &[rows, *k])?;
@@ -66,7 +66,7 @@ impl Lowering<'_> {
         let ([before_a @ .., m, k], [before_b @ .., first, second]) =
             (self.draft.shape(a), self.draft.shape(b))
         else {
-            return Err("a product of scalars".to_owned());
+            return Err("the operands are scalars".to_owned());
         };
         // The dimension that is summed over, among the three of a product: the last one or the one before.
         let (rows, columns, inner) = if transpose_b {

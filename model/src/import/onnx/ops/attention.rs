@@ -1,7 +1,8 @@
 //! Attention in its variants, and the rotation of its operands by their positions.
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{self as program, Binary, DType, Op, ReduceKind, Unary, dim::Dim};
+use flotilla_program::{self as program, Binary, Op, ReduceKind, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,
@@ -283,7 +284,7 @@ fn linear_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         other => bail!("there is no update rule {other:?}"),
     };
     if (decay.is_some(), rate.is_some()) != (gates, corrects) {
-        bail!("the rule {rule:?} takes other operands than these");
+        bail!("the rule {rule:?} does not fit these operands");
     }
     let heads = w.int("q_num_heads")?.context("q_num_heads is missing")?;
     let key_heads = w.int("kv_num_heads")?.context("kv_num_heads is missing")?;

@@ -3,9 +3,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
-    Binary, Check, DType, If, Loop, Node, Op, SymbolSource, ValueId,
+    Binary, Check, If, Loop, Node, Op, SymbolSource, ValueId,
     dim::{Dim, Symbol},
 };
+use flotilla_tensor::DType;
 
 use crate::{
     graph::Origin,
@@ -34,7 +35,7 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (yes, no) = (w.body("then_branch")?, w.body("else_branch")?);
     if let Some(known) = w.constant(condition) {
         let known = known.integers().and_then(|known| known.first().copied());
-        let known = known.context("its condition is no truth value")?;
+        let known = known.context("its condition is not a boolean")?;
         return (if known != 0 { yes } else { no }).wire(w.walk, &[]);
     }
     let number = w.walk.known_numbers(condition).and_then(|mut numbers| numbers.pop());
@@ -53,7 +54,7 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
                 _ if likely.is_none() && w.walk.may_fix_values() => {
                     w.walk.unknown.set(true);
                     bail!(
-                        "its branches cannot be joined, and the condition is only known when it has run"
+                        "its branches cannot be joined, and the condition is known only in a run"
                     );
                 }
                 _ => w.walk.branch(likely.map(|number| number != 0)),
@@ -203,7 +204,8 @@ fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let carried = (2..w.inputs_len()).map(|index| w.input(index)).collect::<Result<Vec<_>>>()?;
     let body = w.body("body")?;
     let collected = body.graph.output.len().checked_sub(1 + carried.len());
-    let collected = collected.context("its body gives fewer values than it is given")?;
+    let collected =
+        collected.context("its body has fewer outputs than a condition and the carried values")?;
     let is_asked = begins.is_some();
     let step = |w: &mut Wiring<'_, '_>, turn: Var, carried: &[Var]| {
         let yes = w.known(Constant::bools(&[], &[true]));
@@ -252,7 +254,7 @@ fn turns(
     }
     ensure!(
         !has_sequences,
-        "how often a loop turns that makes a sequence is only known when it runs"
+        "it collects a sequence, and its number of iterations is known only in a run"
     );
     as_region(w, turns, carried, step)
 }
@@ -342,7 +344,7 @@ fn as_region(
             let (before, after) = (w.shape(carried[index]), w.shape(wired.results[1 + index]));
             ensure!(
                 before.len() == after.len(),
-                "what it carries has {} dimensions before a turn and {} after it",
+                "a carried value has {} dimensions before an iteration and {} after it",
                 before.len(),
                 after.len()
             );
@@ -357,7 +359,10 @@ fn as_region(
         }
         w.walk.discard(&wired.made);
         attempts += 1;
-        ensure!(attempts < SHAPES_MAX, "the shapes of what it carries do not settle");
+        ensure!(
+            attempts < SHAPES_MAX,
+            "the shapes of its carried values do not converge in {SHAPES_MAX} attempts"
+        );
     };
     let Wired { made, results, parameters, first_symbol } = wired;
     let most = match turns.most {
@@ -464,7 +469,7 @@ fn turn(
             let got = w.dtype(next);
             ensure!(
                 got.storage() == dtype.storage(),
-                "it is given {dtype:?} and carries {got:?} on"
+                "a carried value is {dtype:?} before an iteration and {got:?} after it"
             );
         }
         let results: Vec<Var> = [goes_on].into_iter().chain(next).chain(collected).collect();
@@ -501,7 +506,7 @@ impl Pass {
     fn run(self, w: &mut Wiring<'_, '_>, body: &Body<'_>) -> Result<(Vec<Var>, Vec<Var>)> {
         let Pass { states, inputs, input_axes, output_reversed } = self;
         let (Some(&first), Some(&(axis, _))) = (inputs.first(), input_axes.first()) else {
-            bail!("it scans nothing")
+            bail!("it has no input to scan")
         };
         let mut length = w.dim(first, axis);
         for (&input, &(axis, _)) in inputs.iter().zip(&input_axes) {
@@ -551,7 +556,7 @@ fn scan_once(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     };
     let all = w.all_inputs()?;
     let states =
-        all.len().checked_sub(scanned).context("it has fewer operands than are scanned")?;
+        all.len().checked_sub(scanned).context("it has fewer operands than num_scan_inputs")?;
     let body = w.body("body")?;
     let collected = body.graph.output.len().saturating_sub(states);
     let (states, inputs) = all.split_at(states);
@@ -585,11 +590,11 @@ fn scan_of_batch(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let scanned = scanned(w)?;
     let all = (1..w.inputs_len()).map(|index| w.input(index)).collect::<Result<Vec<_>>>()?;
     let states =
-        all.len().checked_sub(scanned).context("it has fewer operands than are scanned")?;
+        all.len().checked_sub(scanned).context("it has fewer operands than num_scan_inputs")?;
     let body = w.body("body")?;
     let collected = body.graph.output.len().saturating_sub(states);
     let (states, inputs) = all.split_at(states);
-    let first = *inputs.first().context("it scans nothing")?;
+    let first = *inputs.first().context("it has no input to scan")?;
     let (batch, turns) = (w.number(&w.dim(first, 0))?, w.number(&w.dim(first, 1))?);
     if w.optional(0).is_some() && w.known_i64s(0)?.iter().any(|&length| length != turns as i64) {
         bail!("its sequences are of different lengths");

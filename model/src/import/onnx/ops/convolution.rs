@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
-    self as program, DType, Op, Unary,
+    self as program, Op, Unary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use super::window::{self, Sliding, numbers, sizes};
 use crate::import::onnx::{

@@ -3,9 +3,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use flotilla_program::{
-    Binary, Combine, DType, Op, ReduceKind, ScatterElements, Suppress, Unary,
+    Binary, Combine, Op, ReduceKind, ScatterElements, Suppress, Unary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::Constant,

@@ -1,7 +1,8 @@
 //! Functions of single elements.
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{Binary, DType, Step, Test, Unary, dim::Dim};
+use flotilla_program::{Binary, Step, Test, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

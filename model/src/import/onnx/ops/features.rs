@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{Binary, DType, NgramCounts, Op, dim::Dim};
+use flotilla_program::{Binary, NgramCounts, Op, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::Constant,

@@ -1,7 +1,8 @@
 //! Operators that compute numbers from positions.
 
 use anyhow::{Result, bail, ensure};
-use flotilla_program::{Binary, DType, Step, StepId, Unary, dim::Dim};
+use flotilla_program::{Binary, Step, StepId, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::element_type,
@@ -108,7 +109,7 @@ fn dtype(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
     let Some(number) = w.int("dtype")? else { return Ok(None) };
     match element_type(i32::try_from(number)?) {
         Some(dtype) => Ok(Some(dtype)),
-        None => bail!("elements of type {number} cannot be had"),
+        None => bail!("elements of type {number} are not supported"),
     }
 }
 
@@ -210,7 +211,7 @@ fn random(w: &mut Wiring<'_, '_>, distribution: Distribution, like: bool) -> Res
         let Some(sizes) = w.ints("shape")? else { bail!("it has no shape") };
         (sizes.into_iter().map(Dim::Fixed).collect(), named.unwrap_or(DType::F32))
     };
-    ensure!(dtype.is_float(), "it draws floats, and {dtype:?} is wanted");
+    ensure!(dtype.is_float(), "it draws floats, not {dtype:?}");
     let numbers = drawn(w, &shape, distribution)?;
     Ok(vec![w.cast(numbers, dtype)?])
 }

@@ -1,7 +1,8 @@
 //! Losses over classes.
 
 use anyhow::{Result, bail};
-use flotilla_program::{Binary, DType, GatherElements, Op, ReduceKind, Unary};
+use flotilla_program::{Binary, GatherElements, Op, ReduceKind, Unary};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

@@ -1,7 +1,8 @@
 //! Products of matrices, and other operators on the last two dimensions.
 
 use anyhow::{Result, bail, ensure};
-use flotilla_program::{Binary, DType, Op, ReduceKind, dim::Dim};
+use flotilla_program::{Binary, Op, ReduceKind, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::Constant,
@@ -22,7 +23,7 @@ fn matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 /// other factor.
 fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b, dtype) = (w.input(0)?, w.input(1)?, w.dtype(w.input(0)?));
-    ensure!(w.rank(a) == 2 && w.rank(b) == 2, "its operands are no matrices");
+    ensure!(w.rank(a) == 2 && w.rank(b) == 2, "its operands are not matrices");
     let a = Labelled {
         var: a,
         labels: if w.flag("transA")? { vec!['k', 'm'] } else { vec!['m', 'k'] },
@@ -51,7 +52,7 @@ fn det(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let [outer @ .., rows, columns] = shape.as_slice() else {
-        bail!("there is no matrix");
+        bail!("its operand is not a matrix");
     };
     let size = w.number(rows)?;
     w.same("the numbers of rows and columns", rows, columns)?;
@@ -72,7 +73,7 @@ fn trilu(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let shape = w.shape(x);
     let [.., rows, columns] = shape.as_slice() else {
-        bail!("there is no matrix");
+        bail!("its operand is not a matrix");
     };
     let diagonal = match w.optional(1) {
         Some(_) => w.element(1, ANY)?,

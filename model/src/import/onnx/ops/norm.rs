@@ -1,7 +1,8 @@
 //! Normalizations: elements are shifted and scaled by statistics of their neighbours.
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{Binary, DType, LayerNorm, Op, ReduceKind, Unary, dim::Dim};
+use flotilla_program::{Binary, LayerNorm, Op, ReduceKind, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

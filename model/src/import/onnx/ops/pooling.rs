@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use flotilla_program::{
-    self as program, Binary, DType, Op, PoolKind, ReduceKind, Unary,
+    self as program, Binary, Op, PoolKind, ReduceKind, Unary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use super::window::{self, Sliding, numbers, sizes};
 use crate::import::onnx::{

@@ -1,7 +1,8 @@
 //! Conversion between numbers and quantized integers: `x = (q - zero_point) * scale`.
 
 use anyhow::{Result, bail};
-use flotilla_program::{Binary, DType, ReduceKind, Unary, dim::Dim};
+use flotilla_program::{Binary, ReduceKind, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::element_type,
@@ -100,7 +101,7 @@ fn output_type(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
         0 => Ok(None),
         number => match element_type(i32::try_from(number)?) {
             Some(dtype) => Ok(Some(dtype)),
-            None => bail!("elements of type {number} cannot be had"),
+            None => bail!("elements of type {number} are not supported"),
         },
     }
 }

@@ -1,7 +1,8 @@
 //! Products and convolutions of quantized integers, computed in 32 bits.
 
 use anyhow::{Result, bail};
-use flotilla_program::{DType, Unary, dim::Dim};
+use flotilla_program::{Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use super::convolution::convolution;
 use crate::import::onnx::{

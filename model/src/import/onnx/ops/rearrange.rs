@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_kernels::RANK_MAX;
 use flotilla_program::{
-    Binary, DType,
+    Binary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

@@ -2,7 +2,8 @@
 //! program.
 
 use anyhow::{Result, bail};
-use flotilla_program::{Activation, Cell, DType, Op, Recurrent, dim::ToDim as _};
+use flotilla_program::{Activation, Cell, Op, Recurrent, dim::ToDim as _};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     contract::Labelled,

@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use flotilla_program::{
-    self as program, ArgReduce, Cumulative, DType, GatherElements, Op, ReduceKind, Slice, Unary,
-    dim::Dim,
+    self as program, ArgReduce, Cumulative, GatherElements, Op, ReduceKind, Slice, Unary, dim::Dim,
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

@@ -2,7 +2,8 @@
 //! Source: ONNX, "Resize", with its formulas for coordinates and weights.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::{Binary, DType, Expr, Op, ReduceKind, Resample, Step, Unary, dim::Dim};
+use flotilla_program::{Binary, Expr, Op, ReduceKind, Resample, Step, Unary, dim::Dim};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::Constant,
@@ -179,7 +180,7 @@ fn scale_targets(w: &mut Wiring<'_, '_>, scales: Var) -> Result<Targets> {
         return Ok(Targets::Scales(known.floats()));
     }
     let count = fixed(&w.shape(scales)).filter(|shape| shape.len() == 1);
-    let count = count.context("how many scales there are must be known")?[0];
+    let count = count.context("the number of scales must be known when the model is loaded")?[0];
     let each = (0..count).map(|index| {
         let scale = w.slice(scales, 0, index, index + 1)?;
         w.reshape(scale, &[])
@@ -290,7 +291,10 @@ fn lines(
                 lines.lines.push(Line { axis, size, resized, scale, length, region });
             }
             None => {
-                ensure!(region == (0.0, 1.0), "the size of what a region is of must be known");
+                ensure!(
+                    region == (0.0, 1.0),
+                    "a region needs a size that is known when the model is loaded"
+                );
                 lines.open.push(OpenLine { axis, size: size.clone(), resized, scale });
             }
         }

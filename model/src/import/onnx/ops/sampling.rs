@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{
-    self as program, Binary, DType, Interpolation, Op, Outside, RoiAlign, Step,
+    self as program, Binary, Interpolation, Op, Outside, RoiAlign, Step,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
-    self as program, Binary, Combine, DType, Op,
+    self as program, Binary, Combine, Op,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,

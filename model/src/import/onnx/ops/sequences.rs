@@ -42,14 +42,14 @@ fn elements(w: &Wiring<'_, '_>, var: Var) -> Option<Vec<Var>> {
 fn items(w: &Wiring<'_, '_>, index: usize) -> Result<Vec<Var>> {
     match elements(w, w.input(index)?) {
         Some(items) => Ok(items),
-        None => bail!("operand {index} is no sequence whose length is known"),
+        None => bail!("operand {index} is not a sequence of known length"),
     }
 }
 
 /// A position in `0..end`; negative ones are counted from the end.
 fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> Result<usize> {
     let given = w.known_i64s(index)?;
-    let &[given] = given.as_slice() else { bail!("{given:?} is no position") };
+    let &[given] = given.as_slice() else { bail!("{given:?} is not a position") };
     let from_front = if given < 0 { given + length as i64 } else { given };
     match usize::try_from(from_front) {
         Ok(position) if position < end => Ok(position),

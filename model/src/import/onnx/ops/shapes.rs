@@ -32,7 +32,7 @@ fn shape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 /// The number of elements.
 fn size(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let count: Dim = w.shape(w.input(0)?).iter().product();
-    Ok(vec![w.dimension(count, flotilla_program::DType::I64)?])
+    Ok(vec![w.dimension(count, flotilla_tensor::DType::I64)?])
 }
 
 /// 0 stands for the operand's dimension in this place, -1 for the remaining number of elements.
@@ -67,7 +67,7 @@ fn reshape(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         .collect::<Result<_>>()?;
     let total: Dim = from.iter().product();
     let left = wanted.iter().filter(|dim| dim.as_fixed() == Some(-1)).count();
-    ensure!(left <= 1, "its shape leaves {left} dimensions open");
+    ensure!(left <= 1, "its shape contains -1 {left} times; once is allowed");
     let others = |axis: usize| -> Dim {
         let others = copied.iter().enumerate().filter(|(other, _)| *other != axis);
         others.map(|(_, dim)| dim).product()

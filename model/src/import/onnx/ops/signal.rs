@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::{
-    DType, Dft, Op, Unary,
+    Dft, Op, Unary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::{Constant, element_type},
@@ -58,7 +59,7 @@ fn transform(
     onesided: bool,
 ) -> Result<Var> {
     let rank = w.rank(x);
-    ensure!(axis + 1 < rank, "axis {axis} has the parts of the numbers");
+    ensure!(axis + 1 < rank, "axis {axis} is the one of real and imaginary parts");
     let mut shape = w.shape(x);
     shape[axis] = if onesided && !inverse { length.over(2) + 1 } else { length.clone() };
     shape[rank - 1] = if onesided && inverse { 1 } else { 2 }.to_dim();
@@ -85,7 +86,7 @@ fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
     };
     let length = match usize::try_from(length) {
         Ok(length) if (1..=LENGTH_MAX).contains(&length) => length,
-        _ => bail!("a transform of {length} elements, 1 to {LENGTH_MAX} can be had"),
+        _ => bail!("a transform of {length} elements, supported are 1 to {LENGTH_MAX}"),
     };
     let angle = |turn: usize| 2.0 * std::f64::consts::PI * turn as f64 / length as f64;
     let twiddles: Vec<f32> =
@@ -169,7 +170,7 @@ fn output_type(w: &Wiring<'_, '_>) -> Result<DType> {
         None => Ok(DType::F32),
         Some(number) => match element_type(i32::try_from(number)?) {
             Some(dtype) => Ok(dtype),
-            None => bail!("elements of type {number} cannot be had"),
+            None => bail!("elements of type {number} are not supported"),
         },
     }
 }

@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use flotilla_program::{
-    Branch, DType, Gathered, Op, Trees, Unary,
+    Branch, Gathered, Op, Trees, Unary,
     dim::{Dim, ToDim as _},
 };
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::Constant,
@@ -52,7 +53,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let count = modes.len();
     let lists = [&features, &yes, &no, &yes_leaf, &no_leaf, &missing];
     if values.len() != count || lists.iter().any(|list| list.len() != count) {
-        bail!("{count} nodes, of which not all have everything");
+        bail!("{count} nodes, and an attribute with fewer or more entries");
     }
     if targets.len() != weights.len() {
         bail!("{} leaves have targets and {} have weights", targets.len(), weights.len());
@@ -93,7 +94,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         || targets.iter().any(|&target| !(0..columns as i64).contains(&target))
     {
         bail!(
-            "a feature or a target that is not there: {} features, {columns} targets",
+            "a node or leaf names a feature or target out of range: {} features, {columns} targets",
             w.walk.dim_text(&given)
         );
     }
@@ -132,7 +133,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         0 => result,
         1 => w.softmax(result, &[1])?,
         2 => w.unary(Unary::Sigmoid, result)?,
-        other => bail!("post transform {other} cannot be had"),
+        other => bail!("post transform {other} is not supported"),
     };
     Ok(vec![w.cast(result, dtype)?])
 }

@@ -1,7 +1,8 @@
 //! Operators about the types of elements, and constants.
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{DType, Expr, Op, Step};
+use flotilla_program::{Expr, Op, Step};
+use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     constant::{Constant, element_type, type_name},
@@ -25,7 +26,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 fn target(w: &Wiring<'_, '_>) -> Result<DType> {
     let number = i32::try_from(w.int("to")?.context("to is missing")?)?;
     element_type(number)
-        .with_context(|| format!("elements of type {} cannot be had", type_name(number)))
+        .with_context(|| format!("elements of type {} are not supported", type_name(number)))
 }
 
 fn cast(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -53,7 +54,7 @@ fn constant(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
             let integers = w.ints(number)?.unwrap_or_default();
             Constant::i64s(&[integers.len()], &integers)
         }
-        other => bail!("a constant in the attribute {other:?} cannot be had"),
+        other => bail!("a constant in the attribute {other:?} is not supported"),
     };
     Ok(vec![w.known(constant)])
 }
@@ -78,7 +79,7 @@ fn dropout(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         None => Some(DROPOUT_RATIO),
     };
     if training && ratio.is_none_or(|ratio| ratio > 0.0) {
-        bail!("what training drops is drawn, which is not supported");
+        bail!("dropout in training mode draws random numbers, which is not supported");
     }
     if !w.wants(1) {
         return Ok(vec![x]);
