@@ -13,7 +13,7 @@ use web_sys::{
 use crate::fetch::{BlobFetcher, BlobStream};
 
 /// Bytes that are read at once.
-const READ_BYTES: u32 = 256 << 10;
+const READ_BYTES: u32 = 64 << 10;
 
 /// Fetches `<url prefix>/<hash>`; the browser's cache answers for blobs that it has.
 pub(super) struct HttpBlobs;
