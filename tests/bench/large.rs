@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::{
     Arguments,
     figures::{DIFFERENCE, Figure, Place},
-    serve::{Daemon, Started},
+    serve::{Daemon, MEBIBYTE, Started, memory_bytes},
 };
 
 /// Rows and columns of a layer's matrix: 64 MiB, half of what the smallest WebGPU devices take in one binding.
@@ -31,7 +31,6 @@ const TOKEN: usize = 7;
 const TICK: Duration = Duration::from_millis(20);
 /// Longest load and answer.
 const ANSWER_SECONDS_MAX: u64 = 900;
-const MEBIBYTE: f64 = (1 << 20) as f64;
 
 const CASE: &str = "model of 3 GiB";
 /// The name that a folder of the model gives it.
@@ -72,7 +71,7 @@ async fn measure(
     let watched = tokio::spawn(async move {
         let mut most = 0.0f64;
         while tokio::time::timeout(TICK, &mut end).await.is_err() {
-            most = most.max(status_bytes(pid, "RssAnon:").unwrap_or_default());
+            most = most.max(memory_bytes(pid, "status", "RssAnon:").unwrap_or_default());
         }
         most
     });
@@ -82,7 +81,7 @@ async fn measure(
     let answer_ms = begin.elapsed().as_secs_f64() * 1e3;
     drop(ended);
     let most_anonymous = watched.await?;
-    let most = status_bytes(pid, "VmHWM:");
+    let most = memory_bytes(pid, "status", "VmHWM:");
     daemon.stop().await?;
     let answer = answered?;
     let got = answer["data"][0]["embedding"].as_array().context("there is no embedding")?;
@@ -174,14 +173,4 @@ fn write(folder: &Path) -> anyhow::Result<Vec<f64>> {
     weights.flush()?;
     std::fs::write(folder.join("model.onnx"), sketch.bytes())?;
     Ok(x.into_iter().map(f64::from).collect())
-}
-
-/// A field of `/proc/PID/status`, in bytes.
-fn status_bytes(pid: u32, field: &str) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kibibytes =
-        line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    Ok(kibibytes.with_context(|| format!("{path} has no field {field}"))? * 1024.0)
 }

@@ -26,7 +26,7 @@ const STARTS: usize = 3;
 const LISTEN_MAX: Duration = Duration::from_secs(120);
 /// Longest wait for the daemon to end.
 const END_MAX: Duration = Duration::from_secs(60);
-const MEBIBYTE: f64 = (1 << 20) as f64;
+pub(crate) const MEBIBYTE: f64 = (1 << 20) as f64;
 
 const CASE: &str = "flotilla serve to first answer";
 
@@ -147,7 +147,7 @@ impl Daemon {
         let mut figures = Vec::new();
         for (what, field) in [("(PSS)", "Pss:"), ("of its own (anonymous)", "Pss_Anon:")] {
             let case = format!("resident memory {what} of the daemon");
-            let bytes = rollup_bytes(daemon, field)?;
+            let bytes = memory_bytes(daemon, "smaps_rollup", field)?;
             figures.push(Figure::alone(&case, place, bytes / MEBIBYTE, "MiB"));
         }
         // With several browsers, only the one that answered has certainly loaded the model.
@@ -183,11 +183,11 @@ impl Daemon {
     }
 }
 
-/// A field of the sum over a process's memory, without its children's.
-fn rollup_bytes(pid: u32, field: &str) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let rollup = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix(field));
+/// A field of a process's `status` or `smaps_rollup` in `/proc`, in bytes, without its children's.
+pub(crate) fn memory_bytes(pid: u32, file: &str, field: &str) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kibibytes =
         line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
     Ok(kibibytes.with_context(|| format!("{path} has no field {field}"))? * 1024.0)
