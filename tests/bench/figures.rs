@@ -166,7 +166,7 @@ fn line(cells: &[String; 7], widths: &[usize; 7]) -> String {
 }
 
 /// Three significant digits; more if the number has more digits before the decimal point.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
     if magnitude < -3.0 {
         return format!("{value:.1e}");

@@ -4,6 +4,7 @@
 mod beside;
 mod bridge;
 mod decisions;
+mod document;
 mod figures;
 mod import;
 mod large;
@@ -67,7 +68,7 @@ struct Arguments {
     /// Campaigns to play, by scenario; all unless given.
     #[arg(long, value_name = "SCENARIO,..", value_delimiter = ',')]
     campaigns: Vec<String>,
-    /// File whose table of reliability is written anew.
+    /// README whose tables, and those of docs/bench.md beside it, are written anew for the groups that are measured.
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
     /// Print only JSON on stdout.
@@ -146,13 +147,16 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut measured = runtime.block_on(measure(&arguments))?;
     runtime.shutdown_background();
     measured.sort_by_key(|(group, _)| *group);
-    for &group in &arguments.groups {
-        let figures: Vec<Figure> = measured
-            .iter()
-            .filter(|(of, _)| *of == group)
-            .map(|(_, figure)| figure.clone())
-            .collect();
-        figures::write(&arguments.folder, group.name(), &figures)?;
+    let of_group = |&group: &Group| {
+        let figures = measured.iter().filter(|(of, _)| *of == group);
+        (group, figures.map(|(_, figure)| figure.clone()).collect::<Vec<Figure>>())
+    };
+    let groups: Vec<(Group, Vec<Figure>)> = arguments.groups.iter().map(of_group).collect();
+    for (group, figures) in &groups {
+        figures::write(&arguments.folder, group.name(), figures)?;
+    }
+    if let Some(readme) = &arguments.readme {
+        document::write(readme, &groups)?;
     }
     let figures: Vec<Figure> = measured.into_iter().map(|(_, figure)| figure).collect();
     print(&figures, arguments.json)?;
@@ -267,6 +271,8 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
         for backend in &arguments.backends {
             let (backend, adapters) = match (backend, build.kind) {
                 (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
+                // No version of Firefox has it.
+                (BackendName::WebNn, Kind::Firefox) => continue,
                 (BackendName::WebNn, _) => (Backend::WebNn, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {

@@ -1,15 +1,12 @@
 //! The cost of campaigns of faults: `flotilla chaos` with real browsers, and the README's table of it.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::{
-    Arguments,
+    Arguments, document,
     figures::{Figure, Place},
 };
 
@@ -147,9 +144,9 @@ fn of_report(campaign: &Campaign, place: &Place, report: &Value) -> Vec<Figure> 
 
 /// The table as Markdown.
 fn table(reports: &[(&Campaign, u32, Value)]) -> String {
-    let mut text = format!(
-        "{BEGIN}\n| at 20 requests/s | for | sent | right | error | lost | wrong | duplicated | faults | fault to next right answer, p50 / p95 | answers, p50 / p95 / max |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    let mut text = String::from(
+        "| at 20 requests/s | for | sent | right | error | lost | wrong | duplicated | faults | fault to next right answer, p50 / p95 | answers, p50 / p95 / max |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for (campaign, seconds, report) in reports {
         let counts: Vec<String> = ["sent", "right", "error", "lost", "wrong", "duplicated"]
@@ -169,7 +166,7 @@ fn table(reports: &[(&Campaign, u32, Value)]) -> String {
             ms(number(&latency["max"])),
         );
     }
-    text + END + "\n"
+    text
 }
 
 fn ms(value: f64) -> String {
@@ -180,23 +177,7 @@ fn write(arguments: &Arguments, table: &str) -> anyhow::Result<()> {
     let path = arguments.folder.join("reliability.md");
     std::fs::write(&path, table).with_context(|| format!("cannot write {}", path.display()))?;
     match &arguments.readme {
-        Some(readme) => replace(readme, table),
+        Some(readme) => document::replace(readme, BEGIN, END, table),
         None => Ok(()),
     }
-}
-
-/// Replaces the table in the file.
-fn replace(readme: &Path, table: &str) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(readme)
-        .with_context(|| format!("cannot read {}", readme.display()))?;
-    let place = text.split_once(BEGIN).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(END)?;
-        Some((before, after.strip_prefix('\n').unwrap_or(after)))
-    });
-    let Some((before, after)) = place else {
-        bail!("{} has no place for the table: {BEGIN}", readme.display());
-    };
-    ensure!(!table.is_empty(), "there is no table");
-    std::fs::write(readme, format!("{before}{table}{after}"))
-        .with_context(|| format!("cannot write {}", readme.display()))
 }

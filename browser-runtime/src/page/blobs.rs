@@ -15,6 +15,9 @@ use crate::fetch::{BlobFetcher, BlobStream};
 /// Bytes that are read at once.
 const READ_BYTES: u32 = 64 << 10;
 
+/// Longest part of a refusal's text that is reported.
+const REASON_CHARS_MAX: usize = 300;
+
 /// Fetches `<url prefix>/<hash>`; the browser's cache answers for blobs that it has.
 pub(super) struct HttpBlobs;
 
@@ -36,7 +39,11 @@ impl BlobFetcher for HttpBlobs {
         let response: Response =
             JsFuture::from(scope.fetch_with_str(&url)).await.map_err(words)?.unchecked_into();
         if !response.ok() {
-            return Err(format!("{url} answered {} {}", response.status(), response.status_text()));
+            let status = format!("{} {}", response.status(), response.status_text());
+            let text = JsFuture::from(response.text().map_err(words)?).await.map_err(words)?;
+            let reason: String =
+                text.as_string().unwrap_or_default().chars().take(REASON_CHARS_MAX).collect();
+            return Err(format!("{url} answered {status}: {reason}"));
         }
         let body = response.body().ok_or_else(|| format!("{url} answered without a body"))?;
         let options = ReadableStreamGetReaderOptions::new();

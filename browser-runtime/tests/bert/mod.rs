@@ -8,6 +8,7 @@ use flotilla_program::{
     dim::{Dim, Symbol},
 };
 use flotilla_tensor::DType;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// Sizes of the encoder.
 #[derive(Clone, Copy)]
@@ -23,7 +24,7 @@ pub(crate) struct Sizes {
 struct Builder {
     program: Program,
     blob: Vec<u8>,
-    seed: u64,
+    random: Xoshiro256PlusPlus,
 }
 
 impl Builder {
@@ -35,11 +36,7 @@ impl Builder {
     fn weight(&mut self, shape: &[i64], scale: f32, around: f32) -> ValueId {
         let offset = self.blob.len() as u64;
         for _ in 0..shape.iter().product::<i64>() {
-            self.seed = self
-                .seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let noise = (self.seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+            let noise = self.random.random_range(-1.0f32..1.0);
             self.blob.extend_from_slice(&(around + noise * scale).to_le_bytes());
         }
         let bytes = self.blob.len() as u64 - offset;
@@ -104,7 +101,7 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
             .into(),
         ..Program::new("bert")
     };
-    let mut b = Builder { program, blob: Vec::new(), seed: 7 };
+    let mut b = Builder { program, blob: Vec::new(), random: Xoshiro256PlusPlus::seed_from_u64(7) };
     let Sizes { hidden, heads, intermediate, .. } = sizes;
     let given = |b: &mut Builder, name: &str| {
         let value = b.value(DType::I32, vec![batch(), sequence()], Source::Input);

@@ -7,18 +7,21 @@ use flotilla_reference::{
 };
 use flotilla_tensor::{DType, NamedTensor};
 use half::f16;
+use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use tract_onnx::pb::tensor_proto::DataType;
 
 use crate::sketch::{Model, engines, floats, tensor};
 
-/// Numbers in `[-1, 1)`: the upper bits of a linear congruential generator (Knuth, MMIX).
-struct Numbers(u64);
+/// Reproducible numbers in `[-1, 1)`.
+struct Numbers(Xoshiro256PlusPlus);
 
 impl Numbers {
+    fn new(seed: u64) -> Numbers {
+        Numbers(Xoshiro256PlusPlus::seed_from_u64(seed))
+    }
+
     fn next(&mut self) -> f32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        self.0.random_range(-1.0..1.0)
     }
 
     fn take(&mut self, count: usize) -> Vec<f32> {
@@ -127,7 +130,7 @@ fn half_precision() {
     const ROWS: usize = 8;
     const DEPTH: usize = 256;
     const WIDE: usize = 64;
-    let mut numbers = Numbers(1);
+    let mut numbers = Numbers::new(1);
     let x = to_half(&numbers.take(ROWS * DEPTH));
     let first = to_half(&numbers.take(DEPTH * WIDE));
     let second = to_half(&numbers.take(WIDE * WIDE));
@@ -172,7 +175,7 @@ fn half_precision() {
 fn half_precision_windows() {
     const CHANNELS: usize = 4;
     const LENGTH: usize = 64;
-    let mut numbers = Numbers(2);
+    let mut numbers = Numbers::new(2);
     let x = to_half(&numbers.take(CHANNELS * LENGTH));
     let kernel = to_half(&numbers.take(CHANNELS * CHANNELS * 3));
     let half = DataType::Float16;
@@ -243,7 +246,7 @@ fn integers(a: &[i32], zero: i32, b: &[i32], depth: i32) -> Vec<i32> {
 
 #[test]
 fn eight_bits_with_scales_of_the_data() {
-    let mut numbers = Numbers(3);
+    let mut numbers = Numbers::new(3);
     let x = numbers.take(ROWS * SIZE);
     let weights = [numbers.integers(SIZE * SIZE, 120.0), numbers.integers(SIZE * SIZE, 120.0)];
     let float = DataType::Float;
@@ -312,7 +315,7 @@ fn eight_bits_with_scales_of_the_data() {
 
 #[test]
 fn eight_bits_with_scales_of_the_file() {
-    let mut numbers = Numbers(4);
+    let mut numbers = Numbers::new(4);
     let x = numbers.take(ROWS * SIZE);
     let weights = numbers.integers(SIZE * SIZE, 120.0);
     let bytes: Vec<u8> = weights.iter().map(|&weight| weight as i8 as u8).collect();
@@ -371,7 +374,7 @@ fn eight_bits_with_scales_of_the_file() {
 #[test]
 fn four_bits() {
     const BLOCK: usize = 32;
-    let mut numbers = Numbers(5);
+    let mut numbers = Numbers::new(5);
     let x = numbers.take(ROWS * SIZE);
     // `[SIZE, SIZE]` weights by column, in blocks of 32 along the depth: numbers 0 to 15 around 8.
     let steps: Vec<u8> =
