@@ -62,13 +62,8 @@ pub fn program() -> Program {
             source: if index < 3 { Source::Input } else { Source::Node },
         })
         .collect();
-    let product = Op::MatMul(MatMul {
-        transpose_b: false,
-        alpha: 1.0,
-        bias: true,
-        activation: Some(Unary::GeluErf),
-        residual: false,
-    });
+    let product =
+        Op::MatMul(MatMul { bias: true, activation: Some(Unary::GeluErf), ..MatMul::PLAIN });
     let sum = Op::Elementwise(Expr {
         steps: vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Add, 0, 1)],
     });

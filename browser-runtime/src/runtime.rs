@@ -33,7 +33,7 @@ use crate::{
     stage::{EngineLoading, Fan, Stage, StageLoading},
     weights::{Constants, stream},
 };
-use flotilla_kernels::{Shapes, Signature, kernel};
+use flotilla_kernels::{Shapes, Signature, kernel, supports};
 
 /// Most losses of devices that wait to be read.
 const LOSSES_MAX: usize = 4;
@@ -407,7 +407,7 @@ async fn check_support(
             pace.rest().await;
         }
         let signature = Signature { program, node };
-        kernel(&node.op).supports(&signature).map_err(|reason| {
+        supports(&signature).map_err(|reason| {
             let value = node.inputs.first().or(node.outputs.first()).map(|&id| program.value(id));
             LoadError::Unsupported {
                 node: node.name.clone(),

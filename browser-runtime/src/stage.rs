@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use flotilla_program::{ConstantRef, Program};
+use flotilla_program::Program;
 use flotilla_protocol::{LoadError, RunError};
 
 #[cfg(target_arch = "wasm32")]
@@ -13,7 +13,7 @@ use crate::{
         webgpu::{self, GpuModel},
     },
     platform::Pace,
-    weights::{Constants, Sink},
+    weights::{Constants, Sink, Stored},
 };
 use flotilla_kernels::Shapes;
 
@@ -106,7 +106,7 @@ pub(crate) struct Fan<'a> {
 
 impl<'a> Fan<'a> {
     pub(crate) fn new(whole: &Constants, stages: &'a mut [StageLoading]) -> Fan<'a> {
-        let own_of = |stage: &StageLoading| -> HashMap<ConstantRef, usize> {
+        let own_of = |stage: &StageLoading| -> HashMap<Stored, usize> {
             let refs = stage.constants.refs.iter().enumerate();
             refs.map(|(own, constant)| (*constant, own)).collect()
         };

@@ -17,24 +17,51 @@ const FLUSH_BYTES: u64 = 16 << 20;
 /// Most bytes of a blob that are verified and written without a pause; some browsers pass on megabytes at once.
 const PIECE_BYTES: usize = 128 << 10;
 
+/// A part of a blob, and the form in which it is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stored {
+    pub(crate) part: ConstantRef,
+    /// Whether its elements stay as narrow as they are; else each becomes a word.
+    pub(crate) is_narrow: bool,
+}
+
+impl Stored {
+    /// Bytes in memory, in whole words.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        if self.is_narrow {
+            self.part.bytes.next_multiple_of(WORD_BYTES as u64)
+        } else {
+            self.widened_bytes()
+        }
+    }
+
+    /// Bytes where every element is a word.
+    pub(crate) fn widened_bytes(&self) -> u64 {
+        self.part.elements() * WORD_BYTES as u64
+    }
+}
+
 /// The distinct constants of a program; values may share one.
 pub(crate) struct Constants {
-    pub(crate) refs: Vec<ConstantRef>,
+    pub(crate) refs: Vec<Stored>,
     of_value: Vec<Option<usize>>,
 }
 
 impl Constants {
     pub(crate) fn new(program: &Program) -> Constants {
-        let mut refs: Vec<ConstantRef> = Vec::new();
+        let mut refs: Vec<Stored> = Vec::new();
         let mut known = HashMap::new();
         let of_value = program
             .values
             .iter()
             .map(|value| match value.source {
-                Source::Constant(constant) => Some(*known.entry(constant).or_insert_with(|| {
-                    refs.push(constant);
-                    refs.len() - 1
-                })),
+                Source::Constant(part) => {
+                    let stored = Stored { part, is_narrow: value.is_narrow() };
+                    Some(*known.entry(stored).or_insert_with(|| {
+                        refs.push(stored);
+                        refs.len() - 1
+                    }))
+                }
                 Source::Input | Source::Node => None,
             })
             .collect();
@@ -44,11 +71,6 @@ impl Constants {
     pub(crate) fn of(&self, value: ValueId) -> Option<usize> {
         self.of_value[value.index()]
     }
-}
-
-/// Bytes that a constant has in memory, where every element is a word.
-pub(crate) fn memory_bytes(constant: &ConstantRef) -> u64 {
-    constant.elements() * WORD_BYTES as u64
 }
 
 /// Writes some words of a constant into memory. The memory is reserved whole with the first ones and written only as far as words
@@ -106,11 +128,11 @@ pub(crate) async fn stream<F: BlobFetcher>(
 ) -> Result<(), LoadError> {
     let total = program.blobs.iter().map(|blob| blob.bytes).sum();
     let mut done = 0;
-    let mut parts_of: HashMap<BlobId, Vec<(usize, ConstantRef)>> = HashMap::new();
-    for (index, part) in constants.refs.iter().enumerate() {
-        parts_of.entry(part.blob).or_default().push((index, *part));
+    let mut parts_of: HashMap<BlobId, Vec<(usize, Stored)>> = HashMap::new();
+    for (index, stored) in constants.refs.iter().enumerate() {
+        parts_of.entry(stored.part.blob).or_default().push((index, *stored));
     }
-    parts_of.values_mut().for_each(|parts| parts.sort_by_key(|(_, part)| part.offset));
+    parts_of.values_mut().for_each(|parts| parts.sort_by_key(|(_, stored)| stored.part.offset));
     for blob in &program.blobs {
         let name = || blob.id.to_hex();
         let parts = parts_of.get(&blob.id).map_or(&[][..], Vec::as_slice);
@@ -153,26 +175,32 @@ pub(crate) async fn stream<F: BlobFetcher>(
 
 /// Passes the bytes at `at` of a blob to the constants that they belong to.
 fn write_parts(
-    parts: &[(usize, ConstantRef)],
+    parts: &[(usize, Stored)],
     at: u64,
     bytes: &[u8],
     sink: &mut impl Sink,
 ) -> Result<(), LoadError> {
     let end = at + bytes.len() as u64;
-    for (constant, part) in parts {
+    for &(constant, Stored { part, is_narrow }) in parts {
         if part.offset >= end {
             break;
         }
         let (from, to) = (part.offset.max(at), (part.offset + part.bytes).min(end));
         if from < to {
             let elements = &bytes[(from - at) as usize..(to - at) as usize];
-            let width = part.dtype.wire_bytes() as u64;
-            let offset = (from - part.offset) / width * WORD_BYTES as u64;
-            if part.dtype.wire_bytes() == WORD_BYTES {
-                sink.write(*constant, offset, elements)?;
+            let width = part.dtype.wire_bytes();
+            let offset = from - part.offset;
+            if is_narrow && elements.len() % WORD_BYTES != 0 {
+                // Only the end of a constant may lie within a word.
+                let mut words = elements.to_vec();
+                words.resize(words.len().next_multiple_of(WORD_BYTES), 0);
+                sink.write(constant, offset, &words)?;
+            } else if is_narrow || width == WORD_BYTES {
+                sink.write(constant, offset, elements)?;
             } else {
                 let words = part.dtype.decode_words(elements);
-                sink.write(*constant, offset, bytemuck::cast_slice(&words))?;
+                let offset = offset / width as u64 * WORD_BYTES as u64;
+                sink.write(constant, offset, bytemuck::cast_slice(&words))?;
             }
         }
     }
@@ -222,14 +250,24 @@ mod tests {
         let blob = [&[0; 16], bytes.as_slice(), &[0; 2]].concat();
         let constant =
             ConstantRef { blob: BlobId([0; 32]), offset: 16, bytes: 6, dtype: DType::F16 };
+        let widened = Stored { part: constant, is_narrow: false };
         for split in [16, 20] {
             let mut words = Words::default();
-            write_parts(&[(0, constant)], 0, &blob[..split], &mut words).expect("is taken");
-            write_parts(&[(0, constant)], split as u64, &blob[split..], &mut words)
+            write_parts(&[(0, widened)], 0, &blob[..split], &mut words).expect("is taken");
+            write_parts(&[(0, widened)], split as u64, &blob[split..], &mut words)
                 .expect("is taken");
             let want = [1.0, -2.0, f32::INFINITY].map(f32::to_bits);
             assert_eq!(words.0, want, "split at {split}");
         }
-        assert_eq!(memory_bytes(&constant), 12);
+        assert_eq!(widened.memory_bytes(), 12);
+        let narrow = Stored { part: constant, is_narrow: true };
+        for split in [16, 20] {
+            let mut words = Words::default();
+            write_parts(&[(0, narrow)], 0, &blob[..split], &mut words).expect("is taken");
+            write_parts(&[(0, narrow)], split as u64, &blob[split..], &mut words)
+                .expect("is taken");
+            assert_eq!(words.0, [0xc000_3c00, 0x7c00], "split at {split}");
+        }
+        assert_eq!(narrow.memory_bytes(), 8);
     }
 }

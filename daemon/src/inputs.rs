@@ -258,10 +258,7 @@ mod tests {
                 value(DType::I32, rows(), Source::Node),
                 value(DType::F32, vec![Dim::Symbol(Symbol(2))], Source::Node),
             ],
-            nodes: vec![
-                node(Op::Reshape, &[0], 3),
-                node(Op::Gather(Gather { axis: 0 }), &[2, 3], 4),
-            ],
+            nodes: vec![node(Op::Reshape, &[0], 3), node(Op::Gather(Gather::new(0)), &[2, 3], 4)],
             inputs: vec![
                 port("ids", DType::I64, ValueId(0)),
                 port("attention_mask", DType::I64, ValueId(1)),

@@ -119,13 +119,7 @@ fn probe() -> (Program, BTreeMap<BlobId, Bytes>) {
         Value { dtype: DType::F32, shape: rows(), source: Source::Input },
         Value { dtype: DType::F32, shape: square, source: constant },
     ];
-    let product = Op::MatMul(MatMul {
-        transpose_b: false,
-        alpha: 1.0,
-        bias: false,
-        activation: Some(Unary::GeluErf),
-        residual: false,
-    });
+    let product = Op::MatMul(MatMul { activation: Some(Unary::GeluErf), ..MatMul::PLAIN });
     let mut nodes = Vec::new();
     let mut last = ValueId(0);
     for layer in 0..LAYERS {

@@ -10,8 +10,8 @@ pub mod suite;
 
 pub use call::{Call, RANK_MAX, Shapes, Signature, VALUE_BYTES_MAX, broadcast_strides, strides};
 pub use ops::{
-    ITERATIONS_MAX, Kernel, Launch, Memory, Operand, PackedMatrix, Packer, Packing, Scratch,
-    Shader, View, WORKGROUP, kernel,
+    ITERATIONS_MAX, Kernel, Launch, MatrixForm, Memory, Operand, PackedMatrix, Packer, Packing,
+    Scratch, Shader, Stored, View, WORKGROUP, kernel, supports,
 };
 
 /// All cases of all operators.

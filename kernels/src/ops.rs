@@ -13,6 +13,7 @@ mod control;
 mod conv;
 mod cumulative;
 mod deformable_columns;
+mod dequantize;
 mod dft;
 mod elementwise;
 mod first_above;
@@ -42,6 +43,7 @@ mod sizes;
 mod slice;
 mod softmax;
 mod split;
+mod stored;
 mod strided;
 mod sums;
 mod suppress;
@@ -55,8 +57,9 @@ mod window;
 
 use flotilla_program::Op;
 
-pub use matmul::{PackedMatrix, Packer};
+pub use matmul::{MatrixForm, PackedMatrix, Packer};
 pub use shader::{ITERATIONS_MAX, Launch, Memory, Scratch, Shader, WORKGROUP};
+pub use stored::Stored;
 pub use strided::View;
 
 use crate::call::{Call, Signature};
@@ -92,6 +95,11 @@ pub trait Kernel {
         output: &mut [u32],
     ) -> Result<(), String>;
 
+    /// Whether an input may be a constant that is narrower than words ([`flotilla_program::Value::is_narrow`]).
+    fn reads_narrow(&self, _signature: &Signature<'_>, _input: usize) -> bool {
+        false
+    }
+
     /// The constant input that the cpu kernel needs packed, and how.
     fn packing(&self, _signature: &Signature<'_>) -> Option<Packing> {
         None
@@ -108,8 +116,8 @@ pub trait Kernel {
 pub struct Packing {
     /// Which of the node's inputs.
     pub input: usize,
-    /// Whether it is stored as `[n, k]`.
-    pub transposed: bool,
+    /// How its matrix lies in its words.
+    pub form: MatrixForm,
 }
 
 /// An operand of a cpu kernel.
@@ -152,6 +160,7 @@ pub fn kernel(op: &Op) -> &dyn Kernel {
         Op::Elementwise(op) => op,
         Op::Reduce(op) => op,
         Op::Gather(op) => op,
+        Op::Dequantize(op) => op,
         Op::Transpose(op) => op,
         Op::Reshape => &reshape::Reshape,
         Op::Broadcast => &broadcast::Broadcast,
@@ -185,6 +194,22 @@ pub fn kernel(op: &Op) -> &dyn Kernel {
     }
 }
 
+/// Refuses a node that cannot run in any shapes, or that gets a narrow constant where its kernel reads words.
+///
+/// # Errors
+/// Why, as text.
+pub fn supports(signature: &Signature<'_>) -> Result<(), String> {
+    let kernel = kernel(&signature.node.op);
+    kernel.supports(signature)?;
+    for (index, &id) in signature.node.inputs.iter().enumerate() {
+        let value = signature.program.value(id);
+        if value.is_narrow() && !kernel.reads_narrow(signature, index) {
+            return Err(format!("input {index} is a narrow {:?}", value.dtype));
+        }
+    }
+    Ok(())
+}
+
 /// Every operator's table of cases.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cases() -> Vec<Case> {
@@ -197,6 +222,7 @@ pub(crate) fn cases() -> Vec<Case> {
         elementwise::cases(),
         reduce::cases(),
         gather::cases(),
+        dequantize::cases(),
         transpose::cases(),
         reshape::cases(),
         broadcast::cases(),

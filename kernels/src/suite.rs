@@ -249,6 +249,13 @@ impl Sketch {
         )
     }
 
+    /// A constant that stays as narrow as it is.
+    pub(crate) fn narrow(&mut self, array: &Array) -> ValueId {
+        let value = self.constant(array);
+        self.program.values[value.index()].dtype = array.dtype;
+        value
+    }
+
     pub(crate) fn node(
         &mut self,
         op: Op,

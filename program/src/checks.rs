@@ -86,7 +86,7 @@ impl Program {
 
     fn check_value(&self, index: usize, value: &Value, blobs: &HashMap<BlobId, u64>) -> Checked {
         let place = || format!("value {index}");
-        if value.dtype != value.dtype.storage() {
+        if value.is_narrow() && !matches!(value.source, Source::Constant(_)) {
             return fail(place(), "its type is not a storage type");
         }
         if value.shape.iter().any(|dim| !dim.symbols_below(self.symbols.len())) {
@@ -103,7 +103,8 @@ impl Program {
             product.checked_mul(u64::try_from(dim.as_fixed()?).ok()?)
         });
         let width = constant.dtype.wire_bytes();
-        if constant.dtype.storage() != value.dtype || width > WORD_BYTES {
+        let is_narrow = value.is_narrow() && value.dtype == constant.dtype;
+        if !is_narrow && constant.dtype.storage() != value.dtype || width > WORD_BYTES {
             return fail(place(), "its blob holds another type");
         }
         if elements.and_then(|n| n.checked_mul(width as u64)) != Some(constant.bytes) {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::{
-    Binary, Conv, Expr, MatMul, Node, Op, Program, Source, Step, Unary, ValueId, Window,
+    Binary, Conv, Expr, MatMul, Node, Op, Program, Quantized, Source, Step, Unary, ValueId, Window,
     dim::{Dim, Symbol},
 };
 
@@ -112,7 +112,11 @@ impl Program {
             Op::Softmax(softmax) => format!("axis {}", softmax.axis),
             Op::Elementwise(expr) => self.expr_text(expr),
             Op::Reduce(reduce) => format!("{:?}, axes {:?}", reduce.kind, reduce.axes),
-            Op::Gather(gather) => format!("axis {}", gather.axis),
+            Op::Gather(gather) => match gather.quantized {
+                Some(quantized) => format!("axis {}, {}", gather.axis, quantized_text(&quantized)),
+                None => format!("axis {}", gather.axis),
+            },
+            Op::Dequantize(quantized) => quantized_text(quantized),
             Op::Transpose(transpose) => format!("{:?}", transpose.perm),
             Op::Reshape | Op::Broadcast | Op::Triangular | Op::FirstAbove | Op::RowRanks => {
                 String::new()
@@ -282,8 +286,14 @@ pub fn dim_text(dim: &Dim, name: &impl Fn(Symbol) -> String) -> String {
     }
 }
 
+fn quantized_text(quantized: &Quantized) -> String {
+    let Quantized { bits, axis, block, levels, .. } = quantized;
+    let levels = levels.map_or(String::new(), |levels| format!(" {levels:?}"));
+    format!("{bits} bits{levels}, blocks of {block} along {axis}")
+}
+
 fn matmul_text(matmul: &MatMul) -> String {
-    let mut text = String::new();
+    let mut text = matmul.quantized.as_ref().map_or(String::new(), quantized_text);
     for (present, word) in
         [(matmul.transpose_b, "transpose_b"), (matmul.bias, "bias"), (matmul.residual, "residual")]
     {

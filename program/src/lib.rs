@@ -24,9 +24,9 @@ pub use geometry::{
 };
 pub use op::{
     Activation, ArgReduce, Attention, Cell, Combine, Concat, Conv, Cumulative, DeformableColumns,
-    Gather, GatherElements, GatherNd, If, LayerNorm, LinearAttention, Loop, MatMul, Op, Pool,
-    PoolKind, Range, Recurrent, Reduce, ReduceKind, ScatterElements, ScatterNd, Sizes, Slice,
-    Softmax, TopK, Transpose, Window,
+    Gather, GatherElements, GatherNd, If, LayerNorm, Levels, LinearAttention, Loop, MatMul, Op,
+    Pool, PoolKind, Quantized, Range, Recurrent, Reduce, ReduceKind, ScatterElements, ScatterNd,
+    Sizes, Slice, Softmax, TopK, Transpose, Window,
 };
 pub use padding::{Guard, Limit, Padding};
 pub use program::{

@@ -12,7 +12,8 @@ use crate::{
 pub enum Op {
     /// `activation(alpha * a @ b + bias) `: inputs `a` `[.., m, k]`, `b` `[.., k, n]` (or `[.., n, k]` when
     /// `transpose_b`), then, when `bias`, `[n]`; then, when `residual`, a tensor of the result's shape that is added
-    /// after the activation. Leading dimensions broadcast.
+    /// after the activation. Leading dimensions broadcast. If `b` is quantized, its scales and zero points follow it; see
+    /// [`Quantized`].
     MatMul(MatMul),
     /// Scaled dot-product attention over packed heads: inputs `q` `[batch, q_len, heads * head_dim]`,
     /// `k` and `v` `[batch, kv_len, heads * head_dim]`, then, when `mask`, an additive mask that broadcasts to
@@ -40,8 +41,13 @@ pub enum Op {
     Reduce(Reduce),
     /// Inputs `data`, `indices` (I32): picks slices of `data` along `axis`; the output has `indices`' shape in the place of
     /// that axis. Negative indices count from the end; one out of range is a run-time error on cpu and reads 0 on
-    /// webgpu, where a page cannot fail (WGSL, "Out-of-bounds access").
+    /// webgpu, where a page cannot fail (WGSL, "Out-of-bounds access"). If `data` is quantized, its scales and zero points follow
+    /// `indices`; see [`Quantized`].
     Gather(Gather),
+    /// The numbers that quantized integers stand for: input the integers, then what [`Quantized`] says. The output has the shape of
+    /// the integers before they were packed. Source: ONNX operators, "DequantizeLinear"; "MatMulNBits" and "MatMulBnb4" of
+    /// onnxruntime's operators.
+    Dequantize(Quantized),
     /// Reorders dimensions: output dimension `i` is input dimension `perm[i]`.
     Transpose(Transpose),
     /// Same elements in row-major order under the output's shape.
@@ -154,8 +160,8 @@ impl Op {
     /// needs no rounding.
     pub fn moves_elements(&self) -> bool {
         match self {
-            Op::Gather(_)
-            | Op::Transpose(_)
+            Op::Gather(gather) => gather.quantized.is_none(),
+            Op::Transpose(_)
             | Op::Reshape
             | Op::Broadcast
             | Op::Concat(_)
@@ -173,6 +179,7 @@ impl Op {
                 matches!(pool.kind, PoolKind::Max | PoolKind::MaxPosition { .. })
             }
             Op::MatMul(_)
+            | Op::Dequantize(_)
             | Op::Conv(_)
             | Op::DeformableColumns(_)
             | Op::Attention(_)
@@ -271,6 +278,7 @@ impl Op {
             Op::Elementwise(_) => "Elementwise",
             Op::Reduce(_) => "Reduce",
             Op::Gather(_) => "Gather",
+            Op::Dequantize(_) => "Dequantize",
             Op::Transpose(_) => "Transpose",
             Op::Reshape => "Reshape",
             Op::Broadcast => "Broadcast",
@@ -309,6 +317,8 @@ impl Op {
 /// See [`Op::MatMul`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatMul {
+    /// How `b`, a constant of two dimensions, is quantized.
+    pub quantized: Option<Quantized>,
     /// Whether `b` is stored as `[.., n, k]`.
     pub transpose_b: bool,
     /// Factor on the product.
@@ -319,6 +329,113 @@ pub struct MatMul {
     pub activation: Option<Unary>,
     /// Whether the last input, of the output's shape, is added at the end.
     pub residual: bool,
+}
+
+impl MatMul {
+    /// A product and nothing else.
+    pub const PLAIN: MatMul = MatMul {
+        quantized: None,
+        transpose_b: false,
+        alpha: 1.0,
+        bias: false,
+        activation: None,
+        residual: false,
+    };
+
+    /// Which input is the bias, if there is one.
+    pub fn bias_at(&self) -> usize {
+        2 + self.quantized.map_or(0, Quantized::operands)
+    }
+
+    /// Number of inputs.
+    pub fn operands(&self) -> usize {
+        self.bias_at() + usize::from(self.bias) + usize::from(self.residual)
+    }
+}
+
+/// How a constant of two dimensions or more is quantized. An element is `(integer - zero) * scale`, without zero points `integer *
+/// scale`, or `levels[integer] * scale`.
+///
+/// The operands after it are its scales, then, when `zeros`, its zero points, of the same shape. That shape has as many
+/// dimensions as the elements; each is 1 (the same for all) or the elements' own, and along `axis` it may also be the number of
+/// blocks of `block` elements, of which the last may be shorter. Scales are floats and zero points numbers of any type; both may be
+/// stored narrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Quantized {
+    /// Bits of an integer: 4 or 2, which lie in bytes (`U8`), the first one in the lowest bits; or 8 and more, which are elements of
+    /// the value. Of fewer than 8 bits, the last dimension of the stored bytes has all integers of a row, of which only as many count
+    /// as the row has elements.
+    pub bits: u32,
+    /// Whether integers of fewer than 8 bits have a sign.
+    pub signed: bool,
+    /// Dimension along which blocks lie.
+    pub axis: u32,
+    /// Elements of a block.
+    pub block: u32,
+    /// Whether there are zero points.
+    pub zeros: bool,
+    /// The numbers that integers of 4 bits stand for, if these are not the integers themselves.
+    pub levels: Option<Levels>,
+}
+
+impl Quantized {
+    /// Number of operands that scales and zero points are.
+    pub fn operands(self) -> usize {
+        1 + usize::from(self.zeros)
+    }
+}
+
+/// Types of four bits that integers are looked up in. Source: Dettmers et al., "QLoRA", appendix E; the tables of bitsandbytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Levels {
+    /// Floating point with a sign, two bits of exponent and one of mantissa, divided by its largest number.
+    Fp4,
+    /// Quantiles of the normal distribution.
+    Nf4,
+}
+
+impl Levels {
+    /// The numbers, by integer.
+    pub fn numbers(self) -> [f32; 16] {
+        match self {
+            Levels::Fp4 => [
+                0.0,
+                0.005_208_333_4,
+                0.666_666_7,
+                1.0,
+                0.333_333_34,
+                0.5,
+                0.166_666_67,
+                0.25,
+                -0.0,
+                -0.005_208_333_4,
+                -0.666_666_7,
+                -1.0,
+                -0.333_333_34,
+                -0.5,
+                -0.166_666_67,
+                -0.25,
+            ],
+            Levels::Nf4 => [
+                -1.0,
+                -0.696_192_8,
+                -0.525_073_05,
+                -0.394_917_5,
+                -0.284_441_38,
+                -0.184_773_43,
+                -0.091_050_036,
+                0.0,
+                0.079_580_3,
+                0.160_930_2,
+                0.246_112_3,
+                0.337_915_24,
+                0.440_709_83,
+                0.562_617,
+                0.722_956_84,
+                1.0,
+            ],
+        }
+    }
 }
 
 /// See [`Op::Attention`].
@@ -391,6 +508,15 @@ pub enum ReduceKind {
 pub struct Gather {
     /// Dimension of the data that indices pick from.
     pub axis: u32,
+    /// How `data`, a constant, is quantized. Then `axis` is 0.
+    pub quantized: Option<Quantized>,
+}
+
+impl Gather {
+    /// A lookup in data as they are.
+    pub fn new(axis: u32) -> Gather {
+        Gather { axis, quantized: None }
+    }
 }
 
 /// See [`Op::Transpose`].

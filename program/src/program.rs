@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Version of the serialized form; a page refuses another one.
-pub const PROGRAM_VERSION: u32 = 5;
+pub const PROGRAM_VERSION: u32 = 6;
 
 /// blake3 hash of a weight blob's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct ConstantRef {
     pub offset: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
-    /// Its elements' type: the value's, or a narrower one that is widened to words when it is loaded. Not of 64 bits.
+    /// Its elements' type: the value's, or a narrower one that is widened to the value's when it is loaded. Not of 64 bits.
     pub dtype: DType,
 }
 
@@ -94,12 +94,20 @@ pub enum Source {
 /// A tensor of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Value {
-    /// Its storage type.
+    /// Its storage type, of which every element is a word; or, of a constant that stays as it is in its blob, a narrower type,
+    /// whose elements lie one after the other in words. See [`Value::is_narrow`].
     pub dtype: DType,
     /// Its row-major shape.
     pub shape: Vec<Dim>,
     /// Where it comes from.
     pub source: Source,
+}
+
+impl Value {
+    /// Whether it is a constant whose elements are narrower than words. Only kernels that read such an operand get one.
+    pub fn is_narrow(&self) -> bool {
+        self.dtype != self.dtype.storage()
+    }
 }
 
 /// A named input or output.

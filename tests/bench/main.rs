@@ -264,15 +264,23 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Measured> {
     Ok(measured)
 }
 
-/// Every browser, backend and route to WebGPU that is to be measured.
+/// Every browser, backend and route to WebGPU that is to be measured. Beside others, the Chromium whose WebNN computes is measured
+/// for WebNN alone.
 fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
     let mut list = Vec::new();
+    let webnn = arguments.backends.contains(&BackendName::WebNn);
     for build in browsers {
+        let only_webnn = webnn && build.name == CHROME_WEBNN;
         for backend in &arguments.backends {
+            if only_webnn && *backend != BackendName::WebNn {
+                continue;
+            }
             let (backend, adapters) = match (backend, build.kind) {
                 (BackendName::Cpu, _) => (Backend::Cpu, vec![Adapter::Auto]),
-                // No version of Firefox has it.
-                (BackendName::WebNn, Kind::Firefox) => continue,
+                // Neither Firefox nor a distribution's Chromium has it.
+                (BackendName::WebNn, _) if build.name == "firefox" || build.name == "chrome" => {
+                    continue;
+                }
                 (BackendName::WebNn, _) => (Backend::WebNn, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Firefox) => (Backend::WebGpu, vec![Adapter::Auto]),
                 (BackendName::WebGpu, Kind::Chrome | Kind::Edge) => {

@@ -70,7 +70,7 @@ impl Builder {
     fn linear(&mut self, x: ValueId, from: i64, to: i64, activation: Option<Unary>) -> ValueId {
         let weight = self.weight(&[from, to], 1.7 / (from as f32).sqrt(), 0.0);
         let bias = self.weight(&[to], 0.1, 0.0);
-        let op = MatMul { transpose_b: false, alpha: 1.0, bias: true, activation, residual: false };
+        let op = MatMul { bias: true, activation, ..MatMul::PLAIN };
         self.node("linear", Op::MatMul(op), &[x, weight, bias], DType::F32, rows(to))
     }
 
@@ -113,12 +113,12 @@ pub(crate) fn bert(sizes: Sizes) -> (Program, BTreeMap<BlobId, Vec<u8>>) {
     let words = b.weight(&[sizes.vocabulary, hidden], 0.5, 0.0);
     let places = b.weight(&[sizes.positions, hidden], 0.5, 0.0);
     let embedded =
-        b.node("words", Op::Gather(Gather { axis: 0 }), &[words, ids], DType::F32, rows(hidden));
+        b.node("words", Op::Gather(Gather::new(0)), &[words, ids], DType::F32, rows(hidden));
     let range = Op::Range(Range { start: 0.into(), stride: 1.into() });
     let positions = b.node("positions", range, &[], DType::I32, vec![sequence()]);
     let shape = vec![sequence(), Dim::Fixed(hidden)];
     let placed =
-        b.node("places", Op::Gather(Gather { axis: 0 }), &[places, positions], DType::F32, shape);
+        b.node("places", Op::Gather(Gather::new(0)), &[places, positions], DType::F32, shape);
     let sum = Expr { steps: vec![Step::Input(0), Step::Input(1), Step::Binary(Binary::Add, 0, 1)] };
     let summed = b.node("sum", Op::Elementwise(sum), &[embedded, placed], DType::F32, rows(hidden));
     let zero = b.weight(&[1, 1, hidden], 0.0, 0.0);

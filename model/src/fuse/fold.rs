@@ -60,6 +60,13 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
         }
         // These would store results that cost nothing to compute, or enlarge them.
         (Op::Range(_) | Op::Sizes(_) | Op::If(_) | Op::Loop(_), _) => return None,
+        // Quantized integers stay as narrow as they are, unless there are few of them.
+        (Op::Dequantize(_), [integers, ..])
+            if integers.dtype.is_narrow()
+                && to.iter().product::<usize>() * WORD_BYTES > BROADCAST_BYTES_MAX =>
+        {
+            return None;
+        }
         _ => {}
     }
     let most = to.iter().product::<usize>() * WORD_BYTES;

@@ -24,7 +24,7 @@ pub(super) fn apply(draft: &mut Draft, uses: &Uses) -> usize {
         draft.nodes.iter().map(|node| places(draft, &links, node)).collect();
     let found = places.iter().flatten().count();
     for (mut node, places) in std::mem::take(&mut draft.nodes).into_iter().zip(places) {
-        if let (Some(places), Op::Gather(Gather { axis })) = (places, &node.op) {
+        if let (Some(places), Op::Gather(Gather { axis, quantized: None })) = (places, &node.op) {
             if let Places::One(index) = places {
                 let (name, data) = (node.name.clone(), node.inputs[0]);
                 let mut shape = draft.shape(data).to_vec();
@@ -217,7 +217,7 @@ mod tests {
             places = draft.add_node("turn", op, vec![places], DType::I32, shape.clone());
         }
         shape.push(2.into());
-        let op = Op::Gather(Gather { axis: 0 });
+        let op = Op::Gather(Gather::new(0));
         draft.add_node("lookup", op, vec![data, places], DType::I32, shape);
         draft
     }
@@ -254,7 +254,7 @@ mod tests {
             let bytes: [u8; 4] = i32::to_le_bytes(index);
             let origin = Origin::Constant(crate::graph::Data::new(DType::I32, bytes.to_vec()));
             let place = draft.add_value(DType::I32, vec![], origin);
-            let op = Op::Gather(Gather { axis: 1 });
+            let op = Op::Gather(Gather::new(1));
             draft.add_node("first", op, vec![data, place], DType::F32, vec![BATCH, 8.into()]);
             assert_eq!(rewritten(&mut draft), usize::from(sliced), "{index}");
             assert_eq!(*last(&draft).0 == Op::Reshape, sliced, "{index}");

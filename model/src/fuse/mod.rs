@@ -13,6 +13,7 @@ mod fold;
 mod gather;
 mod layer_norm;
 mod matmul;
+mod quantized;
 mod views;
 
 use crate::graph::{Draft, Uses, drop_dead_nodes};
@@ -22,7 +23,7 @@ type Rule = fn(&mut Draft, &Uses) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one handles what
 /// the others have left.
-const RULES: [(&str, Rule); 13] = [
+const RULES: [(&str, Rule); 14] = [
     ("fold", fold::apply),
     ("views", views::apply),
     ("fold", fold::apply),
@@ -33,6 +34,7 @@ const RULES: [(&str, Rule); 13] = [
     ("broadcast", broadcast::apply),
     ("attention", attention::apply),
     ("layer_norm residual", layer_norm::apply_residual),
+    ("quantized", quantized::apply),
     ("matmul", matmul::apply),
     ("conv", conv::apply),
     ("elementwise", elementwise::apply),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{Data, Draft, Origin};
 use crate::weights::{Packer, Placed, Weights};
+use flotilla_kernels::{Signature, kernel};
 use flotilla_program::{
     Node, Program, ProgramError, Region, Source, SymbolSource, Value, ValueId,
     dim::{Dim, Symbol},
@@ -251,6 +252,41 @@ pub(crate) fn finish(mut draft: Draft) -> Result<(Program, Weights), ProgramErro
             Value { dtype, shape, source }
         })
         .collect();
+    narrow(&mut program);
     program.check()?;
     Ok((program, weights))
+}
+
+/// Keeps constants as narrow as their data are where every kernel that reads them can.
+fn narrow(program: &mut Program) {
+    let mut uses: Vec<Vec<(Node, usize)>> = vec![Vec::new(); program.values.len()];
+    let stored: Vec<Option<DType>> = program
+        .values
+        .iter()
+        .map(|value| match value.source {
+            Source::Constant(constant) => Some(constant.dtype).filter(|dtype| dtype.is_narrow()),
+            Source::Input | Source::Node => None,
+        })
+        .collect();
+    for node in program.all_nodes() {
+        for (input, value) in node.inputs.iter().enumerate() {
+            if stored[value.index()].is_some() {
+                uses[value.index()].push((node.clone(), input));
+            }
+        }
+    }
+    let mut returned: Vec<ValueId> = program.results().collect();
+    returned.extend(program.regions.iter().flat_map(|region| &region.results));
+    for (index, dtype) in stored.into_iter().enumerate() {
+        let Some(dtype) = dtype.filter(|_| !returned.contains(&ValueId(index as u32))) else {
+            continue;
+        };
+        let before = std::mem::replace(&mut program.values[index].dtype, dtype);
+        let is_read = |(node, input): &(Node, usize)| {
+            kernel(&node.op).reads_narrow(&Signature { program, node }, *input)
+        };
+        if uses[index].is_empty() || !uses[index].iter().all(is_read) {
+            program.values[index].dtype = before;
+        }
+    }
 }

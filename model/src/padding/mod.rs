@@ -290,7 +290,7 @@ fn transfer(site: &mut Site<'_>) -> Result<State, String> {
         }
         Op::Trees(_) | Op::NgramCounts(_) => windows::items(site, &[0]),
         Op::Triangular => windows::matrices(site),
-        Op::FirstAbove | Op::RowRanks | Op::ScatterNd(_) | Op::RoiAlign(_) => {
+        Op::Dequantize(_) | Op::FirstAbove | Op::RowRanks | Op::ScatterNd(_) | Op::RoiAlign(_) => {
             windows::items(site, &[])
         }
     }

@@ -33,8 +33,8 @@ pub(super) fn matmul(site: &Site<'_>, matmul: &MatMul) -> Result<State, String> 
     aligned.pair(rank - 2, 0, rank_a - 2);
     aligned.pair(rank - 1, 1, rank_b - n);
     if matmul.bias {
-        site.operand(2)?;
-        aligned.pair(rank - 1, 2, 0);
+        site.operand(matmul.bias_at())?;
+        aligned.pair(rank - 1, matmul.bias_at(), 0);
     }
     let residual = matmul.residual.then(|| site.operands.len() - 1);
     if let Some(input) = residual {

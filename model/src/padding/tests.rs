@@ -127,7 +127,7 @@ fn reduce(kind: ReduceKind, axis: u32) -> Op {
 
 fn plain_matmul(transpose_b: bool) -> Op {
     let (bias, residual) = (false, false);
-    Op::MatMul(MatMul { transpose_b, alpha: 1.0, bias, activation: None, residual })
+    Op::MatMul(MatMul { transpose_b, bias, residual, ..MatMul::PLAIN })
 }
 
 /// `(1 - mask) * factor`, of an I32 mask.
@@ -443,7 +443,7 @@ fn lookups_stay_in_range() {
         let expr = Op::Elementwise(Expr { steps });
         let ids = sketch.node(expr, &[ids], DType::I32, &[B, S]);
         let table = sketch.constant(DType::F32, &[size, 4]);
-        sketch.f32(Op::Gather(Gather { axis: 0 }), &[table, ids], &[B, S, fixed(4)]);
+        sketch.f32(Op::Gather(Gather::new(0)), &[table, ids], &[B, S, fixed(4)]);
         sketch
     };
     let plus = |number| vec![Step::Input(0), Step::Int(number), Step::Binary(Binary::Add, 0, 1)];
@@ -455,7 +455,7 @@ fn lookups_stay_in_range() {
     let mut sketch = Sketch::new();
     let x = sketch.tokens(4);
     let place = sketch.input(DType::I32, &[]);
-    sketch.f32(Op::Gather(Gather { axis: 1 }), &[x, place], &[B, fixed(4)]);
+    sketch.f32(Op::Gather(Gather::new(1)), &[x, place], &[B, fixed(4)]);
     assert!(sketch.length().is_err());
 }
 

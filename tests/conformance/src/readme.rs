@@ -14,16 +14,16 @@ const END: &str = "<!-- end of conformance -->";
 /// One row per runtime.
 pub fn table(reports: &[Report]) -> String {
     let mut table =
-        "| runtime | in scope | passed | failed | refused | no kernel ran | out of scope |\n\
-        | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| runtime | in scope | passed | of them with an element off | failed | refused | no kernel ran | out of scope |\n\
+        | --- | --- | --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
     for report in reports {
         let Report { runtime, in_scope, passed, failed, refused, no_kernel, out_of_scope, .. } =
             report;
-        let share = report.share();
+        let (share, off) = (report.share(), report.elements_off.len());
         let _ = writeln!(
             table,
-            "| {runtime} | {in_scope} | {passed} ({share:.1} %) | {failed} | {refused} | {no_kernel} | {out_of_scope} |"
+            "| {runtime} | {in_scope} | {passed} ({share:.1} %) | {off} | {failed} | {refused} | {no_kernel} | {out_of_scope} |"
         );
     }
     table

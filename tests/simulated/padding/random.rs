@@ -117,7 +117,7 @@ impl Maker<'_> {
     fn embedded(&mut self) -> ValueId {
         let table = self.weights(&[ROWS, 4]);
         let ids = self.program.inputs[0].value;
-        self.f32(Op::Gather(Gather { axis: 0 }), &[table, ids], &[B, S, Dim::Fixed(4)])
+        self.f32(Op::Gather(Gather::new(0)), &[table, ids], &[B, S, Dim::Fixed(4)])
     }
 
     /// One more node; `None` if it would not fit.
@@ -228,7 +228,14 @@ impl Maker<'_> {
         let shape = [left[0].clone(), left[1].clone(), n.clone()];
         let (bias, residual) = (false, false);
         let activation = self.one_of(&[None, Some(Unary::Relu), Some(Unary::Tanh)]);
-        let op = Op::MatMul(MatMul { transpose_b, alpha: 0.5, bias, activation, residual });
+        let op = Op::MatMul(MatMul {
+            transpose_b,
+            alpha: 0.5,
+            bias,
+            activation,
+            residual,
+            ..MatMul::PLAIN
+        });
         Some(self.f32(op, &[a, b], &shape))
     }
 
@@ -427,7 +434,7 @@ impl Maker<'_> {
         }
         let op = Op::Range(Range { start: Dim::Fixed(0), stride: Dim::Fixed(1) });
         let positions = self.node(op, &[], DType::I32, &[S]);
-        Some(self.f32(Op::Gather(Gather { axis: 0 }), &[table, positions], &shape))
+        Some(self.f32(Op::Gather(Gather::new(0)), &[table, positions], &shape))
     }
 }
 

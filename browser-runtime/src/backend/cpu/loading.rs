@@ -9,40 +9,34 @@ use super::{Constant, CpuModel, Pool};
 use crate::{
     flow::Flow,
     platform::Pace,
-    weights::{Constants, Sink, memory_bytes, put},
+    weights::{Constants, Sink, Stored, put},
 };
-use flotilla_kernels::{PackedMatrix, Packer, Signature, kernel};
+use flotilla_kernels::{MatrixForm, PackedMatrix, Packer, Signature, kernel};
 
-/// The matrix shape for which a constant is packed.
+/// The form for which a constant is packed.
 #[derive(Clone, Copy, Default)]
 enum Packed {
     #[default]
     Never,
-    As([usize; 2]),
-    /// The same elements are used as matrices of several shapes, so none is packed.
+    As(MatrixForm),
+    /// The same elements are used as matrices of several forms, so none is packed.
     Not,
 }
 
 impl Packed {
-    fn want(&mut self, shape: [usize; 2]) {
+    fn want(&mut self, form: MatrixForm) {
         *self = match *self {
-            Packed::Never => Packed::As(shape),
-            Packed::As(known) if known == shape => *self,
+            Packed::Never => Packed::As(form),
+            Packed::As(known) if known == form => *self,
             Packed::As(_) | Packed::Not => Packed::Not,
         };
     }
 
     /// The packed matrix of these words, made with pauses.
-    async fn matrix(
-        self,
-        words: &[u32],
-        transposed: bool,
-        pace: &mut Pace,
-    ) -> Option<PackedMatrix> {
-        let Packed::As([k, n]) = self else { return None };
-        let floats: &[f32] = bytemuck::cast_slice(words);
-        let mut packer = Packer::new(k, n, transposed);
-        while packer.step(floats) {
+    async fn matrix(self, words: &[u32], pace: &mut Pace) -> Option<PackedMatrix> {
+        let Packed::As(form) = self else { return None };
+        let mut packer = Packer::new(form);
+        while packer.step(words) {
             pace.rest().await;
         }
         Some(packer.finish())
@@ -84,18 +78,12 @@ impl Loading {
             for (index, value) in node.inputs.iter().enumerate() {
                 let Some(constant) = constants.of(flow.root(*value)) else { continue };
                 let wanted = &mut wanted[constant];
-                let dims: Vec<usize> = program
-                    .value(*value)
-                    .shape
-                    .iter()
-                    .filter_map(|dim| usize::try_from(dim.as_fixed()?).ok())
-                    .collect();
-                match (packing.filter(|packing| packing.input == index), dims.as_slice()) {
-                    (Some(packing), [n, k]) if packing.transposed => {
-                        wanted.packed_transposed.want([*k, *n]);
+                match packing.filter(|packing| packing.input == index) {
+                    Some(packing) if packing.form.transposed => {
+                        wanted.packed_transposed.want(packing.form);
                     }
-                    (Some(_), [k, n]) => wanted.packed.want([*k, *n]),
-                    _ => wanted.plain = true,
+                    Some(packing) => wanted.packed.want(packing.form),
+                    None => wanted.plain = true,
                 }
             }
         }
@@ -109,7 +97,7 @@ impl Loading {
             flow,
             wanted,
             memory: constants.refs.iter().map(|_| Constant::default()).collect(),
-            missing: constants.refs.iter().map(memory_bytes).collect(),
+            missing: constants.refs.iter().map(Stored::memory_bytes).collect(),
             complete: Vec::new(),
         }
     }
@@ -133,9 +121,8 @@ impl Sink for Loading {
     async fn settle(&mut self, pace: &mut Pace) -> Result<(), LoadError> {
         for constant in self.complete.drain(..) {
             let (wanted, memory) = (self.wanted[constant], &mut self.memory[constant]);
-            memory.packed = wanted.packed.matrix(&memory.words, false, pace).await;
-            memory.packed_transposed =
-                wanted.packed_transposed.matrix(&memory.words, true, pace).await;
+            memory.packed = wanted.packed.matrix(&memory.words, pace).await;
+            memory.packed_transposed = wanted.packed_transposed.matrix(&memory.words, pace).await;
             if !wanted.is_plain() {
                 memory.words = Rc::default();
             }
@@ -160,10 +147,11 @@ mod tests {
         let words: &[u32] = bytemuck::cast_slice(&floats);
         for transposed in [false, true] {
             let mut pace = Pace::eager();
-            let (packed, pauses) = counted(Packed::As([k, n]).matrix(words, transposed, &mut pace));
+            let (packed, pauses) =
+                counted(Packed::As(MatrixForm::floats(k, n, transposed)).matrix(words, &mut pace));
             assert_eq!(packed, Some(PackedMatrix::pack(&floats, k, n, transposed)));
             assert!(pauses > 20, "{pauses} pauses");
         }
-        assert_eq!(counted(Packed::Not.matrix(words, false, &mut Pace::eager())), (None, 0));
+        assert_eq!(counted(Packed::Not.matrix(words, &mut Pace::eager())), (None, 0));
     }
 }

@@ -105,7 +105,7 @@ impl CpuMachine<'_> {
                 };
                 let constant = &self.memory[constant];
                 let packed = match packing {
-                    Some(packing) if packing.input == input && packing.transposed => {
+                    Some(packing) if packing.input == input && packing.form.transposed => {
                         &constant.packed_transposed
                     }
                     Some(packing) if packing.input == input => &constant.packed,

@@ -184,6 +184,7 @@ fn is_light(op: &Op) -> bool {
         | Op::RowRanks
         | Op::Cumulative(_) => true,
         Op::MatMul(_)
+        | Op::Dequantize(_)
         | Op::Attention(_)
         | Op::LinearAttention(_)
         | Op::LayerNorm(_)

@@ -8,7 +8,7 @@ use flotilla_protocol::{Backend, LoadError};
 use super::{Gpu, GpuModel, model::Pipelines};
 use crate::{
     platform::Pace,
-    weights::{Constants, Sink, memory_bytes, put},
+    weights::{Constants, Sink, put},
 };
 use flotilla_kernels::{Signature, kernel};
 
@@ -55,7 +55,7 @@ impl Loading {
         for constant in &constants.refs {
             let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("constant"),
-                size: memory_bytes(constant).max(16).next_multiple_of(16),
+                size: constant.memory_bytes().max(16).next_multiple_of(16),
                 usage: wgpu::BufferUsages::STORAGE
                     | wgpu::BufferUsages::COPY_DST
                     | wgpu::BufferUsages::COPY_SRC,
@@ -79,7 +79,7 @@ impl Loading {
         let mut words = vec![None; constants.refs.len()];
         for value in (0..program.values.len() as u32).map(ValueId) {
             if let Some(constant) = constants.of(value).filter(|_| work.host.keeps(value)) {
-                words[constant] = Some((Vec::new(), memory_bytes(&constants.refs[constant])));
+                words[constant] = Some((Vec::new(), constants.refs[constant].memory_bytes()));
             }
         }
         let written = vec![false; buffers.len()];
@@ -137,7 +137,7 @@ async fn check_bindings(
         };
         for value in &node.inputs {
             if let Some(constant) = constants.of(*value) {
-                let bytes = memory_bytes(&constants.refs[constant]);
+                let bytes = constants.refs[constant].memory_bytes();
                 if bytes > limit {
                     return refuse(
                         value.index(),

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use flotilla_program::{Program, ValueId};
 use flotilla_protocol::LoadError;
+use flotilla_tensor::{DType, WORD_BYTES};
 use flotilla_webnn::{MlGraphBuilder, MlOperand, MlOperandDescriptor, MlTensor};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     platform::Pace,
-    weights::{Constants, Sink, memory_bytes, put},
+    weights::{Constants, Sink, Stored, put},
 };
 
 /// A constant: in the context if it takes constant tensors, else in memory, from which it is copied into every graph.
@@ -40,6 +41,8 @@ pub(crate) struct Loading {
     context: Rc<Context>,
     held: Vec<Held>,
     missing: Vec<u64>,
+    /// The types of those that other backends keep narrow; here their elements become words, too.
+    narrow: Vec<Option<DType>>,
     uses: Vec<Option<Use>>,
     /// Whether the context takes constant tensors, as far as is known.
     takes_constants: bool,
@@ -53,7 +56,7 @@ impl Loading {
             let Some(constant) = constants.of(id) else { continue };
             let value = program.value(id);
             let shape = value.shape.iter().filter_map(|dim| u32::try_from(dim.as_fixed()?).ok());
-            let (ty, shape) = (type_of(value.dtype), shape.collect::<Vec<_>>());
+            let (ty, shape) = (type_of(value.dtype.storage()), shape.collect::<Vec<_>>());
             match &mut uses[constant] {
                 Some(known) => known.alone &= known.ty == ty && known.shape == shape,
                 none => *none = Some(Use { ty, shape, alone: true }),
@@ -62,7 +65,12 @@ impl Loading {
         Loading {
             context,
             held: constants.refs.iter().map(|_| Held::default()).collect(),
-            missing: constants.refs.iter().map(memory_bytes).collect(),
+            missing: constants.refs.iter().map(Stored::widened_bytes).collect(),
+            narrow: constants
+                .refs
+                .iter()
+                .map(|stored| stored.is_narrow.then_some(stored.part.dtype))
+                .collect(),
             uses,
             takes_constants: true,
         }
@@ -91,7 +99,17 @@ impl Loading {
 
 impl Sink for Loading {
     fn write(&mut self, constant: usize, offset: u64, bytes: &[u8]) -> Result<(), LoadError> {
-        put(&mut self.held[constant].words, &mut self.missing[constant], offset, bytes)
+        let (memory, missing) = (&mut self.held[constant].words, &mut self.missing[constant]);
+        match self.narrow[constant] {
+            None => put(memory, missing, offset, bytes),
+            Some(dtype) => {
+                let mut words = dtype.decode_words(bytes);
+                // The end of a constant is filled up to a whole word.
+                words.truncate((*missing / WORD_BYTES as u64) as usize);
+                let offset = offset / dtype.wire_bytes() as u64 * WORD_BYTES as u64;
+                put(memory, missing, offset, bytemuck::cast_slice(&words))
+            }
+        }
     }
 
     async fn settle(&mut self, _: &mut Pace) -> Result<(), LoadError> {

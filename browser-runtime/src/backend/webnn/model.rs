@@ -23,7 +23,7 @@ use super::{
 use crate::{
     deciding::define_input_elements,
     flow::sized_by,
-    weights::{Constants, memory_bytes},
+    weights::{Constants, Stored},
 };
 use flotilla_kernels::Shapes;
 
@@ -136,7 +136,7 @@ impl NnModel {
         constants: Constants,
         held: Vec<Held>,
     ) -> NnModel {
-        let bytes: u64 = constants.refs.iter().map(memory_bytes).sum();
+        let bytes: u64 = constants.refs.iter().map(Stored::widened_bytes).sum();
         // Nodes whose sizes a run decides do not run on WebNN.
         let mut deciding: Vec<bool> =
             program.symbols.iter().map(|info| info.source == SymbolSource::Input).collect();

@@ -31,9 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 {{batch}}
     // Rows past the end repeat the last one, so that loads need no branch.
 {{setup}}
-    for (var step = {{first}}; step < {{last}}; step += {{step}}u) {
-{{body}}
-    }
+{{sum}}
     let out_batch = {{out_batch}} * m * n;
 {{store}}
 }

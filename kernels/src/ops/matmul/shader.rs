@@ -3,7 +3,10 @@
 use flotilla_program::{MatMul, dim::Dim};
 use flotilla_tensor::DType;
 
-use super::super::{Shader, math, split};
+use super::{
+    super::{Shader, math, split},
+    Reading, ScalingForm,
+};
 use crate::call::Signature;
 
 /// Rows that an invocation of each shader computes, and roughly what a row costs there. The more rows share the
@@ -29,16 +32,38 @@ pub(super) struct Specialization {
     divided: bool,
     /// WGSL's name of the type of an element.
     element: &'static str,
+    /// How `b` is read, if it is narrow or quantized.
+    reading: Option<Reading>,
+}
+
+impl Specialization {
+    /// Blocks of elements of a sum that share a scale.
+    pub(super) fn blocks(&self) -> usize {
+        self.scaling().map_or(1, |scaling| scaling.blocks)
+    }
+
+    fn scaling(&self) -> Option<ScalingForm> {
+        self.reading.and_then(|reading| reading.scaling)
+    }
 }
 
 pub(super) fn specialization(op: &MatMul, signature: &Signature<'_>) -> Specialization {
     let b = &signature.input(1).shape;
     let fixed =
         |from_end: usize| b.len().checked_sub(from_end).and_then(|index| b[index].as_fixed());
-    let (n, k) = if op.transpose_b { (fixed(2), fixed(1)) } else { (fixed(1), fixed(2)) };
+    let reading = super::reading(op, signature).ok().flatten();
+    let (n, k) = match reading {
+        Some(Reading { form, .. }) => (Some(form.n as i64), Some(form.k as i64)),
+        None if op.transpose_b => (fixed(2), fixed(1)),
+        None => (fixed(1), fixed(2)),
+    };
     let by_4 = |dim: Option<i64>| dim.is_some_and(|dim| dim > 0 && dim % 4 == 0);
     let b_lead = &b[..b.len().saturating_sub(2)];
-    let vectors = by_4(n) && by_4(k);
+    let read_by_4 = reading.is_none_or(|Reading { form, scaling }| {
+        let blocks_by_4 = |scaling: ScalingForm| scaling.blocks == 1 || scaling.block % 4 == 0;
+        form.stride % 4 == 0 && scaling.is_none_or(blocks_by_4)
+    });
+    let vectors = by_4(n) && by_4(k) && read_by_4;
     let wide = vectors && n.is_some_and(|n| n % (4 * UNITS) == 0);
     let divided = split::may_divide(k.map(|k| if vectors { k / 4 } else { k }), STEPS_MAX);
     Specialization {
@@ -50,6 +75,7 @@ pub(super) fn specialization(op: &MatMul, signature: &Signature<'_>) -> Speciali
         n: if divided && k.is_some() { None } else { n },
         k: if divided { None } else { k },
         divided,
+        reading,
         element: match signature.input(0).dtype {
             DType::I64 | DType::I32 | DType::I16 | DType::I8 => "i32",
             DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Bool => "u32",
@@ -102,7 +128,12 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
     let scalar = special.element;
     let vector = format!("vec4<{scalar}>");
     let element = if special.vectors { vector.as_str() } else { scalar };
-    let mut reads = vec![("a", element), ("b", element)];
+    let mut reads = vec![("a", element)];
+    reads.push(("b", if special.reading.is_some() { "u32" } else { element }));
+    if let Some(scaling) = special.scaling() {
+        reads.push(("scales", "u32"));
+        reads.extend(scaling.zeros.map(|_| ("zeros", "u32")));
+    }
     if op.bias {
         reads.push(("bias", element));
     }
@@ -137,17 +168,21 @@ fn shader(op: &MatMul, special: &Specialization, rows: u32) -> Shader {
             "out_batch",
             if special.divided { "(part * params.batches + batch)" } else { "batch" }.to_owned(),
         ),
-        ("first", if special.divided { "first" } else { "0u" }.to_owned()),
-        ("last", if special.divided { "last" } else { "k" }.to_owned()),
         ("setup", setup(rows, special)),
-        ("step", if special.vectors { "4" } else { "1" }.to_owned()),
-        ("body", product(op.transpose_b, rows, special)),
+        ("sum", sum(op.transpose_b, rows, special)),
         ("store", store(op, rows, special)),
     ] {
         body = body.replace(&format!("{{{{{name}}}}}"), &text);
     }
     if let Some(activation) = op.activation {
         body += &math::wgsl(activation, "activation", "vec4<f32>");
+    }
+    if let Some(Reading { form, scaling }) = special.reading {
+        body += &form.stored.reader("b");
+        if let Some(scaling) = scaling {
+            body += &scaling.scales.reader("scales");
+            body += &scaling.zeros.map_or(String::new(), |stored| stored.reader("zeros"));
+        }
     }
     Shader::new("MatMul", &reads, element, &body)
 }
@@ -191,17 +226,89 @@ fn setup(rows: u32, special: &Specialization) -> String {
     text
 }
 
+/// The loop over `k`; for a quantized matrix a loop over blocks, whose scales are read once, and in it one over their elements.
+fn sum(transposed: bool, rows: u32, special: &Specialization) -> String {
+    let (first, last) = if special.divided { ("first", "last") } else { ("0u", "k") };
+    let step = if special.vectors { 4 } else { 1 };
+    let body = product(transposed, rows, special);
+    let steps = |first: &str, last: &str| {
+        format!("    for (var step = {first}; step < {last}; step += {step}u) {{\n{body}    }}\n")
+    };
+    let Some(scaling) = special.scaling() else { return steps(first, last) };
+    let scales = scales(special, scaling);
+    if scaling.blocks == 1 {
+        return format!("    let block = 0u;\n{scales}{}", steps(first, last));
+    }
+    let block = scaling.block;
+    format!(
+        "    var begin = {first};
+    while (begin < {last}) {{
+    let block = begin / {block}u;
+    let end = min({last}, (block + 1u) * {block}u);
+{scales}{}    begin = end;
+    }}\n",
+        steps("begin", "end")
+    )
+}
+
+/// The scales and zero points of an invocation's columns in a block: `scale0_0` and so on for each column, or for four columns
+/// together where four columns of `b` are read together.
+fn scales(special: &Specialization, scaling: ScalingForm) -> String {
+    let (by_column, by_block) = scaling.strides;
+    let names = [Some("scale"), scaling.zeros.map(|_| "zero")];
+    let mut text = String::new();
+    for name in names.into_iter().flatten() {
+        for unit in 0..special.units {
+            for lane in 0..4 {
+                let column = if special.vectors {
+                    format!("(column + {}u)", 4 * unit + lane)
+                } else {
+                    format!("c{lane}")
+                };
+                text += &format!(
+                    "    let {name}{lane}_{unit} = {name}s_at({column} * {by_column}u + block * {by_block}u);\n"
+                );
+            }
+            text += &format!(
+                "    let {name}_{unit} = vec4({name}0_{unit}, {name}1_{unit}, {name}2_{unit}, {name}3_{unit});\n"
+            );
+        }
+    }
+    text
+}
+
+/// Numbers of `b` as they are computed with: `read` is what is stored, `column` names their scale.
+fn scaled(special: &Specialization, read: &str, column: &str) -> String {
+    match special.scaling() {
+        None => read.to_owned(),
+        Some(ScalingForm { zeros: None, .. }) => format!("{read} * scale{column}"),
+        Some(_) => format!("({read} - zero{column}) * scale{column}"),
+    }
+}
+
 /// The body of the loop over `k`: one step of 4 with vectors, of 1 without.
 fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
     let mut text = String::new();
+    let stride = match special.reading {
+        Some(Reading { form, .. }) => format!("{}u", form.stride),
+        None => if transposed { "k" } else { "n" }.to_owned(),
+    };
     if !special.vectors {
         let columns: Vec<String> = (0..4)
-            .map(|lane| match transposed {
-                false => format!("b[b_batch + step * n + c{lane}]"),
-                true => format!("b[b_batch + c{lane} * k + step]"),
+            .map(|lane| {
+                let place = match transposed {
+                    false => format!("b_batch + step * {stride} + c{lane}"),
+                    true => format!("b_batch + c{lane} * {stride} + step"),
+                };
+                if special.reading.is_some() {
+                    format!("b_at({place})")
+                } else {
+                    format!("b[{place}]")
+                }
             })
             .collect();
-        text += &format!("        let b0 = Four({});\n", columns.join(", "));
+        let four = scaled(special, &format!("Four({})", columns.join(", ")), "_0");
+        text += &format!("        let b0 = {four};\n");
         for row in 0..rows {
             text += &format!("        sum{row}_0 += a[a{row}] * b0;\n        a{row}++;\n");
         }
@@ -209,11 +316,21 @@ fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
     }
     for unit in 0..special.units {
         for lane in 0..4 {
-            let place = match transposed {
-                false => format!("(step + {lane}u) * (n / 4u) + unit + {unit}u"),
-                true => format!("((column + {}u) * k + step) / 4u", 4 * unit + lane),
+            let (place, column) = match transposed {
+                false => (
+                    format!("(step + {lane}u) * ({stride} / 4u) + unit + {unit}u"),
+                    format!("_{unit}"),
+                ),
+                true => (
+                    format!("((column + {}u) * {stride} + step) / 4u", 4 * unit + lane),
+                    format!("{lane}_{unit}"),
+                ),
             };
-            text += &format!("        let b{lane}_{unit} = b[b_start + {place}];\n");
+            let read = match special.reading {
+                Some(_) => scaled(special, &format!("b_4({place})"), &column),
+                None => format!("b[b_start + {place}]"),
+            };
+            text += &format!("        let b{lane}_{unit} = {read};\n");
         }
     }
     for row in 0..rows {

@@ -1,9 +1,9 @@
 //! The table of cases.
 
-use flotilla_program::{MatMul, Op, Unary};
+use flotilla_program::{Levels, MatMul, Op, Quantized, Unary};
 use flotilla_tensor::DType;
 
-use super::{super::math, inputs};
+use super::super::{dequantize::Sample, math};
 use crate::suite::{Array, Case, LONG, LONGEST, Sketch, Tolerance};
 
 /// The expected result of a [`MatMul`].
@@ -28,13 +28,12 @@ fn expected(op: &MatMul, given: &[&Array], out: &[usize]) -> Array {
         let sum: f64 = (0..k).map(|step| at(a, lead, i, step) * b_at(step)).sum();
         let biased = f64::from(op.alpha) * sum + if op.bias { given[2].at(&[j]) } else { 0.0 };
         let activated = op.activation.map_or(biased, |unary| math::exact(unary, biased));
-        activated + if op.residual { given[inputs(op) - 1].at(index) } else { 0.0 }
+        activated + if op.residual { given[op.operands() - 1].at(index) } else { 0.0 }
     })
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let plain =
-        MatMul { transpose_b: false, alpha: 1.0, bias: false, activation: None, residual: false };
+    let plain = MatMul::PLAIN;
     let gelu =
         MatMul { bias: true, activation: Some(Unary::GeluErf), residual: true, ..plain.clone() };
     let transposed = MatMul { transpose_b: true, alpha: 0.25, ..plain.clone() };
@@ -108,6 +107,7 @@ pub(crate) fn cases() -> Vec<Case> {
     for k in LONG {
         cases.push(long(&plain, DType::F32, [1, 2, k, 3], true).everywhere_if(k == LONGEST));
     }
+    cases.extend(narrow(&plain, &gelu));
     let everything = MatMul { alpha: 0.5, ..gelu };
     for (op, dtype, sizes, constant) in [
         (&everything, DType::F32, [2, 5, 70_000, 8], true),
@@ -153,7 +153,7 @@ fn long(op: &MatMul, dtype: DType, [batches, m, k, n]: [usize; 4], constant: boo
             value += if op.bias { arrays[2].numbers[column] } else { 0.0 };
             value = op.activation.map_or(value, |unary| math::exact(unary, value));
             value +=
-                if op.residual { arrays[inputs(op) - 1].numbers[row * n + column] } else { 0.0 };
+                if op.residual { arrays[op.operands() - 1].numbers[row * n + column] } else { 0.0 };
             numbers.push(match dtype {
                 DType::F32 => value,
                 DType::U32 => f64::from(value as i64 as u32),
@@ -171,4 +171,122 @@ fn long(op: &MatMul, dtype: DType, [batches, m, k, n]: [usize; 4], constant: boo
     let output = sketch.node(Op::MatMul(op.clone()), &ids, dtype, &out);
     let tolerance = if dtype == DType::F32 { Tolerance::Scaled } else { Tolerance::Exact };
     sketch.case(output, &Array::of(dtype, &out, numbers), tolerance)
+}
+
+/// Matrices that are narrow or quantized.
+fn narrow(plain: &MatMul, gelu: &MatMul) -> Vec<Case> {
+    let bytes = Quantized { bits: 8, signed: false, axis: 0, block: 1, zeros: false, levels: None };
+    let zeros = Quantized { zeros: true, ..bytes };
+    let nibbles = Quantized { bits: 4, axis: 1, block: 32, ..zeros };
+    let turned = |op: &MatMul| MatMul { transpose_b: true, ..op.clone() };
+    let (plain_turned, gelu_turned) = (turned(plain), turned(gelu));
+    // The product, the quantization, types of matrix and scales, the sizes m, k and n, the shape of the scales.
+    let nf4 = Quantized { levels: Some(Levels::Nf4), zeros: false, ..nibbles };
+    let table: [(&str, &MatMul, Option<Quantized>, [DType; 2], [usize; 3], [usize; 2]); 18] = [
+        ("halves", plain, None, [DType::F16, DType::F32], [9, 32, 24], [1, 1]),
+        ("transposed halves", &gelu_turned, None, [DType::F16, DType::F32], [17, 64, 16], [1, 1]),
+        ("odd halves", gelu, None, [DType::F16, DType::F32], [3, 7, 9], [1, 1]),
+        ("bfloat16", &plain_turned, None, [DType::BF16, DType::F32], [1, 48, 20], [1, 1]),
+        ("a long sum of halves", plain, None, [DType::F16, DType::F32], [1, 20_000, 8], [1, 1]),
+        ("bytes", plain, Some(zeros), [DType::U8, DType::F32], [5, 32, 24], [1, 1]),
+        ("bytes by column", gelu, Some(zeros), [DType::I8, DType::F32], [18, 36, 40], [1, 40]),
+        ("odd bytes", gelu, Some(zeros), [DType::I8, DType::F32], [3, 7, 9], [1, 9]),
+        (
+            "transposed bytes",
+            &gelu_turned,
+            Some(bytes),
+            [DType::I8, DType::F32],
+            [4, 32, 12],
+            [12, 1],
+        ),
+        (
+            "blocks of bytes",
+            plain,
+            Some(Quantized { block: 16, ..zeros }),
+            [DType::U8, DType::F32],
+            [5, 40, 16],
+            [3, 16],
+        ),
+        ("nibbles", &plain_turned, Some(nibbles), [DType::U8, DType::F32], [1, 64, 16], [16, 2]),
+        (
+            "nibbles and rows",
+            &gelu_turned,
+            Some(nibbles),
+            [DType::U8, DType::F16],
+            [21, 96, 24],
+            [24, 3],
+        ),
+        ("odd nibbles", &gelu_turned, Some(nibbles), [DType::U8, DType::F32], [3, 45, 7], [7, 2]),
+        (
+            "signed nibbles",
+            &plain_turned,
+            Some(Quantized { signed: true, zeros: false, block: 16, ..nibbles }),
+            [DType::U8, DType::F32],
+            [2, 48, 8],
+            [8, 3],
+        ),
+        (
+            "two bits",
+            &plain_turned,
+            Some(Quantized { bits: 2, block: 16, ..nibbles }),
+            [DType::U8, DType::F32],
+            [2, 64, 8],
+            [8, 4],
+        ),
+        ("levels", &plain_turned, Some(nf4), [DType::U8, DType::F32], [3, 64, 8], [8, 2]),
+        (
+            "a long sum of nibbles",
+            &plain_turned,
+            Some(nibbles),
+            [DType::U8, DType::F32],
+            [1, 20_000, 8],
+            [8, 625],
+        ),
+        (
+            "a long sum of bytes",
+            plain,
+            Some(zeros),
+            [DType::I8, DType::F32],
+            [2, 40_000, 5],
+            [1, 5],
+        ),
+    ];
+    let of = |(seed, row): (usize, _)| narrow_case(7000 + 100 * seed as u64, row);
+    table.into_iter().enumerate().map(of).collect()
+}
+
+type NarrowRow<'a> = (&'a str, &'a MatMul, Option<Quantized>, [DType; 2], [usize; 3], [usize; 2]);
+
+fn narrow_case(seed: u64, row: NarrowRow<'_>) -> Case {
+    let (name, op, quantized, [dtype, scale_type], [m, k, n], scales) = row;
+    let op = MatMul { quantized, ..op.clone() };
+    let shape = if op.transpose_b { [n, k] } else { [k, n] };
+    let mut sketch = Sketch::new(&format!("matmul/{name}"));
+    let a = Array::noise(seed, &[m, k]);
+    let mut operands = vec![sketch.input(&a)];
+    let b = match quantized {
+        Some(quantized) => {
+            let sample = Sample::new(seed + 1, quantized, dtype, scale_type, &shape, &scales);
+            operands.extend(sample.operands(&mut sketch, true));
+            sample.numbers
+        }
+        None => {
+            let noise = Array::noise(seed + 1, &shape);
+            let numbers = dtype.decode_numbers(&dtype.encode_numbers(&noise.numbers));
+            let b = Array::of(dtype, &shape, numbers);
+            operands.push(sketch.narrow(&b));
+            b
+        }
+    };
+    let mut given = vec![a, b];
+    let rest = [(op.bias, vec![n]), (op.residual, vec![m, n])];
+    for (index, (_, shape)) in rest.into_iter().filter(|(wanted, _)| *wanted).enumerate() {
+        let array = Array::noise(seed + 10 + index as u64, &shape);
+        operands.push(sketch.input(&array));
+        given.push(array);
+    }
+    let unquantized = MatMul { quantized: None, ..op.clone() };
+    let expected = expected(&unquantized, &given.iter().collect::<Vec<_>>(), &[m, n]);
+    let output = sketch.node(Op::MatMul(op), &operands, DType::F32, &[m, n]);
+    sketch.case(output, &expected, Tolerance::Scaled)
 }

@@ -345,7 +345,7 @@ impl Wiring<'_, '_> {
         ensure!(axis < shape.len(), "axis {axis} of {} dimensions", shape.len());
         shape.splice(axis..=axis, self.shape(indices));
         let indices = self.index(indices)?;
-        let gather = Op::Gather(program::Gather { axis: axis as u32 });
+        let gather = Op::Gather(program::Gather::new(axis as u32));
         self.op(gather, &[data, indices], self.dtype(data), shape)
     }
 

@@ -174,5 +174,5 @@ impl Wiring<'_, '_> {
 }
 
 fn product_op(transpose_b: bool) -> Op {
-    Op::MatMul(MatMul { transpose_b, alpha: 1.0, bias: false, activation: None, residual: false })
+    Op::MatMul(MatMul { transpose_b, ..MatMul::PLAIN })
 }

@@ -227,7 +227,7 @@ impl Walk<'_> {
         }
         let sizes = fixed(shape)?;
         let elements: usize = sizes.iter().product();
-        if elements > FOLDED_OUT_MAX {
+        if elements > FOLDED_OUT_MAX || matches!(op, Op::Dequantize(_)) {
             return None;
         }
         let constants: Option<Vec<Constant>> = inputs

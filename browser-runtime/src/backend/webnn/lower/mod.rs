@@ -193,7 +193,8 @@ impl<'a> Lowering<'a> {
     }
 
     fn dtype(&self, value: ValueId) -> DType {
-        self.program.value(value).dtype
+        // Narrow constants are widened when they are loaded.
+        self.program.value(value).dtype.storage()
     }
 
     fn shape(&self, value: ValueId) -> Result<Vec<u32>, String> {
@@ -258,7 +259,15 @@ impl<'a> Lowering<'a> {
             Op::Resample(op) => self.resample(node, op),
             Op::Gather(op) => {
                 let operands = self.operands(node)?;
-                self.draft.gather(operands[0], operands[1], op.axis)
+                let data = match op.quantized {
+                    Some(quantized) => self.dequantized(&quantized, operands[0], &operands[2..])?,
+                    None => operands[0],
+                };
+                self.draft.gather(data, operands[1], op.axis)
+            }
+            Op::Dequantize(quantized) => {
+                let operands = self.operands(node)?;
+                self.dequantized(quantized, operands[0], &operands[1..])
             }
             Op::GatherElements(op) => self.gather_elements(node, op),
             Op::GatherNd(op) => self.gather_nd(node, op),

@@ -1,6 +1,6 @@
 //! Products of matrices and the operators around them in transformers.
 
-use flotilla_program::{Attention, LayerNorm, MatMul, Node};
+use flotilla_program::{Attention, LayerNorm, MatMul, Node, Quantized};
 
 use super::Lowering;
 use crate::backend::webnn::draft::{Binary, Id, Reduction, Type, elements};
@@ -11,8 +11,11 @@ const PRODUCTS_MAX: u64 = 1 << 22;
 impl Lowering<'_> {
     pub(super) fn matmul(&mut self, node: &Node, op: &MatMul) -> Result<Id, String> {
         let operands = self.operands(node)?;
-        let (a, b) = (operands[0], operands[1]);
-        let bias = op.bias.then(|| operands[2]);
+        let (a, mut b) = (operands[0], operands[1]);
+        if let Some(quantized) = op.quantized {
+            b = self.dequantized(&quantized, b, &operands[2..])?;
+        }
+        let bias = op.bias.then(|| operands[op.bias_at()]);
         let mut y = if self.draft.shape(b).len() == 2 && self.draft.ty(a) == Type::Float32 {
             self.linear(a, b, bias, op)?
         } else {
@@ -26,6 +29,45 @@ impl Lowering<'_> {
             y = self.draft.binary(Binary::Add, y, residual)?;
         }
         Ok(y)
+    }
+
+    /// The numbers of quantized integers; `parameters` begin with their scales and zero points.
+    pub(super) fn dequantized(
+        &mut self,
+        quantized: &Quantized,
+        integers: Id,
+        parameters: &[Id],
+    ) -> Result<Id, String> {
+        if quantized.bits < 8 {
+            return Err(format!(
+                "integers of {} bits, several of which lie in a byte",
+                quantized.bits
+            ));
+        }
+        let shape = self.draft.shape(integers).to_vec();
+        let mut numbers = self.draft.cast(integers, Type::Float32)?;
+        // Blocks get a dimension of their own.
+        let (axis, block) = (quantized.axis as usize, quantized.block.max(1));
+        let scales_shape = self.draft.shape(parameters[0]).to_vec();
+        let mut split = shape.clone();
+        let mut parameter_shape = scales_shape.clone();
+        let blocked = scales_shape.get(axis).is_some_and(|&blocks| blocks != 1 && block > 1);
+        if blocked {
+            if shape[axis] % block != 0 {
+                return Err(format!("blocks of {block} along a dimension of {}", shape[axis]));
+            }
+            split.splice(axis..=axis, [shape[axis] / block, block]);
+            parameter_shape.insert(axis + 1, 1);
+            numbers = self.draft.reshape(numbers, &split)?;
+        }
+        if quantized.zeros {
+            let zeros = self.draft.cast(parameters[1], Type::Float32)?;
+            let zeros = self.draft.reshape(zeros, &parameter_shape)?;
+            numbers = self.draft.binary(Binary::Sub, numbers, zeros)?;
+        }
+        let scales = self.draft.reshape(parameters[0], &parameter_shape)?;
+        numbers = self.draft.binary(Binary::Mul, numbers, scales)?;
+        self.draft.reshape(numbers, &shape)
     }
 
     /// All rows of `a` times one matrix.

@@ -1,7 +1,7 @@
 //! Conversion between numbers and quantized integers: `x = (q - zero_point) * scale`.
 
 use anyhow::{Result, bail};
-use flotilla_program::{Binary, ReduceKind, Unary, dim::Dim};
+use flotilla_program::{Binary, Op, Quantized, ReduceKind, Unary, dim::Dim};
 use flotilla_tensor::DType;
 
 use crate::import::onnx::{
@@ -39,6 +39,10 @@ fn quantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, scale) = (w.input(0)?, w.input(1)?);
     let to = output_type(w)?.unwrap_or(w.dtype(scale));
+    if w.constant(x).is_some() && w.dtype(x).is_integer() && w.rank(x) > 0 {
+        let result = dequantized_constant(w, x, scale)?;
+        return Ok(vec![w.cast(result, to)?]);
+    }
     let mut number = w.cast(x, DType::I32)?;
     if let Some(zero) = w.optional(2) {
         let zero = spread(w, x, zero)?;
@@ -49,6 +53,49 @@ fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (number, scale) = (w.cast(number, DType::F32)?, w.cast(scale, DType::F32)?);
     let result = w.mul(number, scale)?;
     Ok(vec![w.cast(result, to)?])
+}
+
+/// The numbers of a constant's integers, which stay as narrow as they are.
+fn dequantized_constant(w: &mut Wiring<'_, '_>, x: Var, scale: Var) -> Result<Var> {
+    let (shape, rank) = (w.shape(x), w.rank(x));
+    let one = Dim::Fixed(1);
+    let axis = w.axis(w.int("axis")?.unwrap_or(1), rank.max(2))?.min(rank - 1);
+    let block = w.int("block_size")?.unwrap_or(0);
+    // Scales and zero points get as many dimensions as the integers.
+    let placed = |w: &mut Wiring<'_, '_>, parameter: Var| -> Result<Var> {
+        let own = w.shape(parameter);
+        if own.iter().all(|dim| *dim == one) {
+            return w.reshape(parameter, &vec![one.clone(); rank]);
+        }
+        if block > 0 && own.len() == rank {
+            return Ok(parameter);
+        }
+        let ([positions], 0) = (own.as_slice(), block) else {
+            bail!(
+                "a scale or zero point of shape {} does not fit blocks of {block}",
+                w.walk.shape_text(&own)
+            );
+        };
+        let mut along = vec![one.clone(); rank];
+        along[axis] = positions.clone();
+        w.same("the number of scales and the dimension", positions, &shape[axis])?;
+        w.reshape(parameter, &along)
+    };
+    let scale = w.cast(scale, DType::F32)?;
+    let mut operands = vec![x, placed(w, scale)?];
+    let zero = w.optional(2);
+    if let Some(zero) = zero {
+        operands.push(placed(w, zero)?);
+    }
+    let quantized = Quantized {
+        bits: 8,
+        signed: false,
+        axis: axis as u32,
+        block: u32::try_from(block.max(1))?,
+        zeros: zero.is_some(),
+        levels: None,
+    };
+    w.op(Op::Dequantize(quantized), &operands, DType::F32, shape)
 }
 
 /// Quantized to `U8` with the scale and zero point for the range of the numbers and zero.

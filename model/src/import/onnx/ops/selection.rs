@@ -44,7 +44,7 @@ fn gather_elements(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         && (0..rank).all(|other| other == axis || of_row[other].as_fixed() == Some(1));
     if one_row && w.constant(indices).is_none() {
         let row = w.reshape(row, &of_row[axis..=axis])?;
-        let gather = Op::Gather(program::Gather { axis: 0 });
+        let gather = Op::Gather(program::Gather::new(0));
         return Ok(vec![w.op(gather, &[row, indices], dtype, shape)?]);
     }
     let gather = Op::GatherElements(program::GatherElements { axis: axis as u32 });
