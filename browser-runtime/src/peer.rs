@@ -9,8 +9,8 @@ use std::{
 };
 
 use flotilla_protocol::{
-    AdapterInfo, Backend, BlobSource, Epoch, FromPage, LoadError, LoadTerms, PlacementId, RunError,
-    Split, ToPage,
+    AdapterInfo, Backend, BlobSource, Epoch, FromPage, LoadError, LoadReport, LoadTerms,
+    PlacementId, RunError, Split, ToPage,
 };
 use flotilla_tensor::Tensor;
 use futures_channel::mpsc;
@@ -234,8 +234,12 @@ async fn load<F: BlobFetcher>(
         Ok(loaded) => {
             let (adapter, split): (AdapterInfo, Option<Split>) =
                 (loaded.adapter().clone(), loaded.split().cloned());
-            let load_us = now_us() - started;
-            (FromPage::Loaded { placement, epoch, adapter, split, load_us }, Some(loaded))
+            let report = LoadReport {
+                load_us: now_us() - started,
+                weights_bytes: loaded.weights_bytes(),
+                device_bytes: loaded.device_bytes(),
+            };
+            (FromPage::Loaded { placement, epoch, adapter, split, report }, Some(loaded))
         }
         Err(error) => (FromPage::LoadFailed { placement, epoch, error }, None),
     };

@@ -428,6 +428,16 @@ impl Placement {
         &self.adapter
     }
 
+    /// Bytes of the program's blobs.
+    pub fn weights_bytes(&self) -> u64 {
+        self.program.blobs.iter().map(|blob| blob.bytes).sum()
+    }
+
+    /// Bytes of memory that hold the program's constants.
+    pub fn device_bytes(&self) -> u64 {
+        self.stages.iter().map(Stage::device_bytes).sum()
+    }
+
     /// Which nodes run elsewhere.
     pub fn split(&self) -> Option<&Split> {
         self.split.as_ref()

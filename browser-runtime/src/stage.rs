@@ -47,6 +47,16 @@ impl Stage {
         }
     }
 
+    /// Bytes of memory that hold its constants.
+    pub(crate) fn device_bytes(&self) -> u64 {
+        match &self.engine {
+            Engine::Cpu(model) => model.constants_bytes(),
+            Engine::WebGpu(model) => model.constants_bytes(),
+            #[cfg(target_arch = "wasm32")]
+            Engine::WebNn(model) => model.constants_bytes(),
+        }
+    }
+
     /// Pipelines or graphs created since the load.
     pub(crate) fn created(&self) -> u32 {
         match &self.engine {

@@ -11,5 +11,6 @@ pub use frame::{FRAME_BYTES_MAX, FrameError, decode, encode};
 pub use ids::{BrowserId, Epoch, IdError, Incarnation, PlacementId, RequestId, RunId};
 pub use message::{
     AdapterInfo, Backend, BackendReport, BlobSource, Device, FromPage, Hello, Level, Link,
-    LoadError, LoadTerms, PROTOCOL_VERSION, RefusedNode, RunError, RunReport, Split, ToPage,
+    LoadError, LoadReport, LoadTerms, PROTOCOL_VERSION, RefusedNode, RunError, RunReport, Split,
+    ToPage,
 };

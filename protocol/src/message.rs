@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Epoch, PlacementId, RunId};
 
 /// Version of these messages; a page with another version is refused. Raise it with every change of a message.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// Which of a page's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -287,8 +287,8 @@ pub enum FromPage {
         adapter: AdapterInfo,
         /// Which nodes run elsewhere; `None` when all run on the backend that was asked for.
         split: Option<Split>,
-        /// From the message's arrival to warm, in microseconds.
-        load_us: u64,
+        /// How it went.
+        report: LoadReport,
     },
     /// The placement could not be made.
     LoadFailed {
@@ -326,6 +326,17 @@ pub enum FromPage {
         /// `GPUDeviceLostInfo.reason`, `MLContextLostInfo.message` or the like, from the browser.
         reason: String,
     },
+}
+
+/// Measurements of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// From the message's arrival to warm, in microseconds.
+    pub load_us: u64,
+    /// Bytes of the program's blobs, all of which the page has read.
+    pub weights_bytes: u64,
+    /// Bytes of memory that the backend holds the constants in: buffers of a device, or memory of the page.
+    pub device_bytes: u64,
 }
 
 /// Measurements of one run.

@@ -79,7 +79,7 @@ impl Page {
                     browser: format!("{kind} {version}"),
                     backend: format!("{backend} {}", loaded.adapter.label()),
                 };
-                let (browser, load_ms) = (browser.browser, loaded.load_us as f64 / 1e3);
+                let (browser, load_ms) = (browser.browser, loaded.report.load_us as f64 / 1e3);
                 Ok(Page { local, model, browser, backend: wanted.backend, place, load_ms })
             }
             Err(error) => {

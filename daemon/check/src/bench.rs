@@ -109,6 +109,10 @@ pub struct Row {
     pub requests: usize,
     /// From the order to load until the model answered, in milliseconds.
     pub load_ms: Option<f64>,
+    /// Bytes of the model's weights, as the page reads them.
+    pub weights_bytes: Option<u64>,
+    /// Bytes of memory that the backend holds them in: buffers of a device, or memory of the page.
+    pub device_bytes: Option<u64>,
     /// Memory of the browser's processes (PSS) at the end; of this process where there is no browser.
     pub memory_bytes: Option<u64>,
 }
@@ -264,6 +268,8 @@ impl Row {
             rounds: 0,
             requests: 0,
             load_ms: None,
+            weights_bytes: None,
+            device_bytes: None,
             memory_bytes: None,
         }
     }
@@ -299,6 +305,8 @@ impl Cell {
         self.row.device = facts.device;
         self.row.split.clone_from(&facts.split);
         self.row.load_ms = facts.load_ms;
+        self.row.weights_bytes = facts.weights_bytes;
+        self.row.device_bytes = facts.device_bytes;
         let run = match session.run(&self.inputs).await {
             Ok(run) => run,
             Err(failed) => return self.end(failed.status(), &failed.reason),

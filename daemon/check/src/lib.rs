@@ -153,6 +153,10 @@ pub struct Row {
     pub cases: usize,
     /// From the order to load until the model answered, in milliseconds.
     pub load_ms: Option<f64>,
+    /// Bytes of the model's weights, as the page reads them.
+    pub weights_bytes: Option<u64>,
+    /// Bytes of memory that the backend holds them in: buffers of a device, or memory of the page.
+    pub device_bytes: Option<u64>,
     /// Memory of the browser's processes (PSS) after the runs; of this process where there is no browser.
     pub memory_bytes: Option<u64>,
     /// Comparison with earlier checks, if there are any.
@@ -212,6 +216,8 @@ impl Row {
             runs: 0,
             cases: 0,
             load_ms: None,
+            weights_bytes: None,
+            device_bytes: None,
             memory_bytes: None,
             history: None,
             seconds: 0.0,
@@ -254,6 +260,8 @@ impl Row {
         self.adapter.clone_from(&facts.adapter);
         self.webgpu_adapter = facts.webgpu_adapter;
         self.load_ms = facts.load_ms;
+        self.weights_bytes = facts.weights_bytes;
+        self.device_bytes = facts.device_bytes;
         self.device = facts.device;
         self.split.clone_from(&facts.split);
         self.offers.clone_from(&facts.offers);

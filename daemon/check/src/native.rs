@@ -25,6 +25,8 @@ pub(crate) struct Native {
 pub(crate) struct Loaded {
     pub(crate) adapter: AdapterInfo,
     pub(crate) load_ms: f64,
+    pub(crate) weights_bytes: u64,
+    pub(crate) device_bytes: u64,
 }
 
 struct Job {
@@ -87,7 +89,12 @@ async fn own(
         Err(error) => return drop(loaded.send(Err(error.to_string()))),
     };
     let load_ms = (now_us() - begin) as f64 / 1e3;
-    drop(loaded.send(Ok(Loaded { adapter: placement.adapter().clone(), load_ms })));
+    drop(loaded.send(Ok(Loaded {
+        adapter: placement.adapter().clone(),
+        load_ms,
+        weights_bytes: placement.weights_bytes(),
+        device_bytes: placement.device_bytes(),
+    })));
     while let Some(Job { inputs, reply }) = queue.recv().await {
         drop(reply.send(run(&mut placement, &inputs).await));
     }

@@ -52,6 +52,10 @@ pub struct Facts {
     pub webgpu_adapter: Option<Adapter>,
     /// From the order to load until the model answers, in milliseconds.
     pub load_ms: Option<f64>,
+    /// Bytes of the model's blobs, all of which the page has read.
+    pub weights_bytes: Option<u64>,
+    /// Bytes of memory that the backend holds the model's constants in.
+    pub device_bytes: Option<u64>,
     /// The processor requested from webnn.
     pub device: Option<Device>,
     /// Which nodes run elsewhere, if not all run on the backend.
@@ -200,6 +204,8 @@ async fn native(
         Ok((native, loaded)) => {
             facts.adapter = Some(loaded.adapter.label());
             facts.load_ms = Some(loaded.load_ms);
+            facts.weights_bytes = Some(loaded.weights_bytes);
+            facts.device_bytes = Some(loaded.device_bytes);
             Ok((facts, Running::Native(native)))
         }
         Err(reason) => Err(Refusal { is_failure: false, reason, facts }),
@@ -287,7 +293,7 @@ fn local_options(
 fn ready_ms(view: &View) -> Option<f64> {
     let is_ready = view.status.models.iter().any(|model| model.ready > 0);
     let loaded = view.loaded.first().filter(|_| is_ready)?;
-    Some(loaded.load_us as f64 / 1e3)
+    Some(loaded.report.load_us as f64 / 1e3)
 }
 
 /// Why the slot's browser failed, or why it refuses the model.
@@ -323,6 +329,8 @@ fn facts(view: &View, target: &Target, settings: Settings) -> Facts {
             _ => None,
         },
         load_ms: ready_ms(view),
+        weights_bytes: loaded.map(|loaded| loaded.report.weights_bytes),
+        device_bytes: loaded.map(|loaded| loaded.report.device_bytes),
     }
 }
 

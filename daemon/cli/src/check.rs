@@ -319,6 +319,7 @@ fn print(rows: &[Row]) {
         "first",
         "median",
         "p95",
+        "weights",
         "memory",
     ];
     table::print(&header, &cells);
@@ -375,8 +376,20 @@ fn cells(row: &Row) -> Vec<String> {
         ms_cell(row.latency_ms.first),
         ms_cell(row.latency_ms.p50),
         ms_cell(row.latency_ms.p95),
+        weights_cell(row),
         memory_cell(row.memory_bytes),
     ]
+}
+
+/// The memory that holds the weights, and how many times their size in the model's files it is.
+fn weights_cell(row: &Row) -> String {
+    match (row.weights_bytes, row.device_bytes) {
+        (Some(weights), Some(device)) if weights > 0 => {
+            let times = device as f64 / weights as f64;
+            format!("{:.1} MiB, {times:.2}x", device as f64 / f64::from(1 << 20))
+        }
+        _ => "-".to_owned(),
+    }
 }
 
 /// Such as `3.1e-7`, `3.1e-7, 0.20 % off` if elements are off by more than 1 % of themselves; where numbers are rounded to 8 bits such as `1.6e-2, 36 dB, top 97 %`.

@@ -118,7 +118,8 @@ fn described_pool(context: &Context, view: &View) -> Value {
                         "device": loaded.and_then(|loaded| loaded.device),
                         "split": loaded.and_then(|loaded| loaded.split.as_ref()),
                         "adapter": loaded.map(|loaded| loaded.adapter.label()),
-                        "load_ms": loaded.map(|loaded| loaded.load_us as f64 / 1e3),
+                        "load_ms": loaded.map(|loaded| loaded.report.load_us as f64 / 1e3),
+                        "device_bytes": loaded.map(|loaded| loaded.report.device_bytes),
                     })
                 })
                 .collect();

@@ -22,7 +22,8 @@ use flotilla_fleet::{
     Attempt, Failure, FailureKind, LeaseId, ModelId, Policy, RequestError, Role, SlotId, Status,
 };
 use flotilla_protocol::{
-    AdapterInfo, Backend, BackendReport, BrowserId, Device, PlacementId, RequestId, Split,
+    AdapterInfo, Backend, BackendReport, BrowserId, Device, LoadReport, PlacementId, RequestId,
+    Split,
 };
 use flotilla_store::{Health, JobId, Store};
 use flotilla_tensor::Tensor;
@@ -245,8 +246,8 @@ pub struct Loaded {
     pub split: Option<Split>,
     /// The processor requested from webnn.
     pub device: Option<Device>,
-    /// From the order to load until it answered.
-    pub load_us: u64,
+    /// How the load went.
+    pub report: LoadReport,
 }
 
 #[derive(Debug)]

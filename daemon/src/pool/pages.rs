@@ -182,16 +182,16 @@ impl State {
                 let backend = probe::backend(placement);
                 self.probes_failed(browser, backend, load_failure(&error));
             }
-            FromPage::Loaded { placement, epoch, adapter, split, load_us } => {
+            FromPage::Loaded { placement, epoch, adapter, split, report } => {
                 let requested = self.options.backends.webnn.device;
                 if let Some(entry) = self.loading(browser, placement, epoch) {
-                    tracing::info!(%browser, backend = %entry.backend, load_ms = load_us / 1000, "model loaded");
+                    tracing::info!(%browser, backend = %entry.backend, load_ms = report.load_us / 1000, device_bytes = report.device_bytes, "model loaded");
                     if let Some(split) = &split {
                         let (nodes, others) = (split.nodes, split.elsewhere.len());
                         tracing::info!(%browser, backend = %entry.backend, parts = split.parts, nodes, rest = %split.rest, others, "the model is split");
                     }
                     let device = requested.filter(|_| entry.backend == Backend::WebNn);
-                    entry.ready = Some(Loaded { placement, adapter, split, device, load_us });
+                    entry.ready = Some(Loaded { placement, adapter, split, device, report });
                     self.event(Event::PlacementReady { browser, placement, epoch });
                 }
             }

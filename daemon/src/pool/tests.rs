@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, path::Path, time::Instant};
 use flotilla_browsers::{Kind, owner::OwnerReport};
 use flotilla_fleet::{Action, Batching, Choice, Event, Persistence, RecoveryStep};
 use flotilla_protocol::{
-    AdapterInfo, Epoch, FromPage, Hello, Link, LoadError, PROTOCOL_VERSION, RunError, RunId,
-    RunReport, ToPage, decode,
+    AdapterInfo, Epoch, FromPage, Hello, Link, LoadError, LoadReport, PROTOCOL_VERSION, RunError,
+    RunId, RunReport, ToPage, decode,
 };
 
 use super::{
@@ -214,7 +214,13 @@ impl Played {
 
     fn loaded(&mut self, browser: BrowserId, (placement, epoch): (PlacementId, Epoch)) {
         let adapter = AdapterInfo::default();
-        let loaded = FromPage::Loaded { placement, epoch, adapter, split: None, load_us: 1 };
+        let loaded = FromPage::Loaded {
+            placement,
+            epoch,
+            adapter,
+            split: None,
+            report: LoadReport::default(),
+        };
         self.says(browser, loaded, Vec::new());
     }
 

@@ -52,6 +52,16 @@ pub(crate) fn adapter() -> AdapterInfo {
 }
 
 impl CpuModel {
+    /// Bytes of memory that hold constants.
+    pub(crate) fn constants_bytes(&self) -> u64 {
+        let of = |constant: &Constant| {
+            let packed = [&constant.packed, &constant.packed_transposed];
+            let packed: usize = packed.into_iter().flatten().map(PackedMatrix::bytes).sum();
+            std::mem::size_of_val(constant.words.as_slice()) + packed
+        };
+        self.memory.iter().map(|constant| of(constant) as u64).sum()
+    }
+
     /// Executes the program; `inputs` are in the order of [`Program::given`], results in the order of
     /// [`Program::results`].
     pub(crate) async fn run(

@@ -133,6 +133,11 @@ impl GpuModel {
         GpuModel { gpu, flow, work, constants, buffers, words, memory, created_at_load }
     }
 
+    /// Bytes of the buffers that hold constants.
+    pub(crate) fn constants_bytes(&self) -> u64 {
+        self.buffers.iter().map(wgpu::Buffer::size).sum()
+    }
+
     /// Pipelines created since the load.
     pub(crate) fn pipelines_created(&self) -> u32 {
         self.gpu.created() - self.created_at_load

@@ -130,6 +130,11 @@ impl Drop for Graph {
 }
 
 impl NnModel {
+    /// Bytes of the constants in which every element is a word, once; graphs may hold copies of their own.
+    pub(crate) fn constants_bytes(&self) -> u64 {
+        self.0.constants.refs.iter().map(Stored::widened_bytes).sum()
+    }
+
     pub(super) fn new(
         context: Rc<Context>,
         program: Rc<Program>,

@@ -76,6 +76,14 @@ impl PackedMatrix {
         (self.k, self.n)
     }
 
+    /// Bytes of memory that it has.
+    pub fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::Floats(panels) => std::mem::size_of_val(panels.as_slice()),
+            Panels::Narrow(_, bytes) => bytes.len(),
+        }
+    }
+
     /// Whether panels are widened whenever they are read.
     pub(super) fn is_narrow(&self) -> bool {
         matches!(self.panels, Panels::Narrow(..))
