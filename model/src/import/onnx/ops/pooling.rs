@@ -64,9 +64,14 @@ fn max_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 
 fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
+    Ok(vec![mean_of_windows(w, x)?])
+}
+
+/// The means of the windows that a node's attributes describe.
+pub(super) fn mean_of_windows(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     let sliding = sliding(w, x)?;
     let kind = if w.flag("count_include_pad")? { PoolKind::PaddedMean } else { PoolKind::Mean };
-    Ok(vec![pool(w, kind, x, &sliding)?])
+    pool(w, kind, x, &sliding)
 }
 
 /// `|x|^p`, whose sums are the norms to the power of `p`.

@@ -13,7 +13,7 @@ use crate::import::onnx::{
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("GRU", |w| layer(w, Kind::Gru)),
-    ("LSTM", |w| layer(w, Kind::Lstm)),
+    ("LSTM", lstm),
     ("RNN", |w| layer(w, Kind::Rnn)),
 ];
 
@@ -40,6 +40,11 @@ impl Kind {
             Kind::Lstm => &["Sigmoid", "Tanh", "Tanh"],
         }
     }
+}
+
+/// The layer `LSTM` of a node, of these operands.
+pub(super) fn lstm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    layer(w, Kind::Lstm)
 }
 
 fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> Result<Vec<Var>> {

@@ -1,0 +1,1 @@
+//! Golden numbers are onnxruntime's.
