@@ -83,7 +83,13 @@ impl Target {
         saturated(w, scaled, self.zero, self.of)
     }
 
-    /// `saturate(round(scaled + zero))`: onnxruntime's sums and products are rounded with the zero point.
+    /// `saturate(round(number / scale + zero))`, as onnxruntime's means are rounded.
+    pub(super) fn rounded(&self, w: &mut Wiring<'_, '_>, number: Var) -> Result<Var> {
+        let scaled = w.div(number, self.scale)?;
+        self.shifted(w, scaled)
+    }
+
+    /// `saturate(round(scaled + zero))`, as onnxruntime's products are rounded.
     fn shifted(&self, w: &mut Wiring<'_, '_>, scaled: Var) -> Result<Var> {
         let shifted = match self.zero {
             Some(zero) => {
@@ -98,12 +104,33 @@ impl Target {
 
 fn add(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b, to) = pair(w)?;
-    let (of_a, of_b) = (w.div(a.scale, to.scale)?, w.div(b.scale, to.scale)?);
-    let (a, b) = (a.centred(w)?, b.centred(w)?);
-    let (a, b) = (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?);
-    let (a, b) = (w.mul(a, of_a)?, w.mul(b, of_b)?);
-    let sum = w.add(a, b)?;
-    Ok(vec![to.shifted(w, sum)?])
+    // The zero points are one number, which is known when the model is loaded; onnxruntime sums in this order, too.
+    let mut fixed = match to.zero {
+        Some(zero) => w.cast(zero, DType::F32)?,
+        None => w.scalar(DType::F32, 0.0),
+    };
+    let (mut shift, mut parts) = (None, Vec::new());
+    for Operand { q, scale, zero } in [a, b] {
+        let scale = w.div(scale, to.scale)?;
+        let number = w.cast(q, DType::F32)?;
+        parts.push(w.mul(number, scale)?);
+        if let Some(zero) = zero {
+            let zero = w.cast(zero, DType::F32)?;
+            let zero = w.mul(zero, scale)?;
+            shift = Some(match shift {
+                Some(other) => w.add(other, zero)?,
+                None => zero,
+            });
+        }
+    }
+    if let Some(shift) = shift {
+        fixed = w.sub(fixed, shift)?;
+    }
+    let mut sum = fixed;
+    for part in parts {
+        sum = w.add(sum, part)?;
+    }
+    Ok(vec![saturated(w, sum, None, to.of)?])
 }
 
 fn mul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {

@@ -22,7 +22,7 @@ fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let number = if last { channels_first(w, number)? } else { number };
     let mean = pooling::mean_of_windows(w, number)?;
     let mean = if last { channels_last(w, mean)? } else { mean };
-    Ok(vec![to.quantized(w, mean)?])
+    Ok(vec![to.rounded(w, mean)?])
 }
 
 fn global_average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
