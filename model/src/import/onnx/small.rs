@@ -157,7 +157,8 @@ impl SmallType {
         };
         let sign_at = exponent + mantissa;
         let negative = code >> sign_at == 1;
-        let (high, low) = ((code >> mantissa) & ((1 << exponent) - 1), code & ((1 << mantissa) - 1));
+        let (high, low) =
+            ((code >> mantissa) & ((1 << exponent) - 1), code & ((1 << mantissa) - 1));
         let is_nan = match self {
             SmallType::F8E4M3Fn => code & 0x7f == 0x7f,
             SmallType::F8E4M3Fnuz | SmallType::F8E5M2Fnuz => code == 0x80,

@@ -63,9 +63,8 @@ pub(super) fn blockwise(
     if block <= 1 || operands.iter().all(|&var| spread(w, var)) {
         return expression(w, x, operands);
     }
-    let whole = |w: &Wiring<'_, '_>, var: Var| {
-        w.rank(var) == 0 || &w.dim(var, axis) * block == shape[axis]
-    };
+    let whole =
+        |w: &Wiring<'_, '_>, var: Var| w.rank(var) == 0 || &w.dim(var, axis) * block == shape[axis];
     // The blocks as a dimension of their own.
     let split = |dims: &[Dim], blocks: Dim, size: Dim| -> Vec<Dim> {
         [&dims[..axis], &[blocks, size], &dims[axis + 1..]].concat()

@@ -233,12 +233,7 @@ fn output_type(w: &Wiring<'_, '_>) -> Result<Option<Quantized>> {
 /// Refuses a zero point of another type than that of the integers.
 pub(super) fn check_zero_type(w: &Wiring<'_, '_>, x: Var, zero: Var) -> Result<()> {
     let (of, own) = (Quantized::of(w, x), Quantized::of(w, zero));
-    ensure!(
-        of == own,
-        "a zero point of type {} for numbers of type {}",
-        own.name(),
-        of.name()
-    );
+    ensure!(of == own, "a zero point of type {} for numbers of type {}", own.name(), of.name());
     Ok(())
 }
 

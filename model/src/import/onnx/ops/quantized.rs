@@ -183,12 +183,7 @@ fn joint_scale(w: &mut Wiring<'_, '_>, a: Var, b: Var, y: Var) -> Result<Var> {
 
 /// `sums * scale + zero`, rounded to even and saturated to the range of the zero point's type.
 /// Source: ONNX operators, "QuantizeLinear".
-pub(super) fn requantized(
-    w: &mut Wiring<'_, '_>,
-    sums: Var,
-    scale: Var,
-    zero: Var,
-) -> Result<Var> {
+pub(super) fn requantized(w: &mut Wiring<'_, '_>, sums: Var, scale: Var, zero: Var) -> Result<Var> {
     let to = Quantized::of(w, zero);
     let sums = w.cast(sums, DType::F32)?;
     let scaled = w.mul(sums, scale)?;

@@ -11,11 +11,8 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[
-    ("GRU", |w| layer(w, Kind::Gru)),
-    ("LSTM", lstm),
-    ("RNN", |w| layer(w, Kind::Rnn)),
-];
+pub(super) const OPERATORS: &[(&str, Wire)] =
+    &[("GRU", |w| layer(w, Kind::Gru)), ("LSTM", lstm), ("RNN", |w| layer(w, Kind::Rnn))];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {

@@ -1,7 +1,10 @@
 //! Attention whose queries, keys and values are products of quantized integers.
 
 use anyhow::{Result, bail, ensure};
-use flotilla_program::{Binary, dim::{Dim, ToDim as _}};
+use flotilla_program::{
+    Binary,
+    dim::{Dim, ToDim as _},
+};
 use flotilla_tensor::DType;
 
 use super::{check_bytes, matrices::scaled, single_scale, single_zero, size};

@@ -5,7 +5,9 @@ use flotilla_program::dim::Dim;
 use flotilla_tensor::DType;
 
 use super::{
-    check_bytes, pool::{channels_first, channels_last}, single_scale, single_zero,
+    check_bytes,
+    pool::{channels_first, channels_last},
+    single_scale, single_zero,
 };
 use crate::import::onnx::{
     contract::Labelled,
@@ -27,7 +29,12 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 
 /// A scale or zero point of one element, of one for each column, or of one for each column of each matrix, so that it
 /// broadcasts to a product.
-fn per_column(w: &mut Wiring<'_, '_>, index: usize, columns: &Dim, what: &str) -> Result<Option<Var>> {
+fn per_column(
+    w: &mut Wiring<'_, '_>,
+    index: usize,
+    columns: &Dim,
+    what: &str,
+) -> Result<Option<Var>> {
     let Some(var) = w.optional(index) else { return Ok(None) };
     let shape = w.shape(var);
     if shape.iter().all(|dim| *dim == Dim::Fixed(1)) {

@@ -113,11 +113,7 @@ fn check_shape(w: &Wiring<'_, '_>, var: Var, what: &str, wanted: &[usize]) -> Re
     let shape = w.shape(var);
     let fits = shape.len() == wanted.len()
         && shape.iter().zip(wanted).all(|(dim, &size)| dim.as_fixed() == i64::try_from(size).ok());
-    ensure!(
-        fits,
-        "{what} has the shape {}, {wanted:?} is needed",
-        w.walk.shape_text(&shape)
-    );
+    ensure!(fits, "{what} has the shape {}, {wanted:?} is needed", w.walk.shape_text(&shape));
     Ok(())
 }
 

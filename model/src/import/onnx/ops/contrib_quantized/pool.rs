@@ -9,10 +9,8 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[
-    ("QLinearAveragePool", average_pool),
-    ("QLinearGlobalAveragePool", global_average_pool),
-];
+pub(super) const OPERATORS: &[(&str, Wire)] =
+    &[("QLinearAveragePool", average_pool), ("QLinearGlobalAveragePool", global_average_pool)];
 
 fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = Operand::of(w, 0)?;

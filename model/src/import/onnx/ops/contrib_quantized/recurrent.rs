@@ -7,7 +7,11 @@ use flotilla_tensor::DType;
 use super::check_bytes;
 use crate::import::onnx::{
     facts::Var,
-    ops::{dequantize::dequantized, quantize::{Dynamic, check_zero_type, dynamic}, recurrent},
+    ops::{
+        dequantize::dequantized,
+        quantize::{Dynamic, check_zero_type, dynamic},
+        recurrent,
+    },
     wiring::{Wire, Wiring},
 };
 

@@ -18,11 +18,8 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[
-    ("GatherBlockQuantized", gather),
-    ("MatMulBnb4", matmul_bnb4),
-    ("MatMulNBits", matmul_nbits),
-];
+pub(super) const OPERATORS: &[(&str, Wire)] =
+    &[("GatherBlockQuantized", gather), ("MatMulBnb4", matmul_bnb4), ("MatMulNBits", matmul_nbits)];
 
 /// The smallest block that onnxruntime takes.
 const BLOCK_MIN: usize = 16;
@@ -136,7 +133,12 @@ fn check_operand(w: &mut Wiring<'_, '_>, a: Var, k: usize) -> Result<()> {
 }
 
 /// A value of this shape, which old files have as one line.
-fn matrix(w: &mut Wiring<'_, '_>, var: Var, what: &str, [rows, columns]: [usize; 2]) -> Result<Var> {
+fn matrix(
+    w: &mut Wiring<'_, '_>,
+    var: Var,
+    what: &str,
+    [rows, columns]: [usize; 2],
+) -> Result<Var> {
     if w.rank(var) == 1 {
         check_shape(w, var, what, &[rows * columns])?;
         return w.reshape(var, &[rows.to_dim(), columns.to_dim()]);
@@ -146,7 +148,11 @@ fn matrix(w: &mut Wiring<'_, '_>, var: Var, what: &str, [rows, columns]: [usize;
 }
 
 /// The block whose scale each of the `k` rows has.
-fn group_of_each(w: &mut Wiring<'_, '_>, groups: Var, [k, blocks, block]: [usize; 3]) -> Result<Var> {
+fn group_of_each(
+    w: &mut Wiring<'_, '_>,
+    groups: Var,
+    [k, blocks, block]: [usize; 3],
+) -> Result<Var> {
     let padded = w.shape(groups) != [k.to_dim()];
     check_shape(w, groups, "g_idx", &[if padded { blocks * block } else { k }])?;
     let Some(known) = w.constant(groups).and_then(Constant::integers) else {
