@@ -1,16 +1,31 @@
-//! Means of windows of quantized tensors.
+//! Windows of quantized tensors: their means and largest elements.
 
 use anyhow::{Result, ensure};
 
-use super::elementwise::{Operand, Target, mean_of_integers};
+use super::{
+    check_bytes,
+    elementwise::{Operand, Target, mean_of_integers},
+};
 use crate::import::onnx::{
     facts::Var,
     ops::pooling,
     wiring::{Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] =
-    &[("QLinearAveragePool", average_pool), ("QLinearGlobalAveragePool", global_average_pool)];
+pub(super) const OPERATORS: &[(&str, Wire)] = &[
+    ("NhwcMaxPool", max_pool),
+    ("QLinearAveragePool", average_pool),
+    ("QLinearGlobalAveragePool", global_average_pool),
+];
+
+/// The largest integers of windows over `[n, spatial.., c]`; the scale stays the same.
+fn max_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    check_bytes(w, x, "the input")?;
+    let x = channels_first(w, x)?;
+    let largest = pooling::largest_of_windows(w, x)?;
+    Ok(vec![channels_last(w, largest)?])
+}
 
 fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = Operand::of(w, 0)?;
