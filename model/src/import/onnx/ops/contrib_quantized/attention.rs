@@ -64,6 +64,7 @@ fn attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut before = Dim::Fixed(0);
     if let Some(past) = w.optional(8) {
         ensure!(w.rank(past) == 5, "a past of {} dimensions, 5 are needed", w.rank(past));
+        w.same("the keys and values of the past", &w.dim(past, 0), &2.to_dim())?;
         before = w.dim(past, 3);
         let past = w.cast(past, DType::F32)?;
         for (at, joined) in [(0, &mut k), (1, &mut v)] {

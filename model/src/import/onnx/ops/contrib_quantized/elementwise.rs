@@ -192,6 +192,7 @@ fn softmax(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = Operand::of(w, 0)?;
     let to = Target::of(w, 3, x.q)?;
     let rank = w.rank(x.q);
+    ensure!(rank > 0, "an operand of no dimensions");
     let axis = w.int("axis")?.unwrap_or(if version < 13 { 1 } else { -1 });
     let axis = w.axis(axis, rank)?;
     let axes: Vec<usize> = if version < 13 { (axis..rank).collect() } else { vec![axis] };
@@ -208,7 +209,7 @@ fn softmax(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn concat(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let count = w.inputs_len();
     ensure!(
-        count >= 5 && (count - 2) % 3 == 0,
+        count >= 5 && (count - 2).is_multiple_of(3),
         "{count} operands; after the scale and zero point of the result there must be three for each tensor"
     );
     let axis = w.int("axis")?.context("axis is missing")?;

@@ -22,6 +22,12 @@ fn embed_layer_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let [batch, length] = shape.as_slice() else {
         anyhow::bail!("ids of {} dimensions, 2 are needed", shape.len())
     };
+    for (index, what) in
+        [(2, "the words"), (3, "the positions"), (4, "the segments"), (7, "the mask")]
+    {
+        let rank = w.optional(index).map_or(2, |var| w.rank(var));
+        ensure!(rank == 2, "{what} have {rank} dimensions, 2 are needed");
+    }
     let words = part(w, 2, [8, 13], "the words")?;
     let mut sum = rows(w, &words, ids)?;
     let positions = part(w, 3, [9, 14], "the positions")?;

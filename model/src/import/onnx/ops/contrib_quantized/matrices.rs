@@ -91,7 +91,7 @@ fn dynamic_quantize_matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![scaled(w, sums, [scale, b_scale], bias, dtype)?])
 }
 
-/// `sums * a * b + bias`.
+/// `sums * a * b + bias`, where the bias has one element for each column.
 pub(super) fn scaled(
     w: &mut Wiring<'_, '_>,
     sums: Var,
@@ -103,6 +103,11 @@ pub(super) fn scaled(
     let scale = w.mul(a, b)?;
     let mut result = w.mul(sums, scale)?;
     if let Some(bias) = bias {
+        let (of_bias, of_sums) = (w.shape(bias), w.shape(result));
+        let ([own], Some(columns)) = (of_bias.as_slice(), of_sums.last()) else {
+            bail!("a bias of shape {}", w.walk.shape_text(&of_bias))
+        };
+        w.same("the elements of the bias and the columns", own, columns)?;
         let bias = w.cast(bias, DType::F32)?;
         result = w.add(result, bias)?;
     }
@@ -156,7 +161,14 @@ fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let mut sums = w.contract(a, b, &['m', 'n'])?;
     if let Some(addend) = w.optional(6) {
         ensure!(w.dtype(addend) == DType::I32, "an addend of type {:?}", w.dtype(addend));
+        let shape = w.shape(sums);
         sums = w.add(sums, addend)?;
+        ensure!(
+            w.shape(sums) == shape,
+            "an addend of shape {} for a product of shape {}",
+            w.walk.shape_text(&w.shape(addend)),
+            w.walk.shape_text(&shape)
+        );
     }
     let alpha = w.float("alpha")?.unwrap_or(1.0);
     let alpha = w.scalar(DType::F32, f64::from(alpha));

@@ -24,6 +24,7 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[("DynamicQuantizeLSTM", lstm)];
 /// stays a float, which is closer to what the file's author quantized, and differs from onnxruntime by its rounding.
 fn lstm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
+    ensure!(w.rank(x) == 3, "an input of {} dimensions, 3 are needed", w.rank(x));
     let Dynamic { q, scale, zero } = dynamic(w, x)?;
     let rounded = dequantized(w, q, scale, Some(zero), 0, 1)?;
     let weights = weights(w, 1, [8, 9], "W")?;

@@ -221,6 +221,7 @@ fn matmul_bnb4(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn gather(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (data, indices, scale, zero) = (w.input(0)?, w.input(1)?, w.input(2)?, w.optional(3));
     let rank = w.rank(data);
+    ensure!(rank > 0, "data of no dimensions");
     let along = w.axis(w.int("gather_axis")?.unwrap_or(0), rank)?;
     let axis = w.axis(w.int("quantize_axis")?.unwrap_or(1), rank)?;
     let small = w.walk.small(data);
