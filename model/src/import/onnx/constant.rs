@@ -1,10 +1,11 @@
 //! Constants: from files, and values that are known when a model is loaded.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use flotilla_tensor::{DType, decode, encode};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
+use super::small::{First, SmallType};
 use crate::graph::Data;
 
 /// A tensor whose elements are known.
@@ -12,6 +13,8 @@ use crate::graph::Data;
 pub(crate) struct Constant {
     pub(crate) shape: Vec<usize>,
     pub(crate) data: Data,
+    /// The type of its elements in the file, if that is not the data's.
+    pub(crate) small: Option<SmallType>,
 }
 
 /// The `DType` of a file's element type. Source: ONNX, `TensorProto.DataType`.
@@ -36,7 +39,7 @@ pub(crate) fn element_type(number: i32) -> Option<DType> {
 
 impl Constant {
     pub(crate) fn new(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Constant {
-        Constant { shape: shape.to_vec(), data: Data::new(dtype, bytes) }
+        Constant { shape: shape.to_vec(), data: Data::new(dtype, bytes), small: None }
     }
 
     pub(crate) fn i64s(shape: &[usize], numbers: &[i64]) -> Constant {
@@ -95,17 +98,20 @@ impl Constant {
     /// # Errors
     /// A type that is not supported, or elements that do not fit the shape.
     pub(crate) fn of_proto(proto: &TensorProto, external: Option<Bytes>) -> Result<Constant> {
+        let shape =
+            proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(small) = SmallType::of(proto.data_type) {
+            return Constant::of_small(small, shape, proto, external);
+        }
         let Some(dtype) = element_type(proto.data_type) else {
             bail!("elements of type {} are not supported", type_name(proto.data_type));
         };
-        let shape =
-            proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>()?;
         let bytes = match external {
             Some(external) => external,
             None if proto.raw_data.is_empty() => listed(dtype, proto).into(),
             None => proto.raw_data.clone().into(),
         };
-        let constant = Constant { shape, data: Data::new(dtype, bytes) };
+        let constant = Constant { shape, data: Data::new(dtype, bytes), small: None };
         let shape = &constant.shape;
         ensure!(
             dtype.tensor_bytes(shape) == Some(constant.data.bytes.len() as u64),
@@ -113,6 +119,28 @@ impl Constant {
             constant.data.elements()
         );
         Ok(constant)
+    }
+
+    /// Elements of a type that a page does not have.
+    fn of_small(
+        small: SmallType,
+        shape: Vec<usize>,
+        proto: &TensorProto,
+        external: Option<Bytes>,
+    ) -> Result<Constant> {
+        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        let count = count.with_context(|| format!("an impossible shape {shape:?}"))?;
+        let bytes = match &external {
+            Some(external) => small.unpacked(external, count, First::Low)?,
+            // Each number of the list is one byte.
+            None if proto.raw_data.is_empty() => {
+                let listed = encode(&proto.int32_data, |x| [x as u8]);
+                small.unpacked(&listed, count, First::Low)?
+            }
+            None => small.unpacked(&proto.raw_data, count, First::Low)?,
+        };
+        let data = Data::new(small.dtype(), bytes);
+        Ok(Constant { shape, data, small: Some(small) })
     }
 }
 

@@ -265,7 +265,8 @@ impl Walk<'_> {
             dtype,
             &sizes,
         )?;
-        let constant = Constant { shape: sizes, data: Data::of_words(dtype, &words) };
+        let data = Data::of_words(dtype, &words);
+        let constant = Constant { shape: sizes, data, small: None };
         Some(self.constant_of(dtype, constant))
     }
 
@@ -452,7 +453,8 @@ impl Walk<'_> {
             }
             _ => words,
         };
-        Some(Constant { shape: sizes.to_vec(), data: Data::of_words(DType::F32, &rounded) })
+        let data = Data::of_words(DType::F32, &rounded);
+        Some(Constant { shape: sizes.to_vec(), data, small: None })
     }
 
     /// Single numbers from shapes go into the expression itself.

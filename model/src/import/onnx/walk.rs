@@ -21,9 +21,10 @@ use super::{
     OPSET_MAX, OnnxError, Source,
     constant::{Constant, element_type, type_name},
     external::TensorFiles,
-    facts::Var,
+    facts::{Known, Var},
     ops,
     order::order,
+    small::SmallType,
     structure,
     wiring::Wiring,
 };
@@ -103,6 +104,8 @@ pub(super) struct Walk<'p> {
     taken: Vec<bool>,
     /// Whether a value that must be known is not.
     pub(super) unknown: Cell<bool>,
+    /// The types of values that are computed and have no `DType`.
+    smalls: HashMap<Var, SmallType>,
 }
 
 /// A region that was made.
@@ -204,6 +207,7 @@ impl<'p> Walk<'p> {
             wired: 0,
             taken: Vec::new(),
             unknown: Cell::new(false),
+            smalls: HashMap::new(),
         }
     }
 
@@ -313,7 +317,7 @@ impl<'p> Walk<'p> {
         let shape = example.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
         self.draft.values[value.index()].shape = shape;
         let data = Data::new(example.dtype, example.bytes.clone());
-        Ok(Constant { shape: example.shape.clone(), data })
+        Ok(Constant { shape: example.shape.clone(), data, small: None })
     }
 
     /// The dimensions of an input, with the names of the file; `None` stands for one without a name.
@@ -564,16 +568,46 @@ impl<'p> Walk<'p> {
             });
         };
         let name = label.clone();
+        let refused = |walk: &Self, error: anyhow::Error| OnnxError::Operator {
+            node: brief(label.clone()),
+            op: brief(node.op_type.clone()),
+            inputs: brief(walk.described(inputs)),
+            reason: brief(format!("{error:#}")),
+        };
+        let small = inputs.iter().flatten().find_map(|input| self.small(*input));
+        if let Some(small) = small
+            && !ops::takes_small_types(&node.op_type)
+        {
+            let error = anyhow::anyhow!("elements of type {} are not supported here", small.name());
+            return Err(refused(self, error));
+        }
         let mut wiring = Wiring { node, opset, name, inputs, scope, walk: self };
-        wire(&mut wiring).map_err(|error| match error.downcast::<OnnxError>() {
+        let vars = wire(&mut wiring).map_err(|error| match error.downcast::<OnnxError>() {
             Ok(inner) => inner,
-            Err(error) => OnnxError::Operator {
-                node: brief(label),
-                op: brief(node.op_type.clone()),
-                inputs: brief(self.described(inputs)),
-                reason: brief(format!("{error:#}")),
-            },
-        })
+            Err(error) => refused(self, error),
+        })?;
+        if let (Some(small), Some(first)) = (small, vars.first())
+            && ops::keeps_elements(&node.op_type)
+        {
+            self.set_small(*first, small);
+        }
+        Ok(vars)
+    }
+
+    /// The type of a value's elements in the file, if it has no `DType`.
+    pub(super) fn small(&self, var: Var) -> Option<SmallType> {
+        let fact = self.fact(var);
+        let small = match &fact.known {
+            Some(Known::Constant(constant)) if constant.small.is_some() => constant.small,
+            _ => self.smalls.get(&var).copied(),
+        };
+        // Elements that were converted to another type have only that type.
+        small.filter(|small| small.dtype() == fact.dtype)
+    }
+
+    /// Notes the type of a computed value's elements in the file.
+    pub(super) fn set_small(&mut self, var: Var, small: SmallType) {
+        self.smalls.insert(var, small);
     }
 
     /// Wires the body of a function in its place.
@@ -663,8 +697,11 @@ impl<'p> Walk<'p> {
     fn described(&self, inputs: &[Option<Var>]) -> String {
         let inputs: Vec<String> = inputs
             .iter()
-            .map(|input| match input.map(|var| self.fact(var)) {
-                Some(fact) => format!("{:?}{}", fact.dtype, self.shape_text(&fact.shape)),
+            .map(|input| match input.map(|var| (self.small(var), self.fact(var))) {
+                Some((Some(small), fact)) => {
+                    format!("{}{}", small.name(), self.shape_text(&fact.shape))
+                }
+                Some((None, fact)) => format!("{:?}{}", fact.dtype, self.shape_text(&fact.shape)),
                 None => "nothing".to_owned(),
             })
             .collect();

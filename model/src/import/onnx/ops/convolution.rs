@@ -40,7 +40,8 @@ pub(super) fn convolution(
         bail!("weights of shape {shape:?}");
     };
     let from = w.shape(x);
-    let sliding = Sliding::of(w, kernel.to_vec(), from.get(2..).unwrap_or_default())?;
+    ensure!(from.len() >= 2, "an input of {} dimensions", from.len());
+    let sliding = Sliding::of(w, kernel.to_vec(), &from[2..])?;
     ensure!(outputs % groups == 0, "{outputs} channels in {groups} groups");
     w.same("the channels of the input and of the weights", &from[1], &(inputs * groups).to_dim())?;
     let shape = sliding.output(&from[0], outputs);

@@ -2,9 +2,11 @@
 //! every operator: ONNX, "Operator Schemas".
 
 mod attention;
+mod contrib_quantized;
 mod control;
 mod convolution;
 mod counted;
+mod dequantize;
 mod einsum;
 mod elementwise;
 mod features;
@@ -72,9 +74,22 @@ pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
         "ai.onnx.ml" => {
             named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
         }
+        "com.microsoft" => contrib_quantized::operator(name),
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }
+}
+
+/// Whether an operator takes elements of types that have no `DType`: what it computes of the wider elements is the same.
+pub(super) fn takes_small_types(name: &str) -> bool {
+    const TAKING: [&str; 4] =
+        ["Cast", "DequantizeLinear", "GatherBlockQuantized", "QuantizeLinear"];
+    TAKING.contains(&name) || keeps_elements(name)
+}
+
+/// Whether an operator only moves elements, so that the result has their type.
+pub(super) fn keeps_elements(name: &str) -> bool {
+    ["Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"].contains(&name)
 }
 
 fn named(family: &[(&str, Wire)], name: &str) -> Option<Wire> {

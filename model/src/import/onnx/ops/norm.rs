@@ -136,6 +136,25 @@ fn layer_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![y, mean, inverse_deviation])
 }
 
+/// Normalized over the last dimension, with a scale and a bias of its length.
+pub(super) fn normalized(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    scale: Var,
+    bias: Option<Var>,
+    epsilon: f32,
+) -> Result<Var> {
+    let last = w.rank(x).checked_sub(1).context("nothing to normalize")?;
+    match fused(w, x, &[last], scale, bias, epsilon)? {
+        Some(y) => Ok(y),
+        None => bail!(
+            "a scale of shape {} for rows of shape {}",
+            w.walk.shape_text(&w.shape(scale)),
+            w.walk.shape_text(&w.shape(x))
+        ),
+    }
+}
+
 /// As the fused operator, if scale and bias have one element for each normalized one.
 fn fused(
     w: &mut Wiring<'_, '_>,

@@ -53,20 +53,31 @@ fn pool(w: &mut Wiring<'_, '_>, kind: PoolKind, x: Var, sliding: &Sliding) -> Re
 
 fn max_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let sliding = sliding(w, x)?;
-    let mut results = vec![pool(w, PoolKind::Max, x, &sliding)?];
+    let mut results = vec![largest_of_windows(w, x)?];
     if w.wants(1) {
+        let sliding = sliding(w, x)?;
         let column_major = w.flag("storage_order")?;
         results.push(pool(w, PoolKind::MaxPosition { column_major }, x, &sliding)?);
     }
     Ok(results)
 }
 
+/// The largest elements of the windows that a node's attributes describe.
+pub(super) fn largest_of_windows(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
+    let sliding = sliding(w, x)?;
+    pool(w, PoolKind::Max, x, &sliding)
+}
+
 fn average_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
+    Ok(vec![mean_of_windows(w, x)?])
+}
+
+/// The means of the windows that a node's attributes describe.
+pub(super) fn mean_of_windows(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     let sliding = sliding(w, x)?;
     let kind = if w.flag("count_include_pad")? { PoolKind::PaddedMean } else { PoolKind::Mean };
-    Ok(vec![pool(w, kind, x, &sliding)?])
+    pool(w, kind, x, &sliding)
 }
 
 /// `|x|^p`, whose sums are the norms to the power of `p`.

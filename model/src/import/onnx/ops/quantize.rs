@@ -1,12 +1,14 @@
 //! Conversion between numbers and quantized integers: `x = (q - zero_point) * scale`.
 
-use anyhow::{Result, bail};
-use flotilla_program::{Binary, Op, Quantized, ReduceKind, Unary, dim::Dim};
+use anyhow::{Context as _, Result, bail, ensure};
+use flotilla_program::{Binary, ReduceKind, Step, Test, Unary, dim::Dim};
 use flotilla_tensor::DType;
 
+use super::dequantize::{blockwise, dequantized};
 use crate::import::onnx::{
-    constant::element_type,
+    constant::{element_type, type_name},
     facts::Var,
+    small::SmallType,
     wiring::{Wire, Wiring},
 };
 
@@ -16,91 +18,163 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("QuantizeLinear", quantize),
 ];
 
+/// Those of `com.microsoft`. Without an axis there is one scale.
+pub(super) const MICROSOFT_OPERATORS: &[(&str, Wire)] =
+    &[("DequantizeLinear", dequantize), ("QuantizeLinear", quantize)];
+
+/// The type of quantized integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quantized {
+    dtype: DType,
+    small: Option<SmallType>,
+}
+
+impl Quantized {
+    /// The type of a value.
+    pub(super) fn of(w: &Wiring<'_, '_>, var: Var) -> Quantized {
+        Quantized { dtype: w.dtype(var), small: w.walk.small(var) }
+    }
+
+    pub(super) const U8: Quantized = Quantized { dtype: DType::U8, small: None };
+
+    fn name(self) -> String {
+        match self.small {
+            Some(small) => small.name().to_owned(),
+            None => format!("{:?}", self.dtype),
+        }
+    }
+
+    /// The least and the largest integer.
+    fn range(self) -> Result<(f64, f64)> {
+        let (low, high) = match (self.small, self.dtype) {
+            (Some(small), _) => small.range(),
+            (None, DType::U8) => Some((0, 0xff)),
+            (None, DType::I8) => Some((-0x80, 0x7f)),
+            (None, DType::U16) => Some((0, 0xffff)),
+            (None, DType::I16) => Some((-0x8000, 0x7fff)),
+            _ => None,
+        }
+        .with_context(|| format!("numbers cannot be quantized to {}", self.name()))?;
+        Ok((low as f64, high as f64))
+    }
+}
+
 /// `saturate(round(x / scale) + zero_point)`, halves rounded to even.
 fn quantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, scale) = (w.input(0)?, w.input(1)?);
-    let to = match (w.optional(2), output_type(w)?) {
-        (Some(zero), _) => w.dtype(zero),
-        (None, Some(to)) => to,
-        (None, None) => DType::U8,
+    let (x, scale, zero) = (w.input(0)?, w.input(1)?, w.optional(2));
+    ensure!(
+        w.dtype(x).is_float() || w.dtype(x) == DType::I32,
+        "numbers of type {:?}, floats or I32 are needed",
+        w.dtype(x)
+    );
+    let to = match (zero.map(|zero| Quantized::of(w, zero)), output_type(w)?) {
+        (Some(zero), Some(to)) => {
+            ensure!(
+                zero == to,
+                "a zero point of type {} and output_dtype {}",
+                zero.name(),
+                to.name()
+            );
+            zero
+        }
+        (Some(to), None) | (None, Some(to)) => to,
+        (None, None) => Quantized::U8,
     };
-    let scale = spread(w, x, scale)?;
-    let zero = match w.optional(2) {
-        Some(zero) => Some(spread(w, x, zero)?),
-        None => None,
-    };
-    let x = if w.dtype(x).is_float() { x } else { w.cast(x, DType::F32)? };
-    let scaled = w.binary(Binary::Div, x, scale)?;
-    let scaled = w.cast(scaled, DType::F32)?;
-    Ok(vec![saturated(w, scaled, zero, to)?])
+    to.range()?;
+    check_precision(w, scale)?;
+    let Spread { scale, zero, along } = spread(w, x, scale, zero)?;
+    let scale = w.cast(scale, DType::F32)?;
+    let operands: Vec<Var> = [scale].into_iter().chain(zero).collect();
+    let x = w.cast(x, DType::F32)?;
+    let q = blockwise(w, x, &operands, along, |w, x, operands| {
+        let scaled = w.div(x, operands[0])?;
+        let scaled = or_least(w, scaled, scale)?;
+        saturated(w, scaled, operands.get(1).copied(), to)
+    })?;
+    if let Some(small) = to.small {
+        w.walk.set_small(q, small);
+    }
+    Ok(vec![q])
+}
+
+/// `0 / 0`, which a scale of 0 gives, becomes the least integer, as in onnxruntime. Costs nothing where the scale is known.
+fn or_least(w: &mut Wiring<'_, '_>, scaled: Var, scale: Var) -> Result<Var> {
+    let known = w.constant(scale).map(|scale| scale.floats());
+    if known.is_some_and(|scales| scales.iter().all(|&scale| scale != 0.0)) {
+        return Ok(scaled);
+    }
+    let steps = vec![
+        Step::Input(0),
+        Step::Test(Test::Nan, 0),
+        Step::Float(f32::MIN),
+        Step::Select(1, 2, 0),
+    ];
+    w.expr(steps, &[scaled], DType::F32)
+}
+
+/// The type in which `x / scale` is computed. A page computes with 32 bits, which is what onnxruntime does, too.
+fn check_precision(w: &Wiring<'_, '_>, scale: Var) -> Result<()> {
+    let number = w.int("precision")?.unwrap_or(0);
+    let dtype = i32::try_from(number).ok().and_then(element_type);
+    if number == 0 || dtype == Some(DType::F32) || dtype == Some(w.dtype(scale)) {
+        return Ok(());
+    }
+    bail!("precision {number} for a scale of type {:?}", w.dtype(scale))
 }
 
 /// `(q - zero_point) * scale`.
 fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, scale) = (w.input(0)?, w.input(1)?);
-    let to = output_type(w)?.unwrap_or(w.dtype(scale));
-    if w.constant(x).is_some() && w.dtype(x).is_integer() && w.rank(x) > 0 {
-        let result = dequantized_constant(w, x, scale)?;
-        return Ok(vec![w.cast(result, to)?]);
-    }
-    let mut number = w.cast(x, DType::I32)?;
-    if let Some(zero) = w.optional(2) {
-        let zero = spread(w, x, zero)?;
-        let zero = w.cast(zero, DType::I32)?;
-        number = w.sub(number, zero)?;
-    }
-    let scale = spread(w, x, scale)?;
-    let (number, scale) = (w.cast(number, DType::F32)?, w.cast(scale, DType::F32)?);
-    let result = w.mul(number, scale)?;
-    Ok(vec![w.cast(result, to)?])
-}
-
-/// The numbers of a constant's integers, which stay as narrow as they are.
-fn dequantized_constant(w: &mut Wiring<'_, '_>, x: Var, scale: Var) -> Result<Var> {
-    let (shape, rank) = (w.shape(x), w.rank(x));
-    let one = Dim::Fixed(1);
-    let axis = w.axis(w.int("axis")?.unwrap_or(1), rank.max(2))?.min(rank - 1);
-    let block = w.int("block_size")?.unwrap_or(0);
-    // Scales and zero points get as many dimensions as the integers.
-    let placed = |w: &mut Wiring<'_, '_>, parameter: Var| -> Result<Var> {
-        let own = w.shape(parameter);
-        if own.iter().all(|dim| *dim == one) {
-            return w.reshape(parameter, &vec![one.clone(); rank]);
-        }
-        if block > 0 && own.len() == rank {
-            return Ok(parameter);
-        }
-        let ([positions], 0) = (own.as_slice(), block) else {
-            bail!(
-                "a scale or zero point of shape {} does not fit blocks of {block}",
-                w.walk.shape_text(&own)
-            );
-        };
-        let mut along = vec![one.clone(); rank];
-        along[axis] = positions.clone();
-        w.same("the number of scales and the dimension", positions, &shape[axis])?;
-        w.reshape(parameter, &along)
-    };
-    let scale = w.cast(scale, DType::F32)?;
-    let mut operands = vec![x, placed(w, scale)?];
-    let zero = w.optional(2);
+    let (x, scale, zero) = (w.input(0)?, w.input(1)?, w.optional(2));
+    let of = Quantized::of(w, x);
+    let is_float = of.small.is_some_and(|small| small.range().is_none());
+    ensure!(
+        is_float || of.dtype == DType::I32 || of.range().is_ok(),
+        "numbers of type {} are not quantized ones",
+        of.name()
+    );
     if let Some(zero) = zero {
-        operands.push(placed(w, zero)?);
+        check_zero_type(w, x, zero)?;
     }
-    let quantized = Quantized {
-        bits: 8,
-        signed: false,
-        axis: axis as u32,
-        block: u32::try_from(block.max(1))?,
-        zeros: zero.is_some(),
-        levels: None,
+    let zero = match zero {
+        Some(zero) if is_float || of.dtype == DType::I32 => {
+            let known = w.constant(zero).map(|zero| zero.floats());
+            ensure!(
+                known.is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0.0)),
+                "a zero point of type {} must be 0 and known when the model is loaded",
+                of.name()
+            );
+            None
+        }
+        zero => zero,
     };
-    w.op(Op::Dequantize(quantized), &operands, DType::F32, shape)
+    let to = match output_type(w)? {
+        None => w.dtype(scale),
+        Some(to) => to.dtype,
+    };
+    ensure!(to.is_float(), "a result of type {to:?}, a float is needed");
+    let Spread { scale, zero, along: (axis, block) } = spread(w, x, scale, zero)?;
+    let result = dequantized(w, x, scale, zero, axis, block)?;
+    Ok(vec![w.cast(result, to)?])
 }
 
 /// Quantized to `U8` with the scale and zero point for the range of the numbers and zero.
 fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
+    let Dynamic { q, scale, zero } = dynamic(w, x)?;
+    Ok(vec![q, scale, zero])
+}
+
+/// Numbers that were quantized with the scale and zero point for their range.
+pub(super) struct Dynamic {
+    pub(super) q: Var,
+    pub(super) scale: Var,
+    pub(super) zero: Var,
+}
+
+/// Quantizes to `U8` with one scale. Source: ONNX operators, "DynamicQuantizeLinear".
+pub(super) fn dynamic(w: &mut Wiring<'_, '_>, x: Var) -> Result<Dynamic> {
+    ensure!(w.dtype(x).is_float(), "numbers of type {:?}, floats are needed", w.dtype(x));
+    let x = w.cast(x, DType::F32)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
     let zero = w.scalar(DType::F32, 0.0);
     let low = w.reduce(ReduceKind::Min, x, &axes, false)?;
@@ -113,24 +187,23 @@ fn quantize_dynamic(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     // If all numbers are zero, any scale is valid; this one can be divided by, and onnxruntime gives it, too.
     let one = w.scalar(DType::F32, 1.0);
     let nothing = w.binary(Binary::Eq, scale, zero)?;
-    let divisor = w.select(nothing, one, scale)?;
+    let scale = w.select(nothing, one, scale)?;
     let offset = w.sub(zero, low)?;
-    let offset = w.binary(Binary::Div, offset, divisor)?;
-    let zero_point = saturated(w, offset, None, DType::U8)?;
-    let scaled = w.binary(Binary::Div, x, divisor)?;
-    let y = saturated(w, scaled, Some(zero_point), DType::U8)?;
-    Ok(vec![y, divisor, zero_point])
+    let offset = w.binary(Binary::Div, offset, scale)?;
+    let zero = saturated(w, offset, None, Quantized::U8)?;
+    let scaled = w.binary(Binary::Div, x, scale)?;
+    let q = saturated(w, scaled, Some(zero), Quantized::U8)?;
+    Ok(Dynamic { q, scale, zero })
 }
 
 /// Rounded, shifted by the zero point and kept within an integer type.
-fn saturated(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>, to: DType) -> Result<Var> {
-    let (low, high) = match to {
-        DType::U8 => (f64::from(u8::MIN), f64::from(u8::MAX)),
-        DType::I8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
-        DType::U16 => (f64::from(u16::MIN), f64::from(u16::MAX)),
-        DType::I16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
-        other => bail!("numbers cannot be quantized to {other:?}"),
-    };
+pub(super) fn saturated(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    zero: Option<Var>,
+    to: Quantized,
+) -> Result<Var> {
+    let (low, high) = to.range()?;
     let mut result = w.unary(Unary::Round, x)?;
     if let Some(zero) = zero {
         let zero = w.cast(zero, DType::F32)?;
@@ -139,51 +212,97 @@ fn saturated(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>, to: DType) -> Re
     let (low, high) = (w.scalar(DType::F32, low), w.scalar(DType::F32, high));
     let result = w.max(result, low)?;
     let result = w.min(result, high)?;
-    w.cast(result, to)
+    w.cast(result, to.dtype)
 }
 
 /// The type in the attribute `output_dtype`.
-fn output_type(w: &Wiring<'_, '_>) -> Result<Option<DType>> {
-    match w.int("output_dtype")?.unwrap_or(0) {
-        0 => Ok(None),
-        number => match element_type(i32::try_from(number)?) {
-            Some(dtype) => Ok(Some(dtype)),
-            None => bail!("elements of type {number} are not supported"),
-        },
+fn output_type(w: &Wiring<'_, '_>) -> Result<Option<Quantized>> {
+    let number = i32::try_from(w.int("output_dtype")?.unwrap_or(0))?;
+    if number == 0 {
+        return Ok(None);
+    }
+    if let Some(small) = SmallType::of(number) {
+        return Ok(Some(Quantized { dtype: small.dtype(), small: Some(small) }));
+    }
+    match element_type(number) {
+        Some(dtype) => Ok(Some(Quantized { dtype, small: None })),
+        None => bail!("elements of type {} are not supported", type_name(number)),
     }
 }
 
-/// A scale or zero point in a shape that broadcasts to that of `x`: one for all, one for each position on an axis, or one
-/// for each block of an axis.
-fn spread(w: &mut Wiring<'_, '_>, x: Var, parameter: Var) -> Result<Var> {
-    let (rank, shape) = (w.rank(x), w.shape(parameter));
+/// Refuses a zero point of another type than that of the integers.
+pub(super) fn check_zero_type(w: &Wiring<'_, '_>, x: Var, zero: Var) -> Result<()> {
+    let (of, own) = (Quantized::of(w, x), Quantized::of(w, zero));
+    ensure!(of == own, "a zero point of type {} for numbers of type {}", own.name(), of.name());
+    Ok(())
+}
+
+/// A scale and a zero point in the shapes that [`dequantized`] has.
+struct Spread {
+    scale: Var,
+    zero: Option<Var>,
+    /// The axis, and the elements of a block.
+    along: (usize, usize),
+}
+
+/// One scale for all, one for each position on an axis, or one for each block of an axis.
+fn spread(w: &mut Wiring<'_, '_>, x: Var, scale: Var, zero: Option<Var>) -> Result<Spread> {
+    let (shape, own) = (w.shape(x), w.shape(scale));
     let one = Dim::Fixed(1);
-    if shape.iter().all(|dim| *dim == one) {
-        return w.reshape(parameter, &[]);
-    }
-    let axis = w.axis(w.int("axis")?.unwrap_or(1), rank)?;
+    ensure!(w.dtype(scale).is_float(), "a scale of type {:?}", w.dtype(scale));
     let block = w.int("block_size")?.unwrap_or(0);
-    if let [positions] = shape.as_slice()
-        && block == 0
-    {
-        let mut along: Vec<Dim> = vec![one; rank];
+    let block = usize::try_from(block).ok().filter(|&block| block <= 1 << 31);
+    let block = block.context("block_size is negative or too large")?;
+    let is_single = |shape: &[Dim]| shape.iter().all(|dim| *dim == one);
+    if let Some(zero) = zero {
+        let other = w.shape(zero);
+        if !(is_single(&own) && is_single(&other)) {
+            ensure!(
+                own.len() == other.len(),
+                "a scale of shape {} and a zero point of shape {}",
+                w.walk.shape_text(&own),
+                w.walk.shape_text(&other)
+            );
+            for (a, b) in own.iter().zip(&other) {
+                w.same("the dimensions of the scale and of the zero point", a, b)?;
+            }
+        }
+    }
+    let reshaped = |w: &mut Wiring<'_, '_>, to: &[Dim]| -> Result<(Var, Option<Var>)> {
+        let zero = zero.map(|zero| w.reshape(zero, to)).transpose()?;
+        Ok((w.reshape(scale, to)?, zero))
+    };
+    if block == 0 && is_single(&own) {
+        let (scale, zero) = reshaped(w, &[])?;
+        return Ok(Spread { scale, zero, along: (0, 1) });
+    }
+    let axis = match (w.int("axis")?, w.node.domain.as_str()) {
+        (Some(axis), _) => axis,
+        (None, "com.microsoft") => {
+            bail!("a scale of shape {} without an axis", w.walk.shape_text(&own))
+        }
+        (None, _) => 1,
+    };
+    let axis = w.axis(axis, shape.len())?;
+    if let ([positions], 0) = (own.as_slice(), block) {
+        w.same("the scales and the positions on their axis", positions, &shape[axis])?;
+        let mut along: Vec<Dim> = vec![one; shape.len()];
         along[axis] = positions.clone();
-        return w.reshape(parameter, &along);
+        let (scale, zero) = reshaped(w, &along)?;
+        return Ok(Spread { scale, zero, along: (axis, 1) });
     }
-    if shape.len() != rank || block <= 0 {
-        bail!(
-            "a scale or zero point of shape {} does not fit blocks of {block}",
-            w.walk.shape_text(&shape)
-        );
+    ensure!(
+        own.len() == shape.len() && block > 0,
+        "a scale of shape {} for numbers of shape {} in blocks of {block}",
+        w.walk.shape_text(&own),
+        w.walk.shape_text(&shape)
+    );
+    for (at, (scales, numbers)) in own.iter().zip(&shape).enumerate() {
+        let (what, wanted) = match at == axis {
+            true => ("the scales and the blocks of an axis", numbers.over_up(block)),
+            false => ("the dimensions of the scale and of the numbers", numbers.clone()),
+        };
+        w.same(what, scales, &wanted)?;
     }
-    let repeated = w.unsqueeze(parameter, axis + 1)?;
-    let mut blocks = shape.clone();
-    blocks.insert(axis + 1, Dim::Fixed(block));
-    let repeated = w.broadcast_to(repeated, &blocks)?;
-    let mut joined = shape;
-    joined[axis] = &joined[axis] * block;
-    let repeated = w.reshape(repeated, &joined)?;
-    // The last block may be cut short.
-    let end = w.shape(x)[axis].clone();
-    if joined[axis] == end { Ok(repeated) } else { w.slice(repeated, axis, 0, end) }
+    Ok(Spread { scale, zero, along: (axis, block) })
 }

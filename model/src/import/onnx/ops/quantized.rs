@@ -1,10 +1,13 @@
 //! Products and convolutions of quantized integers, computed in 32 bits.
 
-use anyhow::{Result, bail};
-use flotilla_program::{Unary, dim::Dim};
+use anyhow::{Result, bail, ensure};
+use flotilla_program::dim::Dim;
 use flotilla_tensor::DType;
 
-use super::convolution::convolution;
+use super::{
+    convolution::convolution,
+    quantize::{Quantized, check_zero_type, saturated},
+};
 use crate::import::onnx::{
     facts::Var,
     wiring::{Wire, Wiring},
@@ -17,26 +20,69 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("QLinearConv", qlinear_conv),
 ];
 
-/// `[n]` as `[n, 1]` for the rows of a matrix.
-fn per_row(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
-    match w.rank(x) {
-        1 => w.unsqueeze(x, 1),
-        _ => Ok(x),
+/// A parameter of a left operand: one element for all, or one for each row: `[m]` becomes `[m, 1]`.
+fn per_row(w: &mut Wiring<'_, '_>, var: Var) -> Result<Var> {
+    match w.shape(var).as_slice() {
+        shape if is_single(shape) => w.reshape(var, &[]),
+        [_] => w.unsqueeze(var, 1),
+        _ => Ok(var),
     }
 }
 
-/// `[m]` as `[m, 1, ..]` against a value of this rank whose channels are at `axis`.
-fn per_channel(w: &mut Wiring<'_, '_>, x: Var, axis: usize, rank: usize) -> Result<Var> {
-    if w.rank(x) != 1 {
-        return Ok(x);
+/// A parameter of a right operand: one element for all, or one for each column.
+fn per_column(w: &mut Wiring<'_, '_>, var: Var) -> Result<Var> {
+    match w.shape(var).as_slice() {
+        shape if is_single(shape) => w.reshape(var, &[]),
+        _ => Ok(var),
     }
-    let mut shape: Vec<Dim> = vec![Dim::Fixed(1); rank];
-    shape[axis] = w.shape(x)[0].clone();
-    w.reshape(x, &shape)
+}
+
+/// A parameter with one element for all, or one for each channel, which are at `axis` of a value of this rank.
+fn per_channel(w: &mut Wiring<'_, '_>, var: Var, axis: usize, rank: usize) -> Result<Var> {
+    let shape = w.shape(var);
+    match shape.as_slice() {
+        shape if is_single(shape) => w.reshape(var, &[]),
+        [channels] => {
+            let mut along: Vec<Dim> = vec![Dim::Fixed(1); rank];
+            along[axis] = channels.clone();
+            w.reshape(var, &along)
+        }
+        _ => bail!("a parameter of the weights has the shape {}", w.walk.shape_text(&shape)),
+    }
+}
+
+fn is_single(shape: &[Dim]) -> bool {
+    shape.iter().all(|dim| *dim == Dim::Fixed(1))
+}
+
+/// A parameter of one element.
+fn single(w: &mut Wiring<'_, '_>, index: usize, what: &str) -> Result<Var> {
+    let var = w.input(index)?;
+    let shape = w.shape(var);
+    ensure!(
+        is_single(&shape),
+        "{what} has the shape {}, one element is needed",
+        w.walk.shape_text(&shape)
+    );
+    w.reshape(var, &[])
+}
+
+/// A zero point of the type of `x`.
+fn zero_of(w: &Wiring<'_, '_>, index: usize, x: Var) -> Result<Option<Var>> {
+    let zero = w.optional(index);
+    if let Some(zero) = zero {
+        check_zero_type(w, x, zero)?;
+    }
+    Ok(zero)
 }
 
 /// `x - zero` in 32 bits.
-fn centred(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Result<Var> {
+pub(super) fn centred(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Result<Var> {
+    let dtype = w.dtype(x);
+    ensure!(
+        matches!(dtype, DType::U8 | DType::I8),
+        "quantized numbers of type {dtype:?}, U8 or I8 is needed"
+    );
     let x = w.cast(x, DType::I32)?;
     match zero {
         Some(zero) => {
@@ -47,89 +93,99 @@ fn centred(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Result<Var> {
     }
 }
 
-/// A zero point for each row of the first matrix, or one for all.
-fn row_zero(w: &mut Wiring<'_, '_>, index: usize) -> Result<Option<Var>> {
-    w.optional(index).map(|zero| per_row(w, zero)).transpose()
+/// The product of the differences to the zero points at these places.
+fn sums_of_products(
+    w: &mut Wiring<'_, '_>,
+    (a, a_zero): (Var, usize),
+    (b, b_zero): (Var, usize),
+) -> Result<Var> {
+    let a_zero = zero_of(w, a_zero, a)?.map(|zero| per_row(w, zero)).transpose()?;
+    let b_zero = zero_of(w, b_zero, b)?.map(|zero| per_column(w, zero)).transpose()?;
+    let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
+    w.matmul(a, b)
 }
 
 fn matmul_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(1)?);
-    let (a_zero, b_zero) = (row_zero(w, 2)?, w.optional(3));
-    let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
-    Ok(vec![w.matmul(a, b)?])
-}
-
-fn conv_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, weights) = (w.input(0)?, w.input(1)?);
-    let x_zero = w.optional(2);
-    let weights_zero = channel_zero(w, 3, weights)?;
-    let (x, weights) = (centred(w, x, x_zero)?, centred(w, weights, weights_zero)?);
-    Ok(vec![convolution(w, x, weights, None)?])
-}
-
-/// A zero point for each output channel of weights, or one for all.
-fn channel_zero(w: &mut Wiring<'_, '_>, index: usize, weights: Var) -> Result<Option<Var>> {
-    let rank = w.rank(weights);
-    w.optional(index).map(|zero| per_channel(w, zero, 0, rank)).transpose()
+    Ok(vec![sums_of_products(w, (a, 2), (b, 3))?])
 }
 
 fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(3)?);
-    let (a_zero, b_zero) = (row_zero(w, 2)?, w.optional(5));
-    let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
-    let product = w.matmul(a, b)?;
+    let sums = sums_of_products(w, (a, 2), (b, 5))?;
     let (a_scale, b_scale, y_scale, y_zero) = (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
     let a_scale = per_row(w, a_scale)?;
+    let b_scale = per_column(w, b_scale)?;
     let y_scale = per_row(w, y_scale)?;
     let zero = per_row(w, y_zero)?;
-    let target = w.dtype(y_zero);
     let scale = joint_scale(w, a_scale, b_scale, y_scale)?;
-    Ok(vec![requantized(w, product, scale, zero, target)?])
+    Ok(vec![requantized(w, sums, scale, zero)?])
+}
+
+/// Sums of the windows of `x`, whose zero point is at `x_zero`, times weights with a zero point for each output channel.
+fn sums_of_windows(
+    w: &mut Wiring<'_, '_>,
+    (x, x_zero): (Var, Option<Var>),
+    (weights, weights_zero): (Var, usize),
+    bias: Option<Var>,
+) -> Result<Var> {
+    let rank = w.rank(weights);
+    let zero = zero_of(w, weights_zero, weights)?;
+    let zero = zero.map(|zero| per_channel(w, zero, 0, rank)).transpose()?;
+    let (x, weights) = (centred(w, x, x_zero)?, centred(w, weights, zero)?);
+    convolution(w, x, weights, bias)
+}
+
+fn conv_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let (x, weights) = (w.input(0)?, w.input(1)?);
+    let zero = match zero_of(w, 2, x)? {
+        Some(_) => Some(single(w, 2, "the zero point of the input")?),
+        None => None,
+    };
+    Ok(vec![sums_of_windows(w, (x, zero), (weights, 3), None)?])
 }
 
 fn qlinear_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, weights, bias) = (w.input(0)?, w.input(3)?, w.optional(8));
-    let x_zero = w.optional(2);
-    let weights_zero = channel_zero(w, 5, weights)?;
-    let (x, centred_weights) = (centred(w, x, x_zero)?, centred(w, weights, weights_zero)?);
-    let sums = convolution(w, x, centred_weights, bias)?;
-    let (x_scale, w_scale, y_scale, y_zero) = (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
+    let x = w.input(0)?;
+    Ok(vec![convolved(w, x)?])
+}
+
+/// The quantized convolution of a node, of an input whose channels are in front of the spatial dimensions.
+pub(super) fn convolved(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
+    let (weights, bias) = (w.input(3)?, w.optional(8));
+    let bias_type = bias.map(|bias| w.dtype(bias));
+    ensure!(
+        bias_type.is_none_or(|dtype| dtype == DType::I32),
+        "a bias of type {bias_type:?}, I32 is needed"
+    );
+    w.input(2)?;
+    zero_of(w, 2, x)?;
+    let x_zero = single(w, 2, "the zero point of the input")?;
+    let x_scale = single(w, 1, "the scale of the input")?;
+    let sums = sums_of_windows(w, (x, Some(x_zero)), (weights, 5), bias)?;
+    let w_scale = w.input(4)?;
     let w_scale = per_channel(w, w_scale, 1, w.rank(sums))?;
-    let target = w.dtype(y_zero);
+    let y_scale = single(w, 6, "the scale of the result")?;
+    let y_zero = single(w, 7, "the zero point of the result")?;
     let scale = joint_scale(w, x_scale, w_scale, y_scale)?;
-    Ok(vec![requantized(w, sums, scale, y_zero, target)?])
+    requantized(w, sums, scale, y_zero)
 }
 
 /// `a * b / y` in 32 bits.
 fn joint_scale(w: &mut Wiring<'_, '_>, a: Var, b: Var, y: Var) -> Result<Var> {
+    for scale in [a, b, y] {
+        ensure!(w.dtype(scale).is_float(), "a scale of type {:?}", w.dtype(scale));
+    }
     let (a, b, y) = (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?, w.cast(y, DType::F32)?);
     let product = w.mul(a, b)?;
     w.div(product, y)
 }
 
-/// `sums * scale + zero`, rounded to even and saturated to the target's range. Source: ONNX operators, "QuantizeLinear".
-fn requantized(
-    w: &mut Wiring<'_, '_>,
-    sums: Var,
-    scale: Var,
-    zero: Var,
-    target: DType,
-) -> Result<Var> {
-    let (low, high) = match target {
-        DType::U8 => (0.0, 255.0),
-        DType::I8 => (-128.0, 127.0),
-        DType::U16 => (0.0, 65535.0),
-        DType::I16 => (-32768.0, 32767.0),
-        other => bail!("results of type {other:?}"),
-    };
+/// `sums * scale + zero`, rounded to even and saturated to the range of the zero point's type.
+/// Source: ONNX operators, "QuantizeLinear".
+pub(super) fn requantized(w: &mut Wiring<'_, '_>, sums: Var, scale: Var, zero: Var) -> Result<Var> {
+    let to = Quantized::of(w, zero);
     let sums = w.cast(sums, DType::F32)?;
     let scaled = w.mul(sums, scale)?;
-    let rounded = w.unary(Unary::Round, scaled)?;
-    let zero = w.cast(zero, DType::F32)?;
-    let shifted = w.add(rounded, zero)?;
-    let (low, high) = (w.scalar(DType::F32, low), w.scalar(DType::F32, high));
-    let above = w.max(shifted, low)?;
-    let inside = w.min(above, high)?;
-    let whole = w.cast(inside, DType::I32)?;
-    w.cast(whole, target)
+    saturated(w, scaled, Some(zero), to)
 }

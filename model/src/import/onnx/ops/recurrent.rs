@@ -11,11 +11,8 @@ use crate::import::onnx::{
     wiring::{Wire, Wiring},
 };
 
-pub(super) const OPERATORS: &[(&str, Wire)] = &[
-    ("GRU", |w| layer(w, Kind::Gru)),
-    ("LSTM", |w| layer(w, Kind::Lstm)),
-    ("RNN", |w| layer(w, Kind::Rnn)),
-];
+pub(super) const OPERATORS: &[(&str, Wire)] =
+    &[("GRU", |w| layer(w, Kind::Gru)), ("LSTM", lstm), ("RNN", |w| layer(w, Kind::Rnn))];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -40,6 +37,11 @@ impl Kind {
             Kind::Lstm => &["Sigmoid", "Tanh", "Tanh"],
         }
     }
+}
+
+/// The layer `LSTM` of a node, of these operands.
+pub(super) fn lstm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    layer(w, Kind::Lstm)
 }
 
 fn layer(w: &mut Wiring<'_, '_>, kind: Kind) -> Result<Vec<Var>> {

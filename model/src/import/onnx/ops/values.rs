@@ -32,7 +32,20 @@ fn target(w: &Wiring<'_, '_>) -> Result<DType> {
 fn cast(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let to = target(w)?;
+    let x = widened(w, x);
     Ok(vec![w.cast(x, to)?])
+}
+
+/// Elements without a `DType` of their own as what they are stored as.
+fn widened(w: &mut Wiring<'_, '_>, x: Var) -> Var {
+    if w.walk.small(x).is_none() {
+        return x;
+    }
+    let dtype = w.dtype(x);
+    match w.constant(x).cloned() {
+        Some(constant) => w.known(Constant { small: None, ..constant }),
+        None => w.walk.retyped(x, dtype),
+    }
 }
 
 fn cast_like(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
