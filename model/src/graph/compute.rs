@@ -1,8 +1,8 @@
 //! Computes operators during import, with the same kernels that pages have.
 
 use flotilla_kernels::{Call, Operand, Shapes, Signature, kernel, supports};
-use flotilla_program::{Node, Op, Program, Source, Value, ValueId, dim::Dim};
-use flotilla_tensor::DType;
+use flotilla_program::{Node, Op, Program, Quantized, Source, Value, ValueId, dim::Dim};
+use flotilla_tensor::{DType, WORD_BYTES};
 
 /// A tensor of words of a storage type.
 #[derive(Clone, Copy)]
@@ -30,6 +30,20 @@ pub(crate) fn compute(
     for input in inputs {
         program.values.push(value(input.dtype, input.shape, Source::Input));
     }
+    // Integers of fewer than 8 bits are read from the bytes in which they lie.
+    let mut packed = Vec::new();
+    if let (Op::Dequantize(Quantized { bits: 2 | 4, .. }), [integers, ..]) = (op, inputs) {
+        let bytes: Vec<u8> = integers.words.iter().map(|&word| word as u8).collect();
+        packed = bytes
+            .chunks(WORD_BYTES)
+            .map(|bytes| {
+                let mut word = [0; WORD_BYTES];
+                word[..bytes.len()].copy_from_slice(bytes);
+                u32::from_le_bytes(word)
+            })
+            .collect();
+        program.values[0].dtype = integers.dtype;
+    }
     program.values.push(value(dtype, shape, Source::Node));
     let node = Node {
         name: op.name().to_owned(),
@@ -46,8 +60,11 @@ pub(crate) fn compute(
         kernel.launches(&call)?;
         return Ok(inputs[0].words.to_vec());
     }
-    let operands: Vec<Operand<'_>> =
+    let mut operands: Vec<Operand<'_>> =
         inputs.iter().map(|input| Operand::Plain(input.words)).collect();
+    if !packed.is_empty() {
+        operands[0] = Operand::Plain(&packed);
+    }
     let mut output = vec![0; call.elements()];
     kernel.compute(&call, &operands, &mut output)?;
     Ok(output)

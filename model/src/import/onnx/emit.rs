@@ -23,6 +23,8 @@ use crate::graph::{
 /// is known whether they are needed.
 const FOLDED_IN_MAX: usize = 1 << 18;
 const FOLDED_OUT_MAX: usize = 1 << 14;
+/// The same for numbers of quantized integers.
+const DEQUANTIZED_MAX: usize = 1 << 10;
 
 /// How many nodes back the node of an operand is searched.
 const NEAR: usize = 64;
@@ -227,7 +229,12 @@ impl Walk<'_> {
         }
         let sizes = fixed(shape)?;
         let elements: usize = sizes.iter().product();
-        if elements > FOLDED_OUT_MAX || matches!(op, Op::Dequantize(_)) {
+        let most = match op {
+            // Quantized integers stay as narrow as they are, unless there are few of them.
+            Op::Dequantize(_) => DEQUANTIZED_MAX,
+            _ => FOLDED_OUT_MAX,
+        };
+        if elements > most {
             return None;
         }
         let constants: Option<Vec<Constant>> = inputs
