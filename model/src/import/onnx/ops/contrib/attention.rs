@@ -119,9 +119,8 @@ fn projected(w: &mut Wiring<'_, '_>, x: Var, heads: usize) -> Result<[Var; 3]> {
     for width in &widths {
         divided(w, "queries, keys or values", &width.to_dim(), heads)?;
     }
-    let small = w
-        .constant(weights)
-        .is_some_and(|weights| weights.data.elements() * 4 <= WEIGHTS_BYTES_MAX);
+    let small =
+        w.constant(weights).is_some_and(|weights| weights.data.elements() * 4 <= WEIGHTS_BYTES_MAX);
     let product = if small { None } else { Some(w.matmul(x, weights)?) };
     let (mut start, mut parts) = (0usize, Vec::new());
     for width in widths {
@@ -289,7 +288,10 @@ fn decoder_masked_multi_head_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var
         }
         _ => bail!("its keys and values have neither three nor four dimensions"),
     };
-    many_headed(w, Many { heads, q, k, v, causal: false, mask: 3, bias: 4, past: [5, 6], filled: 7 })
+    many_headed(
+        w,
+        Many { heads, q, k, v, causal: false, mask: 3, bias: 4, past: [5, 6], filled: 7 },
+    )
 }
 
 /// The operands of an attention with one head of keys for each of queries; the numbers are places of operands.
@@ -311,9 +313,11 @@ fn many_headed(w: &mut Wiring<'_, '_>, many: Many) -> Result<Vec<Var>> {
     for (what, operand) in [("keys", k), ("values", v)] {
         match operand {
             Operand::Packed(x) => drop(divided(w, what, &w.dim(x, 2), heads)?),
-            Operand::Split(x) => {
-                drop(w.same("the heads of operands and num_heads", &w.dim(x, 1), &heads.to_dim())?)
-            }
+            Operand::Split(x) => drop(w.same(
+                "the heads of operands and num_heads",
+                &w.dim(x, 1),
+                &heads.to_dim(),
+            )?),
         }
     }
     let past = [w.optional(many.past[0]), w.optional(many.past[1])];

@@ -14,14 +14,9 @@ use crate::import::onnx::{facts::Var, wiring::Wiring};
 #[derive(Clone, Debug)]
 pub(super) enum Buffer {
     /// It has exactly the rows of the past.
-    Growing {
-        past: Dim,
-    },
+    Growing { past: Dim },
     /// It has room for the rows of this run, too.
-    Shared {
-        filled: Dim,
-        capacity: Dim,
-    },
+    Shared { filled: Dim, capacity: Dim },
 }
 
 impl Buffer {
@@ -98,10 +93,8 @@ pub(super) fn placed(
         None => w.dimension(shape[2].clone(), DType::I64)?,
     };
     // In the joined rows the new ones begin behind all of the past, and the row of zeros is the last.
-    let (old, last) = (
-        w.dimension(old.clone(), DType::I64)?,
-        w.dimension(&old + &shape[2], DType::I64)?,
-    );
+    let (old, last) =
+        (w.dimension(old.clone(), DType::I64)?, w.dimension(&old + &shape[2], DType::I64)?);
     let is_old = w.binary(Binary::Lt, row, first)?;
     let end = w.add(first, count)?;
     let is_new = w.binary(Binary::Lt, row, end)?;

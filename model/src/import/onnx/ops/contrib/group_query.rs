@@ -1,10 +1,7 @@
 //! Attention in which several heads of queries share one of keys and values. Source: Ainslie et al., "GQA", 2.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::{
-    Binary, Unary,
-    dim::ToDim as _,
-};
+use flotilla_program::{Binary, Unary, dim::ToDim as _};
 use flotilla_tensor::DType;
 
 use super::{
@@ -74,7 +71,11 @@ fn group_query_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         (Some(keys), Some(values)) => {
             for past in [keys, values] {
                 let shape = w.shape(past);
-                ensure!(shape.len() == 4, "the past has {} dimensions, four are needed", shape.len());
+                ensure!(
+                    shape.len() == 4,
+                    "the past has {} dimensions, four are needed",
+                    shape.len()
+                );
                 ensure!(
                     w.dtype(past) == w.dtype(q),
                     "the past is {:?}, queries are {:?}; a quantized past is not supported",
@@ -141,8 +142,7 @@ fn group_query_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         other => bail!("there is no qk_output {other}"),
     };
     let sink = sink(w, heads)?;
-    let rules =
-        Rules { heads, scale: scores::scale(w, dim)?, softcap, mask, sink, shown };
+    let rules = Rules { heads, scale: scores::scale(w, dim)?, softcap, mask, sink, shown };
     let operands = [Operand::Split(q), Operand::Split(seen[0]), Operand::Split(seen[1])];
     let (answers, shown) = attended(w, operands, &rules)?;
     Ok([answers, kept[0], kept[1]].into_iter().chain(shown).collect())
@@ -171,7 +171,11 @@ fn given(w: &mut Wiring<'_, '_>, heads: usize, shared: usize) -> Result<Given> {
     };
     let by_head = |w: &mut Wiring<'_, '_>, x: Var, heads: usize, dim: usize| -> Result<Var> {
         let shape = w.shape(x);
-        ensure!(shape.len() == 3, "keys or values have {} dimensions, three are needed", shape.len());
+        ensure!(
+            shape.len() == 3,
+            "keys or values have {} dimensions, three are needed",
+            shape.len()
+        );
         w.same("the batches of queries and keys", batch, &shape[0])?;
         w.same("the lengths of queries and new keys", seq, &shape[1])?;
         w.same("the widths of keys or values", &(heads * dim).to_dim(), &shape[2])?;

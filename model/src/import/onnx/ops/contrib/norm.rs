@@ -122,8 +122,7 @@ fn skipped(w: &mut Wiring<'_, '_>, bias: Option<Var>) -> Result<Var> {
             w.same("the dimensions of the input and of the skip", own, dim)?;
         }
     }
-    let (out, x, skip) =
-        (w.dtype(x), w.unrounded(x, DType::F32)?, w.unrounded(skip, DType::F32)?);
+    let (out, x, skip) = (w.dtype(x), w.unrounded(x, DType::F32)?, w.unrounded(skip, DType::F32)?);
     let sum = w.add(x, skip)?;
     let bias = bias.map(|bias| w.unrounded(bias, DType::F32)).transpose()?;
     let sum = with_bias(w, sum, bias)?;

@@ -111,8 +111,10 @@ fn sectioned(w: &mut Wiring<'_, '_>, ids: Var, caches: [Var; 2], half: usize) ->
         other => bail!("there is no mrope_layout {other}"),
     };
     let sections = w.ints("mrope_section")?.unwrap_or_default();
-    let sizes: Option<Vec<usize>> =
-        sections.iter().map(|&size| usize::try_from(size).ok().filter(|&size| size <= half)).collect();
+    let sizes: Option<Vec<usize>> = sections
+        .iter()
+        .map(|&size| usize::try_from(size).ok().filter(|&size| size <= half))
+        .collect();
     let sizes = match sizes {
         Some(sizes) if sizes.len() == 3 && sizes.iter().sum::<usize>() == half => sizes,
         _ => bail!("sections {sections:?} do not divide {half} angles into three"),
@@ -134,8 +136,7 @@ fn sectioned(w: &mut Wiring<'_, '_>, ids: Var, caches: [Var; 2], half: usize) ->
         let mut sum: Option<Var> = None;
         for part in 0..3usize {
             let slice = w.slice(all, 0, part, part + 1)?;
-            let slice =
-                w.reshape(slice, &[shape[1].clone(), shape[2].clone(), half.to_dim()])?;
+            let slice = w.reshape(slice, &[shape[1].clone(), shape[2].clone(), half.to_dim()])?;
             let chosen: Vec<bool> = (0..half).map(|angle| stream(angle) == part).collect();
             let chosen = w.known(Constant::bools(&[half], &chosen));
             sum = Some(match sum {

@@ -256,24 +256,35 @@ fn allowed(w: &mut Wiring<'_, '_>, sizes: &Sizes, mask: Var) -> Result<Option<Va
     }
 }
 
-/// Keys before the end of each sequence and, if `2 * batch` numbers are given, not before its start. `3 * batch + 2` numbers begin
+/// Keys before the end of each sequence and, if there are `2 * batch` numbers, not before its start. `3 * batch + 2` numbers begin
 /// with the lengths, too.
 fn lengths(w: &mut Wiring<'_, '_>, sizes: &Sizes, mask: Var, count: &Dim) -> Result<Var> {
     let batch = &sizes.batch;
     let key = counted(w, &sizes.keys, 3)?;
     let (pairs, runs) = (batch * 2, batch * 3 + 2);
     let column = [batch.clone(), 1.into(), 1.into(), 1.into()];
-    if *count != pairs && *count != runs {
-        w.same("the numbers of sequences and of their lengths", batch, count)?;
-    }
     let ends = w.slice(mask, 0, 0, batch)?;
     let ends = w.reshape(ends, &column)?;
     let before = w.binary(Binary::Lt, key, ends)?;
-    if *count != pairs {
+    if count == batch || *count == runs {
         return Ok(before);
     }
-    let starts = w.slice(mask, 0, batch, &pairs)?;
+    // Where the number of numbers is open, each run decides: without starts, the ends are read again and multiplied by 0.
+    let (is_pair, is_known) = w.walk.bounded(|bounds| {
+        let is_pair = count.equal(&pairs, bounds);
+        let is_run = count.equal(batch, bounds).select(1, count.equal(&runs, bounds));
+        (is_pair.clone(), is_pair.select(1, is_run))
+    });
+    w.same(
+        "whether the mask has 1, 2 or 3 (and 2) numbers for each sequence, and 1",
+        &is_known,
+        &1.into(),
+    )?;
+    let start = batch * &is_pair;
+    let starts = w.slice(mask, 0, &start, &start + batch)?;
     let starts = w.reshape(starts, &column)?;
+    let factor = w.dimension(is_pair, w.dtype(starts))?;
+    let starts = w.mul(starts, factor)?;
     let behind = w.binary(Binary::Ge, key, starts)?;
     w.binary(Binary::And, before, behind)
 }

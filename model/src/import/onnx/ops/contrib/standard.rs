@@ -102,8 +102,7 @@ fn unfold_tensor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let within = w.known(Constant::i64s(&[size as usize], &within));
     let places = w.add(starts, within)?;
     let unfolded = w.gather(axis, x, places)?;
-    let order: Vec<usize> =
-        (0..=rank).filter(|&at| at != axis + 1).chain([axis + 1]).collect();
+    let order: Vec<usize> = (0..=rank).filter(|&at| at != axis + 1).chain([axis + 1]).collect();
     Ok(vec![w.transpose(unfolded, &order)?])
 }
 

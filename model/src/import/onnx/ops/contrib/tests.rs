@@ -7,7 +7,8 @@ use flotilla_tensor::DType;
 use serde::Deserialize;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
     tensor_shape_proto::{Dimension, dimension::Value as DimValue},
     type_proto,
 };
@@ -119,8 +120,7 @@ fn model(case: &Case, symbolic: bool) -> ModelProto {
             }),
             ..Dimension::default()
         };
-        let shape =
-            TensorShapeProto { dim: operand.shape.iter().enumerate().map(dim).collect() };
+        let shape = TensorShapeProto { dim: operand.shape.iter().enumerate().map(dim).collect() };
         let tensor = type_proto::Tensor { elem_type: operand.dtype, shape: Some(shape) };
         input.push(ValueInfoProto {
             name: name(index),
@@ -159,7 +159,8 @@ fn model(case: &Case, symbolic: bool) -> ModelProto {
         output: output.map(|name| ValueInfoProto { name, ..ValueInfoProto::default() }).collect(),
         ..GraphProto::default()
     };
-    let opset = |domain: &str, version: i64| OperatorSetIdProto { domain: domain.to_owned(), version };
+    let opset =
+        |domain: &str, version: i64| OperatorSetIdProto { domain: domain.to_owned(), version };
     ModelProto {
         graph: Some(graph),
         opset_import: vec![opset("", 17), opset(MICROSOFT, 1)],
@@ -192,19 +193,24 @@ fn no_operator_has_two_wirings() {
 #[test]
 fn results_are_those_of_onnxruntime() {
     for case in cases() {
-        let mut draft = imported(&case, false).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let mut draft =
+            imported(&case, false).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         fuse::fuse(&mut draft);
         let wanted = case.outputs.iter().flatten();
         for (index, (port, wanted)) in draft.outputs.iter().zip(wanted).enumerate() {
             let what = format!("{}, output {index}", case.name);
-            let data = draft.constant(port.value).unwrap_or_else(|| panic!("{what} is not computed"));
+            let data =
+                draft.constant(port.value).unwrap_or_else(|| panic!("{what} is not computed"));
             let shape: Vec<i64> =
                 draft.shape(port.value).iter().filter_map(|dim| dim.as_fixed()).collect();
             assert_eq!(shape, wanted.shape, "{what}");
             let got = data.dtype.decode_numbers(&data.bytes);
             let scale = wanted.values.iter().fold(1.0f64, |most, value| most.max(value.abs()));
             for (at, (got, wanted)) in got.iter().zip(&wanted.values).enumerate() {
-                assert!((got - wanted).abs() <= TOLERANCE * scale, "{what}[{at}]: {got}, not {wanted}");
+                assert!(
+                    (got - wanted).abs() <= TOLERANCE * scale,
+                    "{what}[{at}]: {got}, not {wanted}"
+                );
             }
         }
     }
@@ -248,8 +254,14 @@ fn what_is_not_supported_is_refused_by_name() {
             "do not divide 12 columns of weights",
         ),
         (with("group_query", "kv_num_heads", 3.into()), "cannot share 3 of keys"),
-        (with("group_query", "k_quant_type", "PER_TENSOR".into()), "k_quant_type is \"PER_TENSOR\""),
-        (with("group_query", "sliding_window_cache", 1.into()), "sliding_window_cache is 1, only 0"),
+        (
+            with("group_query", "k_quant_type", "PER_TENSOR".into()),
+            "k_quant_type is \"PER_TENSOR\"",
+        ),
+        (
+            with("group_query", "sliding_window_cache", 1.into()),
+            "sliding_window_cache is 1, only 0",
+        ),
         (with("rotary", "is_packed_batching", 1.into()), "is_packed_batching is 1, only 0"),
         (with("rotary", "rotary_embedding_dim", 6.into()), "num_heads is needed"),
         (with("rotary", "num_heads", i64::MAX.into()), "features are 8 wide"),
@@ -266,8 +278,14 @@ fn what_is_not_supported_is_refused_by_name() {
         refusal(&case)
     };
     for (got, wanted) in [
-        (operator(MICROSOFT, "Nothing"), "operator Nothing of domain \"com.microsoft\", version 1, is not known"),
-        (operator("example.org", "Nothing"), "operator Nothing is of domain \"example.org\", of which the file imports no version"),
+        (
+            operator(MICROSOFT, "Nothing"),
+            "operator Nothing of domain \"com.microsoft\", version 1, is not known",
+        ),
+        (
+            operator("example.org", "Nothing"),
+            "operator Nothing is of domain \"example.org\", of which the file imports no version",
+        ),
         (operator("com.microsoft.nchwc", "Conv"), "of which the file imports no version"),
         (operator(MICROSOFT, "GemmFloat8"), "products of 8-bit floats are not supported"),
     ] {
