@@ -124,6 +124,13 @@ impl<'a> Wiring<'a, '_> {
         self.fact(var).shape.len()
     }
 
+    /// Refuses an operand of another number of dimensions.
+    pub(super) fn check_rank(&self, what: &str, x: Var, rank: usize) -> Result<()> {
+        let own = self.rank(x);
+        ensure!(own == rank, "{what} has {own} dimensions, {rank} are needed");
+        Ok(())
+    }
+
     /// A dimension as a number.
     pub(super) fn number(&self, dim: &Dim) -> Result<usize> {
         let size = dim.as_fixed().and_then(|size| usize::try_from(size).ok());
@@ -247,7 +254,9 @@ impl<'a> Wiring<'a, '_> {
 
     /// Attributes that do not change the result, or whose meaning follows from operands.
     pub(super) fn ignore(&self, names: &[&str]) {
-        names.iter().for_each(|name| drop(self.attribute(name)));
+        for name in names {
+            self.attribute(name);
+        }
     }
 
     /// An integer attribute that may only have its usual value.

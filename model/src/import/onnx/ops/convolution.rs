@@ -40,6 +40,7 @@ pub(super) fn convolution(
         bail!("weights of shape {shape:?}");
     };
     let from = w.shape(x);
+    ensure!(from.len() == shape.len(), "{} dimensions, and weights of {}", from.len(), shape.len());
     let sliding = Sliding::of(w, kernel.to_vec(), from.get(2..).unwrap_or_default())?;
     ensure!(outputs % groups == 0, "{outputs} channels in {groups} groups");
     w.same("the channels of the input and of the weights", &from[1], &(inputs * groups).to_dim())?;
@@ -98,7 +99,11 @@ pub(super) fn deconvolution(
     let rank = kernel.len();
     let from = w.shape(x);
     let spatial = from.get(2..).unwrap_or_default();
-    ensure!(spatial.len() == rank, "a window of {rank} dimensions over {}", spatial.len());
+    ensure!(
+        from.len() > 1 && spatial.len() == rank,
+        "a window of {rank} dimensions over {}",
+        spatial.len()
+    );
     w.same("the channels of the input and of the weights", &from[1], &inputs.to_dim())?;
     let (strides, dilations) = (sizes(w, "strides", rank, 1)?, sizes(w, "dilations", rank, 1)?);
     let behind = sizes(w, "output_padding", rank, 0)?;

@@ -94,7 +94,8 @@ pub(super) fn activated(
         "Clip" => ([f32::MIN, f32::MAX], 2),
         "HardSigmoid" => ([0.2, 0.5], 2),
         "Elu" => ([1.0, 0.0], 1),
-        _ => ([0.0, 0.0], 0),
+        "" | "Relu" | "Sigmoid" | "Tanh" | "Softplus" => ([0.0, 0.0], 0),
+        other => bail!("activation {other:?} is not known"),
     };
     ensure!(
         parameters.len() <= count,

@@ -283,7 +283,11 @@ fn decoder_masked_multi_head_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var
         }
         (Some(k), Some(v)) if w.rank(k) == 4 && w.rank(v) == 4 => {
             let width = w.number(&w.dim(query, 2))?;
-            let bias = bias.map(|bias| w.slice(bias, 0, 0, width)).transpose()?;
+            let part = |bias| {
+                w.check_rank("the bias", bias, 1)?;
+                w.slice(bias, 0, 0, width)
+            };
+            let bias = bias.map(part).transpose()?;
             (with_bias(w, query, bias)?, Operand::Split(k), Operand::Split(v))
         }
         _ => bail!("its keys and values have neither three nor four dimensions"),

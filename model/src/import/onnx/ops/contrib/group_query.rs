@@ -271,6 +271,7 @@ fn sink(w: &mut Wiring<'_, '_>, heads: usize) -> Result<Option<Var>> {
     // The attribute is -1 where it is not used.
     let smooth = w.int("smooth_softmax")?.unwrap_or(-1) > 0;
     if let Some(sink) = w.optional(11) {
+        w.check_rank("head_sink", sink, 1)?;
         w.same("the numbers of heads and of their sinks", &heads.to_dim(), &w.dim(sink, 0))?;
         let sink = w.unrounded(sink, DType::F32)?;
         return Ok(Some(w.reshape(sink, &[1.into(), heads.to_dim(), 1.into(), 1.into()])?));

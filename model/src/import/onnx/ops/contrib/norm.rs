@@ -189,6 +189,7 @@ fn embed_layer_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let result = w.unrounded(result, w.dtype(sum))?;
     let kept = match w.optional(7) {
         Some(mask) => {
+            w.check_rank("the mask", mask, 2)?;
             let one = w.scalar(w.dtype(mask), 1.0);
             let kept = w.binary(Binary::Eq, mask, one)?;
             let kept = w.cast(kept, DType::I32)?;
@@ -209,6 +210,7 @@ fn gated_rms_norm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let activation = w.text("activation")?.unwrap_or("silu");
     let shape = w.shape(x);
     let Some((width, outer)) = shape.split_last() else { bail!("its operand has no dimension") };
+    w.check_rank("the scale", scale, 1)?;
     let size = w.number(&w.dim(scale, 0))?;
     let groups = super::activation::divided(w, "features", width, size)?;
     w.same("the numbers of elements", &shape.iter().product(), &w.shape(gate).iter().product())?;

@@ -86,6 +86,7 @@ fn torch_embedding(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 fn unfold_tensor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let rank = w.rank(x);
+    ensure!(rank > 0, "its operand has no dimension");
     let axis = w.axis(w.int("dim")?.unwrap_or(-1), rank)?;
     let size = w.int("size")?.unwrap_or(0);
     let step = w.int("step")?.unwrap_or(1);
