@@ -1,7 +1,11 @@
 //! Activations, most of them after a bias.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::{Step, Unary, dim::Dim};
+use flotilla_program::{
+    Binary::{Add, Lt, Max, Min, Mul, Sub},
+    Step, Unary,
+    dim::Dim,
+};
 
 use crate::import::onnx::{
     facts::Var,
@@ -104,7 +108,6 @@ pub(super) fn activated(
     );
     let at = |index: usize| parameters.get(index).copied().unwrap_or(usual[index]);
     let (alpha, beta) = (at(0), at(1));
-    use flotilla_program::Binary::{Add, Lt, Max, Min, Mul, Sub};
     let steps = match name {
         "" => return Ok(x),
         "Relu" => return w.unary(Unary::Relu, x),

@@ -249,6 +249,7 @@ fn all_biased(w: &mut Wiring<'_, '_>, operands: [Var; 3], bias: Option<Var>) -> 
 
 fn multi_head_attention(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let heads = heads(w, "num_heads")?;
+    ensure!(w.optional(8).is_none(), "past_sequence_length is not supported");
     ensure!(w.optional(9).is_none(), "cache_indirection is not supported");
     let Given { q, k, v } = given(w, heads)?;
     let causal = w.flag("unidirectional")?;
@@ -330,23 +331,21 @@ fn many_headed(w: &mut Wiring<'_, '_>, many: Many) -> Result<Vec<Var>> {
         let rank = w.rank(past);
         ensure!(rank == 4, "the past has {rank} dimensions, four are needed");
     }
-    let filled = match w.optional(many.filled) {
-        Some(_) => Some(w.element(many.filled, SIZES)?),
-        None => None,
-    };
-    let shared = w.flag("past_present_share_buffer")?;
-    let buffer = match (past[0], filled) {
-        (Some(past), Some(filled)) if shared || matches!(k, Operand::Packed(_)) => {
-            Buffer::Shared { filled, capacity: w.dim(past, 2) }
-        }
-        (Some(past), _) => Buffer::Growing { past: w.dim(past, 2) },
+    ensure!(
+        past[0].is_none() || matches!(k, Operand::Packed(_)),
+        "a past beside keys and values by heads is not supported"
+    );
+    let buffer = match (past[0], w.flag("past_present_share_buffer")?) {
+        (Some(past), true) => Buffer::Shared {
+            filled: w.element(many.filled, SIZES).context("the length of the past")?,
+            capacity: w.dim(past, 2),
+        },
+        (Some(past), false) => Buffer::Growing { past: w.dim(past, 2) },
         (None, _) => Buffer::Growing { past: Dim::Fixed(0) },
     };
     let (first, queries) = (buffer.filled(), w.dim(q, 1));
     let batch = w.dim(q, 0);
-    let keys = match k {
-        Operand::Packed(_) | Operand::Split(_) => appended(w, past[0], k, heads, &buffer)?,
-    };
+    let keys = appended(w, past[0], k, heads, &buffer)?;
     let values = appended(w, past[1], v, heads, &buffer)?;
     let sizes = Sizes { batch, heads, queries, past: first, keys: keys.seen.length(w) };
     let filter = w.float("mask_filter_value")?.unwrap_or(FILTER);

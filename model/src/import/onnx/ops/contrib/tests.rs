@@ -68,7 +68,7 @@ fn attribute((name, value): (&String, &serde_json::Value)) -> AttributeProto {
     let mut attribute = AttributeProto { name: name.clone(), ..AttributeProto::default() };
     let kind = match value {
         serde_json::Value::String(text) => {
-            attribute.s = text.clone().into_bytes().into();
+            attribute.s = text.clone().into_bytes();
             AttributeType::String
         }
         serde_json::Value::Number(number) if number.is_i64() => {
@@ -104,7 +104,7 @@ fn model(case: &Case, symbolic: bool) -> ModelProto {
                 name: name(index),
                 data_type: operand.dtype,
                 dims: operand.shape.clone(),
-                raw_data: dtype(operand).encode_numbers(&operand.values).into(),
+                raw_data: dtype(operand).encode_numbers(&operand.values),
                 ..TensorProto::default()
             });
             continue;
