@@ -123,8 +123,8 @@ impl Stored {
                         format!("vec4<f32>(bitcast<vec4<i32>>({words} << {up}) >> vec4(16u))"),
                     ),
                     false => (
-                        format!("f32(({word}) >> 16u)"),
-                        format!("vec4<f32>(({words} << {up}) >> vec4(16u))"),
+                        format!("f32(i32(({word}) >> 16u))"),
+                        format!("vec4<f32>(vec4<i32>(({words} << {up}) >> vec4(16u)))"),
                     ),
                 }
             }
@@ -144,8 +144,9 @@ impl Stored {
                         format!("vec4<f32>(bitcast<vec4<i32>>({up}) >> vec4({down}u))"),
                     ),
                     Stored::Integers { signed: false, .. } => (
-                        format!("f32(({top}) >> {down}u)"),
-                        format!("vec4<f32>(({up}) >> vec4({down}u))"),
+                        format!("f32(i32(({top}) >> {down}u))"),
+                        // Signed words are converted at once by processors that do not convert unsigned ones.
+                        format!("vec4<f32>(vec4<i32>(({up}) >> vec4({down}u)))"),
                     ),
                     _ => {
                         let looked_up: Vec<String> = ["x", "y", "z", "w"]

@@ -173,13 +173,19 @@ fn push_line(stored: Stored, bytes: &mut Vec<u8>, width: usize, bits_at: impl Fn
     let line = bytes.len();
     bytes.resize(line + bits, 0);
     for lane in 0..width {
-        let (at, element) = (lane * bits, bits_at(lane).to_le_bytes());
+        let (at, element) = (place(bits, lane), bits_at(lane).to_le_bytes());
         if bits < 8 {
             bytes[line + at / 8] |= element[0] << (at % 8);
         } else {
             bytes[line + at / 8..][..bits / 8].copy_from_slice(&element[..bits / 8]);
         }
     }
+}
+
+/// The bit at which an element of a line begins. Those of 4 bits lie in the lower halves of bytes, then in the upper ones, so that
+/// they are widened like bytes.
+fn place(bits: usize, lane: usize) -> usize {
+    if bits == 4 { lane % 4 * 8 + lane / 4 * 4 } else { lane * bits }
 }
 
 /// Eight narrow elements as floats.
@@ -193,8 +199,10 @@ fn widened(stored: Stored, line: &[u8]) -> Line {
             [a, b, c, d, e, f, g, h].map(f32::from)
         }
         (Stored::Integers { bits: 4, signed: false }, &[a, b, c, d]) => {
-            let word = u32::from_le_bytes([a, b, c, d]);
-            std::array::from_fn(|lane| (word >> (4 * lane) & 15) as f32)
+            let bytes = [a, b, c, d];
+            let [a, b, c, d] = bytes.map(|byte| f32::from(byte & 15));
+            let [e, f, g, h] = bytes.map(|byte| f32::from(byte >> 4));
+            [a, b, c, d, e, f, g, h]
         }
         (Stored::F16, line) => {
             let halves = line.as_chunks::<2>().0;
@@ -203,7 +211,7 @@ fn widened(stored: Stored, line: &[u8]) -> Line {
         (stored, line) => {
             let bits = stored.bits() as usize;
             std::array::from_fn(|lane| {
-                let at = lane * bits;
+                let at = place(bits, lane);
                 let mut word = [0; 4];
                 let bytes = &line[at / 8..][..bits.div_ceil(8)];
                 word[..bytes.len()].copy_from_slice(bytes);

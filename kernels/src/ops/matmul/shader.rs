@@ -5,7 +5,7 @@ use flotilla_tensor::DType;
 
 use super::{
     super::{Shader, math, split},
-    Reading, ScalingForm,
+    MatrixForm, Reading, ScalingForm,
 };
 use crate::call::Signature;
 
@@ -218,6 +218,16 @@ fn setup(rows: u32, special: &Specialization) -> String {
     }
     if special.vectors {
         text += "    let b_start = b_batch / 4u;\n    let unit = column / 4u;\n";
+        if let Some(Reading { form: MatrixForm { transposed: true, stride, .. }, .. }) =
+            special.reading
+        {
+            for (unit, lane) in
+                (0..special.units).flat_map(|unit| (0..4).map(move |lane| (unit, lane)))
+            {
+                let (place, row) = (4 * unit + lane, stride / 4);
+                text += &format!("    let row{lane}_{unit} = (column + {place}u) * {row}u;\n");
+            }
+        }
     } else {
         for lane in 0..4 {
             text += &format!("    let c{lane} = min(column + {lane}u, n - 1u);\n");
@@ -321,6 +331,9 @@ fn product(transposed: bool, rows: u32, special: &Specialization) -> String {
                     format!("(step + {lane}u) * ({stride} / 4u) + unit + {unit}u"),
                     format!("_{unit}"),
                 ),
+                true if special.reading.is_some() => {
+                    (format!("row{lane}_{unit} + step / 4u"), format!("{lane}_{unit}"))
+                }
                 true => (
                     format!("((column + {}u) * {stride} + step) / 4u", 4 * unit + lane),
                     format!("{lane}_{unit}"),

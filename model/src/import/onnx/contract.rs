@@ -24,7 +24,7 @@ impl Wiring<'_, '_> {
         ensure!(rank_a > 0 && rank_b > 0, "the operands are scalars");
         let a = if rank_a == 1 { self.unsqueeze(a, 0)? } else { a };
         let b = if rank_b == 1 { self.unsqueeze(b, 1)? } else { b };
-        let mut product = self.stacked_product(a, b)?;
+        let mut product = self.stacked_product(a, b, false)?;
         let rank = self.rank(product);
         if rank_b == 1 {
             product = self.squeeze(product, rank - 1)?;
@@ -37,10 +37,23 @@ impl Wiring<'_, '_> {
         Ok(product)
     }
 
+    /// `a` times `b` with its last two dimensions exchanged. Both have at least two dimensions.
+    pub(super) fn matmul_transposed(&mut self, a: Var, b: Var) -> Result<Var> {
+        if self.constant(b).is_none() {
+            return self.stacked_product(a, b, true);
+        }
+        // A constant is exchanged once, when the model is loaded.
+        let rank = self.rank(b);
+        let order: Vec<usize> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
+        let b = self.transpose(b, &order)?;
+        self.stacked_product(a, b, false)
+    }
+
     /// For operands of at least two dimensions.
-    fn stacked_product(&mut self, a: Var, b: Var) -> Result<Var> {
+    fn stacked_product(&mut self, a: Var, b: Var, transposed: bool) -> Result<Var> {
         let (mut left, mut right) = (self.shape(a), self.shape(b));
-        let (inner, other) = (left.remove(left.len() - 1), right.remove(right.len() - 2));
+        let behind = if transposed { 1 } else { 2 };
+        let (inner, other) = (left.remove(left.len() - 1), right.remove(right.len() - behind));
         self.same("the inner dimensions of a product", &inner, &other)?;
         let (m, n) = (left.pop(), right.pop());
         let rank = left.len().max(right.len());
@@ -53,7 +66,7 @@ impl Wiring<'_, '_> {
         let a = widened(self, a)?;
         let b = if self.rank(b) == 2 { b } else { widened(self, b)? };
         let dtype = self.dtype(a);
-        let op = product_op(false);
+        let op = product_op(transposed);
         self.op(op, &[a, b], dtype, shape)
     }
 

@@ -62,8 +62,10 @@ pub enum OnnxError {
     Tensor { tensor: String, reason: String },
     #[error("operator set {domain:?} of version {version} is not known, the newest known is {max}")]
     OperatorSet { domain: String, version: i64, max: i64 },
-    #[error("operator set {domain:?} is not known")]
-    Domain { domain: String },
+    #[error(
+        "node {node}: operator {op} is of domain {domain:?}, of which the file imports no version"
+    )]
+    Domain { node: String, op: String, domain: String },
     #[error("input {input} cannot be used: {reason}")]
     Input { input: String, reason: String },
     #[error("node {node} ({op}) reads {value}, which is neither an input nor a node's output")]

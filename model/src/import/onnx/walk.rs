@@ -1,7 +1,7 @@
 //! The walk over a graph: every node in order, each wired into the program that is being built.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -556,17 +556,26 @@ impl<'p> Walk<'p> {
         if let Some(function) = self.functions.get(&(node.domain.as_str(), node.op_type.as_str())) {
             return self.function(function, node, inputs, scope, &label);
         }
-        let Some(&opset) = scope.opsets.get(domain) else {
-            return Err(OnnxError::Domain { domain: domain.to_owned() });
+        // onnxruntime adds its own domain to files that leave it out.
+        let implied = (domain == ops::MICROSOFT).then_some(&1);
+        let Some(&version) = scope.opsets.get(domain).or(implied) else {
+            return Err(OnnxError::Domain {
+                node: brief(label),
+                op: brief(node.op_type.clone()),
+                domain: brief(domain.to_owned()),
+            });
         };
         let Some(wire) = ops::operator(domain, &node.op_type) else {
             return Err(OnnxError::Unknown {
-                node: label,
-                op: node.op_type.clone(),
-                domain: domain.to_owned(),
-                version: opset,
+                node: brief(label),
+                op: brief(node.op_type.clone()),
+                domain: brief(domain.to_owned()),
+                version,
             });
         };
+        // The wiring that it shares with the standard's operators takes the newest form.
+        let is_contrib = domain == ops::MICROSOFT;
+        let opset = if is_contrib { OPSET_MAX } else { version };
         let name = label.clone();
         let refused = |walk: &Self, error: anyhow::Error| OnnxError::Operator {
             node: brief(label.clone()),
@@ -581,8 +590,15 @@ impl<'p> Walk<'p> {
             let error = anyhow::anyhow!("elements of type {} are not supported here", small.name());
             return Err(refused(self, error));
         }
-        let mut wiring = Wiring { node, opset, name, inputs, scope, walk: self };
-        let vars = wire(&mut wiring).map_err(|error| match error.downcast::<OnnxError>() {
+        let read = RefCell::default();
+        let mut wiring = Wiring { node, opset, name, inputs, scope, walk: self, read };
+        let wired = wire(&mut wiring).and_then(|results| {
+            if is_contrib {
+                wiring.check_attributes()?;
+            }
+            Ok(results)
+        });
+        let vars = wired.map_err(|error| match error.downcast::<OnnxError>() {
             Ok(inner) => inner,
             Err(error) => refused(self, error),
         })?;

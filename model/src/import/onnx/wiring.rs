@@ -1,6 +1,8 @@
 //! The context in which an operator is wired: its operands, its attributes, and the program that is being built.
 
-use anyhow::{Context as _, Result, bail};
+use std::cell::RefCell;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Op, dim::Dim};
 use flotilla_tensor::DType;
 use tract_onnx::pb::{
@@ -30,6 +32,8 @@ pub(super) struct Wiring<'a, 'p> {
     pub(super) inputs: &'a [Option<Var>],
     pub(super) scope: &'a Scope,
     pub(super) walk: &'a mut Walk<'p>,
+    /// Places of the attributes that were read.
+    pub(super) read: RefCell<Vec<usize>>,
 }
 
 /// A subgraph of an operator.
@@ -60,6 +64,27 @@ impl<'a> Wiring<'a, '_> {
     /// An optional operand.
     pub(super) fn optional(&self, index: usize) -> Option<Var> {
         self.inputs.get(index).copied().flatten()
+    }
+
+    /// Wires with other operands.
+    pub(super) fn with_inputs<T>(
+        &mut self,
+        inputs: &[Option<Var>],
+        wire: impl FnOnce(&mut Wiring<'_, '_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut inner = Wiring {
+            node: self.node,
+            opset: self.opset,
+            name: self.name.clone(),
+            inputs,
+            scope: self.scope,
+            walk: &mut *self.walk,
+            read: RefCell::default(),
+        };
+        let result = wire(&mut inner);
+        let read = inner.read.take();
+        self.read.borrow_mut().extend(read);
+        result
     }
 
     /// How many operands there are, left out ones included.
@@ -97,6 +122,13 @@ impl<'a> Wiring<'a, '_> {
 
     pub(super) fn rank(&self, var: Var) -> usize {
         self.fact(var).shape.len()
+    }
+
+    /// Refuses an operand of another number of dimensions.
+    pub(super) fn check_rank(&self, what: &str, x: Var, rank: usize) -> Result<()> {
+        let own = self.rank(x);
+        ensure!(own == rank, "{what} has {own} dimensions, {rank} are needed");
+        Ok(())
     }
 
     /// A dimension as a number.
@@ -214,7 +246,34 @@ impl<'a> Wiring<'a, '_> {
     }
 
     fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
-        self.node.attribute.iter().find(|attribute| attribute.name == name)
+        let attributes = &self.node.attribute;
+        let index = attributes.iter().position(|attribute| attribute.name == name)?;
+        self.read.borrow_mut().push(index);
+        Some(&attributes[index])
+    }
+
+    /// Attributes that do not change the result, or whose meaning follows from operands.
+    pub(super) fn ignore(&self, names: &[&str]) {
+        for name in names {
+            self.attribute(name);
+        }
+    }
+
+    /// An integer attribute that may only have its usual value.
+    pub(super) fn only(&self, name: &str, usual: i64) -> Result<()> {
+        let value = self.int(name)?.unwrap_or(usual);
+        ensure!(value == usual, "{name} is {value}, only {usual} is supported");
+        Ok(())
+    }
+
+    /// Refuses attributes that were not read: they may change the result.
+    pub(super) fn check_attributes(&self) -> Result<()> {
+        let read = self.read.borrow();
+        let mut attributes = self.node.attribute.iter().enumerate();
+        match attributes.find(|(index, _)| !read.contains(index)) {
+            Some((_, attribute)) => bail!("attribute {:?} is not known", attribute.name),
+            None => Ok(()),
+        }
     }
 
     fn typed(&self, name: &str, want: AttributeType) -> Result<Option<&'a AttributeProto>> {

@@ -106,7 +106,7 @@ fn float_type(number: i64) -> Result<DType> {
 }
 
 /// `[batch, seq, heads * dim]` to `[batch, heads, seq, dim]`.
-fn split(w: &mut Wiring<'_, '_>, x: Var, heads: i64) -> Result<Var> {
+pub(super) fn split(w: &mut Wiring<'_, '_>, x: Var, heads: i64) -> Result<Var> {
     let shape = w.shape(x);
     let [batch, seq, width] = &shape[..] else { bail!("three dimensions are needed") };
     let dims = [batch.clone(), seq.clone(), heads.into(), width.over(heads)];
@@ -115,7 +115,7 @@ fn split(w: &mut Wiring<'_, '_>, x: Var, heads: i64) -> Result<Var> {
 }
 
 /// `[batch, heads, seq, dim]` to `[batch, seq, heads * dim]`.
-fn joined(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
+pub(super) fn joined(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     let x = w.transpose(x, &[0, 2, 1, 3])?;
     let shape = w.shape(x);
     let [batch, seq, heads, dim] = &shape[..] else { bail!("four dimensions are needed") };
@@ -135,7 +135,7 @@ fn products(w: &mut Wiring<'_, '_>, q: Var, k: Var) -> Result<Var> {
 }
 
 /// `a @ b`, where neighbouring heads of `a` share one of `b`: they become rows of one product.
-fn shared_product(w: &mut Wiring<'_, '_>, a: Var, b: Var) -> Result<Var> {
+pub(super) fn shared_product(w: &mut Wiring<'_, '_>, a: Var, b: Var) -> Result<Var> {
     let (shape, shared) = (w.shape(a), w.shape(b)[1].clone());
     let [batch, heads, rows, inner] = &shape[..] else { bail!("four dimensions are needed") };
     if *heads == shared {
@@ -153,7 +153,7 @@ fn shared_product(w: &mut Wiring<'_, '_>, a: Var, b: Var) -> Result<Var> {
 }
 
 /// `cap * tanh(x / cap)`.
-fn soft_capped(w: &mut Wiring<'_, '_>, x: Var, cap: f32) -> Result<Var> {
+pub(super) fn soft_capped(w: &mut Wiring<'_, '_>, x: Var, cap: f32) -> Result<Var> {
     let cap = w.scalar(w.dtype(x), f64::from(cap));
     let x = w.div(x, cap)?;
     let x = w.unary(Unary::Tanh, x)?;
@@ -264,7 +264,7 @@ fn widened(w: &mut Wiring<'_, '_>, mask: Var, keys: &Dim) -> Result<Var> {
 }
 
 /// `0, 1, ..` along one axis of four.
-fn counted(w: &mut Wiring<'_, '_>, length: &Dim, axis: usize) -> Result<Var> {
+pub(super) fn counted(w: &mut Wiring<'_, '_>, length: &Dim, axis: usize) -> Result<Var> {
     let row = w.positions(length)?;
     let mut shape = vec![Dim::Fixed(1); 4];
     shape[axis] = length.clone();
@@ -362,6 +362,20 @@ fn rotary_embedding(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     });
     let (cos, sin) = (cos?, sin?);
     let interleaved = w.int("interleaved")?.unwrap_or(0) != 0;
+    let y = turned(w, x, [cos, sin], rotated, interleaved)?;
+    Ok(vec![w.reshape(y, &shape)?])
+}
+
+/// The first `rotated` features of `[.., .., .., features]`, turned in pairs by angles that broadcast over
+/// `[.., .., .., rotated / 2]`. A pair has a feature of each half or, if they are interleaved, two neighbours.
+pub(super) fn turned(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    [cos, sin]: [Var; 2],
+    rotated: i64,
+    interleaved: bool,
+) -> Result<Var> {
+    let head_dim = w.number(&w.dim(x, 3))? as i64;
     let turned = w.slice(x, 3, 0, rotated)?;
     let (first, second) = if interleaved {
         let mut pairs = w.shape(turned);
@@ -390,13 +404,11 @@ fn rotary_embedding(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     } else {
         w.concat(3, &[real, imaginary])?
     };
-    let y = if rotated < head_dim {
+    if rotated < head_dim {
         let rest = w.slice(x, 3, rotated, head_dim)?;
-        w.concat(3, &[turned, rest])?
-    } else {
-        turned
-    };
-    Ok(vec![w.reshape(y, &shape)?])
+        return w.concat(3, &[turned, rest]);
+    }
+    Ok(turned)
 }
 
 /// Attention whose scores and weights the model may change by subgraphs.

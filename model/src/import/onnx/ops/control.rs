@@ -1,6 +1,8 @@
 //! Operators with subgraphs. A graph that certainly runs a known number of times is wired in its place; otherwise it becomes
 //! a region, and the run decides.
 
+use std::cell::RefCell;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{
     Binary, Check, If, Loop, Node, Op, SymbolSource, ValueId,
@@ -455,7 +457,8 @@ fn turn(
             .zip(&given[1..])
             .map(|(&dtype, &value)| walk.placed(dtype, value))
             .collect();
-        let mut inner = Wiring { node, opset, name, inputs, scope, walk };
+        let read = RefCell::default();
+        let mut inner = Wiring { node, opset, name, inputs, scope, walk, read };
         let w = &mut inner;
         let Turn { goes_on, next, collected } = step(w, number, &carried)?;
         let goes_on = match goes_on {

@@ -40,8 +40,8 @@ pub(super) fn convolution(
         bail!("weights of shape {shape:?}");
     };
     let from = w.shape(x);
-    ensure!(from.len() >= 2, "an input of {} dimensions", from.len());
-    let sliding = Sliding::of(w, kernel.to_vec(), &from[2..])?;
+    ensure!(from.len() == shape.len(), "{} dimensions, and weights of {}", from.len(), shape.len());
+    let sliding = Sliding::of(w, kernel.to_vec(), from.get(2..).unwrap_or_default())?;
     ensure!(outputs % groups == 0, "{outputs} channels in {groups} groups");
     w.same("the channels of the input and of the weights", &from[1], &(inputs * groups).to_dim())?;
     let shape = sliding.output(&from[0], outputs);
@@ -80,6 +80,16 @@ fn groups(w: &Wiring<'_, '_>) -> Result<usize> {
 
 fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, weights, bias) = (w.input(0)?, w.input(1)?, w.optional(2));
+    Ok(vec![deconvolution(w, [x, weights], bias, None)?])
+}
+
+/// The transposed convolution that a node's attributes describe; padding before and after may be given.
+pub(super) fn deconvolution(
+    w: &mut Wiring<'_, '_>,
+    [x, weights]: [Var; 2],
+    bias: Option<Var>,
+    given: Option<(Vec<Dim>, Vec<Dim>)>,
+) -> Result<Var> {
     let groups = groups(w)?;
     let shape = w.fixed_shape(weights)?;
     let &[inputs, per_group, ref kernel @ ..] = shape.as_slice() else {
@@ -89,15 +99,26 @@ fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let rank = kernel.len();
     let from = w.shape(x);
     let spatial = from.get(2..).unwrap_or_default();
-    ensure!(spatial.len() == rank, "a window of {rank} dimensions over {}", spatial.len());
+    ensure!(
+        from.len() > 1 && spatial.len() == rank,
+        "a window of {rank} dimensions over {}",
+        spatial.len()
+    );
     w.same("the channels of the input and of the weights", &from[1], &inputs.to_dim())?;
     let (strides, dilations) = (sizes(w, "strides", rank, 1)?, sizes(w, "dilations", rank, 1)?);
     let behind = sizes(w, "output_padding", rank, 0)?;
-    let (mut before, after) = window::pads(w, rank)?;
+    let (mut before, after) = match given {
+        Some(given) => given,
+        None => {
+            let (before, after) = window::pads(w, rank)?;
+            let dims = |pads: Vec<usize>| pads.iter().map(|pad| pad.to_dim()).collect();
+            (dims(before), dims(after))
+        }
+    };
     let auto = w.text("auto_pad")?.unwrap_or("NOTSET");
     let wanted = w.ints("output_shape")?.filter(|shape| !shape.is_empty());
     if auto == "VALID" {
-        before.fill(0);
+        before.fill(Dim::Fixed(0));
     }
     let mut pads: Vec<Dim> = Vec::new();
     let mut places: Vec<Dim> = Vec::new();
@@ -113,9 +134,9 @@ fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
             }
             (None, "SAME_UPPER" | "SAME_LOWER") => &spatial[axis] * strides[axis],
             (None, _) => {
-                let after = if auto == "VALID" { 0 } else { after[axis] };
-                pads.push(before[axis].to_dim());
-                places.push(full - before[axis] - after);
+                let after = if auto == "VALID" { Dim::Fixed(0) } else { after[axis].clone() };
+                pads.push(before[axis].clone());
+                places.push(full - &before[axis] - after);
                 continue;
             }
         };
@@ -129,7 +150,7 @@ fn conv_transpose(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         program::Window { strides: numbers(&strides), dilations: numbers(&dilations), pads };
     let outputs = groups * per_group;
     let shape = [vec![from[0].clone(), outputs.to_dim()], places].concat();
-    Ok(vec![deconvolve(w, window, groups, [x, weights], bias, shape)?])
+    deconvolve(w, window, groups, [x, weights], bias, shape)
 }
 
 /// A transposed convolution with weights `[c, m / groups, k..]`.
@@ -255,13 +276,25 @@ fn col2im(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 
 /// A window over the past of each channel, and the elements that are the past of the next call.
 fn causal_conv_with_state(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, weights, bias, past) = (w.input(0)?, w.input(1)?, w.optional(2), w.optional(3));
+    let (x, past) = (w.input(0)?, w.optional(3));
+    let (result, state) = causal(w, x, past, 1)?;
+    Ok(vec![result, state])
+}
+
+/// The same of an input and a past `[batch, channels, length]`, with a distance between the elements of the window.
+pub(super) fn causal(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    past: Option<Var>,
+    dilation: u32,
+) -> Result<(Var, Var)> {
+    let (weights, bias) = (w.input(1)?, w.optional(2));
     let (shape, kernel) = (w.shape(x), w.fixed_shape(weights)?);
     let &[channels, 1, taps] = kernel.as_slice() else {
         bail!("weights of shape {kernel:?}");
     };
     ensure!(shape.len() == 3 && taps > 0, "an input of {} dimensions", shape.len());
-    let kept = taps - 1;
+    let kept = (taps - 1) * dilation as usize;
     let joined = if kept == 0 {
         x
     } else {
@@ -275,7 +308,7 @@ fn causal_conv_with_state(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         w.concat(2, &[past, x])?
     };
     let window =
-        program::Window { strides: vec![1], dilations: vec![1], pads: vec![Dim::Fixed(0)] };
+        program::Window { strides: vec![1], dilations: vec![dilation], pads: vec![Dim::Fixed(0)] };
     let result = convolve(w, window, channels, [joined, weights], bias, shape.clone())?;
     let result = match w.text("activation")?.unwrap_or("none") {
         "none" | "" => result,
@@ -284,11 +317,11 @@ fn causal_conv_with_state(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     };
     let length = &shape[2] + kept;
     let state = w.slice(joined, 2, &shape[2], length)?;
-    Ok(vec![result, state])
+    Ok((result, state))
 }
 
 /// `x * sigmoid(x)`.
-fn silu(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
+pub(super) fn silu(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     let dtype = w.dtype(x);
     let wide = w.unrounded(x, DType::F32)?;
     let gate = w.unary(Unary::Sigmoid, wide)?;

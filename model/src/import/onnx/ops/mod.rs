@@ -2,6 +2,7 @@
 //! every operator: ONNX, "Operator Schemas".
 
 mod attention;
+mod contrib;
 mod contrib_quantized;
 mod control;
 mod convolution;
@@ -35,9 +36,13 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use super::wiring::Wire;
 
+/// The domain of onnxruntime's operators.
+pub(super) const MICROSOFT: &str = "com.microsoft";
+
 /// The families of the standard's own domain.
 const FAMILIES: &[&[(&str, Wire)]] = &[
     attention::OPERATORS,
+    contrib::STANDARD_OPERATORS,
     control::OPERATORS,
     einsum::OPERATORS,
     elementwise::OPERATORS,
@@ -74,7 +79,8 @@ pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
         "ai.onnx.ml" => {
             named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
         }
-        "com.microsoft" => contrib_quantized::operator(name),
+        MICROSOFT => contrib::operator(name).or_else(|| contrib_quantized::operator(name)),
+        "com.microsoft.nchwc" => Some(contrib::blocked),
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }

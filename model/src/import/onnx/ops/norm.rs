@@ -23,10 +23,10 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 /// Source: ONNX operators, "MeanVarianceNormalization".
 const DEVIATION_MIN: f64 = 1e-9;
 /// `(x - mean) / sqrt(variance + epsilon)`, and its parts.
-struct Standardized {
-    result: Var,
-    mean: Var,
-    inverse_deviation: Var,
+pub(super) struct Standardized {
+    pub(super) result: Var,
+    pub(super) mean: Var,
+    pub(super) inverse_deviation: Var,
 }
 
 /// Statistics are given or, in training mode, those of the batch, which also update the given ones.
@@ -156,7 +156,7 @@ pub(super) fn normalized(
 }
 
 /// As the fused operator, if scale and bias have one element for each normalized one.
-fn fused(
+pub(super) fn fused(
     w: &mut Wiring<'_, '_>,
     x: Var,
     axes: &[usize],
@@ -259,7 +259,7 @@ fn centered(w: &mut Wiring<'_, '_>, x: Var, axes: &[usize]) -> Result<Centered> 
     Ok(Centered { mean, deviation, variance })
 }
 
-fn standardized(
+pub(super) fn standardized(
     w: &mut Wiring<'_, '_>,
     x: Var,
     axes: &[usize],
@@ -271,7 +271,7 @@ fn standardized(
 }
 
 /// `1 / sqrt(x + epsilon)`.
-fn inverse_root(w: &mut Wiring<'_, '_>, x: Var, epsilon: f32) -> Result<Var> {
+pub(super) fn inverse_root(w: &mut Wiring<'_, '_>, x: Var, epsilon: f32) -> Result<Var> {
     let epsilon = w.scalar(w.dtype(x), f64::from(epsilon));
     let sum = w.add(x, epsilon)?;
     w.unary(Unary::Rsqrt, sum)
@@ -286,7 +286,7 @@ fn per_channel(w: &mut Wiring<'_, '_>, row: Var, x: Var) -> Result<Var> {
 }
 
 /// From the attribute `axis` to the last one.
-fn axes_from(w: &Wiring<'_, '_>, x: Var) -> Result<Vec<usize>> {
+pub(super) fn axes_from(w: &Wiring<'_, '_>, x: Var) -> Result<Vec<usize>> {
     let axis = w.int("axis")?.unwrap_or(-1);
     Ok((w.axis(axis, w.rank(x))?..w.rank(x)).collect())
 }

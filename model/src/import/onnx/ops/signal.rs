@@ -72,7 +72,7 @@ fn transform(
 }
 
 /// Cosines and sines of the fractions of a full turn, `[length, 2]`.
-fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
+pub(super) fn twiddles(w: &mut Wiring<'_, '_>, length: &Dim) -> Result<Var> {
     let Some(length) = length.as_fixed() else {
         let turn = w.scalar(DType::F32, 2.0 * std::f64::consts::PI);
         let at = w.positions(length)?;

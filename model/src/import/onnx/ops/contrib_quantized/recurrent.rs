@@ -39,8 +39,11 @@ fn lstm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         inputs: &inputs,
         scope: w.scope,
         walk: w.walk,
+        read: std::mem::take(&mut w.read),
     };
-    recurrent::lstm(&mut layer)
+    let results = recurrent::lstm(&mut layer)?;
+    w.read = layer.read;
+    Ok(results)
 }
 
 /// Weights as floats `[directions, 4 * hidden, inputs]`.

@@ -50,6 +50,7 @@ fn bits(w: &Wiring<'_, '_>) -> Result<usize> {
 /// `accuracy_level` permits onnxruntime to round `a`. Nothing is rounded here, so that it has no meaning.
 fn matmul_nbits(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(1)?);
+    w.ignore(&["accuracy_level"]);
     let (k, n, block, bits) = (size(w, "K")?, size(w, "N")?, block_size(w, None)?, bits(w)?);
     let prepacked = w.int("weight_prepacked")?.unwrap_or(0);
     ensure!(prepacked == 0, "weight_prepacked is {prepacked}, a layout of one kind of device");
