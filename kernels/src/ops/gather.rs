@@ -64,8 +64,7 @@ fn reading(op: &Gather, signature: &Signature<'_>) -> Result<Option<Reading>, St
         return Ok(Some(Reading::Quantized(dequantize::form(&quantized, signature, 0, 2)?)));
     }
     match Stored::of(data) {
-        stored @ (Stored::F16 | Stored::BF16) => Ok(Some(Reading::Narrow(stored))),
-        _ if data.is_narrow() => Err(format!("a lookup in {:?}", data.dtype)),
+        stored if data.is_narrow() => Ok(Some(Reading::Narrow(stored))),
         _ => Ok(None),
     }
 }
@@ -85,7 +84,8 @@ impl Kernel for Gather {
         signature.expect_indices()?;
         signature.expect_axis(self.axis)?;
         match reading(self, signature)? {
-            Some(_) => signature.expect_result(DType::F32),
+            Some(Reading::Quantized(_)) => signature.expect_result(DType::F32),
+            Some(Reading::Narrow(_)) => signature.expect_result(signature.input(0).dtype.storage()),
             None => signature.expect_result(signature.input(0).dtype),
         }
     }
@@ -111,11 +111,17 @@ impl Kernel for Gather {
         };
         if let Some((places, readers, number)) = numbers {
             let member = if self.quantized.is_some() { "places: Places," } else { "" };
+            let element = match signature.output().dtype {
+                DType::I32 => "i32",
+                DType::U32 => "u32",
+                _ => "f32",
+            };
             let body = include_str!("gather_numbers.wgsl")
+                .replace("{{element}}", element)
                 .replace("{{places}}", member)
                 .replace("{{number}}", &number);
             let body = format!("{places}\n{readers}\n{body}");
-            return vec![Shader::new("Gather, numbers", &reads, "f32", &body)];
+            return vec![Shader::new("Gather, numbers", &reads, element, &body)];
         }
         let element = if by_4(self, signature) { "vec4<u32>" } else { "u32" };
         let body = format!("alias Element = {element};\n{}", include_str!("gather.wgsl"));
@@ -162,7 +168,11 @@ impl Kernel for Gather {
                         }
                     }
                     (Some(Reading::Narrow(stored)), _) => {
-                        stored.read(data, first, bytemuck::cast_slice_mut(output));
+                        let is_float = call.signature.output().dtype == DType::F32;
+                        for (index, word) in output.iter_mut().enumerate() {
+                            let number = stored.at(data, first + index);
+                            *word = if is_float { number.to_bits() } else { number as i32 as u32 };
+                        }
                     }
                     _ => output.copy_from_slice(&data[first..][..inner]),
                 }
@@ -171,10 +181,10 @@ impl Kernel for Gather {
         Ok(())
     }
 
-    fn reads_narrow(&self, signature: &Signature<'_>, input: usize) -> bool {
+    fn reads_narrow(&self, _: &Signature<'_>, input: usize) -> bool {
         match self.quantized {
             Some(_) => input != 1,
-            None => input == 0 && signature.output().dtype == DType::F32,
+            None => input == 0,
         }
     }
 }
@@ -234,19 +244,25 @@ fn narrow_cases() -> Vec<Case> {
             data.at(&[row as usize, index[1]])
         })
     };
-    for (seed, (name, dtype, columns)) in
-        [("halves", DType::F16, 12), ("odd halves", DType::F16, 5), ("bfloat16", DType::BF16, 7)]
-            .into_iter()
-            .enumerate()
-    {
-        let noise = Array::noise(3550 + seed as u64, &[7, columns]);
+    let types = [
+        ("halves", DType::F16, 12),
+        ("odd halves", DType::F16, 5),
+        ("bfloat16", DType::BF16, 7),
+        ("bytes", DType::U8, 9),
+        ("bytes with a sign", DType::I8, 8),
+        ("16 bits", DType::I16, 3),
+    ];
+    for (seed, (name, dtype, columns)) in types.into_iter().enumerate() {
+        let scale = if dtype.is_float() { 1.0 } else { 200.0 };
+        let noise = Array::noise(3550 + seed as u64, &[7, columns]).map(|x| x * scale);
         let numbers = dtype.decode_numbers(&dtype.encode_numbers(&noise.numbers));
         let data = Array::of(dtype, &noise.shape, numbers);
         let mut sketch = Sketch::new(&format!("gather/{name}"));
         let operands = [sketch.narrow(&data), sketch.input(&indices)];
         let op = Op::Gather(Gather::new(0));
-        let output = sketch.node(op, &operands, DType::F32, &[5, columns]);
-        cases.push(sketch.case(output, &picked(&data), Tolerance::Exact));
+        let output = sketch.node(op, &operands, dtype.storage(), &[5, columns]);
+        let expected = Array { dtype: dtype.storage(), ..picked(&data) };
+        cases.push(sketch.case(output, &expected, Tolerance::Exact));
     }
     let plain = Quantized { bits: 8, signed: false, axis: 0, block: 1, zeros: false, levels: None };
     let nibbles = Quantized { bits: 4, axis: 1, block: 16, zeros: true, ..plain };

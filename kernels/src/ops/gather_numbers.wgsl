@@ -20,5 +20,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     at = select(at, at + i32(params.size), at < 0);
     let inside = at >= 0 && at < i32(params.size);
     let source = (outer * params.size + u32(select(0, at, inside))) * params.inner + inner;
-    output[index] = select(0.0, {{number}}, inside);
+    output[index] = {{element}}(select(0.0, {{number}}, inside));
 }

@@ -206,20 +206,6 @@ fn {name}_4(at: u32) -> vec4<f32> {{
     pub(super) fn at(self, words: &[u32], index: usize) -> f32 {
         self.number(self.bits_at(words, index))
     }
-
-    /// The elements from `first` on as numbers.
-    pub(super) fn read(self, words: &[u32], first: usize, into: &mut [f32]) {
-        match self {
-            Stored::F32 => {
-                into.copy_from_slice(bytemuck::cast_slice(&words[first..][..into.len()]))
-            }
-            _ => {
-                for (index, number) in into.iter_mut().enumerate() {
-                    *number = self.at(words, first + index);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

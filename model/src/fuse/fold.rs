@@ -15,10 +15,19 @@ const BROADCAST_BYTES_MAX: usize = 4096;
 const COMPUTED_BYTES_MAX: usize = 64 << 20;
 
 pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
+    folded(draft, false)
+}
+
+/// The same, and the numbers of quantized integers that no operator reads itself.
+pub(super) fn apply_to_quantized(draft: &mut Draft, _: &Uses) -> usize {
+    folded(draft, true)
+}
+
+fn folded(draft: &mut Draft, quantized: bool) -> usize {
     let mut folded = 0;
     for index in 0..draft.nodes.len() {
         let &[output] = draft.nodes[index].outputs.as_slice() else { continue };
-        if let Some(data) = data(draft, &draft.nodes[index], output) {
+        if let Some(data) = data(draft, &draft.nodes[index], output, quantized) {
             // The operands may be in a file, and are needed once more at most.
             for input in &draft.nodes[index].inputs {
                 draft.constant(*input).iter().for_each(|data| draft.storage.release(&data.bytes));
@@ -37,7 +46,7 @@ pub(super) fn apply(draft: &mut Draft, _: &Uses) -> usize {
 }
 
 /// The result of a node whose operands are constants.
-fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
+fn data(draft: &Draft, node: &Node, output: ValueId, quantized: bool) -> Option<Data> {
     let to = fixed(draft.shape(output))?;
     let constants: Option<Vec<&Data>> =
         node.inputs.iter().map(|input| draft.constant(*input)).collect();
@@ -62,7 +71,8 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
         (Op::Range(_) | Op::Sizes(_) | Op::If(_) | Op::Loop(_), _) => return None,
         // Quantized integers stay as narrow as they are, unless there are few of them.
         (Op::Dequantize(_), [integers, ..])
-            if integers.dtype.is_narrow()
+            if !quantized
+                && integers.dtype.is_narrow()
                 && to.iter().product::<usize>() * WORD_BYTES > BROADCAST_BYTES_MAX =>
         {
             return None;
@@ -74,6 +84,7 @@ fn data(draft: &Draft, node: &Node, output: ValueId) -> Option<Data> {
     if most > COMPUTED_BYTES_MAX
         || given > COMPUTED_BYTES_MAX
         || most > given.max(BROADCAST_BYTES_MAX)
+            && !(quantized && matches!(node.op, Op::Dequantize(_)))
     {
         return None;
     }

@@ -23,7 +23,7 @@ type Rule = fn(&mut Draft, &Uses) -> usize;
 
 /// In the order in which they run: the first ones bring different spellings into one form, the last one handles what
 /// the others have left.
-const RULES: [(&str, Rule); 14] = [
+const RULES: [(&str, Rule); 16] = [
     ("fold", fold::apply),
     ("views", views::apply),
     ("fold", fold::apply),
@@ -35,6 +35,8 @@ const RULES: [(&str, Rule); 14] = [
     ("attention", attention::apply),
     ("layer_norm residual", layer_norm::apply_residual),
     ("quantized", quantized::apply),
+    ("fold", fold::apply_to_quantized),
+    ("views", views::apply),
     ("matmul", matmul::apply),
     ("conv", conv::apply),
     ("elementwise", elementwise::apply),

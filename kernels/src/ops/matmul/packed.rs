@@ -199,10 +199,10 @@ fn widened(stored: Stored, line: &[u8]) -> Line {
             [a, b, c, d, e, f, g, h].map(f32::from)
         }
         (Stored::Integers { bits: 4, signed: false }, &[a, b, c, d]) => {
-            let bytes = [a, b, c, d];
-            let [a, b, c, d] = bytes.map(|byte| f32::from(byte & 15));
-            let [e, f, g, h] = bytes.map(|byte| f32::from(byte >> 4));
-            [a, b, c, d, e, f, g, h]
+            let word = u32::from_le_bytes([a, b, c, d]);
+            let (low, high) = (word & 0x0f0f_0f0f, word >> 4 & 0x0f0f_0f0f);
+            let eight = u64::from(low) | u64::from(high) << 32;
+            eight.to_le_bytes().map(f32::from)
         }
         (Stored::F16, line) => {
             let halves = line.as_chunks::<2>().0;

@@ -219,6 +219,15 @@ impl Walk<'_> {
         if !op.regions().is_empty() {
             return None;
         }
+        // A constant under another shape has the same data, however large they are.
+        if let (Op::Reshape, [input]) = (op, inputs)
+            && let Some(Known::Constant(constant)) = &self.fact(*input).known
+            && let Some(sizes) = fixed(shape)
+            && sizes.iter().product::<usize>() == constant.shape.iter().product::<usize>()
+        {
+            let constant = Constant { shape: sizes, ..constant.clone() };
+            return Some(self.constant_of(dtype, constant));
+        }
         let known = |walk: &Self, input: &Var| match &walk.fact(*input).known {
             Some(Known::Constant(constant)) => Some(constant.data.elements() <= FOLDED_IN_MAX),
             Some(Known::Numbers(_)) => Some(true),

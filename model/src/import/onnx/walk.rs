@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -104,8 +104,26 @@ pub(super) struct Walk<'p> {
     taken: Vec<bool>,
     /// Whether a value that must be known is not.
     pub(super) unknown: Cell<bool>,
+    /// Values of the current list of nodes that each of its nodes only converts to floats.
+    pub(super) become_floats: HashSet<String>,
     /// The types of values that are computed and have no `DType`.
     smalls: HashMap<Var, SmallType>,
+}
+
+/// The values that are read by nodes of this list, all of which convert them to floats. They may be read by subgraphs or be results
+/// beside that.
+fn become_floats(nodes: &[NodeProto]) -> HashSet<String> {
+    /// Numbers of F32, F16, F64 and BF16 in the standard.
+    const FLOATS: [i64; 4] = [1, 10, 11, 16];
+    let mut reads: HashMap<&str, bool> = HashMap::new();
+    for node in nodes {
+        let is_cast = node.op_type == "Cast" && node.domain.is_empty();
+        let to_float = node.attribute.iter().any(|to| to.name == "to" && FLOATS.contains(&to.i));
+        for name in &node.input {
+            *reads.entry(name).or_insert(true) &= is_cast && to_float;
+        }
+    }
+    reads.into_iter().filter(|(_, float)| *float).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// A region that was made.
@@ -207,6 +225,7 @@ impl<'p> Walk<'p> {
             wired: 0,
             taken: Vec::new(),
             unknown: Cell::new(false),
+            become_floats: HashSet::new(),
             smalls: HashMap::new(),
         }
     }
@@ -505,10 +524,11 @@ impl<'p> Walk<'p> {
     }
 
     fn nodes(&mut self, nodes: &[NodeProto], scope: &mut Scope) -> Result<(), OnnxError> {
-        for index in order(nodes, |name| scope.values.contains_key(name))? {
-            self.node(&nodes[index], scope)?;
-        }
-        Ok(())
+        let order = order(nodes, |name| scope.values.contains_key(name))?;
+        let around = std::mem::replace(&mut self.become_floats, become_floats(nodes));
+        let wired = order.into_iter().try_for_each(|index| self.node(&nodes[index], scope));
+        self.become_floats = around;
+        wired
     }
 
     fn node(&mut self, node: &NodeProto, scope: &mut Scope) -> Result<(), OnnxError> {

@@ -97,6 +97,12 @@ impl<'a> Wiring<'a, '_> {
         (0..self.inputs_len()).map(|index| self.input(index)).collect()
     }
 
+    /// Whether the nodes around this one do nothing with an output but to convert it to floats.
+    pub(super) fn becomes_float(&self, output: usize) -> bool {
+        let name = self.node.output.get(output);
+        name.is_some_and(|name| self.walk.become_floats.contains(name))
+    }
+
     /// Whether an output of the node has a name, so that it may be used.
     pub(super) fn wants(&self, output: usize) -> bool {
         self.node.output.get(output).is_some_and(|name| !name.is_empty())

@@ -91,11 +91,28 @@ fn stored(
     };
     let mut operands = vec![integers, ranked(w, scale)?];
     if let Some(zero) = zero {
-        let zero = ranked(w, zero)?;
         let like = w.shape(operands[1]);
-        operands.push(w.broadcast_to(zero, &like)?);
+        operands.push(match repeated(w, zero, &like) {
+            Some(zeros) => zeros,
+            None => {
+                let zero = ranked(w, zero)?;
+                w.broadcast_to(zero, &like)?
+            }
+        });
     }
     w.op(Op::Dequantize(quantized), &operands, DType::F32, shape)
+}
+
+/// A constant of one element as one of this shape, which the scales have.
+fn repeated(w: &mut Wiring<'_, '_>, zero: Var, like: &[Dim]) -> Option<Var> {
+    let constant = w.constant(zero).filter(|constant| constant.data.elements() == 1)?;
+    let sizes: Option<Vec<usize>> =
+        like.iter().map(|dim| usize::try_from(dim.as_fixed()?).ok()).collect();
+    let sizes = sizes?;
+    let count = sizes.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;
+    let repeated = constant.data.bytes.repeat(count);
+    let constant = Constant::new(constant.data.dtype, &sizes, repeated);
+    Some(w.known(constant))
 }
 
 /// An expression of `x` and of operands that have one element for each block of an axis; see [`dequantized`].

@@ -1,4 +1,4 @@
-//! Products and convolutions of quantized integers, computed in 32 bits.
+//! Products and convolutions of quantized integers, computed in floats where these are as exact, else in integers of 32 bits.
 
 use anyhow::{Result, bail, ensure};
 use flotilla_program::dim::Dim;
@@ -6,6 +6,7 @@ use flotilla_tensor::DType;
 
 use super::{
     convolution::convolution,
+    dequantize::dequantized,
     quantize::{Quantized, check_zero_type, saturated},
 };
 use crate::import::onnx::{
@@ -93,26 +94,67 @@ pub(super) fn centred(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Resu
     }
 }
 
-/// The product of the differences to the zero points at these places.
+/// The same in floats, which hold it exactly.
+fn centred_floats(w: &mut Wiring<'_, '_>, x: Var, zero: Option<Var>) -> Result<Var> {
+    let centred = centred(w, x, zero)?;
+    w.cast(centred, DType::F32)
+}
+
+/// Products of two differences of bytes whose sum is always exact in `F32`: 255 * 255 * 258 is below 2^24.
+const EXACT_PRODUCTS_MAX: i64 = 258;
+
+/// Whether sums of `count` products may be computed as `F32`, which is several times faster than in integers: they are exact, or
+/// become floats anyway, so that they are rounded as one float is.
+fn fits_floats(w: &Wiring<'_, '_>, count: &Dim, becomes_float: bool) -> bool {
+    let is_short = count.as_fixed().is_some_and(|count| count <= EXACT_PRODUCTS_MAX);
+    is_short || becomes_float || w.becomes_float(0)
+}
+
+/// The product of the differences to the zero points at these places: as `F32` if it becomes a float, else as integers.
 fn sums_of_products(
     w: &mut Wiring<'_, '_>,
     (a, a_zero): (Var, usize),
     (b, b_zero): (Var, usize),
+    becomes_float: bool,
 ) -> Result<Var> {
     let a_zero = zero_of(w, a_zero, a)?.map(|zero| per_row(w, zero)).transpose()?;
     let b_zero = zero_of(w, b_zero, b)?.map(|zero| per_column(w, zero)).transpose()?;
-    let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
+    let inner = w.shape(a).last().cloned().unwrap_or(Dim::Fixed(1));
+    if !fits_floats(w, &inner, becomes_float) {
+        let (a, b) = (centred(w, a, a_zero)?, centred(w, b, b_zero)?);
+        return w.matmul(a, b);
+    }
+    let a = centred_floats(w, a, a_zero)?;
+    let is_bytes = matches!(w.dtype(b), DType::U8 | DType::I8);
+    let b = if w.constant(b).is_some() && w.rank(b) == 2 && is_bytes {
+        // The product reads the bytes themselves.
+        let one = w.scalar(DType::F32, 1.0);
+        let b_zero = b_zero
+            .map(|zero| if w.rank(zero) == 1 { w.unsqueeze(zero, 0) } else { Ok(zero) })
+            .transpose()?;
+        let scale = match b_zero {
+            Some(zero) => {
+                let like = w.shape(zero);
+                w.broadcast_to(one, &like)?
+            }
+            None => one,
+        };
+        dequantized(w, b, scale, b_zero, 1, 1)?
+    } else {
+        centred_floats(w, b, b_zero)?
+    };
     w.matmul(a, b)
 }
 
 fn matmul_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(1)?);
-    Ok(vec![sums_of_products(w, (a, 2), (b, 3))?])
+    let sums = sums_of_products(w, (a, 2), (b, 3), false)?;
+    Ok(vec![w.cast(sums, DType::I32)?])
 }
 
 fn qlinear_matmul(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (a, b) = (w.input(0)?, w.input(3)?);
-    let sums = sums_of_products(w, (a, 2), (b, 5))?;
+    let sums = sums_of_products(w, (a, 2), (b, 5), true)?;
     let (a_scale, b_scale, y_scale, y_zero) = (w.input(1)?, w.input(4)?, w.input(6)?, w.input(7)?);
     let a_scale = per_row(w, a_scale)?;
     let b_scale = per_column(w, b_scale)?;
@@ -128,11 +170,18 @@ fn sums_of_windows(
     (x, x_zero): (Var, Option<Var>),
     (weights, weights_zero): (Var, usize),
     bias: Option<Var>,
+    becomes_float: bool,
 ) -> Result<Var> {
     let rank = w.rank(weights);
     let zero = zero_of(w, weights_zero, weights)?;
     let zero = zero.map(|zero| per_channel(w, zero, 0, rank)).transpose()?;
-    let (x, weights) = (centred(w, x, x_zero)?, centred(w, weights, zero)?);
+    let count: Dim = w.shape(weights).get(1..).unwrap_or_default().iter().product();
+    if !fits_floats(w, &count, becomes_float) {
+        let (x, weights) = (centred(w, x, x_zero)?, centred(w, weights, zero)?);
+        return convolution(w, x, weights, bias);
+    }
+    let (x, weights) = (centred_floats(w, x, x_zero)?, centred_floats(w, weights, zero)?);
+    let bias = bias.map(|bias| w.cast(bias, DType::F32)).transpose()?;
     convolution(w, x, weights, bias)
 }
 
@@ -142,7 +191,8 @@ fn conv_integer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         Some(_) => Some(single(w, 2, "the zero point of the input")?),
         None => None,
     };
-    Ok(vec![sums_of_windows(w, (x, zero), (weights, 3), None)?])
+    let sums = sums_of_windows(w, (x, zero), (weights, 3), None, false)?;
+    Ok(vec![w.cast(sums, DType::I32)?])
 }
 
 fn qlinear_conv(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -162,7 +212,7 @@ pub(super) fn convolved(w: &mut Wiring<'_, '_>, x: Var) -> Result<Var> {
     zero_of(w, 2, x)?;
     let x_zero = single(w, 2, "the zero point of the input")?;
     let x_scale = single(w, 1, "the scale of the input")?;
-    let sums = sums_of_windows(w, (x, Some(x_zero)), (weights, 5), bias)?;
+    let sums = sums_of_windows(w, (x, Some(x_zero)), (weights, 5), bias, true)?;
     let w_scale = w.input(4)?;
     let w_scale = per_channel(w, w_scale, 1, w.rank(sums))?;
     let y_scale = single(w, 6, "the scale of the result")?;
