@@ -1,7 +1,7 @@
 //! Conversion between numbers and quantized integers: `x = (q - zero_point) * scale`.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flotilla_program::{Binary, ReduceKind, Step, Test, Unary, dim::Dim};
+use flotilla_program::{Binary, ReduceKind, Step, Unary, dim::Dim};
 use flotilla_tensor::DType;
 
 use super::dequantize::{blockwise, dequantized};
@@ -87,8 +87,7 @@ fn quantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let operands: Vec<Var> = [scale].into_iter().chain(zero).collect();
     let x = w.cast(x, DType::F32)?;
     let q = blockwise(w, x, &operands, along, |w, x, operands| {
-        let scaled = w.div(x, operands[0])?;
-        let scaled = or_least(w, scaled, scale)?;
+        let scaled = divided(w, x, operands[0], scale)?;
         saturated(w, scaled, operands.get(1).copied(), to)
     })?;
     if let Some(small) = to.small {
@@ -97,19 +96,39 @@ fn quantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![q])
 }
 
-/// `0 / 0`, which a scale of 0 gives, becomes the least integer, as in onnxruntime. Costs nothing where the scale is known.
-fn or_least(w: &mut Wiring<'_, '_>, scaled: Var, scale: Var) -> Result<Var> {
-    let known = w.constant(scale).map(|scale| scale.floats());
-    if known.is_some_and(|scales| scales.iter().all(|&scale| scale != 0.0)) {
-        return Ok(scaled);
+/// `x / scale`. A scale of 0 gives the largest number for a positive one and the least for others, as onnxruntime's infinities
+/// and NaN do once they are integers; devices need not have those. `known` is the scale if it is a constant.
+fn divided(w: &mut Wiring<'_, '_>, x: Var, scale: Var, known: Var) -> Result<Var> {
+    if is_never_zero(w, known) {
+        return w.div(x, scale);
     }
     let steps = vec![
         Step::Input(0),
-        Step::Test(Test::Nan, 0),
+        Step::Input(1),
+        Step::Float(0.0),
+        Step::Binary(Binary::Eq, 1, 2),
+        Step::Binary(Binary::Gt, 0, 2),
+        Step::Float(f32::MAX),
         Step::Float(f32::MIN),
-        Step::Select(1, 2, 0),
+        Step::Select(4, 5, 6),
+        Step::Float(1.0),
+        Step::Select(3, 8, 1),
+        Step::Binary(Binary::Div, 0, 9),
+        Step::Select(3, 7, 10),
     ];
-    w.expr(steps, &[scaled], DType::F32)
+    w.expr(steps, &[x, scale], DType::F32)
+}
+
+/// Whether a scale is known and has no 0.
+fn is_never_zero(w: &Wiring<'_, '_>, scale: Var) -> bool {
+    let known = w.constant(scale).map(|scale| scale.floats());
+    known.is_some_and(|scales| scales.iter().all(|&scale| scale != 0.0))
+}
+
+/// Refuses a scale of a result that is known to have a 0: what onnxruntime gives for it depends on the processor.
+pub(super) fn check_result_scale(w: &Wiring<'_, '_>, scale: Var) -> Result<()> {
+    ensure!(w.constant(scale).is_none() || is_never_zero(w, scale), "the scale of the result is 0");
+    Ok(())
 }
 
 /// The type in which `x / scale` is computed. A page computes with 32 bits, which is what onnxruntime does, too.

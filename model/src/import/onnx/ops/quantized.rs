@@ -7,7 +7,7 @@ use flotilla_tensor::DType;
 use super::{
     convolution::convolution,
     dequantize::dequantized,
-    quantize::{Quantized, check_zero_type, saturated},
+    quantize::{Quantized, check_result_scale, check_zero_type, saturated},
 };
 use crate::import::onnx::{
     facts::Var,
@@ -226,6 +226,7 @@ fn joint_scale(w: &mut Wiring<'_, '_>, a: Var, b: Var, y: Var) -> Result<Var> {
     for scale in [a, b, y] {
         ensure!(w.dtype(scale).is_float(), "a scale of type {:?}", w.dtype(scale));
     }
+    check_result_scale(w, y)?;
     let (a, b, y) = (w.cast(a, DType::F32)?, w.cast(b, DType::F32)?, w.cast(y, DType::F32)?);
     let product = w.mul(a, b)?;
     w.div(product, y)

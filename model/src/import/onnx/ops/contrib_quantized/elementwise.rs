@@ -9,7 +9,7 @@ use crate::import::onnx::{
     facts::Var,
     ops::{
         dequantize::dequantized,
-        quantize::{Quantized, check_zero_type, saturated},
+        quantize::{Quantized, check_result_scale, check_zero_type, saturated},
     },
     wiring::{Wire, Wiring},
 };
@@ -73,6 +73,7 @@ impl Target {
     /// The scale at `index` and the zero point behind it, of the type of `x`.
     pub(super) fn of(w: &mut Wiring<'_, '_>, index: usize, x: Var) -> Result<Target> {
         let scale = single_scale(w, index, "the scale of the result")?;
+        check_result_scale(w, scale)?;
         let zero = single_zero(w, index + 1, "the zero point of the result", x)?;
         Ok(Target { scale, zero, of: Quantized::of(w, x) })
     }

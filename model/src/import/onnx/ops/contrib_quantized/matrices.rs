@@ -13,7 +13,7 @@ use crate::import::onnx::{
     contract::Labelled,
     facts::Var,
     ops::{
-        quantize::{Dynamic, check_zero_type, dynamic},
+        quantize::{Dynamic, check_result_scale, check_zero_type, dynamic},
         quantized::{centred, convolved, requantized},
     },
     wiring::{Wire, Wiring},
@@ -178,6 +178,7 @@ fn gemm(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         return Ok(vec![scaled(w, sums, [a_scale, b_scale], None, DType::F32)?]);
     }
     let y_scale = single_scale(w, 7, "the scale of the result")?;
+    check_result_scale(w, y_scale)?;
     let zero = w.input(8)?;
     check_bytes(w, zero, "the zero point of the result")?;
     let zero = super::single(w, 8, "the zero point of the result")?;

@@ -323,6 +323,7 @@ fn quantized_elements_are_computed_as_floats() {
         .with(5, i8s(&[], &[0]))
         .refuses("types U8 and I8");
     case("QLinearAdd").with(0, i32s(&[3], &[0; 3])).refuses("an operand is of type I32");
+    case("QLinearMul").with(6, f32s(&[], &[0.0])).refuses("the scale of the result is 0");
     case("QLinearAdd").without(6).refuses("operand 6 is missing");
 }
 
