@@ -1,10 +1,13 @@
 //! Constants: from files, and values that are known when a model is loaded.
 
+use std::collections::HashMap;
+
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use flotilla_tensor::{DType, decode, encode};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
+use super::strings::Strings;
 use crate::graph::Data;
 
 /// A tensor whose elements are known.
@@ -12,6 +15,8 @@ use crate::graph::Data;
 pub(crate) struct Constant {
     pub(crate) shape: Vec<usize>,
     pub(crate) data: Data,
+    /// Of a tensor of strings: the strings that its elements are indices of.
+    pub(crate) strings: Option<Strings>,
 }
 
 /// The `DType` of a file's element type. Source: ONNX, `TensorProto.DataType`.
@@ -36,7 +41,7 @@ pub(crate) fn element_type(number: i32) -> Option<DType> {
 
 impl Constant {
     pub(crate) fn new(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Constant {
-        Constant { shape: shape.to_vec(), data: Data::new(dtype, bytes) }
+        Constant { shape: shape.to_vec(), data: Data::new(dtype, bytes), strings: None }
     }
 
     pub(crate) fn i64s(shape: &[usize], numbers: &[i64]) -> Constant {
@@ -58,6 +63,27 @@ impl Constant {
     /// One number of a type, of rank 0; floats are rounded to it, integers are kept within it.
     pub(crate) fn scalar(dtype: DType, number: f64) -> Constant {
         Constant::new(dtype, &[], dtype.encode_numbers(&[number]))
+    }
+
+    /// Strings; equal ones get one index.
+    ///
+    /// # Errors
+    /// Bytes that are not UTF-8, or a number of strings that does not fit the shape.
+    pub(crate) fn strings(shape: &[usize], strings: &[Vec<u8>]) -> Result<Constant> {
+        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        ensure!(count == Some(strings.len()), "{} strings for the shape {shape:?}", strings.len());
+        let (mut table, mut places) = (Vec::new(), HashMap::new());
+        let mut indices = Vec::with_capacity(strings.len());
+        for bytes in strings {
+            let text = std::str::from_utf8(bytes)?;
+            let place = *places.entry(text).or_insert_with(|| {
+                table.push(text.to_owned());
+                table.len() as i64 - 1
+            });
+            indices.push(place);
+        }
+        let strings = Some(Strings::from(table));
+        Ok(Constant { strings, ..Constant::i64s(shape, &indices) })
     }
 
     /// One integer of 64 bits, of rank 0.
@@ -95,6 +121,11 @@ impl Constant {
     /// # Errors
     /// A type that is not supported, or elements that do not fit the shape.
     pub(crate) fn of_proto(proto: &TensorProto, external: Option<Bytes>) -> Result<Constant> {
+        if proto.data_type == DataType::String as i32 {
+            let shape: Vec<usize> =
+                proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>()?;
+            return Constant::strings(&shape, &proto.string_data);
+        }
         let Some(dtype) = element_type(proto.data_type) else {
             bail!("elements of type {} are not supported", type_name(proto.data_type));
         };
@@ -105,7 +136,7 @@ impl Constant {
             None if proto.raw_data.is_empty() => listed(dtype, proto).into(),
             None => proto.raw_data.clone().into(),
         };
-        let constant = Constant { shape, data: Data::new(dtype, bytes) };
+        let constant = Constant { shape, data: Data::new(dtype, bytes), strings: None };
         let shape = &constant.shape;
         ensure!(
             dtype.tensor_bytes(shape) == Some(constant.data.bytes.len() as u64),

@@ -220,7 +220,7 @@ impl Walk<'_> {
         let known = |walk: &Self, input: &Var| match &walk.fact(*input).known {
             Some(Known::Constant(constant)) => Some(constant.data.elements() <= FOLDED_IN_MAX),
             Some(Known::Numbers(_)) => Some(true),
-            Some(Known::Sequence(_)) | None => None,
+            Some(Known::Sequence(_) | Known::Nothing) | None => None,
         };
         if !inputs.iter().all(|input| known(self, input) == Some(true)) {
             return None;
@@ -265,7 +265,8 @@ impl Walk<'_> {
             dtype,
             &sizes,
         )?;
-        let constant = Constant { shape: sizes, data: Data::of_words(dtype, &words) };
+        let data = Data::of_words(dtype, &words);
+        let constant = Constant { shape: sizes, data, strings: None };
         Some(self.constant_of(dtype, constant))
     }
 
@@ -321,7 +322,7 @@ impl Walk<'_> {
         match self.fact(var).known.as_ref()? {
             Known::Constant(constant) => constant.integers(),
             Known::Numbers(dims) => dims.iter().map(Dim::as_fixed).collect(),
-            Known::Sequence(_) => None,
+            Known::Sequence(_) | Known::Nothing => None,
         }
     }
 
@@ -452,7 +453,8 @@ impl Walk<'_> {
             }
             _ => words,
         };
-        Some(Constant { shape: sizes.to_vec(), data: Data::of_words(DType::F32, &rounded) })
+        let data = Data::of_words(DType::F32, &rounded);
+        Some(Constant { shape: sizes.to_vec(), data, strings: None })
     }
 
     /// Single numbers from shapes go into the expression itself.

@@ -18,6 +18,7 @@ mod order;
 mod overflow;
 mod pairs;
 mod ranges;
+mod strings;
 mod structure;
 mod symbolic;
 mod walk;
@@ -119,7 +120,7 @@ pub(super) fn read_with(
     options: &LoadOptions,
 ) -> Result<Draft, OnnxError> {
     let constants = weights.into_iter().map(|(name, Weight { shape, bytes })| {
-        (name, Constant { shape, data: Data::new(DType::F32, bytes) })
+        (name, Constant { shape, data: Data::new(DType::F32, bytes), strings: None })
     });
     read(proto, constants.collect(), TensorFiles::none(storage), options)
 }

@@ -21,10 +21,10 @@ use super::{
     OPSET_MAX, OnnxError, Source,
     constant::{Constant, element_type, type_name},
     external::TensorFiles,
-    facts::Var,
+    facts::{Known, Var},
     ops,
     order::order,
-    structure,
+    strings, structure,
     wiring::Wiring,
 };
 use crate::{
@@ -235,12 +235,29 @@ impl<'p> Walk<'p> {
             let name = &output.name;
             let var = scope.values.get(name).copied();
             let var = var.ok_or_else(|| OnnxError::Output { output: name.clone() })?;
-            let dtype = self.fact(var).dtype;
-            let value = self.value(var).map_err(|error| OnnxError::Graph {
-                reason: format!("output {name} cannot be computed: {error:#}"),
-            })?;
-            self.draft.outputs.push(Port { name: name.clone(), dtype, value, high: None });
+            match self.fact(var).known.clone() {
+                // A program has only tensors: each element of a sequence is an output of its own.
+                Some(Known::Sequence(items)) => {
+                    for (index, item) in items.into_iter().enumerate() {
+                        self.output(&format!("{name}[{index}]"), item)?;
+                    }
+                }
+                _ => self.output(name, var)?,
+            }
         }
+        Ok(())
+    }
+
+    /// A value as an output.
+    fn output(&mut self, name: &str, var: Var) -> Result<(), OnnxError> {
+        let dtype = self.fact(var).dtype;
+        let value = self.value(var).map_err(|error| OnnxError::Graph {
+            reason: format!("output {name} cannot be computed: {error:#}"),
+        })?;
+        if let Some(strings) = &self.fact(var).strings {
+            self.draft.strings.insert(name.to_owned(), strings.to_vec());
+        }
+        self.draft.outputs.push(Port { name: name.to_owned(), dtype, value, high: None });
         Ok(())
     }
 
@@ -253,10 +270,11 @@ impl<'p> Walk<'p> {
 
     /// Whether all outputs have the rank that the file declares, if it declares one.
     fn has_declared_ranks(&self, proto: &ModelProto) -> bool {
-        let declared = proto.graph.iter().flat_map(|graph| &graph.output);
-        declared.zip(&self.draft.outputs).all(|(info, port)| {
+        let mut declared = proto.graph.iter().flat_map(|graph| &graph.output);
+        declared.all(|info| {
+            let port = self.draft.outputs.iter().find(|port| port.name == info.name);
             let rank = Walk::declared(info).map(|dims| dims.len());
-            rank.is_none_or(|rank| rank == self.draft.shape(port.value).len())
+            rank.zip(port).is_none_or(|(rank, port)| rank == self.draft.shape(port.value).len())
         })
     }
 
@@ -313,7 +331,7 @@ impl<'p> Walk<'p> {
         let shape = example.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
         self.draft.values[value.index()].shape = shape;
         let data = Data::new(example.dtype, example.bytes.clone());
-        Ok(Constant { shape: example.shape.clone(), data })
+        Ok(Constant { shape: example.shape.clone(), data, strings: None })
     }
 
     /// The dimensions of an input, with the names of the file; `None` stands for one without a name.
@@ -564,8 +582,13 @@ impl<'p> Walk<'p> {
             });
         };
         let name = label.clone();
+        let has_strings = inputs.iter().flatten().any(|var| self.fact(*var).strings.is_some());
         let mut wiring = Wiring { node, opset, name, inputs, scope, walk: self };
-        wire(&mut wiring).map_err(|error| match error.downcast::<OnnxError>() {
+        let results = match has_strings {
+            true => strings::wire(&mut wiring, domain, wire),
+            false => wire(&mut wiring),
+        };
+        results.map_err(|error| match error.downcast::<OnnxError>() {
             Ok(inner) => inner,
             Err(error) => OnnxError::Operator {
                 node: brief(label),

@@ -11,6 +11,7 @@ mod features;
 mod generators;
 mod losses;
 mod matrices;
+mod ml;
 mod norm;
 mod padding;
 mod pooling;
@@ -25,7 +26,6 @@ mod selection;
 mod sequences;
 mod shapes;
 mod signal;
-mod trees;
 mod values;
 mod window;
 
@@ -69,9 +69,7 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.ml" => {
-            named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
-        }
+        "ai.onnx.ml" => ml::FAMILIES.iter().find_map(|family| named(family, name)),
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),
         _ => None,
     }

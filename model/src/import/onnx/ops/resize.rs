@@ -191,7 +191,11 @@ fn scale_targets(w: &mut Wiring<'_, '_>, scales: Var) -> Result<Targets> {
 fn upsample(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
-    let targets = if w.opset < 9 {
+    let targets = if w.opset < 7 {
+        let scale = |name: &str| w.float(name)?.with_context(|| format!("{name} is missing"));
+        let (height, width) = (scale("height_scale")?, scale("width_scale")?);
+        Targets::Scales(vec![1.0, 1.0, f64::from(height), f64::from(width)])
+    } else if w.opset < 9 {
         let scales = w.floats("scales")?.context("scales are missing")?;
         Targets::Scales(scales.into_iter().map(f64::from).collect())
     } else {
