@@ -78,7 +78,7 @@ fn normalized_by_element(
 ) -> Result<Var> {
     let image = w.shape(x)[1..].to_vec();
     let wide = w.dtype(x);
-    let mut of_image = |w: &mut Wiring<'_, '_>, var: Var| -> Result<Var> {
+    let of_image = |w: &mut Wiring<'_, '_>, var: Var| -> Result<Var> {
         ensure!(
             w.rank(var) == image.len(),
             "statistics of {} dimensions for images of {}",

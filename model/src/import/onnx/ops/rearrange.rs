@@ -10,7 +10,7 @@ use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,
-    wiring::{ANY, SIZES, Wire, Wiring},
+    wiring::{ANY, Wire, Wiring},
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[

@@ -29,8 +29,9 @@ fn target(w: &Wiring<'_, '_>) -> Result<DType> {
     // The first version has the type's name.
     if w.opset < 6 && w.node.op_type == "Cast" {
         let name = w.text("to")?.context("to is missing")?;
-        let number = DataType::from_str_name(name).map_or(0, |dtype| dtype as i32);
-        return element_type(number)
+        let known = (1..=DataType::Bfloat16 as i32).find(|&number| type_name(number) == name);
+        return known
+            .and_then(element_type)
             .with_context(|| format!("elements of type {name:?} are not supported"));
     }
     let number = i32::try_from(w.int("to")?.context("to is missing")?)?;
