@@ -20,6 +20,8 @@ enum Coordinates {
     HalfPixel,
     HalfPixelSymmetric,
     PytorchHalfPixel,
+    /// `tf_half_pixel_for_nn`, until version 13.
+    TfHalfPixel,
     AlignCorners,
     Asymmetric,
     /// Those of the region of interest.
@@ -117,6 +119,7 @@ fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         "half_pixel" => Coordinates::HalfPixel,
         "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
         "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+        "tf_half_pixel_for_nn" if w.opset < 13 => Coordinates::TfHalfPixel,
         "align_corners" => Coordinates::AlignCorners,
         "asymmetric" => Coordinates::Asymmetric,
         "tf_crop_and_resize" => Coordinates::CropAndResize,
@@ -611,6 +614,7 @@ fn places(
     ];
     match coordinates {
         Coordinates::HalfPixel => w.expr(half_pixel, &[at, scale], float),
+        Coordinates::TfHalfPixel => w.expr(half_pixel[..5].to_vec(), &[at, scale], float),
         Coordinates::PytorchHalfPixel => {
             let place = w.expr(half_pixel, &[at, scale], float)?;
             let single = w.binary(Binary::Eq, length, one)?;
@@ -665,6 +669,7 @@ fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     let (at, last) = (index as f64, line.size as f64 - 1.0);
     match coordinates {
         Coordinates::HalfPixel => (at + 0.5) / line.scale - 0.5,
+        Coordinates::TfHalfPixel => (at + 0.5) / line.scale,
         Coordinates::HalfPixelSymmetric => {
             let adjustment = line.resized as f64 / line.length;
             let offset = line.size as f64 / 2.0 * (1.0 - adjustment);
