@@ -122,8 +122,9 @@ fn dropout(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if !w.wants(1) {
         return Ok(vec![x]);
     }
+    // Before version 12 the mask of inference was left open; onnxruntime has zeros.
     let (dtype, shape) = (if w.opset < 10 { w.dtype(x) } else { DType::Bool }, w.shape(x));
-    let kept = w.scalar(dtype, 1.0);
+    let kept = w.scalar(dtype, if w.opset < 12 { 0.0 } else { 1.0 });
     Ok(vec![x, w.broadcast_to(kept, &shape)?])
 }
 

@@ -62,7 +62,8 @@ fn linear_regressor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let coefficients = w.floats("coefficients")?.context("coefficients are missing")?;
     let intercepts = w.floats("intercepts")?.unwrap_or_default();
     let transform = PostTransform::of(w)?;
-    let targets = usize::try_from(w.int("targets")?.unwrap_or(1))?;
+    let targets = w.int("targets")?.unwrap_or(1);
+    let targets = usize::try_from(targets).with_context(|| format!("{targets} targets"))?;
     ensure!(
         intercepts.is_empty() || intercepts.len() == targets,
         "{} intercepts for {targets} targets",

@@ -186,7 +186,8 @@ fn svm_regressor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         PostTransform::of(w)? != PostTransform::Probit,
         "post_transform \"PROBIT\" is not defined for it"
     );
-    let count = usize::try_from(w.int("n_supports")?.unwrap_or(0))?;
+    let count = w.int("n_supports")?.unwrap_or(0);
+    let count = usize::try_from(count).with_context(|| format!("{count} support vectors"))?;
     let y = if count > 0 {
         let kernels = kernel.apply(w, x, &vectors, count)?;
         weighted(w, kernels, &coefficients, 1, "coefficients")?
@@ -210,8 +211,10 @@ fn svm_regressor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 
 fn svm_classifier(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let per_class = w.ints("vectors_per_class")?.unwrap_or_default();
-    let per_class: Vec<usize> =
-        per_class.into_iter().map(|count| Ok(usize::try_from(count)?)).collect::<Result<_>>()?;
+    let per_class = per_class.into_iter().map(|count| {
+        usize::try_from(count).with_context(|| format!("a class of {count} support vectors"))
+    });
+    let per_class: Vec<usize> = per_class.collect::<Result<_>>()?;
     let total = per_class.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
     match total.context("vectors_per_class are too many")? {
         0 => linear_machine(w),

@@ -129,7 +129,9 @@ fn check(
     for (output, expected) in expected.iter().enumerate() {
         let got = numbers(&model, output);
         let near = got.len() == expected.len()
-            && got.iter().zip(*expected).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0));
+            && got.iter().zip(*expected).all(|(a, b)| {
+                (a - b).abs() <= 1e-5 * b.abs().max(1.0) || (a.is_nan() && b.is_nan())
+            });
         assert!(near, "output {output} of {op}: {got:?}, not {expected:?}");
     }
     model
@@ -239,7 +241,7 @@ fn categories_are_looked_up() {
         "LabelEncoder",
         &[("keys_floats", Is::Floats(&[1.5, f32::NAN])), ("values_int64s", Is::Ints(&[8, 9]))],
         &[Given::Floats(&[3], &[1.5, f32::NAN, 4.0])],
-        &[&[8.0, -1.0, -1.0]],
+        &[&[8.0, 9.0, -1.0]],
     );
     check(
         3,
@@ -697,17 +699,28 @@ fn what_is_not_defined_is_refused() {
     refuse("DictVectorizer", &[], &x(), "a map");
     let labels = ("classlabels_ints", Is::Ints(&[0, 1]));
     let coefficients = || floats("coefficients", &[1.0, 2.0, 3.0]);
-    refuse("LinearClassifier", &[coefficients(), labels], &x(), "labels");
+    refuse("LinearClassifier", &[coefficients(), labels], &x(), "features");
+    let labels = ("classlabels_ints", Is::Ints(&[0, 1]));
+    let intercepts = floats("intercepts", &[0.0; 3]);
+    refuse("LinearClassifier", &[coefficients(), labels, intercepts], &x(), "2 labels");
     let texts = [Given::Strings(&[1], &["a"])];
     refuse("Scaler", &[floats("offset", &[0.0]), floats("scale", &[1.0])], &texts, "strings");
-    let huge = ("vectors_per_class", Is::Ints(&[i64::MAX, i64::MAX]));
+    let huge = ("vectors_per_class", Is::Ints(&[i64::MAX; 3]));
     refuse("SVMClassifier", &[huge, coefficients()], &x(), "too many");
+    let many = ("vectors_per_class", Is::Ints(&[1 << 40, 1 << 40]));
+    let classes = ("classlabels_ints", Is::Ints(&[0, 1]));
+    let offsets = floats("rho", &[0.0]);
+    refuse("SVMClassifier", &[many, classes, offsets, coefficients()], &x(), "coefficients");
     let negative = ("vectors_per_class", Is::Ints(&[-1, 2]));
-    refuse("SVMClassifier", &[negative, coefficients()], &x(), "out of range");
+    refuse("SVMClassifier", &[negative, coefficients()], &x(), "-1 support vectors");
     let one = ("vectors_per_class", Is::Ints(&[1, 1]));
     let labels = ("classlabels_ints", Is::Ints(&[0, 1]));
     refuse("SVMClassifier", &[one, labels, floats("rho", &[0.0; 3])], &x(), "rho");
     refuse("SVMRegressor", &[("n_supports", Is::Int(1 << 40)), coefficients()], &x(), "rho");
+    let many = ("n_supports", Is::Int(1 << 40));
+    refuse("SVMRegressor", &[many, coefficients(), floats("rho", &[0.0])], &x(), "1099511627776");
+    let targets = ("targets", Is::Int(-2));
+    refuse("LinearRegressor", &[targets, coefficients()], &x(), "-2 targets");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let missing = missing.unwrap_or_else(|| vec![0; modes.len()]);
     let (targets, weights) = (ints("leaf_targetids")?, floats("leaf_weights")?);
     let roots = ints("tree_roots")?;
-    let columns = usize::try_from(w.int("n_targets")?.context("n_targets is missing")?)?;
+    let columns = columns(w)?;
     let count = modes.len();
     let lists = [&features, &yes, &no, &yes_leaf, &no_leaf, &missing];
     if values.len() != count || lists.iter().any(|list| list.len() != count) {
@@ -134,6 +134,12 @@ fn tree_ensemble(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let result = forest.wire(w, x, columns, gathered)?;
     let result = transform.apply(w, result)?;
     Ok(vec![w.cast(result, dtype)?])
+}
+
+/// How many columns the result has.
+fn columns(w: &Wiring<'_, '_>) -> Result<usize> {
+    let targets = w.int("n_targets")?.context("n_targets is missing")?;
+    usize::try_from(targets).with_context(|| format!("{targets} targets"))
 }
 
 /// Trees in the form of the operator of the program.
@@ -407,7 +413,7 @@ fn threshold(branch: Branch, exact: f64) -> f32 {
 
 fn tree_ensemble_regressor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let forest = listed(w, "target")?;
-    let columns = usize::try_from(w.int("n_targets")?.context("n_targets is missing")?)?;
+    let columns = columns(w)?;
     let base = numbers(w, "base_values")?;
     let transform = PostTransform::of(w)?;
     let gathered = match w.text("aggregate_function")?.unwrap_or("SUM") {
