@@ -9,10 +9,14 @@ mod einsum;
 mod elementwise;
 mod features;
 mod generators;
+#[cfg(test)]
+mod known;
 mod losses;
 mod matrices;
 mod ml;
 mod norm;
+#[cfg(test)]
+mod old_forms;
 mod padding;
 mod pooling;
 mod quantize;
