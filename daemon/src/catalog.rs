@@ -39,6 +39,8 @@ pub struct Model {
     pub path: PathBuf,
     /// The program.
     pub program: Program,
+    /// Of outputs that are strings in the model's file, by name: the strings that the numbers in a result are indices of.
+    pub strings: BTreeMap<String, Vec<String>>,
     /// The program as pages receive it.
     pub program_bytes: Vec<u8>,
     /// blake3 over [`Model::program_bytes`], in hexadecimal.
@@ -109,8 +111,15 @@ impl NewModel {
         imported: ImportedModel,
         weights: Option<(&WeightFiles, &MappedFiles)>,
     ) -> Result<NewModel, ModelError> {
-        let ImportedModel { family, program, weights: Weights { blobs }, text, limits, .. } =
-            imported;
+        let ImportedModel {
+            family,
+            program,
+            weights: Weights { blobs },
+            text,
+            limits,
+            strings,
+            ..
+        } = imported;
         let program_bytes = program
             .to_bytes()
             .map_err(|source| ModelError::Program { path: path.clone(), source })?;
@@ -133,6 +142,7 @@ impl NewModel {
             program,
             program_hash: blake3::hash(&program_bytes).to_hex().to_string(),
             program_bytes,
+            strings,
             text,
             tokens_max,
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
@@ -212,6 +222,7 @@ impl Catalog {
             family: Family::Tensors,
             program,
             weights: Weights { blobs },
+            strings: BTreeMap::new(),
             text: None,
             limits: TokenLimits::default(),
             files: Vec::new(),

@@ -177,6 +177,13 @@ fn described(model: &Model, status: Option<&ModelStatus>) -> Value {
             .map(|port| json!({ "name": port.name, "dtype": format!("{:?}", port.dtype), "shape": shape(port) }))
             .collect()
     };
+    let mut outputs = ports(&model.program.outputs);
+    for (output, port) in outputs.iter_mut().zip(&model.program.outputs) {
+        // The numbers of such an output are indices of these.
+        if let Some(strings) = model.strings.get(&port.name) {
+            output["strings"] = json!(strings);
+        }
+    }
     json!({
         "id": model.name,
         "object": "model",
@@ -186,7 +193,7 @@ fn described(model: &Model, status: Option<&ModelStatus>) -> Value {
         "ready": ready,
         "error": error,
         "inputs": ports(&model.program.inputs),
-        "outputs": ports(&model.program.outputs),
+        "outputs": outputs,
         "weight_bytes": model.program.blobs.iter().map(|blob| blob.bytes).sum::<u64>(),
     })
 }

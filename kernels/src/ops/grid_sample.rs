@@ -68,7 +68,9 @@ fn position(op: &GridSample, at: f32, size: usize) -> f32 {
     let x = if op.interpolation == Interpolation::Nearest { x.round_ties_even() } else { x };
     let x = match op.outside {
         Outside::Zeros => x,
-        Outside::Border => x.clamp(0.0, (length - 1.0).max(0.0)),
+        // Before the first centre and after the last one a cubic curve still has a slope.
+        Outside::Border if x < low || x > high => x.clamp(0.0, (length - 1.0).max(0.0)),
+        Outside::Border => x,
         Outside::Reflection if x < low || x > high => reflected(x, low, high),
         Outside::Reflection => x,
     };
@@ -206,13 +208,14 @@ pub(crate) fn cases() -> Vec<Case> {
     use flotilla_program::Op;
     use {Interpolation::*, Outside::*};
 
-    let table: [(&str, Interpolation, Outside, bool, &[usize], &[usize]); 9] = [
+    let table: [(&str, Interpolation, Outside, bool, &[usize], &[usize]); 10] = [
         ("linear", Linear, Zeros, false, &[2, 3, 4, 5], &[3, 2]),
         ("linear at corners", Linear, Border, true, &[1, 2, 3, 4], &[4, 4]),
         ("linear in a mirror", Linear, Reflection, false, &[1, 1, 3, 4], &[5, 5]),
         ("nearest", Nearest, Zeros, false, &[1, 2, 5, 4], &[4, 3]),
         ("nearest in a mirror", Nearest, Reflection, true, &[1, 2, 5, 4], &[4, 3]),
         ("cubic", Cubic, Zeros, true, &[1, 2, 5, 4], &[3, 3]),
+        ("cubic at a border", Cubic, Border, false, &[1, 2, 4, 4], &[5, 5]),
         ("cubic in a mirror", Cubic, Reflection, false, &[2, 1, 4, 4], &[3, 3]),
         ("a volume", Linear, Zeros, true, &[1, 2, 3, 4, 3], &[2, 2, 3]),
         ("nearest in a volume", Nearest, Border, false, &[1, 1, 3, 4, 3], &[2, 3, 2]),
@@ -273,7 +276,8 @@ fn naive(
         while outside == Outside::Reflection && (at < low || at > high) {
             at = if at < low { 2.0 * low - at } else { 2.0 * high - at };
         }
-        if outside == Outside::Border || nearest_inside { at.clamp(0.0, size - 1.0) } else { at }
+        let is_outside = outside == Outside::Border && (at < low || at > high);
+        if is_outside || nearest_inside { at.clamp(0.0, size - 1.0) } else { at }
     };
     let position = match interpolation {
         Interpolation::Nearest => bring_in(position.round_ties_even(), false),

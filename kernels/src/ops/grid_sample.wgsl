@@ -34,7 +34,7 @@ fn position(grid_at: f32, size: u32) -> f32 {
     if (INTERPOLATION == 0u) {
         x = round(x);
     }
-    if (OUTSIDE == 1u) {
+    if (OUTSIDE == 1u && (x < low || x > high)) {
         x = clamp(x, 0.0, length - 1.0);
     } else if (OUTSIDE == 2u && (x < low || x > high)) {
         x = reflected(x, low, high);

@@ -9,6 +9,8 @@ pub(crate) use data::Data;
 pub(crate) use finish::{drop_dead_nodes, finish};
 pub(crate) use formula::{Formula, Links, Uses, head_dim};
 
+use std::collections::BTreeMap;
+
 use crate::storage::Storage;
 use flotilla_program::{
     Assumption, Check, InputBound, Node, Op, Port, Region, Step, SymbolInfo, SymbolSource, ValueId,
@@ -45,6 +47,8 @@ pub(crate) struct Draft {
     pub(crate) regions: Vec<Region>,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
+    /// Of outputs that are strings in the model, by name: the strings that their elements are indices of.
+    pub(crate) strings: BTreeMap<String, Vec<String>>,
     pub(crate) assumptions: Vec<Assumption>,
     pub(crate) bounds: Vec<InputBound>,
     pub(crate) checks: Vec<Check>,

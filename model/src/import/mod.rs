@@ -101,6 +101,8 @@ pub struct ImportedModel {
     pub weights: Weights,
     /// The limits of its token numbers, if it takes any.
     pub limits: TokenLimits,
+    /// Of outputs that are strings in the model, by name: the strings that the numbers in a result are indices of.
+    pub strings: BTreeMap<String, Vec<String>>,
     /// Turns text into token ids, if there is a tokenizer.
     pub text: Option<TextEncoder>,
     /// Every file that was read, as it was read.
@@ -147,6 +149,7 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
     let (positions_max, vocabulary) = hf::token_config(&recorder)?;
     let limits = TokenLimits::load(&recorder, positions_max, vocabulary)?;
     let text = TextEncoder::load(&recorder, limits)?;
+    let strings = std::mem::take(&mut draft.strings);
     let (mut program, weights) = guarded(|| {
         if options.phase == Phase::Fused {
             fuse::fuse(&mut draft);
@@ -155,7 +158,8 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
     })?;
     program.allowed_paddings = crate::padding::paddings(&program).allowed;
     let files = recorder.into_files();
-    Ok(ImportedModel { name: options.name.clone(), family, program, weights, limits, text, files })
+    let name = options.name.clone();
+    Ok(ImportedModel { name, family, program, weights, limits, strings, text, files })
 }
 
 /// The model as text after a phase.

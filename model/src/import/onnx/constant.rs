@@ -1,11 +1,14 @@
 //! Constants: from files, and values that are known when a model is loaded.
 
+use std::collections::HashMap;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use flotilla_tensor::{DType, decode, encode};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use super::small::{First, SmallType};
+use super::strings::Strings;
 use crate::graph::Data;
 
 /// A tensor whose elements are known.
@@ -15,6 +18,8 @@ pub(crate) struct Constant {
     pub(crate) data: Data,
     /// The type of its elements in the file, if that is not the data's.
     pub(crate) small: Option<SmallType>,
+    /// Of a tensor of strings: the strings that its elements are indices of.
+    pub(crate) strings: Option<Strings>,
 }
 
 /// The `DType` of a file's element type. Source: ONNX, `TensorProto.DataType`.
@@ -39,7 +44,12 @@ pub(crate) fn element_type(number: i32) -> Option<DType> {
 
 impl Constant {
     pub(crate) fn new(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> Constant {
-        Constant { shape: shape.to_vec(), data: Data::new(dtype, bytes), small: None }
+        Constant {
+            shape: shape.to_vec(),
+            data: Data::new(dtype, bytes),
+            small: None,
+            strings: None,
+        }
     }
 
     pub(crate) fn i64s(shape: &[usize], numbers: &[i64]) -> Constant {
@@ -61,6 +71,27 @@ impl Constant {
     /// One number of a type, of rank 0; floats are rounded to it, integers are kept within it.
     pub(crate) fn scalar(dtype: DType, number: f64) -> Constant {
         Constant::new(dtype, &[], dtype.encode_numbers(&[number]))
+    }
+
+    /// Strings; equal ones get one index.
+    ///
+    /// # Errors
+    /// Bytes that are not UTF-8, or a number of strings that does not fit the shape.
+    pub(crate) fn strings(shape: &[usize], strings: &[Vec<u8>]) -> Result<Constant> {
+        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        ensure!(count == Some(strings.len()), "{} strings for the shape {shape:?}", strings.len());
+        let (mut table, mut places) = (Vec::new(), HashMap::new());
+        let mut indices = Vec::with_capacity(strings.len());
+        for bytes in strings {
+            let text = std::str::from_utf8(bytes)?;
+            let place = *places.entry(text).or_insert_with(|| {
+                table.push(text.to_owned());
+                table.len() as i64 - 1
+            });
+            indices.push(place);
+        }
+        let strings = Some(Strings::from(table));
+        Ok(Constant { strings, ..Constant::i64s(shape, &indices) })
     }
 
     /// One integer of 64 bits, of rank 0.
@@ -100,6 +131,9 @@ impl Constant {
     pub(crate) fn of_proto(proto: &TensorProto, external: Option<Bytes>) -> Result<Constant> {
         let shape =
             proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>()?;
+        if proto.data_type == DataType::String as i32 {
+            return Constant::strings(&shape, &proto.string_data);
+        }
         if let Some(small) = SmallType::of(proto.data_type) {
             return Constant::of_small(small, shape, proto, external);
         }
@@ -111,7 +145,8 @@ impl Constant {
             None if proto.raw_data.is_empty() => listed(dtype, proto).into(),
             None => proto.raw_data.clone().into(),
         };
-        let constant = Constant { shape, data: Data::new(dtype, bytes), small: None };
+        let constant =
+            Constant { shape, data: Data::new(dtype, bytes), small: None, strings: None };
         let shape = &constant.shape;
         ensure!(
             dtype.tensor_bytes(shape) == Some(constant.data.bytes.len() as u64),
@@ -140,7 +175,7 @@ impl Constant {
             None => small.unpacked(&proto.raw_data, count, First::Low)?,
         };
         let data = Data::new(small.dtype(), bytes);
-        Ok(Constant { shape, data, small: Some(small) })
+        Ok(Constant { shape, data, small: Some(small), strings: None })
     }
 }
 

@@ -231,7 +231,7 @@ impl Walk<'_> {
         let known = |walk: &Self, input: &Var| match &walk.fact(*input).known {
             Some(Known::Constant(constant)) => Some(constant.data.elements() <= FOLDED_IN_MAX),
             Some(Known::Numbers(_)) => Some(true),
-            Some(Known::Sequence(_)) | None => None,
+            Some(Known::Sequence(_) | Known::Nothing) | None => None,
         };
         if !inputs.iter().all(|input| known(self, input) == Some(true)) {
             return None;
@@ -282,7 +282,7 @@ impl Walk<'_> {
             &sizes,
         )?;
         let data = Data::of_words(dtype, &words);
-        let constant = Constant { shape: sizes, data, small: None };
+        let constant = Constant { shape: sizes, data, small: None, strings: None };
         Some(self.constant_of(dtype, constant))
     }
 
@@ -338,7 +338,7 @@ impl Walk<'_> {
         match self.fact(var).known.as_ref()? {
             Known::Constant(constant) => constant.integers(),
             Known::Numbers(dims) => dims.iter().map(Dim::as_fixed).collect(),
-            Known::Sequence(_) => None,
+            Known::Sequence(_) | Known::Nothing => None,
         }
     }
 
@@ -470,7 +470,7 @@ impl Walk<'_> {
             _ => words,
         };
         let data = Data::of_words(DType::F32, &rounded);
-        Some(Constant { shape: sizes.to_vec(), data, small: None })
+        Some(Constant { shape: sizes.to_vec(), data, small: None, strings: None })
     }
 
     /// Single numbers from shapes go into the expression itself.

@@ -7,6 +7,7 @@ use flotilla_program::{
 };
 use flotilla_tensor::DType;
 
+pub(super) use super::strings::Strings;
 use super::{constant::Constant, symbolic, walk::Walk};
 use crate::graph::Origin;
 
@@ -30,6 +31,8 @@ pub(super) struct Fact {
     pub(super) dtype: DType,
     pub(super) shape: Vec<Dim>,
     pub(super) known: Option<Known>,
+    /// Of a tensor of strings: the strings that its elements, of type `I64`, are indices of.
+    pub(super) strings: Option<Strings>,
     /// Its value in the program, and the block in which that is computed.
     placed: Option<(u32, ValueId)>,
 }
@@ -49,6 +52,8 @@ pub(super) enum Known {
     Numbers(Vec<Dim>),
     /// A sequence of values, which is not a tensor.
     Sequence(Vec<Var>),
+    /// An optional value that is left out.
+    Nothing,
 }
 
 impl Walk<'_> {
@@ -64,8 +69,9 @@ impl Walk<'_> {
     /// A constant, of a type that may be narrower or wider than its elements.
     pub(super) fn constant_of(&mut self, dtype: DType, constant: Constant) -> Var {
         let shape = constant.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
+        let strings = constant.strings.clone();
         let known = Some(Known::Constant(constant));
-        self.add(Fact { dtype, shape, known, placed: None })
+        self.add(Fact { dtype, shape, known, strings, placed: None })
     }
 
     pub(super) fn constant(&mut self, constant: Constant) -> Var {
@@ -83,7 +89,8 @@ impl Walk<'_> {
             DType::I64 | DType::I32 => dims.into_iter().map(|dim| self.short(dim)).collect(),
             _ => dims,
         };
-        self.add(Fact { dtype, shape, known: Some(Known::Numbers(dims)), placed: None })
+        let known = Some(Known::Numbers(dims));
+        self.add(Fact { dtype, shape, known, strings: None, placed: None })
     }
 
     /// The same number, replaced by a symbol if its expression has become long: each layer of a model may compute its
@@ -108,19 +115,38 @@ impl Walk<'_> {
     pub(super) fn sequence(&mut self, items: Vec<Var>) -> Var {
         let dtype = items.first().map_or(DType::F32, |item| self.fact(*item).dtype);
         let shape = vec![Dim::Fixed(items.len() as i64)];
-        self.add(Fact { dtype, shape, known: Some(Known::Sequence(items)), placed: None })
+        let known = Some(Known::Sequence(items));
+        self.add(Fact { dtype, shape, known, strings: None, placed: None })
+    }
+
+    /// An optional value that is left out.
+    pub(super) fn nothing(&mut self) -> Var {
+        let (dtype, known) = (DType::F32, Some(Known::Nothing));
+        self.add(Fact { dtype, shape: Vec::new(), known, strings: None, placed: None })
     }
 
     /// A value of the program as a value of the graph.
     pub(super) fn placed(&mut self, dtype: DType, value: ValueId) -> Var {
         let shape = self.draft.shape(value).to_vec();
         let placed = Some((self.block(), value));
-        self.add(Fact { dtype, shape, known: None, placed })
+        self.add(Fact { dtype, shape, known: None, strings: None, placed })
     }
 
     /// The same elements under another type with the same words.
     pub(super) fn retyped(&mut self, var: Var, dtype: DType) -> Var {
         let fact = Fact { dtype, ..self.fact(var).clone() };
+        self.add(fact)
+    }
+
+    /// Indices as the strings of a table.
+    pub(super) fn strings_at(&mut self, indices: Var, table: Strings) -> Var {
+        let fact = Fact { strings: Some(table), ..self.fact(indices).clone() };
+        self.add(fact)
+    }
+
+    /// The indices of strings in their table.
+    pub(super) fn indices_of(&mut self, strings: Var) -> Var {
+        let fact = Fact { strings: None, ..self.fact(strings).clone() };
         self.add(fact)
     }
 
@@ -144,6 +170,7 @@ impl Walk<'_> {
                 (self.block(), value)
             }
             Some(Known::Sequence(_)) => bail!("a sequence of tensors is needed as one tensor"),
+            Some(Known::Nothing) => bail!("an optional value that is left out is needed"),
             None => bail!("a value of another branch is read"),
         };
         self.facts[var.0 as usize].placed = Some((block, value));
@@ -215,7 +242,7 @@ impl Walk<'_> {
                 Some(numbers.into_iter().map(Dim::Fixed).collect())
             }
             Known::Numbers(dims) => Some(dims.clone()),
-            Known::Constant(_) | Known::Sequence(_) => None,
+            Known::Constant(_) | Known::Sequence(_) | Known::Nothing => None,
         }
     }
 

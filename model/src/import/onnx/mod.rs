@@ -19,6 +19,7 @@ mod overflow;
 mod pairs;
 mod ranges;
 mod small;
+mod strings;
 mod structure;
 mod symbolic;
 mod walk;
@@ -122,7 +123,7 @@ pub(super) fn read_with(
     options: &LoadOptions,
 ) -> Result<Draft, OnnxError> {
     let constants = weights.into_iter().map(|(name, Weight { shape, bytes })| {
-        (name, Constant { shape, data: Data::new(DType::F32, bytes), small: None })
+        (name, Constant { shape, data: Data::new(DType::F32, bytes), small: None, strings: None })
     });
     read(proto, constants.collect(), TensorFiles::none(storage), options)
 }

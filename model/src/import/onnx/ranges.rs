@@ -142,7 +142,12 @@ impl Ranges {
 
 /// The range of a constant's elements.
 fn of_data(data: &crate::graph::Data) -> Range {
-    let constant = super::constant::Constant { shape: Vec::new(), data: data.clone(), small: None };
+    let constant = super::constant::Constant {
+        shape: Vec::new(),
+        data: data.clone(),
+        small: None,
+        strings: None,
+    };
     let numbers = constant.integers();
     let least = numbers.iter().flatten().min().copied();
     match (numbers.is_some(), least) {

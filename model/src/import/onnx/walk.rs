@@ -25,7 +25,7 @@ use super::{
     ops,
     order::order,
     small::SmallType,
-    structure,
+    strings, structure,
     wiring::Wiring,
 };
 use crate::{
@@ -258,12 +258,29 @@ impl<'p> Walk<'p> {
             let name = &output.name;
             let var = scope.values.get(name).copied();
             let var = var.ok_or_else(|| OnnxError::Output { output: name.clone() })?;
-            let dtype = self.fact(var).dtype;
-            let value = self.value(var).map_err(|error| OnnxError::Graph {
-                reason: format!("output {name} cannot be computed: {error:#}"),
-            })?;
-            self.draft.outputs.push(Port { name: name.clone(), dtype, value, high: None });
+            match self.fact(var).known.clone() {
+                // A program has only tensors: each element of a sequence is an output of its own.
+                Some(Known::Sequence(items)) => {
+                    for (index, item) in items.into_iter().enumerate() {
+                        self.output(&format!("{name}[{index}]"), item)?;
+                    }
+                }
+                _ => self.output(name, var)?,
+            }
         }
+        Ok(())
+    }
+
+    /// A value as an output.
+    fn output(&mut self, name: &str, var: Var) -> Result<(), OnnxError> {
+        let dtype = self.fact(var).dtype;
+        let value = self.value(var).map_err(|error| OnnxError::Graph {
+            reason: format!("output {name} cannot be computed: {error:#}"),
+        })?;
+        if let Some(strings) = &self.fact(var).strings {
+            self.draft.strings.insert(name.to_owned(), strings.to_vec());
+        }
+        self.draft.outputs.push(Port { name: name.to_owned(), dtype, value, high: None });
         Ok(())
     }
 
@@ -276,10 +293,11 @@ impl<'p> Walk<'p> {
 
     /// Whether all outputs have the rank that the file declares, if it declares one.
     fn has_declared_ranks(&self, proto: &ModelProto) -> bool {
-        let declared = proto.graph.iter().flat_map(|graph| &graph.output);
-        declared.zip(&self.draft.outputs).all(|(info, port)| {
+        let mut declared = proto.graph.iter().flat_map(|graph| &graph.output);
+        declared.all(|info| {
+            let port = self.draft.outputs.iter().find(|port| port.name == info.name);
             let rank = Walk::declared(info).map(|dims| dims.len());
-            rank.is_none_or(|rank| rank == self.draft.shape(port.value).len())
+            rank.zip(port).is_none_or(|(rank, port)| rank == self.draft.shape(port.value).len())
         })
     }
 
@@ -336,7 +354,7 @@ impl<'p> Walk<'p> {
         let shape = example.shape.iter().map(|&size| Dim::Fixed(size as i64)).collect();
         self.draft.values[value.index()].shape = shape;
         let data = Data::new(example.dtype, example.bytes.clone());
-        Ok(Constant { shape: example.shape.clone(), data, small: None })
+        Ok(Constant { shape: example.shape.clone(), data, small: None, strings: None })
     }
 
     /// The dimensions of an input, with the names of the file; `None` stands for one without a name.
@@ -610,9 +628,14 @@ impl<'p> Walk<'p> {
             let error = anyhow::anyhow!("elements of type {} are not supported here", small.name());
             return Err(refused(self, error));
         }
+        let has_strings = inputs.iter().flatten().any(|var| self.fact(*var).strings.is_some());
         let read = RefCell::default();
         let mut wiring = Wiring { node, opset, name, inputs, scope, walk: self, read };
-        let wired = wire(&mut wiring).and_then(|results| {
+        let results = match has_strings {
+            true => strings::wire(&mut wiring, domain, wire),
+            false => wire(&mut wiring),
+        };
+        let wired = results.and_then(|results| {
             if is_contrib {
                 wiring.check_attributes()?;
             }

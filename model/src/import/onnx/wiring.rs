@@ -155,7 +155,7 @@ impl<'a> Wiring<'a, '_> {
     pub(super) fn constant(&self, var: Var) -> Option<&Constant> {
         match &self.fact(var).known {
             Some(Known::Constant(constant)) => Some(constant),
-            Some(Known::Numbers(_) | Known::Sequence(_)) | None => None,
+            Some(Known::Numbers(_) | Known::Sequence(_) | Known::Nothing) | None => None,
         }
     }
 
@@ -328,6 +328,16 @@ impl<'a> Wiring<'a, '_> {
         let Some(attribute) = self.typed(name, AttributeType::Strings)? else { return Ok(None) };
         let texts = attribute.strings.iter().map(|text| Ok(std::str::from_utf8(text)?));
         texts.collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    /// A text, or a list of texts, as bytes.
+    pub(super) fn string_bytes(&self, name: &str) -> Result<Vec<Vec<u8>>> {
+        let attribute = self.attribute(name).with_context(|| format!("{name} is missing"))?;
+        Ok(if attribute.r#type == AttributeType::Strings as i32 {
+            attribute.strings.clone()
+        } else {
+            vec![attribute.s.clone()]
+        })
     }
 
     /// A tensor attribute.

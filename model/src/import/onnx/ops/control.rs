@@ -89,7 +89,8 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         let of = |var: Var| w.walk.known_numbers(var).filter(outside);
         let numbers = of(yes).zip(of(no));
         let same = w.shape(yes) == w.shape(no);
-        results.push(match numbers.filter(|_| same && !dtype.is_float()) {
+        let strings = w.fact(yes).strings.clone();
+        let result = match numbers.filter(|_| same && !dtype.is_float()) {
             Some((yes_numbers, no_numbers)) => {
                 let name = format!("{}.condition", w.name);
                 let condition = w.walk.elements(condition, &name, (0, 1))?.swap_remove(0);
@@ -99,6 +100,10 @@ fn if_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
                 w.walk.numbers(dtype, &sizes, dims)
             }
             None => w.walk.placed(dtype, value),
+        };
+        results.push(match strings {
+            Some(strings) => w.walk.strings_at(result, strings),
+            None => result,
         });
     }
     let condition = w.walk.value(condition)?;
@@ -141,6 +146,7 @@ fn are_alike(w: &Wiring<'_, '_>, yes: &[Var], no: &[Var]) -> bool {
         && yes.iter().zip(no).all(|(&yes, &no)| {
             w.dtype(yes).storage() == w.dtype(no).storage()
                 && w.rank(yes) == w.rank(no)
+                && w.fact(yes).strings == w.fact(no).strings
                 && !is_sequence(yes)
                 && !is_sequence(no)
         })
@@ -182,24 +188,24 @@ fn node(w: &mut Wiring<'_, '_>, op: Op, inputs: Vec<ValueId>, outputs: Vec<Value
 }
 
 /// Results of one iteration: whether to go on, the values carried to the next one, and the collected values.
-struct Turn {
-    goes_on: Option<Var>,
-    next: Vec<Var>,
-    collected: Vec<Var>,
+pub(super) struct Turn {
+    pub(super) goes_on: Option<Var>,
+    pub(super) next: Vec<Var>,
+    pub(super) collected: Vec<Var>,
 }
 
 /// The number of iterations of a loop.
-struct Turns {
+pub(super) struct Turns {
     /// Most iterations; `None` means no limit.
-    most: Option<Var>,
+    pub(super) most: Option<Var>,
     /// Whether to start; `None` means yes.
-    begins: Option<Var>,
+    pub(super) begins: Option<Var>,
     /// Number of collected values.
-    collected: usize,
+    pub(super) collected: usize,
 }
 
 /// Wires an iteration from its number and the carried values.
-type Step<'s> = dyn Fn(&mut Wiring<'_, '_>, Var, &[Var]) -> Result<Turn> + 's;
+pub(super) type Step<'s> = dyn Fn(&mut Wiring<'_, '_>, Var, &[Var]) -> Result<Turn> + 's;
 
 fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (most, begins) = (w.optional(0), w.optional(1));
@@ -224,7 +230,7 @@ fn loop_(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 }
 
 /// The carried values of the last iteration, and the collected values with a first dimension of the iterations.
-fn turns(
+pub(super) fn turns(
     w: &mut Wiring<'_, '_>,
     turns: &Turns,
     carried: Vec<Var>,
@@ -313,8 +319,16 @@ fn unrolled(
 
 /// Values of one shape as the elements of a new dimension.
 fn stacked(w: &mut Wiring<'_, '_>, rows: &[Var], axis: usize) -> Result<Var> {
+    no_strings(w, rows)?;
     let rows = rows.iter().map(|&row| w.unsqueeze(row, axis)).collect::<Result<Vec<Var>>>()?;
     w.concat(axis, &rows)
+}
+
+/// Refuses strings that a loop carries or collects: their table may differ from iteration to iteration.
+fn no_strings(w: &Wiring<'_, '_>, vars: &[Var]) -> Result<()> {
+    let has_strings = vars.iter().any(|&var| w.fact(var).strings.is_some());
+    ensure!(!has_strings, "it carries or collects strings, which is not supported");
+    Ok(())
 }
 
 /// An iteration that was wired into a region.
@@ -333,6 +347,7 @@ fn as_region(
     carried: Vec<Var>,
     step: &Step<'_>,
 ) -> Result<(Vec<Var>, Vec<Var>)> {
+    no_strings(w, &carried)?;
     let count = carried.len();
     let types: Vec<DType> = carried.iter().map(|&var| w.dtype(var)).collect();
     let initial = carried.iter().map(|&var| w.walk.value(var)).collect::<Result<Vec<_>>>()?;
@@ -367,6 +382,7 @@ fn as_region(
         );
     };
     let Wired { made, results, parameters, first_symbol } = wired;
+    no_strings(w, &results)?;
     let most = match turns.most {
         Some(most) => most_turns(w, most)?,
         None => w.known(Constant::i32s(&[], &[i32::MAX])),

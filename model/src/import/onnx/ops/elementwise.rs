@@ -88,8 +88,13 @@ fn unary(w: &mut Wiring<'_, '_>, function: Unary) -> Result<Vec<Var>> {
     Ok(vec![w.unary(function, x)?])
 }
 
-/// Operands of the first versions broadcast from the axis that an attribute names.
 fn binary(w: &mut Wiring<'_, '_>, function: Binary) -> Result<Vec<Var>> {
+    let (a, b) = operands(w)?;
+    Ok(vec![w.binary(function, a, b)?])
+}
+
+/// Two operands; in the first versions the second one is broadcast from the axis that an attribute names.
+fn operands(w: &mut Wiring<'_, '_>) -> Result<(Var, Var)> {
     let (a, mut b) = (w.input(0)?, w.input(1)?);
     if w.opset < 7
         && let Some(axis) = w.int("axis")?
@@ -101,7 +106,7 @@ fn binary(w: &mut Wiring<'_, '_>, function: Binary) -> Result<Vec<Var>> {
         shape.resize(own + behind, Dim::Fixed(1));
         b = w.reshape(b, &shape)?;
     }
-    Ok(vec![w.binary(function, a, b)?])
+    Ok((a, b))
 }
 
 /// A function of any number of operands, applied from the left.
@@ -169,7 +174,7 @@ fn bit_shift(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 
 /// The base determines the result's type; the power is computed in floats if either operand is a float.
 fn pow(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (base, exponent) = (w.input(0)?, w.input(1)?);
+    let (base, exponent) = operands(w)?;
     let (dtype, other) = (w.dtype(base), w.dtype(exponent));
     let common = match (dtype.is_float(), other.is_float()) {
         (true, _) => dtype,

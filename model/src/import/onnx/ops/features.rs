@@ -1,9 +1,9 @@
-//! Operators that compute features: those of the domain `ai.onnx.ml`, and counts of n-grams.
+//! Operators that compute features: counts of n-grams.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use flotilla_program::{Binary, NgramCounts, Op, dim::Dim};
+use flotilla_program::{NgramCounts, Op, dim::Dim};
 use flotilla_tensor::DType;
 
 use crate::import::onnx::{
@@ -13,30 +13,6 @@ use crate::import::onnx::{
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[("TfIdfVectorizer", tf_idf_vectorizer)];
-
-/// The operators of the domain `ai.onnx.ml`.
-pub(super) const ML_OPERATORS: &[(&str, Wire)] =
-    &[("ArrayFeatureExtractor", array_feature_extractor), ("Binarizer", binarizer)];
-
-/// Elements of the last dimension.
-fn array_feature_extractor(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let (x, indices) = (w.input(0)?, w.input(1)?);
-    let count = w.shape(indices).iter().product();
-    let indices = w.reshape(indices, &[count])?;
-    let rank = w.rank(x);
-    let picked = w.gather(rank.saturating_sub(1), x, indices)?;
-    Ok(vec![if rank == 1 { w.unsqueeze(picked, 0)? } else { picked }])
-}
-
-/// 1 above a threshold, else 0.
-fn binarizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
-    let x = w.input(0)?;
-    let dtype = w.dtype(x);
-    let threshold = w.float("threshold")?.unwrap_or(0.0);
-    let threshold = w.scalar(dtype, f64::from(threshold));
-    let above = w.binary(Binary::Gt, x, threshold)?;
-    Ok(vec![w.cast(above, dtype)?])
-}
 
 /// How often each n-gram of a pool occurs, or whether it does, weighted.
 fn tf_idf_vectorizer(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {

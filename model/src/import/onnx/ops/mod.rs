@@ -12,9 +12,14 @@ mod einsum;
 mod elementwise;
 mod features;
 mod generators;
+#[cfg(test)]
+mod known;
 mod losses;
 mod matrices;
+mod ml;
 mod norm;
+#[cfg(test)]
+mod old_forms;
 mod padding;
 mod pooling;
 mod quantize;
@@ -28,7 +33,6 @@ mod selection;
 mod sequences;
 mod shapes;
 mod signal;
-mod trees;
 mod values;
 mod window;
 
@@ -76,9 +80,7 @@ static OPERATORS: LazyLock<HashMap<&'static str, Wire>> =
 pub(super) fn operator(domain: &str, name: &str) -> Option<Wire> {
     match domain {
         "" => OPERATORS.get(name).copied(),
-        "ai.onnx.ml" => {
-            named(features::ML_OPERATORS, name).or_else(|| named(trees::OPERATORS, name))
-        }
+        "ai.onnx.ml" => ml::FAMILIES.iter().find_map(|family| named(family, name)),
         MICROSOFT => contrib::operator(name).or_else(|| contrib_quantized::operator(name)),
         "com.microsoft.nchwc" => Some(contrib::blocked),
         "ai.onnx.preview" => named(attention::PREVIEW_OPERATORS, name),

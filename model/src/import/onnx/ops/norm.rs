@@ -1,6 +1,6 @@
 //! Normalizations: elements are shifted and scaled by statistics of their neighbours.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Binary, LayerNorm, Op, ReduceKind, Unary, dim::Dim};
 use flotilla_tensor::DType;
 
@@ -38,6 +38,12 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let training = w.int("training_mode")?.unwrap_or(0) != 0;
     let (out, wide) = (w.dtype(x), w.dtype(given_mean));
     let x = w.unrounded(x, wide)?;
+    // Before version 9 there may be statistics for each element of an image.
+    if w.opset < 9 && w.int("spatial")?.unwrap_or(1) == 0 && w.rank(x) > 2 {
+        let statistics = [scale, bias, given_mean, given_variance];
+        let y = normalized_by_element(w, x, statistics, epsilon)?;
+        return Ok(vec![w.unrounded(y, out)?]);
+    }
     let mut outputs = Vec::new();
     let (mean, variance) = if training {
         let axes: Vec<usize> = (0..w.rank(x)).filter(|&axis| axis != 1).collect();
@@ -61,6 +67,36 @@ fn batch_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let y = w.add(scaled, shift)?;
     outputs.insert(0, w.unrounded(y, out)?);
     Ok(outputs)
+}
+
+/// Scale, bias, mean and variance have the shape of an image, `[channels, ..]`.
+fn normalized_by_element(
+    w: &mut Wiring<'_, '_>,
+    x: Var,
+    [scale, bias, mean, variance]: [Var; 4],
+    epsilon: f32,
+) -> Result<Var> {
+    let image = w.shape(x)[1..].to_vec();
+    let wide = w.dtype(x);
+    let of_image = |w: &mut Wiring<'_, '_>, var: Var| -> Result<Var> {
+        ensure!(
+            w.rank(var) == image.len(),
+            "statistics of {} dimensions for images of {}",
+            w.rank(var),
+            image.len()
+        );
+        for (own, wanted) in w.shape(var).iter().zip(&image) {
+            w.same("a dimension of an image and of its statistics", wanted, own)?;
+        }
+        w.unrounded(var, wide)
+    };
+    let (scale, bias) = (of_image(w, scale)?, of_image(w, bias)?);
+    let (mean, variance) = (of_image(w, mean)?, of_image(w, variance)?);
+    let factor = inverse_root(w, variance, epsilon)?;
+    let factor = w.mul(scale, factor)?;
+    let deviation = w.sub(x, mean)?;
+    let scaled = w.mul(deviation, factor)?;
+    w.add(scaled, bias)
 }
 
 /// `momentum * old + (1 - momentum) * new`, in the shape of `old`.
@@ -230,9 +266,15 @@ fn lp_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
 
 fn mean_variance_normalization(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
-    let axes = w.ints("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    // The first version had flags in place of axes.
+    let usual =
+        if w.opset < 9 && w.flag("across_channels")? { vec![0, 1, 2, 3] } else { vec![0, 2, 3] };
+    let axes = w.ints("axes")?.unwrap_or(usual);
     let axes = axes.into_iter().map(|axis| w.axis(axis, w.rank(x))).collect::<Result<Vec<_>>>()?;
     let Centered { deviation, variance, .. } = centered(w, x, &axes)?;
+    if w.opset < 9 && w.int("normalize_variance")?.unwrap_or(1) == 0 {
+        return Ok(vec![deviation]);
+    }
     let spread = w.unary(Unary::Sqrt, variance)?;
     let least = w.scalar(w.dtype(x), DEVIATION_MIN);
     let spread = w.add(spread, least)?;

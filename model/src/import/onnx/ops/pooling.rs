@@ -106,8 +106,14 @@ fn root(w: &mut Wiring<'_, '_>, x: Var, order: i64) -> Result<Var> {
     }
 }
 
+/// The order of the norm; a float in the first version.
 fn order(w: &Wiring<'_, '_>) -> Result<i64> {
-    Ok(w.int("p")?.unwrap_or(2))
+    if w.opset > 1 {
+        return Ok(w.int("p")?.unwrap_or(2));
+    }
+    let order = w.float("p")?.unwrap_or(2.0);
+    ensure!(order.fract() == 0.0 && order.abs() < 1e9, "norms of order {order} are not supported");
+    Ok(order as i64)
 }
 
 fn lp_pool(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {

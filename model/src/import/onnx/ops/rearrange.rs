@@ -10,7 +10,7 @@ use flotilla_tensor::DType;
 
 use crate::import::onnx::{
     facts::Var,
-    wiring::{ANY, SIZES, Wire, Wiring},
+    wiring::{ANY, Wire, Wiring},
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
@@ -205,6 +205,15 @@ fn reverse_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     Ok(vec![w.gather(0, x, place)?])
 }
 
+/// The number in an operand of `Tile` of version 1, which has the type of the elements.
+fn first_whole(w: &Wiring<'_, '_>, index: usize) -> Result<i64> {
+    let numbers = w.known_f32s(index)?;
+    match numbers.as_slice() {
+        &[number] if number.fract() == 0.0 && number.abs() < 1e9 => Ok(number as i64),
+        other => bail!("operand {index} is {other:?}, one whole number is needed"),
+    }
+}
+
 /// Repeats the tensor along each dimension.
 fn tile(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
@@ -212,7 +221,8 @@ fn tile(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let repeats = if w.opset < 6 {
         // The first version repeats along one axis, both given as operands.
         let mut repeats = vec![1.to_dim(); rank];
-        repeats[w.axis(w.known_i64(2)?, rank)?] = w.element(1, SIZES)?;
+        let (count, axis) = (first_whole(w, 1)?, first_whole(w, 2)?);
+        *repeats.get_mut(w.axis(axis, rank)?).context("a scalar has no axis")? = count.to_dim();
         repeats
     } else {
         w.sizes(1)?

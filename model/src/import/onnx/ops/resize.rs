@@ -20,6 +20,8 @@ enum Coordinates {
     HalfPixel,
     HalfPixelSymmetric,
     PytorchHalfPixel,
+    /// `tf_half_pixel_for_nn`, until version 13.
+    TfHalfPixel,
     AlignCorners,
     Asymmetric,
     /// Those of the region of interest.
@@ -117,6 +119,7 @@ fn resize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         "half_pixel" => Coordinates::HalfPixel,
         "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
         "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+        "tf_half_pixel_for_nn" if w.opset < 13 => Coordinates::TfHalfPixel,
         "align_corners" => Coordinates::AlignCorners,
         "asymmetric" => Coordinates::Asymmetric,
         "tf_crop_and_resize" => Coordinates::CropAndResize,
@@ -191,7 +194,11 @@ fn scale_targets(w: &mut Wiring<'_, '_>, scales: Var) -> Result<Targets> {
 fn upsample(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
     let axes: Vec<usize> = (0..w.rank(x)).collect();
-    let targets = if w.opset < 9 {
+    let targets = if w.opset < 7 {
+        let scale = |name: &str| w.float(name)?.with_context(|| format!("{name} is missing"));
+        let (height, width) = (scale("height_scale")?, scale("width_scale")?);
+        Targets::Scales(vec![1.0, 1.0, f64::from(height), f64::from(width)])
+    } else if w.opset < 9 {
         let scales = w.floats("scales")?.context("scales are missing")?;
         Targets::Scales(scales.into_iter().map(f64::from).collect())
     } else {
@@ -607,6 +614,7 @@ fn places(
     ];
     match coordinates {
         Coordinates::HalfPixel => w.expr(half_pixel, &[at, scale], float),
+        Coordinates::TfHalfPixel => w.expr(half_pixel[..5].to_vec(), &[at, scale], float),
         Coordinates::PytorchHalfPixel => {
             let place = w.expr(half_pixel, &[at, scale], float)?;
             let single = w.binary(Binary::Eq, length, one)?;
@@ -661,6 +669,7 @@ fn place(coordinates: Coordinates, line: &Line, index: usize) -> f64 {
     let (at, last) = (index as f64, line.size as f64 - 1.0);
     match coordinates {
         Coordinates::HalfPixel => (at + 0.5) / line.scale - 0.5,
+        Coordinates::TfHalfPixel => (at + 0.5) / line.scale,
         Coordinates::HalfPixelSymmetric => {
             let adjustment = line.resized as f64 / line.length;
             let offset = line.size as f64 / 2.0 * (1.0 - adjustment);

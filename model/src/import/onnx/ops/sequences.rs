@@ -5,12 +5,17 @@ use anyhow::{Context as _, Result, bail};
 use flotilla_program::dim::Dim;
 
 use crate::import::onnx::{
+    constant::Constant,
     facts::{Known, Var},
+    strings,
     wiring::{SIZES, Wire, Wiring},
 };
 
 pub(super) const OPERATORS: &[(&str, Wire)] = &[
     ("ConcatFromSequence", concat_from_sequence),
+    ("Optional", optional),
+    ("OptionalGetElement", optional_get_element),
+    ("OptionalHasElement", optional_has_element),
     ("SequenceAt", sequence_at),
     ("SequenceConstruct", sequence_construct),
     ("SequenceEmpty", sequence_empty),
@@ -55,6 +60,27 @@ fn position(w: &Wiring<'_, '_>, index: usize, length: usize, end: usize) -> Resu
         Ok(position) if position < end => Ok(position),
         _ => bail!("position {given} of a sequence of {length}"),
     }
+}
+
+/// A value that may be left out: the value itself, or nothing.
+fn optional(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    Ok(vec![w.optional(0).unwrap_or_else(|| w.walk.nothing())])
+}
+
+fn optional_get_element(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let x = w.input(0)?;
+    if matches!(w.fact(x).known, Some(Known::Nothing)) {
+        bail!("there is no element in it");
+    }
+    Ok(vec![x])
+}
+
+fn optional_has_element(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
+    let has = match w.optional(0) {
+        Some(x) => !matches!(w.fact(x).known, Some(Known::Nothing)),
+        None => false,
+    };
+    Ok(vec![w.known(Constant::bools(&[], &[has]))])
 }
 
 fn sequence_construct(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -163,10 +189,20 @@ fn concat_from_sequence(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let new_axis = w.flag("new_axis")?;
     let rank = w.rank(first) + usize::from(new_axis);
     let axis = w.axis(w.int("axis")?.context("axis is missing")?, rank)?;
-    if new_axis {
-        for item in &mut items {
+    let tables: Vec<_> = items.iter().filter_map(|&item| w.fact(item).strings.clone()).collect();
+    let table = (!tables.is_empty()).then(|| strings::joined(&tables));
+    for item in &mut items {
+        if let Some(table) = &table {
+            *item = strings::renumbered(w, *item, table)?;
+            *item = w.walk.indices_of(*item);
+        }
+        if new_axis {
             *item = w.unsqueeze(*item, axis)?;
         }
     }
-    Ok(vec![w.concat(axis, &items)?])
+    let all = w.concat(axis, &items)?;
+    Ok(vec![match table {
+        Some(table) => w.walk.strings_at(all, table),
+        None => all,
+    }])
 }

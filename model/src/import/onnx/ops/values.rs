@@ -1,12 +1,14 @@
 //! Operators about the types of elements, and constants.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use flotilla_program::{Expr, Op, Step};
 use flotilla_tensor::DType;
+use tract_onnx::pb::tensor_proto::DataType;
 
 use crate::import::onnx::{
     constant::{Constant, element_type, type_name},
     facts::Var,
+    strings,
     wiring::{Wire, Wiring},
 };
 
@@ -24,6 +26,14 @@ pub(super) const OPERATORS: &[(&str, Wire)] = &[
 
 /// The type that an attribute names.
 fn target(w: &Wiring<'_, '_>) -> Result<DType> {
+    // The first version has the type's name.
+    if w.opset < 6 && w.node.op_type == "Cast" {
+        let name = w.text("to")?.context("to is missing")?;
+        let known = (1..=DataType::Bfloat16 as i32).find(|&number| type_name(number) == name);
+        return known
+            .and_then(element_type)
+            .with_context(|| format!("elements of type {name:?} are not supported"));
+    }
     let number = i32::try_from(w.int("to")?.context("to is missing")?)?;
     element_type(number)
         .with_context(|| format!("elements of type {} are not supported", type_name(number)))
@@ -31,9 +41,23 @@ fn target(w: &Wiring<'_, '_>) -> Result<DType> {
 
 fn cast(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let x = w.input(0)?;
+    let has_strings = w.fact(x).strings.is_some();
+    if names_strings(w)? {
+        ensure!(has_strings, "numbers cannot be written as strings");
+        return Ok(vec![x]);
+    }
     let to = target(w)?;
     let x = widened(w, x);
-    Ok(vec![w.cast(x, to)?])
+    Ok(vec![if has_strings { strings::parsed(w, x, to)? } else { w.cast(x, to)? }])
+}
+
+/// Whether the target is the type of strings.
+fn names_strings(w: &Wiring<'_, '_>) -> Result<bool> {
+    Ok(if w.opset < 6 {
+        w.text("to")? == Some("STRING")
+    } else {
+        w.int("to")? == Some(DataType::String as i64)
+    })
 }
 
 /// Elements without a `DType` of their own as what they are stored as.
@@ -50,7 +74,13 @@ fn widened(w: &mut Wiring<'_, '_>, x: Var) -> Var {
 
 fn cast_like(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     let (x, like) = (w.input(0)?, w.input(1)?);
-    Ok(vec![w.cast(x, w.dtype(like))?])
+    let (has_strings, wants) = (w.fact(x).strings.is_some(), w.fact(like).strings.is_some());
+    Ok(vec![match (has_strings, wants) {
+        (true, true) => x,
+        (true, false) => strings::parsed(w, x, w.dtype(like))?,
+        (false, true) => bail!("numbers cannot be written as strings"),
+        (false, false) => w.cast(x, w.dtype(like))?,
+    }])
 }
 
 fn constant(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
@@ -66,6 +96,14 @@ fn constant(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         "value_ints" => {
             let integers = w.ints(number)?.unwrap_or_default();
             Constant::i64s(&[integers.len()], &integers)
+        }
+        "value_string" => {
+            let string = w.string_bytes(number)?;
+            Constant::strings(&[], &string)?
+        }
+        "value_strings" => {
+            let strings = w.string_bytes(number)?;
+            Constant::strings(&[strings.len()], &strings)?
         }
         other => bail!("a constant in the attribute {other:?} is not supported"),
     };
@@ -97,8 +135,9 @@ fn dropout(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
     if !w.wants(1) {
         return Ok(vec![x]);
     }
+    // Before version 12 the mask of inference was left open; onnxruntime has zeros.
     let (dtype, shape) = (if w.opset < 10 { w.dtype(x) } else { DType::Bool }, w.shape(x));
-    let kept = w.scalar(dtype, 1.0);
+    let kept = w.scalar(dtype, if w.opset < 12 { 0.0 } else { 1.0 });
     Ok(vec![x, w.broadcast_to(kept, &shape)?])
 }
 
