@@ -355,7 +355,8 @@ mod tests {
         let mut narrow = program(&["input_ids", MASK], shape());
         narrow.inputs[0].dtype = DType::I32;
         assert!(takes_tokens(&narrow));
-        let tensors = join(&narrow, &[Arc::new(Input::Tokens(vec![5, 6]))]).expect("joined").into_owned();
+        let tensors =
+            join(&narrow, &[Arc::new(Input::Tokens(vec![5, 6]))]).expect("joined").into_owned();
         assert_eq!((tensors[0].dtype, tensors[0].numbers()), (DType::I32, vec![5.0, 6.0]));
         assert_eq!((tensors[1].dtype, tensors[1].numbers()), (DType::I64, vec![1.0, 1.0]));
         assert!(!takes_tokens(&program(&["input_ids", "task_id"], shape())));

@@ -101,7 +101,8 @@ pub async fn tokenize(
     output(model)?;
     let Preparation { cut, prompt } = preparation;
     let prompt = model.prompts.text(prompt.as_deref());
-    let prompt = prompt.map_err(|source| EmbedError::Prompt { model: model.name.clone(), source })?;
+    let prompt =
+        prompt.map_err(|source| EmbedError::Prompt { model: model.name.clone(), source })?;
     let prompt = prompt.to_owned();
     // An encoding takes about a hundred times the memory of its text, so few are made at once.
     let _turn = TOKENIZING.acquire().await.map_err(|_| AnswerError::PoolEnded)?;
@@ -176,9 +177,10 @@ fn output(model: &Model) -> Result<usize, EmbedError> {
 
 /// Whether an output may hold a vector for each token.
 fn has_token_vectors(program: &Program) -> bool {
-    program.outputs.iter().any(|port| {
-        port.dtype.is_float() && program.value(port.value).shape.len() == 3
-    })
+    program
+        .outputs
+        .iter()
+        .any(|port| port.dtype.is_float() && program.value(port.value).shape.len() == 3)
 }
 
 /// The first inputs or outputs of a program, with types and shapes.

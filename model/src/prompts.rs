@@ -46,12 +46,17 @@ impl Prompts {
         struct Config {
             prompts: Option<BTreeMap<String, Option<String>>>,
             default_prompt_name: Option<String>,
+            model_type: Option<String>,
         }
         if !resolver.exists(FILE) {
             return Ok(Prompts::default());
         }
-        let Config { prompts, default_prompt_name: default } =
+        let Config { prompts, default_prompt_name: default, model_type } =
             serde_json::from_slice(&resolver.read(FILE)?).map_err(|error| damaged(FILE, &error))?;
+        if let Some(other) = model_type.filter(|kind| kind != "SentenceTransformer") {
+            let what = format!("model_type {other:?}");
+            return Err(TextError::Unsupported { file: FILE.to_owned(), what });
+        }
         let texts = prompts.unwrap_or_default().into_iter();
         let texts = texts.map(|(name, text)| (name, text.unwrap_or_default()));
         let prompts = Prompts { texts: texts.collect(), default, is_fixed: false };
@@ -115,7 +120,8 @@ mod tests {
         assert_eq!(none.text(None), Ok(""));
         let error = none.text(Some("query")).expect_err("none").to_string();
         assert_eq!(error, "there is no prompt \"query\"; the model has none");
-        let json = r#"{"prompts": {"query": "q: ", "document": null}, "default_prompt_name": "query"}"#;
+        let json =
+            r#"{"prompts": {"query": "q: ", "document": null}, "default_prompt_name": "query"}"#;
         let mut some = prompts(json).expect("a file");
         assert_eq!((some.text(None), some.text(Some("document"))), (Ok("q: "), Ok("")));
         let error = some.text(Some("x")).expect_err("unknown").to_string();

@@ -132,6 +132,7 @@ struct SentenceConfig {
     max_seq_length: Option<usize>,
     do_lower_case: Option<bool>,
     transformer_task: Option<String>,
+    module_output_name: Option<String>,
 }
 
 impl SentenceConfig {
@@ -145,13 +146,17 @@ impl SentenceConfig {
 
     /// Refuses models whose transformer gives something else than vectors of tokens.
     fn check(&self) -> Result<(), TextError> {
-        match self.transformer_task.as_deref() {
-            None | Some("feature-extraction") => Ok(()),
-            Some(other) => Err(TextError::Unsupported {
-                file: SENTENCE_CONFIG.to_owned(),
-                what: format!("transformer_task {other:?}"),
-            }),
+        let fields = [
+            ("transformer_task", &self.transformer_task, "feature-extraction"),
+            ("module_output_name", &self.module_output_name, "token_embeddings"),
+        ];
+        for (name, got, want) in fields {
+            if let Some(got) = got.as_deref().filter(|got| *got != want) {
+                let what = format!("{name} {got:?}");
+                return Err(TextError::Unsupported { file: SENTENCE_CONFIG.to_owned(), what });
+            }
         }
+        Ok(())
     }
 }
 
@@ -204,7 +209,9 @@ impl TextEncoder {
             let own = tokenizer.get_normalizer().cloned();
             let first = NormalizerWrapper::Lowercase(Lowercase);
             let both = [Some(first), own].into_iter().flatten().collect();
-            tokenizer.with_normalizer(Some(Sequence::new(both)));
+            tokenizer
+                .with_normalizer(Some(Sequence::new(both)))
+                .map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
         }
         let limits = TokenLimits {
             vocabulary: limits.vocabulary.or_else(|| Some(tokenizer.get_vocab_size(true))),

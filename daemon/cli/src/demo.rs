@@ -160,9 +160,14 @@ async fn measure(
     let one = async |sentence: &str| -> anyhow::Result<(f64, Embedding)> {
         let begin = Instant::now();
         let texts = vec![Text::String(sentence.to_owned())];
-        let mut embeddings =
-            embed::embed(&local.pool, model, texts, Preparation::default(), local_options.http.timeout)
-                .await?;
+        let mut embeddings = embed::embed(
+            &local.pool,
+            model,
+            texts,
+            Preparation::default(),
+            local_options.http.timeout,
+        )
+        .await?;
         Ok((begin.elapsed().as_secs_f64() * 1e3, embeddings.remove(0)))
     };
     let (first_ms, first) = one(SENTENCES[0]).await?;

@@ -9,8 +9,7 @@ use super::{PullError, hub::MODULES, manifest};
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// A folder with none of these is not a model.
-pub(super) const WEIGHTS: [&str; 4] =
-    ["model.safetensors", INDEX, "model.onnx", "onnx/model.onnx"];
+pub(super) const WEIGHTS: [&str; 4] = ["model.safetensors", INDEX, "model.onnx", "onnx/model.onnx"];
 
 /// Weights as Python objects, which the importer does not read.
 const PICKLE: &str = "pytorch_model.bin";

@@ -169,7 +169,8 @@ impl Hub<'_> {
                     parts.insert(format!("{folder}{}", self.inside(&file, &part)?));
                 }
                 if parts.len() > NAMED_MAX {
-                    let reason = format!("it names {} files, the limit is {NAMED_MAX}", parts.len());
+                    let reason =
+                        format!("it names {} files, the limit is {NAMED_MAX}", parts.len());
                     return Err(self.unusable(&file, reason));
                 }
             }

@@ -286,9 +286,8 @@ impl Described {
     ) -> Result<(Draft, Family), ImportError> {
         match &self.source {
             Source::Onnx(file) => {
-                let extend = |proto: &ModelProto| {
-                    self.modules.extend(proto, file, resolver, self.prompt)
-                };
+                let extend =
+                    |proto: &ModelProto| self.modules.extend(proto, file, resolver, self.prompt);
                 Ok((onnx::import(resolver, file, options, &extend)?, Family::Tensors))
             }
             Source::Hf => {

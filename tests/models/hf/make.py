@@ -130,8 +130,11 @@ def case(name, seed, model, tokenizer, *modules, prompts=None, default=None, sen
         ids[row, :length] = torch.randint(4, VOCABULARY, (length,), generator=generator)
         mask[row, :length] = 1
     features = {"input_ids": ids, "attention_mask": mask}
+    given = {**features}
+    if default is not None:
+        given["prompt_length"] = transformer._get_prompt_length(prompts[default])
     with torch.no_grad():
-        result = whole({**features})["sentence_embedding"].float()
+        result = whole(given)["sentence_embedding"].float()
     io = {f"in.{key}": value for key, value in features.items()} | {"out.sentence_embedding": result.contiguous()}
     save_file(io, folder / "io.safetensors")
     # One text at a time, so that padding plays no part.

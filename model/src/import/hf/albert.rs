@@ -69,8 +69,7 @@ pub(super) fn encoder(graph: &mut Graph, config: &Config) -> Result<Encoded, HfE
     let typed = graph.node("embeddings.words_and_types", "Add", &[&words, &first], &[]);
     let sum = graph.node("embeddings.sum", "Add", &[&typed, &positions], &[]);
     let normed = graph.layer_norm("embeddings.LayerNorm", &sum, embedded, epsilon)?;
-    let mut x =
-        graph.linear("encoder.embedding_hidden_mapping_in", &normed, embedded, width)?;
+    let mut x = graph.linear("encoder.embedding_hidden_mapping_in", &normed, embedded, width)?;
     for layer in 0..layers {
         let group = layer * groups / layers;
         for part in 0..inside {

@@ -59,17 +59,18 @@ pub(super) fn encoder(
     let width = fields.hidden_size;
     let embedded = fields.embedding_size.unwrap_or(width);
     config.check_sizes(&[("hidden_size", width), ("embedding_size", embedded)])?;
-    let heads = Heads::of(
-        fields.num_attention_heads,
-        config.head_dim(width, fields.num_attention_heads)?,
-    );
+    let heads =
+        Heads::of(fields.num_attention_heads, config.head_dim(width, fields.num_attention_heads)?);
     let sizes = Sizes {
         width,
         inner: fields.intermediate_size,
         epsilon: fields.layer_norm_eps,
         activation: config.activation("hidden_act", &fields.hidden_act)?,
     };
-    if !fields.pad_token_id.is_none_or(|id| (0..fields.max_position_embeddings as i64).contains(&id)) {
+    if !fields
+        .pad_token_id
+        .is_none_or(|id| (0..fields.max_position_embeddings as i64).contains(&id))
+    {
         return Err(config.unsupported(format!("pad_token_id {:?}", fields.pad_token_id)));
     }
     graph.find_prefix(ANCHOR)?;

@@ -33,10 +33,8 @@ impl Config {
         let fields = self.fields.iter().filter(|(_, value)| !value.is_null());
         let fields: Map<String, Value> =
             fields.map(|(name, value)| (name.clone(), value.clone())).collect();
-        serde_json::from_value(Value::Object(fields)).map_err(|error| HfError::Config {
-            file: self.file.clone(),
-            reason: error.to_string(),
-        })
+        serde_json::from_value(Value::Object(fields))
+            .map_err(|error| HfError::Config { file: self.file.clone(), reason: error.to_string() })
     }
 
     /// A field, unless it is null.
@@ -126,7 +124,9 @@ impl Activation {
     fn of(name: &str) -> Option<Activation> {
         Some(match name {
             "gelu" | "gelu_python" => Activation::Gelu,
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate" => Activation::GeluTanh,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate" => {
+                Activation::GeluTanh
+            }
             "relu" => Activation::Relu,
             "silu" | "swish" => Activation::Silu,
             "sigmoid" => Activation::Sigmoid,

@@ -113,12 +113,11 @@ pub(super) fn encoder(
     };
     let rope = Rope::read(config, None, "rope_theta", 10_000.0)?;
     let rotary = Rotary::wire(graph, "rotary", rope, heads.dim, positions, &tokens)?;
-    let [of_queries, of_keys] = rotary.turnings(graph, heads);
+    let [of_queries, of_keys] = rotary.turnings(graph, heads)?;
     let mut x = graph.embedding("embed_tokens", &tokens.ids, fields.vocab_size, width)?;
     for (index, is_local) in locals.into_iter().enumerate() {
         let name = format!("layers.{index}");
-        let normed =
-            graph.rms_norm(&format!("{name}.input_layernorm"), &x, width, epsilon, 0.0)?;
+        let normed = graph.rms_norm(&format!("{name}.input_layernorm"), &x, width, epsilon, 0.0)?;
         let own = format!("{name}.self_attn");
         let parts = [
             ("q_proj", heads.width()),

@@ -35,7 +35,8 @@ pub(super) fn encoder(graph: &mut Graph, config: &Config) -> Result<Encoded, HfE
     let words =
         graph.embedding("embeddings.word_embeddings", &tokens.ids, fields.vocab_size, width)?;
     let name = "embeddings.position_embeddings";
-    let table = graph.weight(&format!("{name}.weight"), &[fields.max_position_embeddings, width])?;
+    let table =
+        graph.weight(&format!("{name}.weight"), &[fields.max_position_embeddings, width])?;
     let positions = tokens.first_rows(graph, name, &table);
     let sum = graph.node("embeddings.sum", "Add", &[&words, &positions], &[]);
     let mut x = graph.layer_norm("embeddings.LayerNorm", &sum, width, EPSILON)?;

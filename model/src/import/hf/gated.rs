@@ -58,7 +58,11 @@ enum Up {
 }
 
 /// Wires NomicBERT.
-pub(super) fn nomic(graph: &mut Graph, config: &Config, positions: usize) -> Result<Encoded, HfError> {
+pub(super) fn nomic(
+    graph: &mut Graph,
+    config: &Config,
+    positions: usize,
+) -> Result<Encoded, HfError> {
     for (name, want) in [
         ("prenorm", false),
         ("parallel_block", false),
@@ -102,7 +106,11 @@ pub(super) fn nomic(graph: &mut Graph, config: &Config, positions: usize) -> Res
 }
 
 /// Wires GTE.
-pub(super) fn gte(graph: &mut Graph, config: &Config, positions: usize) -> Result<Encoded, HfError> {
+pub(super) fn gte(
+    graph: &mut Graph,
+    config: &Config,
+    positions: usize,
+) -> Result<Encoded, HfError> {
     config.only("position_embedding_type", "rope")?;
     config.only("layer_norm_type", "layer_norm")?;
     config.only("pack_qkv", true)?;
@@ -147,7 +155,7 @@ fn encoder(
     let mut tokens = Tokens::declare(graph);
     let hiding = tokens.hiding(graph, "mask.additive", Sight::Whole);
     let rotary = Rotary::wire(graph, "rotary", rope, heads.dim, positions, &tokens)?;
-    let turning = rotary.turning(graph, count);
+    let turning = rotary.turning(graph, count)?;
     let words = embeddings(graph, &fields, &tokens)?;
     let mut x = graph.layer_norm(names.embeddings_norm, &words, width, epsilon)?;
     for index in 0..fields.num_hidden_layers {
@@ -159,11 +167,9 @@ fn encoder(
         let qkv = graph.linear_parts(&packed, &x, sizes, names.packed_bias, &parts)?;
         let query = turning.apply(graph, &format!("{own}.query"), &qkv[0]);
         let key = turning.apply(graph, &format!("{own}.key"), &qkv[1]);
-        let context =
-            graph.attention(&own, [&query, &key, &qkv[2]], heads, heads.scale(), &hiding);
+        let context = graph.attention(&own, [&query, &key, &qkv[2]], heads, heads.scale(), &hiding);
         let attended = format!("{name}.{}", names.attended);
-        let attended =
-            graph.linear_if(&attended, &context, [width, width], names.attended_bias)?;
+        let attended = graph.linear_if(&attended, &context, [width, width], names.attended_bias)?;
         let sum = graph.node(&format!("{own}.residual"), "Add", &[&attended, &x], &[]);
         let norm = format!("{name}.{}", names.attention_norm);
         let attended = graph.layer_norm(&norm, &sum, width, epsilon)?;

@@ -97,18 +97,15 @@ pub(super) fn encoder(
     };
     graph.find_prefix(ANCHOR)?;
     let mut tokens = Tokens::declare(graph);
-    let bases = Bases {
-        global: ("rope_theta", 1_000_000.0),
-        local: ("rope_local_base_freq", 10_000.0),
-    };
+    let bases =
+        Bases { global: ("rope_theta", 1_000_000.0), local: ("rope_local_base_freq", 10_000.0) };
     let kinds = Kinds { bases, sights, heads, positions, locals: &locals };
     let kinds = kinds.wire(graph, config, &mut tokens)?;
     let words = graph.embedding("embed_tokens", &tokens.ids, fields.vocab_size, width)?;
     let root = (width as f32).sqrt();
     let mut x = graph.with_number("embed_tokens.scaled", "Mul", &words, root);
-    let norm = |graph: &mut Graph, name: &str, x: &str| {
-        graph.rms_norm(name, x, width, epsilon, OFFSET)
-    };
+    let norm =
+        |graph: &mut Graph, name: &str, x: &str| graph.rms_norm(name, x, width, epsilon, OFFSET);
     for (index, &is_local) in locals.iter().enumerate() {
         let Some(([of_queries, of_keys], hiding)) = &kinds[usize::from(is_local)] else {
             continue;
@@ -128,7 +125,8 @@ pub(super) fn encoder(
         let query =
             graph.rms_norm_of_heads(&format!("{own}.q_norm"), &query?, sizes, epsilon, OFFSET)?;
         let sizes = [heads.shared, heads.dim];
-        let key = graph.rms_norm_of_heads(&format!("{own}.k_norm"), &key?, sizes, epsilon, OFFSET)?;
+        let key =
+            graph.rms_norm_of_heads(&format!("{own}.k_norm"), &key?, sizes, epsilon, OFFSET)?;
         let query = of_queries.apply(graph, &format!("{own}.query"), &query);
         let key = of_keys.apply(graph, &format!("{own}.key"), &key);
         let context = graph.attention(&own, [&query, &key, &value?], heads, scale, hiding);

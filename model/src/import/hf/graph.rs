@@ -95,7 +95,8 @@ impl Graph {
         let Some(graph) = model.graph.take() else {
             return Err(unsupported("a model without a graph".to_owned()));
         };
-        let opsets = model.opset_import.iter().filter(|set| ["", "ai.onnx"].contains(&set.domain.as_str()));
+        let opsets =
+            model.opset_import.iter().filter(|set| ["", "ai.onnx"].contains(&set.domain.as_str()));
         let opset = opsets.map(|set| set.version).max().unwrap_or(1);
         if opset < OPSET_MIN {
             return Err(unsupported(format!(
@@ -139,11 +140,6 @@ impl Graph {
     pub(super) fn finish(self) -> (ModelProto, Vec<(String, Weight)>) {
         let model = ModelProto { graph: Some(self.graph), ..self.model };
         (model, self.weights)
-    }
-
-    /// The declared inputs and outputs.
-    pub(super) fn ports(&self) -> [&[ValueInfoProto]; 2] {
-        [&self.graph.input, &self.graph.output]
     }
 
     /// Leaves no output.

@@ -221,7 +221,11 @@ impl Graph {
         let grouped = count != shared;
         // Queries of heads that share one of keys are rows of one product.
         let query = if grouped {
-            self.reshape(&format!("{name}.query.grouped"), &query, &[0, shared as i64, -1, dim as i64])
+            self.reshape(
+                &format!("{name}.query.grouped"),
+                &query,
+                &[0, shared as i64, -1, dim as i64],
+            )
         } else {
             query
         };

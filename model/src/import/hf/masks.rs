@@ -1,6 +1,6 @@
 //! Which tokens see which, and where they are.
 
-use super::graph::{Attribute, Graph, Value};
+use super::graph::{Graph, Value};
 
 /// ONNX's numbers of element types. Source: ONNX, `TensorProto.DataType`.
 pub(super) const FLOAT: i64 = 1;

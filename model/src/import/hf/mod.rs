@@ -85,7 +85,8 @@ pub enum HfError {
     Type { file: String, tensor: String, dtype: String },
     #[error(
         "{file} contains Python objects, and reading it would run its code; save the weights as {} instead, with \
-         save_pretrained(.., safe_serialization=True)", weights::WHOLE
+         save_pretrained(.., safe_serialization=True)",
+        weights::WHOLE
     )]
     Pickle { file: String },
 }
@@ -135,7 +136,7 @@ pub(super) fn with_weights(mut model: ModelProto, weights: Vec<(String, Weight)>
     model
 }
 
-/// Whether a folder has weights, in safetensors files or as Python objects.
+/// Whether a folder has weights that can be read.
 pub(super) fn has_weights(resolver: &dyn Resolver, folder: &str) -> bool {
     Tensors::are_in(resolver, folder)
 }

@@ -129,7 +129,7 @@ impl Kinds<'_> {
             let rope = Rope::read(config, Some(layers), field, base)?;
             let (name, dim) = (format!("rotary.{name}"), self.heads.dim);
             let rotary = Rotary::wire(graph, &name, rope, dim, self.positions, tokens)?;
-            let turnings = rotary.turnings(graph, self.heads);
+            let turnings = rotary.turnings(graph, self.heads)?;
             let hiding = tokens.hiding(graph, &format!("{name}.mask"), sight);
             Ok::<_, HfError>(Some((turnings, hiding)))
         };
@@ -154,10 +154,8 @@ pub(super) fn encoder(
     let locals = fields.locals(config)?;
     graph.find_prefix(ANCHOR)?;
     let mut tokens = Tokens::declare(graph);
-    let bases = Bases {
-        global: ("global_rope_theta", 160_000.0),
-        local: ("local_rope_theta", 10_000.0),
-    };
+    let bases =
+        Bases { global: ("global_rope_theta", 160_000.0), local: ("local_rope_theta", 10_000.0) };
     let sights = [Sight::Whole, Sight::Near(fields.local_attention / 2)];
     let kinds = Kinds { bases, sights, heads, positions, locals: &locals };
     let kinds = kinds.wire(graph, config, &mut tokens)?;
@@ -181,8 +179,7 @@ pub(super) fn encoder(
         let qkv = graph.linear_parts(&format!("{own}.Wqkv"), &normed, sizes, bias, &parts)?;
         let query = of_queries.apply(graph, &format!("{own}.query"), &qkv[0]);
         let key = of_keys.apply(graph, &format!("{own}.key"), &qkv[1]);
-        let context =
-            graph.attention(&own, [&query, &key, &qkv[2]], heads, heads.scale(), hiding);
+        let context = graph.attention(&own, [&query, &key, &qkv[2]], heads, heads.scale(), hiding);
         let attended = graph.linear_if(&format!("{own}.Wo"), &context, [width, width], bias)?;
         x = graph.node(&format!("{own}.residual"), "Add", &[&x, &attended], &[]);
         let normed = norm(graph, &format!("{name}.mlp_norm"), &x)?;

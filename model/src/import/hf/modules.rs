@@ -112,38 +112,37 @@ impl Modules {
     ) -> Result<(), ImportError> {
         let Module { path, r#type } = module;
         let kind = r#type.strip_prefix(LIBRARY).and_then(|name| name.rsplit('.').next());
-        let folder = || Ok::<_, ImportError>(format!("{}/", confined(path)?));
+        let folder = match path.as_str() {
+            "" => String::new(),
+            path => format!("{}/", confined(path)?),
+        };
         let described = |folder: &str| Config::read(resolver, &format!("{folder}config.json"));
         match kind {
-            Some("Transformer") if index == 0 => {
-                self.encoder = if path.is_empty() { String::new() } else { folder()? };
-            }
+            Some("Transformer") if index == 0 => self.encoder = folder,
             Some("Pooling") if self.pooling.is_none() && index > 0 => {
-                self.pooling = Some(Pooling::of(&described(&folder()?)?)?);
+                self.pooling = Some(Pooling::of(&described(&folder)?)?);
             }
             // Nothing is dropped after training.
             Some("Dropout") => {}
             Some("Normalize") if self.pooling.is_some() => {
-                let file = format!("{}config.json", folder()?);
+                let file = format!("{folder}config.json");
                 if resolver.exists(&file) {
                     of_sentences(&Config::read(resolver, &file)?)?;
                 }
                 self.steps.push(Step::Normalize);
             }
             Some("Dense") if self.pooling.is_some() => {
-                let folder = folder()?;
                 let config = described(&folder)?;
                 of_sentences(&config)?;
                 config.only("use_residual", false)?;
                 self.steps.push(Step::Dense { folder, config });
             }
             Some("LayerNorm") if self.pooling.is_some() => {
-                let folder = folder()?;
                 let config = described(&folder)?;
                 self.steps.push(Step::LayerNorm { folder, config });
             }
             _ => {
-                let what = format!("module {type} in {path:?}", r#type = r#type);
+                let what = format!("module {} in {path:?}", r#type);
                 return Err(HfError::Unsupported { file: FILE.to_owned(), what }.into());
             }
         }
@@ -248,9 +247,8 @@ fn token_output(outputs: &[ValueInfoProto]) -> Option<&ValueInfoProto> {
     if outputs.iter().any(|output| output.name == OUTPUT) {
         return None;
     }
-    let named = TOKEN_OUTPUTS
-        .iter()
-        .find_map(|name| outputs.iter().find(|output| output.name == *name));
+    let named =
+        TOKEN_OUTPUTS.iter().find_map(|name| outputs.iter().find(|output| output.name == *name));
     let has_tokens = |output: &ValueInfoProto| dims(output).is_none_or(|dims| dims.len() == 3);
     match outputs {
         _ if named.is_some() => named.filter(|output| has_tokens(output)),
@@ -259,10 +257,8 @@ fn token_output(outputs: &[ValueInfoProto]) -> Option<&ValueInfoProto> {
     }
 }
 
-fn dims(
-    port: &ValueInfoProto,
-) -> Option<&[tract_onnx::pb::tensor_shape_proto::Dimension]> {
-    let TypeValue::TensorType(tensor) = port.r#type.as_ref()?.value.as_ref()? else { return None };
+fn dims(port: &ValueInfoProto) -> Option<&[tract_onnx::pb::tensor_shape_proto::Dimension]> {
+    let TypeValue::TensorType(tensor) = port.r#type.as_ref()?.value.as_ref()?;
     Some(&tensor.shape.as_ref()?.dim)
 }
 

@@ -123,7 +123,8 @@ mod tests {
     /// Numbers of `MPNetEncoder.relative_position_bucket` of transformers 5.24.
     #[test]
     fn buckets_are_those_of_pytorch() {
-        let distances = [-200, -128, -64, -40, -32, -16, -9, -8, -7, -1, 0, 1, 7, 8, 20, 45, 91, 200];
+        let distances =
+            [-200, -128, -64, -40, -32, -16, -9, -8, -7, -1, 0, 1, 7, 8, 20, 45, 91, 200];
         let want = [15, 15, 14, 12, 12, 10, 8, 8, 7, 1, 0, 17, 23, 24, 26, 28, 31, 31];
         assert_eq!(distances.map(bucket), want);
     }

@@ -51,7 +51,9 @@ pub(super) struct Pooling {
 impl Pooling {
     /// From the module's `config.json`.
     pub(super) fn of(config: &Config) -> Result<Pooling, HfError> {
-        config.only("include_prompt", true).map_or_else(|_| config.only("include_prompt", false), Ok)?;
+        config
+            .only("include_prompt", true)
+            .map_or_else(|_| config.only("include_prompt", false), Ok)?;
         let includes_prompt = config.get("include_prompt").is_none_or(|include| include == true);
         let known = |name: &serde_json::Value| {
             let mode = name.as_str().and_then(Mode::of);

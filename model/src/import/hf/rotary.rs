@@ -4,14 +4,18 @@
 use super::{
     HfError,
     config::Config,
-    graph::{Graph, Value},
+    graph::{Attribute, Graph, Value},
     layers::Heads,
     masks::Tokens,
 };
 use crate::import::onnx::Weight;
 
-/// Most positions of a table, which has some numbers for each.
-const POSITIONS_MAX: usize = 1 << 17;
+/// Most numbers of a table, which has half as many for each position as a head has features.
+const TABLE_MAX: usize = 1 << 24;
+/// Most features of a head.
+const DIM_MAX: usize = 1 << 10;
+/// Most features of all heads together.
+const WIDTH_MAX: usize = 1 << 20;
 
 /// How fast the pairs of features turn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,13 +131,12 @@ impl Rotary {
         positions: usize,
         tokens: &Tokens,
     ) -> Result<Rotary, HfError> {
-        if !dim.is_multiple_of(2) || dim == 0 {
-            return Err(HfError::Unsupported {
-                file: super::CONFIG.to_owned(),
-                what: format!("rotary positions with heads of {dim} features"),
-            });
+        if !dim.is_multiple_of(2) || !(1..=DIM_MAX).contains(&dim) {
+            return Err(unsupported(format!(
+                "rotary positions with heads of {dim} features, an even number up to {DIM_MAX} is possible"
+            )));
         }
-        let positions = positions.clamp(1, POSITIONS_MAX);
+        let positions = positions.clamp(1, TABLE_MAX / dim);
         let frequencies = rope.frequencies(dim);
         let mut table = |part: &str, function: fn(f32) -> f32| {
             let angles = (0..positions).flat_map(|position| {
@@ -153,9 +156,17 @@ impl Rotary {
     }
 
     /// The angles for so many heads. The first half of a head's features are the first ones of the pairs.
-    pub(super) fn turning(&self, graph: &mut Graph, heads: usize) -> Turning {
+    ///
+    /// # Errors
+    /// They have too many features.
+    pub(super) fn turning(&self, graph: &mut Graph, heads: usize) -> Result<Turning, HfError> {
         let Rotary { name, dim, cos, sin } = self;
-        let (width, half) = (heads * dim, dim / 2);
+        let (width, half) = (heads.saturating_mul(*dim), dim / 2);
+        if width > WIDTH_MAX {
+            return Err(unsupported(format!(
+                "rotary positions with {heads} heads of {dim} features, the limit is {WIDTH_MAX} together"
+            )));
+        }
         let name = format!("{name}.{heads}");
         let is_first = |at: usize| at % dim < half;
         let pairs: Vec<i64> = (0..width).map(|at| (at % dim % half) as i64).collect();
@@ -165,31 +176,42 @@ impl Rotary {
         let pairs = graph.integers(&format!("{name}.pairs"), &pairs);
         let signs = graph.numbers(&format!("{name}.signs"), &signs);
         let others = graph.integers(&format!("{name}.others"), &others);
-        let columns = [super::graph::Attribute::Int("axis", 1)];
+        let columns = [Attribute::Int("axis", 1)];
         let cos = graph.node(&format!("{name}.cos"), "Gather", &[cos, &pairs], &columns);
         let sin = graph.node(&format!("{name}.sin.sizes"), "Gather", &[sin, &pairs], &columns);
         let sin = graph.node(&format!("{name}.sin"), "Mul", &[&sin, &signs], &[]);
-        Turning { cos, sin, others }
+        Ok(Turning { cos, sin, others })
     }
 
     /// The angles for the heads of queries and for those of keys.
-    pub(super) fn turnings(&self, graph: &mut Graph, heads: Heads) -> [Turning; 2] {
-        let queries = self.turning(graph, heads.count);
+    ///
+    /// # Errors
+    /// As [`Rotary::turning`].
+    pub(super) fn turnings(
+        &self,
+        graph: &mut Graph,
+        heads: Heads,
+    ) -> Result<[Turning; 2], HfError> {
+        let queries = self.turning(graph, heads.count)?;
         let keys = if heads.shared == heads.count {
             let Turning { cos, sin, others } = &queries;
             Turning { cos: cos.clone(), sin: sin.clone(), others: others.clone() }
         } else {
-            self.turning(graph, heads.shared)
+            self.turning(graph, heads.shared)?
         };
-        [queries, keys]
+        Ok([queries, keys])
     }
+}
+
+fn unsupported(what: String) -> HfError {
+    HfError::Unsupported { file: super::CONFIG.to_owned(), what }
 }
 
 impl Turning {
     /// Turns packed heads, `[B, S, heads * dim]`.
     pub(super) fn apply(&self, graph: &mut Graph, name: &str, x: &str) -> Value {
         let Turning { cos, sin, others } = self;
-        let columns = [super::graph::Attribute::Int("axis", 2)];
+        let columns = [Attribute::Int("axis", 2)];
         let other = graph.node(&format!("{name}.others"), "Gather", &[x, others], &columns);
         let kept = graph.node(&format!("{name}.kept"), "Mul", &[x, cos], &[]);
         let crossed = graph.node(&format!("{name}.crossed"), "Mul", &[&other, sin], &[]);

@@ -6,18 +6,14 @@ use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors};
 
 use super::{HfError, ImportError, Resolver, read_json};
-use crate::{
-    import::onnx::Weight,
-    resolver::confined,
-    storage::Storage,
-};
+use crate::{import::onnx::Weight, resolver::confined, storage::Storage};
 
 /// Weights in one file.
 pub(super) const WHOLE: &str = "model.safetensors";
 /// The list of the files that weights are divided into.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// Weights as Python objects, which are not read because reading them runs code of the file.
-pub(super) const PICKLE: &str = "pytorch_model.bin";
+pub(in crate::import) const PICKLE: &str = "pytorch_model.bin";
 
 /// The tensors of a model or of a module.
 #[derive(Default)]
@@ -64,7 +60,9 @@ impl Tensors {
                 let file = confined(&format!("{folder}{file}"))?;
                 tensors.add(&file, &resolver.read(&file)?)?;
             }
-            if let Some(missing) = weight_map.keys().find(|&name| !tensors.tensors.contains_key(name)) {
+            if let Some(missing) =
+                weight_map.keys().find(|&name| !tensors.tensors.contains_key(name))
+            {
                 return Err(HfError::Tensor { file: index, tensor: missing.clone() }.into());
             }
             tensors.file = index;
