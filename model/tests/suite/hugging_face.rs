@@ -132,7 +132,7 @@ fn a_model_of_any_length_has_tables_of_bounded_size() {
     let files = configured("qwen3", json!({"max_position_embeddings": 1u64 << 60}));
     let files = without(files, "tokenizer_config.json");
     let model = loaded(&files).expect("loads");
-    assert!(model.weights.bytes() < 64 << 20, "{:?}", model.weights);
+    assert!(model.weights.bytes() < 65 << 20, "{:?}", model.weights);
 }
 
 #[test]

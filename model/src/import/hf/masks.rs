@@ -100,11 +100,13 @@ impl Tokens {
     /// The numbers that hide keys when they are added to scores, which broadcast to `[B, heads, S, S]`. They are finite, so
     /// that a query that sees nothing has a result, which nothing uses.
     pub(super) fn hiding(&mut self, graph: &mut Graph, name: &str, sight: Sight) -> Value {
-        let tokens = graph.unsqueeze(&format!("{name}.tokens"), &self.mask, &[1, 2]);
-        let open = match self.seen(graph, name, sight) {
-            Some(seen) => graph.node(&format!("{name}.open"), "Mul", &[&tokens, &seen], &[]),
-            None => tokens,
+        let Some(seen) = self.seen(graph, name, sight) else {
+            let minus = graph.with_number(&format!("{name}.minus_one"), "Sub", &self.mask, 1.0);
+            let hiding = graph.with_number(&format!("{name}.numbers"), "Mul", &minus, f32::MAX);
+            return graph.unsqueeze(name, &hiding, &[1, 2]);
         };
+        let tokens = graph.unsqueeze(&format!("{name}.tokens"), &self.mask, &[1, 2]);
+        let open = graph.node(&format!("{name}.open"), "Mul", &[&tokens, &seen], &[]);
         let minus = graph.with_number(&format!("{name}.minus_one"), "Sub", &open, 1.0);
         graph.with_number(name, "Mul", &minus, f32::MAX)
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::import::onnx::Weight;
 
-/// Most numbers of a table, which has half as many for each position as a head has features.
+/// Most numbers of the two tables together, which have as many for each position as a head has features.
 const TABLE_MAX: usize = 1 << 24;
 /// Most features of a head.
 const DIM_MAX: usize = 1 << 10;
