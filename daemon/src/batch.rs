@@ -26,8 +26,14 @@ pub enum BatchError {
 
 /// Most bytes that are copied or checked on a thread that other tasks need, too: more would block it for milliseconds.
 const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Token numbers.
+const IDS: &str = "input_ids";
 /// The input that is 1 where a token is and 0 where padding is.
 const MASK: &str = "attention_mask";
+/// The input that counts tokens from 0 on.
+const POSITIONS: &str = "position_ids";
+/// Inputs that tell one text of a pair from the other, and are 0 for a single one.
+const TYPES: [&str; 2] = ["token_type_ids", "segment_ids"];
 
 /// Fixed sizes of a program that takes tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,8 +76,8 @@ pub(crate) fn weight(program: &Program, rows_max: u32) -> u32 {
 
 /// The inputs of a run that answers these requests, in the program's order.
 ///
-/// Rows of tokens become `[rows, longest]` tensors: `input_ids` padded with 0, `attention_mask` 1 where a token is, any other
-/// integer input (token types) 0. If the program has more rows, the last one is repeated.
+/// Rows of tokens become `[rows, longest]` tensors: `input_ids` padded with 0, `attention_mask` 1 where a token is,
+/// `position_ids` 0, 1, .., token types 0. If the program has more rows, the last one is repeated.
 pub(crate) fn join<'a>(
     program: &Program,
     inputs: &'a [Arc<Input>],
@@ -100,12 +106,19 @@ pub(crate) fn join<'a>(
         let padded = rows.iter().flat_map(|ids| {
             (0..longest).map(|at| match (port.name.as_str(), ids.get(at)) {
                 (MASK, id) => i64::from(id.is_some()),
-                ("input_ids", Some(&id)) => i64::from(id),
+                (IDS, Some(&id)) => i64::from(id),
+                (POSITIONS, _) => at as i64,
                 _ => 0,
             })
         });
+        let shape = vec![rows.len(), longest];
+        if port.dtype == DType::I32 {
+            // Token numbers are below the vocabulary, which fits 32 bits.
+            let bytes = padded.flat_map(|number| (number as i32).to_le_bytes()).collect();
+            return Tensor::new(DType::I32, shape, bytes);
+        }
         let values: Vec<i64> = padded.collect();
-        Tensor::from_i64(vec![rows.len(), longest], &values)
+        Tensor::from_i64(shape, &values)
     });
     Ok(Cow::Owned(tensors.collect::<Result<_, _>>()?))
 }
@@ -177,14 +190,21 @@ pub(crate) fn check(
         if output.shape.first() != Some(&rows) {
             return Err(format!("results of shape {:?} for {rows} rows", output.shape));
         }
-        let (numbers, _) = output.bytes.as_chunks::<4>();
-        if output.dtype == DType::F32
-            && numbers.iter().any(|bytes| !f32::from_le_bytes(*bytes).is_finite())
-        {
+        if output.dtype.is_float() && !is_finite(output) {
             return Err("results hold numbers that are not finite".to_owned());
         }
     }
     Ok(())
+}
+
+fn is_finite(output: &Tensor) -> bool {
+    match output.dtype {
+        DType::F32 => {
+            let (numbers, _) = output.bytes.as_chunks::<4>();
+            numbers.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite())
+        }
+        _ => output.numbers().into_iter().all(f64::is_finite),
+    }
 }
 
 /// Row `index` of a run's results, which have so many rows.
@@ -249,20 +269,28 @@ pub(crate) fn bytes(tensors: &[Tensor]) -> usize {
     tensors.iter().map(|tensor| tensor.bytes.len()).sum()
 }
 
-/// Whether a program takes tokens: its first input is `input_ids` and all are integers `[batch, sequence]`.
+/// Whether a program takes tokens: one input is `input_ids`, the others are what can be told from them, and all are integers
+/// `[batch, sequence]`.
 pub(crate) fn takes_tokens(program: &Program) -> bool {
-    program.inputs.iter().any(|port| port.name == "input_ids")
-        && program
-            .inputs
-            .iter()
-            .all(|port| port.dtype == DType::I64 && program.value(port.value).shape.len() == 2)
+    let is_known = |name: &str| [IDS, MASK, POSITIONS].contains(&name) || TYPES.contains(&name);
+    program.inputs.iter().any(|port| port.name == IDS)
+        && program.inputs.iter().all(|port| {
+            is_known(&port.name)
+                && matches!(port.dtype, DType::I64 | DType::I32)
+                && program.value(port.value).shape.len() == 2
+        })
 }
 
-/// The values of an output, when it is one row of F32.
+/// The values of an output, when it is one row of floats.
 pub(crate) fn single_row(output: Option<&Tensor>) -> Option<Vec<f32>> {
     let output = output?;
-    (output.dtype == DType::F32 && output.shape.len() == 2 && output.shape[0] == 1)
-        .then(|| output.to_f32().ok())?
+    if !output.dtype.is_float() || output.shape.len() != 2 || output.shape[0] != 1 {
+        return None;
+    }
+    match output.dtype {
+        DType::F32 => output.to_f32().ok(),
+        _ => Some(output.numbers().into_iter().map(|number| number as f32).collect()),
+    }
 }
 
 #[cfg(test)]
@@ -314,6 +342,34 @@ mod tests {
         assert_eq!(joined(&bare, &[&[5]]).expect("not padded"), [vec![5]]);
         let open = program(&["input_ids"], [rows(), rows()]);
         assert_eq!(weight(&open, 32), 32);
+    }
+
+    #[test]
+    fn inputs_are_told_from_the_tokens() {
+        let rows = || Dim::Symbol(flotilla_program::dim::Symbol(0));
+        let shape = || [rows(), rows()];
+        let all = program(&["input_ids", MASK, POSITIONS, "token_type_ids"], shape());
+        assert!(takes_tokens(&all));
+        let want = [vec![5, 6, 7, 0], vec![1, 1, 1, 0], vec![0, 1, 0, 1], vec![0; 4]];
+        assert_eq!(joined(&all, &[&[5, 6], &[7]]).expect("joined"), want);
+        let mut narrow = program(&["input_ids", MASK], shape());
+        narrow.inputs[0].dtype = DType::I32;
+        assert!(takes_tokens(&narrow));
+        let tensors =
+            join(&narrow, &[Arc::new(Input::Tokens(vec![5, 6]))]).expect("joined").into_owned();
+        assert_eq!((tensors[0].dtype, tensors[0].numbers()), (DType::I32, vec![5.0, 6.0]));
+        assert_eq!((tensors[1].dtype, tensors[1].numbers()), (DType::I64, vec![1.0, 1.0]));
+        assert!(!takes_tokens(&program(&["input_ids", "task_id"], shape())));
+        assert!(!takes_tokens(&program(&[MASK], shape())));
+    }
+
+    #[test]
+    fn embeddings_of_half_precision_are_numbers_too() {
+        let halves = [0x3c00u16, 0xc000].map(u16::to_le_bytes).concat();
+        let row = Tensor::new(DType::F16, vec![1, 2], halves).expect("fits");
+        assert_eq!(single_row(Some(&row)), Some(vec![1.0, -2.0]));
+        let infinite = Tensor::new(DType::F16, vec![1, 1], vec![0, 0x7c]).expect("fits");
+        assert!(is_finite(&row) && !is_finite(&infinite));
     }
 
     #[test]

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use flotilla_fleet::ModelId;
 use flotilla_model::{
     import::{Family, FileRecord, ImportError, ImportedModel, LoadOptions},
+    prompts::Prompts,
     text::{TextEncoder, TokenLimits},
     weights::Weights,
 };
 use flotilla_program::{BlobId, Port, Program, ProgramError};
-use flotilla_tensor::{DType, Tensor};
+use flotilla_tensor::Tensor;
 
 use crate::{
     batch::FixedSizes,
@@ -49,6 +50,8 @@ pub struct Model {
     pub embedding_output: Option<usize>,
     /// Tokenizer, where the model has one.
     pub text: Option<TextEncoder>,
+    /// Texts that are put before those of clients.
+    pub prompts: Prompts,
     /// Most tokens of an input.
     pub tokens_max: usize,
     /// Token ids are below this.
@@ -76,7 +79,8 @@ impl Model {
 #[expect(missing_docs, reason = "fields are what the messages say")]
 pub enum ModelError {
     #[error(
-        "{path} is not a model: neither model.safetensors with config.json nor an .onnx file is there"
+        "{path} is not a model: neither config.json with model.safetensors (or model.safetensors.index.json) nor model.onnx or \
+         onnx/model.onnx is there"
     )]
     NotAModel { path: PathBuf },
     #[error("{path} cannot be read: {source}")]
@@ -111,15 +115,9 @@ impl NewModel {
         imported: ImportedModel,
         weights: Option<(&WeightFiles, &MappedFiles)>,
     ) -> Result<NewModel, ModelError> {
-        let ImportedModel {
-            family,
-            program,
-            weights: Weights { blobs },
-            text,
-            limits,
-            strings,
-            ..
-        } = imported;
+        let ImportedModel { family, program, weights, text, prompts, limits, strings, .. } =
+            imported;
+        let Weights { blobs } = weights;
         let program_bytes = program
             .to_bytes()
             .map_err(|source| ModelError::Program { path: path.clone(), source })?;
@@ -144,6 +142,7 @@ impl NewModel {
             program_bytes,
             strings,
             text,
+            prompts,
             tokens_max,
             vocabulary: limits.vocabulary.and_then(|size| u32::try_from(size).ok()),
             sizes: None,
@@ -224,6 +223,7 @@ impl Catalog {
             weights: Weights { blobs },
             strings: BTreeMap::new(),
             text: None,
+            prompts: Prompts::default(),
             limits: TokenLimits::default(),
             files: Vec::new(),
         };
@@ -312,7 +312,7 @@ pub fn open_new(
 /// `sentence_embedding`, or a single output `[rows, size]`.
 fn embedding_output(family: Family, program: &Program) -> Option<usize> {
     let is_vector =
-        |port: &Port| port.dtype == DType::F32 && program.value(port.value).shape.len() == 2;
+        |port: &Port| port.dtype.is_float() && program.value(port.value).shape.len() == 2;
     match (family, program.outputs.as_slice()) {
         (Family::TextEmbedding { .. }, _) => Some(0),
         (Family::Tensors, [only]) => is_vector(only).then_some(0),
@@ -363,13 +363,12 @@ fn import_with(
     let options = LoadOptions { examples, dims, ..LoadOptions::named(name_of(path)) };
     let imported = flotilla_model::import::load(&folder, &options)
         .map_err(|source| ModelError::Import { path: path.to_owned(), source: Box::new(source) })?;
-    check_manifest(path, &imported.files)?;
+    check_manifest(path, folder.root(), &imported.files)?;
     Ok(imported)
 }
 
 /// Compares the files that were read with the folder's manifest, if it has one.
-fn check_manifest(path: &Path, files: &[FileRecord]) -> Result<(), ModelError> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+fn check_manifest(path: &Path, folder: &Path, files: &[FileRecord]) -> Result<(), ModelError> {
     let manifest = Manifest::read(folder)
         .map_err(|source| ModelError::Manifest { path: path.to_owned(), source })?;
     let Some(manifest) = manifest else { return Ok(()) };

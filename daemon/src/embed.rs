@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_model::text::EncodeError;
+use flotilla_model::{prompts::PromptError, text::EncodeError};
 use flotilla_program::{Port, Program};
 
 use crate::{
@@ -59,12 +59,22 @@ pub enum EmbedError {
     Tokenizer { index: usize, source: EncodeError },
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    #[error("model {model}: {source}")]
+    Prompt { model: String, source: PromptError },
     #[error("results of model {model} are not an embedding")]
     Output { model: String },
 }
 
-/// Embeds texts, in order. `cut` shortens inputs to so many tokens, at most what the model takes; without it an input that
-/// is too long is an error.
+/// How texts become tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preparation {
+    /// Shortens inputs to so many tokens, at most what the model takes; without it an input that is too long is an error.
+    pub cut: Option<usize>,
+    /// The name of the prompt that is put before texts; the model's default one without. Token ids are taken as they are.
+    pub prompt: Option<String>,
+}
+
+/// Embeds texts, in order.
 ///
 /// # Errors
 /// The first input that cannot be embedded; the others are cancelled.
@@ -72,23 +82,28 @@ pub async fn embed(
     pool: &Pool,
     model: &Arc<Model>,
     texts: Vec<Text>,
-    cut: Option<usize>,
+    preparation: Preparation,
     terms: impl Into<Terms>,
 ) -> Result<Vec<Embedding>, EmbedError> {
-    let rows = tokenize(model, texts, cut).await?;
+    let rows = tokenize(model, texts, preparation).await?;
     run(pool, model, rows, terms.into()).await
 }
 
-/// Token ids of texts, in order and checked. `cut` as for [`embed`].
+/// Token ids of texts, in order and checked.
 ///
 /// # Errors
-/// The model does not embed texts, or the first input that cannot be embedded.
+/// The model does not embed texts or has no such prompt, or the first input that cannot be embedded.
 pub async fn tokenize(
     model: &Arc<Model>,
     texts: Vec<Text>,
-    cut: Option<usize>,
+    preparation: Preparation,
 ) -> Result<Vec<Vec<u32>>, EmbedError> {
     output(model)?;
+    let Preparation { cut, prompt } = preparation;
+    let prompt = model.prompts.text(prompt.as_deref());
+    let prompt =
+        prompt.map_err(|source| EmbedError::Prompt { model: model.name.clone(), source })?;
+    let prompt = prompt.to_owned();
     // An encoding takes about a hundred times the memory of its text, so few are made at once.
     let _turn = TOKENIZING.acquire().await.map_err(|_| AnswerError::PoolEnded)?;
     // Megabytes of text take seconds, and the threads that carry heartbeats must not wait for them.
@@ -96,7 +111,8 @@ pub async fn tokenize(
         let model = model.clone();
         tokio::task::spawn_blocking(move || {
             let texts = texts.into_iter().enumerate();
-            texts.map(|(index, text)| tokens(&model, index, text, cut)).collect::<Result<_, _>>()
+            let tokens = texts.map(|(index, text)| tokens(&model, index, text, &prompt, cut));
+            tokens.collect::<Result<_, _>>()
         })
     };
     tokenizing.await.map_err(|_| AnswerError::PoolEnded)?
@@ -142,15 +158,29 @@ fn output(model: &Model) -> Result<usize, EmbedError> {
     let reason = match model.embedding_output {
         Some(output) if takes_tokens(program) => return Ok(output),
         Some(_) => format!(
-            "texts are token ids, input_ids and the like of I64[batch, sequence], and its inputs are {}",
+            "texts are token ids, input_ids and the like of I64 or I32[batch, sequence], and its inputs are {}",
             ports(program, &program.inputs)
         ),
         None => format!(
-            "none of its outputs is known to be a vector F32[batch, size] for each text; they are {}",
-            ports(program, &program.outputs)
+            "none of its outputs is known to be a vector [batch, size] for each text; they are {}{}",
+            ports(program, &program.outputs),
+            if has_token_vectors(program) {
+                "; of vectors of tokens one is made as modules.json or 1_Pooling/config.json says, so add these files of \
+                 sentence-transformers to its folder"
+            } else {
+                ""
+            }
         ),
     };
     Err(EmbedError::NotText { model: model.name.clone(), reason })
+}
+
+/// Whether an output may hold a vector for each token.
+fn has_token_vectors(program: &Program) -> bool {
+    program
+        .outputs
+        .iter()
+        .any(|port| port.dtype.is_float() && program.value(port.value).shape.len() == 3)
 }
 
 /// The first inputs or outputs of a program, with types and shapes.
@@ -173,6 +203,7 @@ fn tokens(
     model: &Model,
     index: usize,
     text: Text,
+    prompt: &str,
     cut: Option<usize>,
 ) -> Result<Vec<u32>, EmbedError> {
     let limit = model.tokens_max;
@@ -189,6 +220,7 @@ fn tokens(
                 .text
                 .as_ref()
                 .ok_or_else(|| EmbedError::NoTokenizer { model: model.name.clone() })?;
+            let text = format!("{prompt}{text}");
             let encoded =
                 encoder.encode_within(&text, requested.unwrap_or(limit)).map_err(|source| {
                     match source {

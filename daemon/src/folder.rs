@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use flotilla_model::{
-    import::{ResolveError, Resolver},
+    import::{ResolveError, Resolver, is_model},
     storage::Storage,
 };
 
 use crate::mapped::MappedFiles;
 
-/// The file that an ONNX model is read from, whatever its name on disk is.
-const ONNX: &str = "model.onnx";
+/// The sub-folder that exporters for browsers put ONNX files into, beside the descriptions of the model.
+const ONNX_FOLDER: &str = "onnx";
+/// Descriptions, of which such a model has at least one.
+const DESCRIPTIONS: [&str; 2] = ["config.json", "tokenizer.json"];
 
 /// A folder that a model's files are read from, and nothing outside of it.
 #[derive(Clone, Debug)]
@@ -20,13 +22,14 @@ pub struct Folder {
     root: PathBuf,
     /// Where a hub's cache keeps the files that its snapshot folders link to.
     blobs: Option<PathBuf>,
-    /// The file that was named instead of its folder.
+    /// The file that was named instead of its folder, by its path in the folder.
     onnx: Option<String>,
     maps: MappedFiles,
 }
 
 impl Folder {
-    /// A model's folder, or the folder of an `.onnx` file.
+    /// A model's folder, or the folder of an `.onnx` file. The folder of a file in `onnx/` is the one above, if the model is
+    /// described there.
     ///
     /// # Errors
     /// The path is not there.
@@ -37,8 +40,17 @@ impl Folder {
             return Ok(Folder { root: path, blobs, onnx: None, maps: MappedFiles::default() });
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let root = path.parent().unwrap_or(&path).to_owned();
-        Ok(Folder { root, blobs: None, onnx: name, maps: MappedFiles::default() })
+        let parent = path.parent().unwrap_or(&path);
+        let above = parent.parent().filter(|above| {
+            let is_described = DESCRIPTIONS.iter().any(|file| above.join(file).is_file());
+            parent.file_name().is_some_and(|name| name == ONNX_FOLDER) && is_described
+        });
+        let (root, onnx) = match above {
+            Some(above) => (above, name.map(|name| format!("{ONNX_FOLDER}/{name}"))),
+            None => (parent, name),
+        };
+        let (root, blobs) = (root.to_owned(), hub_blobs(root));
+        Ok(Folder { root, blobs, onnx, maps: MappedFiles::default() })
     }
 
     /// The same, with files mapped by `maps`.
@@ -46,29 +58,27 @@ impl Folder {
         Folder { maps, ..self }
     }
 
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether a model may be here.
     pub fn is_model(&self) -> bool {
         match &self.onnx {
             Some(file) => file.ends_with(".onnx"),
-            None => {
-                self.exists(ONNX)
-                    || (self.exists("config.json") && self.exists("model.safetensors"))
-            }
+            None => is_model(self),
         }
     }
 
     /// The file of a path, links followed, if it lies inside the folder.
     fn file(&self, path: &str) -> Result<PathBuf, ResolveError> {
-        let name = match &self.onnx {
-            Some(file) if path == ONNX => file,
-            Some(_) | None => path,
-        };
-        let missing = || ResolveError::Missing { path: name.to_owned() };
-        let file = self.root.join(name).canonicalize().map_err(|_| missing())?;
+        let missing = || ResolveError::Missing { path: path.to_owned() };
+        let file = self.root.join(path).canonicalize().map_err(|_| missing())?;
         let is_inside = file.starts_with(&self.root)
             || self.blobs.as_ref().is_some_and(|blobs| file.starts_with(blobs));
         if !is_inside {
-            return Err(ResolveError::Outside { path: name.to_owned() });
+            return Err(ResolveError::Outside { path: path.to_owned() });
         }
         if file.is_file() { Ok(file) } else { Err(missing()) }
     }
@@ -93,6 +103,10 @@ impl Resolver for Folder {
         self.file(path).is_ok()
     }
 
+    fn named_file(&self) -> Option<String> {
+        self.onnx.clone()
+    }
+
     fn storage(&self) -> Storage {
         self.maps.storage()
     }
@@ -112,6 +126,22 @@ mod tests {
         std::os::unix::fs::symlink("../../blobs/1", snapshot.join("config.json")).expect("linked");
         let folder = Folder::open(&snapshot).expect("there");
         assert_eq!(folder.read("config.json").expect("read"), "{}");
+    }
+
+    #[test]
+    fn a_file_in_the_folder_for_browsers_has_the_descriptions_above() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let file = root.path().join("onnx/model_quantized.onnx");
+        std::fs::create_dir(root.path().join("onnx")).expect("made");
+        std::fs::write(&file, "o").expect("written");
+        let folder = Folder::open(&file).expect("there");
+        assert_eq!(folder.named_file().as_deref(), Some("model_quantized.onnx"));
+        assert_eq!(folder.read("model_quantized.onnx").expect("read"), "o");
+        std::fs::write(root.path().join("tokenizer.json"), "{}").expect("written");
+        let folder = Folder::open(&file).expect("there");
+        assert_eq!(folder.named_file().as_deref(), Some("onnx/model_quantized.onnx"));
+        assert_eq!(folder.read("onnx/model_quantized.onnx").expect("read"), "o");
+        assert!(folder.exists("tokenizer.json") && folder.is_model());
     }
 
     #[test]

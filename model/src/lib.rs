@@ -12,6 +12,7 @@ pub mod golden;
 mod graph;
 pub mod import;
 pub mod padding;
+pub mod prompts;
 mod resolver;
 pub mod storage;
 pub mod text;

@@ -20,6 +20,11 @@ pub trait Resolver {
     /// Whether there is such a file.
     fn exists(&self, path: &str) -> bool;
 
+    /// The ONNX file that the user named instead of its folder.
+    fn named_file(&self) -> Option<String> {
+        None
+    }
+
     /// Where weights go that are not in a file of the model in the form that pages need; memory, if not told otherwise.
     fn storage(&self) -> Storage {
         Storage::default()
@@ -98,6 +103,44 @@ impl Resolver for Recorder<'_> {
 
     fn exists(&self, path: &str) -> bool {
         self.inner.exists(path)
+    }
+
+    fn named_file(&self) -> Option<String> {
+        self.inner.named_file()
+    }
+
+    fn storage(&self) -> Storage {
+        self.inner.storage()
+    }
+}
+
+/// The files of a folder inside a model's folder.
+pub struct Within<'r> {
+    inner: &'r dyn Resolver,
+    /// `""`, or it ends in `/`.
+    folder: String,
+}
+
+impl<'r> Within<'r> {
+    /// Of a folder: `""`, or a path that ends in `/`.
+    pub(crate) fn folder(inner: &'r dyn Resolver, folder: &str) -> Within<'r> {
+        Within { inner, folder: folder.to_owned() }
+    }
+
+    /// Of the folder that a file is in.
+    pub fn beside(inner: &'r dyn Resolver, file: &str) -> Within<'r> {
+        let folder = file.rfind('/').map_or("", |end| &file[..=end]);
+        Within::folder(inner, folder)
+    }
+}
+
+impl Resolver for Within<'_> {
+    fn read(&self, path: &str) -> Result<Bytes, ResolveError> {
+        self.inner.read(&format!("{}{path}", self.folder))
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.inner.exists(&format!("{}{path}", self.folder))
     }
 
     fn storage(&self) -> Storage {

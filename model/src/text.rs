@@ -1,10 +1,14 @@
 //! Text to token numbers and back.
 
-use tokenizers::{Encoding, Tokenizer};
+use tokenizers::{
+    Encoding, NormalizerWrapper, Tokenizer,
+    normalizers::{Lowercase, Sequence},
+};
 
 use crate::resolver::{ResolveError, Resolver};
 
 const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 const REMEDY: &str = "fetch the file again from where the model came from, or remove it to serve the model by token ids";
 
@@ -24,6 +28,8 @@ const MARGIN: usize = 64;
 pub enum TextError {
     #[error("{file} is damaged: {reason}; {REMEDY}")]
     Damaged { file: String, reason: String },
+    #[error("{file} asks for {what}, which is not supported")]
+    Unsupported { file: String, what: String },
     #[error(transparent)]
     Resolve(#[from] ResolveError),
 }
@@ -75,26 +81,25 @@ pub struct TokenLimits {
 }
 
 impl TokenLimits {
-    /// Limits of the configuration, with the length that `sentence_bert_config.json` may lower.
+    /// Limits of the configuration, with the length that `sentence_bert_config.json` or, without one there, the tokenizer's
+    /// configuration may lower.
     pub(crate) fn load(
         resolver: &dyn Resolver,
         positions_max: Option<usize>,
         vocabulary: Option<usize>,
     ) -> Result<TokenLimits, TextError> {
-        #[derive(serde::Deserialize)]
-        struct SentenceConfig {
-            max_seq_length: Option<usize>,
-        }
-        let mut limits = TokenLimits { length_max: positions_max, vocabulary };
-        if resolver.exists(SENTENCE_CONFIG) {
-            let config: SentenceConfig = serde_json::from_slice(&resolver.read(SENTENCE_CONFIG)?)
-                .map_err(|error| damaged(SENTENCE_CONFIG, &error))?;
-            limits.length_max = match (limits.length_max, config.max_seq_length) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-        }
-        Ok(limits)
+        let sentence = SentenceConfig::read(resolver)?;
+        sentence.check()?;
+        let shorter = |limit: Option<usize>, other: Option<usize>| match (limit, other) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let of_tokenizer = match sentence.max_seq_length {
+            Some(_) => None,
+            None => tokenizer_length(resolver)?,
+        };
+        let length_max = shorter(positions_max, sentence.max_seq_length.or(of_tokenizer));
+        Ok(TokenLimits { length_max, vocabulary })
     }
 
     /// Checks token numbers that a client sends instead of text.
@@ -119,6 +124,55 @@ impl TokenLimits {
             })
             .collect()
     }
+}
+
+/// How sentence-transformers prepares texts.
+#[derive(Default, serde::Deserialize)]
+struct SentenceConfig {
+    max_seq_length: Option<usize>,
+    do_lower_case: Option<bool>,
+    transformer_task: Option<String>,
+    module_output_name: Option<String>,
+}
+
+impl SentenceConfig {
+    fn read(resolver: &dyn Resolver) -> Result<SentenceConfig, TextError> {
+        if !resolver.exists(SENTENCE_CONFIG) {
+            return Ok(SentenceConfig::default());
+        }
+        serde_json::from_slice(&resolver.read(SENTENCE_CONFIG)?)
+            .map_err(|error| damaged(SENTENCE_CONFIG, &error))
+    }
+
+    /// Refuses models whose transformer gives something else than vectors of tokens.
+    fn check(&self) -> Result<(), TextError> {
+        let fields = [
+            ("transformer_task", &self.transformer_task, "feature-extraction"),
+            ("module_output_name", &self.module_output_name, "token_embeddings"),
+        ];
+        for (name, got, want) in fields {
+            if let Some(got) = got.as_deref().filter(|got| *got != want) {
+                let what = format!("{name} {got:?}");
+                return Err(TextError::Unsupported { file: SENTENCE_CONFIG.to_owned(), what });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The length in the tokenizer's configuration, where a huge number means none.
+fn tokenizer_length(resolver: &dyn Resolver) -> Result<Option<usize>, TextError> {
+    #[derive(serde::Deserialize)]
+    struct TokenizerConfig {
+        model_max_length: Option<serde_json::Number>,
+    }
+    if !resolver.exists(TOKENIZER_CONFIG) {
+        return Ok(None);
+    }
+    let config: TokenizerConfig = serde_json::from_slice(&resolver.read(TOKENIZER_CONFIG)?)
+        .map_err(|error| damaged(TOKENIZER_CONFIG, &error))?;
+    let length = config.model_max_length.and_then(|number| number.as_u64());
+    Ok(length.and_then(|length| usize::try_from(length).ok()).filter(|&length| length > 0))
 }
 
 /// A model's tokenizer.
@@ -151,6 +205,14 @@ impl TextEncoder {
         // The caller does both: it must report when a text was cut, and it pads to the batch.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
+        if SentenceConfig::read(resolver)?.do_lower_case == Some(true) {
+            let own = tokenizer.get_normalizer().cloned();
+            let first = NormalizerWrapper::Lowercase(Lowercase);
+            let both = [Some(first), own].into_iter().flatten().collect();
+            tokenizer
+                .with_normalizer(Some(Sequence::new(both)))
+                .map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
+        }
         let limits = TokenLimits {
             vocabulary: limits.vocabulary.or_else(|| Some(tokenizer.get_vocab_size(true))),
             ..limits
@@ -195,6 +257,14 @@ impl TextEncoder {
             }
             size = size.saturating_mul(2).min(part_max);
         }
+    }
+
+    /// How many tokens a text begins with that begins with this prompt: its tokens, without a special one at the end.
+    pub(crate) fn prompt_tokens(&self, prompt: &str) -> Result<usize, TextError> {
+        let encoding = self.tokenizer.encode_fast(prompt, true);
+        let encoding = encoding.map_err(|error| damaged(TOKENIZER, error.as_ref()))?;
+        let ends = encoding.get_special_tokens_mask().last() == Some(&1);
+        Ok(encoding.len() - usize::from(ends))
     }
 
     fn cut(
@@ -252,7 +322,7 @@ fn beginning(text: &str, size: usize) -> &str {
     }
 }
 
-fn damaged(file: &str, reason: &dyn std::fmt::Display) -> TextError {
+pub(crate) fn damaged(file: &str, reason: &dyn std::fmt::Display) -> TextError {
     TextError::Damaged { file: file.to_owned(), reason: reason.to_string() }
 }
 

@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use flotilla_model::import::{MemoryResolver, ResolveError, Resolver};
+use flotilla_model::import::{MemoryResolver, ResolveError, Resolver, Within};
 use prost::Message as _;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto,
+    AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto,
     tensor_proto::{DataLocation, DataType},
     type_proto,
 };
 
 use crate::{Arithmetic, Precision};
-
-/// A folder with this file is an ONNX model.
-const MODEL: &str = "model.onnx";
 
 /// The bytes of a model and of the files that hold its external data, with the graph's inputs and outputs.
 #[derive(Clone)]
@@ -22,6 +19,8 @@ pub struct OnnxFile {
     /// Contents by location, as the model names it.
     pub(crate) external: BTreeMap<String, Arc<[u8]>>,
     inputs: Vec<String>,
+    /// Those of them that hold 32-bit integers.
+    narrow: Vec<String>,
     outputs: Vec<String>,
 }
 
@@ -47,12 +46,24 @@ pub enum FileError {
 }
 
 impl OnnxFile {
-    /// Reads `model.onnx` and the files that it names.
+    /// Reads a file and those that it names, which are beside it.
     ///
     /// # Errors
     /// A file that is missing or damaged, or a tensor whose data do not fit its shape.
-    pub fn read(resolver: &dyn Resolver) -> Result<OnnxFile, FileError> {
-        OnnxFile::of(resolver.read(MODEL)?[..].into(), resolver)
+    pub fn read(resolver: &dyn Resolver, file: &str) -> Result<OnnxFile, FileError> {
+        OnnxFile::of(resolver.read(file)?[..].into(), &Within::beside(resolver, file))
+    }
+
+    /// A model of these bytes, which names files beside the given one.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::read`].
+    pub fn beside(
+        bytes: Vec<u8>,
+        resolver: &dyn Resolver,
+        file: &str,
+    ) -> Result<OnnxFile, FileError> {
+        OnnxFile::of(bytes.into(), &Within::beside(resolver, file))
     }
 
     /// A model of these bytes, which names no other file.
@@ -80,15 +91,24 @@ impl OnnxFile {
             check_length(tensor, range(tensor, external[location].len())?.len())
         })?;
         let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
-        let inputs = graph.input.iter().filter(|input| !has_default(&input.name));
-        let inputs = inputs.map(|input| input.name.clone()).collect();
+        let needed = || graph.input.iter().filter(|input| !has_default(&input.name));
+        let inputs = needed().map(|input| input.name.clone()).collect();
+        let is_narrow = |input: &&ValueInfoProto| {
+            input.r#type.as_ref().and_then(element_type) == Some(DataType::Int32)
+        };
+        let narrow = needed().filter(is_narrow).map(|input| input.name.clone()).collect();
         let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
-        Ok(OnnxFile { bytes, external, inputs, outputs })
+        Ok(OnnxFile { bytes, external, inputs, narrow, outputs })
     }
 
     /// Names of the inputs that a run must be given, in the file's order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(String::as_str)
+    }
+
+    /// Whether an input holds 32-bit integers.
+    pub fn is_narrow(&self, input: &str) -> bool {
+        self.narrow.iter().any(|name| name == input)
     }
 
     /// Names of the outputs, in the file's order.

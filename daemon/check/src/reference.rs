@@ -111,7 +111,7 @@ pub enum OpenError {
     Engine(#[from] ReferenceError),
     #[error("{}", .0.join("; "))]
     Nobody(Vec<String>),
-    #[error("the reference's first output is not of type F32")]
+    #[error("the reference's first output does not hold floats")]
     Output,
 }
 
@@ -133,8 +133,8 @@ pub fn onnx(path: &Path) -> Result<OnnxFile, OpenError> {
     let read = |source| OpenError::Read { path: path.to_owned(), source };
     let folder = Folder::open(path).map_err(read)?;
     Ok(match onnx_form(&folder)? {
-        OnnxForm::File(_) => OnnxFile::read(&folder)?,
-        OnnxForm::Bytes(bytes) => OnnxFile::from_bytes(bytes)?,
+        OnnxForm::File(file) => OnnxFile::read(&folder, &file)?,
+        OnnxForm::Bytes(bytes, file) => OnnxFile::beside(bytes, &folder, &file)?,
     })
 }
 
@@ -217,8 +217,8 @@ fn run(
 /// A model whose reference computes the vector of a text.
 pub struct TextReference {
     reference: Reference,
-    /// Names of its inputs.
-    inputs: Vec<String>,
+    /// Names of its inputs, and whether they hold 32-bit integers.
+    inputs: Vec<(String, bool)>,
 }
 
 impl TextReference {
@@ -229,7 +229,7 @@ impl TextReference {
     /// There is no ONNX form of the model, or no reference supports it.
     pub fn open(path: &Path) -> Result<TextReference, OpenError> {
         let file = onnx(path)?;
-        let inputs = file.inputs().map(ToOwned::to_owned).collect();
+        let inputs = file.inputs().map(|name| (name.to_owned(), file.is_narrow(name))).collect();
         let preferred = library().map_err(OpenError::from).and_then(|library| {
             let opened = Engine::OnnxRuntime(library).open(&file);
             opened.map_err(OpenError::from)
@@ -250,21 +250,30 @@ impl TextReference {
     pub fn embedding(&mut self, ids: &[u32]) -> Result<Vec<f32>, OpenError> {
         let outputs = self.reference.run(&tokens(&self.inputs, ids), Wanted::All)?;
         let first = outputs.first().ok_or(OpenError::Output)?;
-        first.tensor.to_f32().map_err(|_| OpenError::Output)
+        if !first.tensor.dtype.is_float() {
+            return Err(OpenError::Output);
+        }
+        Ok(first.tensor.numbers().into_iter().map(|number| number as f32).collect())
     }
 }
 
 /// One row of tokens for every input, by its name.
-fn tokens(names: &[String], ids: &[u32]) -> Vec<NamedTensor> {
+fn tokens(names: &[(String, bool)], ids: &[u32]) -> Vec<NamedTensor> {
     let shape = vec![1, ids.len()];
-    let one = |name: &String| {
+    let one = |(name, is_narrow): &(String, bool)| {
         let values: Vec<i64> = match name.as_str() {
             "input_ids" => ids.iter().map(|&id| i64::from(id)).collect(),
             "attention_mask" => vec![1; ids.len()],
+            "position_ids" => (0..ids.len() as i64).collect(),
             _ => vec![0; ids.len()],
         };
-        let bytes = encode(&values, i64::to_le_bytes);
-        NamedTensor::new(name.clone(), Tensor { dtype: DType::I64, shape: shape.clone(), bytes })
+        let (dtype, bytes) = if *is_narrow {
+            let narrow: Vec<i32> = values.iter().map(|&value| value as i32).collect();
+            (DType::I32, encode(&narrow, i32::to_le_bytes))
+        } else {
+            (DType::I64, encode(&values, i64::to_le_bytes))
+        };
+        NamedTensor::new(name.clone(), Tensor { dtype, shape: shape.clone(), bytes })
     };
     names.iter().map(one).collect()
 }

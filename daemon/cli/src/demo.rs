@@ -7,7 +7,7 @@ use clap::Args;
 use flotilla::{
     browser::{Adapter, Builds},
     catalog::{Catalog, Model},
-    embed::{self, Embedding, Text, cosine},
+    embed::{self, Embedding, Preparation, Text, cosine},
     local::{Local, LocalOptions},
 };
 use flotilla_check::reference::TextReference;
@@ -160,8 +160,14 @@ async fn measure(
     let one = async |sentence: &str| -> anyhow::Result<(f64, Embedding)> {
         let begin = Instant::now();
         let texts = vec![Text::String(sentence.to_owned())];
-        let mut embeddings =
-            embed::embed(&local.pool, model, texts, None, local_options.http.timeout).await?;
+        let mut embeddings = embed::embed(
+            &local.pool,
+            model,
+            texts,
+            Preparation::default(),
+            local_options.http.timeout,
+        )
+        .await?;
         Ok((begin.elapsed().as_secs_f64() * 1e3, embeddings.remove(0)))
     };
     let (first_ms, first) = one(SENTENCES[0]).await?;

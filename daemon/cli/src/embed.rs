@@ -8,7 +8,7 @@ use flotilla::{
     browser::Builds,
     catalog::{Catalog, Model},
     client,
-    embed::{self, Text},
+    embed::{self, Preparation, Text},
     local::Local,
 };
 use serde_json::{Value, json};
@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Folder or file of the model. Default: the first that was pulled.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Name of the prompt that is put before each text. Default: what the model's config_sentence_transformers.json says.
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
     /// Ask a running daemon at this address instead of starting browsers.
     #[arg(long, value_name = "URL", conflicts_with_all = ["browsers", "simulate"])]
     connect: Option<String>,
@@ -56,7 +59,7 @@ async fn remote(url: &str, options: &Options) -> anyhow::Result<Value> {
     };
     let answer = client::post(
         &format!("{url}/v1/embeddings"),
-        &json!({ "model": model, "input": options.texts }),
+        &json!({ "model": model, "input": options.texts, "prompt_name": options.prompt_name }),
     )
     .await?;
     let runs = answer["flotilla"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -92,7 +95,8 @@ async fn local(options: &Options, builds: &Builds) -> anyhow::Result<Value> {
 async fn embed_all(local: &Local, options: &Options, timeout: Duration) -> anyhow::Result<Value> {
     let model: &Arc<Model> = local.catalog.models.first().context("no model is available")?;
     let texts: Vec<Text> = options.texts.iter().map(|text| Text::String(text.clone())).collect();
-    let embeddings = embed::embed(&local.pool, model, texts, None, timeout).await?;
+    let preparation = Preparation { cut: None, prompt: options.prompt_name.clone() };
+    let embeddings = embed::embed(&local.pool, model, texts, preparation, timeout).await?;
     Ok(options
         .texts
         .iter()

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     catalog::Model,
-    embed::{self, EmbedError, Embedding, Text},
+    embed::{self, EmbedError, Embedding, Preparation, Text},
     pool::{Provenance, Terms},
 };
 
@@ -41,6 +41,9 @@ struct Body {
     /// As in vLLM: cut inputs to so many tokens, -1 for as many as the model takes.
     #[serde(default)]
     truncate_prompt_tokens: Option<Scalar>,
+    /// The name of the prompt that is put before each text, as in sentence-transformers; the model's default one without.
+    #[serde(default)]
+    prompt_name: Option<Scalar>,
     /// What is done when something fails.
     #[serde(default)]
     fault_tolerance: Option<FaultTolerance>,
@@ -115,7 +118,9 @@ pub(super) async fn create(
     let cut = truncation(body.truncate_prompt_tokens.as_ref())?;
     check_dimensions(&model, body.dimensions)?;
     let policy = policy(body.fault_tolerance.unwrap_or_default(), body.fallback_to_simulation)?;
-    let rows = embed::tokenize(&model, texts, cut).await.map_err(api_error)?;
+    let prompt = prompt_name(body.prompt_name)?;
+    let preparation = Preparation { cut, prompt };
+    let rows = embed::tokenize(&model, texts, preparation).await.map_err(api_error)?;
     let terms = Terms { timeout: context.settings.timeout, policy, job: None, recorded: None };
     let body_hash = *blake3::hash(&bytes).as_bytes();
     jobs::answer(&context, headers, Asked { model, rows, encoding, terms, body_hash, begin }).await
@@ -235,6 +240,17 @@ fn truncation(requested: Option<&Scalar>) -> Result<Option<usize>, ApiError> {
     }
 }
 
+fn prompt_name(requested: Option<Scalar>) -> Result<Option<String>, ApiError> {
+    match requested {
+        None | Some(Scalar::Null) => Ok(None),
+        Some(Scalar::Text(name)) => Ok(Some(name)),
+        Some(other) => {
+            let message = format!("prompt_name must be a string, not {other}");
+            Err(ApiError::invalid("prompt_name", "invalid_prompt_name", message))
+        }
+    }
+}
+
 fn texts(input: Inputs) -> Result<Vec<Text>, ApiError> {
     match input {
         Inputs::Texts(texts) => Ok(texts),
@@ -298,6 +314,9 @@ pub(super) fn api_error(error: EmbedError) -> ApiError {
         }
         EmbedError::Token { .. } => ApiError::invalid("input", "invalid_token", message),
         EmbedError::NoTokenizer { .. } => ApiError::invalid("input", "no_tokenizer", message),
+        EmbedError::Prompt { .. } => {
+            ApiError::invalid("prompt_name", "invalid_prompt_name", message)
+        }
         EmbedError::NotText { .. } => ApiError::invalid("model", "not_an_embedding_model", message),
         EmbedError::Tokenizer { .. } | EmbedError::Output { .. } => {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)

@@ -3,10 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{PullError, manifest};
+use super::{PullError, hub::MODULES, manifest};
+
+/// The list of the files that weights are divided into.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// A folder with none of these is not a model.
-pub(super) const WEIGHTS: [&str; 2] = ["model.safetensors", "model.onnx"];
+pub(super) const WEIGHTS: [&str; 4] = ["model.safetensors", INDEX, "model.onnx", "onnx/model.onnx"];
+
+/// Weights as Python objects, which the importer does not read.
+const PICKLE: &str = "pytorch_model.bin";
 
 pub(super) fn has_weights(folder: &Path) -> bool {
     WEIGHTS.iter().any(|name| folder.join(name).is_file())
@@ -18,7 +24,11 @@ pub(super) async fn copy(
     to: &Path,
     progress: &dyn Fn(u64, Option<u64>),
 ) -> Result<(), PullError> {
-    if !has_weights(from) {
+    if !has_weights(from) && from.join(PICKLE).is_file() {
+        return Err(PullError::Pickle { folder: from.to_owned() });
+    }
+    // A model whose encoder is in a sub-folder says so there; the importer tells what is missing.
+    if !has_weights(from) && !from.join(MODULES).is_file() {
         return Err(PullError::NotAModel { folder: from.to_owned() });
     }
     let mut files: Vec<(PathBuf, PathBuf, u64)> = Vec::new();

@@ -1,5 +1,6 @@
 //! A model from a Hugging Face hub, file by file through curl.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::PullError;
-use super::folder::WEIGHTS;
+use super::folder::{INDEX, WEIGHTS};
 use super::transfer::{self, Program};
 
 /// The hub that is used unless `HF_ENDPOINT` names another.
@@ -22,18 +23,21 @@ const CONNECT_TIMEOUT_S: &str = "5";
 /// A transfer slower than a kilobyte a second for this long is aborted.
 const STALL_TIMEOUT_S: &str = "30";
 
-/// What is fetched beside the weights where the repository has it. The importer decides which of them it needs.
-const DESCRIPTIONS: [&str; 9] = [
-    "config.json",
+/// The list of sentence-transformers' modules.
+pub(super) const MODULES: &str = "modules.json";
+
+/// What is fetched where the repository has it, beside the weights. The importer decides which of them it needs.
+const DESCRIPTIONS: [&str; 6] = [
     "tokenizer.json",
-    "modules.json",
-    "1_Pooling/config.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
 ];
+
+/// Most files that a description names.
+const NAMED_MAX: usize = 1024;
 
 const CURL: Program = Program { name: "curl", remedy: "Debian and Ubuntu: apt-get install curl" };
 
@@ -80,26 +84,59 @@ pub(super) async fn fetch(
 ) -> Result<(), PullError> {
     let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
     let endpoint = endpoint.unwrap_or_else(|| PUBLIC_HUB.to_owned());
+    fetch_from(&endpoint, repository, to, scratch, progress).await
+}
+
+/// The same, from a hub at this address.
+pub(super) async fn fetch_from(
+    endpoint: &str,
+    repository: &Repository,
+    to: &Path,
+    scratch: &Path,
+    progress: &dyn Fn(u64, Option<u64>),
+) -> Result<(), PullError> {
     let endpoint = endpoint.trim_end_matches('/');
     let mut hub =
         Hub { endpoint, repository, revision: "main".to_owned(), scratch, progress, done: 0 };
-    let mut status = 404;
-    for weights in WEIGHTS {
-        status = hub.fetch(weights, to).await?;
-        if status != 404 {
-            break;
+    let mut encoder = String::new();
+    let mut folders = Vec::new();
+    if hub.optional(MODULES, to).await? {
+        for Module { path, kind } in hub.described::<Vec<Module>>(MODULES, to)? {
+            let is_encoder = kind.ends_with(".Transformer");
+            match path.as_str() {
+                "" => {}
+                path if is_encoder => encoder = format!("{}/", hub.inside(MODULES, path)?),
+                path => folders.push(hub.inside(MODULES, path)?),
+            }
         }
+    } else {
+        folders.push("1_Pooling".to_owned());
     }
-    if status != 200 {
-        return Err(hub.refused(WEIGHTS[0], status));
-    }
+    hub.optional(&format!("{encoder}config.json"), to).await?;
+    hub.weights(&encoder, to).await?;
     for description in DESCRIPTIONS {
-        let status = hub.fetch(description, to).await?;
-        if status != 200 && status != 404 {
-            return Err(hub.refused(description, status));
-        }
+        hub.optional(&format!("{encoder}{description}"), to).await?;
+    }
+    for folder in folders.iter().take(NAMED_MAX) {
+        hub.optional(&format!("{folder}/config.json"), to).await?;
+        hub.optional(&format!("{folder}/model.safetensors"), to).await?;
     }
     Ok(())
+}
+
+/// An entry of `modules.json`.
+#[derive(serde::Deserialize)]
+struct Module {
+    #[serde(default)]
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// The files that tensors are in.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 struct Hub<'a> {
@@ -113,6 +150,84 @@ struct Hub<'a> {
 }
 
 impl Hub<'_> {
+    /// Fetches the first kind of weights that there is in a folder, `""` or one that ends in `/`.
+    async fn weights(&mut self, folder: &str, to: &Path) -> Result<(), PullError> {
+        let mut status = 404;
+        for weights in WEIGHTS {
+            let file = format!("{folder}{weights}");
+            status = self.fetch(&file, to).await?;
+            if status == 404 {
+                continue;
+            }
+            if status != 200 {
+                return Err(self.refused(&file, status));
+            }
+            let mut parts = BTreeSet::new();
+            if weights == INDEX {
+                let Index { weight_map } = self.described(&file, to)?;
+                for part in weight_map.into_values() {
+                    parts.insert(format!("{folder}{}", self.inside(&file, &part)?));
+                }
+                if parts.len() > NAMED_MAX {
+                    let reason =
+                        format!("it names {} files, the limit is {NAMED_MAX}", parts.len());
+                    return Err(self.unusable(&file, reason));
+                }
+            }
+            for part in &parts {
+                let status = self.fetch(part, to).await?;
+                if status != 200 {
+                    return Err(self.refused(part, status));
+                }
+            }
+            // Exporters put the data of large models beside the file, under these names.
+            if weights.ends_with(".onnx") {
+                for data in ["_data", ".data"] {
+                    self.optional(&format!("{file}{data}"), to).await?;
+                }
+            }
+            return Ok(());
+        }
+        Err(self.refused(&format!("{folder}{}", WEIGHTS[0]), status))
+    }
+
+    /// Fetches a file if there is one.
+    async fn optional(&mut self, file: &str, to: &Path) -> Result<bool, PullError> {
+        match self.fetch(file, to).await? {
+            200 => Ok(true),
+            404 => Ok(false),
+            status => Err(self.refused(file, status)),
+        }
+    }
+
+    /// What a file that was fetched says.
+    fn described<T: serde::de::DeserializeOwned>(
+        &self,
+        file: &str,
+        to: &Path,
+    ) -> Result<T, PullError> {
+        let path = to.join(file);
+        let bytes = fs::read(&path).map_err(PullError::io("read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.unusable(file, error.to_string()))
+    }
+
+    /// A path that a file names, if it can neither leave the folder nor change the address.
+    fn inside(&self, file: &str, path: &str) -> Result<String, PullError> {
+        let plain = |part: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !part.is_empty() && !part.starts_with(['.', '-']) && part.chars().all(known)
+        };
+        if path.len() > 200 || !path.split('/').all(plain) {
+            return Err(self.unusable(file, format!("it names the file {path:?}")));
+        }
+        Ok(path.to_owned())
+    }
+
+    fn unusable(&self, file: &str, reason: String) -> PullError {
+        let (repository, file) = (self.repository.to_string(), file.to_owned());
+        PullError::Description { repository, file, reason }
+    }
+
     /// Fetches one file and returns the HTTP status; the file is there only with 200.
     async fn fetch(&mut self, file: &str, to: &Path) -> Result<u16, PullError> {
         let headers = self.scratch.join("headers");

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use super::hub::{Repository, commit, content_length};
+use super::hub::{Repository, commit, content_length, fetch_from};
 use super::*;
 
 fn model_in(folder: &Path) {
@@ -68,6 +68,97 @@ async fn a_folder_is_copied_with_a_manifest() {
     assert_eq!(manifest, pulled.manifest);
     manifest.verify(&to).expect("undamaged");
     assert_eq!(entries(&place.path().join("models")), ["tiny"], "nothing is left over");
+}
+
+/// The address of a hub that has the files of a folder, for any repository.
+async fn hub_of(folder: &Path) -> String {
+    let folder = folder.to_owned();
+    let file = move |path: axum::extract::Path<(String, String, String, String)>| async move {
+        let (_, _, _, file) = path.0;
+        fs::read(folder.join(file)).map_err(|_| axum::http::StatusCode::NOT_FOUND)
+    };
+    let route = "/{owner}/{name}/resolve/{revision}/{*file}";
+    let router = axum::Router::new().route(route, axum::routing::get(file));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+/// What is fetched of a repository with these files.
+async fn fetched(files: &[(&str, &str)]) -> Result<Vec<String>, PullError> {
+    let place = tempfile::tempdir().expect("folder");
+    let [from, to, scratch] = ["from", "to", "scratch"].map(|name| place.path().join(name));
+    for (file, text) in files {
+        let path = from.join(file);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        fs::write(path, text).expect("file");
+    }
+    for folder in [&to, &scratch] {
+        fs::create_dir_all(folder).expect("folder");
+    }
+    let repository = Repository::parse("owner/name").expect("a name");
+    let endpoint = hub_of(&from).await;
+    fetch_from(&endpoint, &repository, &to, &scratch, &|_, _| ()).await?;
+    Ok(manifest::list(&to).expect("listed"))
+}
+
+#[tokio::test]
+async fn what_files_name_is_fetched_too() {
+    let modules = r#"[
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    ]"#;
+    let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    let files = [
+        ("1_Pooling/config.json", "{}"),
+        ("2_Dense/config.json", "{}"),
+        ("2_Dense/model.safetensors", "w"),
+        ("config.json", "{}"),
+        ("model-00001-of-00002.safetensors", "w"),
+        ("model-00002-of-00002.safetensors", "w"),
+        ("model.safetensors.index.json", index),
+        ("modules.json", modules),
+        ("pytorch_model.bin", "p"),
+        ("tokenizer.json", "{}"),
+    ];
+    let mut want = files.map(|(file, _)| file).to_vec();
+    want.retain(|file| *file != "pytorch_model.bin");
+    assert_eq!(fetched(&files).await.expect("fetched"), want);
+
+    let files = [
+        ("config.json", "{}"),
+        ("onnx/model.onnx", "o"),
+        ("onnx/model.onnx_data", "d"),
+        ("onnx/model_fp16.onnx", "o"),
+        ("tokenizer.json", "{}"),
+    ];
+    let want = ["config.json", "onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"];
+    assert_eq!(fetched(&files).await.expect("fetched"), want);
+}
+
+#[tokio::test]
+async fn what_files_name_stays_inside() {
+    let outside = r#"{"weight_map": {"a": "../../x"}}"#;
+    let error = fetched(&[("model.safetensors.index.json", outside)]).await.expect_err("outside");
+    assert!(error.to_string().contains("../../x"), "{error}");
+    let outside = r#"[{"path": "/etc", "type": "sentence_transformers.models.Dense"}]"#;
+    let error = fetched(&[("modules.json", outside)]).await.expect_err("outside");
+    assert!(matches!(error, PullError::Description { .. }), "{error}");
+    let error = fetched(&[("pytorch_model.bin", "p")]).await.expect_err("no weights");
+    assert!(matches!(error, PullError::Refused { status: 404, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn python_objects_are_refused() {
+    let place = tempfile::tempdir().expect("folder");
+    let from = place.path().join("from");
+    fs::create_dir(&from).expect("folder");
+    fs::write(from.join("pytorch_model.bin"), "p").expect("file");
+    let to = place.path().join("to");
+    let error = pull(from.to_str().expect("UTF-8"), &to, &|_, _| ()).await.expect_err("refused");
+    assert!(matches!(error, PullError::Pickle { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 
 use flotilla_tensor::Tensor;
 use prost::Message as _;
+use tract_onnx::pb::ModelProto;
 
 use crate::resolver::Recorder;
-pub use crate::resolver::{FileRecord, MemoryResolver, ResolveError, Resolver};
+pub use crate::resolver::{FileRecord, MemoryResolver, ResolveError, Resolver, Within};
 use crate::{
     fuse,
     graph::{Draft, finish},
+    prompts::Prompts,
     text::{TextEncoder, TextError, TokenLimits},
     weights::Weights,
 };
@@ -105,6 +107,8 @@ pub struct ImportedModel {
     pub strings: BTreeMap<String, Vec<String>>,
     /// Turns text into token ids, if there is a tokenizer.
     pub text: Option<TextEncoder>,
+    /// Texts that are put before those of clients.
+    pub prompts: Prompts,
     /// Every file that was read, as it was read.
     pub files: Vec<FileRecord>,
 }
@@ -113,13 +117,15 @@ pub struct ImportedModel {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Neither kind of model is in the directory.
-    #[error("not a model: it has neither model.onnx nor config.json with model.safetensors")]
+    #[error(
+        "not a model: it has neither model.onnx, onnx/model.onnx nor config.json with model.safetensors"
+    )]
     NoModel,
     /// A file could not be read.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// The ONNX file is unusable.
-    #[error("model.onnx cannot be imported")]
+    #[error("the ONNX file cannot be imported")]
     Onnx(#[from] OnnxError),
     /// The Hugging Face directory is unusable.
     #[error("the Hugging Face directory cannot be imported")]
@@ -138,17 +144,16 @@ pub enum ImportError {
     },
 }
 
-/// Imports a model: a Hugging Face directory if there is a `modules.json`, else `model.onnx` if there is one, else a Hugging
-/// Face directory without pooling.
+/// Imports a model: the ONNX file that the caller named; else a Hugging Face directory if there is a `modules.json` and weights
+/// of an architecture that is known; else `model.onnx` or `onnx/model.onnx`, with the pooling of the modules if its outputs are
+/// vectors of tokens; else a Hugging Face directory without pooling.
 ///
 /// # Errors
 /// A missing, damaged or hostile file, or an operator that is not supported.
 pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedModel, ImportError> {
     let recorder = Recorder::new(resolver);
-    let (mut draft, family) = guarded(|| import(&recorder, options))?;
-    let (positions_max, vocabulary) = hf::token_config(&recorder)?;
-    let limits = TokenLimits::load(&recorder, positions_max, vocabulary)?;
-    let text = TextEncoder::load(&recorder, limits)?;
+    let described = Described::read(&recorder)?;
+    let (mut draft, family) = guarded(|| described.import(&recorder, options))?;
     let strings = std::mem::take(&mut draft.strings);
     let (mut program, weights) = guarded(|| {
         if options.phase == Phase::Fused {
@@ -157,9 +162,9 @@ pub fn load(resolver: &dyn Resolver, options: &LoadOptions) -> Result<ImportedMo
         Ok(finish(draft)?)
     })?;
     program.allowed_paddings = crate::padding::paddings(&program).allowed;
-    let files = recorder.into_files();
-    let name = options.name.clone();
-    Ok(ImportedModel { name, family, program, weights, limits, strings, text, files })
+    let Described { limits, text, prompts, .. } = described;
+    let (name, files) = (options.name.clone(), recorder.into_files());
+    Ok(ImportedModel { name, family, program, weights, limits, strings, text, prompts, files })
 }
 
 /// The model as text after a phase.
@@ -170,12 +175,21 @@ pub fn explain(resolver: &dyn Resolver, options: &LoadOptions) -> Result<String,
     Ok(load(resolver, options)?.program.to_string())
 }
 
+/// Whether a folder holds something that [`load`] imports or refuses with a reason.
+pub fn is_model(resolver: &dyn Resolver) -> bool {
+    onnx_file(resolver).is_some()
+        || resolver.exists(hf::MODULES)
+        || (resolver.exists(hf::CONFIG)
+            && (hf::has_weights(resolver, "") || resolver.exists(hf::PICKLE)))
+}
+
 /// Where a model's ONNX form is.
 pub enum OnnxForm {
-    /// In a file of the folder, of this name.
-    File(&'static str),
-    /// In these bytes, because the folder has another format.
-    Bytes(Vec<u8>),
+    /// In a file of the folder.
+    File(String),
+    /// In these bytes, because the folder has another format, or because pooling was added. External data are beside the file of
+    /// this name.
+    Bytes(Vec<u8>, String),
 }
 
 /// The ONNX form of the model that [`load`] imports.
@@ -183,26 +197,112 @@ pub enum OnnxForm {
 /// # Errors
 /// There is no model, or it cannot be written as ONNX.
 pub fn onnx_form(resolver: &dyn Resolver) -> Result<OnnxForm, ImportError> {
-    if is_onnx(resolver) {
-        return Ok(OnnxForm::File(onnx::FILE));
-    }
-    guarded(|| Ok(OnnxForm::Bytes(hf::model(resolver)?.into_onnx().encode_to_vec())))
+    let described = Described::read(resolver)?;
+    guarded(|| match &described.source {
+        Source::Onnx(file) => {
+            let proto = onnx::decode(&resolver.read(file)?)?;
+            let Described { modules, prompt, .. } = &described;
+            Ok(match modules.extend(&proto, file, resolver, *prompt)? {
+                Some((graph, weights)) => {
+                    let bytes = hf::with_weights(graph, weights).encode_to_vec();
+                    OnnxForm::Bytes(bytes, file.clone())
+                }
+                None => OnnxForm::File(file.clone()),
+            })
+        }
+        Source::Hf => {
+            let hf::Model { graph, weights, .. } = described.hf(resolver)?;
+            let bytes = hf::with_weights(graph, weights).encode_to_vec();
+            Ok(OnnxForm::Bytes(bytes, onnx::FILE.to_owned()))
+        }
+    })
 }
 
-/// A `modules.json` means pooling, which an exported encoder does not have.
-fn is_onnx(resolver: &dyn Resolver) -> bool {
-    resolver.exists(onnx::FILE) && !resolver.exists(hf::MODULES)
+/// Where a model's graph comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    /// A file.
+    Onnx(String),
+    /// An architecture, by its configuration.
+    Hf,
 }
 
-fn import(resolver: &dyn Resolver, options: &LoadOptions) -> Result<(Draft, Family), ImportError> {
-    if is_onnx(resolver) {
-        return Ok((onnx::import(resolver, onnx::FILE, options)?, Family::Tensors));
+/// The ONNX file of a folder.
+fn onnx_file(resolver: &dyn Resolver) -> Option<String> {
+    let usual = || onnx::FILES.iter().find(|file| resolver.exists(file));
+    resolver.named_file().or_else(|| usual().map(|&file| file.to_owned()))
+}
+
+impl Source {
+    fn find(resolver: &dyn Resolver, modules: &hf::Modules) -> Result<Source, ImportError> {
+        let folder = &modules.encoder;
+        let has_config = resolver.exists(&format!("{folder}{}", hf::CONFIG));
+        let has_weights = has_config && hf::has_weights(resolver, folder);
+        match onnx_file(resolver) {
+            // A `modules.json` means pooling, which an exported encoder may not have.
+            Some(file)
+                if resolver.named_file().is_some()
+                    || !resolver.exists(hf::MODULES)
+                    || !has_weights
+                    || !hf::is_known(resolver, folder)? =>
+            {
+                Ok(Source::Onnx(file))
+            }
+            Some(_) => Ok(Source::Hf),
+            None if has_config => Ok(Source::Hf),
+            None => Err(ImportError::NoModel),
+        }
     }
-    if !resolver.exists(hf::CONFIG) {
-        return Err(ImportError::NoModel);
+}
+
+/// What the files beside the weights say.
+struct Described {
+    source: Source,
+    modules: hf::Modules,
+    limits: TokenLimits,
+    text: Option<TextEncoder>,
+    prompts: Prompts,
+    /// Tokens of the prompt before each text that pooling leaves out.
+    prompt: usize,
+}
+
+impl Described {
+    fn read(resolver: &dyn Resolver) -> Result<Described, ImportError> {
+        let modules = hf::Modules::read(resolver)?;
+        let source = Source::find(resolver, &modules)?;
+        let encoder = Within::folder(resolver, &modules.encoder);
+        let (positions_max, vocabulary) = hf::token_config(&encoder)?;
+        let limits = TokenLimits::load(&encoder, positions_max, vocabulary)?;
+        let text = TextEncoder::load(&encoder, limits)?;
+        let mut prompts = Prompts::load(resolver)?;
+        let mut prompt = 0;
+        if modules.excludes_prompt() {
+            prompt = prompts.fix(text.as_ref())?;
+        }
+        Ok(Described { source, modules, limits, text, prompts, prompt })
     }
-    let hf::Model { graph, weights, family } = hf::model(resolver)?;
-    Ok((onnx::read_with(graph, weights, resolver.storage(), options)?, family))
+
+    fn import(
+        &self,
+        resolver: &dyn Resolver,
+        options: &LoadOptions,
+    ) -> Result<(Draft, Family), ImportError> {
+        match &self.source {
+            Source::Onnx(file) => {
+                let extend =
+                    |proto: &ModelProto| self.modules.extend(proto, file, resolver, self.prompt);
+                Ok((onnx::import(resolver, file, options, &extend)?, Family::Tensors))
+            }
+            Source::Hf => {
+                let hf::Model { graph, weights, family } = self.hf(resolver)?;
+                Ok((onnx::read_with(graph, weights, resolver.storage(), options)?, family))
+            }
+        }
+    }
+
+    fn hf(&self, resolver: &dyn Resolver) -> Result<hf::Model, ImportError> {
+        hf::model(resolver, &self.modules, self.limits, self.prompt)
+    }
 }
 
 /// The import is careful, but a hostile file may still make it or a library panic; that must not end the daemon.

@@ -111,7 +111,7 @@ fn configurations_that_do_not_fit_are_refused() {
         ImportError::Hf(HfError::Unsupported { .. })
     ));
     assert!(matches!(
-        error_of(&configured("hidden_act", "swish".into())),
+        error_of(&configured("hidden_act", "gelu_10".into())),
         ImportError::Hf(HfError::Unsupported { .. })
     ));
     assert!(matches!(

@@ -17,6 +17,25 @@ pub(crate) fn hf_bert() -> MemoryResolver {
     small("bert", &["config.json", "model.safetensors"])
 }
 
+/// A small Hugging Face folder that is stored with the sources, or one with an ONNX file, such as `hf/bert`.
+pub(crate) fn whole(name: &str) -> MemoryResolver {
+    let root = repository().join("tests/models").join(name);
+    let mut resolver = MemoryResolver::default();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("kept with the sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).expect("below").to_string_lossy().into_owned();
+            resolver.files.insert(name, fs::read(&path).expect("a file").into());
+        }
+    }
+    resolver
+}
+
 /// The folder of all-MiniLM-L6-v2, which setup fetches; `None`, with a note, where it is missing.
 pub(crate) fn minilm() -> Option<MemoryResolver> {
     let folder_path = std::env::var_os("FLOTILLA_MINILM")

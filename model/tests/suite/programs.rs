@@ -21,10 +21,10 @@ fn hugging_face_bert_fuses() {
         program model (24 nodes)
         in  %0:I32[B,S] = input_ids (I64)
         in  %1:I32[B,S] = attention_mask (I64)
-        %2:F32[B,S] = Elementwise{((F32(i0) - 1.0) * 3.4028235e38)}(%1:I32[B,S])  # mask.additive
-        %3:F32[B,1,1,S] = Reshape(%2:F32[B,S])  # mask.heads
+        %2:F32[B,S] = Elementwise{((F32(i0) - 1.0) * 3.4028235e38)}(%1:I32[B,S])  # mask.additive.numbers
+        %3:F32[B,1,1,S] = Reshape(%2:F32[B,S])  # mask.additive
         %5:F32[B,S,32] = Gather{axis 0}($4:F32[200,32], %0:I32[B,S])  # embeddings.word_embeddings
-        %7:F32[S,32] = Slice{axis 0, start 0, stride 1}($6:F32[64,32])  # embeddings.positions
+        %7:F32[S,32] = Slice{axis 0, start 0, stride 1}($6:F32[64,32])  # embeddings.position_embeddings
         %9:F32[B,S,32] = Elementwise{((i0 + i1) + i2)}(%5:F32[B,S,32], $8:F32[1,32], %7:F32[S,32])  # embeddings.sum
         %12:F32[B,S,32] = LayerNorm{epsilon 1e-12}(%9:F32[B,S,32], $10:F32[32], $11:F32[32])  # embeddings.LayerNorm
         %15:F32[B,S,32] = MatMul{bias}(%12:F32[B,S,32], $13:F32[32,32], $14:F32[32])  # encoder.layer.0.attention.self.query

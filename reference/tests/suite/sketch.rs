@@ -151,7 +151,7 @@ fn port(name: &str, of: DataType, shape: &[&str]) -> ValueInfoProto {
 pub(crate) fn read(model: Vec<u8>, others: &[(&str, Vec<u8>)]) -> Result<OnnxFile, FileError> {
     let others = others.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone().into()));
     let files: BTreeMap<_, _> = others.chain([("model.onnx".to_owned(), model.into())]).collect();
-    OnnxFile::read(&MemoryResolver { files })
+    OnnxFile::read(&MemoryResolver { files }, "model.onnx")
 }
 
 pub(crate) fn floats(values: &[f32]) -> Vec<u8> {

@@ -60,7 +60,8 @@ pub(super) fn specialization(op: &MatMul, signature: &Signature<'_>) -> Speciali
     let by_4 = |dim: Option<i64>| dim.is_some_and(|dim| dim > 0 && dim % 4 == 0);
     let b_lead = &b[..b.len().saturating_sub(2)];
     let read_by_4 = reading.is_none_or(|Reading { form, scaling }| {
-        let blocks_by_4 = |scaling: ScalingForm| scaling.blocks == 1 || scaling.block.is_multiple_of(4);
+        let blocks_by_4 =
+            |scaling: ScalingForm| scaling.blocks == 1 || scaling.block.is_multiple_of(4);
         form.stride.is_multiple_of(4) && scaling.is_none_or(blocks_by_4)
     });
     let vectors = by_4(n) && by_4(k) && read_by_4;

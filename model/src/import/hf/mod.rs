@@ -1,25 +1,64 @@
-//! Hugging Face directories: `config.json`, `model.safetensors` and, for sentence-transformers, `modules.json` with its
-//! pooling. Each architecture has its own file, which writes an ONNX graph, so that everything that reads ONNX can read
-//! these models.
+//! Hugging Face directories: `config.json`, `model.safetensors` (or several files with an index) and, for
+//! sentence-transformers, `modules.json` with its modules. Each architecture has its own file, which writes an ONNX graph, so
+//! that everything that reads ONNX can read these models.
 
+mod albert;
 mod bert;
+mod config;
+mod decoder;
+mod distilbert;
+mod gated;
+mod gemma;
 mod graph;
+mod layers;
+mod masks;
+mod modernbert;
+mod modules;
+mod mpnet;
 mod pooling;
+mod rotary;
 mod weights;
 
 use serde::de::DeserializeOwned;
 use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
 use super::{Family, ImportError, Resolver, onnx::Weight};
+use crate::text::TokenLimits;
+use bert::Positions;
+use config::Config;
 use graph::Graph;
-use pooling::Pooling;
-use weights::WeightFile;
+use masks::Tokens;
+pub(super) use modules::{FILE as MODULES, Modules};
+pub(super) use weights::PICKLE;
+use weights::Tensors;
 
 /// A folder with this file is a Hugging Face model.
 pub(super) const CONFIG: &str = "config.json";
-/// The file that lists the modules that sentence-transformers adds after the encoder.
-pub(super) const MODULES: &str = "modules.json";
-const WEIGHTS: &str = "model.safetensors";
+
+/// Positions of a model that has no table of them, where no file says how long texts may be.
+const POSITIONS: usize = 2048;
+
+/// The architectures, by `model_type`.
+const ARCHITECTURES: [&str; 16] = [
+    "albert",
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "gemma3_text",
+    "gte",
+    "llama",
+    "mistral",
+    "modernbert",
+    "mpnet",
+    "new",
+    "nomic_bert",
+    "qwen2",
+    "qwen3",
+    "roberta",
+];
+/// Another name of an architecture.
+const XLM_ROBERTA: &str = "xlm-roberta";
 
 /// Why a Hugging Face directory cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +66,10 @@ const WEIGHTS: &str = "model.safetensors";
 pub enum HfError {
     #[error("{file} is invalid: {reason}")]
     Config { file: String, reason: String },
-    #[error("architecture {model_type:?} is not supported; supported: bert")]
+    #[error(
+        "architecture {model_type:?} is not supported; supported: {}, {XLM_ROBERTA}",
+        ARCHITECTURES.join(", ")
+    )]
     Architecture { model_type: String },
     #[error("{file} asks for {what}, which is not supported")]
     Unsupported { file: String, what: String },
@@ -35,10 +77,18 @@ pub enum HfError {
     Weights { file: String, reason: String },
     #[error("{file} has no tensor {tensor}")]
     Tensor { file: String, tensor: String },
+    #[error("{file} has both {first} and {second}, and only one of them can be meant")]
+    Both { file: String, first: String, second: String },
     #[error("{file}: tensor {tensor} has the shape {got:?}, the configuration makes it {want:?}")]
     Shape { file: String, tensor: String, got: Vec<usize>, want: Vec<usize> },
     #[error("{file}: tensor {tensor} holds {dtype}; F32, F16 and BF16 can be read")]
     Type { file: String, tensor: String, dtype: String },
+    #[error(
+        "{file} contains Python objects, and reading it would run its code; save the weights as {} instead, with \
+         save_pretrained(.., safe_serialization=True)",
+        weights::WHOLE
+    )]
+    Pickle { file: String },
 }
 
 #[derive(serde::Deserialize)]
@@ -51,8 +101,17 @@ struct ModelType {
 struct TokenConfig {
     model_type: Option<String>,
     vocab_size: Option<usize>,
+    #[serde(alias = "n_positions")]
     max_position_embeddings: Option<usize>,
-    pad_token_id: Option<usize>,
+    pad_token_id: Option<i64>,
+}
+
+/// What an encoder computes.
+struct Encoded {
+    /// The last hidden state, `[B, S, width]`.
+    hidden: graph::Value,
+    tokens: Tokens,
+    width: usize,
 }
 
 /// A model as an ONNX graph.
@@ -64,40 +123,66 @@ pub(super) struct Model {
     pub(super) family: Family,
 }
 
-impl Model {
-    /// The graph with the weights in it.
-    pub(super) fn into_onnx(self) -> ModelProto {
-        let Model { mut graph, weights, .. } = self;
-        let tensors = weights.into_iter().map(|(name, Weight { shape, bytes })| TensorProto {
-            name,
-            dims: shape.iter().map(|&dim| dim as i64).collect(),
-            data_type: DataType::Float as i32,
-            raw_data: bytes.into(),
-            ..TensorProto::default()
-        });
-        graph.graph.get_or_insert_default().initializer.extend(tensors);
-        graph
-    }
+/// The graph with the weights in it.
+pub(super) fn with_weights(mut model: ModelProto, weights: Vec<(String, Weight)>) -> ModelProto {
+    let tensors = weights.into_iter().map(|(name, Weight { shape, bytes })| TensorProto {
+        name,
+        dims: shape.iter().map(|&dim| dim as i64).collect(),
+        data_type: DataType::Float as i32,
+        raw_data: bytes.into(),
+        ..TensorProto::default()
+    });
+    model.graph.get_or_insert_default().initializer.extend(tensors);
+    model
 }
 
-/// Reads the model of a folder.
-pub(super) fn model(resolver: &dyn Resolver) -> Result<Model, ImportError> {
-    let ModelType { model_type } = read_json(resolver, CONFIG)?;
-    let config: bert::Config = match model_type.as_str() {
-        "bert" => read_json(resolver, CONFIG)?,
+/// Whether a folder has weights that can be read.
+pub(super) fn has_weights(resolver: &dyn Resolver, folder: &str) -> bool {
+    Tensors::are_in(resolver, folder)
+}
+
+/// Whether the configuration names an architecture that is supported.
+pub(super) fn is_known(resolver: &dyn Resolver, folder: &str) -> Result<bool, ImportError> {
+    let ModelType { model_type } = read_json(resolver, &format!("{folder}{CONFIG}"))?;
+    Ok(model_type == XLM_ROBERTA || ARCHITECTURES.contains(&model_type.as_str()))
+}
+
+/// Reads the model of a folder. The first `prompt` tokens of each text are those of the prompt.
+pub(super) fn model(
+    resolver: &dyn Resolver,
+    modules: &Modules,
+    limits: TokenLimits,
+    prompt: usize,
+) -> Result<Model, ImportError> {
+    let config = Config::read(resolver, &format!("{}{CONFIG}", modules.encoder))?;
+    let ModelType { model_type } = config.typed()?;
+    if model_type != XLM_ROBERTA && !ARCHITECTURES.contains(&model_type.as_str()) {
+        return Err(HfError::Architecture { model_type }.into());
+    }
+    let mut graph = Graph::new(Tensors::read(resolver, &modules.encoder)?);
+    let positions = limits.length_max.unwrap_or(POSITIONS);
+    let encoded = match model_type.as_str() {
+        "albert" => albert::encoder(&mut graph, &config),
+        "bert" | "electra" => bert::encoder(&mut graph, &config, Positions::FromZero),
+        "roberta" | XLM_ROBERTA | "camembert" => {
+            bert::encoder(&mut graph, &config, Positions::AfterPadding)
+        }
+        "distilbert" => distilbert::encoder(&mut graph, &config),
+        "gemma3_text" => gemma::encoder(&mut graph, &config, positions),
+        "gte" | "new" => gated::gte(&mut graph, &config, positions),
+        "nomic_bert" => gated::nomic(&mut graph, &config, positions),
+        "llama" => decoder::encoder(&mut graph, &config, positions, decoder::Kind::Llama),
+        "mistral" => decoder::encoder(&mut graph, &config, positions, decoder::Kind::Mistral),
+        "qwen2" => decoder::encoder(&mut graph, &config, positions, decoder::Kind::Qwen2),
+        "qwen3" => decoder::encoder(&mut graph, &config, positions, decoder::Kind::Qwen3),
+        "modernbert" => modernbert::encoder(&mut graph, &config, positions),
+        "mpnet" => mpnet::encoder(&mut graph, &config),
         _ => return Err(HfError::Architecture { model_type }.into()),
     };
-    config.check()?;
-    let pooling = Pooling::load(resolver)?;
-    let bytes = resolver.read(WEIGHTS)?;
-    let weights = WeightFile::parse(WEIGHTS, &bytes, resolver.storage())?;
-    let mut graph = Graph::new(&weights);
-    let (hidden, mask) = bert::encoder(&mut graph, &config)?;
-    let family = match pooling {
-        Some(pooling) => {
-            pooling.wire(&mut graph, &hidden, &mask);
-            Family::TextEmbedding { size: config.hidden_size }
-        }
+    let Encoded { hidden, mut tokens, width } = encoded?;
+    let size = modules.wire(&mut graph, resolver, &hidden, &mut tokens, width, prompt)?;
+    let family = match size {
+        Some(size) => Family::TextEmbedding { size },
         None => {
             graph.output("last_hidden_state", &hidden);
             Family::Tensors
@@ -117,7 +202,11 @@ pub(super) fn token_config(
     let config: TokenConfig = read_json(resolver, CONFIG)?;
     // RoBERTa counts positions from after the padding token's.
     let offset = match config.model_type.as_deref() {
-        Some("roberta" | "xlm-roberta" | "camembert") => config.pad_token_id.unwrap_or(1) + 1,
+        Some("roberta" | XLM_ROBERTA | "camembert") => {
+            usize::try_from(config.pad_token_id.unwrap_or(1)).unwrap_or(0).saturating_add(1)
+        }
+        // The same, with a number that is not in the configuration.
+        Some("mpnet") => 2,
         _ => 0,
     };
     Ok((
@@ -126,7 +215,10 @@ pub(super) fn token_config(
     ))
 }
 
-fn read_json<T: DeserializeOwned>(resolver: &dyn Resolver, file: &str) -> Result<T, ImportError> {
+pub(super) fn read_json<T: DeserializeOwned>(
+    resolver: &dyn Resolver,
+    file: &str,
+) -> Result<T, ImportError> {
     let bytes = resolver.read(file)?;
     serde_json::from_slice(&bytes).map_err(|error| {
         HfError::Config { file: file.to_owned(), reason: error.to_string() }.into()

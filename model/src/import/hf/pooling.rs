@@ -1,171 +1,231 @@
-//! The modules that sentence-transformers adds after an encoder: pooling over tokens, then
-//! normalization.
-//! Source: Reimers and Gurevych, "Sentence-BERT", 3.
+//! Pooling: one vector of the vectors of a text's tokens.
+//! Source: Reimers and Gurevych, "Sentence-BERT", 3; what the modes compute is as in sentence-transformers' `Pooling`.
 
 use super::{
-    Graph, HfError, ImportError, MODULES, Resolver,
-    graph::{Attribute, Value},
-    read_json,
+    Graph, HfError,
+    config::Config,
+    graph::{Attribute, Value, Wired},
+    masks::{FLOAT, Tokens},
 };
-use crate::resolver::confined;
 
 /// Prevents a division by zero for a text without tokens, as in sentence-transformers.
 const COUNT_MIN: f32 = 1e-9;
-/// The minimum of `torch.nn.functional.normalize`.
-const NORM_MIN: f32 = 1e-12;
-/// The number that sentence-transformers uses for masked tokens before a maximum.
+/// The number of masked tokens before a maximum.
 const MASKED_OUT: f32 = -1e9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    Mean,
-    MeanBySqrtLength,
     Cls,
     Max,
+    Mean,
+    MeanBySqrtLength,
+    WeightedMean,
+    LastToken,
+}
+
+impl Mode {
+    /// With the name of its field in older files and its name in newer ones, in the order in which several are joined.
+    const ALL: [(&str, &str, Mode); 6] = [
+        ("pooling_mode_cls_token", "cls", Mode::Cls),
+        ("pooling_mode_max_tokens", "max", Mode::Max),
+        ("pooling_mode_mean_tokens", "mean", Mode::Mean),
+        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", Mode::MeanBySqrtLength),
+        ("pooling_mode_weightedmean_tokens", "weightedmean", Mode::WeightedMean),
+        ("pooling_mode_lasttoken", "lasttoken", Mode::LastToken),
+    ];
+
+    fn of(name: &str) -> Option<Mode> {
+        let found = Mode::ALL.iter().find(|(_, newer, _)| *newer == name);
+        found.map(|(_, _, mode)| *mode)
+    }
 }
 
 /// How a text's vector is computed from its tokens' vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pooling {
-    mode: Mode,
-    normalize: bool,
-}
-
-#[derive(serde::Deserialize)]
-struct Module {
-    #[serde(default)]
-    path: String,
-    r#type: String,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(default)]
-struct PoolingConfig {
-    pooling_mode_cls_token: bool,
-    pooling_mode_max_tokens: bool,
-    pooling_mode_mean_tokens: bool,
-    pooling_mode_mean_sqrt_len_tokens: bool,
-    pooling_mode_weightedmean_tokens: bool,
-    pooling_mode_lasttoken: bool,
-}
-
-impl Default for PoolingConfig {
-    /// The library's default: the mean.
-    fn default() -> PoolingConfig {
-        PoolingConfig {
-            pooling_mode_cls_token: false,
-            pooling_mode_max_tokens: false,
-            pooling_mode_mean_tokens: true,
-            pooling_mode_mean_sqrt_len_tokens: false,
-            pooling_mode_weightedmean_tokens: false,
-            pooling_mode_lasttoken: false,
-        }
-    }
-}
-
-impl PoolingConfig {
-    fn mode(&self, file: &str) -> Result<Mode, HfError> {
-        let unsupported =
-            |what: &str| HfError::Unsupported { file: file.to_owned(), what: what.to_owned() };
-        if self.pooling_mode_weightedmean_tokens || self.pooling_mode_lasttoken {
-            return Err(unsupported("a weighted mean or the last token"));
-        }
-        let modes = [
-            (self.pooling_mode_cls_token, Mode::Cls),
-            (self.pooling_mode_max_tokens, Mode::Max),
-            (self.pooling_mode_mean_tokens, Mode::Mean),
-            (self.pooling_mode_mean_sqrt_len_tokens, Mode::MeanBySqrtLength),
-        ];
-        let mut chosen = modes.iter().filter(|(chosen, _)| *chosen).map(|(_, mode)| *mode);
-        match (chosen.next(), chosen.next()) {
-            (Some(mode), None) => Ok(mode),
-            (None, _) => Err(unsupported("no pooling at all")),
-            (Some(_), Some(_)) => Err(unsupported("several poolings at once")),
-        }
-    }
+    /// Their results are joined.
+    modes: Vec<Mode>,
+    includes_prompt: bool,
 }
 
 impl Pooling {
-    /// From `modules.json`; `None` if there is none, which means a plain encoder.
-    pub(super) fn load(resolver: &dyn Resolver) -> Result<Option<Pooling>, ImportError> {
-        if !resolver.exists(MODULES) {
-            return Ok(None);
-        }
-        let modules: Vec<Module> = read_json(resolver, MODULES)?;
-        let unsupported = |what: String| HfError::Unsupported { file: MODULES.to_owned(), what };
-        let mut mode = None;
-        let mut normalize = false;
-        for module in &modules {
-            let kind = module.r#type.rsplit('.').next().unwrap_or_default();
-            match kind {
-                "Transformer" if module.path.is_empty() => {}
-                "Pooling" if mode.is_none() => {
-                    let folder = confined(&module.path)?;
-                    let file = format!("{folder}/config.json");
-                    mode = Some(read_json::<PoolingConfig>(resolver, &file)?.mode(&file)?);
-                }
-                "Normalize" if mode.is_some() => normalize = true,
-                _ => {
-                    return Err(unsupported(format!(
-                        "module {} in {:?}",
-                        module.r#type, module.path
-                    ))
-                    .into());
-                }
+    /// From the module's `config.json`.
+    pub(super) fn of(config: &Config) -> Result<Pooling, HfError> {
+        config
+            .only("include_prompt", true)
+            .map_or_else(|_| config.only("include_prompt", false), Ok)?;
+        let includes_prompt = config.get("include_prompt").is_none_or(|include| include == true);
+        let known = |name: &serde_json::Value| {
+            let mode = name.as_str().and_then(Mode::of);
+            mode.ok_or_else(|| config.unsupported(format!("pooling_mode {name}")))
+        };
+        let modes = match config.get("pooling_mode") {
+            Some(serde_json::Value::Array(names)) => {
+                names.iter().map(known).collect::<Result<Vec<Mode>, _>>()?
             }
+            Some(name) => vec![known(name)?],
+            None => older(config)?,
+        };
+        if modes.is_empty() || modes.len() > Mode::ALL.len() {
+            return Err(config.unsupported(format!("{} poolings at once", modes.len())));
         }
-        Ok(mode.map(|mode| Pooling { mode, normalize }))
+        Ok(Pooling { modes, includes_prompt })
     }
 
-    /// From the hidden state `[B, S, hidden]` and the mask `[B, S]` to the output `sentence_embedding`.
-    pub(super) fn wire(&self, graph: &mut Graph<'_>, hidden: &str, mask: &str) {
-        let mask = graph.unsqueeze("pooling.mask", mask, &[2]);
-        let pooled = match self.mode {
-            Mode::Cls => {
-                let ends = [("pooling.start", 0), ("pooling.end", 1)];
-                let [start, end] = ends.map(|(name, at)| graph.integers(name, &[at]));
-                graph.slice("pooling.first", hidden, [&start, &end], 1)
+    /// How many vectors of the encoder's width are joined.
+    pub(super) fn parts(&self) -> usize {
+        self.modes.len()
+    }
+
+    /// Whether the prompt's tokens count.
+    pub(super) fn includes_prompt(&self) -> bool {
+        self.includes_prompt
+    }
+
+    /// From the hidden state `[B, S, width]` to `[B, parts * width]`. The first `prompt` tokens are those of the prompt.
+    pub(super) fn wire(
+        &self,
+        graph: &mut Graph,
+        hidden: &str,
+        tokens: &mut Tokens,
+        prompt: usize,
+    ) -> Wired {
+        let excluded = if self.includes_prompt { 0 } else { prompt };
+        let mask = if excluded > 0 {
+            let places = tokens.places(graph);
+            let last = excluded as f32 - 1.0;
+            let behind = graph.with_number("pooling.behind", "Greater", &places, last);
+            let behind = graph.cast("pooling.behind.numbers", &behind, FLOAT);
+            graph.node("pooling.mask", "Mul", &[&tokens.mask, &behind], &[])
+        } else {
+            tokens.mask.clone()
+        };
+        let mut pool = Pool { graph, hidden, mask, columns: None, tokens };
+        let pooled = self.modes.iter().enumerate().map(|(index, mode)| {
+            let name = format!("pooling.{index}");
+            match mode {
+                Mode::Cls if excluded > 0 => Err(HfError::Unsupported {
+                    file: super::modules::FILE.to_owned(),
+                    what: "the first token behind a prompt as the text's vector".to_owned(),
+                }),
+                Mode::Cls => Ok(pool.first(&name)),
+                Mode::Max => Ok(pool.largest(&name)),
+                Mode::Mean => Ok(pool.mean(&name, false)),
+                Mode::MeanBySqrtLength => Ok(pool.mean(&name, true)),
+                Mode::WeightedMean => Ok(pool.weighted(&name)),
+                Mode::LastToken => Ok(pool.last(&name)),
             }
-            Mode::Mean => {
-                let (sum, count) = masked_sum(graph, hidden, &mask);
-                graph.node("pooling.mean", "Div", &[&sum, &count], &[])
-            }
-            Mode::MeanBySqrtLength => {
-                let (sum, count) = masked_sum(graph, hidden, &mask);
-                let root = graph.node("pooling.root", "Sqrt", &[&count], &[]);
-                graph.node("pooling.mean", "Div", &[&sum, &root], &[])
-            }
-            Mode::Max => {
-                // h * mask + (1 - mask) * MASKED_OUT is h for a token that counts.
-                let counted = graph.node("pooling.counted", "Mul", &[hidden, &mask], &[]);
-                let minus = graph.with_number("pooling.minus_one", "Sub", &mask, 1.0);
-                let out = graph.with_number("pooling.out", "Mul", &minus, -MASKED_OUT);
-                let masked = graph.node("pooling.masked", "Add", &[&counted, &out], &[]);
-                let axes = graph.integers("pooling.max.axes", &[1]);
-                let keep = [Attribute::Int("keepdims", 1)];
-                graph.node("pooling.max", "ReduceMax", &[&masked, &axes], &keep)
+        });
+        let pooled = pooled.collect::<Result<Vec<Value>, HfError>>()?;
+        let pooled: Vec<&str> = pooled.iter().map(String::as_str).collect();
+        let joined = match pooled.as_slice() {
+            [only] => (*only).to_owned(),
+            several => {
+                graph.node("pooling.joined", "Concat", several, &[Attribute::Int("axis", 2)])
             }
         };
-        let axes = graph.integers("pooling.vector.axes", &[1]);
-        let pooled = graph.node("pooling.vector", "Squeeze", &[&pooled, &axes], &[]);
-        let vector = if self.normalize { normalized(graph, &pooled) } else { pooled };
-        graph.output("sentence_embedding", &vector);
+        Ok(graph.squeeze("pooling.vector", &joined, &[1]))
     }
 }
 
-fn masked_sum(graph: &mut Graph<'_>, hidden: &str, mask: &str) -> (Value, Value) {
-    let counted = graph.node("pooling.counted", "Mul", &[hidden, mask], &[]);
-    let sum = graph.sum("pooling.sum", &counted, 1);
-    let count = graph.sum("pooling.count", mask, 1);
-    let count = graph.with_number("pooling.count_min", "Max", &count, COUNT_MIN);
-    (sum, count)
+/// A mode from the flags of older files; the mean if no flag is set, as in the library.
+fn older(config: &Config) -> Result<Vec<Mode>, HfError> {
+    let mut modes = Vec::new();
+    for (field, _, mode) in Mode::ALL {
+        match config.get(field) {
+            None | Some(serde_json::Value::Bool(false)) => {}
+            Some(serde_json::Value::Bool(true)) => modes.push(mode),
+            Some(other) => return Err(config.unsupported(format!("{field} {other}"))),
+        }
+    }
+    if modes.is_empty() {
+        modes.push(Mode::Mean);
+    }
+    Ok(modes)
 }
 
-/// To length 1.
-fn normalized(graph: &mut Graph<'_>, vector: &str) -> Value {
-    let square = graph.node("normalize.square", "Mul", &[vector, vector], &[]);
-    let sum = graph.sum("normalize.sum", &square, 1);
-    let norm = graph.node("normalize.root", "Sqrt", &[&sum], &[]);
-    let norm = graph.with_number("normalize.norm", "Max", &norm, NORM_MIN);
-    graph.node("normalize.unit", "Div", &[vector, &norm], &[])
+/// What the modes share. Their results are `[B, 1, width]`.
+struct Pool<'a> {
+    graph: &'a mut Graph,
+    hidden: &'a str,
+    /// `[B, S]`, F32: 1 for tokens that count.
+    mask: Value,
+    /// The same as `[B, S, 1]`, once something needs it.
+    columns: Option<Value>,
+    tokens: &'a mut Tokens,
+}
+
+impl Pool<'_> {
+    fn columns(&mut self) -> Value {
+        if let Some(columns) = &self.columns {
+            return columns.clone();
+        }
+        let columns = self.graph.unsqueeze("pooling.columns", &self.mask, &[2]);
+        self.columns = Some(columns.clone());
+        columns
+    }
+
+    fn first(&mut self, name: &str) -> Value {
+        let ends = [("start", 0), ("end", 1)];
+        let [start, end] =
+            ends.map(|(end, at)| self.graph.integers(&format!("{name}.{end}"), &[at]));
+        self.graph.slice(&format!("{name}.first"), self.hidden, [&start, &end], 1)
+    }
+
+    /// `h * mask + (1 - mask) * MASKED_OUT` is `h` for a token that counts.
+    fn largest(&mut self, name: &str) -> Value {
+        let mask = self.columns();
+        let Pool { graph, hidden, .. } = self;
+        let counted = graph.node(&format!("{name}.counted"), "Mul", &[hidden, &mask], &[]);
+        let minus = graph.with_number(&format!("{name}.minus_one"), "Sub", &mask, 1.0);
+        let out = graph.with_number(&format!("{name}.out"), "Mul", &minus, -MASKED_OUT);
+        let masked = graph.node(&format!("{name}.masked"), "Add", &[&counted, &out], &[]);
+        graph.largest(&format!("{name}.max"), &masked, 1)
+    }
+
+    fn mean(&mut self, name: &str, by_root: bool) -> Value {
+        let mask = self.columns();
+        let (sum, count) = self.sums(name, &mask);
+        let graph = &mut self.graph;
+        let divisor = if by_root {
+            graph.node(&format!("{name}.root"), "Sqrt", &[&count], &[])
+        } else {
+            count
+        };
+        graph.node(&format!("{name}.mean"), "Div", &[&sum, &divisor], &[])
+    }
+
+    /// The mean with weights 1, 2, .., of which later tokens have the larger ones.
+    fn weighted(&mut self, name: &str) -> Value {
+        let places = self.tokens.places(self.graph);
+        let graph = &mut self.graph;
+        let weights = graph.with_number(&format!("{name}.places"), "Add", &places, 1.0);
+        let weights = graph.node(&format!("{name}.weights"), "Mul", &[&weights, &self.mask], &[]);
+        let weights = graph.unsqueeze(&format!("{name}.columns"), &weights, &[2]);
+        let (sum, count) = self.sums(name, &weights);
+        self.graph.node(&format!("{name}.mean"), "Div", &[&sum, &count], &[])
+    }
+
+    /// The sum of weighted vectors and that of the weights.
+    fn sums(&mut self, name: &str, weights: &str) -> (Value, Value) {
+        let Pool { graph, hidden, .. } = self;
+        let counted = graph.node(&format!("{name}.counted"), "Mul", &[hidden, weights], &[]);
+        let sum = graph.sum(&format!("{name}.sum"), &counted, 1);
+        let count = graph.sum(&format!("{name}.count"), weights, 1);
+        let count = graph.with_number(&format!("{name}.count_min"), "Max", &count, COUNT_MIN);
+        (sum, count)
+    }
+
+    /// The vector of the last token that counts, as a product with a row that is 1 there.
+    fn last(&mut self, name: &str) -> Value {
+        let places = self.tokens.places(self.graph);
+        let Pool { graph, hidden, mask, .. } = self;
+        let counted = graph.node(&format!("{name}.places"), "Mul", &[&places, mask], &[]);
+        let last = graph.largest(&format!("{name}.last"), &counted, 1);
+        let is_last = graph.node(&format!("{name}.is_last"), "Equal", &[&places, &last], &[]);
+        let is_last = graph.cast(&format!("{name}.is_last.numbers"), &is_last, FLOAT);
+        let row = graph.node(&format!("{name}.row"), "Mul", &[&is_last, mask], &[]);
+        let row = graph.unsqueeze(&format!("{name}.rows"), &row, &[1]);
+        graph.node(&format!("{name}.token"), "MatMul", &[&row, hidden], &[])
+    }
 }

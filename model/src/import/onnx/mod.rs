@@ -32,7 +32,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tract_onnx::pb::ModelProto;
 
-use super::{ImportError, LoadOptions, Resolver};
+use super::{ImportError, LoadOptions, Resolver, Within};
 use crate::{
     graph::{Data, Draft},
     storage::Storage,
@@ -43,6 +43,9 @@ use flotilla_tensor::DType;
 
 /// A folder with this file is an ONNX model.
 pub(super) const FILE: &str = "model.onnx";
+
+/// Where an ONNX model is in a folder, the first one that is there. Exporters for browsers use a sub-folder.
+pub(super) const FILES: [&str; 2] = [FILE, "onnx/model.onnx"];
 
 /// The newest supported version of the operator set.
 const OPSET_MAX: i64 = 28;
@@ -100,19 +103,41 @@ pub(super) struct Weight {
     pub(super) bytes: Bytes,
 }
 
-/// Reads an ONNX file and keeps every symbolic dimension.
+/// What is added to a file's graph, with its weights.
+type Extension = Option<(ModelProto, Vec<(String, Weight)>)>;
+
+/// Decodes a file.
+pub(super) fn decode(bytes: &[u8]) -> Result<ModelProto, OnnxError> {
+    let fail = |error: prost::DecodeError| OnnxError::Decode { reason: format!("{error:#}") };
+    ModelProto::decode(bytes).map_err(fail)
+}
+
+/// Reads an ONNX file, adds what `extend` gives and keeps every symbolic dimension.
 pub(super) fn import(
     resolver: &dyn Resolver,
     file: &str,
     options: &LoadOptions,
+    extend: &dyn Fn(&ModelProto) -> Result<Extension, ImportError>,
 ) -> Result<Draft, ImportError> {
     let bytes = resolver.read(file)?;
+    let beside = Within::beside(resolver, file);
+    let name = file.rsplit('/').next().unwrap_or(file);
     // What cannot be taken apart is decoded as it is, which tells what is wrong.
-    let small = detach::detached(&bytes, file).map_or_else(|| bytes.clone(), Bytes::from);
-    let decode = |error: prost::DecodeError| OnnxError::Decode { reason: format!("{error:#}") };
-    let proto = ModelProto::decode(small).map_err(decode)?;
-    let files = TensorFiles::of(&proto, (file, bytes), resolver)?;
-    Ok(read(proto, HashMap::new(), files, options)?)
+    let small = detach::detached(&bytes, name).map_or_else(|| bytes.clone(), Bytes::from);
+    let proto = decode(&small)?;
+    let files = TensorFiles::of(&proto, (name, bytes), &beside)?;
+    let (proto, weights) = match extend(&proto)? {
+        Some(extended) => extended,
+        None => (proto, Vec::new()),
+    };
+    Ok(read(proto, constants(weights), files, options)?)
+}
+
+fn constants(weights: impl IntoIterator<Item = (String, Weight)>) -> HashMap<String, Constant> {
+    let constants = weights.into_iter().map(|(name, Weight { shape, bytes })| {
+        (name, Constant { shape, data: Data::new(DType::F32, bytes), small: None, strings: None })
+    });
+    constants.collect()
 }
 
 /// A model whose weights are given beside it.
@@ -122,10 +147,7 @@ pub(super) fn read_with(
     storage: Storage,
     options: &LoadOptions,
 ) -> Result<Draft, OnnxError> {
-    let constants = weights.into_iter().map(|(name, Weight { shape, bytes })| {
-        (name, Constant { shape, data: Data::new(DType::F32, bytes), small: None, strings: None })
-    });
-    read(proto, constants.collect(), TensorFiles::none(storage), options)
+    read(proto, constants(weights), TensorFiles::none(storage), options)
 }
 
 fn read(
