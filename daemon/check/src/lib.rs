@@ -153,6 +153,8 @@ pub struct Row {
     pub cases: usize,
     /// From the order to load until the model answered, in milliseconds.
     pub load_ms: Option<f64>,
+    /// Bytes of the model's files, without descriptions such as `config.json`.
+    pub model_bytes: Option<u64>,
     /// Bytes of the model's weights, as the page reads them.
     pub weights_bytes: Option<u64>,
     /// Bytes of memory that the backend holds them in: buffers of a device, or memory of the page.
@@ -216,6 +218,7 @@ impl Row {
             runs: 0,
             cases: 0,
             load_ms: None,
+            model_bytes: None,
             weights_bytes: None,
             device_bytes: None,
             memory_bytes: None,
@@ -237,6 +240,7 @@ impl Row {
 
     fn describe(&mut self, subject: &Subject) {
         self.model_hash = Some(subject.hash.clone());
+        self.model_bytes = Some(subject.model_bytes);
         self.reference = Some(subject.source);
         self.reference_version.clone_from(&subject.source_version);
         self.reference_reason.clone_from(&subject.source_reason);

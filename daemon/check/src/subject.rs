@@ -96,6 +96,8 @@ pub struct Subject {
     pub program: Program,
     /// Its weights.
     pub blobs: BTreeMap<BlobId, Bytes>,
+    /// Bytes of its files, without descriptions such as `config.json`.
+    pub model_bytes: u64,
     /// At least one; the first is the one that is timed.
     pub cases: Vec<Case>,
     /// Where the right outputs of the first case come from.
@@ -380,7 +382,10 @@ fn read_model(path: &Path, given: &Given) -> Result<Subject, SubjectError> {
     for file in &imported.files {
         hasher.update(file.blake3.as_bytes());
     }
+    let is_description = |path: &str| path.ends_with(".json") || path.ends_with(".txt");
+    let files = imported.files.iter().filter(|file| !is_description(&file.path));
     Ok(Subject {
+        model_bytes: files.map(|file| file.bytes).sum(),
         name: catalog::name_of(path),
         path: path.to_owned(),
         hash: hasher.finalize().to_hex().to_string(),

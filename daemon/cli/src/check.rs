@@ -381,11 +381,11 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
-/// The memory that holds the weights, and how many times their size in the model's files it is.
+/// The memory that holds the weights, and how many times the size of the model's files it is.
 fn weights_cell(row: &Row) -> String {
-    match (row.weights_bytes, row.device_bytes) {
-        (Some(weights), Some(device)) if weights > 0 => {
-            let times = device as f64 / weights as f64;
+    match (row.model_bytes, row.device_bytes) {
+        (Some(model), Some(device)) if model > 0 => {
+            let times = device as f64 / model as f64;
             format!("{:.1} MiB, {times:.2}x", device as f64 / f64::from(1 << 20))
         }
         _ => "-".to_owned(),
