@@ -115,9 +115,16 @@ impl NewModel {
         imported: ImportedModel,
         weights: Option<(&WeightFiles, &MappedFiles)>,
     ) -> Result<NewModel, ModelError> {
-        let ImportedModel { family, program, weights, text, prompts, limits, strings, .. } =
-            imported;
-        let Weights { blobs } = weights;
+        let ImportedModel {
+            family,
+            program,
+            weights: Weights { blobs },
+            text,
+            prompts,
+            limits,
+            strings,
+            ..
+        } = imported;
         let program_bytes = program
             .to_bytes()
             .map_err(|source| ModelError::Program { path: path.clone(), source })?;
