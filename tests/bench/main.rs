@@ -270,7 +270,7 @@ fn wanted(browsers: &[Build], arguments: &Arguments) -> Vec<Wanted> {
     let mut list = Vec::new();
     let webnn = arguments.backends.contains(&BackendName::WebNn);
     for build in browsers {
-        let only_webnn = webnn && build.name == CHROME_WEBNN;
+        let only_webnn = webnn && build.name == "chrome-webnn";
         for backend in &arguments.backends {
             if only_webnn && *backend != BackendName::WebNn {
                 continue;
