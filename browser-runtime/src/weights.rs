@@ -190,7 +190,7 @@ fn write_parts(
             let elements = &bytes[(from - at) as usize..(to - at) as usize];
             let width = part.dtype.wire_bytes();
             let offset = from - part.offset;
-            if is_narrow && elements.len() % WORD_BYTES != 0 {
+            if is_narrow && !elements.len().is_multiple_of(WORD_BYTES) {
                 // Only the end of a constant may lie within a word.
                 let mut words = elements.to_vec();
                 words.resize(words.len().next_multiple_of(WORD_BYTES), 0);

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{import::onnx::Weight, resolver::confined};
 
+/// A model with more nodes, and their weights.
+type Extended = (ModelProto, Vec<(String, Weight)>);
+
 /// The file that lists the modules.
 pub(in crate::import) const FILE: &str = "modules.json";
 /// The pooling of folders without that file.
@@ -199,7 +202,7 @@ impl Modules {
         file: &str,
         resolver: &dyn Resolver,
         prompt: usize,
-    ) -> Result<Option<(ModelProto, Vec<(String, Weight)>)>, ImportError> {
+    ) -> Result<Option<Extended>, ImportError> {
         if self.pooling.is_none() {
             return Ok(None);
         }
