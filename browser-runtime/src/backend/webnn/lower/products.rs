@@ -53,7 +53,7 @@ impl Lowering<'_> {
         let mut parameter_shape = scales_shape.clone();
         let blocked = scales_shape.get(axis).is_some_and(|&blocks| blocks != 1 && block > 1);
         if blocked {
-            if shape[axis] % block != 0 {
+            if !shape[axis].is_multiple_of(block) {
                 return Err(format!("blocks of {block} along a dimension of {}", shape[axis]));
             }
             split.splice(axis..=axis, [shape[axis] / block, block]);
