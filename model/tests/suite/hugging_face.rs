@@ -355,3 +355,23 @@ fn files_that_pooling_cannot_be_added_to_are_refused() {
     let error = refusal(&changed(whole("hf-onnx/old-operators"), "2_Dense/config.json", dense));
     assert!(error.contains("in_features 47, the vector before it has 48"), "{error}");
 }
+
+/// Attention on packed heads is one operator, whatever is done to queries and keys before.
+#[test]
+fn attention_is_fused_where_every_head_has_its_own_keys() {
+    for (name, fused) in [
+        ("distilbert", 2),
+        ("albert", 4),
+        ("mpnet", 2),
+        ("modernbert", 4),
+        ("nomic", 2),
+        ("gte", 2),
+        ("qwen3", 0),
+        ("gemma", 0),
+    ] {
+        let program = loaded(&whole(&format!("hf/{name}"))).expect("loads").program;
+        let counts = program.op_counts();
+        let count = counts.iter().find(|(op, _)| *op == "Attention").map_or(0, |(_, count)| *count);
+        assert_eq!(count, fused, "{name}: {program}");
+    }
+}

@@ -24,7 +24,7 @@ WORDS, WIDTH = 40, 8
 MODULE = "sentence_transformers.models."
 
 
-def case(name, opset, inputs, outputs, modules, half=False, listed=True):
+def case(name, opset, inputs, outputs, modules, half=False, listed=True, data=None):
     """`inputs` have types; `outputs` are the names of the graph's outputs, the first one the hidden state."""
     rng = np.random.default_rng(len(name))
     torch.manual_seed(len(name))
@@ -60,7 +60,10 @@ def case(name, opset, inputs, outputs, modules, half=False, listed=True):
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "onnx").mkdir(parents=True)
-    onnx.save(model, folder / "onnx/model.onnx")
+    whole = model.SerializeToString()
+    # Large models have their weights in a file beside.
+    external = {} if data is None else dict(save_as_external_data=True, location=data, size_threshold=0)
+    onnx.save(model, folder / "onnx/model.onnx", **external)
 
     lengths = [6, 3, 1] if "attention_mask" in inputs else [6, 6, 6]
     feeds = {key: np.zeros((3, 6), np.int32 if dtype == T.INT32 else np.int64) for key, dtype in inputs.items()}
@@ -72,7 +75,7 @@ def case(name, opset, inputs, outputs, modules, half=False, listed=True):
         feeds["attention_mask"][:] = mask
     if "position_ids" in feeds:
         feeds["position_ids"][:] = np.arange(6)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(whole, providers=["CPUExecutionProvider"])
     hidden = session.run([outputs[0]], feeds)[0].astype(np.float32)
     features = {"token_embeddings": torch.from_numpy(hidden), "attention_mask": torch.from_numpy(mask)}
     entries = [{"idx": 0, "name": "0", "path": "", "type": MODULE + "Transformer"}]
@@ -105,4 +108,4 @@ case(
     [st.Pooling(WIDTH, "lasttoken")],
 )
 case("without-mask", 13, {"input_ids": LONG}, ["out"], [st.Pooling(WIDTH, "weightedmean")])
-case("pooling-alone", 17, usual, ["last_hidden_state"], [st.Pooling(WIDTH, "cls")], listed=False)
+case("pooling-alone", 17, usual, ["last_hidden_state"], [st.Pooling(WIDTH, "cls")], listed=False, data="model.onnx_data")

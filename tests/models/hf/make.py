@@ -92,7 +92,7 @@ def encoder(model_type, **fields):
     return randomized(model).eval().float()
 
 
-def case(name, seed, model, tokenizer, *modules, prompts=None, default=None, sentence=None, change=None, dtype=None):
+def case(name, seed, model, tokenizer, *modules, prompts=None, default=None, sentence=None, change=None, dtype=None, again=None):
     if len(sys.argv) > 1 and name not in sys.argv[1:]:
         return
     torch.manual_seed(seed)
@@ -111,6 +111,8 @@ def case(name, seed, model, tokenizer, *modules, prompts=None, default=None, sen
     if sentence is not None:
         (plain / "sentence_bert_config.json").write_text(json.dumps(sentence))
     transformer = st.Transformer(str(plain), model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}, **(sentence or {}))
+    if again is not None:
+        again(transformer.model)
     whole = SentenceTransformer(modules=[transformer, *modules], prompts=prompts, default_prompt_name=default, device="cpu")
     whole.save(str(folder), create_model_card=False)
     for file in plain.glob("*.safetensors*"):
@@ -252,8 +254,47 @@ case(
         renamed(lambda name: "model." + name),
     ),
 )
-case("nomic", 12, lambda: encoder("nomic_bert", **SIZES, **position), wordpiece(), mean(), st.Normalize())
+case(
+    "nomic", 12, lambda: encoder("nomic_bert", **SIZES, **position), wordpiece(), mean(), st.Normalize(), change=configured(
+        remove=["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps", "max_position_embeddings",
+                "rope_parameters", "hidden_act", "head_dim"],
+        n_embd=16, n_layer=2, n_head=2, n_inner=24, layer_norm_epsilon=1e-12, n_positions=64, rotary_emb_base=1000, rotary_emb_fraction=1.0,
+        rotary_emb_interleaved=False, rotary_emb_scale_base=None, rotary_scaling_factor=None, prenorm=False, activation_function="swiglu",
+        qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, use_rms_norm=False, parallel_block=False, causal=False,
+    ),
+)
 case("gte", 13, lambda: encoder("gte", **SIZES, **position, pad_token_id=0), wordpiece(), st.Pooling(16, "cls"))
+
+
+def scaled_by_ntk(factor):
+    """GTE with the angles of its own code on the hub: the base times the factor, and the angles by the factor's power 2 / dim."""
+    model = encoder("gte", **(SIZES | {"num_attention_heads": 4}), max_position_embeddings=64, type_vocab_size=0, pad_token_id=0)
+    dim = 4
+    powers = torch.arange(0, dim, 2, dtype=torch.float64) / dim
+    frequencies = 1.0 / (500000.0 * factor) ** powers / factor ** (2 / dim)
+    model.rotary_emb.inv_freq.data = frequencies.float()
+    return model
+
+
+class Scaled:
+    """The library loads the model anew, so its angles are set again."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, model):
+        model.rotary_emb.inv_freq.data = scaled_by_ntk(self.factor).rotary_emb.inv_freq.data
+
+
+case(
+    "gte-new", 19, lambda: scaled_by_ntk(2.0), wordpiece(), st.Pooling(16, "cls"), st.Normalize(), again=Scaled(2.0), change=each(
+        configured(
+            remove=["rope_parameters"], model_type="new", rope_theta=500000, rope_scaling={"type": "ntk", "factor": 2.0}, pack_qkv=True,
+            position_embedding_type="rope", layer_norm_type="layer_norm", logn_attention_scale=False, logn_attention_clip1=False, unpad_inputs=False,
+        ),
+        renamed(lambda name: "new." + name),
+    ),
+)
 decoder = SIZES | dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
 case(
     "qwen3", 14, lambda: encoder("qwen3", **decoder, head_dim=6), byte_level(([], ["</s>"]), "<pad>"), st.Pooling(16, "lasttoken"), st.Normalize(),

@@ -22,11 +22,17 @@ struct Fields {
     vocab_size: usize,
     max_position_embeddings: usize,
     type_vocab_size: usize,
+    #[serde(default = "epsilon")]
     layer_norm_eps: f32,
     hidden_act: String,
     pad_token_id: Option<i64>,
     /// Only in ELECTRA.
     embedding_size: Option<usize>,
+}
+
+/// The default of transformers.
+pub(super) fn epsilon() -> f32 {
+    1e-12
 }
 
 /// How positions are counted.

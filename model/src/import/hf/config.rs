@@ -25,6 +25,18 @@ impl Config {
         Ok(Config { file: file.to_owned(), fields: read_json(resolver, file)? })
     }
 
+    /// Gives fields of older files the names that newer ones have, unless these are there, too.
+    pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Config {
+        for (older, newer) in names {
+            if self.get(newer).is_none()
+                && let Some(value) = self.fields.remove(*older)
+            {
+                self.fields.insert((*newer).to_owned(), value);
+            }
+        }
+        self
+    }
+
     /// The fields that a type names. Null counts as missing.
     ///
     /// # Errors

@@ -15,20 +15,23 @@ use super::{
 
 const ANCHOR: &str = "embeddings.word_embeddings.weight";
 
-/// NomicBERT's fields have names of GPT-2 in older files.
+/// Fields of NomicBERT have names of GPT-2 in older files.
+const OLDER: [(&str, &str); 5] = [
+    ("n_embd", "hidden_size"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+    ("n_inner", "intermediate_size"),
+    ("layer_norm_epsilon", "layer_norm_eps"),
+];
+
 #[derive(serde::Deserialize)]
 struct Fields {
-    #[serde(alias = "n_embd")]
     hidden_size: usize,
-    #[serde(alias = "n_layer")]
     num_hidden_layers: usize,
-    #[serde(alias = "n_head")]
     num_attention_heads: usize,
-    #[serde(alias = "n_inner")]
     intermediate_size: usize,
     vocab_size: usize,
     type_vocab_size: usize,
-    #[serde(alias = "layer_norm_epsilon")]
     layer_norm_eps: f32,
 }
 
@@ -102,7 +105,8 @@ pub(super) fn nomic(
         embeddings_norm: "emb_ln",
     };
     let rope = Rope::read(config, None, "rotary_emb_base", 1000.0)?;
-    encoder(graph, config, positions, &names, activation, rope)
+    let config = config.clone().renamed(&OLDER);
+    encoder(graph, &config, positions, &names, activation, rope)
 }
 
 /// Wires GTE.

@@ -33,7 +33,7 @@ struct Fields {
     query_pre_attn_scalar: f64,
     sliding_window: Option<usize>,
     layer_types: Option<Vec<String>>,
-    #[serde(alias = "_sliding_window_pattern", default = "pattern")]
+    #[serde(default = "pattern")]
     sliding_window_pattern: usize,
     #[serde(default)]
     use_bidirectional_attention: bool,
@@ -65,7 +65,8 @@ pub(super) fn encoder(
     config: &Config,
     positions: usize,
 ) -> Result<Encoded, HfError> {
-    let fields: Fields = config.typed()?;
+    let older = [("_sliding_window_pattern", "sliding_window_pattern")];
+    let fields: Fields = config.clone().renamed(&older).typed()?;
     config.only("attn_logit_softcapping", serde_json::Value::Null)?;
     let (width, inner) = (fields.hidden_size, fields.intermediate_size);
     config.check_sizes(&[("hidden_size", width), ("intermediate_size", inner)])?;

@@ -39,7 +39,7 @@ pub(super) const CONFIG: &str = "config.json";
 const POSITIONS: usize = 2048;
 
 /// The architectures, by `model_type`.
-const ARCHITECTURES: [&str; 16] = [
+const ARCHITECTURES: [&str; 17] = [
     "albert",
     "bert",
     "camembert",
@@ -56,9 +56,8 @@ const ARCHITECTURES: [&str; 16] = [
     "qwen2",
     "qwen3",
     "roberta",
+    "xlm-roberta",
 ];
-/// Another name of an architecture.
-const XLM_ROBERTA: &str = "xlm-roberta";
 
 /// Why a Hugging Face directory cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +66,7 @@ pub enum HfError {
     #[error("{file} is invalid: {reason}")]
     Config { file: String, reason: String },
     #[error(
-        "architecture {model_type:?} is not supported; supported: {}, {XLM_ROBERTA}",
+        "architecture {model_type:?} is not supported; supported: {}",
         ARCHITECTURES.join(", ")
     )]
     Architecture { model_type: String },
@@ -101,8 +100,9 @@ struct ModelType {
 struct TokenConfig {
     model_type: Option<String>,
     vocab_size: Option<usize>,
-    #[serde(alias = "n_positions")]
     max_position_embeddings: Option<usize>,
+    /// Its name in GPT-2 and NomicBERT.
+    n_positions: Option<usize>,
     pad_token_id: Option<i64>,
 }
 
@@ -144,7 +144,7 @@ pub(super) fn has_weights(resolver: &dyn Resolver, folder: &str) -> bool {
 /// Whether the configuration names an architecture that is supported.
 pub(super) fn is_known(resolver: &dyn Resolver, folder: &str) -> Result<bool, ImportError> {
     let ModelType { model_type } = read_json(resolver, &format!("{folder}{CONFIG}"))?;
-    Ok(model_type == XLM_ROBERTA || ARCHITECTURES.contains(&model_type.as_str()))
+    Ok(ARCHITECTURES.contains(&model_type.as_str()))
 }
 
 /// Reads the model of a folder. The first `prompt` tokens of each text are those of the prompt.
@@ -156,7 +156,7 @@ pub(super) fn model(
 ) -> Result<Model, ImportError> {
     let config = Config::read(resolver, &format!("{}{CONFIG}", modules.encoder))?;
     let ModelType { model_type } = config.typed()?;
-    if model_type != XLM_ROBERTA && !ARCHITECTURES.contains(&model_type.as_str()) {
+    if !ARCHITECTURES.contains(&model_type.as_str()) {
         return Err(HfError::Architecture { model_type }.into());
     }
     let mut graph = Graph::new(Tensors::read(resolver, &modules.encoder)?);
@@ -164,7 +164,7 @@ pub(super) fn model(
     let encoded = match model_type.as_str() {
         "albert" => albert::encoder(&mut graph, &config),
         "bert" | "electra" => bert::encoder(&mut graph, &config, Positions::FromZero),
-        "roberta" | XLM_ROBERTA | "camembert" => {
+        "roberta" | "xlm-roberta" | "camembert" => {
             bert::encoder(&mut graph, &config, Positions::AfterPadding)
         }
         "distilbert" => distilbert::encoder(&mut graph, &config),
@@ -202,17 +202,15 @@ pub(super) fn token_config(
     let config: TokenConfig = read_json(resolver, CONFIG)?;
     // RoBERTa counts positions from after the padding token's.
     let offset = match config.model_type.as_deref() {
-        Some("roberta" | XLM_ROBERTA | "camembert") => {
+        Some("roberta" | "xlm-roberta" | "camembert") => {
             usize::try_from(config.pad_token_id.unwrap_or(1)).unwrap_or(0).saturating_add(1)
         }
         // The same, with a number that is not in the configuration.
         Some("mpnet") => 2,
         _ => 0,
     };
-    Ok((
-        config.max_position_embeddings.map(|positions| positions.saturating_sub(offset)),
-        config.vocab_size,
-    ))
+    let positions = config.max_position_embeddings.or(config.n_positions);
+    Ok((positions.map(|positions| positions.saturating_sub(offset)), config.vocab_size))
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(

@@ -28,6 +28,7 @@ struct Fields {
     intermediate_size: usize,
     vocab_size: usize,
     max_position_embeddings: usize,
+    #[serde(default = "super::bert::epsilon")]
     layer_norm_eps: f32,
     hidden_act: String,
 }
