@@ -1,12 +1,12 @@
 //! Measurements: figures, their table and their files.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     /// What was measured.
     pub(crate) case: String,
@@ -19,11 +19,11 @@ pub(crate) struct Figure {
     /// The other runtime's figure; `None` if there is nothing to compare with.
     pub(crate) theirs: Option<f64>,
     /// Unit of both figures.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: Cow<'static, str>,
     /// Theirs divided by ours.
     pub(crate) ratio: Option<f64>,
     /// Why something was not measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) missing: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl Figure {
             backend: place.backend.clone(),
             ours: Some(ours),
             theirs,
-            unit,
+            unit: unit.into(),
             ratio: theirs.map(|theirs| theirs / ours),
             missing: None,
         }
@@ -66,7 +66,7 @@ impl Figure {
             backend: place.backend.clone(),
             ours: None,
             theirs: None,
-            unit,
+            unit: unit.into(),
             ratio: None,
             missing: Some(format!("{error:#}")),
         }
@@ -101,6 +101,19 @@ pub(crate) fn write(folder: &Path, group: &str, figures: &[Figure]) -> anyhow::R
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Reads what [`write`] wrote; `None` if the group was never measured.
+pub(crate) fn read(folder: &Path, group: &str) -> anyhow::Result<Option<Vec<Figure>>> {
+    let path = folder.join(format!("{group}.json"));
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(
+            serde_json::from_slice(&text)
+                .with_context(|| format!("{} holds no figures", path.display()))?,
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Unit of the largest difference of two embeddings.
 pub(crate) const DIFFERENCE: &str = "max abs difference";
 
@@ -120,7 +133,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
                 figure.backend.clone(),
                 cell(figure.ours),
                 cell(figure.theirs),
-                figure.unit.to_owned(),
+                figure.unit.to_string(),
                 figure.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             ]
         })

@@ -71,6 +71,9 @@ struct Arguments {
     /// README whose tables, and those of docs/bench.md beside it, are written anew for the groups that are measured.
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
+    /// Measure nothing: write the tables of `--readme` from the figures of earlier runs.
+    #[arg(long, requires = "readme")]
+    tables_only: bool,
     /// Print only JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -140,6 +143,15 @@ type Measured = Vec<(Group, Figure)>;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let (true, Some(readme)) = (arguments.tables_only, &arguments.readme) {
+        let mut known = Vec::new();
+        for &group in Group::value_variants() {
+            let figures = figures::read(&arguments.folder, group.name())?;
+            known.extend(figures.map(|figures| (group, figures)));
+        }
+        document::write(readme, &known)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
