@@ -11,7 +11,6 @@ use flotilla_program::{
     dim::{Dim, Symbol},
 };
 use flotilla_tensor::{DType, Tensor};
-use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
 /// How far results may differ from the expected ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +151,16 @@ impl Array {
         Array { dtype, shape: shape.to_vec(), numbers }
     }
 
-    /// Reproducible numbers in -1..1.
+    /// Reproducible numbers in -1..1 (Knuth's MMIX generator).
     pub(crate) fn noise(seed: u64, shape: &[usize]) -> Array {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let numbers = (0..shape.iter().product())
-            .map(|_| f64::from(random.random_range(-1.0f32..1.0)))
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+            })
             .collect();
         Array::f32(shape, numbers)
     }

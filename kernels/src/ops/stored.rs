@@ -106,7 +106,7 @@ impl Stored {
                 ),
             ),
             Stored::BF16 => (
-                format!("bitcast<f32>({name}[at / 2u] >> (at % 2u * 16u) << 16u)"),
+                format!("bitcast<f32>(({name}[at / 2u] >> (at % 2u * 16u)) << 16u)"),
                 format!(
                     "bitcast<vec4<f32>>(vec4({name}[2u * at] << 16u, {name}[2u * at] & 0xffff0000u, {name}[2u * at + 1u] << 16u, {name}[2u * at + 1u] & 0xffff0000u))"
                 ),

@@ -163,7 +163,14 @@ fn the_onnx_form_is_the_same_model() {
         let (name, files) = (name(&folder), files(&folder));
         let form = onnx_form(&files).unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let OnnxForm::Bytes(bytes, _) = form else { panic!("{name} is no file") };
-        let file = MemoryResolver { files: [("model.onnx".to_owned(), bytes.into())].into() };
+        // An ONNX file's external data lie beside it.
+        let beside = files.files.iter().filter(|(path, _)| path.ends_with("_data"));
+        let beside = beside.map(|(path, bytes)| {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            (name.to_owned(), bytes.clone())
+        });
+        let mut file = MemoryResolver { files: beside.collect() };
+        file.files.insert("model.onnx".to_owned(), bytes.into());
         let options = LoadOptions::named(name.as_str());
         let [ours, theirs] = [&files, &file].map(|files| load(files, &options).expect("loads"));
         assert_eq!(ours.program.to_string(), theirs.program.to_string(), "{name}");

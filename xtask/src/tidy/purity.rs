@@ -6,7 +6,7 @@ use super::{Source, Violation};
 const PURE: [&str; 7] = ["tensor", "program", "protocol", "kernels", "model", "fleet", "simulator"];
 
 /// Those of them that draw random numbers, from a seed that comes in.
-const SEEDED: [&str; 2] = ["kernels", "simulator"];
+const SEEDED: [&str; 1] = ["simulator"];
 
 /// Names that they may not use, and where the value comes from instead.
 const FORBIDDEN: [(&str, &str); 15] = [

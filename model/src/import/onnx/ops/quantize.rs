@@ -155,7 +155,8 @@ fn dequantize(w: &mut Wiring<'_, '_>) -> Result<Vec<Var>> {
         check_zero_type(w, x, zero)?;
     }
     let zero = match zero {
-        Some(zero) if is_float || of.dtype == DType::I32 => {
+        // One that only a run knows is subtracted, which is right for 0.
+        Some(zero) if is_float || of.dtype == DType::I32 && w.constant(zero).is_some() => {
             let known = w.constant(zero).map(|zero| zero.floats());
             ensure!(
                 known.is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0.0)),
